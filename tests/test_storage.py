@@ -1,0 +1,351 @@
+"""Storage: the same contract in a folder and on a real S3 server, and what is said when something is wrong."""
+
+import os
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from seaweed import SeaweedServer, free_port
+
+from uadray import s3 as s3_module
+from uadray import storage
+from uadray.errors import InputError, UadrayError
+from uadray.s3_objects import join_ranges
+
+KEYS = ["a.svs", "folder b/ü ö.svs", "100%.svs", "x%20y.svs", "a#b?.svs", "~t*[1]&+.svs"]
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh folder, once on the disk and once in the bucket."""
+    if request.param == "local":
+        return str(tmp_path / "root")
+    server: SeaweedServer = request.getfixturevalue("s3")
+    return f"s3://{server.bucket}/{tmp_path.name}"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_what_is_written_is_read_and_listed(root: str, key: str) -> None:
+    uri = storage.join(root, key)
+    assert not storage.exists(uri)
+    storage.write_bytes(uri, b"0123456789")
+    info = storage.stat(uri)
+    assert (info.uri, info.size) == (uri, 10)
+    assert storage.read_bytes(uri) == b"0123456789"
+    assert storage.read_ranges(uri, [(8, 10), (0, 3), (4, 4), (1, 2)], etag=info.etag) == [b"89", b"012", b"", b"1"]
+    assert [found.uri for found in storage.list_objects(root)] == [uri]
+    storage.delete(uri)
+    storage.delete(uri)
+    assert not storage.exists(uri)
+
+
+def test_etag_changes_with_content(root: str) -> None:
+    uri = storage.join(root, "a")
+    storage.write_bytes(uri, b"old")
+    before = storage.stat(uri)
+    assert storage.stat(uri) == before
+    storage.write_bytes(uri, b"newer")
+    assert storage.stat(uri).etag != before.etag
+    with pytest.raises(storage.ChangedError, match="has changed"):
+        storage.read_ranges(uri, [(0, 2)], etag=before.etag)
+    assert storage.read_ranges(uri, [(0, 2)], etag=None) == [b"ne"]
+
+
+def test_ranges_outside_the_object_are_refused(root: str) -> None:
+    uri = storage.join(root, "a")
+    storage.write_bytes(uri, b"0123456789")
+    for wrong in [(5, 11), (20, 30)]:
+        with pytest.raises(InputError, match="has 10 bytes"):
+            storage.read_ranges(uri, [wrong], etag=None)
+    for impossible in [(-1, 3), (4, 2)]:
+        with pytest.raises(InputError, match="not a byte range"):
+            storage.read_ranges(uri, [impossible], etag=None)
+
+
+def test_many_ranges_come_back_in_order(root: str) -> None:
+    uri = storage.join(root, "a")
+    data = os.urandom(3_000_000)
+    storage.write_bytes(uri, data)
+    ranges = [((i * 7_919_993) % 2_900_000, (i * 7_919_993) % 2_900_000 + 997) for i in range(500)]
+    assert storage.read_ranges(uri, ranges, etag=storage.stat(uri).etag) == [data[a:b] for a, b in ranges]
+
+
+def test_reading_refuses_more_than_asked_for(root: str) -> None:
+    uri = storage.join(root, "a")
+    storage.write_bytes(uri, b"0123")
+    assert storage.read_bytes(uri, max_bytes=4) == b"0123"
+    with pytest.raises(InputError, match="4 bytes, expected 3 at most"):
+        storage.read_bytes(uri, max_bytes=3)
+
+
+def test_listing_is_of_a_folder_not_of_a_prefix(root: str) -> None:
+    for key in ["a/1.SVS", "a/b/2.svs", "a/3.txt", "ab/4.svs"]:
+        storage.write_bytes(storage.join(root, key), b"x")
+    found = [info.uri.removeprefix(root) for info in storage.list_objects(storage.join(root, "a"), suffixes=(".svs",))]
+    assert found == ["/a/1.SVS", "/a/b/2.svs"]
+    assert list(storage.list_objects(storage.join(root, "nowhere"))) == []
+
+
+def test_of_sixteen_creators_one_wins(root: str) -> None:
+    uri = storage.join(root, "decision.json")
+    barrier = threading.Barrier(16)
+
+    def create(number: int) -> bool:
+        barrier.wait()
+        return storage.put_if_absent(uri, f"creator {number}".encode())
+
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(create, range(16)))
+    assert won.count(True) == 1
+    assert storage.read_bytes(uri) == f"creator {won.index(True)}".encode()
+
+
+def test_of_sixteen_replacers_one_wins_each_round(root: str) -> None:
+    uri = storage.join(root, "lease.json")
+    assert not storage.replace_if_match(uri, b"0", "no such etag")
+    storage.write_bytes(uri, b"start")
+    for turn in range(5):  # new content each turn: an S3 etag is its hash
+        etag = storage.stat(uri).etag
+        with ThreadPoolExecutor(16) as pool:
+            won = list(pool.map(lambda n: storage.replace_if_match(uri, f"{turn} {n}".encode(), etag), range(16)))  # noqa: B023
+        assert won.count(True) == 1
+        assert storage.read_bytes(uri) == f"{turn} {won.index(True)}".encode()
+
+
+def test_local_writes_leave_nothing_half_done(tmp_path: Path) -> None:
+    uri = str(tmp_path / "deep" / "a")
+    storage.write_bytes(uri, b"1")
+    assert not storage.put_if_absent(uri, b"2")
+    (tmp_path / "deep" / ".0123.uadray-tmp").write_bytes(b"left by a crash")
+    assert [info.uri for info in storage.list_objects(str(tmp_path))] == [uri]
+    assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == [".0123.uadray-tmp", "a"]
+
+
+def test_local_trouble_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for uri in [f"{tmp_path}/none", str(tmp_path), f"{tmp_path}/file/below"]:
+        with pytest.raises(storage.NotFoundError):
+            storage.stat(uri)
+    with pytest.raises(UadrayError, match="file/below"):
+        storage.write_bytes(f"{tmp_path}/file/below", b"x")
+
+
+def test_uris() -> None:
+    assert storage.resolve("a.svs", "/data") == "/data/a.svs"
+    assert storage.resolve("../b.svs", "/data/m") == "/data/b.svs"
+    assert storage.resolve("file:///data/a%20b.svs", "s3://bucket/m") == "/data/a b.svs"
+    assert storage.resolve("a.svs", "s3://bucket") == "s3://bucket/a.svs"
+    assert storage.resolve("s3://other/a.svs", "/data") == "s3://other/a.svs"
+    assert storage.resolve("a.svs", ".") == str(Path.cwd() / "a.svs")
+
+
+@pytest.mark.parametrize(
+    ("uri", "base", "message"),
+    [
+        ("http://host/a.svs", "/data", "http:// is not supported"),
+        ("ftp://host/a.svs", "s3://bucket/m", "ftp:// is not supported"),
+        ("/etc/passwd", "s3://bucket/m", "absolute path in a manifest"),
+        ("../../a.svs", "s3://bucket/m", "leads out of the bucket"),
+        ("file://host/a.svs", "/data", "expected a local path"),
+        ("", "/data", "expected a path"),
+        ("a\0b", "/data", "expected a path"),
+    ],
+)
+def test_uris_that_are_refused(uri: str, base: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        storage.resolve(uri, base)
+
+
+def test_joined_ranges_cover_what_was_asked() -> None:
+    ranges = [(0, 9_000_000), (0, 10), (70_000, 80_000), (9_000_100, 9_000_200), (20_000_000, 20_000_001)]
+    spans = join_ranges(ranges)
+    assert spans == sorted(spans)
+    for start, stop in ranges:
+        last = max(span for span in spans if span[0] <= start)
+        assert last[0] <= start
+        assert stop <= last[1]
+
+
+@pytest.mark.s3
+def test_odd_keys_are_read_too(s3: SeaweedServer) -> None:
+    """The Rust client refuses empty parts and control characters in a key; boto3 reads those."""
+    for key in ["odd//a.svs", "tab\there.svs"]:
+        uri = f"s3://{s3.bucket}/{key}"
+        storage.write_bytes(uri, b"0123")
+        etag = storage.stat(uri).etag
+        assert storage.read_ranges(uri, [(1, 3)], etag=etag) == [b"12"]
+        with pytest.raises(storage.ChangedError):
+            storage.read_ranges(uri, [(1, 3)], etag="0" * 32)
+        storage.delete(uri)
+
+
+@pytest.mark.s3
+def test_large_objects_go_up_in_parts(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uadray.s3_objects._MULTIPART_BYTES", 8 * 2**20)
+    uri, data = f"s3://{s3.bucket}/large", os.urandom(18 * 2**20)
+    storage.write_bytes(uri, data, content_type="application/octet-stream")
+    info = storage.stat(uri)
+    assert info.etag.endswith("-3")
+    assert storage.read_ranges(uri, [(8 * 2**20 - 5, 8 * 2**20 + 5)], etag=info.etag) == [data[8 * 2**20 - 5 :][:10]]
+    assert storage.read_bytes(uri) == data
+
+
+def _asks(uri: str) -> list[object]:
+    """Every way to ask: all of them have to fail alike."""
+    return [
+        lambda: storage.stat(uri),
+        lambda: storage.exists(uri),
+        lambda: storage.read_bytes(uri),
+        lambda: storage.read_ranges(uri, [(0, 1)], etag=None),
+        lambda: list(storage.list_objects(storage.parent(uri))),
+        lambda: storage.write_bytes(uri, b"x"),
+        lambda: storage.put_if_absent(uri, b"x"),
+        lambda: storage.delete(uri),
+    ]
+
+
+def _assert_all_fail(uri: str, error: type[Exception], message: str, *, but: tuple[int, ...] = ()) -> None:
+    for number, ask in enumerate(_asks(uri)):
+        if number not in but:
+            with pytest.raises(error, match=message) as caught:
+                ask()  # type: ignore[operator]
+            assert "\n" not in str(caught.value)
+            assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.s3
+def test_missing_bucket(s3: SeaweedServer) -> None:
+    _assert_all_fail("s3://nowhere/a.svs", storage.NotFoundError, "no bucket nowhere at http://127", but=(7,))
+
+
+@pytest.mark.s3
+def test_missing_object(s3: SeaweedServer) -> None:
+    uri = f"s3://{s3.bucket}/nothing.svs"
+    for ask in (storage.stat, storage.read_bytes, lambda u: storage.read_ranges(u, [(0, 1)], etag=None)):
+        with pytest.raises(storage.NotFoundError, match="no such object"):
+            ask(uri)
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "wrong", "SignatureDoesNotMatch.*check AWS_ACCESS_KEY_ID"),
+        ("AWS_ACCESS_KEY_ID", "wrong", "InvalidAccessKeyId"),
+    ],
+)
+def test_wrong_keys(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str) -> None:
+    monkeypatch.setenv(name, value)
+    _assert_all_fail(f"s3://{s3.bucket}/a.svs", storage.AccessError, message)
+
+
+@pytest.mark.s3
+def test_a_profile_is_used_and_named(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    keys = (s3.env["AWS_ACCESS_KEY_ID"], s3.env["AWS_SECRET_ACCESS_KEY"])
+    config = "[profile {}]\naws_access_key_id = {}\naws_secret_access_key = {}\nregion = eu-west-1\nendpoint_url = {}\n"
+    (tmp_path / "config").write_text(
+        config.format("archive", *keys, s3.endpoint) + config.format("wrong", keys[0], "x", s3.endpoint)
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    uri = f"s3://{s3.bucket}/profile.svs"
+    monkeypatch.setenv("AWS_PROFILE", "archive")
+    storage.write_bytes(uri, b"0123")
+    assert storage.read_ranges(uri, [(1, 2)], etag=storage.stat(uri).etag) == [b"1"]
+    filesystem, path = storage.pyarrow_filesystem(uri)
+    assert filesystem.get_file_info(path).size == 4
+    monkeypatch.setenv("AWS_PROFILE", "wrong")
+    _assert_all_fail(uri, storage.AccessError, "check profile wrong")
+    monkeypatch.setenv("AWS_PROFILE", "missing")
+    _assert_all_fail(uri, storage.AccessError, "missing.* could not be found")
+
+
+@pytest.mark.s3
+def test_without_credentials_requests_are_unsigned(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    public = f"s3://{s3.public_bucket}/open.svs"
+    storage.write_bytes(public, b"0123")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    assert [info.uri for info in storage.list_objects(f"s3://{s3.public_bucket}")] == [public]
+    assert storage.read_bytes(public) == b"0123"
+    assert storage.read_ranges(public, [(1, 2)], etag=storage.stat(public).etag) == [b"1"]
+    filesystem, path = storage.pyarrow_filesystem(public)
+    assert filesystem.get_file_info(path).size == 4
+    with pytest.raises(storage.AccessError, match="anonymous"):
+        storage.write_bytes(public, b"x")
+    with pytest.raises(storage.AccessError, match="the request was anonymous"):
+        storage.stat(f"s3://{s3.bucket}/a.svs")
+
+
+def test_no_one_at_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setattr(s3_module, "_TRIES", 2)
+    s3_module._connect.cache_clear()
+    _assert_all_fail("s3://slides/a.svs", storage.UnreachableError, "check AWS_ENDPOINT_URL")
+
+
+def test_an_endpoint_that_says_nothing_ends_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that takes the connection and never answers: nothing hangs longer than tries times the timeout."""
+    monkeypatch.setattr(s3_module, "_TRIES", 2)
+    monkeypatch.setattr(s3_module, "_READ_TIMEOUT_S", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        s3_module._connect.cache_clear()
+        start = time.monotonic()
+        with pytest.raises(storage.UnreachableError, match="check AWS_ENDPOINT_URL"):
+            storage.read_ranges("s3://slides/a.svs", [(0, 1)], etag=None)
+        assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:9000", "http://"])
+def test_an_endpoint_that_is_none(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(InputError, match="AWS_ENDPOINT_URL"):
+        storage.stat("s3://slides/a.svs")
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3:///a.svs", "s3://bucket", "s3://bucket/", "s3://no such bucket!/a"])
+def test_impossible_s3_uris(uri: str) -> None:
+    with pytest.raises(InputError, match="s3://"):
+        storage.stat(uri)
+
+
+@pytest.mark.s3
+def test_a_server_killed_while_reading_and_started_again(s3: SeaweedServer) -> None:
+    """Reads ride out a restart of a few seconds, and every byte is right."""
+    uri, data = f"s3://{s3.bucket}/killed.svs", os.urandom(8_000_000)
+    storage.write_bytes(uri, data)
+    etag = storage.stat(uri).etag
+    ranges = [(start, start + 2_000) for start in range(0, 7_900_000, 100_000)]
+    stop = threading.Event()
+
+    def read_on() -> int:
+        rounds = 0
+        while not stop.is_set():
+            assert storage.read_ranges(uri, ranges, etag=etag) == [data[a:b] for a, b in ranges]
+            rounds += 1
+        return rounds
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read_on) for _ in range(2)]
+        try:
+            time.sleep(0.5)
+            s3.kill()
+            time.sleep(1)
+        finally:
+            s3.start()
+        time.sleep(1)
+        stop.set()
+        assert all(reader.result() >= 1 for reader in readers)
+
+
+@pytest.mark.s3
+def test_a_connection_changes_with_the_environment(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert s3_module.connect() is s3_module.connect()
+    before = s3_module.connect()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
+    assert s3_module.connect() is not before

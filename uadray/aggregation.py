@@ -1,0 +1,106 @@
+"""Tile scores -> slide score -> conformal p-value -> decision, with a stated false-alarm rate.
+
+Conformal p-value of a slide score s against n normal slides (Vovk et al. 2005, ch. 2; Bates et al. 2023, "Testing for
+outliers with conformal p-values", eq. 1): p = (1 + #{s_i >= s}) / (n + 1). If the slide is normal and exchangeable
+with the calibration slides, P(p <= alpha) <= alpha, whatever the distribution of the scores.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from uadray.config import Config
+from uadray.errors import InputError
+
+Scores = npt.NDArray[np.float64]
+
+
+class AggregationConfig(Config):
+    """How tile scores become one slide score, and when a slide can be judged at all.
+
+    Attributes:
+        top_fraction: the slide score is the mean of this share of the highest tile scores, at least one tile.
+        min_tiles: with fewer scored tiles a slide is `not_assessable`.
+        min_coverage: with a smaller share of its tissue tiles scored a slide is `not_assessable`.
+    """
+
+    top_fraction: float = Field(default=0.1, gt=0, le=1)
+    min_tiles: int = Field(default=8, ge=1)
+    min_coverage: float = Field(default=0.9, ge=0, le=1)
+
+
+class Calibration(Config):
+    """`calibration.json` of a bundle.
+
+    Attributes:
+        id: names this calibration in decisions.
+        bundle_id: the bundle whose scores these are.
+        aggregation: how they were made; screening uses the same.
+        alpha: the stated false-alarm rate: at most this share of normal slides is called anomalous.
+        scores: of the normal slides, ascending.
+        slides: fingerprints of the slide ids, sorted: what calibrated is not news in a screening.
+        tile_median: of all their tiles: the pale end of a heatmap.
+        tile_p99: 99 % of normal tiles score less: tiles above are ringed.
+        tile_high: the dark end of a heatmap.
+    """
+
+    id: str
+    bundle_id: str
+    aggregation: AggregationConfig
+    alpha: float = Field(gt=0, lt=1)
+    scores: tuple[float, ...] = Field(min_length=1)
+    slides: tuple[str, ...] = ()
+    tile_median: float
+    tile_p99: float
+    tile_high: float
+
+
+def slide_score(scores: Scores, config: AggregationConfig) -> float:
+    """Mean of the highest `top_fraction` of the tile scores [n], n >= 1.
+
+    >>> slide_score(np.array([1.0, 2.0, 3.0, 4.0]), AggregationConfig(top_fraction=0.5))
+    3.5
+    """
+    count = max(1, math.ceil(len(scores) * config.top_fraction))
+    return float(np.sort(scores)[-count:].mean())
+
+
+def p_value(score: float, calibration_scores: tuple[float, ...]) -> float:
+    """Conformal p-value; the smallest that n slides can give is 1 / (n + 1).
+
+    >>> p_value(5.0, (1.0, 2.0, 3.0))
+    0.25
+    """
+    n = len(calibration_scores)
+    return (1 + sum(s >= score for s in calibration_scores)) / (n + 1)
+
+
+def threshold(calibration: Calibration) -> float:
+    """A slide is anomalous exactly where its score is above this: p <= alpha as a score.
+
+    With k = floor(alpha * (n + 1)) the k-th highest calibration score.
+    """
+    scores = sorted(calibration.scores, reverse=True)
+    return scores[_rank(calibration.alpha, len(scores)) - 1]
+
+
+def check_alpha(alpha: float, n_slides: int) -> None:
+    """Refuse an alpha below the smallest p-value that n slides can give.
+
+    Raises:
+        InputError: with the number of slides that it would take.
+    """
+    if not 0 < alpha < 1:
+        raise InputError(f"alpha {alpha}: a false-alarm rate lies between 0 and 1")
+    if _rank(alpha, n_slides) < 1:
+        needed = math.ceil(round(1 / alpha, 9)) - 1
+        raise InputError(
+            f"alpha {alpha:g} needs at least {needed} normal slides that can be scored; there are {n_slides}, whose "
+            f"smallest p-value is {1 / (n_slides + 1):.3g}"
+        )
+
+
+def _rank(alpha: float, n: int) -> int:
+    return math.floor(round(alpha * (n + 1), 9))

@@ -1,0 +1,1 @@
+"""Benchmarks, one file each; each prints a ratio against a named limit or peer."""

@@ -1,0 +1,276 @@
+"""The command line: parse, call, print. Heavy imports are inside the commands, so that `--help` is fast."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from uadray import __version__, console
+from uadray.errors import UadrayError
+
+app = typer.Typer(
+    name="uadray",
+    help="Screens archives of whole-slide images for tissue that does not look normal. Research use only.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+weights_app = typer.Typer(help="Pinned, checksummed backbone weights.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
+
+BundleArg = Annotated[str, typer.Argument(metavar="BUNDLE", help="Folder or s3:// URI of a trained bundle.")]
+SlidesOpt = Annotated[str, typer.Option("--slides", help="Manifest (CSV or Parquet) of slides, local or s3://.")]
+SetOpt = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set detector.width=32.")]
+WorkersOpt = Annotated[int | None, typer.Option(help="Scoring actors; half of the cluster's CPUs unless given.", min=1)]
+GpusOpt = Annotated[float, typer.Option(help="GPUs of each scoring actor.", min=0)]
+
+
+def main() -> None:
+    """Run a command; errors for people become one line and an exit status (2: input, 1: work)."""
+    console.set_up_logging()
+    try:
+        app(standalone_mode=True)
+    except UadrayError as error:
+        print(f"uadray: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("uadray: stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    pass
+
+
+@app.command()
+def doctor() -> None:
+    """Say what works on this machine, what is missing, and how to fix it."""
+    from uadray.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(f"{'ok     ' if finding.ok else 'MISSING'}  {finding.what}: {finding.message}")
+    console.result({"ok": all(f.ok for f in findings if f.required)})
+    if not all(f.ok for f in findings if f.required):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option(help="Folder for slides, bundle and screening.")] = "demo",
+) -> None:
+    """The whole job on slides it makes itself: train, calibrate, screen, evaluate; minutes on a laptop."""
+    from uadray.demo import run
+
+    with console.progress("demo") as tick:
+        summary = run(out, tick)
+    print(
+        f"slide AUROC {summary['slide_auroc']:.3f}, tile AUROC {summary['tile_auroc']:.3f}, "
+        f"{summary['tiles_per_second']:.0f} tiles a second\nopen {summary['worklist']}"
+    )
+    console.result(summary)
+
+
+@app.command()
+def index(
+    uri: Annotated[str, typer.Argument(help="Folder or s3:// prefix.")],
+    out: Annotated[str, typer.Option(help="Manifest to write, .csv or .parquet.")],
+) -> None:
+    """List the slides in a folder or bucket as a manifest."""
+    from uadray import manifest
+
+    rows = manifest.index(uri)
+    manifest.write_manifest(rows, out)
+    console.result({"manifest": out, "slides": len(rows)})
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML, see configs/train/.")],
+    data: Annotated[str, typer.Option(help="Slide manifest, or a folder, zip or Parquet of tiles.")],
+    out: Annotated[str, typer.Option(help="Folder or s3:// URI for the bundle.")],
+    overrides: SetOpt = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --out.")] = False,
+) -> None:
+    """Train a detector on normal slides or tiles; writes a bundle."""
+    from uadray.config import load_config
+    from uadray.training.config import TrainConfig
+
+    settings = load_config(TrainConfig, config, overrides or [])
+    from uadray import train as job
+    from uadray.data.cluster import connect
+
+    connect()
+    with console.progress(f"train {settings.name}") as tick:
+        bundle = job.train(
+            settings,
+            data=data,
+            out=out,
+            resume=resume,
+            progress=lambda done, total, line: tick(done, total, _losses(line)),
+        )
+    console.result({"bundle": out, "id": bundle.id, "metrics": bundle.metrics, "data": _short(bundle.training_data)})
+
+
+@app.command()
+def score(
+    bundle: BundleArg,
+    data: Annotated[str, typer.Option(help="Slide manifest, or a folder, zip or Parquet of tiles.")],
+    out: Annotated[str, typer.Option(help="Parquet file for the tile scores.")],
+    score_workers: WorkersOpt = None,
+    gpus: GpusOpt = 0,
+) -> None:
+    """Score every tile of a tile set or of slides."""
+    from uadray import score as job
+    from uadray.bundle import read_bundle
+    from uadray.data.cluster import connect
+
+    described = read_bundle(bundle)
+    connect()
+    config = _stream_config(score_workers, gpus)
+    summary = job.score(data, bundle_uri=bundle, bundle=described, out=out, config=config)
+    console.result(summary)
+    if summary["failed_slides"] or summary["unscored"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def calibrate(
+    bundle: BundleArg,
+    slides: SlidesOpt,
+    alpha: Annotated[float, typer.Option(help="Share of normal slides that may be called anomalous.")] = 0.05,
+    top_fraction: Annotated[float, typer.Option(help="A slide's score is the mean of this share of its tiles.")] = 0.1,
+    score_workers: WorkersOpt = None,
+    gpus: GpusOpt = 0,
+) -> None:
+    """Score normal slides that were not trained on; from then on the bundle can decide."""
+    from uadray import calibration as job
+    from uadray.aggregation import AggregationConfig
+    from uadray.bundle import read_bundle
+    from uadray.config import parse_config
+    from uadray.data.cluster import connect
+    from uadray.manifest import read_manifest
+
+    described, rows = read_bundle(bundle), read_manifest(slides)
+    aggregation = parse_config(AggregationConfig, {"top_fraction": top_fraction}, source="--top-fraction")
+    job.check_rows(rows, described)
+    job.check_alpha(alpha, len(rows))
+    connect()
+    with console.progress("calibrate") as tick:
+        made, left_out = job.calibrate(
+            rows, bundle_uri=bundle, bundle=described, alpha=alpha, aggregation=aggregation,
+            config=_stream_config(score_workers, gpus), progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
+        )  # fmt: skip
+    console.result({"calibration": made.id, "slides": len(made.scores), "alpha": alpha, "left_out": left_out})
+    if left_out:
+        raise typer.Exit(1)
+
+
+@app.command()
+def screen(
+    bundle: BundleArg,
+    slides: SlidesOpt,
+    out: Annotated[str, typer.Option(help="Folder or s3:// URI for decisions, scores and the worklist page.")],
+    retry_failed: Annotated[bool, typer.Option(help="Try slides again that ended as failed.")] = False,
+    score_workers: WorkersOpt = None,
+    gpus: GpusOpt = 0,
+) -> None:
+    """Screen an archive, slide by slide; run it again to go on after whatever stopped it."""
+    from uadray import screening as job
+    from uadray.bundle import read_bundle
+    from uadray.calibration import read_calibration
+    from uadray.data.cluster import connect
+    from uadray.manifest import read_manifest
+
+    described = read_bundle(bundle)
+    calibrated, rows = read_calibration(bundle, described), read_manifest(slides)
+    config = job.ScreenConfig(stream=_stream_config(score_workers, gpus))
+    connect()
+    with console.progress("screen") as tick:
+        summary = job.screen(
+            rows, bundle_uri=bundle, bundle=described, calibration=calibrated, out=out, config=config,
+            retry_failed=retry_failed, progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
+        )  # fmt: skip
+    console.result(summary)
+    if summary["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    path: Annotated[str, typer.Argument(help="scores.parquet of `score`, or the output folder of `screen`.")],
+    labels: Annotated[str | None, typer.Option(help="Manifest with a label column, for a screening.")] = None,
+    outlines: Annotated[str | None, typer.Option(help="Folder of GeoJSON outlines; else beside each slide.")] = None,
+) -> None:
+    """Say how good scores or decisions are, beside what is trivial."""
+    from uadray.evaluation.report import evaluate as job
+
+    console.result(job(path, labels=labels, outlines=outlines))
+
+
+@app.command()
+def serve(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML, see configs/serve.yaml.")],
+    overrides: SetOpt = None,
+) -> None:
+    """Serve a bundle over HTTP until stopped."""
+    from uadray.config import load_config
+    from uadray.serving.schemas import ServeConfig
+
+    settings = load_config(ServeConfig, config, overrides or [])
+    from uadray.serving.app import run
+
+    run(settings)
+
+
+@weights_app.command("pull")
+def weights_pull(
+    names: Annotated[list[str], typer.Argument(help="Names, see `uadray weights list`.")],
+    mirror: Annotated[str | None, typer.Option("--from", help="Folder or s3:// URI to copy from.")] = None,
+) -> None:
+    """Fetch weights into the cache, checked against their SHA-256."""
+    from uadray.models import weights
+
+    console.result({name: str(weights.pull(name, mirror=mirror)) for name in names})
+
+
+@weights_app.command("verify")
+def weights_verify(names: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """Check cached weights against their SHA-256."""
+    from uadray.models import weights
+
+    status = {name: str(weights.verify(name)) for name in names or [w.name for w in weights.registry()]}
+    console.result(status)
+    if "corrupt" in status.values() or (names and "missing" in status.values()):
+        raise typer.Exit(1)
+
+
+@weights_app.command("list")
+def weights_list() -> None:
+    """List known weights with licence, size and state."""
+    from uadray.models import weights
+
+    for entry in weights.registry():
+        print(f"{entry.name:20} {entry.size / 1e6:8.1f} MB  {weights.verify(entry.name):9} {entry.licence}")
+
+
+def _stream_config(score_workers: int | None, gpus: float) -> Any:
+    from uadray.data.stream import StreamConfig
+
+    return StreamConfig(score_workers=score_workers, gpus=gpus)
+
+
+def _losses(line: dict[str, Any]) -> str:
+    hidden = {"epoch", "step", "seconds", "waiting", "end_of_epoch"}
+    return ", ".join(f"{k} {v:.3g}" for k, v in line.items() if isinstance(v, float) and k not in hidden)
+
+
+def _short(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k != "slides"}

@@ -1,0 +1,111 @@
+"""YAML -> one frozen pydantic model per command, with `--set a.b=c` overrides.
+
+A configuration is one flat file: no inheritance, no interpolation, no import strings. A name that does not exist is
+refused with the nearest one that does.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from uadray.errors import InputError
+
+
+class Config(BaseModel):
+    """What every configuration is: frozen, and closed to names it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def load_config(model: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
+    """Read `path` as YAML, apply `a.b=c` overrides in order, validate.
+
+    Raises:
+        InputError: the file is missing or no YAML mapping, or a field is unknown, missing or of a wrong value; the
+            message names the file, the field and, for a typo, the nearest valid name.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"configuration {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"configuration {path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"configuration {path}: expected a mapping of fields, found {type(values).__name__}")
+    for override in overrides:
+        _apply(values, override)
+    return parse_config(model, values, source=f"configuration {path}")
+
+
+def parse_config(model: type[ConfigT], values: Any, *, source: str) -> ConfigT:
+    """Validate plain `values`; `source` begins the error message.
+
+    Raises:
+        InputError: see `load_config`.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_explain(model, values, problem) for problem in error.errors())
+        raise InputError(f"{source}: {problems}") from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {override}: expected name=value, for example --set detector.width=32")
+    *parents, last = key.split(".")
+    node = values
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise InputError(f"--set {override}: {parent} is a value, it has no fields")
+        node = child
+    node[last] = yaml.safe_load(text)
+
+
+def _explain(model: type[BaseModel], values: Any, problem: Any) -> str:
+    """One problem of a ValidationError in words."""
+    # pydantic puts the tag of a discriminated union into the location; it is no field of the file
+    names = [str(part) for part in _without_tags(values, problem["loc"])]
+    field = ".".join(names) or "the whole"
+    if problem["type"] != "extra_forbidden":
+        return f"{field}: {problem['msg']} (got {problem['input']!r})"[:400]
+    known = sorted(set(_fields_at(model, names[:-1])))
+    near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+    return f"{field}: no such field; {hint}"
+
+
+def _without_tags(values: Any, location: Sequence[str | int]) -> Iterator[str | int]:
+    node = values
+    for position, part in enumerate(location):
+        is_last = position == len(location) - 1
+        if isinstance(node, dict) and part not in node and not is_last:
+            continue
+        yield part
+        node = node.get(part) if isinstance(node, dict) else None
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[str]) -> Iterator[str]:
+    """Names of the fields of every model that `path` can lead to."""
+    if not path:
+        yield from model.model_fields
+        return
+    field = model.model_fields.get(path[0])
+    for child in _models_in(field.annotation) if field else ():
+        yield from _fields_at(child, path[1:])
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)

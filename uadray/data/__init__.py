@@ -1,0 +1,1 @@
+"""Slides and tile sets on Ray Data."""

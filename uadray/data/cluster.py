@@ -1,0 +1,36 @@
+"""Joining a Ray cluster, or starting one on this machine."""
+
+import logging
+import os
+from typing import Any
+
+import ray
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # patient archives do not phone home
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # a command has one progress bar, its own
+    "RAY_TRAIN_V2_ENABLED": "1",
+}
+
+
+def connect(*, quiet: bool = True) -> None:
+    """Join the cluster of `RAY_ADDRESS`, else start Ray on this machine; does nothing where Ray already runs."""
+    if ray.is_initialized():
+        return
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    options: dict[str, Any] = {"log_to_driver": not quiet, "logging_level": logging.ERROR}
+    if not os.environ.get("RAY_ADDRESS"):
+        # one reader and one scorer at least: a pool that takes every CPU would wait for readers for ever
+        options |= {"num_cpus": max(2, os.cpu_count() or 2), "include_dashboard": False}
+    ray.init(**options)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = 16 * 2**20
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def cores() -> int:
+    """CPUs of the whole cluster."""
+    return int(ray.cluster_resources().get("CPU", 1))

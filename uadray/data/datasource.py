@@ -1,0 +1,51 @@
+"""Ray Data sources: one ReadTask a slide (a file opens once), or one for some hundred files of a tile set."""
+
+import functools
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+Read = Callable[[], Iterable[pa.Table]]
+
+
+class TaskSource(Datasource):  # type: ignore[misc]  # Ray is untyped
+    """A source whose read tasks are plain functions, each yielding Arrow tables.
+
+    Ray's own sources cut work by bytes or rows. Slides differ a thousandfold in both, and one slide's tiles belong
+    together: here each function is one task, however many workers there are.
+    """
+
+    def __init__(self, name: str, reads: Sequence[Read], *, bytes_each: int) -> None:
+        super().__init__()
+        self._name, self._reads, self._bytes_each = name, list(reads), bytes_each
+
+    def get_name(self) -> str:
+        """As it appears in Ray's statistics."""
+        return self._name
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Bytes of all tasks together, roughly: Ray plans its memory by it."""
+        return self._bytes_each * len(self._reads)
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        """One task a read, whatever `parallelism` says."""
+        metadata = BlockMetadata(num_rows=None, size_bytes=self._bytes_each, input_files=None, exec_stats=None)
+        return [ReadTask(read, metadata, per_task_row_limit=per_task_row_limit) for read in self._reads]
+
+
+def reading(function: Callable[..., Iterator[pa.Table]], *arguments: Any) -> Read:
+    """Bind arguments; a programming error keeps its traceback across processes."""
+    return functools.partial(_guarded, function, arguments)
+
+
+def _guarded(function: Callable[..., Iterator[pa.Table]], arguments: tuple[Any, ...]) -> Iterator[pa.Table]:
+    try:
+        yield from function(*arguments)
+    except Exception as error:
+        raise RuntimeError(f"reader failed: {error}\n{traceback.format_exc()}") from None

@@ -1,0 +1,46 @@
+"""Errors for people: what it is about, what was expected, what to do.
+
+`InputError` ends a command with exit status 2 (nothing was done: the input is wrong). `SlideError` is about one
+slide and never ends a command: the slide ends in the state `failed(reason)` and the others go on. `WorkError` ends a
+command with exit status 1 (the work was started and could not be finished).
+"""
+
+
+class UadrayError(Exception):
+    """Whatever uadray refuses or cannot do, in one line.
+
+    Attributes:
+        exit_status: what the command line returns when this error reaches it.
+    """
+
+    exit_status = 1
+
+
+class InputError(UadrayError):
+    """The input is wrong: a manifest, a configuration, a URI, credentials, a bundle. Exit status 2."""
+
+    exit_status = 2
+
+
+class WorkError(UadrayError):
+    """The work was started and cannot be finished. Exit status 1."""
+
+
+class SlideError(UadrayError):
+    """One slide cannot be used; it ends as `failed(reason)`.
+
+    Attributes:
+        slide_id: the slide it is about.
+        reason: a short stable word that counts and filters can use: `missing`, `unreadable`, `no_mpp`, `changed`, ...
+    """
+
+    def __init__(self, slide_id: str, reason: str, message: str) -> None:
+        """Name the slide, the reason, and what was expected."""
+        super().__init__(f"slide {slide_id}: {message}")
+        self.slide_id = slide_id
+        self.reason = reason
+        self.message = message
+
+    def __reduce__(self) -> tuple[type["SlideError"], tuple[str, str, str]]:
+        """Cross process borders whole (Ray pickles errors)."""
+        return (SlideError, (self.slide_id, self.reason, self.message))

@@ -1,0 +1,93 @@
+"""How well scores tell anomalous from normal, with the uncertainty of the sample."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+from uadray.errors import InputError
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+BOOTSTRAPS = 1000
+
+
+def auroc(scores: Floats, anomalous: Bools) -> float | None:
+    """Area under the ROC curve; None where a class is missing.
+
+    >>> auroc(np.array([1.0, 2.0, 3.0]), np.array([False, False, True]))
+    1.0
+    """
+    if anomalous.all() or not anomalous.any():
+        return None
+    return float(roc_auc_score(anomalous, scores))
+
+
+def detection(scores: Floats, anomalous: Bools, *, groups: npt.NDArray[np.str_] | None = None) -> dict[str, Any]:
+    """Metrics of scores [n] against labels [n].
+
+    Args:
+        scores: higher = more abnormal; finite.
+        anomalous: the truth.
+        groups: [n] what is drawn together in the bootstrap (slides: their tiles are not independent); each by itself
+            where not given.
+
+    Returns:
+        `auroc`, `auroc_ci95` (percentile bootstrap), `average_precision`, `sensitivity_at_95_specificity`, `n_normal`,
+        `n_anomalous`.
+
+    Raises:
+        InputError: one of the two classes is missing.
+    """
+    value = auroc(scores, anomalous)
+    if value is None:
+        raise InputError(
+            f"evaluation needs normal and anomalous samples; found {int((~anomalous).sum())} normal and "
+            f"{int(anomalous.sum())} anomalous"
+        )
+    return {
+        "auroc": value,
+        "auroc_ci95": bootstrap_ci(scores, anomalous, groups=groups),
+        "average_precision": float(average_precision_score(anomalous, scores)),
+        "sensitivity_at_95_specificity": sensitivity_at(scores, anomalous, specificity=0.95),
+        "n_normal": int((~anomalous).sum()),
+        "n_anomalous": int(anomalous.sum()),
+    }
+
+
+def sensitivity_at(scores: Floats, anomalous: Bools, *, specificity: float) -> float:
+    """The highest sensitivity whose specificity is at least `specificity`."""
+    false_alarms, sensitivity, _ = roc_curve(anomalous, scores)
+    return float(sensitivity[false_alarms <= 1 - specificity + 1e-12].max())
+
+
+def bootstrap_ci(
+    scores: Floats, anomalous: Bools, *, groups: npt.NDArray[np.str_] | None = None, seed: int = 0
+) -> list[float] | None:
+    """95 % percentile interval of the AUROC over resampled groups (Efron and Tibshirani 1993, ch. 13).
+
+    Whole groups are drawn with replacement; draws with one class only are drawn again. None where no draw has both.
+    """
+    rng = np.random.default_rng(seed)
+    _, member = np.unique(groups if groups is not None else np.arange(len(scores)), return_inverse=True)
+    order = np.argsort(scores, kind="stable")
+    _, rank = np.unique(scores[order], return_inverse=True)
+    values = []
+    for _ in range(BOOTSTRAPS):
+        weight = rng.multinomial(member.max() + 1, np.full(member.max() + 1, 1 / (member.max() + 1)))[member][order]
+        value = _weighted_auroc(rank, anomalous[order], weight.astype(np.float64))
+        if value is not None:
+            values.append(value)
+    return [float(q) for q in np.quantile(values, [0.025, 0.975])] if values else None
+
+
+def _weighted_auroc(rank: npt.NDArray[np.int64], anomalous: Bools, weight: Floats) -> float | None:
+    """AUROC of weighted samples in ascending order; `rank` is equal for ties, which count half."""
+    normal = np.bincount(rank, weight * ~anomalous)
+    abnormal = np.bincount(rank, weight * anomalous)
+    if not normal.any() or not abnormal.any():
+        return None
+    below = np.cumsum(normal) - normal
+    return float((abnormal * (below + normal / 2)).sum() / (normal.sum() * abnormal.sum()))

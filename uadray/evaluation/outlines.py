@@ -1,0 +1,60 @@
+"""Outlines of lesions (GeoJSON, level-0 pixels) -> which tiles are anomalous."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import shapely
+
+from uadray import storage
+from uadray.errors import InputError
+
+ANOMALOUS_OVERLAP = 0.5
+"""A tile at least half inside an outline is anomalous; one that is touched less is left out."""
+
+
+def read_outlines(uri: str) -> Any | None:
+    """The union of all polygons of a GeoJSON file, in level-0 pixels; None where there is no file.
+
+    Raises:
+        InputError: the file is not GeoJSON.
+    """
+    if not storage.exists(uri):
+        return None
+    try:
+        values = json.loads(storage.read_bytes(uri))
+        features = values["features"] if values.get("type") == "FeatureCollection" else [values]
+        shapes = [shapely.geometry.shape(f.get("geometry") or f) for f in features]
+        return shapely.union_all([shapely.make_valid(s) for s in shapes if s.area > 0])
+    except (ValueError, KeyError, TypeError, AttributeError, shapely.errors.ShapelyError) as error:
+        raise InputError(f"outlines {uri}: not GeoJSON polygons: {error}") from error
+
+
+def tile_truth(tiles: pa.Table, outline: Any) -> npt.NDArray[np.int8]:
+    """[n]: 1 for an anomalous tile, 0 for a normal one, -1 for one that lies across an outline."""
+    x, y, w, h = (
+        tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px", "width_level0_px", "height_level0_px")
+    )
+    boxes = shapely.box(x, y, x + w, y + h)
+    inside = shapely.area(shapely.intersection(boxes, outline)) / (w * h)
+    return np.where(inside >= ANOMALOUS_OVERLAP, 1, np.where(inside > 1e-6, -1, 0)).astype(np.int8)
+
+
+def outline_uri(slide_uri: str, slide_id: str, folder: str | None) -> str:
+    """Where a slide's outlines are: beside the slide, under its file's name, or `<folder>/<slide_id>.geojson`.
+
+    >>> outline_uri("a/b.tif", "b", None), outline_uri("a/b.tif", "s1", "c")
+    ('a/b.geojson', 'c/s1.geojson')
+    """
+    if folder is not None:
+        return storage.join(folder, f"{slide_id}.geojson")
+    stem, _, _ = slide_uri.rpartition(".")
+    return f"{stem}.geojson"
+
+
+def any_outline(uris: Sequence[str]) -> bool:
+    """Whether one of them exists: no file at all means that nobody outlined anything."""
+    return any(storage.exists(uri) for uri in uris)

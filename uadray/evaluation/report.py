@@ -1,0 +1,165 @@
+"""`uadray evaluate`: a scores file or a screening folder -> JSON and a page."""
+
+import html
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from uadray import storage
+from uadray.errors import InputError
+from uadray.evaluation.detection import auroc, detection
+from uadray.evaluation.outlines import any_outline, outline_uri, read_outlines, tile_truth
+from uadray.manifest import SlideRow, read_manifest
+
+TRIVIAL = {"mean_saturation": 1.0, "minus_mean_green": -1.0}
+"""Scores that need no model, with the sign that makes higher = more abnormal. A detector that does not stand clearly
+above them has not worked."""
+
+_COLUMN = {"mean_saturation": "mean_saturation", "minus_mean_green": "mean_green"}
+
+
+def evaluate(uri: str, *, labels: str | None = None, outlines: str | None = None) -> dict[str, Any]:
+    """Evaluate and leave `evaluation.json` and `evaluation.html` beside what was evaluated.
+
+    Args:
+        uri: a scores.parquet of `uadray score`, or the output folder of `uadray screen`.
+        labels: manifest with a `label` column (for a folder).
+        outlines: folder of GeoJSON files; otherwise each lies beside its slide.
+
+    Raises:
+        InputError: no labels, one class only, or nothing there.
+    """
+    if uri.endswith(".parquet"):
+        result = evaluate_scores(_read_table(uri))
+        beside = uri.removesuffix(".parquet") + "."
+    else:
+        if labels is None:
+            raise InputError(f"evaluating the screening {uri} needs --labels MANIFEST with a label column")
+        result = evaluate_screening(uri, read_manifest(labels), outlines=outlines)
+        beside = storage.join(uri, "evaluation") + "."
+    storage.write_bytes(beside + "json", json.dumps(result, indent=1).encode())
+    storage.write_bytes(beside + "html", evaluation_page(uri, result).encode(), content_type="text/html; charset=utf-8")
+    return result | {"page": beside + "html"}
+
+
+def evaluate_scores(table: pa.Table) -> dict[str, Any]:
+    """Metrics of a table with `label` and `score`; a tile without a score is counted and left out."""
+    missing = {"label", "score"} - set(table.column_names)
+    if missing:
+        raise InputError(f"scores: no column {' and '.join(sorted(missing))}; found {', '.join(table.column_names)}")
+    n_all = len(table)
+    scored = table.filter(np.isfinite(table["score"].to_numpy(zero_copy_only=False).astype(float)))
+    labels = scored["label"].to_pylist()
+    if not all(labels):
+        raise InputError("scores: every tile needs a label (the name of its folder); some have none")
+    anomalous = np.array([is_anomalous(label) for label in labels], dtype=bool)
+    scores = scored["score"].to_numpy().astype(np.float64)
+    result = detection(scores, anomalous) | {"n_unscored": n_all - len(scored)}
+    return result | {"trivial": _trivial(scored, anomalous)}
+
+
+def evaluate_screening(out: str, rows: list[SlideRow], *, outlines: str | None = None) -> dict[str, Any]:
+    """Metrics by slide (against `label`) and, where there are outlines, by tile."""
+    decisions = {d["slide_id"]: d for d in _read_table(storage.join(out, "decisions.parquet")).to_pylist()}
+    labelled = [r for r in rows if r.label and r.slide_id in decisions]
+    if not labelled:
+        raise InputError(f"{out}: no slide of the manifest was screened there and has a label")
+    states = [decisions[r.slide_id]["state"] for r in labelled]
+    scored = [r for r, state in zip(labelled, states, strict=True) if state == "scored"]
+    anomalous = np.array([is_anomalous(r.label) for r in scored], dtype=bool)
+    scores = np.array([decisions[r.slide_id]["score"] for r in scored], dtype=np.float64)
+    result = detection(scores, anomalous) if len(scored) else {}
+    called = np.array([decisions[r.slide_id]["decision"] == "anomalous" for r in scored], dtype=bool)
+    result |= {
+        "slide_auroc": result.get("auroc"),
+        "slides_not_scored": len(labelled) - len(scored),
+        "alpha": decisions[scored[0].slide_id]["alpha"] if scored else None,
+        "false_alarms": int((called & ~anomalous).sum()),
+        "found": int((called & anomalous).sum()),
+    }
+    return result | _tiles(out, scored, outlines)
+
+
+def _tiles(out: str, rows: Sequence[SlideRow], outlines: str | None) -> dict[str, Any]:
+    uris = [outline_uri(r.uri, r.slide_id, outlines) for r in rows]
+    if not any_outline(uris):
+        return {"tile_auroc": None, "tiles_note": "no outlines found"}
+    tables, truths, groups = [], [], []
+    for row, uri in zip(rows, uris, strict=True):
+        tiles = _read_table(storage.join(out, "tiles", f"{row.slide_id}.parquet"))
+        tiles = tiles.filter(tiles["score"].is_valid())
+        outline = read_outlines(uri)
+        if outline is None and is_anomalous(row.label):
+            continue  # nobody said where its lesions are
+        tables.append(tiles)
+        truths.append(tile_truth(tiles, outline) if outline is not None else np.zeros(len(tiles), np.int8))
+        groups += [row.slide_id] * len(tiles)
+    table, truth = pa.concat_tables(tables), np.concatenate(truths)
+    kept = truth >= 0
+    anomalous = truth[kept] == 1
+    table = table.filter(pa.array(kept))
+    if anomalous.all() or not anomalous.any():
+        return {"tile_auroc": None, "tiles_note": "tiles of one class only"}
+    metrics = detection(table["score"].to_numpy().astype(np.float64), anomalous, groups=np.array(groups)[kept])
+    return {
+        "tile_auroc": metrics["auroc"],
+        "tiles": metrics | {"n_left_out": int((~kept).sum())},
+        "trivial": _trivial(table, anomalous),
+    }
+
+
+def is_anomalous(label: str | None) -> bool:
+    """Every label but `normal` is an anomaly: the detector is not told which."""
+    return (label or "").casefold() != "normal"
+
+
+def _trivial(table: pa.Table, anomalous: npt.NDArray[np.bool_]) -> dict[str, float | None]:
+    return {
+        name: auroc(sign * table[_COLUMN[name]].to_numpy().astype(np.float64), anomalous)
+        for name, sign in TRIVIAL.items()
+        if _COLUMN[name] in table.column_names
+    }
+
+
+def _read_table(uri: str) -> pa.Table:
+    if not storage.exists(uri):
+        raise InputError(f"{uri}: not there; is it the output of `uadray score` or a finished `uadray screen`?")
+    try:
+        return pq.read_table(io.BytesIO(storage.read_bytes(uri)))
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{uri}: not a Parquet file: {error}") from error
+
+
+def evaluation_page(title: str, result: dict[str, Any]) -> str:
+    """The result as an HTML table for people."""
+
+    def cells(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+        rows: list[tuple[str, str]] = []
+        for key, value in values.items():
+            if isinstance(value, dict):
+                rows += cells(value, f"{prefix}{key}: ")
+            else:
+                rows.append((prefix + key.replace("_", " "), _text(value)))
+        return rows
+
+    body = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in cells(result))
+    style = "body{font:15px system-ui;margin:2rem}th{text-align:left;font-weight:500;padding-right:2rem}td{text-align:right}"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Evaluation</title><style>{style}</style>'
+        f"<h1>Evaluation</h1><p>{html.escape(title)}</p><table>{body}</table>"
+        "<p>Research use only. A detector that does not stand clearly above the trivial scores has not worked.</p></html>"
+    )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, list):
+        return " to ".join(_text(v) for v in value)
+    return "-" if value is None else str(value)

@@ -1,0 +1,136 @@
+"""The detectors' configurations, a discriminated union, and the one `match` that builds their networks."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from uadray.config import Config
+from uadray.models.izi_encoder import IziEncoder
+from uadray.models.perceptual import build_backbone
+from uadray.models.perceptual_autoencoder import Decoder, Encoder
+from uadray.models.wgan_gp import START_PX, Critic, Generator
+
+Networks = dict[str, nn.Module]
+
+
+class DpaConfig(Config):
+    """A deep perceptual autoencoder (see `uadray.models.perceptual_autoencoder`).
+
+    Attributes:
+        input_px: side of the network's input; larger tiles are cropped (at random in training, centred in scoring).
+        backbone: the frozen network whose features compare image and reconstruction.
+        layers: its layers, by the names of `uadray.models.perceptual`.
+        width: channels at full resolution.
+        halvings: how often the side is halved down to the latent.
+        latent_channels: channels of the latent; with `halvings` they set how much of an image can pass.
+        pixel_weight: weight of the relative pixel L1 beside the perceptual loss, in training only.
+        learning_rate: of Adam, falling to 2 % along a half cosine.
+    """
+
+    kind: Literal["dpa"]
+    input_px: int = Field(default=64, ge=16, le=1024)
+    backbone: Literal["efficientnet_lite0", "vgg16", "vgg19", "alexnet"] = "efficientnet_lite0"
+    layers: tuple[str, ...] = Field(default=("block4", "block7"), min_length=1)
+    width: int = Field(default=16, ge=4)
+    halvings: int = Field(default=3, ge=1, le=6)
+    latent_channels: int = Field(default=4, ge=1)
+    pixel_weight: float = Field(default=0.0, ge=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "DpaConfig":
+        if self.input_px % 2**self.halvings:
+            raise ValueError(f"input_px {self.input_px} cannot be halved {self.halvings} times")
+        return self
+
+
+class FanoganConfig(Config):
+    """f-AnoGAN: WGAN-GP, then the izi_f encoder (see `uadray.models.wgan_gp` and `izi_encoder`).
+
+    Attributes:
+        input_px: side of the network's input, a power of two from 16.
+        width: channels at full resolution, of generator, critic and encoder.
+        latent_dim: length of z.
+        critic_steps: critic steps per generator step (paper: 5).
+        penalty: weight of the gradient penalty (paper: 10).
+        kappa: weight of the critic-feature residual (paper: 1).
+        encoder_fraction: last share of the steps, which trains the encoder.
+        gan_learning_rate: of Adam with betas 0 and 0.9 (Gulrajani et al. 2017).
+        encoder_learning_rate: of Adam.
+    """
+
+    kind: Literal["fanogan"]
+    input_px: int = Field(default=64, ge=16, le=1024)
+    width: int = Field(default=16, ge=4)
+    latent_dim: int = Field(default=128, ge=2)
+    critic_steps: int = Field(default=5, ge=1)
+    penalty: float = Field(default=10.0, ge=0)
+    kappa: float = Field(default=1.0, ge=0)
+    encoder_fraction: float = Field(default=0.4, gt=0, lt=1)
+    gan_learning_rate: float = Field(default=1e-4, gt=0)
+    encoder_learning_rate: float = Field(default=1e-4, gt=0)
+
+    @model_validator(mode="after")
+    def _power_of_two(self) -> "FanoganConfig":
+        if self.input_px & (self.input_px - 1) or self.input_px < 4 * START_PX:
+            raise ValueError(f"input_px {self.input_px} is no power of two from {4 * START_PX}")
+        return self
+
+
+DetectorConfig = Annotated[DpaConfig | FanoganConfig, Field(discriminator="kind")]
+
+
+class PerceptualFeatures(nn.Module):
+    """A frozen backbone whose features have mean 0 and deviation 1 by channel on normal tiles (paper: section 3.1)."""
+
+    def __init__(self, backbone: nn.Module, channels: list[int]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        for i, count in enumerate(channels):
+            self.register_buffer(f"mean{i}", torch.zeros(1, count, 1, 1))
+            self.register_buffer(f"deviation{i}", torch.ones(1, count, 1, 1))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """X [N, 3, h, w] in [-1, 1] -> one normalised map [N, C, h', w'] a layer."""
+        maps = self.backbone(x)
+        return [(f - self.get_buffer(f"mean{i}")) / self.get_buffer(f"deviation{i}") for i, f in enumerate(maps)]
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Take the statistics of normal tiles x [N, 3, h, w]; N of some hundreds is enough."""
+        parts = [self.backbone(batch) for batch in x.split(64)]
+        for i in range(len(parts[0])):
+            maps = torch.cat([part[i] for part in parts])
+            self.get_buffer(f"mean{i}").copy_(maps.mean((0, 2, 3), keepdim=True))
+            self.get_buffer(f"deviation{i}").copy_(maps.std((0, 2, 3), keepdim=True).clamp_min(1e-6))
+
+
+def build_networks(config: DpaConfig | FanoganConfig, *, pretrained: bool = True) -> Networks:
+    """The networks of a detector, by name, untrained.
+
+    Args:
+        config: which and how large.
+        pretrained: load the backbone's published weights; False where a bundle's own follow.
+    """
+    match config:
+        case DpaConfig():
+            sizes = {
+                "width": config.width, "halvings": config.halvings, "latent_channels": config.latent_channels
+            }  # fmt: skip
+            backbone = build_backbone(config.backbone, config.layers, pretrained=pretrained)
+            with torch.no_grad():
+                channels = [f.shape[1] for f in backbone(torch.zeros(1, 3, config.input_px, config.input_px))]
+            return {
+                "encoder": Encoder(**sizes),
+                "decoder": Decoder(**sizes),
+                "features": PerceptualFeatures(backbone, channels),
+            }
+        case FanoganConfig():
+            width, side, latent = config.width, config.input_px, config.latent_dim
+            return {
+                "generator": Generator(width=width, input_px=side, latent_dim=latent),
+                "critic": Critic(width=width, input_px=side),
+                "encoder": IziEncoder(width=width, input_px=side, latent_dim=latent),
+            }

@@ -1,0 +1,62 @@
+"""Layers that more than one paper's network uses, and nothing else."""
+
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Resize = Literal["up", "down", "none"]
+
+
+class PreActivationBlock(nn.Module):
+    """Pre-activation residual block (He et al. 2016, "Identity Mappings in Deep Residual Networks", fig. 1b).
+
+    Normalisation, activation, convolution, twice; a 1x1 convolution on the shortcut where the width changes.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.BatchNorm2d(channels_in),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(channels_in, channels_out, 3, padding=1),
+            nn.BatchNorm2d(channels_out),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1),
+        )
+        self.shortcut = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h w"]:
+        """The block's output; height and width stay."""
+        return self.shortcut(x) + self.residual(x)
+
+
+class WganBlock(nn.Module):
+    """Residual block of the WGAN-GP networks (Gulrajani et al. 2017, appendix C), halving or doubling the side.
+
+    The generator normalises by batch. The critic must not, since its gradient penalty is per sample: it normalises by
+    layer, which `nn.GroupNorm` with one group is.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, resize: Resize, per_sample: bool) -> None:
+        super().__init__()
+        self.resize = resize
+        self.norm1 = _norm(channels_in, per_sample=per_sample)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.norm2 = _norm(channels_out, per_sample=per_sample)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
+        """The block's output, its side doubled, halved or kept as `resize` says."""
+        residual = F.relu(self.norm1(x))
+        if self.resize == "up":
+            x, residual = (F.interpolate(t, scale_factor=2, mode="nearest") for t in (x, residual))
+        residual = self.conv2(F.relu(self.norm2(self.conv1(residual))))
+        total: Tensor = self.shortcut(x) + residual
+        return F.avg_pool2d(total, 2) if self.resize == "down" else total
+
+
+def _norm(channels: int, *, per_sample: bool) -> nn.Module:
+    return nn.GroupNorm(1, channels) if per_sample else nn.BatchNorm2d(channels)

@@ -1,0 +1,265 @@
+"""Frozen ImageNet backbones whose feature maps measure what pixels do not, and the LPIPS distance.
+
+VGG: Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556. AlexNet: Krizhevsky 2014,
+https://arxiv.org/abs/1404.5997 (the torchvision variant). EfficientNet-Lite0: the mobile variant of Tan and Le 2019,
+https://arxiv.org/abs/1905.11946. LPIPS: Zhang et al. 2018, https://arxiv.org/abs/1801.03924.
+
+What differs from the papers: the networks end at the deepest layer asked for; ReLUs are never in place, so that every
+feature map stays what it was; each network normalises its own input, images being in [-1,1] everywhere in uadray.
+"""
+
+from typing import Literal, TypeVar, assert_never, cast, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from uadray.errors import InputError
+from uadray.models import weights
+
+BackboneName = Literal["vgg16", "vgg19", "alexnet", "efficientnet_lite0"]
+LpipsNet = Literal["alexnet", "vgg16"]
+Module = TypeVar("Module", bound=nn.Module)
+
+# ImageNet mean and standard deviation, carried from [0,1] to [-1,1]: 2*0.485-1, ... and 2*0.229, ...
+SHIFT = (-0.030, -0.088, -0.188)
+SCALE = (0.458, 0.448, 0.450)
+
+VGG_BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+VGG_CHANNELS = (64, 128, 256, 512, 512)
+ALEXNET_TAPS = (1, 4, 7, 9, 11)  # the ReLUs in torchvision's `features`
+LITE0_BLOCKS = 16
+
+LPIPS_LAYERS: dict[LpipsNet, tuple[str, ...]] = {
+    "alexnet": ("relu1", "relu2", "relu3", "relu4", "relu5"),
+    "vgg16": ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"),
+}
+
+
+def layer_names(name: str) -> tuple[str, ...]:
+    """Every layer a backbone can give, in forward order.
+
+    >>> layer_names("alexnet")
+    ('relu1', 'relu2', 'relu3', 'relu4', 'relu5')
+
+    Raises:
+        InputError: there is no such backbone.
+    """
+    match _known_backbone(name):
+        case "vgg16" | "vgg19" as vgg:
+            return tuple(f"relu{b}_{i}" for b, n in enumerate(VGG_BLOCKS[vgg], 1) for i in range(1, n + 1))
+        case "alexnet":
+            return tuple(f"relu{i}" for i in range(1, len(ALEXNET_TAPS) + 1))
+        case "efficientnet_lite0":
+            return tuple(f"block{i}" for i in range(LITE0_BLOCKS))
+        case _ as unreachable:
+            assert_never(unreachable)
+
+
+class ConvTrunk(nn.Module):
+    """VGG or AlexNet up to the deepest layer wanted; parameters under torchvision's names (`features.0.weight`).
+
+    Attributes:
+        layers: the layers returned, in order.
+        channels: channels of each.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, name: Literal["vgg16", "vgg19", "alexnet"], layers: tuple[str, ...]) -> None:
+        super().__init__()
+        features, taps = _alexnet() if name == "alexnet" else _vgg(VGG_BLOCKS[name])
+        self.layers = layers
+        self._taps = tuple(taps[layer_names(name).index(layer)] for layer in layers)
+        self.features = features[: max(self._taps) + 1]
+        self.channels = tuple(cast(nn.Conv2d, features[tap - 1]).out_channels for tap in self._taps)
+        self.register_buffer("shift", torch.tensor(SHIFT, device="cpu").view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(SCALE, device="cpu").view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
+        """Feature maps [N,C,h,w], one for each of `layers`, of x in [-1,1]."""
+        x = (x - self.shift) / self.scale
+        kept: dict[int, Tensor] = {}
+        for position, module in enumerate(self.features):
+            x = module(x)
+            if position in self._taps:
+                kept[position] = x
+        return [kept[tap] for tap in self._taps]
+
+    def train(self, mode: bool = True) -> "ConvTrunk":
+        """Stay in evaluation: a frozen backbone has no training mode, whatever its parent is told."""
+        return super().train(False)
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 up to the deepest block wanted; parameters under the published names.
+
+    Paddings are those of a 224 px input, which are TensorFlow's SAME for any size that is a multiple of 32 px.
+
+    Attributes:
+        layers: the layers returned, in order.
+        channels: channels of each.
+    """
+
+    def __init__(self, layers: tuple[str, ...]) -> None:
+        super().__init__()
+        from efficientnet_lite_pytorch import EfficientNet
+
+        network = EfficientNet.from_name("efficientnet-lite0")
+        self.layers = layers
+        self._taps = tuple(layer_names("efficientnet_lite0").index(layer) for layer in layers)
+        self._conv_stem = network._conv_stem
+        self._bn0 = network._bn0
+        self._relu6 = nn.ReLU6()
+        self._blocks = network._blocks[: max(self._taps) + 1]
+        self.channels = tuple(int(self._blocks[tap]._bn2.num_features) for tap in self._taps)
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
+        """Feature maps [N,C,h,w], one for each of `layers`, of x in [-1,1]."""
+        x = (127.5 * x + 0.5) / 128  # (x_255 - 127) / 128, with x_255 = 127.5 * (x + 1)
+        x = self._relu6(self._bn0(self._conv_stem(x)))
+        kept: dict[int, Tensor] = {}
+        for position, block in enumerate(self._blocks):
+            x = block(x)
+            if position in self._taps:
+                kept[position] = x
+        return [kept[tap] for tap in self._taps]
+
+    def train(self, mode: bool = True) -> "EfficientNetLite0":
+        """Stay in evaluation: a frozen backbone has no training mode, whatever its parent is told."""
+        return super().train(False)
+
+
+Backbone = ConvTrunk | EfficientNetLite0
+
+
+def build_backbone(
+    name: str, layers: tuple[str, ...], *, state: dict[str, Tensor] | None = None, pretrained: bool = True
+) -> Backbone:
+    """A frozen backbone that returns the named feature maps of x [N,3,H,W] in [-1,1].
+
+    Args:
+        name: `vgg16`, `vgg19`, `alexnet` or `efficientnet_lite0`.
+        layers: names from `layer_names(name)`, returned in this order.
+        state: weights to use (a bundle carries its own); more layers than needed are ignored. None: the pinned ones.
+        pretrained: False leaves NaN where a `load_state_dict` follows; forgotten, it shows in the first score.
+
+    Raises:
+        InputError: unknown backbone or layer, or a state that does not fit.
+        WorkError: the pinned weights cannot be had.
+    """
+    known = _known_backbone(name)
+    _check_layers(known, layers)
+    with torch.device("meta"):  # no random start: the weights come next
+        backbone = EfficientNetLite0(layers) if known == "efficientnet_lite0" else ConvTrunk(known, layers)
+    if state is None:
+        state = weights.load(known) if pretrained else _blank(backbone)
+    return _freeze(backbone, known, state)
+
+
+class Lpips(nn.Module):
+    """LPIPS v0.1: distances between unit feature vectors, weighed by learned heads and averaged over the image."""
+
+    def __init__(self, trunk: ConvTrunk) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.heads = nn.ModuleList(nn.Conv2d(c, 1, 1, bias=False) for c in trunk.channels)
+
+    def forward(self, x: Float[Tensor, "n 3 h w"], y: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
+        """Distance [N] between images in [-1,1]; 0 for equal ones, about 0.7 for a strong distortion."""
+        total = x.new_zeros(len(x))
+        for head, f, g in zip(self.heads, self.trunk(x), self.trunk(y), strict=True):
+            total = total + head((_unit(f) - _unit(g)) ** 2).mean(dim=(1, 2, 3))
+        return total
+
+    def train(self, mode: bool = True) -> "Lpips":
+        """Stay in evaluation, as the trunk does."""
+        return super().train(False)
+
+
+def lpips_distance(net: LpipsNet, *, state: dict[str, Tensor] | None = None) -> Lpips:
+    """The frozen LPIPS v0.1 distance on AlexNet (the paper's choice for measuring) or VGG16 (for training).
+
+    Args:
+        net: the trunk.
+        state: a state_dict of such a module; None: the pinned weights.
+
+    Raises:
+        InputError: another net, or a state that does not fit.
+        WorkError: the pinned weights cannot be had.
+    """
+    if net not in LPIPS_LAYERS:
+        raise InputError(f"LPIPS has no net {net!r}; did you mean {weights.nearest(net, get_args(LpipsNet))!r}?")
+    if state is None:
+        trunk_state = {f"trunk.{name}": tensor for name, tensor in weights.load(net).items()}
+        state = {**trunk_state, **weights.load(f"lpips_{net}")}
+    with torch.device("meta"):
+        distance = Lpips(ConvTrunk(net, LPIPS_LAYERS[net]))
+    return _freeze(distance, f"LPIPS on {net}", state)
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Unit length along the channels; the norm's gradient is 0, not NaN, where every channel is 0."""
+    length: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    return features / (length + 1e-10)  # 1e-10: as the authors' code
+
+
+def _vgg(blocks: tuple[int, ...]) -> tuple[nn.Sequential, list[int]]:
+    """The `features` of torchvision without batch norm, and the positions of its ReLUs."""
+    modules: list[nn.Module] = []
+    taps: list[int] = []
+    c_in = 3
+    for n_convs, c_out in zip(blocks, VGG_CHANNELS, strict=True):
+        for _ in range(n_convs):
+            modules += [nn.Conv2d(c_in, c_out, 3, padding=1), nn.ReLU()]
+            taps.append(len(modules) - 1)
+            c_in = c_out
+        modules.append(nn.MaxPool2d(2))
+    return nn.Sequential(*modules), taps
+
+
+def _alexnet() -> tuple[nn.Sequential, list[int]]:
+    """The `features` of torchvision, and the positions of its ReLUs."""
+    modules: list[nn.Module] = [nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)]
+    modules += [nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)]
+    for c_in, c_out in ((192, 384), (384, 256), (256, 256)):
+        modules += [nn.Conv2d(c_in, c_out, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*modules), list(ALEXNET_TAPS)
+
+
+def _blank(module: nn.Module) -> dict[str, Tensor]:
+    """NaN for every weight, 0 for the counters of batch norm."""
+    return {
+        name: torch.full(tensor.shape, torch.nan if tensor.is_floating_point() else 0, dtype=tensor.dtype)
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def _freeze(module: Module, name: str, state: dict[str, Tensor]) -> Module:
+    wanted = module.state_dict().keys()
+    missing = sorted(wanted - state.keys())
+    if missing:
+        raise InputError(f"{name}: the weights given lack {missing[0]} ({len(missing)} of {len(wanted)} are missing)")
+    try:
+        module.load_state_dict({key: state[key] for key in wanted}, assign=True)
+    except RuntimeError as error:
+        raise InputError(f"{name}: the weights given do not fit: {str(error).splitlines()[-1].strip()}") from error
+    return module.requires_grad_(False).eval()
+
+
+def _known_backbone(name: str) -> BackboneName:
+    known: tuple[BackboneName, ...] = get_args(BackboneName)
+    for candidate in known:
+        if candidate == name:
+            return candidate
+    raise InputError(f"no backbone called {name!r}; did you mean {weights.nearest(name, known)!r}?")
+
+
+def _check_layers(name: BackboneName, layers: tuple[str, ...]) -> None:
+    known = layer_names(name)
+    if not layers or len(set(layers)) < len(layers):
+        raise InputError(f"{name}: name at least one layer, and each only once; known: {', '.join(known)}")
+    for layer in layers:
+        if layer not in known:
+            raise InputError(f"{name} has no layer {layer!r}; did you mean {weights.nearest(layer, known)!r}?")

@@ -1,0 +1,80 @@
+"""WGAN-GP with residual blocks. https://arxiv.org/abs/1704.00028 (Gulrajani et al. 2017, appendix C, 64 x 64 ResNet).
+
+As in the paper: four up blocks from a 4 x 4 start, a critic with layer normalisation, no normalisation across a batch
+where the gradient penalty looks. Different: the number of blocks follows from the resolution (any power of two from 16),
+channels double with each halving up to eight times the width, as in f-AnoGAN's networks.
+"""
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from uadray.models.layers import WganBlock
+
+START_PX = 4
+
+
+def channel_plan(width: int, input_px: int) -> list[int]:
+    """Channels from full resolution down to 4 x 4.
+
+    >>> channel_plan(16, 64)
+    [16, 32, 64, 128, 128]
+    """
+    halvings = int(math.log2(input_px // START_PX))
+    return [width * min(8, 2**level) for level in range(halvings + 1)]
+
+
+class Generator(nn.Module):
+    """Latent vector to image."""
+
+    def __init__(self, *, width: int, input_px: int, latent_dim: int) -> None:
+        super().__init__()
+        plan = channel_plan(width, input_px)[::-1]
+        self.start = nn.Linear(latent_dim, plan[0] * START_PX**2)
+        pairs = zip(plan[:-1], plan[1:], strict=True)
+        self.blocks = nn.Sequential(*(WganBlock(a, b, resize="up", per_sample=False) for a, b in pairs))
+        self.norm = nn.BatchNorm2d(plan[-1])
+        self.to_rgb = nn.Conv2d(plan[-1], 3, 3, padding=1)
+
+    def forward(self, z: Float[Tensor, "n latent"]) -> Float[Tensor, "n 3 h w"]:
+        """Images in [-1, 1]."""
+        start = self.start(z).view(z.shape[0], -1, START_PX, START_PX)  # [N, 8 * width, 4, 4]
+        return F.tanh(self.to_rgb(F.relu(self.norm(self.blocks(start)))))
+
+
+class Critic(nn.Module):
+    """Image to a real number: high on what looks like training data."""
+
+    def __init__(self, *, width: int, input_px: int) -> None:
+        super().__init__()
+        self.trunk = Trunk(width=width, input_px=input_px)
+        self.score = nn.Linear(self.trunk.features, 1)
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
+        """X in [-1, 1]."""
+        value: Tensor = self.score(self.trunk(x).flatten(1))
+        return value.squeeze(1)
+
+    def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c 4 4"]:
+        """The last convolutional feature map: f(x) of f-AnoGAN."""
+        maps: Tensor = self.trunk(x)
+        return maps
+
+
+class Trunk(nn.Module):
+    """The convolutions that the critic and f-AnoGAN's encoder have in common: image to [N, 8 * width, 4, 4]."""
+
+    def __init__(self, *, width: int, input_px: int) -> None:
+        super().__init__()
+        plan = channel_plan(width, input_px)
+        self.from_rgb = nn.Conv2d(3, plan[0], 3, padding=1)
+        pairs = zip(plan[:-1], plan[1:], strict=True)
+        self.blocks = nn.Sequential(*(WganBlock(a, b, resize="down", per_sample=True) for a, b in pairs))
+        self.features = plan[-1] * START_PX**2
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c 4 4"]:
+        """X in [-1, 1]."""
+        maps: Tensor = self.blocks(self.from_rgb(x))
+        return maps

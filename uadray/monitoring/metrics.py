@@ -1,0 +1,76 @@
+"""Every metric's name, once, and the one way to count: `with stage("screen_read") as meter: meter.add(tiles=64)`.
+
+Inside a Ray worker the counters go to Ray's metrics agent, whose Prometheus endpoint shows them with the prefix `ray_`;
+outside Ray nothing is counted. Slide ids are never labels: they are patient data, and unbounded.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import ray
+
+TILES = "uadray_tiles_total"
+BYTES = "uadray_bytes_total"
+SECONDS = "uadray_seconds_total"
+ERRORS = "uadray_errors_total"
+SLIDES = "uadray_slides_total"
+
+DESCRIPTIONS = {
+    TILES: "Tiles that a stage has finished",
+    BYTES: "Bytes of pixels that a stage has handled",
+    SECONDS: "Seconds that a stage was at work",
+    ERRORS: "Tiles or slides that a stage could not handle",
+    SLIDES: "Slides that reached an end, by state",
+}
+
+STAGES = ("train_read", "train_step", "screen_read", "screen_score", "serve_map", "serve_reconstruct", "serve_score")
+"""Values of the label `stage`."""
+
+
+class Meter:
+    """Counts of one stage."""
+
+    def __init__(self, stage: str) -> None:
+        self._tags = {"stage": stage}
+
+    def add(self, *, tiles: int = 0, bytes_: int = 0, errors: int = 0, seconds: float = 0.0) -> None:
+        """Add to the counters; zeros are not sent."""
+        for name, value in ((TILES, tiles), (BYTES, bytes_), (ERRORS, errors), (SECONDS, seconds)):
+            if value:
+                _inc(name, value, self._tags)
+
+
+@contextmanager
+def stage(name: str) -> Iterator[Meter]:
+    """Count what happens inside, and how long it took.
+
+    Raises:
+        ValueError: a stage that is not in `STAGES`.
+    """
+    if name not in STAGES:
+        raise ValueError(f"unknown stage {name!r}; known: {', '.join(STAGES)}")
+    meter, start = Meter(name), time.perf_counter()
+    try:
+        yield meter
+    finally:
+        meter.add(seconds=time.perf_counter() - start)
+
+
+def count_slide(state: str) -> None:
+    """One slide ended as `scored`, `not_assessable` or `failed`."""
+    _inc(SLIDES, 1, {"state": state})
+
+
+def _inc(name: str, value: float, tags: dict[str, str]) -> None:
+    if ray.is_initialized():
+        _counter(name, tuple(tags)).inc(value, tags=tags)
+
+
+@cache
+def _counter(name: str, tag_keys: tuple[str, ...]) -> Any:
+    from ray.util.metrics import Counter
+
+    return Counter(name, description=DESCRIPTIONS[name], tag_keys=tag_keys)

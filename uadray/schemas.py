@@ -1,0 +1,73 @@
+"""The pyarrow schemas of everything that is written for others to read."""
+
+import pyarrow as pa
+
+SLIDES = pa.schema(
+    [
+        pa.field("slide_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("mpp", pa.float64()),
+        pa.field("patient_id", pa.string()),
+        pa.field("site", pa.string()),
+        pa.field("scanner", pa.string()),
+        pa.field("stain", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("label", pa.string()),
+    ]
+)
+"""A manifest: one row a slide. Only `slide_id` and `uri` are required; `mpp` overrides the slide's own."""
+
+TILES = pa.schema(
+    [
+        pa.field("tile_id", pa.string(), nullable=False),
+        pa.field("slide_id", pa.string(), nullable=False),
+        pa.field("x_level0_px", pa.int64(), nullable=False),
+        pa.field("y_level0_px", pa.int64(), nullable=False),
+        pa.field("width_level0_px", pa.int64(), nullable=False),
+        pa.field("height_level0_px", pa.int64(), nullable=False),
+        pa.field("tissue_fraction", pa.float32(), nullable=False),
+        pa.field("band", pa.string(), nullable=False),
+    ]
+)
+"""The grid of a slide: where each tile lies in level-0 pixels and how much of it is tissue (0 to 1)."""
+
+TILE_SCORES = pa.schema(
+    [
+        *TILES,
+        pa.field("score", pa.float64()),
+        pa.field("mean_saturation", pa.float32()),
+        pa.field("mean_green", pa.float32()),
+        pa.field("error", pa.string()),
+    ]
+)
+"""A scored grid. `score` is null exactly where `error` is not: a tile that cannot be read is never given a number.
+`mean_saturation` and `mean_green` are the trivial scores that a detector has to beat (both in 0 to 1)."""
+
+SLIDE_DECISIONS = pa.schema(
+    [
+        pa.field("slide_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("state", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("message", pa.string()),
+        pa.field("decision", pa.string()),
+        pa.field("score", pa.float64()),
+        pa.field("p_value", pa.float64()),
+        pa.field("threshold", pa.float64()),
+        pa.field("alpha", pa.float64()),
+        pa.field("calibration_id", pa.string()),
+        pa.field("n_tiles", pa.int64()),
+        pa.field("n_scored", pa.int64()),
+        pa.field("coverage", pa.float64()),
+        pa.field("mpp_level0", pa.float64()),
+        pa.field("width_level0_px", pa.int64()),
+        pa.field("height_level0_px", pa.int64()),
+        pa.field("etag", pa.string()),
+        pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field("evidence", pa.string()),
+    ]
+)
+"""One row a slide. `state` is `scored`, `not_assessable` or `failed`; the last two carry a `reason` and no score.
+`decision` is `normal`, `anomalous` or `not_assessable`, and null for a failed slide. `coverage` is scored tiles over
+tissue tiles. `evidence` is JSON: the tiles with the highest scores, best first, each
+`{"tile_id", "x_level0_px", "y_level0_px", "score"}`. `fingerprint` names configuration, bundle and slide version."""

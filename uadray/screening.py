@@ -1,0 +1,247 @@
+"""The batch job: slides -> decisions, slide by slide, resumable.
+
+`scored_slides` streams an archive through the scoring actors and yields one `SlideResult` a slide, in whatever order
+they end. `screen` judges and commits each (see `uadray.ledger`), then writes the summary for people. Kill it at any
+moment and run it again: slides with a decision are left as they are.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import Field
+
+from uadray import aggregation, evidence, ledger
+from uadray.aggregation import AggregationConfig, Calibration
+from uadray.bundle import Bundle, load_detector
+from uadray.config import Config
+from uadray.data.stream import StreamConfig, failed_part, from_ipc, part_row, slide_reads, stream, to_ipc
+from uadray.detector import Detector, Scored
+from uadray.manifest import SlideRow
+from uadray.monitoring import metrics
+from uadray.schemas import TILE_SCORES
+
+EVIDENCE_TILES = 5
+
+EVIDENCE = pa.schema(
+    [("tile_id", pa.string()), ("score", pa.float64()), ("tile", pa.binary()), ("reconstruction", pa.binary())]
+)
+
+
+class ScreenConfig(Config):
+    """How a screening runs; what it computes follows from bundle and calibration alone."""
+
+    stream: StreamConfig = Field(default_factory=StreamConfig)
+
+
+@dataclass
+class SlideResult:
+    """All that was found on one slide.
+
+    Attributes:
+        row: the slide's line of the manifest.
+        header: the slide's metadata (see `uadray.data.stream`); empty where it failed before it could be read.
+        preview: JPEG of the whole slide.
+        tiles: rows of `TILE_SCORES`; None for a failed slide.
+        evidence: the most abnormal tiles, best first, schema `EVIDENCE`.
+        failure: (reason, message) of a failed slide.
+    """
+
+    row: SlideRow
+    header: dict[str, Any] = field(default_factory=dict)
+    preview: bytes = b""
+    tiles: pa.Table | None = None
+    evidence: pa.Table | None = None
+    failure: tuple[str, str] | None = None
+
+
+class PartScorer:
+    """The scoring actor: map, reconstruct and score fused, so that pixels arrive once and never leave."""
+
+    def __init__(self, bundle_uri: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.detector = load_detector(bundle_uri)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """A row of the reader -> a row of the scorer (columns: see `uadray.data.stream`)."""
+        (row,) = table.to_pylist()
+        if row["part"] < 0:
+            return table
+        with metrics.stage("screen_score") as meter:
+            try:
+                return self._scored(row, meter)
+            except Exception as error:  # names the slide instead of ending the job
+                meter.add(errors=1)
+                return failed_part(row["slide"], "scoring", f"the detector failed: {type(error).__name__}: {error}")
+
+    def _scored(self, row: dict[str, Any], meter: metrics.Meter) -> pa.Table:
+        tiles, errors = from_ipc(row["tiles"]), json.loads(row["errors"])
+        good = np.array([e is None for e in errors], dtype=bool)
+        scores, pictures = score_tiles(self.detector, tiles, row["pixels"], errors)
+        meter.add(tiles=int(good.sum()), bytes_=len(row["pixels"]), errors=int((~good).sum()))
+        return part_row(
+            row["slide"], row["part"], header=json.loads(row["header"]), preview=row["preview"], tiles=scores,
+            evidence=to_ipc(pictures),
+        )  # fmt: skip
+
+
+def score_tiles(
+    detector: Detector, tiles: pa.Table, pixels: bytes, errors: list[str | None]
+) -> tuple[pa.Table, pa.Table]:
+    """Score one part; returns rows of `TILE_SCORES` and of `EVIDENCE`. A tile with an error gets no score."""
+    n = len(tiles)
+    good = np.array([e is None for e in errors], dtype=bool)
+    side = int(np.sqrt(len(pixels) / (3 * n))) if n else 0
+    images = np.frombuffer(pixels, np.uint8).reshape(n, side, side, 3)
+    score = np.full(n, np.nan)
+    scored = detector(images[good]) if good.any() else None
+    if scored is not None:
+        score[good] = scored.score
+    texts = [e or (None if np.isfinite(s) else "the score is not finite") for e, s in zip(errors, score, strict=True)]
+    saturation, green = trivial_scores(images)
+    columns = {
+        "score": pa.array(score, mask=~np.isfinite(score)),
+        "mean_saturation": pa.array(saturation, pa.float32(), mask=~good),
+        "mean_green": pa.array(green, pa.float32(), mask=~good),
+        "error": pa.array(texts, pa.string()),
+    }
+    table = pa.table({**{name: tiles[name] for name in tiles.column_names}, **columns}, schema=TILE_SCORES)
+    return table, _pictures(table.filter(pa.array(good)), scored)
+
+
+def trivial_scores(images: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[Any, Any]:
+    """Mean HSV saturation and mean green of RGB tiles [N, h, w, 3], each [N] in 0 to 1."""
+    high, low = images.max(-1).astype(np.float32), images.min(-1).astype(np.float32)
+    saturation = ((high - low) / np.maximum(high, 1)).mean((1, 2))
+    return saturation, images[..., 1].mean((1, 2), dtype=np.float32) / 255
+
+
+def _pictures(tiles: pa.Table, scored: Scored | None) -> pa.Table:
+    if scored is None:
+        return EVIDENCE.empty_table()
+    order = [int(i) for i in np.argsort(-scored.score)[:EVIDENCE_TILES] if np.isfinite(scored.score[i])]
+    return pa.table(
+        {
+            "tile_id": [tiles["tile_id"][i].as_py() for i in order],
+            "score": [float(scored.score[i]) for i in order],
+            "tile": [evidence.encode_jpeg(scored.x[i]) for i in order],
+            "reconstruction": [evidence.encode_jpeg(scored.x_hat[i]) for i in order],
+        },
+        schema=EVIDENCE,
+    )
+
+
+def scored_slides(
+    rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle, config: StreamConfig
+) -> Iterator[SlideResult]:
+    """Read and score every slide; yields each as soon as its last part is there."""
+    parts: dict[int, dict[int, dict[str, Any]]] = {}
+    done: set[int] = set()
+    arguments = {"bundle_uri": bundle_uri}
+    for part in stream(slide_reads(rows, bundle.tiles), scorer=PartScorer, arguments=arguments, config=config):
+        index = part["slide"]
+        if index in done:
+            continue
+        if part["part"] >= 0:
+            parts.setdefault(index, {})[part["part"]] = part
+        result = _assembled(rows[index], part, parts.get(index, {}))
+        if result is not None:
+            done.add(index)
+            parts.pop(index, None)
+            yield result
+    for index in sorted(set(range(len(rows))) - done):  # cannot be; if it is, it is said
+        yield SlideResult(rows[index], failure=("lost", "its reader ended without an answer; run the command again"))
+
+
+def _assembled(row: SlideRow, part: dict[str, Any], parts: dict[int, dict[str, Any]]) -> SlideResult | None:
+    header = json.loads(part["header"])
+    if part["part"] < 0:
+        return SlideResult(row, failure=(header["reason"], header["message"]))
+    if len(parts) < header["n_parts"]:
+        return None
+    ordered = [parts[i] for i in range(header["n_parts"])]
+    pictures = pa.concat_tables([from_ipc(p["evidence"]) for p in ordered])
+    return SlideResult(
+        row,
+        header=json.loads(ordered[0]["header"]),
+        preview=ordered[0]["preview"],
+        tiles=pa.concat_tables([from_ipc(p["tiles"]) for p in ordered]).combine_chunks(),
+        evidence=pictures.sort_by([("score", "descending")]).slice(0, EVIDENCE_TILES),
+    )
+
+
+def judge(result: SlideResult, config: AggregationConfig, calibration: Calibration | None = None) -> dict[str, Any]:
+    """State, score and decision of a slide, as fields of `SLIDE_DECISIONS`.
+
+    Without a calibration (while one is made) there is a score and no decision.
+    """
+    if result.failure is not None or result.tiles is None:
+        reason, message = result.failure or ("lost", "no tiles came")
+        return {"state": "failed", "reason": reason, "message": message}
+    scores = result.tiles["score"].drop_null().to_numpy()
+    n_tiles, n_scored = len(result.tiles), len(scores)
+    counts = {"n_tiles": n_tiles, "n_scored": n_scored, "coverage": n_scored / n_tiles if n_tiles else None}
+    if n_tiles < config.min_tiles:
+        what = f"{n_tiles} tiles with enough tissue, at least {config.min_tiles} are needed"
+        return counts | {"state": "not_assessable", "reason": "too_little_tissue", "message": what} | _undecided()
+    if n_scored == 0:
+        first = result.tiles["error"].drop_null()[0].as_py()
+        return counts | {"state": "failed", "reason": "unreadable", "message": f"no tile can be read: {first}"}
+    if n_scored < config.min_tiles or n_scored / n_tiles < config.min_coverage:
+        what = f"only {n_scored} of {n_tiles} tissue tiles could be read, {config.min_coverage:.0%} are needed"
+        return counts | {"state": "not_assessable", "reason": "low_coverage", "message": what} | _undecided()
+    score = aggregation.slide_score(scores, config)
+    return counts | {"state": "scored", "score": score} | (_decided(score, calibration) if calibration else {})
+
+
+def _undecided() -> dict[str, Any]:
+    return {"decision": "not_assessable"}
+
+
+def _decided(score: float, calibration: Calibration) -> dict[str, Any]:
+    p = aggregation.p_value(score, calibration.scores)
+    return {
+        "decision": "anomalous" if p <= calibration.alpha else "normal",
+        "p_value": p,
+        "threshold": aggregation.threshold(calibration),
+        "alpha": calibration.alpha,
+        "calibration_id": calibration.id,
+    }
+
+
+Progress = Callable[[int, int, int], None]
+"""Called with slides done, slides in all, tiles scored in this run."""
+
+
+def screen(
+    rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle, calibration: Calibration, out: str,
+    config: ScreenConfig | None = None, retry_failed: bool = False, progress: Progress | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Screen an archive into `out`; what is decided there already stays as it is.
+
+    Returns:
+        Counts by state (they add up to the manifest), tiles and tiles a second of this run, and where the page is.
+
+    Raises:
+        InputError: `out` holds a screening with another bundle or calibration.
+    """
+    config = config or ScreenConfig()
+    book = ledger.open_ledger(out, bundle=bundle, calibration=calibration)
+    pending = book.pending(rows, retry_failed=retry_failed)
+    began, tiles, done = time.perf_counter(), 0, len(rows) - len(pending)
+    for result in scored_slides(pending, bundle_uri=bundle_uri, bundle=bundle, config=config.stream) if pending else ():
+        verdict = judge(result, calibration.aggregation, calibration)
+        book.commit(result, verdict)
+        metrics.count_slide(verdict["state"])
+        tiles += int(verdict.get("n_scored") or 0)
+        done += 1
+        if progress is not None:
+            progress(done, len(rows), tiles)
+    seconds = time.perf_counter() - began
+    summary = book.finish(rows)
+    return summary | {"slides_now": len(pending), "tiles_now": tiles, "tiles_per_second": tiles / max(seconds, 1e-9)}

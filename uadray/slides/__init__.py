@@ -1,0 +1,1 @@
+"""Opening slides and reading tiles at an exact mpp."""

@@ -1,0 +1,91 @@
+"""Every format OpenSlide knows, behind the `Slide` protocol."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import openslide
+
+from uadray.errors import SlideError
+from uadray.slides.reader import Rgb
+
+ANISOTROPY_LIMIT = 0.02
+"""mpp-x and mpp-y of one scanner differ in the fourth digit; by 2 % or more, one of them is wrong."""
+
+
+class OpenSlideSlide:
+    """An OpenSlide handle. Safe to read from several threads."""
+
+    def __init__(self, handle: Any, *, slide_id: str, mpp: float) -> None:
+        self.slide_id = slide_id
+        self.mpp = mpp
+        self.level_sizes_px = tuple((int(w), int(h)) for w, h in handle.level_dimensions)
+        self.downsamples = tuple(float(d) for d in handle.level_downsamples)
+        self._handle = handle
+
+    @classmethod
+    def open(cls, path: Path, *, slide_id: str, mpp: float | None) -> Self:
+        """See `uadray.slides.reader.open_slide`."""
+        try:
+            handle = openslide.OpenSlide(str(path))
+        except (openslide.OpenSlideError, OSError) as error:
+            raise SlideError(slide_id, "unreadable", f"OpenSlide cannot open {path.name}: {error}") from error
+        try:
+            return cls(handle, slide_id=slide_id, mpp=mpp or own_mpp(handle.properties, slide_id))
+        except BaseException:
+            handle.close()
+            raise
+
+    def read_region(self, level: int, x: int, y: int, width: int, height: int) -> Rgb:
+        """See `Slide.read_region`."""
+        downsample = self.downsamples[level]
+        corner = (round(x * downsample), round(y * downsample))
+        try:
+            rgba = np.asarray(self._handle.read_region(corner, level, (width, height)))
+        except (openslide.OpenSlideError, OSError, ValueError) as error:
+            raise SlideError(self.slide_id, "unreadable", f"pixels at {corner} cannot be read: {error}") from error
+        return _on_white(rgba)
+
+    def close(self) -> None:
+        """Free the handle."""
+        self._handle.close()
+
+    def __enter__(self) -> Self:
+        """Use in a `with` statement."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Free the handle."""
+        self.close()
+
+
+def own_mpp(properties: Any, slide_id: str) -> float:
+    """The pixel size that the file itself gives.
+
+    Raises:
+        SlideError: reason `no_mpp`.
+    """
+    try:
+        x, y = (float(properties[f"openslide.mpp-{axis}"]) for axis in "xy")
+    except (KeyError, ValueError):
+        raise SlideError(
+            slide_id,
+            "no_mpp",
+            "the file does not say its micrometres per pixel; give them in the manifest's mpp column",
+        ) from None
+    if not (0.01 < x < 100 and abs(x - y) <= ANISOTROPY_LIMIT * max(x, y)):
+        raise SlideError(
+            slide_id, "no_mpp", f"the file says {x:g} x {y:g} um/px, which cannot be; correct it in the manifest's mpp"
+        )
+    return (x + y) / 2
+
+
+def _on_white(rgba: Rgb) -> Rgb:
+    alpha = rgba[..., 3:]
+    if alpha.min(initial=255) == 255:
+        return np.ascontiguousarray(rgba[..., :3])
+    mixed = rgba[..., :3] * (alpha / 255.0) + (255 - alpha)
+    return np.rint(mixed).astype(np.uint8)

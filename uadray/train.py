@@ -1,0 +1,134 @@
+"""`uadray train`: data -> Ray Train workers -> bundle, metrics.jsonl and a page of sample reconstructions."""
+
+import html
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from uadray import runs, storage
+from uadray.bundle import Bundle, write_bundle
+from uadray.data.pipeline import training_data
+from uadray.errors import InputError
+from uadray.evidence import encode_jpeg, sample_grid
+from uadray.models import weights
+from uadray.models.build import DpaConfig
+from uadray.training.config import TrainConfig
+from uadray.training.loop import Line, Sample, fit
+
+CONFIG, METRICS = "config.yaml", "metrics.jsonl"
+
+Progress = Callable[[int, int, dict[str, Any]], None]
+"""Called with steps done, steps in all, and the newest line of metrics."""
+
+
+def train(
+    config: TrainConfig, *, data: str, out: str, resume: bool = False, progress: Progress | None = None
+) -> Bundle:
+    """Train a detector and write it as a bundle.
+
+    Args:
+        config: the run.
+        data: URI of a slide manifest or a tile set.
+        out: URI of a folder; gets the bundle, `config.yaml`, `metrics.jsonl`, `samples.html`, `checkpoints/`.
+        resume: go on from the last checkpoint in `out`.
+        progress: told of every step.
+
+    Raises:
+        InputError: `out` holds another run, or the data is unusable.
+        WorkError: the workers failed for good.
+    """
+    _claim(out, config, resume=resume)
+    _pull_backbone(config)
+    source = training_data(
+        data, tiles=config.tiles, input_px=config.detector.input_px, tiles_per_slide=config.tiles_per_slide,
+        label=config.train_label,
+    )  # fmt: skip
+    if source.n_tiles < config.batch_size * config.workers:
+        raise InputError(
+            f"{data}: {source.n_tiles} tiles are fewer than one batch of {config.batch_size} for {config.workers} worker(s)"
+        )
+    log = RunLog(out, config, progress, keep=resume)
+    filesystem, path = storage.pyarrow_filesystem(out)
+    networks, last = fit(config, source.dataset, filesystem=filesystem, path=path, listener=log.take)
+    bundle = write_bundle(
+        out, networks, name=config.name, detector=config.detector, tiles=config.tiles,
+        training_data=source.description, metrics={k: v for k, v in last.items() if isinstance(v, int | float)},
+        commit=runs.commit(), licences=_licences(config),
+    )  # fmt: skip
+    log.close()
+    return bundle
+
+
+class RunLog:
+    """metrics.jsonl and samples, written as they come."""
+
+    def __init__(self, out: str, config: TrainConfig, progress: Progress | None, *, keep: bool) -> None:
+        self._out, self._progress, self._total = out, progress, config.epochs * config.steps_per_epoch
+        where = storage.join(out, METRICS)
+        old = storage.read_bytes(where).decode() if keep and storage.exists(where) else ""
+        self._lines = old.splitlines()
+        self._title = config.name
+
+    def take(self, lines: list[Line], samples: list[Sample]) -> None:
+        """Write what rank 0 posted."""
+        if lines and self._progress is not None:
+            self._progress(int(lines[-1]["step"]), self._total, lines[-1])
+        finished = [line for line in lines if line.pop("end_of_epoch", False)]
+        for epoch, x, x_hat in samples:
+            where = storage.join(self._out, "samples", f"epoch_{epoch:04d}.jpg")
+            storage.write_bytes(where, encode_jpeg(sample_grid(x, x_hat)), content_type="image/jpeg")
+        if finished:
+            self._lines += [runs.json_line(line) for line in finished]
+            storage.write_bytes(storage.join(self._out, METRICS), ("\n".join(self._lines) + "\n").encode())
+
+    def close(self) -> None:
+        """Write the page of samples, newest first."""
+        folder = storage.join(self._out, "samples")
+        names = sorted((storage.name(i.uri) for i in storage.list_objects(folder, suffixes=(".jpg",))), reverse=True)
+        storage.write_bytes(
+            storage.join(self._out, "samples.html"), samples_page(self._title, names).encode(), content_type="text/html"
+        )
+
+
+def samples_page(title: str, names: list[str]) -> str:
+    """HTML of the sample pictures `names` in `samples/`."""
+    figures = "".join(
+        f'<figure><img src="samples/{html.escape(n)}" loading="lazy" alt=""><figcaption>{html.escape(n[:-4])}'
+        "</figcaption></figure>"
+        for n in names
+    )
+    style = "body{font:15px system-ui;margin:2rem;max-width:70rem}img{max-width:100%;image-rendering:pixelated}"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}: samples</title>'
+        f"<style>{style}</style><h1>{html.escape(title)}</h1><p>Training tiles (upper rows) over their "
+        f"reconstructions (lower rows), newest epoch first.</p>{figures}</html>"
+    )
+
+
+def _claim(out: str, config: TrainConfig, *, resume: bool) -> None:
+    """An output folder belongs to one configuration; `--resume` goes on, anything else is refused."""
+    where, text = storage.join(out, CONFIG), runs.dump_config(config)
+    if not storage.exists(where):
+        storage.write_bytes(where, text.encode())
+        return
+    if not resume:
+        raise InputError(f"{out} already holds a training; use --resume to go on with it, or another --out")
+    before, now = (yaml.safe_load(t) for t in (storage.read_bytes(where).decode(), text))
+    changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    if changed:
+        raise InputError(
+            f"{out} was started with another configuration ({', '.join(changed)} differ); use another --out"
+        )
+
+
+def _pull_backbone(config: TrainConfig) -> None:
+    if isinstance(config.detector, DpaConfig):
+        weights.ensure(config.detector.backbone)
+
+
+def _licences(config: TrainConfig) -> dict[str, str]:
+    if not isinstance(config.detector, DpaConfig):
+        return {}
+    name = config.detector.backbone
+    return {entry.name: entry.licence for entry in weights.registry() if entry.name == name}

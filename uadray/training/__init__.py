@@ -1,0 +1,1 @@
+"""Losses, steps, checkpoints, and the Ray Train worker."""

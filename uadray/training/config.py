@@ -1,0 +1,49 @@
+"""The configuration of `uadray train`."""
+
+from pydantic import Field, model_validator
+
+from uadray.config import Config
+from uadray.models.build import DetectorConfig
+from uadray.tiling import TileSpec
+
+
+class TrainConfig(Config):
+    """One run of `uadray train`.
+
+    Attributes:
+        name: of the bundle, for people.
+        detector: which, and how large.
+        tiles: how slides are cut; of a tile set, only `min_tissue` and `mpp` are used.
+        train_label: slides or tiles with this label (or none) are trained on.
+        tiles_per_slide: random tiles a slide and pass; None for all.
+        epochs: how often a checkpoint is written; an epoch is `steps_per_epoch` steps, whatever the data's size.
+        steps_per_epoch: optimizer steps of an epoch.
+        batch_size: tiles a step and worker.
+        shuffle_tiles: size of the buffer that mixes tiles of different slides.
+        workers: Ray Train workers; each trains on its own share of the tiles.
+        use_gpu: give each worker a GPU.
+        threads: torch threads of a worker on the CPU; None shares the node's cores among the workers.
+        seed: of the networks' start and the latents. The order of tiles depends on the cluster's timing.
+    """
+
+    name: str = Field(min_length=1, max_length=80)
+    detector: DetectorConfig
+    tiles: TileSpec
+    train_label: str = "normal"
+    tiles_per_slide: int | None = Field(default=None, ge=1)
+    epochs: int = Field(default=10, ge=1)
+    steps_per_epoch: int = Field(default=100, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    shuffle_tiles: int = Field(default=2048, ge=2)
+    workers: int = Field(default=1, ge=1)
+    use_gpu: bool = False
+    threads: int | None = Field(default=None, ge=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _tile_covers_input(self) -> "TrainConfig":
+        if self.detector.input_px > self.tiles.tile_px:
+            raise ValueError(
+                f"detector.input_px {self.detector.input_px} is larger than tiles.tile_px {self.tiles.tile_px}"
+            )
+        return self

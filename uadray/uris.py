@@ -1,0 +1,166 @@
+"""What a URI is, what stands behind one, and what can go wrong with one. Nothing here touches a disk or a network.
+
+A URI is a local path, `file:///folder/slide.svs` (percent-encoded), or `s3://bucket/key` (the key as it is).
+"""
+
+import os
+import posixpath
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from uadray.errors import InputError, WorkError
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
+
+
+class NotFoundError(InputError):
+    """The object, the folder's object or the bucket does not exist."""
+
+
+class AccessError(InputError):
+    """Credentials are wrong, incomplete or expired, or do not allow this."""
+
+
+class UnreachableError(InputError):
+    """The endpoint does not answer, or breaks off, after all retries."""
+
+
+class ChangedError(WorkError):
+    """The object is no longer the one that was looked at before (its etag differs)."""
+
+
+class FullError(WorkError):
+    """The disk is full, or the slide cache is and all of it is in use."""
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object: where it is, its size in bytes, and what changes when its content does.
+
+    The etag of an S3 object is the server's, without quotes. That of a local file is made of its size and its time of
+    modification in nanoseconds; not of its inode, which network file systems number anew at every mount.
+    """
+
+    uri: str
+    size: int
+    etag: str
+
+
+def _scheme(uri: str) -> str:
+    """Return the scheme in lower case, empty for a plain path; refuse those that are not supported."""
+    found = _SCHEME.match(uri)
+    scheme = found[1].lower() if found else ""
+    if scheme not in ("", "file", "s3"):
+        raise InputError(f"{uri}: {scheme}:// is not supported; use a local path, file:///path or s3://bucket/key")
+    return scheme
+
+
+def is_s3(uri: str) -> bool:
+    """Tell whether the URI is in object storage; refuse schemes that are not supported.
+
+    >>> is_s3("s3://bucket/a.svs"), is_s3("/data/a.svs"), is_s3("file:///data/a.svs")
+    (True, False, False)
+    """
+    return _scheme(uri) == "s3"
+
+
+def split_s3(uri: str) -> tuple[str, str]:
+    """Return bucket and key.
+
+    >>> split_s3("s3://bucket/folder/a b.svs")
+    ('bucket', 'folder/a b.svs')
+
+    Raises:
+        InputError: there is no bucket in it.
+    """
+    bucket, _, key = uri[len("s3://") :].partition("/")
+    if not bucket:
+        raise InputError(f"{uri}: the bucket is missing; expected s3://bucket/key")
+    return bucket, key
+
+
+def local_path(uri: str) -> Path:
+    """Return the path of a local URI.
+
+    Raises:
+        InputError: the URI is empty, not local, or names another host.
+    """
+    return Path(_local(uri))
+
+
+def _local(uri: str) -> str:
+    """Return the path as text, which is several times faster: manifests may have a million rows."""
+    scheme = _scheme(uri)
+    path = uri
+    if scheme:
+        host, slash, rest = uri[len(scheme) + len("://") :].partition("/")
+        if scheme == "s3" or host not in ("", "localhost") or not slash:
+            raise InputError(f"{uri}: expected a local path or file:///path")
+        path = unquote(f"/{rest}")
+    if not path or "\0" in path:
+        raise InputError(f"{uri!r}: expected a path")
+    return path
+
+
+def join(uri: str, *names: str) -> str:
+    """Append names to a folder.
+
+    >>> join("s3://bucket/run/", "tiles", "a.parquet"), join("/data", "a.svs"), join("s3://bucket", "a.svs")
+    ('s3://bucket/run/tiles/a.parquet', '/data/a.svs', 's3://bucket/a.svs')
+    """
+    if is_s3(uri):
+        return "/".join([uri.rstrip("/"), *(part.strip("/") for part in names)])
+    return str(local_path(uri).joinpath(*(part.strip("/") for part in names)))
+
+
+def parent(uri: str) -> str:
+    """Return the folder: that of a bucket is the bucket.
+
+    >>> parent("s3://bucket/run/a.csv"), parent("s3://bucket"), parent("/data/a.csv"), parent("a.csv")
+    ('s3://bucket/run', 's3://bucket', '/data', '.')
+    """
+    if not is_s3(uri):
+        return str(local_path(uri).parent)
+    bucket, key = split_s3(uri)
+    return f"s3://{bucket}/{posixpath.dirname(key.rstrip('/'))}".rstrip("/")
+
+
+def name(uri: str) -> str:
+    """Return the last part, with its suffix.
+
+    >>> name("s3://bucket/run/a.csv"), name("/data/run/"), name("s3://bucket")
+    ('a.csv', 'run', 'bucket')
+    """
+    return posixpath.basename(uri.rstrip("/")) if is_s3(uri) else local_path(uri).name
+
+
+def resolve(uri: str, base: str) -> str:
+    """Read a URI that may be relative to the folder `base`; local ones become absolute paths.
+
+    A manifest in object storage does not reach into the disks of the nodes by accident: a plain absolute path in one is
+    refused. Whoever means it (a share mounted on every node) writes `file:///`.
+
+    >>> resolve("../slides/a.svs", "s3://bucket/manifests"), resolve("a.svs", "/data")
+    ('s3://bucket/slides/a.svs', '/data/a.svs')
+
+    Raises:
+        InputError: an unknown scheme, a path out of the bucket, or an absolute path beside a base in S3.
+    """
+    if is_s3(uri):
+        return uri
+    if not is_s3(base):
+        return os.path.abspath(os.path.join(_local(base), _local(uri)))  # noqa: PTH100, PTH118
+    if _SCHEME.match(uri):
+        return os.path.normpath(_local(uri))
+    if _local(uri).startswith("/"):
+        raise InputError(
+            f"{uri}: an absolute path in a manifest that lies in {base}; write s3://bucket/key, a path relative to the "
+            f"manifest, or file://{uri} where every node mounts it"
+        )
+    bucket, folder = split_s3(base)
+    key = posixpath.normpath(posixpath.join(folder, uri))
+    if key == ".." or key.startswith("../"):
+        raise InputError(f"{uri}: leads out of the bucket {bucket}, seen from {base}")
+    return f"s3://{bucket}/{key}"
