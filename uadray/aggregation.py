@@ -103,4 +103,8 @@ def check_alpha(alpha: float, n_slides: int) -> None:
 
 
 def _rank(alpha: float, n: int) -> int:
-    return math.floor(round(alpha * (n + 1), 9))
+    """The largest k with k / (n + 1) <= alpha, in the same floating-point terms as `p_value`."""
+    k = math.floor(alpha * (n + 1)) + 1
+    while k / (n + 1) > alpha:
+        k -= 1
+    return k

@@ -84,8 +84,8 @@ def check_rows(rows: list[SlideRow], bundle: Bundle) -> None:
     trained = [r.slide_id for r in rows if runs.fingerprint([r.slide_id]) in seen]
     if trained:
         raise InputError(
-            f"calibration slides must not have been trained on (their scores are too low, and the false-alarm rate would "
-            f"not hold): {_some(trained)}"
+            "calibration slides must not have been trained on (their scores are too low, and the false-alarm rate "
+            f"would not hold): {_some(trained)}"
         )
 
 

@@ -152,7 +152,7 @@ def calibrate(
 ) -> None:
     """Score normal slides that were not trained on; from then on the bundle can decide."""
     from uadray import calibration as job
-    from uadray.aggregation import AggregationConfig
+    from uadray.aggregation import AggregationConfig, check_alpha
     from uadray.bundle import read_bundle
     from uadray.config import parse_config
     from uadray.data.cluster import connect
@@ -161,12 +161,13 @@ def calibrate(
     described, rows = read_bundle(bundle), read_manifest(slides)
     aggregation = parse_config(AggregationConfig, {"top_fraction": top_fraction}, source="--top-fraction")
     job.check_rows(rows, described)
-    job.check_alpha(alpha, len(rows))
+    check_alpha(alpha, len(rows))
     connect()
     with console.progress("calibrate") as tick:
         made, left_out = job.calibrate(
             rows, bundle_uri=bundle, bundle=described, alpha=alpha, aggregation=aggregation,
-            config=_stream_config(score_workers, gpus), progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
+            config=_stream_config(score_workers, gpus),
+            progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
         )  # fmt: skip
     console.result({"calibration": made.id, "slides": len(made.scores), "alpha": alpha, "left_out": left_out})
     if left_out:
@@ -258,7 +259,7 @@ def weights_list() -> None:
     from uadray.models import weights
 
     for entry in weights.registry():
-        print(f"{entry.name:20} {entry.size / 1e6:8.1f} MB  {weights.verify(entry.name):9} {entry.licence}")
+        print(f"{entry.name:20} {entry.size_bytes / 1e6:8.1f} MB  {weights.verify(entry.name):9} {entry.licence}")
 
 
 def _stream_config(score_workers: int | None, gpus: float) -> Any:

@@ -68,7 +68,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise InputError(f"--set {override}: {parent} is a value, it has no fields")
         node = child
-    node[last] = yaml.safe_load(text)
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {override}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _explain(model: type[BaseModel], values: Any, problem: Any) -> str:
@@ -78,7 +81,7 @@ def _explain(model: type[BaseModel], values: Any, problem: Any) -> str:
     field = ".".join(names) or "the whole"
     if problem["type"] != "extra_forbidden":
         return f"{field}: {problem['msg']} (got {problem['input']!r})"[:400]
-    known = sorted(set(_fields_at(model, names[:-1])))
+    known = sorted(set(_fields_at(model, names[:-1], frozenset(map(str, problem["loc"])))))
     near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
     return f"{field}: no such field; {hint}"
@@ -88,20 +91,22 @@ def _without_tags(values: Any, location: Sequence[str | int]) -> Iterator[str | 
     node = values
     for position, part in enumerate(location):
         is_last = position == len(location) - 1
-        if isinstance(node, dict) and part not in node and not is_last:
+        if isinstance(node, dict) and part not in node and (not is_last or part == node.get("kind")):
             continue
         yield part
         node = node.get(part) if isinstance(node, dict) else None
 
 
-def _fields_at(model: type[BaseModel], path: Sequence[str]) -> Iterator[str]:
-    """Names of the fields of every model that `path` can lead to."""
+def _fields_at(model: type[BaseModel], path: Sequence[str], tags: frozenset[str]) -> Iterator[str]:
+    """Names of the fields of the models that `path` leads to; of a union, those whose `kind` is among `tags`."""
     if not path:
         yield from model.model_fields
         return
     field = model.model_fields.get(path[0])
     for child in _models_in(field.annotation) if field else ():
-        yield from _fields_at(child, path[1:])
+        kind = child.model_fields.get("kind")
+        if kind is None or tags.intersection(get_args(kind.annotation)):
+            yield from _fields_at(child, path[1:], tags)
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

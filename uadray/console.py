@@ -41,8 +41,8 @@ def set_up_logging() -> None:
 def progress(title: str) -> Iterator[Tick]:
     """A progress bar on a terminal; off a terminal a log line at most every ten seconds, and one at the end."""
     if sys.stderr.isatty():
-        with _bar(title) as tick:
-            yield tick
+        with _bar(title) as bar:
+            yield bar
         return
     log, last = logging.getLogger("uadray.progress"), [-LOG_EVERY_S]
 

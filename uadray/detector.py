@@ -11,7 +11,7 @@ from torch import Tensor
 from uadray.mapping import EncoderMapping, Mapping
 from uadray.models.build import DpaConfig, FanoganConfig, Networks
 from uadray.models.pixels import Pixels, to_input, to_pixels
-from uadray.scoring import IziScore, PerceptualScore, Score
+from uadray.scoring import CosineScore, IziScore, PerceptualScore, Score
 
 BATCH = 64
 """Tiles in one forward pass: larger is no faster on a CPU, and bounds the memory of the activations."""
@@ -62,7 +62,8 @@ def build_detector(config: DpaConfig | FanoganConfig, networks: Networks) -> Det
     encoder = EncoderMapping(networks["encoder"])
     match config:
         case DpaConfig():
-            score: Score = PerceptualScore(networks["features"])
+            features = networks["features"]
+            score: Score = CosineScore(features) if config.score == "cosine" else PerceptualScore(features)
             return Detector(encoder, networks["decoder"], score, input_px=config.input_px)
         case FanoganConfig():
             score = IziScore(networks["critic"], kappa=config.kappa)

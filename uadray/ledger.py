@@ -131,8 +131,8 @@ class Ledger:
         preview = cv2.imdecode(np.frombuffer(result.preview, np.uint8), cv2.IMREAD_COLOR_RGB)
         width, height = result.header["size_level0_px"]
         heat = evidence.heatmap(
-            np.asarray(preview, dtype=np.uint8), result.tiles, level0_size=(width, height), threshold=self.calibration.tile_p99,
-            low=self.calibration.tile_median, high=self.calibration.tile_high,
+            np.asarray(preview, dtype=np.uint8), result.tiles, level0_size=(width, height),
+            low=self.calibration.tile_median, high=self.calibration.tile_high, threshold=self.calibration.tile_p99,
         )  # fmt: skip
         pictures = {"thumbnail.jpg": result.preview, "heatmap.jpg": evidence.encode_jpeg(heat)}
         for place, row in enumerate(result.evidence.to_pylist() if result.evidence is not None else ()):
@@ -180,7 +180,7 @@ def open_ledger(out: str, *, bundle: Bundle, calibration: Calibration) -> Ledger
         before = json.loads(storage.read_bytes(where))
         if before["fingerprint"] != run["fingerprint"]:
             raise InputError(
-                f"{out} holds a screening with bundle {before['bundle_id']} and calibration {before['calibration_id']}; "
+                f"{out} holds a screening with bundle {before['bundle_id']}, calibration {before['calibration_id']}; "
                 f"this is bundle {bundle.id} and calibration {calibration.id}: use another --out"
             )
         run = before

@@ -36,8 +36,9 @@ def score(
         Counts of tiles and errors, and of slides that failed, by reason.
     """
     config = config or StreamConfig()
+    failed: dict[str, str] = {}
     if tilesets.is_tile_set(data):
-        table, failed = _tile_set(data, bundle_uri, bundle, config), {}
+        table = _tile_set(data, bundle_uri, bundle, config)
     else:
         table, failed = _slides(read_manifest(data), bundle_uri, bundle, config)
     sink = io.BytesIO()

@@ -34,9 +34,26 @@ class PerceptualScore:
         """The map is the mean absolute feature residual, layers enlarged to the finest of them."""
         features, features_hat = self.features(x), self.features(x_hat)
         maps = [(f - f_hat).abs().mean(1, keepdim=True) for f, f_hat in zip(features, features_hat, strict=True)]
-        side = max(tuple(m.shape[-2:]) for m in maps)
-        residual = torch.stack([F.interpolate(m, size=side, mode="bilinear", align_corners=False) for m in maps])
-        return relative_perceptual_l1(features, features_hat), residual.mean(0).squeeze(1)
+        return relative_perceptual_l1(features, features_hat), _overlaid(maps)
+
+
+class CosineScore:
+    """1 - cos(f(x), f(x_hat)) at each position, mean over positions and layers.
+
+    Deng and Li 2022, "Anomaly Detection via Reverse Distillation from One-Class Embedding", eq. 1.
+    """
+
+    def __init__(self, features: nn.Module) -> None:
+        self.features = features
+
+    def __call__(
+        self, x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"]
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n h2 w2"]]:
+        """The map is 1 - cos by position, layers enlarged to the finest of them."""
+        pairs = zip(self.features(x), self.features(x_hat), strict=True)
+        maps = [1 - F.cosine_similarity(f, f_hat, dim=1).unsqueeze(1) for f, f_hat in pairs]
+        score = torch.stack([m.flatten(1).mean(1) for m in maps]).mean(0)
+        return score, _overlaid(maps)
 
 
 class IziScore:
@@ -51,3 +68,10 @@ class IziScore:
         """The map is the absolute residual of the image, as the paper localises."""
         score = izi_f(x, x_hat, self.trunk(x), self.trunk(x_hat), kappa=self.kappa)
         return score, (x - x_hat).abs().mean(1)
+
+
+def _overlaid(maps: list[Tensor]) -> Tensor:
+    """Mean of residual maps [N, 1, h, w] of several layers, enlarged to the finest: [N, h', w']."""
+    side = max(tuple(m.shape[-2:]) for m in maps)
+    same = [F.interpolate(m, size=side, mode="bilinear", align_corners=False) for m in maps]
+    return torch.stack(same).mean(0).squeeze(1)

@@ -101,7 +101,7 @@ def grid(
             "too_large",
             f"{size_level0_px[0]} x {size_level0_px[1]} px would be over {MAX_TILES:,} tiles; is its header intact?",
         )
-    side = max(1, round(spec.tile_px * scale))
+    side = int(np.ceil(round(spec.tile_px * scale, 6)))  # up: the pixels a tile touches, so that neighbours leave no gap
     x, y = (a.ravel() for a in np.meshgrid(xs, ys))
     fraction = tissue_fraction(mask, size_level0_px, x, y, side)
     return pa.table(
@@ -129,7 +129,8 @@ def _origins(side_px: int, stride_px: float) -> npt.NDArray[np.int64] | None:
     count = int(np.ceil(round(side_px / stride_px, 6)))
     if count > MAX_TILES:
         return None
-    return np.rint(np.arange(max(1, count)) * stride_px).astype(np.int64)
+    origins: npt.NDArray[np.int64] = np.rint(np.arange(max(1, count)) * stride_px).astype(np.int64)
+    return origins
 
 
 def tissue_fraction(
@@ -153,7 +154,8 @@ def tissue_fraction(
     x0, x1 = (np.clip((x_level0_px + d) * sx, 0, width) for d in (0, side_level0_px))
     y0, y1 = (np.clip((y_level0_px + d) * sy, 0, height) for d in (0, side_level0_px))
     inside = _at(integral, y1, x1) - _at(integral, y0, x1) - _at(integral, y1, x0) + _at(integral, y0, x0)
-    return np.clip(inside / (side_level0_px**2 * sx * sy), 0, 1)
+    fraction: npt.NDArray[np.float64] = np.clip(inside / (side_level0_px**2 * sx * sy), 0, 1)
+    return fraction
 
 
 def _at(

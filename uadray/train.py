@@ -45,9 +45,7 @@ def train(
         label=config.train_label,
     )  # fmt: skip
     if source.n_tiles < config.batch_size * config.workers:
-        raise InputError(
-            f"{data}: {source.n_tiles} tiles are fewer than one batch of {config.batch_size} for {config.workers} worker(s)"
-        )
+        raise InputError(f"{data}: {source.n_tiles} tiles are fewer than a batch of {config.batch_size} a worker")
     log = RunLog(out, config, progress, keep=resume)
     filesystem, path = storage.pyarrow_filesystem(out)
     networks, last = fit(config, source.dataset, filesystem=filesystem, path=path, listener=log.take)

@@ -23,6 +23,7 @@ from uadray.errors import InputError, SlideError
 from uadray.manifest import SlideRow, read_manifest
 from uadray.monitoring import metrics
 from uadray.runs import fingerprint
+from uadray.schemas import TILES
 from uadray.slides.reader import open_slide
 from uadray.tiling import TileSpec
 from uadray.tissue import tissue_mask
@@ -56,7 +57,7 @@ class Survey:
 
     row: SlideRow
     etag: str
-    tiles: pa.Table | None
+    tiles: pa.Table
     error: str | None
 
 
@@ -88,7 +89,7 @@ def _survey(row: SlideRow, spec: TileSpec) -> Survey:
         ):
             return Survey(row, etag, plan_slide(slide, etag=etag, spec=spec).tiles, None)
     except SlideError as error:
-        return Survey(row, "", None, f"{error.reason}: {error.message}")
+        return Survey(row, "", TILES.empty_table(), f"{error.reason}: {error.message}")
 
 
 def _from_slides(uri: str, *, tiles: TileSpec, input_px: int, tiles_per_slide: int | None, label: str) -> TrainingData:
@@ -96,8 +97,8 @@ def _from_slides(uri: str, *, tiles: TileSpec, input_px: int, tiles_per_slide: i
     if not rows:
         raise InputError(f"manifest {uri}: no slide has the label {label!r}; training takes normal slides alone")
     surveys = survey(rows, tiles)
-    usable = [s for s in surveys if s.tiles is not None and len(s.tiles)]
-    left_out = {s.row.slide_id: s.error or "no tile with enough tissue" for s in surveys if s not in usable}
+    usable = [s for s in surveys if len(s.tiles)]
+    left_out = {s.row.slide_id: s.error or "no tile with enough tissue" for s in surveys if not len(s.tiles)}
     for slide_id, why in left_out.items():
         log.warning("slide %s is left out of the training: %s", slide_id, why)
     if not usable:

@@ -165,8 +165,7 @@ def read_slide(index: int, row: SlideRow, spec: TileSpec) -> Iterator[pa.Table]:
     """All parts of one slide; whatever goes wrong ends in one row with part -1, never in a missing slide."""
     with metrics.stage("screen_read") as meter:
         try:
-            for table in _parts(index, row, spec, meter):
-                yield table
+            yield from _parts(index, row, spec, meter)
         except SlideError as error:
             meter.add(errors=1)
             yield failed_part(index, error.reason, error.message)

@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -78,11 +79,16 @@ def kind(uri: str) -> Kind:
 def read_tiles(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, npt.NDArray[np.uint8] | None, str | None]]:
     """Decode tiles one by one: (ref, RGB [h, w, 3], None), or (ref, None, error) for one that cannot be."""
     for ref, data in _encoded(uri, refs):
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
-        if decoded is None:
-            yield ref, None, f"{ref.tile_id}: not an image that can be decoded"
-        else:
-            yield ref, np.asarray(decoded, dtype=np.uint8), None
+        image = _decoded(data)
+        yield ref, image, None if image is not None else f"{ref.tile_id}: not an image that can be decoded"
+
+
+def _decoded(data: bytes) -> npt.NDArray[np.uint8] | None:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    except cv2.error:  # a header that claims an absurd size
+        return None
+    return None if image is None else np.asarray(image, dtype=np.uint8)
 
 
 def _encoded(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
@@ -90,15 +96,28 @@ def _encoded(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
         case "zip":
             with _zip(uri) as archive:
                 for ref in refs:
-                    too_large = archive.getinfo(ref.member).file_size > MAX_IMAGE_BYTES
-                    yield ref, b"" if too_large else archive.read(ref.member)
+                    yield ref, _member(archive, ref.member)
         case "parquet":
             column = _parquet(uri).read(columns=["image"])["image"]
             for ref in refs:
                 yield ref, column[int(ref.member)].as_py()
         case "folder":
             for ref in refs:
-                yield ref, storage.read_bytes(ref.member, max_bytes=MAX_IMAGE_BYTES)
+                try:
+                    data = storage.read_bytes(ref.member, max_bytes=MAX_IMAGE_BYTES)
+                except (storage.AccessError, storage.UnreachableError):
+                    raise
+                except InputError:  # too large, or gone since it was listed
+                    data = b""
+                yield ref, data
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A zip's member; nothing where it is damaged, encrypted or larger than any tile."""
+    try:
+        return b"" if archive.getinfo(name).file_size > MAX_IMAGE_BYTES else archive.read(name)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):
+        return b""
 
 
 def _ref(tile_id: str, member: str) -> TileRef:

@@ -59,7 +59,7 @@ def detection(scores: Floats, anomalous: Bools, *, groups: npt.NDArray[np.str_] 
 
 def sensitivity_at(scores: Floats, anomalous: Bools, *, specificity: float) -> float:
     """The highest sensitivity whose specificity is at least `specificity`."""
-    false_alarms, sensitivity, _ = roc_curve(anomalous, scores)
+    false_alarms, sensitivity, _ = roc_curve(anomalous, scores, drop_intermediate=False)
     return float(sensitivity[false_alarms <= 1 - specificity + 1e-12].max())
 
 

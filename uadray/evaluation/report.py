@@ -149,11 +149,11 @@ def evaluation_page(title: str, result: dict[str, Any]) -> str:
         return rows
 
     body = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in cells(result))
-    style = "body{font:15px system-ui;margin:2rem}th{text-align:left;font-weight:500;padding-right:2rem}td{text-align:right}"
+    style = "body{font:15px system-ui;margin:2rem}th{text-align:left;font-weight:500;padding-right:2rem}"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Evaluation</title><style>{style}</style>'
         f"<h1>Evaluation</h1><p>{html.escape(title)}</p><table>{body}</table>"
-        "<p>Research use only. A detector that does not stand clearly above the trivial scores has not worked.</p></html>"
+        "<p>Research use only. A detector not clearly above the trivial scores has not worked.</p></html>"
     )
 
 

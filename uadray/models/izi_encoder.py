@@ -1,5 +1,6 @@
-"""f-AnoGAN's encoder. https://doi.org/10.1016/j.media.2019.01.010 (Schlegl et al. 2019, "f-AnoGAN: Fast unsupervised
-anomaly detection with generative adversarial networks", section 2.2).
+"""f-AnoGAN's encoder. https://doi.org/10.1016/j.media.2019.01.010 .
+
+Schlegl et al. 2019, "f-AnoGAN: Fast unsupervised anomaly detection with generative adversarial networks", section 2.2.
 
 As in the paper: the critic's architecture with a latent vector for output. The generator's latents are standard normal,
 so the output is linear; the paper bounds it by tanh, which could not reach half of such a latent's mass.

@@ -29,7 +29,8 @@ class PreActivationBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h w"]:
         """The block's output; height and width stay."""
-        return self.shortcut(x) + self.residual(x)
+        total: Tensor = self.shortcut(x) + self.residual(x)
+        return total
 
 
 class WganBlock(nn.Module):

@@ -1,5 +1,6 @@
-"""Deep perceptual autoencoder. https://arxiv.org/abs/2006.13265 (Tuluptceva et al. 2020, "Anomaly Detection with Deep
-Perceptual Autoencoders").
+"""Deep perceptual autoencoder. https://arxiv.org/abs/2006.13265 .
+
+Tuluptceva et al. 2020, "Anomaly Detection with Deep Perceptual Autoencoders".
 
 As in the paper: a convolutional autoencoder of pre-activation residual blocks with a small spatial bottleneck, trained
 with the relative perceptual L1 loss on frozen features (see `uadray.training.losses`), and the same loss as score.

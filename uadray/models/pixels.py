@@ -10,7 +10,13 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def to_input(pixels: Pixels, input_px: int) -> Float[Tensor, "n 3 h w"]:
-    """RGB bytes [N, tile, tile, 3] -> the centre `input_px` of each tile, in [-1, 1]."""
+    """RGB bytes [N, tile, tile, 3] -> the centre `input_px` of each tile, in [-1, 1].
+
+    Raises:
+        ValueError: tiles smaller than `input_px`.
+    """
+    if min(pixels.shape[1:3]) < input_px:
+        raise ValueError(f"tiles of {pixels.shape[2]} x {pixels.shape[1]} px, the detector needs {input_px} px")
     margin = (pixels.shape[1] - input_px) // 2
     cropped = pixels[:, margin : margin + input_px, margin : margin + input_px]
     return torch.from_numpy(np.ascontiguousarray(cropped)).permute(0, 3, 1, 2).float().div(127.5).sub(1)

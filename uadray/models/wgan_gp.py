@@ -1,11 +1,12 @@
 """WGAN-GP with residual blocks. https://arxiv.org/abs/1704.00028 (Gulrajani et al. 2017, appendix C, 64 x 64 ResNet).
 
 As in the paper: four up blocks from a 4 x 4 start, a critic with layer normalisation, no normalisation across a batch
-where the gradient penalty looks. Different: the number of blocks follows from the resolution (any power of two from 16),
-channels double with each halving up to eight times the width, as in f-AnoGAN's networks.
+where the gradient penalty looks. Different: the number of blocks follows from the resolution (any power of two from
+16), channels double with each halving up to eight times the width, as in f-AnoGAN's networks.
 """
 
 import math
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class Generator(nn.Module):
         super().__init__()
         plan = channel_plan(width, input_px)[::-1]
         self.start = nn.Linear(latent_dim, plan[0] * START_PX**2)
-        pairs = zip(plan[:-1], plan[1:], strict=True)
+        pairs = pairwise(plan)
         self.blocks = nn.Sequential(*(WganBlock(a, b, resize="up", per_sample=False) for a, b in pairs))
         self.norm = nn.BatchNorm2d(plan[-1])
         self.to_rgb = nn.Conv2d(plan[-1], 3, 3, padding=1)
@@ -70,7 +71,7 @@ class Trunk(nn.Module):
         super().__init__()
         plan = channel_plan(width, input_px)
         self.from_rgb = nn.Conv2d(3, plan[0], 3, padding=1)
-        pairs = zip(plan[:-1], plan[1:], strict=True)
+        pairs = pairwise(plan)
         self.blocks = nn.Sequential(*(WganBlock(a, b, resize="down", per_sample=True) for a, b in pairs))
         self.features = plan[-1] * START_PX**2
 

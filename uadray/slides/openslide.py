@@ -1,5 +1,6 @@
 """Every format OpenSlide knows, behind the `Slide` protocol."""
 
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,12 +18,12 @@ ANISOTROPY_LIMIT = 0.02
 class OpenSlideSlide:
     """An OpenSlide handle. Safe to read from several threads."""
 
-    def __init__(self, handle: Any, *, slide_id: str, mpp: float) -> None:
+    def __init__(self, handle: Any, path: Path, *, slide_id: str, mpp: float) -> None:
         self.slide_id = slide_id
         self.mpp = mpp
         self.level_sizes_px = tuple((int(w), int(h)) for w, h in handle.level_dimensions)
         self.downsamples = tuple(float(d) for d in handle.level_downsamples)
-        self._handle = handle
+        self._handle, self._path = handle, path
 
     @classmethod
     def open(cls, path: Path, *, slide_id: str, mpp: float | None) -> Self:
@@ -32,7 +33,7 @@ class OpenSlideSlide:
         except (openslide.OpenSlideError, OSError) as error:
             raise SlideError(slide_id, "unreadable", f"OpenSlide cannot open {path.name}: {error}") from error
         try:
-            return cls(handle, slide_id=slide_id, mpp=mpp or own_mpp(handle.properties, slide_id))
+            return cls(handle, path, slide_id=slide_id, mpp=mpp or own_mpp(handle.properties, slide_id))
         except BaseException:
             handle.close()
             raise
@@ -44,8 +45,14 @@ class OpenSlideSlide:
         try:
             rgba = np.asarray(self._handle.read_region(corner, level, (width, height)))
         except (openslide.OpenSlideError, OSError, ValueError) as error:
+            self._reopen()
             raise SlideError(self.slide_id, "unreadable", f"pixels at {corner} cannot be read: {error}") from error
         return _on_white(rgba)
+
+    def _reopen(self) -> None:
+        """After one error an OpenSlide handle answers nothing but that error; other tiles may still be readable."""
+        with suppress(openslide.OpenSlideError, OSError):
+            self._handle = openslide.OpenSlide(str(self._path))  # the old one is freed when no thread uses it
 
     def close(self) -> None:
         """Free the handle."""

@@ -24,7 +24,7 @@ def resample(
     Returns:
         [side_px, side_px, 3].
     """
-    x, y = (round(o, 6) for o in offset_px)
+    x, y = (round(float(o), 6) for o in offset_px)
     step = round(step_px, 9)
     if step == 1 and x.is_integer() and y.is_integer():
         return np.ascontiguousarray(source[int(y) : int(y) + side_px, int(x) : int(x) + side_px])
@@ -33,7 +33,7 @@ def resample(
     flat = rows @ source.reshape(height, width * channels).astype(np.float32)  # [side, w * 3]
     turned = flat.reshape(side_px, width, channels).transpose(1, 0, 2).reshape(width, side_px * channels)
     result = (columns @ turned).reshape(side_px, side_px, channels).transpose(1, 0, 2)
-    return np.clip(np.rint(result), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(result), 0, 255), dtype=np.uint8)
 
 
 @lru_cache(maxsize=256)

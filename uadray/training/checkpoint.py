@@ -30,6 +30,9 @@ def load_networks(path: Path, networks: Networks) -> None:
         InputError: the file is no safetensors, or names other tensors or shapes than the networks have.
     """
     tensors = _read(path)
+    foreign = sorted(key for key in tensors if key.partition(".")[0] not in networks)
+    if foreign:
+        raise InputError(f"{path}: {foreign[0]} belongs to none of the networks {', '.join(networks)}")
     for name, network in networks.items():
         own = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
         try:
@@ -50,17 +53,26 @@ def save_state(folder: Path, networks: Networks, optimizers: dict[str, Optimizer
 
 
 def load_state(folder: Path, networks: Networks, optimizers: dict[str, Optimizer]) -> dict[str, Any]:
-    """Fill networks and optimizers in place; returns what `save_state` was given as progress."""
+    """Fill networks and optimizers in place; returns what `save_state` was given as progress.
+
+    Raises:
+        InputError: a file is damaged, or belongs to another detector.
+    """
     load_networks(folder / "networks.safetensors", networks)
     tensors = _read(folder / "optimizers.safetensors")
     for name, optimizer in optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
         for key, t in tensors.items():
-            owner, index, field = key.split(".", 2)
+            owner, index, field = (*key.split(".", 2), "", "")[:3]
+            if owner not in optimizers or not index.isdecimal() or not field:
+                raise InputError(f"{folder}: {key} belongs to none of the optimizers {', '.join(optimizers)}")
             if owner == name:
                 state.setdefault(int(index), {})[field] = t
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    progress: dict[str, Any] = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+    try:
+        progress: dict[str, Any] = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: progress.json cannot be read: {error}") from error
     return progress
 
 

@@ -67,7 +67,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     device = ray.train.torch.get_device() if config.use_gpu else torch.device("cpu")
     networks = build_networks(config.detector)
     for network in networks.values():
-        network.to(device=device, memory_format=torch.channels_last)
+        network.to(device).to(memory_format=torch.channels_last)
     trainee = build_trainee(config.detector, networks, average=_average if world > 1 else alone)
     stream = batches(config, device, seed=config.seed * 1000 + rank)
     first_epoch = _start(trainee, networks, stream, world)
@@ -176,7 +176,8 @@ def _average(parameters: Iterable[nn.Parameter]) -> None:
     flat = torch.cat([g.flatten() for g in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+    parts = torch.split(flat, [g.numel() for g in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
 
 

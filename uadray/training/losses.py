@@ -47,7 +47,8 @@ def gradient_penalty(
     epsilon = torch.rand(real.shape[0], 1, 1, 1, device=real.device)
     between = (epsilon * real + (1 - epsilon) * fake).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    return ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
+    penalty: Tensor = ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
+    return penalty
 
 
 def izi_f(

@@ -87,10 +87,10 @@ class FanoganTrainee:
     def __init__(self, config: FanoganConfig, networks: Networks, *, average: Average = alone) -> None:
         self.config, self.networks, self.average = config, networks, average
         self.generator, self.critic, self.encoder = (networks[n] for n in ("generator", "critic", "encoder"))
-        gan = {"lr": config.gan_learning_rate, "betas": (0.0, 0.9)}
+        rate, betas = config.gan_learning_rate, (0.0, 0.9)
         self.optimizers: dict[str, Optimizer] = {
-            "generator": torch.optim.Adam(self.generator.parameters(), **gan),
-            "critic": torch.optim.Adam(self.critic.parameters(), **gan),
+            "generator": torch.optim.Adam(self.generator.parameters(), lr=rate, betas=betas),
+            "critic": torch.optim.Adam(self.critic.parameters(), lr=rate, betas=betas),
             "encoder": torch.optim.Adam(self.encoder.parameters(), lr=config.encoder_learning_rate),
         }
         self.critic_steps_done = 0

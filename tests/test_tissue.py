@@ -1,0 +1,107 @@
+"""Tissue masks: phantoms whose truth is known, mosaics of real tiles, and slides of one thing only."""
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from uadray.slides.reader import open_slide, thumbnail
+from uadray.slides.synthetic import PhantomSpec, paint
+from uadray.tissue import tissue_mask
+
+GLASS = (244, 243, 245)
+PINK = (215, 160, 190)
+
+
+def _plain(colour: tuple[int, int, int], side_px: int = 128, *, noise: float = 0.0) -> np.ndarray:
+    image = np.full((side_px, side_px, 3), colour, np.float64)
+    return np.clip(image + np.random.default_rng(0).normal(0, noise, image.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.5, 3.0])
+def test_all_glass_has_no_tissue(noise: float) -> None:
+    assert not tissue_mask(_plain(GLASS, noise=noise), 4.0).any()
+
+
+@pytest.mark.parametrize("colour", [PINK, (150, 90, 160), (120, 100, 170)])
+def test_all_tissue_is_tissue(colour: tuple[int, int, int]) -> None:
+    """Otsu alone would cut the noise of the one thing there is in two."""
+    assert tissue_mask(_plain(colour, noise=4.0), 4.0).mean() > 0.99
+
+
+def test_black_fields_and_ink_are_no_tissue() -> None:
+    image = _plain(GLASS)
+    image[:, :64] = (12, 2, 6)
+    assert not tissue_mask(image, 4.0).any()
+
+
+def test_a_rectangle_is_found_to_the_pixel() -> None:
+    image = _plain(GLASS)
+    image[30:90, 40:100] = PINK
+    mask = tissue_mask(image, 4.0)
+    assert mask.dtype == np.bool_
+    assert mask.shape == (128, 128)
+    expected = np.zeros_like(mask)
+    expected[30:90, 40:100] = True
+    assert (mask != expected).sum() <= 8, "no more than the corners, which the median rounds"
+
+
+@pytest.mark.parametrize(("side_px", "kept"), [(11, False), (14, True)])
+def test_pieces_below_2500_square_microns_are_dust(side_px: int, kept: bool) -> None:
+    """At 4 um a pixel 50 x 50 um are 12.5 x 12.5 pixels."""
+    image = _plain(GLASS)
+    image[20:100, 10:60] = PINK
+    image[50 : 50 + side_px, 90 : 90 + side_px] = PINK
+    mask = tissue_mask(image, 4.0)
+    assert mask[60, 30]
+    assert mask[50 + side_px // 2, 90 + side_px // 2] == kept
+
+
+def test_size_in_microns_not_in_pixels_decides() -> None:
+    """The same picture at 8 um a pixel shows a piece four times as large."""
+    image = _plain(GLASS)
+    image[50:59, 50:59] = PINK
+    assert not tissue_mask(image, 4.0).any()
+    assert tissue_mask(image, 8.0).any()
+
+
+@pytest.mark.parametrize("stain", [0, 1])
+def test_phantoms(stain: int) -> None:
+    """Truth: what is clearly darker than glass once nuclei and noise are blurred away, with fat cells closed."""
+    image, _ = paint(PhantomSpec(768, 768, mpp=1.0, stain=stain, seed=3))
+    small = cv2.resize(image, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    truth = (cv2.GaussianBlur(small, (0, 0), 1).mean(2) < 232).astype(np.uint8)
+    truth = cv2.morphologyEx(truth, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)).astype(bool)
+    mask = tissue_mask(np.asarray(small), 4.0)
+    assert 0.2 < truth.mean() < 0.95
+    overlap = (mask & truth).sum() / (mask | truth).sum()
+    assert overlap > 0.9
+
+
+@pytest.mark.parametrize("name", ["ncalib_000", "ncalib_001", "ncalib_007"])
+def test_mosaics_of_real_tiles(data_dir: Path, name: str) -> None:
+    """Stained tissue is in, the glass around it is out, and fat is out: `tissue_cells` counts it, so area is less."""
+    folder = data_dir / "mosaics" / "normal_calib"
+    with (folder / "manifest.csv").open(newline="") as file:
+        row = next(row for row in csv.DictReader(file) if row["slide_id"] == name)
+    with open_slide(folder / row["uri"], slide_id=name) as slide:
+        width, height = slide.level_sizes_px[0]
+        image, mpp = thumbnail(slide)
+    mask = tissue_mask(image, mpp)
+    blurred = cv2.GaussianBlur(image, (0, 0), 2).astype(int)
+    stained = blurred.mean(2) < 170
+    glass = (np.abs(blurred - blurred[2, 2]) <= 2).all(2)
+    assert stained.mean() > 0.1
+    assert glass.mean() > 0.3
+    assert mask[stained].mean() > 0.97
+    assert mask[glass].mean() < 0.001
+    assert 0.5 < mask.mean() * width * height / 96**2 / int(row["tissue_cells"]) < 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (3, 2)])
+def test_tiny_thumbnails(shape: tuple[int, int]) -> None:
+    mask = tissue_mask(np.full((*shape, 3), 240, np.uint8), 4.0)
+    assert mask.shape == shape
+    assert not mask.any()

@@ -1,0 +1,107 @@
+"""`uadray demo`: phantom slides -> training -> calibration -> screening -> evaluation, in minutes on two cores.
+
+The slides' lesions differ from normal tissue in nuclear size, density and order, not in mean colour: what the demo
+finds, it finds by texture. The decision per slide is real; the tissue is not.
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from uadray import screening, storage
+from uadray.aggregation import AggregationConfig
+from uadray.calibration import calibrate
+from uadray.config import parse_config
+from uadray.console import Tick
+from uadray.data.cluster import connect
+from uadray.errors import InputError
+from uadray.evaluation.report import evaluate
+from uadray.manifest import read_manifest
+from uadray.slides.synthetic import write_archive
+from uadray.train import train
+from uadray.training.config import TrainConfig
+
+ALPHA = 0.1
+"""Nine calibration slides are the fewest that support it: p >= 1 / (n + 1)."""
+
+SLIDES = {"train": (12, 0), "calibration": (19, 0), "test": (12, 6)}
+"""Slides, and how many of them have lesions."""
+
+SIZE_PX = 2048
+MARK = ".uadray-demo"
+"""A folder with this file was made by the demo, and may be made anew."""
+
+TRAIN = {
+    "name": "demo",
+    "detector": {"kind": "dpa", "input_px": 64, "backbone": "efficientnet_lite0", "layers": ["block4", "block7"]},
+    "tiles": {"mpp": 1.0, "tile_px": 64, "stride_px": 64, "min_tissue": 0.5},
+    "epochs": 4,
+    "steps_per_epoch": 50,
+    "batch_size": 16,
+}
+
+
+def run(out: str, tick: Tick) -> dict[str, Any]:
+    """Do the whole job in the local folder `out`.
+
+    Returns:
+        `slide_auroc`, `tile_auroc`, `trivial`, `tiles_per_second`, `worklist`, seconds by stage.
+    """
+    folder = _fresh(out)
+    seconds: dict[str, float] = {}
+    manifests: dict[str, Path] = {}
+    started = time.perf_counter()
+
+    def done(stage: str) -> None:
+        seconds[stage] = round(time.perf_counter() - started - sum(seconds.values()), 1)
+
+    for number, (name, (n_slides, n_lesion)) in enumerate(SLIDES.items()):
+        tick(number, 7, f"painting {name} slides")
+        manifests[name] = write_archive(
+            folder / "slides" / name, n_slides=n_slides, n_lesion=n_lesion, seed=number, size_px=SIZE_PX, prefix=name
+        )
+    done("paint")
+    connect()
+    config = parse_config(TrainConfig, TRAIN, source="the demo")
+    bundle_uri, result_uri = str(folder / "bundle"), str(folder / "screening")
+    bundle = train(
+        config, data=str(manifests["train"]), out=bundle_uri, progress=lambda s, n, _: tick(3, 7, f"training {s}/{n}")
+    )
+    done("train")
+    calibration, _ = calibrate(
+        read_manifest(str(manifests["calibration"])), bundle_uri=bundle_uri, bundle=bundle, alpha=ALPHA,
+        aggregation=AggregationConfig(), progress=lambda s, n, _: tick(4, 7, f"calibrating {s}/{n}"),
+    )  # fmt: skip
+    done("calibrate")
+    summary = screening.screen(
+        read_manifest(str(manifests["test"])), bundle_uri=bundle_uri, bundle=bundle, calibration=calibration,
+        out=result_uri, progress=lambda s, n, _: tick(5, 7, f"screening {s}/{n}"),
+    )  # fmt: skip
+    done("screen")
+    found = evaluate(result_uri, labels=str(manifests["test"]))
+    done("evaluate")
+    tick(7, 7, "done")
+    kept = ("slide_auroc", "tile_auroc", "trivial", "found", "false_alarms", "alpha")
+    return {name: found[name] for name in kept} | {
+        "slides": summary["slides"],
+        "failed": summary["failed"],
+        "tiles_per_second": round(summary["tiles_per_second"], 1),
+        "seconds": seconds,
+        "worklist": str(Path(summary["worklist"]).resolve()),
+    }
+
+
+def _fresh(out: str) -> Path:
+    """An empty folder of the demo's; a folder that somebody else filled is not touched."""
+    if storage.is_s3(out):
+        raise InputError(f"the demo writes to a local folder, not to {out}")
+    folder = Path(out)
+    if folder.exists() and any(os.scandir(folder)):
+        if not (folder / MARK).exists():
+            raise InputError(f"{folder} is not empty and was not made by the demo; give another --out")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).write_text("made by `uadray demo`, which may remove it\n", encoding="utf-8")
+    return folder
