@@ -100,7 +100,7 @@ def read_bundle(uri: str) -> Bundle:
     return parse_config(Bundle, values, source=f"bundle {uri}")
 
 
-def load_detector(uri: str, bundle: Bundle | None = None) -> Detector:
+def load_detector(uri: str, bundle: Bundle | None = None, *, device: str = "cpu") -> Detector:
     """Build the detector of a bundle and fill it with its weights.
 
     Raises:
@@ -115,4 +115,4 @@ def load_detector(uri: str, bundle: Bundle | None = None) -> Detector:
         path = Path(folder) / WEIGHTS
         path.write_bytes(data)
         load_networks(path, networks)
-    return build_detector(bundle.detector, networks)
+    return build_detector(bundle.detector, networks, device=device)

@@ -35,10 +35,16 @@ MARK = ".uadray-demo"
 
 TRAIN = {
     "name": "demo",
-    "detector": {"kind": "dpa", "input_px": 64, "backbone": "efficientnet_lite0", "layers": ["block4", "block7"]},
+    "detector": {
+        "kind": "dpa",
+        "input_px": 64,
+        "backbone": "efficientnet_lite0",
+        "layers": ["block0", "block2"],
+        "latent_channels": 8,
+    },
     "tiles": {"mpp": 1.0, "tile_px": 64, "stride_px": 64, "min_tissue": 0.5},
     "epochs": 4,
-    "steps_per_epoch": 50,
+    "steps_per_epoch": 100,
     "batch_size": 16,
 }
 

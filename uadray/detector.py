@@ -11,7 +11,8 @@ from torch import Tensor
 from uadray.mapping import EncoderMapping, Mapping
 from uadray.models.build import DpaConfig, FanoganConfig, Networks
 from uadray.models.pixels import Pixels, to_input, to_pixels
-from uadray.scoring import CosineScore, IziScore, PerceptualScore, Score
+from uadray.scoring import IziScore, PerceptualScore, Score
+from uadray.training.losses import relative_perceptual_l1, relative_perceptual_l2
 
 BATCH = 64
 """Tiles in one forward pass: larger is no faster on a CPU, and bounds the memory of the activations."""
@@ -35,12 +36,19 @@ class Scored:
 
 
 class Detector:
-    """Three stages, as plain callables, and the input size they were trained for."""
+    """Three stages, as plain callables, the input size they were trained for, and the device they are on."""
 
     def __init__(
-        self, mapping: Mapping, reconstruct: Callable[[Tensor], Tensor], score: Score, *, input_px: int
+        self,
+        mapping: Mapping,
+        reconstruct: Callable[[Tensor], Tensor],
+        score: Score,
+        *,
+        input_px: int,
+        device: torch.device,
     ) -> None:
-        self.mapping, self.reconstruct, self.score, self.input_px = mapping, reconstruct, score, input_px
+        self.mapping, self.reconstruct, self.score = mapping, reconstruct, score
+        self.input_px, self.device = input_px, device
 
     @torch.inference_mode()
     def __call__(self, pixels: Pixels) -> Scored:
@@ -49,22 +57,24 @@ class Detector:
         return Scored(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def _batch(self, pixels: Pixels) -> tuple[npt.NDArray[np.float64], Pixels, Pixels, npt.NDArray[np.float32]]:
-        x = to_input(pixels, self.input_px)
+        x = to_input(pixels, self.input_px).to(self.device)
         x_hat = self.reconstruct(self.mapping(x))
         score, residual = self.score(x, x_hat)
-        return score.double().numpy(), to_pixels(x), to_pixels(x_hat), residual.float().numpy()
+        return score.double().cpu().numpy(), to_pixels(x), to_pixels(x_hat), residual.float().cpu().numpy()
 
 
-def build_detector(config: DpaConfig | FanoganConfig, networks: Networks) -> Detector:
-    """Put trained networks in their three places."""
+def build_detector(config: DpaConfig | FanoganConfig, networks: Networks, *, device: str = "cpu") -> Detector:
+    """Put trained networks in their three places, on `device` ("cpu", "cuda")."""
+    where = torch.device(device)
     for network in networks.values():
-        network.eval().requires_grad_(False)
+        network.eval().requires_grad_(False).to(where)
     encoder = EncoderMapping(networks["encoder"])
     match config:
         case DpaConfig():
             features = networks["features"]
-            score: Score = CosineScore(features) if config.score == "cosine" else PerceptualScore(features)
-            return Detector(encoder, networks["decoder"], score, input_px=config.input_px)
+            distance = relative_perceptual_l2 if config.score == "relative_l2" else relative_perceptual_l1
+            score: Score = PerceptualScore(features, distance=distance)
+            return Detector(encoder, networks["decoder"], score, input_px=config.input_px, device=where)
         case FanoganConfig():
             score = IziScore(networks["critic"], kappa=config.kappa)
-            return Detector(encoder, networks["generator"], score, input_px=config.input_px)
+            return Detector(encoder, networks["generator"], score, input_px=config.input_px, device=where)

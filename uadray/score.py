@@ -14,7 +14,7 @@ from uadray.data.stream import StreamConfig, from_ipc, stream, tile_reads
 from uadray.errors import WorkError
 from uadray.manifest import SlideRow, read_manifest
 from uadray.schemas import TILE_SCORES
-from uadray.screening import PartScorer, scored_slides
+from uadray.screening import PartScorer, scored_slides, scorer_arguments
 
 SCORES = pa.schema([*TILE_SCORES, pa.field("label", pa.string())])
 """`TILE_SCORES` and the label of the tile's folder or of its slide."""
@@ -59,7 +59,7 @@ def _tile_set(data: str, bundle_uri: str, bundle: Bundle, config: StreamConfig) 
     labels = {ref.tile_id: ref.label for ref in refs}
     reads = tile_reads(data, refs, bundle.tiles)
     tables = {}
-    for part in stream(reads, scorer=PartScorer, arguments={"bundle_uri": bundle_uri}, config=config):
+    for part in stream(reads, scorer=PartScorer, arguments=scorer_arguments(bundle_uri, bundle, config), config=config):
         if part["part"] < 0:
             raise WorkError(f"{data}: {json.loads(part['header'])['message']}")
         tables[part["slide"]] = from_ipc(part["tiles"])

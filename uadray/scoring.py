@@ -4,6 +4,7 @@ A score is higher on what looks less like training data. A map has the score's r
 where it arises; the page of a slide enlarges it.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -11,7 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uadray.training.losses import izi_f, relative_perceptual_l1
+from uadray.training.losses import izi_f
+
+Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+"""Features of x and of x_hat, one map a layer -> [N]."""
 
 
 class Score(Protocol):
@@ -23,10 +27,10 @@ class Score(Protocol):
 
 
 class PerceptualScore:
-    """Relative perceptual L1 (Tuluptceva et al. 2020, eq. 2), the loss the autoencoder was trained with."""
+    """Relative perceptual distance (Tuluptceva et al. 2020, eq. 2): L1, the training loss, or L2."""
 
-    def __init__(self, features: nn.Module) -> None:
-        self.features = features
+    def __init__(self, features: nn.Module, *, distance: Distance) -> None:
+        self.features, self.distance = features, distance
 
     def __call__(
         self, x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"]
@@ -34,26 +38,7 @@ class PerceptualScore:
         """The map is the mean absolute feature residual, layers enlarged to the finest of them."""
         features, features_hat = self.features(x), self.features(x_hat)
         maps = [(f - f_hat).abs().mean(1, keepdim=True) for f, f_hat in zip(features, features_hat, strict=True)]
-        return relative_perceptual_l1(features, features_hat), _overlaid(maps)
-
-
-class CosineScore:
-    """1 - cos(f(x), f(x_hat)) at each position, mean over positions and layers.
-
-    Deng and Li 2022, "Anomaly Detection via Reverse Distillation from One-Class Embedding", eq. 1.
-    """
-
-    def __init__(self, features: nn.Module) -> None:
-        self.features = features
-
-    def __call__(
-        self, x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"]
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n h2 w2"]]:
-        """The map is 1 - cos by position, layers enlarged to the finest of them."""
-        pairs = zip(self.features(x), self.features(x_hat), strict=True)
-        maps = [1 - F.cosine_similarity(f, f_hat, dim=1).unsqueeze(1) for f, f_hat in pairs]
-        score = torch.stack([m.flatten(1).mean(1) for m in maps]).mean(0)
-        return score, _overlaid(maps)
+        return self.distance(features, features_hat), _overlaid(maps)
 
 
 class IziScore:

@@ -63,9 +63,9 @@ class SlideResult:
 class PartScorer:
     """The scoring actor: map, reconstruct and score fused, so that pixels arrive once and never leave."""
 
-    def __init__(self, bundle_uri: str, threads: int) -> None:
+    def __init__(self, bundle_uri: str, bundle: Bundle, device: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.detector = load_detector(bundle_uri)
+        self.detector = load_detector(bundle_uri, bundle, device=device)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A row of the reader -> a row of the scorer (columns: see `uadray.data.stream`)."""
@@ -142,7 +142,7 @@ def scored_slides(
     """Read and score every slide; yields each as soon as its last part is there."""
     parts: dict[int, dict[int, dict[str, Any]]] = {}
     done: set[int] = set()
-    arguments = {"bundle_uri": bundle_uri}
+    arguments = scorer_arguments(bundle_uri, bundle, config)
     for part in stream(slide_reads(rows, bundle.tiles), scorer=PartScorer, arguments=arguments, config=config):
         index = part["slide"]
         if index in done:
@@ -173,6 +173,11 @@ def _assembled(row: SlideRow, part: dict[str, Any], parts: dict[int, dict[str, A
         tiles=pa.concat_tables([from_ipc(p["tiles"]) for p in ordered]).combine_chunks(),
         evidence=pictures.sort_by([("score", "descending")]).slice(0, EVIDENCE_TILES),
     )
+
+
+def scorer_arguments(bundle_uri: str, bundle: Bundle, config: StreamConfig) -> dict[str, Any]:
+    """For `PartScorer`: every actor checks its weights against the description that the driver read."""
+    return {"bundle_uri": bundle_uri, "bundle": bundle, "device": "cuda" if config.gpus else "cpu"}
 
 
 def judge(result: SlideResult, config: AggregationConfig, calibration: Calibration | None = None) -> dict[str, Any]:

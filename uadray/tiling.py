@@ -101,7 +101,7 @@ def grid(
             "too_large",
             f"{size_level0_px[0]} x {size_level0_px[1]} px would be over {MAX_TILES:,} tiles; is its header intact?",
         )
-    side = int(np.ceil(round(spec.tile_px * scale, 6)))  # up: the pixels a tile touches, so that neighbours leave no gap
+    side = int(np.ceil(round(spec.tile_px * scale, 6)))  # whole pixels that a tile touches: no gaps
     x, y = (a.ravel() for a in np.meshgrid(xs, ys))
     fraction = tissue_fraction(mask, size_level0_px, x, y, side)
     return pa.table(
@@ -130,7 +130,7 @@ def _origins(side_px: int, stride_px: float) -> npt.NDArray[np.int64] | None:
     if count > MAX_TILES:
         return None
     origins: npt.NDArray[np.int64] = np.rint(np.arange(max(1, count)) * stride_px).astype(np.int64)
-    return origins
+    return origins[origins < side_px]  # a last one may round onto the edge
 
 
 def tissue_fraction(

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -115,19 +116,40 @@ def test_refusals_pass_through_serve(serve_port: int, ask: Callable[..., Any]) -
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_killed_stage_costs_no_request_its_scores(
+def test_killed_stages_cost_no_request_its_scores(
     bundles: dict[str, str], pixels: Pixels, serve_port: int, encode: Callable[..., str], ask: Callable[..., Any]
 ) -> None:
-    import ray
+    body = {"tiles": [{"id": str(i), "image": encode(tile)} for i, tile in enumerate(pixels)]}
+    expected = load_detector(bundles["dpa"])(pixels).score
+    answers, killed = [], threading.Event()
 
-    body = {"tiles": [{"id": "a", "image": encode(pixels[0])}]}
-    expected = load_detector(bundles["dpa"])(pixels[:1]).score[0]
-    for stage in ("encoder", "scorer"):
-        (actor,) = [a for a in ray.util.list_named_actors(all_namespaces=True) if f"#{stage.title()}#" in a["name"]]
-        ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]))
-        answer = ask(serve_port, "/dpa/v1/tiles/score", body, Authorization="Bearer t")
-        assert answer.status == 200, answer
-        assert answer.body["scores"][0]["score"] == pytest.approx(expected, abs=1e-5)
+    def keep_asking() -> None:
+        while True:
+            last = killed.is_set()
+            answers.append(ask(serve_port, "/dpa/v1/tiles/score", body, Authorization="Bearer t"))
+            if last:
+                return
+
+    threads = [threading.Thread(target=keep_asking) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for stage in ("Encoder", "Scorer"):
+        time.sleep(1)
+        kill_replica(stage)
+    killed.set()
+    for thread in threads:
+        thread.join()
+    assert len(answers) > 6
+    assert {answer.status for answer in answers} == {200}, [a for a in answers if a.status != 200]
+    for answer in answers:
+        assert [s["score"] for s in answer.body["scores"]] == pytest.approx(expected, abs=1e-5)
+
+
+def kill_replica(deployment: str) -> None:
+    """SIGKILL to the one replica of the chain's deployment."""
+    wanted = f"ServeReplica:dpa:{deployment}".encode()
+    (pid,) = [pid for pid in descendants(os.getpid()) if wanted in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(pid, signal.SIGKILL)
 
 
 def test_a_typo_names_the_nearest_field(tmp_path: Path) -> None:
@@ -175,6 +197,7 @@ def test_refusals_of_the_command(bundles: dict[str, str], tmp_path: Path) -> Non
             "host=0.0.0.0": "set UADRAY_TOKEN",
             f"port={taken.getsockname()[1]}": "cannot listen on 127.0.0.1 port",
             f"bundle={tmp_path}": "is no bundle",
+            "detector.cpus=999": "999.5 CPUs asked for (ingress 0.5, detector 999)",
         }
         for setting, words in cases.items():
             process = command(bundles["dpa"], setting)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from uadray import storage
 from uadray.errors import InputError
@@ -20,6 +21,9 @@ from uadray.errors import InputError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 MAX_IMAGE_BYTES = 64 * 2**20
 """A tile file larger than this is no tile; in a zip it may be a bomb."""
+
+MAX_IMAGE_PX = 64 * 2**20
+"""Nor is an image of more pixels: some kilobytes of PNG can claim gigabytes."""
 
 Kind = Literal["folder", "zip", "parquet"]
 
@@ -84,9 +88,13 @@ def read_tiles(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, npt.NDA
 
 
 def _decoded(data: bytes) -> npt.NDArray[np.uint8] | None:
+    """RGB [h, w, 3]; None for what is no image, is damaged, or claims in its header to be larger than any tile."""
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
-    except cv2.error:  # a header that claims an absurd size
+        with Image.open(io.BytesIO(data)) as header:
+            if header.width * header.height > MAX_IMAGE_PX:
+                return None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except (cv2.error, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     return None if image is None else np.asarray(image, dtype=np.uint8)
 

@@ -27,8 +27,8 @@ def read_outlines(uri: str) -> Any | None:
     try:
         values = json.loads(storage.read_bytes(uri))
         features = values["features"] if values.get("type") == "FeatureCollection" else [values]
-        shapes = [shapely.geometry.shape(f.get("geometry") or f) for f in features]
-        return shapely.union_all([shapely.make_valid(s) for s in shapes if s.area > 0])
+        shapes = [shapely.make_valid(shapely.geometry.shape(f.get("geometry") or f)) for f in features]
+        return shapely.union_all([s for s in shapes if s.area > 0])
     except (ValueError, KeyError, TypeError, AttributeError, shapely.errors.ShapelyError) as error:
         raise InputError(f"outlines {uri}: not GeoJSON polygons: {error}") from error
 

@@ -25,8 +25,8 @@ class DpaConfig(Config):
         width: channels at full resolution.
         halvings: how often the side is halved down to the latent.
         latent_channels: channels of the latent; with `halvings` they set how much of an image can pass.
-        score: `relative_l1`, the training loss (the paper), or `cosine`, the angle between features, which does not see
-            how strongly a feature answers but which ones do.
+        score: `relative_l1`, the training loss (the paper), or `relative_l2`, its square norm, which few strongly wrong
+            features weigh more in than many slightly wrong ones (see DECISIONS.md for what it is worth).
         pixel_weight: weight of the relative pixel L1 beside the perceptual loss, in training only.
         learning_rate: of Adam, falling to 2 % along a half cosine.
     """
@@ -38,7 +38,7 @@ class DpaConfig(Config):
     width: int = Field(default=16, ge=4)
     halvings: int = Field(default=3, ge=1, le=6)
     latent_channels: int = Field(default=4, ge=1)
-    score: Literal["relative_l1", "cosine"] = "relative_l1"
+    score: Literal["relative_l1", "relative_l2"] = "relative_l1"
     pixel_weight: float = Field(default=0.0, ge=0)
     learning_rate: float = Field(default=1e-3, gt=0)
 

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -12,10 +13,10 @@ from typing import Any, NoReturn
 import ray
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.context import _get_global_client
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from uadray import console, storage
@@ -36,7 +37,8 @@ STAGE_ONGOING = 2
 SPARE_S = 10.0
 """Serve's own timeout comes this much after ours, which answers in JSON."""
 
-LOST = (RayActorError, DeploymentUnavailableError)
+LOST = (RayActorError, ObjectLostError, RayServeException)
+"""A replica or a node died. For one that died further up the chain Serve has no class but the last."""
 
 
 class Ingress:
@@ -65,7 +67,7 @@ class Ingress:
                 return await self._send(pixels, maps)
             except LOST:
                 return await self._send(pixels, maps)
-        except (*LOST, BackPressureError) as error:
+        except LOST as error:
             raise RefusedError(
                 503, "the detector is not available; try again in a moment", {"Retry-After": "1"}
             ) from error
@@ -148,7 +150,8 @@ def run(config: ServeConfig) -> None:
         _start(app, config, is_own=is_own)
         url = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{config.port}"
         print(f"POST tiles to {url}/v1/tiles/score; Ctrl-C stops", flush=True)
-        console.result({"url": url, "bundle": config.bundle, "needs_token": bool(_token(config))})
+        bundle_id = read_bundle(config.bundle).id
+        console.result({"url": url, "bundle_id": bundle_id, "needs_token": bool(_token(config))})
         while True:
             time.sleep(1)
     except KeyboardInterrupt:
@@ -179,7 +182,8 @@ def _start(app: serve.Application, config: ServeConfig, *, is_own: bool) -> None
 def _stop_serving() -> None:
     """Take our application away, and Ray with it where this process started it; others in the cluster stay."""
     if ray.is_initialized():
-        serve.delete(APP)
+        with suppress(RayServeException):  # Serve was not started yet
+            serve.delete(APP)
         ray.shutdown()
 
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import ray
 import torch
 from torch import Tensor
 
 from uadray.bundle import Bundle, load_detector
-from uadray.detector import BATCH
+from uadray.detector import BATCH, Detector
 from uadray.models.pixels import Pixels, to_input
 from uadray.monitoring import metrics
 
@@ -44,8 +45,7 @@ class Encoder:
 
     def __init__(self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None) -> None:
         _set_threads(threads)
-        detector = load_detector(bundle_uri, bundle)
-        self.mapping, self.input_px, self._bundle_id = detector.mapping, detector.input_px, bundle.id
+        self.detector, self._bundle_id = load_detector(bundle_uri, bundle, device=device()), bundle.id
 
     def bundle_id(self) -> str:
         """Of the bundle that this replica has loaded."""
@@ -54,7 +54,7 @@ class Encoder:
     def __call__(self, pixels: Pixels) -> Floats:
         """Latents of RGB tiles, [N, ...]."""
         with metrics.stage("serve_map") as meter:
-            (z,) = _in_batches(lambda p: (self.mapping(_input(p, self.input_px)),), pixels)
+            (z,) = _in_batches(lambda p: (self.detector.mapping(_input(p, self.detector)),), pixels)
             meter.add(tiles=len(pixels), bytes_=pixels.nbytes)
         return z.astype(np.float32, copy=False)
 
@@ -64,7 +64,7 @@ class Generator:
 
     def __init__(self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None) -> None:
         _set_threads(threads)
-        self.reconstruct, self._bundle_id = load_detector(bundle_uri, bundle).reconstruct, bundle.id
+        self.detector, self._bundle_id = load_detector(bundle_uri, bundle, device=device()), bundle.id
 
     def bundle_id(self) -> str:
         """Of the bundle that this replica has loaded."""
@@ -73,7 +73,9 @@ class Generator:
     def __call__(self, z: Floats) -> Floats:
         """Reconstructions [N, 3, h, w] of latents."""
         with metrics.stage("serve_reconstruct") as meter:
-            (x_hat,) = _in_batches(lambda part: (self.reconstruct(torch.tensor(part)),), z)
+            (x_hat,) = _in_batches(
+                lambda part: (self.detector.reconstruct(torch.tensor(part, device=self.detector.device)),), z
+            )
             meter.add(tiles=len(z))
         return x_hat.astype(np.float32, copy=False)
 
@@ -83,8 +85,7 @@ class Scorer:
 
     def __init__(self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None) -> None:
         _set_threads(threads)
-        detector = load_detector(bundle_uri, bundle)
-        self.score, self.input_px, self._bundle_id = detector.score, detector.input_px, bundle.id
+        self.detector, self._bundle_id = load_detector(bundle_uri, bundle, device=device()), bundle.id
 
     def bundle_id(self) -> str:
         """Of the bundle that this replica has loaded."""
@@ -94,7 +95,11 @@ class Scorer:
         """Scores of RGB tiles against their reconstructions."""
         with metrics.stage("serve_score") as meter:
             score, residual = _in_batches(
-                lambda p, part: self.score(_input(p, self.input_px), torch.tensor(part)), pixels, x_hat
+                lambda p, part: self.detector.score(
+                    _input(p, self.detector), torch.tensor(part, device=self.detector.device)
+                ),
+                pixels,
+                x_hat,
             )
             meter.add(tiles=len(pixels))
         return Scores(score.astype(np.float64), residual.astype(np.float32, copy=False) if maps else None)
@@ -121,9 +126,14 @@ def _set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _input(pixels: Pixels, input_px: int) -> Tensor:
+def device() -> str:
+    """The GPU that Serve gave this replica, if it gave one."""
+    return "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
+
+
+def _input(pixels: Pixels, detector: Detector) -> Tensor:
     # what comes out of the object store is read-only, of which torch warns
-    return to_input(pixels if pixels.flags.writeable else pixels.copy(), input_px)
+    return to_input(pixels if pixels.flags.writeable else pixels.copy(), detector.input_px).to(detector.device)
 
 
 @torch.inference_mode()

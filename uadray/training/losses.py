@@ -24,6 +24,15 @@ def relative_perceptual_l1(features: Sequence[Tensor], features_hat: Sequence[Te
     return torch.stack(layers).mean(0)
 
 
+def relative_perceptual_l2(features: Sequence[Tensor], features_hat: Sequence[Tensor]) -> Float[Tensor, " n"]:
+    """The same with squared L2 norms: ||f(x) - f(x_hat)||_2^2 / ||f(x)||_2^2, mean over layers; one value a sample."""
+    layers = [
+        (f_hat - f).square().flatten(1).mean(1) / f.square().flatten(1).mean(1).clamp_min(1e-6)
+        for f, f_hat in zip(features, features_hat, strict=True)
+    ]
+    return torch.stack(layers).mean(0)
+
+
 def relative_l1(x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
     """Relative L1 on pixels: mean |x - x_hat| over mean |x - mean colour of x|, so that it stands on the same scale."""
     spread = (x - x.mean((2, 3), keepdim=True)).abs().flatten(1).mean(1)

@@ -1,0 +1,76 @@
+"""How a cluster is shared out, and the rows that cross it: no Ray needed to check either."""
+
+import json
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uadray.data.stream import PARTS, READ_CPUS, StreamConfig, failed_part, from_ipc, part_row, plan_workers, to_ipc
+from uadray.errors import InputError
+from uadray.schemas import TILES
+
+
+@pytest.mark.parametrize(
+    ("values", "n_cpus", "expected"),
+    [
+        ({}, 2, (1, 2)),
+        ({}, 3, (1, 3)),
+        ({}, 16, (8, 2)),
+        ({}, 17, (8, 2)),
+        ({"score_workers": 3}, 16, (3, 5)),
+        ({"score_workers": 15}, 16, (15, 1)),
+        ({"threads": 1}, 16, (8, 1)),
+        ({"score_workers": 1, "threads": 7}, 2, (1, 7)),
+    ],
+)
+def test_by_hand(values: dict[str, int], n_cpus: int, expected: tuple[int, int]) -> None:
+    assert plan_workers(StreamConfig(**values), n_cpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "n_cpus", "expected"),
+    [
+        (2, 2, "score_workers 2 on 2 CPUs leaves none for reading slides; use at most 1"),
+        (16, 16, "use at most 15"),
+        (99, 16, "use at most 15"),
+        (None, 1, "start Ray with at least 2 CPUs"),
+        (1, 1, "start Ray with at least 2 CPUs"),
+    ],
+)
+def test_a_plan_without_a_reader_is_refused(workers: int | None, n_cpus: int, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        plan_workers(StreamConfig(score_workers=workers), n_cpus)
+
+
+@given(workers=st.none() | st.integers(1, 300), n_cpus=st.integers(1, 256))
+def test_whatever_is_planned_leaves_room_for_a_reader(workers: int | None, n_cpus: int) -> None:
+    try:
+        actors, threads = plan_workers(StreamConfig(score_workers=workers), n_cpus)
+    except InputError:
+        assert n_cpus < 2 or (workers or 1) > n_cpus - 1
+        return
+    assert actors + READ_CPUS <= n_cpus
+    assert threads >= 1
+    assert actors * threads <= n_cpus
+
+
+def test_a_failed_part_is_one_row_of_one_line() -> None:
+    table = failed_part(7, "unreadable", "two\nlines  and " + "x" * 900)
+    assert table.schema == PARTS
+    (row,) = table.to_pylist()
+    header = json.loads(row["header"])
+    assert (row["slide"], row["part"], header["reason"]) == (7, -1, "unreadable")
+    assert header["message"].startswith("two lines and xxx")
+    assert len(header["message"]) == 500
+    assert row["tiles"] == row["pixels"] == b""
+
+
+def test_tables_cross_as_bytes() -> None:
+    values = [["s/0"], ["s"], [0], [0], [8], [8], [0.5], ["border"]]
+    tiles = pa.table(dict(zip(TILES.names, values, strict=True)), schema=TILES)
+    assert from_ipc(to_ipc(tiles)) == tiles
+    assert from_ipc(to_ipc(tiles.slice(0, 0))) == TILES.empty_table()
+    (row,) = part_row(0, 0, header={"n_parts": 1}, tiles=tiles, pixels=b"abc").to_pylist()
+    assert from_ipc(row["tiles"]) == tiles

@@ -1,0 +1,125 @@
+"""Metrics against scikit-learn, by hand, and where a class is missing."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from uadray.errors import InputError
+from uadray.evaluation.detection import _weighted_auroc, auroc, bootstrap_ci, detection, sensitivity_at
+
+
+def _bools(text: str) -> np.ndarray:
+    return np.array([c == "A" for c in text])
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "expected"),
+    [
+        ([1, 2, 3, 4], "NNAA", 1.0),
+        ([4, 3, 2, 1], "NNAA", 0.0),
+        ([1, 1, 1, 1], "NNAA", 0.5),
+        ([1, 2, 2, 3], "NNAA", 0.875),  # pairs: 1<2, 1<3, 2=2 (half), 2<3: 3.5 of 4
+        ([1, 2, 3], "NNN", None),
+        ([1, 2, 3], "AAA", None),
+    ],
+)
+def test_auroc_by_hand(scores: list[float], labels: str, expected: float | None) -> None:
+    assert auroc(np.array(scores, float), _bools(labels)) == expected
+
+
+samples = st.lists(st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 4)), min_size=2, max_size=60)
+
+
+@settings(max_examples=150, deadline=None)
+@given(rows=samples)
+def test_weighted_auroc_equals_scikit_learn(rows: list[tuple[int, bool, int]]) -> None:
+    scores, anomalous, weight = (np.array(column) for column in zip(*rows, strict=True))
+    order = np.argsort(scores, kind="stable")
+    _, rank = np.unique(scores[order], return_inverse=True)
+    found = _weighted_auroc(rank, anomalous[order], weight[order].astype(float))
+    if not weight[anomalous].any() or not weight[~anomalous].any():
+        assert found is None
+        return
+    assert found == pytest.approx(roc_auc_score(anomalous, scores, sample_weight=weight), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "specificity", "expected"),
+    [
+        # 20 normals 0..19 and four anomalies: one false alarm (19) is allowed, so all above 18 are found
+        ([*range(20), 18.5, 19.5, 25, 3], "N" * 20 + "AAAA", 0.95, 0.75),
+        ([*range(20), 18.5, 19.5, 25, 3], "N" * 20 + "AAAA", 1.0, 0.5),
+        # 19 normals: not one may be called, since 1 / 19 > 5 %
+        ([*range(19), 17.5, 18.5], "N" * 19 + "AA", 0.95, 0.5),
+        # every score is one normal and one anomaly: one false alarm of 20 finds one of 20
+        ([*range(20), *range(20)], "N" * 20 + "A" * 20, 0.95, 0.05),
+        ([1.0] * 40, "N" * 20 + "A" * 20, 0.95, 0.0),
+    ],
+)
+def test_sensitivity_by_hand(scores: list[float], labels: str, specificity: float, expected: float) -> None:
+    assert sensitivity_at(np.array(scores, float), _bools(labels), specificity=specificity) == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=2, max_size=50))
+def test_sensitivity_against_every_threshold(rows: list[tuple[int, bool]]) -> None:
+    scores, anomalous = (np.array(column) for column in zip(*rows, strict=True))
+    if anomalous.all() or not anomalous.any():
+        return
+    cuts = [*np.unique(scores), np.inf]
+    allowed = [t for t in cuts if (scores[~anomalous] < t).mean() >= 0.9 - 1e-12]
+    expected = max((scores[anomalous] >= t).mean() for t in allowed)
+    assert sensitivity_at(scores.astype(float), anomalous, specificity=0.9) == pytest.approx(expected)
+
+
+def test_detection_has_every_field() -> None:
+    result = detection(np.array([1.0, 2.0, 3.0, 2.5, 4.0]), _bools("NNNAA"))
+    assert result["auroc"] == pytest.approx(5 / 6)
+    assert (result["n_normal"], result["n_anomalous"]) == (3, 2)
+    assert result["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+    assert result["sensitivity_at_95_specificity"] == 0.5
+    low, high = result["auroc_ci95"]
+    assert 0 <= low <= result["auroc"] <= high <= 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "counts"), [("NNN", "3 normal and 0 anomalous"), ("AA", "0 normal and 2 anomalous")]
+)
+def test_one_class_is_refused(labels: str, counts: str) -> None:
+    with pytest.raises(InputError, match=f"needs normal and anomalous samples; found {counts}"):
+        detection(np.arange(len(labels), dtype=float), _bools(labels))
+
+
+def test_the_interval_holds_the_truth_about_95_times_in_100() -> None:
+    """Two normals a unit apart: the true AUROC is Phi(1 / sqrt 2) = 0.7602. 40 experiments, 200 samples each."""
+    rng = np.random.default_rng(0)
+    anomalous = np.arange(200) < 100
+    hits = 0
+    for _ in range(40):
+        low, high = bootstrap_ci(rng.normal(size=200) + anomalous, anomalous) or (0.0, 0.0)
+        hits += low <= 0.7602 <= high
+    assert 34 <= hits <= 40, "fewer than 34 of 40 happen once in 100 times, were it 95 %"
+
+
+def test_the_interval_is_the_same_every_time() -> None:
+    scores, anomalous = np.random.default_rng(1).normal(size=30), np.arange(30) < 9
+    assert bootstrap_ci(scores, anomalous) == bootstrap_ci(scores, anomalous)
+
+
+def test_tiles_of_one_slide_are_drawn_together() -> None:
+    """Ten slides repeated twentyfold are ten observations: the interval is that of ten, not of two hundred."""
+    rng = np.random.default_rng(0)
+    scores, anomalous = rng.normal(size=10) + np.arange(10) % 2, np.arange(10) % 2 == 1
+    many, truth, slides = (np.repeat(a, 20) for a in (scores, anomalous, np.array([f"s{i}" for i in range(10)])))
+    grouped = bootstrap_ci(many, truth, groups=slides)
+    alone = bootstrap_ci(many, truth)
+    assert grouped is not None
+    assert alone is not None
+    assert grouped[1] - grouped[0] > 2 * (alone[1] - alone[0])
+    assert grouped == pytest.approx(bootstrap_ci(scores, anomalous), abs=0.05)
+
+
+def test_two_samples_still_have_an_interval() -> None:
+    assert bootstrap_ci(np.array([1.0, 2.0]), _bools("NA")) == [1.0, 1.0]

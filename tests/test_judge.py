@@ -1,0 +1,125 @@
+"""Each end that a slide can come to, and what is said of it."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from uadray.aggregation import AggregationConfig, Calibration
+from uadray.manifest import SlideRow
+from uadray.schemas import SLIDE_DECISIONS, TILE_SCORES
+from uadray.screening import SlideResult, judge
+
+ROW = SlideRow("s1", "/slides/s1.tif")
+CONFIG = AggregationConfig(top_fraction=0.5, min_tiles=4, min_coverage=0.75)
+CALIBRATION = Calibration(
+    id="cal", bundle_id="b", aggregation=CONFIG, alpha=0.25, scores=(1.0, 2.0, 3.0),
+    tile_median=0.1, tile_p99=0.2, tile_high=0.3,
+)  # fmt: skip
+
+
+def _result(scores: list[float | None]) -> SlideResult:
+    n = len(scores)
+    errors = [None if s is not None else "pixels cannot be read" for s in scores]
+    columns = {
+        "tile_id": [f"s1/{i}" for i in range(n)], "slide_id": ["s1"] * n, "x_level0_px": range(n),
+        "y_level0_px": [0] * n, "width_level0_px": [64] * n, "height_level0_px": [64] * n,
+        "tissue_fraction": [1.0] * n, "band": ["tissue"] * n, "score": scores, "mean_saturation": [0.1] * n,
+        "mean_green": [0.1] * n, "error": errors,
+    }  # fmt: skip
+    table = pa.table({f.name: pa.array(columns[f.name], f.type) for f in TILE_SCORES}, schema=TILE_SCORES)
+    return SlideResult(ROW, tiles=table)
+
+
+@pytest.mark.parametrize(
+    ("scores", "decision", "p"),
+    [
+        ([1.0, 1.0, 3.5, 3.0], "anomalous", 0.25),  # mean of the upper half: 3.25, above all three
+        ([1.0, 1.0, 3.0, 3.0], "normal", 0.5),  # 3.0 ties with the highest
+        ([0.0, 0.0, 0.0, 0.0], "normal", 1.0),
+        ([None, 1.0, 9.0, 9.0, 9.0], "anomalous", 0.25),  # four of five read: 80 %
+    ],
+)
+def test_scored(scores: list[float | None], decision: str, p: float) -> None:
+    verdict = judge(_result(scores), CONFIG, CALIBRATION)
+    assert (verdict["state"], verdict["decision"], verdict["p_value"]) == ("scored", decision, p)
+    assert (verdict["threshold"], verdict["alpha"], verdict["calibration_id"]) == (3.0, 0.25, "cal")
+    assert (verdict["score"] > verdict["threshold"]) == (decision == "anomalous")
+    assert verdict["n_tiles"] == len(scores)
+    assert verdict["n_scored"] == len([s for s in scores if s is not None])
+    assert verdict["coverage"] == verdict["n_scored"] / verdict["n_tiles"]
+    assert set(verdict) <= set(SLIDE_DECISIONS.names)
+
+
+def test_without_a_calibration_there_is_a_score_and_no_decision() -> None:
+    verdict = judge(_result([1.0, 2.0, 3.0, 4.0]), CONFIG)
+    assert (verdict["state"], verdict["score"]) == ("scored", 3.5)
+    assert not {"decision", "p_value", "threshold"} & set(verdict)
+
+
+def test_an_unreadable_tile_lowers_coverage_never_the_score() -> None:
+    whole, holed = (judge(_result(s), CONFIG)["score"] for s in ([5.0] * 4, [5.0, 5.0, 5.0, 5.0, None]))
+    assert whole == holed == 5.0
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_too_little_tissue(n: int) -> None:
+    verdict = judge(_result([9.0] * n), CONFIG, CALIBRATION)
+    assert (verdict["state"], verdict["reason"]) == ("not_assessable", "too_little_tissue")
+    assert verdict["decision"] == "not_assessable"
+    assert verdict["message"] == f"{n} tiles with enough tissue, at least 4 are needed"
+    assert verdict["coverage"] == (1.0 if n else None)
+    assert "score" not in verdict
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [9.0] * 7 + [None] * 3,  # 70 %
+        [9.0] * 3 + [None],  # 75 % are enough, three tiles are not
+    ],
+)
+def test_low_coverage(scores: list[float | None]) -> None:
+    verdict = judge(_result(scores), CONFIG, CALIBRATION)
+    assert (verdict["state"], verdict["reason"]) == ("not_assessable", "low_coverage")
+    assert verdict["decision"] == "not_assessable"
+    assert f"of {len(scores)} tissue tiles could be read, 75% are needed" in verdict["message"]
+    assert "score" not in verdict
+
+
+def test_coverage_just_enough() -> None:
+    assert judge(_result([1.0] * 6 + [None] * 2), CONFIG, CALIBRATION)["state"] == "scored"
+
+
+def test_no_tile_can_be_read() -> None:
+    verdict = judge(_result([None] * 5), CONFIG, CALIBRATION)
+    assert (verdict["state"], verdict["reason"]) == ("failed", "unreadable")
+    assert verdict["message"] == "no tile can be read: pixels cannot be read"
+    assert (verdict["n_tiles"], verdict["n_scored"], verdict["coverage"]) == (5, 0, 0.0)
+    assert "decision" not in verdict
+
+
+@pytest.mark.parametrize("reason", ["missing", "no_mpp", "unreadable", "scoring"])
+def test_failed(reason: str) -> None:
+    verdict = judge(SlideResult(ROW, failure=(reason, "what happened")), CONFIG, CALIBRATION)
+    assert verdict == {"state": "failed", "reason": reason, "message": "what happened"}
+
+
+def test_a_failure_beats_tiles_that_came() -> None:
+    result = _result([9.0] * 8)
+    result.failure = ("changed", "the object has changed")
+    assert judge(result, CONFIG, CALIBRATION)["state"] == "failed"
+
+
+def test_a_slide_without_an_answer_is_lost_not_normal() -> None:
+    assert judge(SlideResult(ROW), CONFIG, CALIBRATION)["reason"] == "lost"
+
+
+def test_every_end_is_one_of_three() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        n = int(rng.integers(0, 12))
+        scores = [None if rng.random() < 0.3 else float(rng.normal()) for _ in range(n)]
+        verdict = judge(_result(scores), CONFIG, CALIBRATION)
+        assert verdict["state"] in {"scored", "not_assessable", "failed"}
+        assert ("score" in verdict) == (verdict["state"] == "scored")
+        assert ("reason" in verdict) == (verdict["state"] != "scored")
