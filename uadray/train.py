@@ -38,7 +38,7 @@ def train(
         InputError: `out` holds another run, or the data is unusable.
         WorkError: the workers failed for good.
     """
-    _claim(out, config, resume=resume)
+    _check_free(out, config, resume=resume)
     _pull_backbone(config)
     source = training_data(
         data, tiles=config.tiles, input_px=config.detector.input_px, tiles_per_slide=config.tiles_per_slide,
@@ -46,6 +46,7 @@ def train(
     )  # fmt: skip
     if source.n_tiles < config.batch_size * config.workers:
         raise InputError(f"{data}: {source.n_tiles} tiles are fewer than a batch of {config.batch_size} a worker")
+    storage.write_bytes(storage.join(out, CONFIG), runs.dump_config(config).encode())
     log = RunLog(out, config, progress, keep=resume)
     filesystem, path = storage.pyarrow_filesystem(out)
     networks, last = fit(config, source.dataset, filesystem=filesystem, path=path, listener=log.take)
@@ -104,11 +105,10 @@ def samples_page(title: str, names: list[str]) -> str:
     )
 
 
-def _claim(out: str, config: TrainConfig, *, resume: bool) -> None:
+def _check_free(out: str, config: TrainConfig, *, resume: bool) -> None:
     """An output folder belongs to one configuration; `--resume` goes on, anything else is refused."""
     where, text = storage.join(out, CONFIG), runs.dump_config(config)
     if not storage.exists(where):
-        storage.write_bytes(where, text.encode())
         return
     if not resume:
         raise InputError(f"{out} already holds a training; use --resume to go on with it, or another --out")
