@@ -93,14 +93,14 @@ def test_one_class_is_refused(labels: str, counts: str) -> None:
 
 
 def test_the_interval_holds_the_truth_about_95_times_in_100() -> None:
-    """Two normals a unit apart: the true AUROC is Phi(1 / sqrt 2) = 0.7602. 40 experiments, 200 samples each."""
+    """Two normals a unit apart: the true AUROC is Phi(1 / sqrt 2) = 0.7602. 25 experiments, 100 samples each."""
     rng = np.random.default_rng(0)
-    anomalous = np.arange(200) < 100
+    anomalous = np.arange(100) < 50
     hits = 0
-    for _ in range(40):
-        low, high = bootstrap_ci(rng.normal(size=200) + anomalous, anomalous) or (0.0, 0.0)
+    for _ in range(25):
+        low, high = bootstrap_ci(rng.normal(size=100) + anomalous, anomalous) or (0.0, 0.0)
         hits += low <= 0.7602 <= high
-    assert 34 <= hits <= 40, "fewer than 34 of 40 happen once in 100 times, were it 95 %"
+    assert hits >= 21, "fewer than 21 of 25 happen once in 100 times, were it 95 %"
 
 
 def test_the_interval_is_the_same_every_time() -> None:
