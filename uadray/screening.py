@@ -6,6 +6,7 @@ moment and run it again: slides with a decision are left as they are.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -198,7 +199,8 @@ def judge(result: SlideResult, config: AggregationConfig, calibration: Calibrati
         first = result.tiles["error"].drop_null()[0].as_py()
         return counts | {"state": "failed", "reason": "unreadable", "message": f"no tile can be read: {first}"}
     if n_scored < config.min_tiles or n_scored / n_tiles < config.min_coverage:
-        what = f"only {n_scored} of {n_tiles} tissue tiles could be read, {config.min_coverage:.0%} are needed"
+        needed = max(config.min_tiles, math.ceil(n_tiles * config.min_coverage))
+        what = f"only {n_scored} of {n_tiles} tissue tiles could be read, {needed} are needed"
         return counts | {"state": "not_assessable", "reason": "low_coverage", "message": what} | _undecided()
     score = aggregation.slide_score(scores, config)
     return counts | {"state": "scored", "score": score} | (_decided(score, calibration) if calibration else {})

@@ -32,6 +32,16 @@ def _png(image: np.ndarray) -> bytes:
 FILES = {name: _png(_image(i)) for i, name in enumerate(MEMBERS)}
 
 
+def test_what_is_transparent_is_white(tmp_path: Path) -> None:
+    image = np.zeros((4, 4, 4), np.uint8)
+    image[:2, :, 3] = 255
+    (tmp_path / "a.png").write_bytes(bytes(cv2.imencode(".png", image)[1]))
+    (found,) = read_tiles(str(tmp_path), list_tiles(str(tmp_path)))
+    assert found[1] is not None
+    assert (found[1][:2] == 0).all()
+    assert (found[1][2:] == 255).all()
+
+
 def _folder(tmp_path: Path) -> str:
     for name, data in {**FILES, "normal/notes.txt": b"no image"}.items():
         (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,13 @@ from typing import Any
 
 import ray
 
-QUIET = {
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # torch's idle threads sleep instead of spinning on the cores that readers need
+    # glibc keeps freed activations instead of returning them to the kernel and faulting them in again at every step
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its warnings about itself are not for the terminal; failures come as exceptions
     "RAY_USAGE_STATS_ENABLED": "0",  # patient archives do not phone home
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # a command has one progress bar, its own
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -17,7 +23,7 @@ def connect(*, quiet: bool = True) -> None:
     """Join the cluster of `RAY_ADDRESS`, else start Ray on this machine; does nothing where Ray already runs."""
     if ray.is_initialized():
         return
-    for name, value in QUIET.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     options: dict[str, Any] = {"log_to_driver": not quiet, "logging_level": logging.ERROR}
     if not os.environ.get("RAY_ADDRESS"):

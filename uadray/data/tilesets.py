@@ -45,9 +45,9 @@ class TileRef:
 
 def is_tile_set(uri: str) -> bool:
     """True where `uri` is no slide manifest: a folder or zip of images, or Parquet with an `image` column."""
-    if uri.endswith(".parquet"):
+    if uri.lower().endswith(".parquet"):
         return "image" in _parquet(uri).schema_arrow.names
-    return not uri.endswith((".csv", ".tsv"))
+    return not uri.lower().endswith((".csv", ".tsv"))
 
 
 def list_tiles(uri: str, *, label: str | None = None) -> list[TileRef]:
@@ -93,6 +93,8 @@ def _decoded(data: bytes) -> npt.NDArray[np.uint8] | None:
         with Image.open(io.BytesIO(data)) as header:
             if header.width * header.height > MAX_IMAGE_PX:
                 return None
+            if "A" in header.getbands():
+                return _on_white(header)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except (cv2.error, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
@@ -118,6 +120,13 @@ def _encoded(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
                 except InputError:  # too large, or gone since it was listed
                     data = b""
                 yield ref, data
+
+
+def _on_white(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """What is transparent is white, as outside a slide."""
+    page = Image.new("RGBA", image.size, "white")
+    page.alpha_composite(image.convert("RGBA"))
+    return np.asarray(page.convert("RGB"), dtype=np.uint8)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:

@@ -25,7 +25,7 @@ _COLUMN = {"mean_saturation": "mean_saturation", "minus_mean_green": "mean_green
 
 
 def evaluate(uri: str, *, labels: str | None = None, outlines: str | None = None) -> dict[str, Any]:
-    """Evaluate and leave `evaluation.json` and `evaluation.html` beside what was evaluated.
+    """Evaluate and leave JSON and a page: `evaluation.*` in a screening's folder, `<name>.*` beside a scores file.
 
     Args:
         uri: a scores.parquet of `uadray score`, or the output folder of `uadray screen`.
