@@ -58,7 +58,7 @@ FAT_CELL_UM = 52.0  # adipocytes measure 50-100
 NUCLEUS_UM, NUCLEUS_PITCH_UM = 6.8, 9.6  # a lymphocyte's nucleus measures 6-8, the cell about 9
 LESION_NUCLEUS_UM = 11.0  # 1.6 times the normal one
 LESION_COVER = 0.70  # nuclear area over lesion area, overlaps counted twice; 0.46 in normal sheets, without overlaps
-LESION_SHARE = (0.07, 0.18)  # a slide's lesions, of its tissue's area
+LESION_SHARE = (0.15, 0.25)  # a slide's lesions, of its tissue's area
 LESION_RADIUS_UM = 95.0  # aimed at; a lesion then holds several 64-um tiles
 MATCH_BLOCK_UM = 20.0  # colour is matched on blocks of this side, finer than a tile and coarser than a nucleus
 
