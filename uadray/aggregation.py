@@ -26,7 +26,7 @@ class AggregationConfig(Config):
         min_coverage: with a smaller share of its tissue tiles scored a slide is `not_assessable`.
     """
 
-    top_fraction: float = Field(default=0.1, gt=0, le=1)
+    top_fraction: float = Field(default=0.3, gt=0, le=1)
     min_tiles: int = Field(default=8, ge=1)
     min_coverage: float = Field(default=0.9, ge=0, le=1)
 

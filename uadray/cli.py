@@ -146,7 +146,7 @@ def calibrate(
     bundle: BundleArg,
     slides: SlidesOpt,
     alpha: Annotated[float, typer.Option(help="Share of normal slides that may be called anomalous.")] = 0.05,
-    top_fraction: Annotated[float, typer.Option(help="A slide's score is the mean of this share of its tiles.")] = 0.1,
+    top_fraction: Annotated[float, typer.Option(help="A slide's score is the mean of this share of its tiles.")] = 0.3,
     score_workers: WorkersOpt = None,
     gpus: GpusOpt = 0,
 ) -> None:
