@@ -45,7 +45,7 @@ TRAIN = {
         "latent_channels": 8,
     },
     "tiles": {"mpp": 1.0, "tile_px": 64, "stride_px": 64, "min_tissue": 0.5},
-    "epochs": 6,
+    "epochs": 10,
     "steps_per_epoch": 50,
     "batch_size": 16,
 }
