@@ -107,6 +107,7 @@ def train(
     from uadray import train as job
     from uadray.data.cluster import connect
 
+    job.check(settings, data=data, out=out, resume=resume)
     connect()
     with console.progress(f"train {settings.name}") as tick:
         bundle = job.train(

@@ -8,9 +8,11 @@ import yaml
 
 from uadray import runs, storage
 from uadray.bundle import Bundle, write_bundle
+from uadray.data import tilesets
 from uadray.data.pipeline import training_data
 from uadray.errors import InputError
 from uadray.evidence import encode_jpeg, sample_grid
+from uadray.manifest import read_manifest
 from uadray.models import weights
 from uadray.models.build import DpaConfig
 from uadray.training.config import TrainConfig
@@ -103,6 +105,19 @@ def samples_page(title: str, names: list[str]) -> str:
         f"<style>{style}</style><h1>{html.escape(title)}</h1><p>Training tiles (upper rows) over their "
         f"reconstructions (lower rows), newest epoch first.</p>{figures}</html>"
     )
+
+
+def check(config: TrainConfig, *, data: str, out: str, resume: bool = False) -> None:
+    """Refuse what can be refused before a cluster is joined.
+
+    Raises:
+        InputError: see `train`.
+    """
+    _check_free(out, config, resume=resume)
+    if tilesets.is_tile_set(data):
+        tilesets.list_tiles(data)
+    else:
+        read_manifest(data)
 
 
 def _check_free(out: str, config: TrainConfig, *, resume: bool) -> None:
