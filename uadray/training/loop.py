@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from uadray.data.cluster import cores
 from uadray.errors import WorkError
 from uadray.models.build import Networks, build_networks
 from uadray.models.pixels import Pixels, to_pixels
@@ -204,7 +205,7 @@ def fit(config: TrainConfig, dataset: Any, *, filesystem: Any, path: str, listen
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
             use_gpu=config.use_gpu,
-            resources_per_worker={"CPU": 1} | ({"GPU": 1} if config.use_gpu else {}),
+            resources_per_worker={"CPU": worker_cpus(config.workers, cores())} | ({"GPU": 1} if config.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
             name="checkpoints",
@@ -222,6 +223,15 @@ def fit(config: TrainConfig, dataset: Any, *, filesystem: Any, path: str, listen
     with result.checkpoint.as_directory() as folder:
         load_networks(Path(folder) / "networks.safetensors", networks)
     return networks, result.metrics or {}
+
+
+def worker_cpus(workers: int, n_cpus: int) -> float:
+    """CPUs that each worker asks Ray for: one, or less where the readers would be left without any and wait for ever.
+
+    >>> worker_cpus(1, 2), worker_cpus(2, 2), worker_cpus(4, 16)
+    (1.0, 0.5, 1.0)
+    """
+    return min(1.0, (n_cpus - 1) / workers)
 
 
 def _watched(run: Callable[[], Any], look: Callable[[], None]) -> Any:
