@@ -193,7 +193,7 @@ def _top_tiles(result: "SlideResult") -> list[dict[str, Any]]:
     place = {tile_id: i for i, tile_id in enumerate(result.tiles["tile_id"].to_pylist())}
     names = ("tile_id", "x_level0_px", "y_level0_px", "score")
     rows = [place[tile_id] for tile_id in result.evidence["tile_id"].to_pylist()]
-    return list(result.tiles.select(names).take(rows).to_pylist())
+    return list(result.tiles.select(names).take(pa.array(rows, pa.int64())).to_pylist())
 
 
 def _now() -> str:
