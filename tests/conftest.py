@@ -65,3 +65,15 @@ def ray_cluster() -> Iterator[None]:
         ray.init(num_cpus=4, include_dashboard=False, object_store_memory=300 * 2**20, log_to_driver=False)
         yield
         ray.shutdown()
+
+
+@pytest.fixture
+def torch_alone() -> Iterator[None]:
+    """The same start every time; one thread, since waking a second takes longer than tiny networks do."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

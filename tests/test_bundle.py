@@ -1,7 +1,6 @@
 """A bundle opens as what was written, from a folder and from S3; anything else is refused in one line."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +16,12 @@ from uadray.errors import InputError
 from uadray.models.build import DpaConfig, FanoganConfig, Networks, build_networks
 from uadray.tiling import TileSpec
 
+pytestmark = pytest.mark.usefixtures("torch_alone")
+
 DPA = DpaConfig(kind="dpa", input_px=16, width=4, halvings=2, layers=("block0", "block1"))
 GAN = FanoganConfig(kind="fanogan", input_px=16, width=4, latent_dim=4)
 TILES = TileSpec(mpp=0.5, tile_px=24)
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3), dtype=np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def _torch() -> Iterator[None]:
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _write(uri: str, config: DpaConfig | FanoganConfig = GAN) -> tuple[Bundle, Networks]:

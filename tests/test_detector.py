@@ -1,7 +1,5 @@
 """A tile's score is its own: no matter what else is in the call, and of the tile's centre alone."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -11,17 +9,11 @@ from uadray.models.build import DpaConfig, FanoganConfig, build_networks
 from uadray.models.pixels import to_input
 from uadray.training.losses import izi_f, relative_perceptual_l1
 
+pytestmark = pytest.mark.usefixtures("torch_alone")
+
 DPA = DpaConfig(kind="dpa", input_px=16, width=4, halvings=2, layers=("block0", "block1"))
 GAN = FanoganConfig(kind="fanogan", input_px=16, width=4, latent_dim=4, kappa=0.5)
 PIXELS = np.random.default_rng(0).integers(0, 256, (BATCH + 6, 16, 16, 3), dtype=np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=[DPA, GAN], ids=["dpa", "fanogan"])

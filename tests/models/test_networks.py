@@ -1,7 +1,5 @@
 """Shapes of every network at several sizes (jaxtyping checks the annotations as well), and what each must not mix."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from jaxtyping import TypeCheckError
@@ -15,15 +13,7 @@ from uadray.models.perceptual_autoencoder import Decoder, Encoder
 from uadray.models.pixels import to_input, to_pixels
 from uadray.models.wgan_gp import Critic, Generator, Trunk, channel_plan
 
-
-@pytest.fixture(autouse=True)
-def _torch() -> Iterator[None]:
-    """The same start every time; one thread, since waking a second takes longer than these networks do."""
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("torch_alone")
 
 
 def _images(n: int, side_px: int) -> Tensor:

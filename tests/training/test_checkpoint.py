@@ -1,7 +1,6 @@
 """A checkpoint restores networks and Adam to the bit; damaged or foreign files are refused."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,11 @@ from uadray.models.build import DpaConfig, FanoganConfig, Networks, build_networ
 from uadray.training.checkpoint import load_networks, load_state, save_networks, save_state
 from uadray.training.steps import Trainee, build_trainee
 
+pytestmark = pytest.mark.usefixtures("torch_alone")
+
 DPA = DpaConfig(kind="dpa", input_px=16, width=4, halvings=2, layers=("block0",))
 GAN = FanoganConfig(kind="fanogan", input_px=16, width=4, latent_dim=8, critic_steps=2)
 X = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _trainee(config: DpaConfig | FanoganConfig, seed: int) -> Trainee:

@@ -1,7 +1,6 @@
 """One step of each trainee on a CPU: losses fall on a fixed batch, and each phase moves only what it may."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,21 +9,13 @@ from torch import Tensor, nn
 from uadray.models.build import DpaConfig, FanoganConfig, Networks, build_networks
 from uadray.training.steps import DpaTrainee, FanoganTrainee, build_trainee
 
+pytestmark = pytest.mark.usefixtures("torch_alone")
+
 DPA = DpaConfig(kind="dpa", input_px=16, width=4, halvings=2, layers=("block0", "block2"), learning_rate=5e-3)
 GAN = FanoganConfig(
     kind="fanogan", input_px=16, width=4, latent_dim=8, critic_steps=2, encoder_fraction=0.4,
     gan_learning_rate=1e-3, encoder_learning_rate=2e-3,
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _torch() -> Iterator[None]:
-    """The same start every time; one thread, since waking a second takes longer than these networks do."""
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

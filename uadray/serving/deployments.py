@@ -40,8 +40,8 @@ class Scores:
     residual: Floats | None
 
 
-class Encoder:
-    """The stage `map`."""
+class _Stage:
+    """A replica's detector; each stage uses its own part of it."""
 
     def __init__(self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None) -> None:
         _set_threads(threads)
@@ -50,6 +50,10 @@ class Encoder:
     def bundle_id(self) -> str:
         """Of the bundle that this replica has loaded."""
         return self._bundle_id
+
+
+class Encoder(_Stage):
+    """The stage `map`."""
 
     def __call__(self, pixels: Pixels) -> Floats:
         """Latents of RGB tiles, [N, ...]."""
@@ -59,16 +63,8 @@ class Encoder:
         return z.astype(np.float32, copy=False)
 
 
-class Generator:
+class Generator(_Stage):
     """The stage `reconstruct`."""
-
-    def __init__(self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None) -> None:
-        _set_threads(threads)
-        self.detector, self._bundle_id = load_detector(bundle_uri, bundle, device=device()), bundle.id
-
-    def bundle_id(self) -> str:
-        """Of the bundle that this replica has loaded."""
-        return self._bundle_id
 
     def __call__(self, z: Floats) -> Floats:
         """Reconstructions [N, 3, h, w] of latents."""
@@ -80,16 +76,8 @@ class Generator:
         return x_hat.astype(np.float32, copy=False)
 
 
-class Scorer:
+class Scorer(_Stage):
     """The stage `score`."""
-
-    def __init__(self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None) -> None:
-        _set_threads(threads)
-        self.detector, self._bundle_id = load_detector(bundle_uri, bundle, device=device()), bundle.id
-
-    def bundle_id(self) -> str:
-        """Of the bundle that this replica has loaded."""
-        return self._bundle_id
 
     def __call__(self, pixels: Pixels, x_hat: Floats, *, maps: bool = False) -> Scores:
         """Scores of RGB tiles against their reconstructions."""
