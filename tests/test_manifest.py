@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from seaweed import SeaweedServer
 
@@ -100,6 +100,8 @@ def test_parquet_as_pandas_writes_it(tmp_path: Path) -> None:
         ("slide_id,uri\na/b,a.tif\n", "row 2: slide_id 'a/b' cannot be a file name"),
         ("slide_id,uri\na\\b,a.tif\n", "cannot be a file name"),
         ("slide_id,uri\na\x07b,a.tif\n", "cannot be a file name"),
+        ("slide_id,uri\na\u2028b,a.tif\n", "cannot be a file name"),
+        ("slide_id,uri\na\u202egpj,a.tif\n", "cannot be a file name"),  # shown as "ajpg"
         ("slide_id,uri\n.hidden,a.tif\n", "cannot be a file name"),
         ("slide_id,uri\n..,a.tif\n", "cannot be a file name"),
         (f"slide_id,uri\n{'ä' * 101},a.tif\n", "longer than 200 bytes"),
@@ -146,6 +148,7 @@ IDS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(ids=IDS, site=TEXT, mpp=st.none() | st.floats(1e-3, 100), suffix=st.sampled_from(["csv", "parquet"]))
 def test_what_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, ids: list[str], site: str, mpp: float | None, suffix: str
@@ -154,6 +157,57 @@ def test_what_is_written_is_read(
     rows = [SlideRow(slide_id, f"s3://bucket/{slide_id}", mpp and Mpp(mpp), site=site) for slide_id in ids]
     write_manifest(rows, uri)
     assert read_manifest(uri) == rows
+
+
+HOSTILE = [
+    "..",
+    ".",
+    "/",
+    "\\",
+    "\0",
+    "\n",
+    "\u2028",
+    "\u202e",
+    "%2e%2e%2f",
+    "s3://",
+    "file:///",
+    "~",
+    " ",
+    "ä" * 90,
+    "a",
+]
+
+
+@settings(deadline=None)
+@given(slide_id=st.text(max_size=20) | st.lists(st.sampled_from(HOSTILE), min_size=1, max_size=5).map("".join))
+def test_no_slide_id_leads_out_of_a_folder(tmp_path_factory: pytest.TempPathFactory, slide_id: str) -> None:
+    """Ids come from outside, and results are named after them: one is refused, or is a name in its folder."""
+    folder = tmp_path_factory.getbasetemp() / "ids"
+    out = io.BytesIO()
+    try:
+        pq.write_table(pa.table({"slide_id": [slide_id], "uri": ["a.tif"]}), out)
+    except UnicodeEncodeError:
+        return  # half a character: no file can hold it
+    storage.write_bytes(str(folder / "m.parquet"), out.getvalue())
+    refused: InputError | None = None
+    try:
+        (row,) = read_manifest(str(folder / "m.parquet"))
+    except InputError as error:
+        refused = error
+    if refused:
+        assert len(str(refused).splitlines()) == 1
+        return
+    for root in ("s3://bucket/run", str(folder), folder.as_uri()):
+        for file in (f"{row.slide_id}.json", f"{row.slide_id}.parquet", row.slide_id):
+            uri = storage.join(root, "decisions", file)
+            assert storage.resolve(uri, "/") == uri
+            assert storage.parent(uri) == storage.join(root, "decisions")
+            assert storage.name(uri) == file
+    path = folder / "decisions" / f"{row.slide_id}.parquet"
+    path.parent.mkdir(exist_ok=True)
+    path.touch()  # and the disk takes it
+    assert path in set(path.parent.iterdir())
+    path.unlink()
 
 
 def test_parquet_has_the_published_schema(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from uadray.slides.reader import open_slide, thumbnail
 from uadray.slides.synthetic import PhantomSpec, paint
-from uadray.tissue import tissue_mask
+from uadray.tissue import _lowest_grey, tissue_mask
 
 GLASS = (244, 243, 245)
 PINK = (215, 160, 190)
@@ -105,3 +105,30 @@ def test_tiny_thumbnails(shape: tuple[int, int]) -> None:
     mask = tissue_mask(np.full((*shape, 3), 240, np.uint8), 4.0)
     assert mask.shape == shape
     assert not mask.any()
+
+
+@pytest.mark.parametrize("shape", [(1100, 1000), (2500, 2300)])
+def test_large_thumbnails_agree_with_the_plain_formula(shape: tuple[int, int]) -> None:
+    """Masked at half their resolution, labelled at a quarter: against saturation of HSV, Otsu, closing at full size."""
+    image, _ = paint(PhantomSpec(512, 512, mpp=4.0, seed=8))
+    image = np.tile(image, (5, 5, 1))[: shape[0], : shape[1]]
+    image[20:24, 20:24] = PINK  # dust of 16 x 16 um
+    hsv = cv2.cvtColor(cv2.medianBlur(image, 3), cv2.COLOR_RGB2HSV)
+    otsu, _ = cv2.threshold(hsv[..., 1], 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    plain = ((hsv[..., 1] > np.clip(otsu, 12, 40)) & (hsv[..., 2] > 25)).astype(np.uint8)
+    plain = cv2.morphologyEx(plain, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))) > 0
+    mask = tissue_mask(image, 4.0)
+    assert mask.shape == shape
+    assert mask.dtype == np.bool_
+    assert (mask & plain).sum() / (mask | plain).sum() > 0.97
+    assert not mask[18:26, 18:26].any()
+
+
+def test_saturation_is_opencvs_own() -> None:
+    """The table against HSV, for every pair of largest and smallest channel."""
+    high, low = np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
+    pixels = np.stack([high, np.minimum(low, high), np.minimum(low, high)], -1).astype(np.uint8)
+    saturation = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)[..., 1]
+    for threshold in (12.0, 25.0, 40.0):
+        expected = (saturation > threshold) & (pixels[..., 0] > 25)
+        assert ((pixels[..., 1] < _lowest_grey(threshold)[pixels[..., 0]]) == expected).all()

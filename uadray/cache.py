@@ -3,15 +3,22 @@
     with local_copy("s3://bucket/a.ndpi", slide_id="a") as path:
         ...                                     # the copy is not evicted before the block ends
 
-Copies lie in `$UADRAY_CACHE_SLIDES` or else `$UADRAY_CACHE/slides` (by default `~/.cache/uadray/slides`), named after
-URI and etag, and take at most `UADRAY_CACHE_BYTES` (by default 20 GiB): the least recently used that nobody holds goes
-first. Any number of processes may share the folder, on a local disk:
+Copies lie in `$UADRAY_CACHE_SLIDES` or else `$UADRAY_CACHE/slides` (by default `~/.cache/uadray/slides`), each a folder
+named after URI and etag (see `uadray.copies`), with all files of the slide (see `uadray.members`). They take at most
+`UADRAY_CACHE_BYTES` (by default 20 GiB): the least recently used that nobody holds goes first. Any number of processes
+may share the cache, on a local disk:
 
-- who reads a copy holds a shared lock on it; who evicts needs an exclusive one and does not wait for it;
+- who reads a copy holds a shared lock on its folder; who evicts needs an exclusive one and does not wait for it;
 - who downloads holds an exclusive lock on `<name>.part`, and others who want the same wait for it; the whole size is
   allocated at once, so that a full disk shows first. The kernel drops the locks of the dead: a `.part` that nobody
-  holds is a leftover, overwritten by the next who wants it and evicted before any copy;
-- `.lock` guards the count of bytes.
+  holds is a leftover, emptied by the next who wants it and evicted before any copy;
+- who removes a folder renames it to a `.part` first: what is called a copy is always whole;
+- `.lock` guards the count of bytes, and removal.
+
+A full cache cannot deadlock tasks that hold one copy each, as those of a screening do: who waits for room holds none,
+and the others go on. Who holds a copy and wants another (training readers keep several slides open) may wait for others
+that do the same: after `wait_s` one of them gets a `FullError` and lets go. So give the cache room for all slides that
+are read at a time on a node; a task that yields inside the block holds its copy while its consumer is slow.
 """
 
 import errno
@@ -19,20 +26,36 @@ import fcntl
 import hashlib
 import os
 import re
+import secrets
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
 
-from uadray import storage
-from uadray.errors import InputError
-from uadray.uris import ChangedError, FullError, ObjectInfo, is_s3, local_path, name
+from uadray import copies, storage
+from uadray.errors import InputError, WorkError
+from uadray.members import SlideFiles, has_many_files, slide_files
+from uadray.uris import ChangedError, FullError, is_s3, local_path, name
 
 DEFAULT_BYTES = 20 * 2**30
-_PART_BYTES = 8 * 2**20
-_PARTS_AT_ONCE = 8
 _PARTIAL = ".part"
-_MANY_FILES = (".mrxs", ".vms", ".vmu")  # formats whose pixels lie in other files
+_OURS = re.compile(r"[0-9a-f]{32}(\.part)?")  # nothing else in the folder is counted or touched
+
+
+class _Order(NamedTuple):
+    """What is to be copied, where to, and until when to wait for room."""
+
+    files: SlideFiles
+    copy: Path
+    slide: str
+    deadline: float
+    wait_s: float
+
+    @property
+    def partial(self) -> Path:
+        return self.copy.with_name(self.copy.name + _PARTIAL)
 
 
 @contextmanager
@@ -44,31 +67,46 @@ def local_copy(
     Args:
         uri: the slide.
         slide_id: for error messages.
-        etag: what it has to be; None takes whatever is there.
+        etag: what it has to be: that of `members.slide_stat`, or of the object alone; None takes whatever is there.
         wait_s: how long to wait for room when every copy in a full cache is held by others.
 
     Raises:
-        ChangedError: the etag is another, or changes meanwhile.
+        ChangedError: the etag is another, or that of any of its files changes meanwhile.
         FullError: the disk is full, or the slide does not fit into the cache.
-        InputError: the slide consists of several files (MRXS, VMS), which only local folders can hold.
+        InputError: files of it are missing or cannot be had, or its folder holds absurdly many.
+        WorkError: the cache's disk fails.
     """
-    info = storage.stat(uri)
-    if etag is not None and info.etag != etag:
-        raise ChangedError(f"{uri}: the object has changed since it was looked at (etag {etag}, now {info.etag})")
     if not is_s3(uri):
+        _check_etag(uri, etag)
         yield local_path(uri)
         return
-    if PurePosixPath(uri).suffix.lower() in _MANY_FILES:
-        raise InputError(f"{uri}: {PurePosixPath(uri).suffix} slides have many files; mount the bucket or copy them")
-    path = _folder() / _file_name(info)
-    descriptor = _opened(path, info.size)
-    while descriptor is None:
-        _download(info, path, slide=f"slide {slide_id or name(uri)}", wait_s=wait_s)
-        descriptor = _opened(path, info.size)
+    files = slide_files(uri)
+    if etag not in (None, files.etag, files.main.info.etag):
+        raise _changed(uri, etag, files.etag)
+    folder = _folder()
+    key = hashlib.sha256(f"{uri}\n{files.etag}".encode()).hexdigest()[:32]
+    order = _Order(files, folder / key, f"slide {slide_id or name(uri)}", time.monotonic() + wait_s, wait_s)
+    with _explained(order):
+        descriptor = _opened(order)
+        while descriptor is None:
+            descriptor = _downloaded(order)
+            descriptor = _opened(order) if descriptor is None else descriptor
     try:
-        yield path
+        yield copies.main_path(order.copy, files)
     finally:
         os.close(descriptor)
+
+
+def _check_etag(uri: str, etag: str | None) -> None:
+    """Check a local slide; the other files of one are looked at only where its own etag is not the expected one."""
+    found = storage.stat(uri).etag
+    if etag in (None, found) or (has_many_files(uri) and etag == slide_files(uri).etag):
+        return
+    raise _changed(uri, etag, found)
+
+
+def _changed(uri: str, etag: str | None, found: str) -> ChangedError:
+    return ChangedError(f"{uri}: the slide has changed since it was looked at (etag {etag}, now {found})")
 
 
 def _folder() -> Path:
@@ -88,98 +126,141 @@ def _limit_bytes() -> int:
     return int(text)
 
 
-def _file_name(info: ObjectInfo) -> str:
-    suffix = PurePosixPath(info.uri).suffix
-    key = hashlib.sha256(f"{info.uri}\n{info.etag}".encode()).hexdigest()[:32]
-    return key + (suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,12}", suffix) and suffix != _PARTIAL else "")
-
-
-def _opened(path: Path, size: int) -> int | None:
-    """Open a copy, hold it and mark it as just used; None where there is none."""
+@contextmanager
+def _explained(order: _Order) -> Iterator[None]:
+    """Turn the disk's errors into one line."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        yield
+    except OSError as error:
+        if _is_full(error):
+            raise _disk_full(order) from error
+        folder = order.copy.parent
+        raise WorkError(
+            f"{order.slide}: the cache {folder} fails ({error.strerror or error}); set UADRAY_CACHE to a local disk "
+            "that you may write to"
+        ) from error
+
+
+def _opened(order: _Order) -> int | None:
+    """Open a copy, hold it and mark it as just used; None where there is none, or one that has suffered."""
+    try:
+        descriptor = os.open(order.copy, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
         return None
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    found = os.fstat(descriptor)
-    if found.st_nlink == 0 or found.st_size != size:  # evicted while we waited, or tampered with
-        if found.st_nlink:
-            path.unlink(missing_ok=True)
-        os.close(descriptor)
-        return None
-    os.utime(descriptor)
-    return descriptor
-
-
-def _download(info: ObjectInfo, path: Path, *, slide: str, wait_s: float) -> None:
-    """Make the copy, unless somebody else just did."""
-    partial = path.with_name(path.name + _PARTIAL)
-    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if not _is_at(descriptor, partial):
-            return  # it has become the copy, or was given up
-        if path.exists():
-            partial.unlink()
-            return
-        try:
-            os.ftruncate(descriptor, 0)
-            _reserve(descriptor, info, path.parent, slide=slide, wait_s=wait_s)
-            _fill(descriptor, info)
-            os.fsync(descriptor)
-            partial.replace(path)
-        except BaseException as error:
-            partial.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise _disk_full(info, path.parent, slide) from error
-            raise
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if not _is_at(descriptor, order.copy):
+            return None  # it was evicted while we waited
+        if copies.is_intact(order.copy, order.files):
+            os.utime(descriptor)
+            return os.dup(descriptor)
+        with _locked(order.copy.parent):
+            if _is_at(descriptor, order.copy):  # nobody else was quicker
+                _remove(order.copy)
+        return None
     finally:
         os.close(descriptor)
 
 
+def _downloaded(order: _Order) -> int | None:
+    """Make the copy and hold it; None where somebody else just did, or where it must be tried again."""
+    with suppress(FileExistsError):
+        order.partial.mkdir(mode=0o700)
+    try:
+        descriptor = os.open(order.partial, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None  # it has become the copy, or was taken for a leftover
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not _is_at(descriptor, order.partial):
+            return None
+        if order.copy.exists():
+            shutil.rmtree(order.partial)
+            return None
+        try:
+            _stage(order)
+        except BaseException:
+            shutil.rmtree(order.partial, ignore_errors=True)
+            raise
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        return os.dup(descriptor) if _is_at(descriptor, order.copy) else None
+    finally:
+        os.close(descriptor)
+
+
+def _stage(order: _Order) -> None:
+    """Fill the `.part` that we hold, and make it the copy."""
+    for leftover in order.partial.iterdir():
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    _reserve(order)
+    copies.fill(order.partial, order.files)
+    if len(order.files.members) > 1:
+        uri, etag = order.files.main.info.uri, order.files.etag
+        found = slide_files(uri).etag
+        if found != etag:
+            raise _changed(uri, etag, found)
+    order.partial.rename(order.copy)
+
+
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Tell whether the open file still has this name: its lock is worth nothing otherwise."""
+    """Tell whether the open folder still has this name: its lock is worth nothing otherwise."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
 
 
-def _fill(descriptor: int, info: ObjectInfo) -> None:
-    starts = range(0, info.size, _PART_BYTES)
-    for first in range(0, len(starts), _PARTS_AT_ONCE):
-        ranges = [(start, min(start + _PART_BYTES, info.size)) for start in starts[first : first + _PARTS_AT_ONCE]]
-        for (start, _), blob in zip(ranges, storage.read_ranges(info.uri, ranges, etag=info.etag), strict=True):
-            view, done = memoryview(blob), 0
-            while done < len(view):
-                done += os.pwrite(descriptor, view[done:], start + done)
-
-
-def _reserve(descriptor: int, info: ObjectInfo, folder: Path, *, slide: str, wait_s: float) -> None:
+def _reserve(order: _Order) -> None:
     """Allocate the whole size, after evicting as much as that takes."""
-    limit = _limit_bytes()
-    if info.size > limit:
-        raise FullError(f"{slide}: {info.size} bytes, and UADRAY_CACHE_BYTES allows {limit} in {folder}")
-    deadline = time.monotonic() + wait_s
+    limit, size, folder = _limit_bytes(), order.files.size, order.copy.parent
+    if size > limit:
+        raise FullError(f"{order.slide}: {size} bytes, and UADRAY_CACHE_BYTES allows {limit} in {folder}")
     while True:
         with _locked(folder):
-            while _used_bytes(folder) + info.size > limit and _evict_one(folder):
-                pass
-            if _used_bytes(folder) + info.size <= limit:
-                while not _allocate(descriptor, info.size):
-                    if not _evict_one(folder):
-                        raise _disk_full(info, folder, slide)
+            if _make_room(folder, size, limit):
+                _allocate(order)
                 return
-        if time.monotonic() > deadline:
+        if time.monotonic() > order.deadline:
             raise FullError(
-                f"{slide}: no room for {info.size} bytes in {folder} after {wait_s:.0f} s: all copies are in use; "
-                f"raise UADRAY_CACHE_BYTES ({limit}) or read fewer slides at once"
+                f"{order.slide}: no room for {size} bytes in {folder} after {order.wait_s:.0f} s: all copies are in "
+                f"use; raise UADRAY_CACHE_BYTES ({limit}) or read fewer slides at once"
             )
         time.sleep(0.1)
 
 
-def _disk_full(info: ObjectInfo, folder: Path, slide: str) -> FullError:
-    return FullError(f"{slide}: the disk of the cache {folder} is full, {info.size} bytes needed; set UADRAY_CACHE")
+def _make_room(folder: Path, size: int, limit: int) -> bool:
+    """Evict until `size` more bytes are within the limit; False where too much is in use."""
+    found = _entries(folder)
+    used = sum(n_bytes for _, n_bytes in found)
+    for path, n_bytes in found:
+        if used + size <= limit:
+            break
+        used -= n_bytes if _evict(path) else 0
+    return used + size <= limit
+
+
+def _allocate(order: _Order) -> None:
+    """Take the room on the disk, which may have less than the limit allows."""
+    others = iter([path for path, _ in _entries(order.copy.parent)])
+    while True:
+        try:
+            copies.allocate(order.partial, order.files)
+        except OSError as error:
+            if not (_is_full(error) and any(_evict(path) for path in others)):
+                raise
+        else:
+            return
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _disk_full(order: _Order) -> FullError:
+    return FullError(
+        f"{order.slide}: the disk of the cache {order.copy.parent} is full, {order.files.size} bytes needed; "
+        "set UADRAY_CACHE"
+    )
 
 
 @contextmanager
@@ -192,49 +273,34 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _allocate(descriptor: int, size: int) -> bool:
-    """Take the room on the disk; False where there is not enough."""
-    try:
-        if size:
-            os.posix_fallocate(descriptor, 0, size)
-    except OSError as error:
-        os.ftruncate(descriptor, 0)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        return False
-    return True
-
-
-def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
-    """List copies and parts of copies: leftovers first, then the least recently used."""
+def _entries(folder: Path) -> list[tuple[Path, int]]:
+    """List copies and parts of copies with their bytes: leftovers first, then the least recently used."""
     found = []
     for path in folder.iterdir():
-        try:
-            if path.name != ".lock":
-                found.append((path, path.stat()))
-        except FileNotFoundError:
-            continue  # evicted or renamed just now
-    return sorted(found, key=lambda item: (item[0].suffix != _PARTIAL, item[1].st_mtime_ns))
+        if _OURS.fullmatch(path.name):
+            with suppress(FileNotFoundError):  # evicted or renamed just now
+                found.append((path.suffix != _PARTIAL, path.stat().st_mtime_ns, path))
+    return [(path, copies.slide_bytes(path)) for _, _, path in sorted(found)]
 
 
-def _used_bytes(folder: Path) -> int:
-    return sum(found.st_size for _, found in _files(folder))
+def _evict(path: Path) -> bool:
+    """Remove a copy that nobody holds."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _is_at(descriptor, path) and _remove(path)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
-def _evict_one(folder: Path) -> bool:
-    """Remove the first file that nobody holds."""
-    for path, _ in _files(folder):
-        try:
-            descriptor = os.open(path, os.O_RDWR)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(descriptor, path):
-                path.unlink()
-                return True
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(descriptor)
-    return False
+def _remove(path: Path) -> bool:
+    """Rename a copy, so that nobody takes for one what is half removed, and remove it."""
+    doomed = path.with_name(secrets.token_hex(16) + _PARTIAL)
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+    return not doomed.exists()

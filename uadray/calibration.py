@@ -35,7 +35,7 @@ def calibrate(
     left_out: dict[str, str] = {}
     tiles: list[np.ndarray] = []
     for result in scored_slides(rows, bundle_uri=bundle_uri, bundle=bundle, config=config or StreamConfig()):
-        verdict = judge(result, aggregation)
+        verdict = judge(result, aggregation, quality=bundle.tiles.quality)
         if verdict["state"] == "scored" and result.tiles is not None:
             scores[result.row.slide_id] = verdict["score"]
             tiles.append(result.tiles["score"].drop_null().to_numpy())

@@ -232,6 +232,14 @@ def serve(
     run(settings)
 
 
+@app.command()
+def bench(name: Annotated[str, typer.Argument(help="decode, s3, screen, ingest, memory or nodes.")]) -> None:
+    """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
+    from uadray import bench as job
+
+    console.result(job.run(name))
+
+
 @weights_app.command("pull")
 def weights_pull(
     names: Annotated[list[str], typer.Argument(help="Names, see `uadray weights list`.")],

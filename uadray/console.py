@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -29,7 +30,11 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging() -> None:
-    """Warnings and worse to standard error, for people on a terminal, as JSON lines elsewhere."""
+    """Warnings and worse to standard error, for people on a terminal, as JSON lines elsewhere.
+
+    Ray tells of killed workers on standard output, even after the answer; not so with this, which it reads when imported.
+    """
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s") if sys.stderr.isatty() else JsonFormatter())
     logging.getLogger("uadray").handlers = [handler]

@@ -2,74 +2,141 @@
 
     run.json                          whose screening this is: bundle, calibration, fingerprint
     tiles/<slide_id>.parquet          tile scores
+    masks/<slide_id>.geojson          tissue and flagged regions, for QuPath; edited ones go in by `--mask-dir`
     evidence/<slide_id>/*.jpg         thumbnail, heatmap, the most abnormal tiles beside their reconstructions
     decisions/<slide_id>.json         the commit: a slide is done when this exists for this run and slide version
+    segments/*.parquet                many decisions in one object, see `uadray.decisions`
+    drivers/, leases/                 who is at work, and on what; see `uadray.drivers` and `uadray.leases`
     decisions.parquet, worklist.html, worklist.csv, summary.json
 
-A decision is put only where none is (a conditional put in S3), after everything it refers to.
+A decision is put only where none is (a conditional put in S3), after everything it refers to. Only the holder of a
+slide's lease may put one in another's place (If-Match): where the slide's file was replaced, where a failed slide is
+tried again, and where a driver that had lost the slide came late. Tile scores are written under the same conditions, so
+that a decision stands beside the tile scores it was made from, whoever was paused between which two requests. Pictures
+are not: those of a driver that stood still while it wrote them may stay; they show the same tiles.
 """
 
 import io
 import json
+import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uadray import __version__, evidence, runs, storage, worklist
-from uadray.aggregation import Calibration
-from uadray.bundle import Bundle
-from uadray.errors import InputError
+from uadray import __version__, decisions, drivers, evidence, leases, runs, storage, versions, worklist
+from uadray.errors import InputError, WorkError
+from uadray.leases import REQUESTS
 from uadray.manifest import SlideRow
 from uadray.schemas import SLIDE_DECISIONS
 
 if TYPE_CHECKING:
+    from uadray.aggregation import Calibration
+    from uadray.bundle import Bundle
     from uadray.screening import SlideResult
 
 RUN, DECISIONS, WORKLIST = "run.json", "decisions.parquet", "worklist.html"
-REQUESTS = 32
-"""Small requests in flight while a screening is resumed."""
+
+FRUITLESS_ROUNDS = 5
+"""Rounds in a row without an end of any slide. One is usual: a dead driver's slides are held until it is buried."""
 
 STATES = ("scored", "not_assessable", "failed")
 
 
 class Ledger:
-    """The output folder of one screening."""
+    """The output folder of one screening, and this driver's work on it. A context manager: inside, slides are claimed.
 
-    def __init__(self, out: str, *, run: dict[str, Any], bundle: Bundle, calibration: Calibration) -> None:
+    Attributes:
+        tenure: in whose name the present round's slides are claimed.
+        withdrawn: slide -> etag of its decision that is to be made anew.
+        open: slides of this run that are not known to be decided.
+    """
+
+    tenure: leases.Tenure
+
+    def __init__(
+        self, out: str, *, run: dict[str, Any], bundle: "Bundle", calibration: "Calibration", lease_s: float
+    ) -> None:
         self.out, self.run, self.bundle, self.calibration = out, run, bundle, calibration
+        self.withdrawn: dict[str, str] = {}
+        self.open: set[str] = set()
+        self._mask_etags: dict[str, str] = {}
+        self._driver = drivers.Driver(out, lease_s=lease_s)
+        self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="uadray-ledger")
+        self._written: dict[str, bytes] = {}
+        self._segment_rows = decisions.SEGMENT_ROWS
+
+    def __enter__(self) -> Self:
+        self._driver.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._driver.__exit__(*error)
+        self._pool.shutdown()
 
     def pending(self, rows: Sequence[SlideRow], *, retry_failed: bool = False) -> list[SlideRow]:
         """The slides without a decision for this run and their present version, in order.
 
-        A decision about an older version of a slide, and with `retry_failed` one of `failed`, is withdrawn.
+        A decision about an older version of a slide, and with `retry_failed` one of `failed`, is withdrawn: it stays
+        where it is until the new one takes its place.
         """
-        folder = storage.join(self.out, "decisions")
-        names = {storage.name(info.uri) for info in storage.list_objects(folder, suffixes=(".json",))}
-        decided = [row for row in rows if f"{row.slide_id}.json" in names]
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            stale = list(pool.map(lambda row: self._is_stale(row, retry_failed=retry_failed), decided))
-        again = {row.slide_id for row, is_stale in zip(decided, stale, strict=True) if is_stale}
-        for slide_id in again:
-            storage.delete(self._decision_uri(slide_id))
-        done = {row.slide_id for row in decided} - again
-        return [row for row in rows if row.slide_id not in done]
+        found = decisions.read_decisions(self.out)
+        decisions.tidy(self.out, found, whole=False)
+        names = ("slide_id", "state", "fingerprint", "decision_etag")
+        known = {row["slide_id"]: row for row in found.table.select(names).to_pylist()}
+        decided = [row for row in rows if row.slide_id in known]
+        sound = [row for row in decided if known[row.slide_id]["state"] != "failed"]
+        self._mask_etags = self._read_mask_etags()
+        again = versions.replaced(
+            sound, lambda row, etag: self.slide_fingerprint(row, etag) == known[row.slide_id]["fingerprint"]
+        )
+        if retry_failed:
+            again += [row for row in decided if known[row.slide_id]["state"] == "failed"]
+        self.withdrawn = {row.slide_id: known[row.slide_id]["decision_etag"] for row in again}
+        return [row for row in rows if row.slide_id not in known or row.slide_id in self.withdrawn]
+
+    def rounds(
+        self, rows: Sequence[SlideRow], *, retry_failed: bool = False, waiting: Callable[[], None] = lambda: None
+    ) -> Iterator[list[SlideRow]]:
+        """Yield what there is to do until every slide is decided: first all that is pending, then what others leave.
+
+        Each slide of a round is to be claimed (`leases.claim`, with `tenure` and `withdrawn`), then committed where it
+        is ours, or passed over. In between this waits for other drivers as long as they live, and calls `waiting` at
+        every look.
+        """
+        todo = self.pending(rows, retry_failed=retry_failed)
+        self.open = {row.slide_id for row in todo}
+        if not self._driver.alone:  # who comes later does not run after the others
+            random.Random(self._driver.id).shuffle(todo)  # noqa: S311 - no secret
+        fruitless = 0
+        while todo:
+            self.tenure = self._driver.tenure()
+            before = len(self.open)
+            yield todo
+            fruitless = fruitless + 1 if len(self.open) == before else 0
+            if fruitless == FRUITLESS_ROUNDS:
+                raise WorkError(f"{self.out}: {before} slides can neither be claimed nor committed; see the log")
+            todo = self._left([row for row in todo if row.slide_id in self.open], waiting)
 
     def commit(self, result: "SlideResult", verdict: dict[str, Any]) -> bool:
-        """Write a slide's evidence and tile scores, then its decision. False where one was there already."""
+        """Write a slide's tile scores and evidence, then its decision. False where the slide is another driver's."""
         slide_id = result.row.slide_id
+        if self._driver.in_doubt and not leases.holds(self.tenure, slide_id):
+            return False
         tops: list[dict[str, Any]] = []
         if result.tiles is not None and result.evidence is not None:
             tops = _top_tiles(result)
-            for name, data in self._pictures(result).items():
-                storage.write_bytes(storage.join(self.out, "evidence", slide_id, name), data, content_type="image/jpeg")
-            self._write_parquet(storage.join("tiles", f"{slide_id}.parquet"), result.tiles)
+            if not self._put(storage.join(self.out, "tiles", f"{slide_id}.parquet"), _parquet(result.tiles), slide_id):
+                return False
+            where = storage.join(self.out, "masks", f"{slide_id}.geojson")
+            storage.write_bytes(where, result.masks, content_type="application/geo+json")
+            list(self._pool.map(lambda item: self._write_picture(slide_id, *item), self._pictures(result).items()))
         header = result.header
         width, height = header.get("size_level0_px", (None, None))
         record = dict.fromkeys(SLIDE_DECISIONS.names) | verdict | {
@@ -81,22 +148,49 @@ class Ledger:
             "height_level0_px": height,
             "fingerprint": self.slide_fingerprint(result.row, header.get("etag")),
             "evidence": json.dumps(tops),
+            "lease": self.tenure.id,
         }  # fmt: skip
-        return storage.put_if_absent(self._decision_uri(slide_id), json.dumps(record, indent=1).encode())
+        data = json.dumps(record, indent=1).encode()
+        if not self._put(leases.decision_uri(self.out, slide_id), data, slide_id):
+            return False
+        if not self._driver.in_doubt or leases.holds(self.tenure, slide_id):
+            leases.release(self.tenure, slide_id)
+        self.open.discard(slide_id)
+        self._written[slide_id] = data
+        if len(self._written) >= self._segment_rows:
+            self._compact()
+        return True
+
+    def pass_over(self, slide_id: str, outcome: str) -> None:
+        """Take note of a slide that is not ours: `decided` is done, `held` is looked at again later."""
+        if outcome == "decided":
+            self.open.discard(slide_id)
 
     def finish(self, rows: Sequence[SlideRow]) -> dict[str, Any]:
-        """Write decisions.parquet, the worklist and summary.json; returns the summary."""
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            records = list(pool.map(lambda row: json.loads(storage.read_bytes(self._decision_uri(row.slide_id))), rows))
-        table = pa.Table.from_pylist(records, schema=SLIDE_DECISIONS)
-        states, decisions = (Counter(table[name].to_pylist()) for name in ("state", "decision"))
+        """Write decisions.parquet, the worklist and summary.json; returns the summary.
+
+        Raises:
+            WorkError: a slide has no decision.
+        """
+        if self._written:
+            self._compact()
+        found = decisions.read_decisions(self.out)
+        place = {slide_id: i for i, slide_id in enumerate(found.table["slide_id"].to_pylist())}
+        missing = [row.slide_id for row in rows if row.slide_id not in place]
+        if missing:
+            raise WorkError(f"{self.out}: {len(missing)} of {len(rows)} slides have no decision; run it again")
+        decisions.tidy(self.out, found, whole=True)
+        self._driver.sweep(set(place))
+        order = pa.array([place[row.slide_id] for row in rows], pa.int64())
+        table = found.table.select(SLIDE_DECISIONS.names).take(order).cast(SLIDE_DECISIONS)
+        states, verdicts = (Counter(table[name].to_pylist()) for name in ("state", "decision"))
         page = storage.join(self.out, WORKLIST)
         summary = {
             "slides": len(rows),
             **{state: states[state] for state in STATES},
-            "anomalous": decisions["anomalous"],
+            "anomalous": verdicts["anomalous"],
         }
-        self._write_parquet(DECISIONS, table)
+        storage.write_bytes(storage.join(self.out, DECISIONS), _parquet(table))
         html = worklist.render_worklist(table, title=f"Worklist: {self.bundle.name}", run=self._page_facts(len(rows)))
         storage.write_bytes(page, html.encode(), content_type="text/html; charset=utf-8")
         storage.write_bytes(
@@ -106,26 +200,59 @@ class Ledger:
         return summary | {"worklist": page}
 
     def slide_fingerprint(self, row: SlideRow, etag: str | None) -> str:
-        """Changes with the bundle, the calibration, the slide's file and its mpp."""
-        return runs.fingerprint([self.run["fingerprint"], str(row.mpp), str(etag)])
+        """Changes with the bundle, the calibration, the slide's file, its mpp and its edited mask."""
+        mask = [self._mask_etags[row.slide_id]] if row.slide_id in self._mask_etags else []
+        return runs.fingerprint([self.run["fingerprint"], str(row.mpp), str(etag), *mask])
 
-    def _is_stale(self, row: SlideRow, *, retry_failed: bool) -> bool:
-        record = json.loads(storage.read_bytes(self._decision_uri(row.slide_id)))
-        if record["state"] == "failed":
-            return retry_failed
-        try:
-            etag = storage.stat(row.uri).etag
-        except storage.NotFoundError:
-            return False  # what was screened stays screened
-        return bool(record["fingerprint"] != self.slide_fingerprint(row, etag))
+    def _read_mask_etags(self) -> dict[str, str]:
+        folder = self.bundle.tiles.mask_dir
+        found = storage.list_objects(folder, suffixes=(".geojson",)) if folder else ()
+        return {storage.name(info.uri).rpartition(".")[0]: info.etag for info in found}
 
-    def _decision_uri(self, slide_id: str) -> str:
-        return storage.join(self.out, "decisions", f"{slide_id}.json")
+    def _left(self, rows: list[SlideRow], waiting: Callable[[], None]) -> list[SlideRow]:
+        """Wait until slides that others were at are left undecided, and return these; empty where all are decided."""
+        while rows:
+            free = self._driver.free([row.slide_id for row in rows])
+            undecided = self._undecided(free)
+            self.open -= free - undecided
+            rows = [row for row in rows if row.slide_id in self.open]
+            if undecided:
+                return [row for row in rows if row.slide_id in undecided]
+            waiting()
+            if rows:
+                self._driver.pause()
+        return []
 
-    def _write_parquet(self, name: str, table: pa.Table) -> None:
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
-        storage.write_bytes(storage.join(self.out, name), sink.getvalue())
+    def _undecided(self, slide_ids: set[str]) -> set[str]:
+        """Those without a decision, or with the one that was withdrawn: by a listing, or singly where they are few."""
+        if len(slide_ids) > REQUESTS:
+            etags = {slide_id: info.etag for slide_id, info in decisions.list_decisions(self.out).items()}
+        else:
+            uris = {slide_id: leases.decision_uri(self.out, slide_id) for slide_id in slide_ids}
+            found = zip(uris, self._pool.map(leases.version, uris.values()), strict=True)
+            etags = {slide_id: there[0] for slide_id, there in found if there is not None}
+        return {i for i in slide_ids if i not in etags or etags[i] == self.withdrawn.get(i)}
+
+    def _put(self, uri: str, data: bytes, slide_id: str) -> bool:
+        """Put an object where none is, or in place of one that is there, if the slide is still ours then."""
+        while not storage.put_if_absent(uri, data):
+            try:
+                etag = storage.stat(uri).etag  # before the lease: whoever has taken it since writes after this version
+            except storage.NotFoundError:
+                continue
+            if not leases.holds(self.tenure, slide_id):
+                return False
+            if storage.replace_if_match(uri, data, etag):
+                break
+        return True
+
+    def _write_picture(self, slide_id: str, name: str, data: bytes) -> None:
+        storage.write_bytes(storage.join(self.out, "evidence", slide_id, name), data, content_type="image/jpeg")
+
+    def _compact(self) -> None:
+        n_decided = decisions.compact(self.out, self._written)
+        self._written = {}
+        self._segment_rows = max(decisions.SEGMENT_ROWS, int(decisions.SEGMENT_SHARE * n_decided))
 
     def _pictures(self, result: "SlideResult") -> dict[str, bytes]:
         preview = cv2.imdecode(np.frombuffer(result.preview, np.uint8), cv2.IMREAD_COLOR_RGB)
@@ -158,8 +285,8 @@ class Ledger:
         }
 
 
-def open_ledger(out: str, *, bundle: Bundle, calibration: Calibration) -> Ledger:
-    """Claim an output folder for this bundle and calibration, or go on with it.
+def open_ledger(out: str, *, bundle: "Bundle", calibration: "Calibration", lease_s: float = drivers.LEASE_S) -> Ledger:
+    """Claim an output folder for this bundle and calibration, or go on with it. `lease_s`: see `uadray.drivers`.
 
     Raises:
         InputError: it belongs to another.
@@ -184,7 +311,7 @@ def open_ledger(out: str, *, bundle: Bundle, calibration: Calibration) -> Ledger
                 f"this is bundle {bundle.id} and calibration {calibration.id}: use another --out"
             )
         run = before
-    return Ledger(out, run=run, bundle=bundle, calibration=calibration)
+    return Ledger(out, run=run, bundle=bundle, calibration=calibration, lease_s=lease_s)
 
 
 def _top_tiles(result: "SlideResult") -> list[dict[str, Any]]:
@@ -194,6 +321,12 @@ def _top_tiles(result: "SlideResult") -> list[dict[str, Any]]:
     names = ("tile_id", "x_level0_px", "y_level0_px", "score")
     rows = [place[tile_id] for tile_id in result.evidence["tile_id"].to_pylist()]
     return list(result.tiles.select(names).take(pa.array(rows, pa.int64())).to_pylist())
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
 
 
 def _now() -> str:

@@ -26,7 +26,7 @@ SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".s
 
 _REQUIRED = ("slide_id", "uri")
 _ID_MAX_BYTES = 200
-_UNUSABLE_ID = r"[/\\\p{Cc}]|^\."
+_UNUSABLE_ID = r"[/\\\p{Cc}\p{Zl}\p{Zp}\x{202A}-\x{202E}\x{2066}-\x{2069}]|^\."  # the last show "ajpg" for "agpj"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ def _check_ids(table: pa.Table, uri: str, *, at: str = "row ") -> None:
     if bad := _first(table, pc.match_substring_regex(ids, _UNUSABLE_ID)):
         raise InputError(
             f"{uri}: {at}{bad['row']}: slide_id {bad['slide_id']!r} cannot be a file name "
-            "(no slashes, control characters, or dot in front)"
+            "(no slashes, control or direction characters, or dot in front)"
         )
     if bad := _first(table, pc.greater(pc.binary_length(ids), _ID_MAX_BYTES)):
         raise InputError(f"{uri}: {at}{bad['row']}: slide_id is longer than {_ID_MAX_BYTES} bytes: {bad['slide_id']!r}")

@@ -5,7 +5,9 @@ no credentials, requests go out unsigned. Connections are kept per process and e
 """
 
 import os
+import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,8 +28,13 @@ _TRIES = 5
 _CONNECT_TIMEOUT_S = 5
 _READ_TIMEOUT_S = 60
 _BACKOFF = timedelta(seconds=0.3)  # 0.3, 0.6, ... 4.8 s: a server that restarts is back by then
+PATIENCE_S = 120.0
+"""For so long a server that has answered before is waited for: a job outlasts the restart of its storage."""
+_PATIENT_WAIT_S = 5.0
 _CREDENTIAL_TTL = timedelta(minutes=10)  # botocore renews 15 minutes before the end: never hand out older ones
 _lock = threading.RLock()
+_Settings = tuple[int, tuple[tuple[str, str], ...]]
+_answered: set[_Settings] = set()
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Connection:
         return str(self.session.client("s3", region_name=home).meta.endpoint_url), home
 
 
-def _settings() -> tuple[int, tuple[tuple[str, str], ...]]:
+def _settings() -> _Settings:
     """What a connection depends on: a change of environment, or a fork, makes a new one."""
     return os.getpid(), tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
 
@@ -81,7 +88,7 @@ def connect() -> Connection:
 
 
 @lru_cache(maxsize=8)
-def _connect(settings: object) -> Connection:
+def _connect(settings: _Settings) -> Connection:
     import boto3
     from botocore import UNSIGNED
     from botocore.config import Config
@@ -99,12 +106,46 @@ def _connect(settings: object) -> Connection:
         if credentials is None:
             options["signature_version"] = UNSIGNED
         client = session.client("s3", config=Config(**options))
+        client.meta.events.register_first("needs-retry.s3", _Patience(settings))
         ca_bundle = session._session.get_config_variable("ca_bundle")  # boto3 has no public way to ask
     except (BotoCoreError, ValueError) as error:
         raise AccessError(
             f"S3 cannot be set up: {one_line(error)}; check AWS_PROFILE, ~/.aws and AWS_ENDPOINT_URL"
         ) from error
     return Connection(session, client, credentials, ca_bundle)
+
+
+def has_answered() -> bool:
+    """Whether the server has ever answered this process, or is known to answer others."""
+    return _settings() in _answered
+
+
+def known_to_answer() -> None:
+    """Wait for the server from the first request on: whoever started this process has reached it under this name."""
+    _answered.add(_settings())
+
+
+class _Patience:
+    """Has requests sent again for `PATIENCE_S`, beyond botocore's own tries, to a server that has answered before."""
+
+    def __init__(self, settings: _Settings) -> None:
+        self._settings = settings
+
+    def __call__(
+        self, attempts: int, request_dict: dict[str, Any], response: Any = None,
+        caught_exception: Exception | None = None, **_: Any,
+    ) -> float | None:  # fmt: skip
+        """Return the seconds until the next try; None leaves the decision to botocore."""
+        from botocore.exceptions import HTTPClientError
+
+        if response is not None and response[0].status_code < 500:
+            _answered.add(self._settings)
+            return None
+        began = request_dict["context"].setdefault("uadray_trouble_began", time.monotonic())
+        odd = caught_exception is not None and not isinstance(caught_exception, HTTPClientError)
+        if odd or self._settings not in _answered or time.monotonic() - began > PATIENCE_S:
+            return None
+        return min(_PATIENT_WAIT_S, _BACKOFF.total_seconds() * 2.0 ** (attempts - 1)) * random.uniform(0.5, 1)  # noqa: S311
 
 
 def object_store(bucket: str) -> "S3Store":

@@ -71,9 +71,11 @@ def read_bytes(uri: str, *, max_bytes: int | None = None) -> bytes:
                     raise
 
 
-def read_ranges(uri: str, ranges: Sequence[tuple[int, int]], *, etag: str | None) -> list[bytes]:
+def read_ranges(
+    uri: str, ranges: Sequence[tuple[int, int]], *, etag: str | None, gap_bytes: int = JOIN_GAP_BYTES
+) -> list[bytes]:
     """Read half-open byte ranges: near ones joined, many in flight."""
-    spans = join_ranges(ranges)
+    spans = join_ranges(ranges, gap_bytes=gap_bytes)
     starts = [start for start, _ in spans]
     blobs = list(_pool(os.getpid()).map(partial(_read_span, uri, etag), spans))
     found = []

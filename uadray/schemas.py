@@ -37,10 +37,12 @@ TILE_SCORES = pa.schema(
         pa.field("score", pa.float64()),
         pa.field("mean_saturation", pa.float32()),
         pa.field("mean_green", pa.float32()),
+        pa.field("flag", pa.string()),
         pa.field("error", pa.string()),
     ]
 )
-"""A scored grid. `score` is null exactly where `error` is not: a tile that cannot be read is never given a number.
+"""A scored grid. `score` is null exactly where `error` is not: a tile that cannot be read is never given a number, nor
+is one that is flagged: `flag` says what it shows instead of good tissue (`pen`, `fold`, `air`, `blur`, `out_of_focus`).
 `mean_saturation` and `mean_green` are the trivial scores that a detector has to beat (both in 0 to 1)."""
 
 SLIDE_DECISIONS = pa.schema(
@@ -64,10 +66,12 @@ SLIDE_DECISIONS = pa.schema(
         pa.field("height_level0_px", pa.int64()),
         pa.field("etag", pa.string()),
         pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field("flags", pa.string()),
         pa.field("evidence", pa.string()),
     ]
 )
 """One row a slide. `state` is `scored`, `not_assessable` or `failed`; the last two carry a `reason` and no score.
 `decision` is `normal`, `anomalous` or `not_assessable`, and null for a failed slide. `coverage` is scored tiles over
-tissue tiles. `evidence` is JSON: the tiles with the highest scores, best first, each
+tissue tiles that are not flagged; `n_tiles` counts all tissue tiles, `flags` is JSON: the flagged ones by flag.
+`evidence` is JSON: the tiles with the highest scores, best first, each
 `{"tile_id", "x_level0_px", "y_level0_px", "score"}`. `fingerprint` names configuration, bundle and slide version."""

@@ -55,6 +55,7 @@ def score(
 
 
 def _tile_set(data: str, bundle_uri: str, bundle: Bundle, config: StreamConfig) -> pa.Table:
+    tilesets.check_stain(data, bundle.tiles)
     refs = tilesets.list_tiles(data)
     labels = {ref.tile_id: ref.label for ref in refs}
     reads = tile_reads(data, refs, bundle.tiles)

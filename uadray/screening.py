@@ -8,23 +8,39 @@ moment and run it again: slides with a decision are left as they are.
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from pydantic import Field
 
-from uadray import aggregation, evidence, ledger
+from uadray import aggregation, evidence, ledger, s3, storage
 from uadray.aggregation import AggregationConfig, Calibration
 from uadray.bundle import Bundle, load_detector
 from uadray.config import Config
-from uadray.data.stream import StreamConfig, failed_part, from_ipc, part_row, slide_reads, stream, to_ipc
-from uadray.detector import Detector, Scored
+from uadray.data.claims import claimed_reads
+from uadray.data.datasource import Read
+from uadray.data.stream import (
+    StreamConfig,
+    failed_part,
+    flag_error,
+    from_ipc,
+    part_row,
+    slide_reads,
+    stream,
+    to_ipc,
+)
+from uadray.detector import Scored
+from uadray.leases import NOT_OURS
 from uadray.manifest import SlideRow
 from uadray.monitoring import metrics
+from uadray.quality import QualityConfig, assess
 from uadray.schemas import TILE_SCORES
 
 EVIDENCE_TILES = 5
@@ -48,6 +64,7 @@ class SlideResult:
         row: the slide's line of the manifest.
         header: the slide's metadata (see `uadray.data.stream`); empty where it failed before it could be read.
         preview: JPEG of the whole slide.
+        masks: GeoJSON of its tissue and flagged regions.
         tiles: rows of `TILE_SCORES`; None for a failed slide.
         evidence: the most abnormal tiles, best first, schema `EVIDENCE`.
         failure: (reason, message) of a failed slide.
@@ -56,17 +73,29 @@ class SlideResult:
     row: SlideRow
     header: dict[str, Any] = field(default_factory=dict)
     preview: bytes = b""
+    masks: bytes = b""
     tiles: pa.Table | None = None
     evidence: pa.Table | None = None
     failure: tuple[str, str] | None = None
 
 
+ScoreTiles = Callable[[npt.NDArray[np.uint8]], Scored]
+"""What a scoring actor needs of a detector: RGB tiles [N, tile, tile, 3] -> `Scored`."""
+
+LoadDetector = Callable[..., ScoreTiles]
+"""Called as `load_detector` is, in the actor. Benchmarks give one whose cost they know."""
+
+
 class PartScorer:
     """The scoring actor: map, reconstruct and score fused, so that pixels arrive once and never leave."""
 
-    def __init__(self, bundle_uri: str, bundle: Bundle, device: str, threads: int) -> None:
+    def __init__(
+        self, bundle_uri: str, bundle: Bundle, device: str, threads: int, load: LoadDetector = load_detector
+    ) -> None:
         torch.set_num_threads(threads)
-        self.detector = load_detector(bundle_uri, bundle, device=device)
+        if storage.is_s3(bundle_uri):
+            s3.known_to_answer()  # the driver has read the bundle's description there
+        self.detector = load(bundle_uri, bundle, device=device)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A row of the reader -> a row of the scorer (columns: see `uadray.data.stream`)."""
@@ -81,21 +110,22 @@ class PartScorer:
                 return failed_part(row["slide"], "scoring", f"the detector failed: {type(error).__name__}: {error}")
 
     def _scored(self, row: dict[str, Any], meter: metrics.Meter) -> pa.Table:
-        tiles, errors = from_ipc(row["tiles"]), json.loads(row["errors"])
-        good = np.array([e is None for e in errors], dtype=bool)
-        scores, pictures = score_tiles(self.detector, tiles, row["pixels"], errors)
-        meter.add(tiles=int(good.sum()), bytes_=len(row["pixels"]), errors=int((~good).sum()))
+        tiles, errors, flags = from_ipc(row["tiles"]), json.loads(row["errors"]), json.loads(row["flags"])
+        scores, pictures = score_tiles(self.detector, tiles, row["pixels"], errors, flags)
+        n_errors = sum(e is not None for e in errors)
+        meter.add(tiles=len(tiles) - n_errors, bytes_=len(row["pixels"]), errors=n_errors)
         return part_row(
-            row["slide"], row["part"], header=json.loads(row["header"]), preview=row["preview"], tiles=scores,
-            evidence=to_ipc(pictures),
+            row["slide"], row["part"], header=json.loads(row["header"]), preview=row["preview"], masks=row["masks"],
+            flagged=row["flagged"], tiles=scores, evidence=to_ipc(pictures),
         )  # fmt: skip
 
 
 def score_tiles(
-    detector: Detector, tiles: pa.Table, pixels: bytes, errors: list[str | None]
+    detector: ScoreTiles, tiles: pa.Table, pixels: bytes, errors: list[str | None], flags: list[str | None]
 ) -> tuple[pa.Table, pa.Table]:
-    """Score one part; returns rows of `TILE_SCORES` and of `EVIDENCE`. A tile with an error gets no score."""
+    """Score one part; returns rows of `TILE_SCORES` and of `EVIDENCE`. A tile with an error or a flag has no score."""
     n = len(tiles)
+    errors = [error or (flag and flag_error(flag)) for error, flag in zip(errors, flags, strict=True)]
     good = np.array([e is None for e in errors], dtype=bool)
     side = int(np.sqrt(len(pixels) / (3 * n))) if n else 0
     images = np.frombuffer(pixels, np.uint8).reshape(n, side, side, 3)
@@ -109,6 +139,7 @@ def score_tiles(
         "score": pa.array(score, mask=~np.isfinite(score)),
         "mean_saturation": pa.array(saturation, pa.float32(), mask=~good),
         "mean_green": pa.array(green, pa.float32(), mask=~good),
+        "flag": pa.array(flags, pa.string()),
         "error": pa.array(texts, pa.string()),
     }
     table = pa.table({**{name: tiles[name] for name in tiles.column_names}, **columns}, schema=TILE_SCORES)
@@ -138,13 +169,15 @@ def _pictures(tiles: pa.Table, scored: Scored | None) -> pa.Table:
 
 
 def scored_slides(
-    rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle, config: StreamConfig
-) -> Iterator[SlideResult]:
-    """Read and score every slide; yields each as soon as its last part is there."""
+    rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle, config: StreamConfig, reads: Sequence[Read] | None = None,
+    load: LoadDetector = load_detector,
+) -> Iterator[SlideResult]:  # fmt: skip
+    """Read and score every slide; yields each as soon as its last part is there. `reads`: other than `slide_reads`."""
     parts: dict[int, dict[int, dict[str, Any]]] = {}
     done: set[int] = set()
-    arguments = scorer_arguments(bundle_uri, bundle, config)
-    for part in stream(slide_reads(rows, bundle.tiles), scorer=PartScorer, arguments=arguments, config=config):
+    arguments = scorer_arguments(bundle_uri, bundle, config) | {"load": load}
+    reads = slide_reads(rows, bundle.tiles) if reads is None else reads
+    for part in stream(reads, scorer=PartScorer, arguments=arguments, config=config):
         index = part["slide"]
         if index in done:
             continue
@@ -171,7 +204,8 @@ def _assembled(row: SlideRow, part: dict[str, Any], parts: dict[int, dict[str, A
         row,
         header=json.loads(ordered[0]["header"]),
         preview=ordered[0]["preview"],
-        tiles=pa.concat_tables([from_ipc(p["tiles"]) for p in ordered]).combine_chunks(),
+        masks=ordered[0]["masks"],
+        tiles=pa.concat_tables(from_ipc(data) for data in (*(p["tiles"] for p in ordered), ordered[0]["flagged"])),
         evidence=pictures.sort_by([("score", "descending")]).slice(0, EVIDENCE_TILES),
     )
 
@@ -181,7 +215,10 @@ def scorer_arguments(bundle_uri: str, bundle: Bundle, config: StreamConfig) -> d
     return {"bundle_uri": bundle_uri, "bundle": bundle, "device": "cuda" if config.gpus else "cpu"}
 
 
-def judge(result: SlideResult, config: AggregationConfig, calibration: Calibration | None = None) -> dict[str, Any]:
+def judge(
+    result: SlideResult, config: AggregationConfig, calibration: Calibration | None = None, *,
+    quality: QualityConfig | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """State, score and decision of a slide, as fields of `SLIDE_DECISIONS`.
 
     Without a calibration (while one is made) there is a score and no decision.
@@ -190,17 +227,25 @@ def judge(result: SlideResult, config: AggregationConfig, calibration: Calibrati
         reason, message = result.failure or ("lost", "no tiles came")
         return {"state": "failed", "reason": reason, "message": message}
     scores = result.tiles["score"].drop_null().to_numpy()
+    flags = Counter(flag for flag in result.tiles["flag"].to_pylist() if flag is not None)
     n_tiles, n_scored = len(result.tiles), len(scores)
-    counts = {"n_tiles": n_tiles, "n_scored": n_scored, "coverage": n_scored / n_tiles if n_tiles else None}
+    n_good = n_tiles - flags.total()
+    counts: dict[str, Any] = {"n_tiles": n_tiles, "n_scored": n_scored, "flags": json.dumps(flags)}
+    counts["coverage"] = n_scored / n_good if n_good else None
     if n_tiles < config.min_tiles:
         what = f"{n_tiles} tiles with enough tissue, at least {config.min_tiles} are needed"
         return counts | {"state": "not_assessable", "reason": "too_little_tissue", "message": what} | _undecided()
+    needed = max(config.min_tiles, (quality or QualityConfig()).min_good_tiles)
+    poor = assess(n_tiles, flags, (quality or QualityConfig()).model_copy(update={"min_good_tiles": needed}))
+    if poor is not None:
+        return counts | {"state": "not_assessable", "reason": poor[0], "message": poor[1]} | _undecided()
     if n_scored == 0:
-        first = result.tiles["error"].drop_null()[0].as_py()
+        read = result.tiles.filter(pc.is_null(result.tiles["flag"]))
+        first = read["error"].drop_null()[0].as_py()
         return counts | {"state": "failed", "reason": "unreadable", "message": f"no tile can be read: {first}"}
-    if n_scored < config.min_tiles or n_scored / n_tiles < config.min_coverage:
-        needed = max(config.min_tiles, math.ceil(n_tiles * config.min_coverage))
-        what = f"only {n_scored} of {n_tiles} tissue tiles could be read, {needed} are needed"
+    if n_scored < config.min_tiles or n_scored / n_good < config.min_coverage:
+        needed = max(config.min_tiles, math.ceil(n_good * config.min_coverage))
+        what = f"only {n_scored} of {n_good} tissue tiles could be read, {needed} are needed"
         return counts | {"state": "not_assessable", "reason": "low_coverage", "message": what} | _undecided()
     score = aggregation.slide_score(scores, config)
     return counts | {"state": "scored", "score": score} | (_decided(score, calibration) if calibration else {})
@@ -228,27 +273,43 @@ Progress = Callable[[int, int, int], None]
 def screen(
     rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle, calibration: Calibration, out: str,
     config: ScreenConfig | None = None, retry_failed: bool = False, progress: Progress | None = None,
+    load: LoadDetector = load_detector,
 ) -> dict[str, Any]:  # fmt: skip
     """Screen an archive into `out`; what is decided there already stays as it is.
 
+    Any number of drivers may do so at the same time: each slide is screened by one of them, and each driver returns
+    when all slides are decided. What a driver leaves that dies is taken over by the others.
+
     Returns:
-        Counts by state (they add up to the manifest), tiles and tiles a second of this run, and where the page is.
+        Counts by state (they add up to the manifest), slides, tiles and tiles a second of this run, and where the page
+        is.
 
     Raises:
         InputError: `out` holds a screening with another bundle or calibration.
     """
     config = config or ScreenConfig()
-    book = ledger.open_ledger(out, bundle=bundle, calibration=calibration)
-    pending = book.pending(rows, retry_failed=retry_failed)
-    began, tiles, done = time.perf_counter(), 0, len(rows) - len(pending)
-    for result in scored_slides(pending, bundle_uri=bundle_uri, bundle=bundle, config=config.stream) if pending else ():
-        verdict = judge(result, calibration.aggregation, calibration)
-        book.commit(result, verdict)
-        metrics.count_slide(verdict["state"])
-        tiles += int(verdict.get("n_scored") or 0)
-        done += 1
-        if progress is not None:
-            progress(done, len(rows), tiles)
-    seconds = time.perf_counter() - began
-    summary = book.finish(rows)
-    return summary | {"slides_now": len(pending), "tiles_now": tiles, "tiles_per_second": tiles / max(seconds, 1e-9)}
+    began, slides, tiles = time.perf_counter(), 0, 0
+    with ledger.open_ledger(out, bundle=bundle, calibration=calibration) as book:
+
+        def tick() -> None:
+            if progress is not None:
+                progress(len(rows) - len(book.open), len(rows), tiles)
+
+        for todo in book.rounds(rows, retry_failed=retry_failed, waiting=tick):
+            reads = claimed_reads(todo, bundle.tiles, tenure=book.tenure, withdrawn=book.withdrawn)
+            results = scored_slides(
+                todo, bundle_uri=bundle_uri, bundle=bundle, config=config.stream, reads=reads, load=load
+            )
+            for result in results:
+                if result.failure is not None and result.failure[0] in NOT_OURS:
+                    book.pass_over(result.row.slide_id, result.failure[0])
+                    continue
+                verdict = judge(result, calibration.aggregation, calibration, quality=bundle.tiles.quality)
+                if book.commit(result, verdict):
+                    metrics.count_slide(verdict["state"])
+                    slides += 1
+                    tiles += int(verdict.get("n_scored") or 0)
+                tick()
+        seconds = time.perf_counter() - began
+        summary = book.finish(rows)
+    return summary | {"slides_now": slides, "tiles_now": tiles, "tiles_per_second": tiles / max(seconds, 1e-9)}

@@ -121,13 +121,16 @@ def read_bytes(uri: str, *, max_bytes: int | None = None) -> bytes:
         return file.read()
 
 
-def read_ranges(uri: str, ranges: Sequence[tuple[int, int]], *, etag: str | None) -> list[bytes]:
+def read_ranges(
+    uri: str, ranges: Sequence[tuple[int, int]], *, etag: str | None, gap_bytes: int = s3_objects.JOIN_GAP_BYTES
+) -> list[bytes]:
     """Read byte ranges, in the order asked for. In S3, near ones are joined and 32 requests are in flight.
 
     Args:
         uri: the object.
         ranges: half-open pairs `(start, stop)`; they may overlap and come in any order.
         etag: that of `stat`; None takes whatever is there.
+        gap_bytes: in S3, ranges that lie no further apart than this are read as one.
 
     Raises:
         ChangedError: the object is no longer the one with this etag.
@@ -137,7 +140,7 @@ def read_ranges(uri: str, ranges: Sequence[tuple[int, int]], *, etag: str | None
         if not 0 <= start <= stop:
             raise InputError(f"{uri}: not a byte range: {start} to {stop}")
     if is_s3(uri):
-        return s3_objects.read_ranges(uri, ranges, etag=etag)
+        return s3_objects.read_ranges(uri, ranges, etag=etag, gap_bytes=gap_bytes)
     with _explained(uri), local_path(uri).open("rb", buffering=0) as file:
         _expect(uri, file.fileno(), etag)
         found = [os.pread(file.fileno(), stop - start, start) for start, stop in ranges]

@@ -1,11 +1,18 @@
 """The grid of a slide at an exact mpp, the tissue in each tile, and stable tile ids.
 
 A tile's side on the glass is `tile_px * mpp` micrometres, whatever the scanner's own pixel size; in level-0 pixels
-that is rarely a whole number. Origins are rounded to whole level-0 pixels one by one, so that rounding never adds up
-across a slide.
+that is rarely a whole number. Both edges are rounded to whole level-0 pixels one by one, so that rounding never adds up
+across a slide: tile i of a row reaches from `round(i * stride)` up to, and without, `round(i * stride + side)`. Where
+the stride is the tile, each tile ends where the next begins: every level-0 pixel of the slide lies in exactly one tile,
+at any size and scale, and widths differ by one pixel within a row.
+
+What is read of a tile begins at its origin and is exactly `tile_px * mpp` long, so it ends less than a level-0 pixel
+before or after the width in the table: a sliver thinner than that may be read by both neighbours or by none. Reading
+whole pixels instead would give tiles of different mpp.
 """
 
-from typing import Literal
+import re
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +20,11 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from uadray.config import Config
-from uadray.errors import SlideError
+from uadray.errors import InputError, SlideError
+from uadray.quality import QualityConfig
 from uadray.schemas import TILES
+from uadray.stain import StainConfig
+from uadray.tissue import tissue_fraction
 
 BAND_TISSUE = 0.9
 BAND_BACKGROUND = 0.1
@@ -27,19 +37,26 @@ Band = Literal["tissue", "border", "background"]
 
 
 class TileSpec(Config):
-    """Where tiles are cut and which are kept.
+    """Where tiles are cut, which are kept, and what is done to their pixels: the same for training and screening.
 
     Attributes:
         mpp: micrometres per pixel of a tile.
         tile_px: side of a tile in pixels at `mpp`.
         stride_px: distance between tiles at `mpp`; `tile_px` unless given, so that tiles cover each point once.
         min_tissue: least fraction of tissue (0 to 1) of a tile that is kept.
+        quality: what is flagged as pen, fold, air or blur, and left out; None flags nothing.
+        stain: what colours slides are brought to; None leaves them as they are.
+        mask_dir: URI of a folder of edited masks, `<slide_id>.geojson`, in place of the tissue that is found. It is of
+            one run: no bundle keeps it.
     """
 
     mpp: float = Field(gt=0.01, lt=100)
     tile_px: int = Field(ge=8, le=4096)
     stride_px: int | None = Field(default=None, ge=1)
     min_tissue: float = Field(default=0.5, ge=0, le=1)
+    quality: QualityConfig | None = Field(default_factory=QualityConfig)
+    stain: StainConfig | None = None
+    mask_dir: str | None = Field(default=None, exclude=True)
 
     @property
     def stride(self) -> int:
@@ -53,13 +70,44 @@ class TileSpec(Config):
         return self
 
 
-def tile_id(slide_id: str, x_level0_px: int, y_level0_px: int, spec: TileSpec) -> str:
-    """A name that is the same on every run and machine.
+class TilePlace(NamedTuple):
+    """What a tile id says."""
 
-    >>> tile_id("a", 96, 0, TileSpec(mpp=0.5, tile_px=64))
-    'a/x96_y0_64px_0.5mpp'
+    slide_id: str
+    x_level0_px: int
+    y_level0_px: int
+    tile_px: int
+    mpp: float
+
+
+def tile_id(slide_id: str, x_level0_px: int, y_level0_px: int, spec: TileSpec) -> str:
+    """A name that is the same on every run and machine, and another for every slide, place and exact mpp.
+
+    >>> tile_id("a", 96, 0, TileSpec(mpp=0.5, tile_px=64)), tile_id("a", 0, 0, TileSpec(mpp=0.50000001, tile_px=64))
+    ('a/x96_y0_64px_0.5mpp', 'a/x0_y0_64px_0.50000001mpp')
     """
-    return f"{slide_id}/x{x_level0_px}_y{y_level0_px}_{spec.tile_px}px_{spec.mpp:g}mpp"
+    return f"{slide_id}/x{x_level0_px}_y{y_level0_px}_{spec.tile_px}px_{_mpp_text(spec.mpp)}mpp"
+
+
+def parse_tile_id(text: str) -> TilePlace:
+    """The reverse of `tile_id`.
+
+    >>> parse_tile_id("a/x96_y0_64px_0.5mpp")
+    TilePlace(slide_id='a', x_level0_px=96, y_level0_px=0, tile_px=64, mpp=0.5)
+
+    Raises:
+        InputError: it is not the id of a tile cut from a slide (those of tile sets are paths).
+    """
+    found = re.fullmatch(r"(.*)/x([0-9]+)_y([0-9]+)_([0-9]+)px_([0-9.]+)mpp", text, re.DOTALL)
+    if not found:
+        raise InputError(f"{text!r} is not a tile id; expected one like 'slide/x96_y0_64px_0.5mpp'")
+    return TilePlace(found[1], int(found[2]), int(found[3]), int(found[4]), float(found[5]))
+
+
+def _mpp_text(mpp: float) -> str:
+    """Six digits where they say it all; else as many as it takes."""
+    short = f"{mpp:g}"
+    return short if float(short) == mpp else repr(float(mpp))
 
 
 def band(tissue_fraction: float) -> Band:
@@ -78,7 +126,8 @@ def grid(
 ) -> pa.Table:
     """All tiles of a slide, row by row, with their tissue; nothing is left out yet (see `keep_tissue`).
 
-    The last column and row reach over the slide's edge where the size is no multiple of the stride.
+    The last column and row reach over the slide's edge where the size is no multiple of the stride. A stride below one
+    level-0 pixel makes one tile a pixel, so that no id is there twice.
 
     Args:
         slide_id: goes into every tile id.
@@ -94,24 +143,24 @@ def grid(
         SlideError: reason `too_large`: the header claims more tiles than any slide has.
     """
     scale = spec.mpp / mpp_level0
-    xs, ys = (_origins(side, spec.stride * scale) for side in size_level0_px)
-    if xs is None or ys is None or len(xs) * len(ys) > MAX_TILES:
+    columns, rows = (_spans(side, spec, scale) for side in size_level0_px)
+    if columns is None or rows is None or len(columns[0]) * len(rows[0]) > MAX_TILES:
         raise SlideError(
             slide_id,
             "too_large",
             f"{size_level0_px[0]} x {size_level0_px[1]} px would be over {MAX_TILES:,} tiles; is its header intact?",
         )
-    side = int(np.ceil(round(spec.tile_px * scale, 6)))  # whole pixels that a tile touches: no gaps
-    x, y = (a.ravel() for a in np.meshgrid(xs, ys))
-    fraction = tissue_fraction(mask, size_level0_px, x, y, side)
+    x, y = (a.ravel() for a in np.meshgrid(columns[0], rows[0]))
+    width, height = (a.ravel() for a in np.meshgrid(columns[1], rows[1]))
+    fraction = tissue_fraction(mask, size_level0_px, x, y, width, height)
     return pa.table(
         {
             "tile_id": [tile_id(slide_id, int(a), int(b), spec) for a, b in zip(x, y, strict=True)],
             "slide_id": [slide_id] * len(x),
             "x_level0_px": x,
             "y_level0_px": y,
-            "width_level0_px": np.full(len(x), side),
-            "height_level0_px": np.full(len(x), side),
+            "width_level0_px": width,
+            "height_level0_px": height,
             "tissue_fraction": fraction.astype(np.float32),
             "band": [band(float(f)) for f in fraction],
         },
@@ -124,45 +173,13 @@ def keep_tissue(tiles: pa.Table, spec: TileSpec) -> pa.Table:
     return tiles.filter(tiles["tissue_fraction"].to_numpy() >= spec.min_tissue)
 
 
-def _origins(side_px: int, stride_px: float) -> npt.NDArray[np.int64] | None:
-    """Rounded origins along one side; None where there would be absurdly many."""
-    count = int(np.ceil(round(side_px / stride_px, 6)))
-    if count > MAX_TILES:
+def _spans(side_px: int, spec: TileSpec, scale: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
+    """Origins and widths of tiles along one side, in whole level-0 pixels; None where there would be absurdly many."""
+    stride = spec.stride * scale
+    if side_px / stride > MAX_TILES:
         return None
-    origins: npt.NDArray[np.int64] = np.rint(np.arange(max(1, count)) * stride_px).astype(np.int64)
-    return origins[origins < side_px]  # a last one may round onto the edge
-
-
-def tissue_fraction(
-    mask: npt.NDArray[np.bool_],
-    size_level0_px: tuple[int, int],
-    x_level0_px: npt.NDArray[np.int64],
-    y_level0_px: npt.NDArray[np.int64],
-    side_level0_px: int,
-) -> npt.NDArray[np.float64]:
-    """Fraction of tissue (0 to 1) in square tiles; what lies outside the slide counts as background.
-
-    Exact for a mask whose pixels are constant: an integral image, read between its nodes by bilinear interpolation.
-
-    Returns:
-        [n] fractions.
-    """
-    height, width = mask.shape
-    integral = np.zeros((height + 1, width + 1))
-    integral[1:, 1:] = mask.cumsum(0).cumsum(1)
-    sx, sy = width / size_level0_px[0], height / size_level0_px[1]
-    x0, x1 = (np.clip((x_level0_px + d) * sx, 0, width) for d in (0, side_level0_px))
-    y0, y1 = (np.clip((y_level0_px + d) * sy, 0, height) for d in (0, side_level0_px))
-    inside = _at(integral, y1, x1) - _at(integral, y0, x1) - _at(integral, y1, x0) + _at(integral, y0, x0)
-    fraction: npt.NDArray[np.float64] = np.clip(inside / (side_level0_px**2 * sx * sy), 0, 1)
-    return fraction
-
-
-def _at(
-    integral: npt.NDArray[np.float64], y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    top, left = (np.minimum(a.astype(np.int64), n - 2) for a, n in ((y, integral.shape[0]), (x, integral.shape[1])))
-    fy, fx = y - top, x - left
-    upper = integral[top, left] * (1 - fx) + integral[top, left + 1] * fx
-    lower = integral[top + 1, left] * (1 - fx) + integral[top + 1, left + 1] * fx
-    return np.asarray(upper * (1 - fy) + lower * fy)
+    places = np.arange(int(side_px / stride) + 2)
+    # one formula for both edges: where the stride is the tile, an end is the next origin to the last bit
+    origins, ends = (np.rint(a * stride).astype(np.int64) for a in (places, places + spec.tile_px / spec.stride))
+    kept = (origins < side_px) & (np.append(origins[1:], side_px) > origins)
+    return origins[kept], np.maximum(ends - origins, 1)[kept]

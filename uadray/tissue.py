@@ -3,7 +3,12 @@
 Otsu (1979), "A threshold selection method from gray-level histograms". Stained tissue is coloured, glass is grey: the
 saturation of HSV tells them apart on every scanner we know. Otsu alone fails on a slide that is all tissue or all
 glass, where it cuts through the middle of the one thing there is; the threshold is therefore held between two bounds.
+
+A 4096 x 4096 px thumbnail took 325 ms, a third of it in labelling pieces. Now the hue of HSV, which nobody asked for,
+is not computed, and large thumbnails are masked at half their resolution and labelled at a quarter.
 """
+
+from functools import cache
 
 import cv2
 import numpy as np
@@ -19,6 +24,14 @@ DARK = 25
 SMALLEST_PIECE_UM2 = 2_500.0
 """Pieces below 50 x 50 um are dust or noise."""
 
+FULL_RESOLUTION_PX = 2048**2
+"""Thumbnails of more pixels are masked at a half (a third, ...) of their resolution: 8 um a pixel is still a ninth of
+a 64 px tile at 1 mpp."""
+
+LABELLED_PX = 1024**2
+OTSU_SAMPLE_PX = 1024**2
+"""Pixels that pieces are told apart on, and that the threshold is fitted on, at the most."""
+
 
 def tissue_mask(thumbnail: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.bool_]:
     """Where there is tissue.
@@ -30,17 +43,111 @@ def tissue_mask(thumbnail: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.
     Returns:
         [h, w], True on tissue.
     """
-    hsv = cv2.cvtColor(cv2.medianBlur(thumbnail, 3), cv2.COLOR_RGB2HSV)
-    saturation, value = hsv[..., 1], hsv[..., 2]
-    otsu, _ = cv2.threshold(saturation, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    threshold = float(np.clip(otsu, SATURATION_LOW, SATURATION_HIGH))
-    mask = ((saturation > threshold) & (value > DARK)).astype(np.uint8)
-    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
-    return _without_specks(mask, max(1.0, SMALLEST_PIECE_UM2 / mpp**2))
+    height, width = thumbnail.shape[:2]
+    factor = reduction(height * width, FULL_RESOLUTION_PX)
+    image = shrink(thumbnail, factor)
+    image = cv2.medianBlur(image, 3)
+    mask = _coloured(image)
+    side = 5 if factor == 1 else 3  # 20 to 24 um at 4 um a pixel
+    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    mask = _without_specks(mask, max(1.0, SMALLEST_PIECE_UM2 / (mpp * factor) ** 2))
+    if factor > 1:
+        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(mask).view(np.bool_)
 
 
-def _without_specks(mask: npt.NDArray[np.uint8], smallest_px: float) -> npt.NDArray[np.bool_]:
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    large = stats[:, cv2.CC_STAT_AREA] >= smallest_px
-    large[0] = False  # label 0 is the background
-    return np.asarray(large[labels], dtype=np.bool_)
+def shrink(image: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.uint8]:
+    """An image reduced by a whole factor (area average), at least 1 px a side; itself for factor 1."""
+    if factor == 1:
+        return image
+    size = (max(1, image.shape[1] // factor), max(1, image.shape[0] // factor))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def reduction(pixels: int, limit: int) -> int:
+    """The least whole factor that brings an image of so many pixels under the limit."""
+    return max(1, int(np.ceil(np.sqrt(pixels / limit))))
+
+
+def _coloured(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """[h, w], 1 where the saturation is above the threshold and the value above `DARK`."""
+    step = reduction(image.shape[0] * image.shape[1], OTSU_SAMPLE_PX)
+    sample = cv2.cvtColor(np.ascontiguousarray(image[::step, ::step]), cv2.COLOR_RGB2HSV)[..., 1]
+    otsu, _ = cv2.threshold(sample, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    red, green, blue = cv2.split(image)
+    high, low = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
+    limit = cv2.LUT(high, _lowest_grey(float(np.clip(otsu, SATURATION_LOW, SATURATION_HIGH))))
+    return np.asarray(cv2.compare(low, limit, cv2.CMP_LT) & 1, dtype=np.uint8)
+
+
+@cache
+def _lowest_grey(saturation: float) -> npt.NDArray[np.uint8]:
+    """[256]: by a pixel's largest channel, what its smallest must be under for OpenCV's saturation to pass."""
+    high = np.arange(256)[:, None]
+    low = np.arange(256)[None]
+    scale = np.rint((255 << 12) / np.maximum(high, 1)).astype(np.int64)
+    exceeds = ((high - low) * scale + (1 << 11) >> 12 > saturation) & (high > DARK)
+    return np.asarray(exceeds.sum(1), dtype=np.uint8)
+
+
+def _without_specks(mask: npt.NDArray[np.uint8], smallest_px: float) -> npt.NDArray[np.uint8]:
+    """The mask (0 and 1) without 8-connected pieces below `smallest_px`; a large one is labelled at half resolution."""
+    height, width = mask.shape
+    if height * width <= LABELLED_PX:
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+        areas = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
+    else:
+        share = shrink(mask * np.uint8(252), 2)  # 63 for each of four pixels
+        _, labels = cv2.connectedComponents((share > 0).view(np.uint8), connectivity=8)
+        areas = np.bincount(labels.ravel(), weights=share.ravel()) / 63
+    large = (areas >= smallest_px).astype(np.uint8)
+    large[0] = 0  # label 0 is the background
+    kept = large[labels]
+    if kept.shape != mask.shape:
+        kept = cv2.resize(kept, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(cv2.bitwise_and(mask, kept), dtype=np.uint8)
+
+
+def tissue_fraction(
+    mask: npt.NDArray[np.bool_],
+    size_level0_px: tuple[int, int],
+    x_level0_px: npt.NDArray[np.int64],
+    y_level0_px: npt.NDArray[np.int64],
+    width_level0_px: int | npt.NDArray[np.int64],
+    height_level0_px: int | npt.NDArray[np.int64] | None = None,
+) -> npt.NDArray[np.float64]:
+    """Fraction of tissue (0 to 1) in tiles; what lies outside the slide counts as background.
+
+    Exact for a mask whose pixels are constant: an integral image, read between its nodes by bilinear interpolation.
+
+    Args:
+        mask: tissue of the whole slide, any resolution, [h, w].
+        size_level0_px: width and height of the slide.
+        x_level0_px: [n] left edges.
+        y_level0_px: [n] upper edges.
+        width_level0_px: of each tile, [n], or of all.
+        height_level0_px: likewise; the width unless given.
+
+    Returns:
+        [n] fractions.
+    """
+    height_level0_px = width_level0_px if height_level0_px is None else height_level0_px
+    height, width = mask.shape
+    integral = np.zeros((height + 1, width + 1))
+    integral[1:, 1:] = mask.cumsum(0).cumsum(1)
+    sx, sy = width / size_level0_px[0], height / size_level0_px[1]
+    x0, x1 = (np.clip((x_level0_px + d) * sx, 0, width) for d in (0, width_level0_px))
+    y0, y1 = (np.clip((y_level0_px + d) * sy, 0, height) for d in (0, height_level0_px))
+    inside = _at(integral, y1, x1) - _at(integral, y0, x1) - _at(integral, y1, x0) + _at(integral, y0, x0)
+    fraction: npt.NDArray[np.float64] = np.clip(inside / (width_level0_px * height_level0_px * sx * sy), 0, 1)
+    return fraction
+
+
+def _at(
+    integral: npt.NDArray[np.float64], y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    top, left = (np.minimum(a.astype(np.int64), n - 2) for a, n in ((y, integral.shape[0]), (x, integral.shape[1])))
+    fy, fx = y - top, x - left
+    upper = integral[top, left] * (1 - fx) + integral[top, left + 1] * fx
+    lower = integral[top + 1, left] * (1 - fx) + integral[top + 1, left + 1] * fx
+    return np.asarray(upper * (1 - fy) + lower * fy)

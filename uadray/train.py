@@ -44,7 +44,8 @@ def train(
     _pull_backbone(config)
     source = training_data(
         data, tiles=config.tiles, input_px=config.detector.input_px, tiles_per_slide=config.tiles_per_slide,
-        label=config.train_label,
+        label=config.train_label, n_tiles=config.tiles_needed, seed=config.seed, stain_augment=config.stain_augment,
+        done_tiles=_tiles_taken(out, config) if resume else 0,
     )  # fmt: skip
     if source.n_tiles < config.batch_size * config.workers:
         raise InputError(f"{data}: {source.n_tiles} tiles are fewer than a batch of {config.batch_size} a worker")
@@ -53,7 +54,7 @@ def train(
     filesystem, path = storage.pyarrow_filesystem(out)
     networks, last = fit(config, source.dataset, filesystem=filesystem, path=path, listener=log.take)
     bundle = write_bundle(
-        out, networks, name=config.name, detector=config.detector, tiles=config.tiles,
+        out, networks, name=config.name, detector=config.detector, tiles=source.tiles,
         training_data=source.description, metrics={k: v for k, v in last.items() if isinstance(v, int | float)},
         commit=runs.commit(), licences=_licences(config),
     )  # fmt: skip
@@ -115,9 +116,16 @@ def check(config: TrainConfig, *, data: str, out: str, resume: bool = False) -> 
     """
     _check_free(out, config, resume=resume)
     if tilesets.is_tile_set(data):
-        tilesets.list_tiles(data)
+        tilesets.check(data)
     else:
         read_manifest(data)
+
+
+def _tiles_taken(out: str, config: TrainConfig) -> int:
+    """Tiles that the workers of an earlier run took, by its finished epochs."""
+    where = storage.join(out, METRICS)
+    epochs = len(storage.read_bytes(where).splitlines()) if storage.exists(where) else 0
+    return epochs * config.steps_per_epoch * config.batch_size * config.workers
 
 
 def _check_free(out: str, config: TrainConfig, *, resume: bool) -> None:

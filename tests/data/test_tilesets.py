@@ -14,7 +14,7 @@ import pytest
 from seaweed import SeaweedServer
 
 from uadray import storage
-from uadray.data import tilesets
+from uadray.data import shards, tilesets
 from uadray.data.tilesets import TileRef, is_tile_set, kind, list_tiles, read_tiles
 from uadray.errors import InputError
 
@@ -246,3 +246,45 @@ def test_real_tiles(data_dir: Path) -> None:
     }
     images = [image for _, image, _ in read_tiles(uri, refs[::300])]
     assert all(image is not None and image.shape == (96, 96, 3) for image in images)
+
+
+def _bytes_read() -> int:
+    """Bytes that this process has read by system calls so far."""
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["rchar"])
+
+
+def test_of_a_large_parquet_only_the_wanted_row_groups_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.parquet"
+    rng = np.random.default_rng(0)
+    images = [rng.bytes(20_000) for _ in range(1000)]  # no pictures: 20 MB that do not compress
+    table = pa.table({"tile_id": [f"{i:04d}" for i in range(1000)], "image": images})
+    pq.write_table(table, path, row_group_size=50, use_dictionary=False)
+    refs = list_tiles(str(path))
+    before = _bytes_read()
+    errors = [error for _, _, error in read_tiles(str(path), [refs[i] for i in (420, 3, 401, 447)])]
+    assert errors == [f"{i:04d}: not an image that can be decoded" for i in (420, 3, 401, 447)]
+    assert 2 * 1_000_000 < _bytes_read() - before < 3 * 1_000_000, "two row groups of 1 MB"
+
+
+def test_a_parquet_file_is_cut_into_runs(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(
+        pa.table({"tile_id": [str(i) for i in range(3100)], "image": [b""] * 3100}), path, row_group_size=3000
+    )
+    runs = shards.file_runs(str(path))
+    assert [(r.group, r.start, r.stop, r.first_tile) for r in (runs[0], runs[1], runs[-1])] == [
+        (0, 0, 188, 0),
+        (0, 188, 376, 188),
+        (1, 64, 100, 3064),
+    ]
+    assert len(runs) == 18
+    rows = [values["tile_id"] for run in runs for values in shards.read_run(run, ("tile_id",))]
+    assert rows == [str(i) for i in range(3100)]
+    assert next(shards.read_run(runs[0], ("image", "label"))) == {"image": b"", "label": None}
+
+
+def test_what_is_no_tile_set_json(tmp_path: Path) -> None:
+    (tmp_path / "tileset.json").write_text('{"kind": "other"}')
+    with pytest.raises(InputError, match=r"tileset\.json: not a tile set of this version"):
+        list_tiles(str(tmp_path))

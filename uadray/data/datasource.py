@@ -9,6 +9,8 @@ import pyarrow as pa
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from uadray import s3
+
 Read = Callable[[], Iterable[pa.Table]]
 
 
@@ -21,7 +23,8 @@ class TaskSource(Datasource):  # type: ignore[misc]  # Ray is untyped
 
     def __init__(self, name: str, reads: Sequence[Read], *, bytes_each: int) -> None:
         super().__init__()
-        self._name, self._reads, self._bytes_each = name, list(reads), bytes_each
+        self._name, self._bytes_each = name, bytes_each
+        self._reads = [functools.partial(_patient, read) for read in reads] if s3.has_answered() else list(reads)
 
     def get_name(self) -> str:
         """As it appears in Ray's statistics."""
@@ -37,6 +40,12 @@ class TaskSource(Datasource):  # type: ignore[misc]  # Ray is untyped
         """One task a read, whatever `parallelism` says."""
         metadata = BlockMetadata(num_rows=None, size_bytes=self._bytes_each, input_files=None, exec_stats=None)
         return [ReadTask(read, metadata, per_task_row_limit=per_task_row_limit) for read in self._reads]
+
+
+def _patient(read: Read) -> Iterable[pa.Table]:
+    """A reader waits for the server that its driver has reached, from its first request on."""
+    s3.known_to_answer()
+    return read()
 
 
 def reading(function: Callable[..., Iterator[pa.Table]], *arguments: Any) -> Read:

@@ -1,39 +1,32 @@
 """Training data as a Ray Dataset: random crops of normal tiles, from slides or from a tile set.
 
-Rows are `{"pixels": RGB bytes of one crop, input_px * input_px * 3}`. Cropping, flipping and turning happen in the
-readers, so that no byte crosses a process that the network does not see.
+One execution streams all passes of a training (see `uadray.data.passes`): between two passes nobody waits, and the
+workers' shares of a pass never overlap. Cropping, flipping, turning and stain augmentation happen in the readers, so
+that no byte crosses a process that the network does not see.
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import ray
 
-from uadray import cache
-from uadray.data import tilesets
-from uadray.data.datasource import Read, TaskSource, reading
-from uadray.data.reading import plan_slide, read_chunks, slide_etag
+from uadray.data import shards, tilesets
+from uadray.data.crops import FileSource, ShardSource, SlideSource, Source, crop_blocks, is_staged
+from uadray.data.datasource import TaskSource, reading
+from uadray.data.passes import BLOCK_BYTES, Passes, along_curve, plan_passes
+from uadray.data.reading import plan_slide, slide_etag
 from uadray.errors import InputError, SlideError
 from uadray.manifest import SlideRow, read_manifest
-from uadray.monitoring import metrics
 from uadray.runs import fingerprint
-from uadray.schemas import TILES
 from uadray.slides.reader import open_slide
+from uadray.stain import Stain, median_stain
 from uadray.tiling import TileSpec
-from uadray.tissue import tissue_mask
 
 log = logging.getLogger(__name__)
-
-FILES_PER_TASK = 512
-"""Tiles of a set in one read task: about a second of decoding."""
-
-PIXELS = pa.schema([pa.field("pixels", pa.binary(), nullable=False)])
 
 
 @dataclass(frozen=True)
@@ -41,37 +34,95 @@ class TrainingData:
     """What a training reads.
 
     Attributes:
-        dataset: a Ray Dataset of rows `{"pixels": bytes}`.
+        dataset: a Ray Dataset, all passes one after the other; rows of `uadray.data.crops.crop_schema`.
         n_tiles: tiles in one pass.
+        passes: the order of reading.
+        shares: [n_slides], each slide's share of a pass; empty where slides are not known.
+        tiles: how slides are cut and prepared, with the stain reference that was fitted, if one was asked for.
         description: fingerprint and counts, for the bundle.
     """
 
     dataset: Any
     n_tiles: int
+    passes: Passes
+    shares: npt.NDArray[np.float64]
+    tiles: TileSpec
     description: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Survey:
-    """A slide's tiles, or why there are none."""
+    """A slide's tiles, or why there are none.
+
+    Attributes:
+        row: the slide's line of the manifest.
+        etag: the version of its file.
+        corners: [n, 2] x and y of its tiles with enough tissue, in level-0 pixels along a Z-curve.
+        staged: read through a local copy of the whole file.
+        stain: its stain, where colours are normalised.
+        error: what went wrong.
+    """
 
     row: SlideRow
     etag: str
-    tiles: pa.Table
+    corners: npt.NDArray[np.int32]
+    staged: bool
+    stain: Stain | None
     error: str | None
 
 
-def training_data(uri: str, *, tiles: TileSpec, input_px: int, tiles_per_slide: int | None, label: str) -> TrainingData:
+def training_data(
+    uri: str, *, tiles: TileSpec, input_px: int, tiles_per_slide: int | None, label: str, n_tiles: int, seed: int = 0,
+    done_tiles: int = 0, stain_augment: float = 0.0,
+) -> TrainingData:  # fmt: skip
     """The dataset behind `--data`: a slide manifest, or a tile set of which the tiles labelled `label` are taken.
 
     Slides are surveyed first (metadata only): a broken one is named and left out, before a step is made.
+
+    Args:
+        uri: of the manifest or tile set.
+        tiles: how slides are cut.
+        input_px: side of a crop.
+        tiles_per_slide: random tiles a slide and pass; None for all.
+        label: see above.
+        n_tiles: that all workers together will take; the dataset has at least as many.
+        seed: of draws, order, crops and augmentation.
+        done_tiles: that the run took which this one goes on with; its passes are not drawn again.
+        stain_augment: strength of the stain augmentation; 0 for none.
 
     Raises:
         InputError: no usable slide or tile.
     """
     if tilesets.is_tile_set(uri):
-        return _from_tile_set(uri, tiles=tiles, input_px=input_px, label=label)
-    return _from_slides(uri, tiles=tiles, input_px=input_px, tiles_per_slide=tiles_per_slide, label=label)
+        tilesets.check_stain(uri, tiles)
+        source, description = _from_tile_set(uri, tiles=tiles, input_px=input_px, label=label, seed=seed)
+    else:
+        source, description = _from_slides(uri, tiles=tiles, per_slide=tiles_per_slide, label=label, seed=seed)
+        tiles = source.spec
+    in_pass = int(source.entry_tiles.sum())
+    passes = plan_passes(in_pass, seed=seed, n_tiles=n_tiles, input_px=input_px, first=done_tiles // in_pass)
+    dataset = crop_dataset(source, passes, input_px=input_px, stain_augment=stain_augment)
+    return TrainingData(dataset, in_pass, passes, source.shares, tiles, description | {"n_tiles": in_pass})
+
+
+def crop_dataset(source: Source, passes: Passes, *, input_px: int, stain_augment: float = 0.0) -> Any:
+    """A Ray Dataset of all blocks of all passes. The source is put once and fetched once a reader process."""
+    where = ray.put(source)
+    reads = [reading(_crops, where, passes, task, input_px, stain_augment) for task in range(passes.n_tasks)]
+    tasks = TaskSource("crops", reads, bytes_each=BLOCK_BYTES * passes.blocks_per_task)
+    dataset = ray.data.read_datasource(tasks, override_num_blocks=passes.n_tasks)  # else Ray cuts blocks further
+    dataset.context.target_max_block_size = 2 * BLOCK_BYTES  # a block goes out when it is read
+    return dataset
+
+
+def _crops(where: Any, passes: Passes, task: int, input_px: int, stain_augment: float) -> Any:
+    return crop_blocks(_fetched(where), passes, task, input_px=input_px, stain_augment=stain_augment)
+
+
+@lru_cache(maxsize=1)
+def _fetched(where: Any) -> Source:
+    found: Source = ray.get(where)
+    return found
 
 
 def survey(rows: list[SlideRow], spec: TileSpec) -> list[Survey]:
@@ -83,103 +134,112 @@ def survey(rows: list[SlideRow], spec: TileSpec) -> list[Survey]:
 def _survey(row: SlideRow, spec: TileSpec) -> Survey:
     try:
         etag = slide_etag(row)
-        with (
-            cache.local_copy(row.uri, slide_id=row.slide_id) as path,
-            open_slide(path, slide_id=row.slide_id, mpp=row.mpp) as slide,
-        ):
-            return Survey(row, etag, plan_slide(slide, etag=etag, spec=spec).tiles, None)
+        with open_slide(row.uri, slide_id=row.slide_id, mpp=row.mpp, etag=etag) as slide:
+            plan = plan_slide(slide, etag=etag, spec=spec)
+            tiles = plan.tiles
+            stride = spec.stride * spec.mpp / slide.mpp
+            x, y = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
+            order = along_curve(np.rint(x / stride).astype(np.int64), np.rint(y / stride).astype(np.int64))
+            corners = np.stack([x, y], axis=1)[order].astype(np.int32)
+            return Survey(row, etag, corners, is_staged(row.uri, slide), plan.stain, None)
     except SlideError as error:
-        return Survey(row, "", TILES.empty_table(), f"{error.reason}: {error.message}")
+        return Survey(row, "", np.empty((0, 2), np.int32), False, None, f"{error.reason}: {error.message}")
 
 
-def _from_slides(uri: str, *, tiles: TileSpec, input_px: int, tiles_per_slide: int | None, label: str) -> TrainingData:
+def _from_slides(
+    uri: str, *, tiles: TileSpec, per_slide: int | None, label: str, seed: int
+) -> tuple[SlideSource, dict[str, Any]]:
     rows = [r for r in read_manifest(uri) if r.label in (None, "", label)]
     if not rows:
         raise InputError(f"manifest {uri}: no slide has the label {label!r}; training takes normal slides alone")
     surveys = survey(rows, tiles)
-    usable = [s for s in surveys if len(s.tiles)]
-    left_out = {s.row.slide_id: s.error or "no tile with enough tissue" for s in surveys if not len(s.tiles)}
+    usable = [s for s in surveys if len(s.corners)]
+    left_out = {s.row.slide_id: s.error or "no tile with enough tissue" for s in surveys if not len(s.corners)}
     for slide_id, why in left_out.items():
         log.warning("slide %s is left out of the training: %s", slide_id, why)
     if not usable:
         raise InputError(
             f"manifest {uri}: none of {len(rows)} slides can be used; the first: {next(iter(left_out.items()))}"
         )
-    counts = [min(len(s.tiles), tiles_per_slide or len(s.tiles)) for s in usable]
-    reads = [reading(_slide_crops, s, tiles, input_px, count) for s, count in zip(usable, counts, strict=True)]
     print_of = fingerprint(f"{s.row.slide_id}:{s.etag}" for s in usable)
     seen = sorted(fingerprint([s.row.slide_id]) for s in usable)
     description = {"uri": uri, "fingerprint": print_of, "n_slides": len(usable), "left_out": left_out, "slides": seen}
-    return _dataset("slides", reads, sum(counts), input_px, description)
+    return slide_source(usable, with_reference(tiles, usable), per_slide=per_slide, seed=seed), description
 
 
-def _from_tile_set(uri: str, *, tiles: TileSpec, input_px: int, label: str) -> TrainingData:
-    every = tilesets.list_tiles(uri)
-    refs = [r for r in every if r.label == label]
-    if not refs and {r.label for r in every} - {None, ""} and len({r.label for r in every}) > 1:
-        found = ", ".join(sorted({str(r.label) for r in every})[:8])
-        raise InputError(f"tile set {uri}: no tile is labelled {label!r} (found: {found}); set train_label")
-    refs = refs or every
-    order = np.random.default_rng(0).permutation(len(refs))  # neighbours in a set come from one slide
-    shuffled = [refs[i] for i in order]
-    parts = [shuffled[i : i + FILES_PER_TASK] for i in range(0, len(shuffled), FILES_PER_TASK)]
-    reads = [reading(_tile_crops, uri, part, tiles, input_px) for part in parts]
-    print_of = fingerprint(r.tile_id for r in refs)
-    return _dataset("tiles", reads, len(refs), input_px, {"uri": uri, "fingerprint": print_of, "label": label})
+def with_reference(spec: TileSpec, surveys: list[Survey]) -> TileSpec:
+    """The spec with a stain reference: its own, or the median of the training slides."""
+    if spec.stain is None or spec.stain.reference is not None:
+        return spec
+    reference = median_stain([s.stain for s in surveys if s.stain is not None])
+    return spec.model_copy(update={"stain": spec.stain.model_copy(update={"reference": reference})})
 
 
-def _dataset(name: str, reads: list[Read], n_tiles: int, input_px: int, description: dict[str, Any]) -> TrainingData:
-    each = max(1, n_tiles // len(reads)) * 3 * input_px**2
-    dataset = ray.data.read_datasource(TaskSource(name, reads, bytes_each=each))
-    return TrainingData(dataset, n_tiles, description | {"n_tiles": n_tiles})
+def slide_source(surveys: list[Survey], spec: TileSpec, *, per_slide: int | None, seed: int) -> SlideSource:
+    """What readers need of the slides of a survey, all with tiles."""
+    return SlideSource(
+        rows=[s.row for s in surveys],
+        etags=[s.etag for s in surveys],
+        corners=np.concatenate([s.corners for s in surveys]),
+        offsets=np.cumsum([0, *(len(s.corners) for s in surveys)]),
+        whole=np.array([s.staged for s in surveys]),
+        stains=[s.stain for s in surveys],
+        spec=spec,
+        per_slide=per_slide,
+        seed=seed,
+    )
 
 
-def _slide_crops(found: Survey, spec: TileSpec, input_px: int, count: int) -> Iterator[pa.Table]:
-    rng = np.random.default_rng()
-    chosen = found.tiles.take(rng.permutation(len(found.tiles))[:count])
-    chosen = chosen.sort_by([("y_level0_px", "ascending"), ("x_level0_px", "ascending")])
-    row = found.row
-    with (
-        metrics.stage("train_read") as meter,
-        cache.local_copy(row.uri, slide_id=row.slide_id) as path,
-        open_slide(path, slide_id=row.slide_id, mpp=row.mpp) as slide,
-    ):
-        for chunk in read_chunks(slide, chosen, spec=spec):
-            good = [p for p, error in zip(chunk.pixels, chunk.errors, strict=True) if error is None]
-            meter.add(tiles=len(good), bytes_=chunk.pixels.nbytes, errors=len(chunk.errors) - len(good))
-            rng.shuffle(good)
-            yield _table([random_crop(p, input_px, rng) for p in good])
+def _from_tile_set(uri: str, *, tiles: TileSpec, input_px: int, label: str, seed: int) -> tuple[Source, dict[str, Any]]:
+    match tilesets.kind(uri):
+        case "shards":
+            source, print_of = _from_shards(uri, tiles=tiles, input_px=input_px, label=label)
+        case "parquet":
+            source, print_of = _from_parquet(uri, tiles=tiles, input_px=input_px, label=label)
+        case _:
+            refs = tilesets.list_tiles(uri)
+            taken = taken_labels(uri, label, {r.label for r in refs})
+            refs = [r for r in refs if r.label in taken]
+            source, print_of = FileSource(uri, refs, tiles, input_px, seed), fingerprint(r.tile_id for r in refs)
+    return source, {"uri": uri, "fingerprint": print_of, "label": label}
 
 
-def _tile_crops(uri: str, refs: list[tilesets.TileRef], spec: TileSpec, input_px: int) -> Iterator[pa.Table]:
-    rng = np.random.default_rng()
-    with metrics.stage("train_read") as meter:
-        crops = []
-        for _, pixels, error in tilesets.read_tiles(uri, refs):
-            fits = pixels is not None and min(pixels.shape[:2]) >= input_px
-            if pixels is None or not fits or not enough_tissue(pixels, spec):
-                meter.add(errors=int(error is not None))
-                continue
-            crops.append(random_crop(pixels, input_px, rng))
-        meter.add(tiles=len(crops), bytes_=len(crops) * 3 * input_px**2)
-        yield _table(crops)
+def _from_shards(uri: str, *, tiles: TileSpec, input_px: int, label: str) -> tuple[Source, str]:
+    found = shards.read_tile_set(uri)
+    numbers = [n for n, s in enumerate(found.slides) if s.label in (None, "", label) and s.n_tiles]
+    if not numbers:
+        raise InputError(f"tile set {uri}: no slide with tiles has the label {label!r}; set train_label")
+    chosen = found.model_copy(update={"slides": [found.slides[n] for n in numbers]})
+    runs = shards.folder_runs(uri, chosen)
+    sizes = np.array([run.stop - run.start for _, run in runs], np.int64)
+    slides = np.array([n for n, _ in runs], np.int64)
+    return ShardSource([run for _, run in runs], slides, sizes, tiles, input_px, None), found.fingerprint
 
 
-def enough_tissue(pixels: npt.NDArray[np.uint8], spec: TileSpec) -> bool:
-    """Whether a lone tile [h, w, 3] at `spec.mpp` has `spec.min_tissue` of tissue, by the mask that slides get."""
-    factor = max(1, round(4.0 / spec.mpp))
-    small = cv2.resize(pixels, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
-    return bool(tissue_mask(np.asarray(small, dtype=np.uint8), spec.mpp * factor).mean() >= spec.min_tissue)
+def _from_parquet(uri: str, *, tiles: TileSpec, input_px: int, label: str) -> tuple[Source, str]:
+    refs = tilesets.list_tiles(uri)
+    taken = taken_labels(uri, label, {r.label for r in refs})
+    chosen = {r.member for r in refs if r.label in taken}
+    runs, sizes = [], []
+    for run in shards.file_runs(uri):
+        size = sum(f"{run.group}:{row}:{uri}" in chosen for row in range(run.start, run.stop))
+        if size:
+            runs.append(run)
+            sizes.append(size)
+    unknown = np.full(len(runs), -1, np.int64)
+    source = ShardSource(runs, unknown, np.array(sizes, np.int64), tiles, input_px, tuple(taken))
+    return source, fingerprint(r.tile_id for r in refs if r.label in taken)
 
 
-def random_crop(pixels: npt.NDArray[np.uint8], side: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """A random square of [h, w, 3], flipped and turned at random: tissue has no up."""
-    y, x = (int(rng.integers(n - side + 1)) for n in pixels.shape[:2])
-    crop = pixels[y : y + side, x : x + side]
-    if rng.random() < 0.5:
-        crop = crop[:, ::-1]
-    return np.ascontiguousarray(np.rot90(crop, int(rng.integers(4))))
+def taken_labels(uri: str, label: str, found: set[str | None]) -> set[str | None]:
+    """Which labels of a tile set are trained on: `label`, or all where the set does not tell tiles apart.
 
-
-def _table(crops: list[npt.NDArray[np.uint8]]) -> pa.Table:
-    return pa.table({"pixels": [crop.tobytes() for crop in crops]}, schema=PIXELS)
+    Raises:
+        InputError: it has several others.
+    """
+    if label in found:
+        return {label}
+    if found - {None, ""} and len(found) > 1:
+        named = ", ".join(sorted(map(str, found))[:8])
+        raise InputError(f"tile set {uri}: no tile is labelled {label!r} (found: {named}); set train_label")
+    return found

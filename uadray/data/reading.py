@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from uadray import storage
-from uadray.errors import SlideError
+from uadray import masks, storage
+from uadray.errors import InputError, SlideError
 from uadray.manifest import SlideRow
-from uadray.slides.reader import Slide, finer_level, read_tile, thumbnail
+from uadray.quality import Flag, QualityConfig, SlideQuality, pixel_flags, slide_quality, tile_flags
+from uadray.slides.reader import Slide, TilePlaces, finer_level, read_place, reading_order, thumbnail, tile_places
+from uadray.stain import Normalizer, Stain, StainError, fit, normalizer
 from uadray.tiling import TileSpec, grid, keep_tissue
 from uadray.tissue import tissue_mask
 
@@ -32,9 +34,13 @@ class SlidePlan:
         etag: the version of the slide's file that was read.
         mpp_level0: micrometres per pixel of level 0.
         size_level0_px: width and height.
-        tiles: the tiles to read, schema `TILES`.
+        tiles: the tiles to read, schema `TILES`, in the order to read them in.
+        flagged: the tiles with enough tissue that the thumbnail flags, schema `TILES`; they are not read.
+        flags: of each of these.
         n_grid: tiles of the whole grid, glass included.
         preview: RGB [h, w, 3], at most `PREVIEW_PX` a side.
+        masks: tissue and flagged regions as GeoJSON, for people to mend.
+        stain: the slide's own, where its colours are normalised.
     """
 
     slide_id: str
@@ -42,8 +48,12 @@ class SlidePlan:
     mpp_level0: float
     size_level0_px: tuple[int, int]
     tiles: pa.Table
+    flagged: pa.Table
+    flags: list[str]
     n_grid: int
     preview: npt.NDArray[np.uint8]
+    masks: bytes
+    stain: Stain | None
 
 
 @dataclass(frozen=True)
@@ -54,11 +64,13 @@ class TileChunk:
         tiles: [n] rows of schema `TILES`.
         pixels: RGB [n, tile, tile, 3]; white where `errors` is not None.
         errors: [n], what went wrong with a tile.
+        flags: [n], what its pixels show of bad quality; None where it is good or was not looked at.
     """
 
     tiles: pa.Table
     pixels: npt.NDArray[np.uint8]
     errors: list[str | None]
+    flags: list[str | None]
 
 
 def slide_etag(row: SlideRow) -> str:
@@ -74,25 +86,86 @@ def slide_etag(row: SlideRow) -> str:
 
 
 def plan_slide(slide: Slide, *, etag: str, spec: TileSpec) -> SlidePlan:
-    """Thumbnail, tissue, grid.
+    """Thumbnail, tissue, quality, stain, grid.
 
     Raises:
-        SlideError: `unreadable`, `too_coarse`, `too_large`, `no_overview`.
+        SlideError: `unreadable`, `too_coarse`, `too_large`, `no_overview`; `bad_mask`; or `no_stain`: its stains cannot
+            be told, and left as they are its colours would look abnormal.
     """
     finer_level(slide, spec.mpp)
     image, mpp = thumbnail(slide)
-    tiles = grid(slide.slide_id, slide.level_sizes_px[0], slide.mpp, tissue_mask(image, mpp), spec)
-    factor = min(1.0, PREVIEW_PX / max(image.shape[:2]))
-    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
+    size = slide.level_sizes_px[0]
+    tissue = _tissue(slide, image, mpp, spec)
+    every = grid(slide.slide_id, size, slide.mpp, tissue, spec)
+    tiles = keep_tissue(every, spec)
+    layers = {"Tissue": tissue}
+    flags: list[Flag | None] = [None] * len(tiles)
+    if spec.quality is not None:
+        found = slide_quality(image, mpp, tissue, spec.quality)
+        layers |= {flag.capitalize(): mask for flag, mask in found.masks.items()}
+        flags = _flags(found, tiles, size, spec.quality)
+    is_good = np.array([flag is None for flag in flags], dtype=np.bool_)
+    good = tiles.filter(pa.array(is_good))
+    x, y = (good[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
     return SlidePlan(
         slide_id=slide.slide_id,
         etag=etag,
         mpp_level0=slide.mpp,
-        size_level0_px=slide.level_sizes_px[0],
-        tiles=keep_tissue(tiles, spec),
-        n_grid=len(tiles),
-        preview=np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8),
+        size_level0_px=size,
+        tiles=good.take(reading_order(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px)),
+        flagged=tiles.filter(pa.array(~is_good)),
+        flags=[flag for flag in flags if flag is not None],
+        n_grid=len(every),
+        preview=_preview(image),
+        masks=masks.write_masks(layers, size),
+        stain=_stain(slide, image, tissue, spec) if len(good) else None,
     )
+
+
+def normalizer_of(stain: Stain | None, spec: TileSpec) -> Normalizer | None:
+    """What brings a slide with this stain to the reference of `spec`; None where there is nothing to do."""
+    if stain is None or spec.stain is None or spec.stain.reference is None:
+        return None
+    return normalizer(stain, spec.stain.reference, residual=spec.stain.residual)
+
+
+def mask_uri(slide_id: str, spec: TileSpec) -> str | None:
+    """Where a slide's edited mask would be."""
+    return storage.join(spec.mask_dir, f"{slide_id}.geojson") if spec.mask_dir else None
+
+
+def _tissue(slide: Slide, image: npt.NDArray[np.uint8], mpp: float, spec: TileSpec) -> npt.NDArray[np.bool_]:
+    """The edited mask where there is one, else what is found."""
+    uri = mask_uri(slide.slide_id, spec)
+    if uri is None or not storage.exists(uri):
+        return tissue_mask(image, mpp)
+    shape = (image.shape[0], image.shape[1])
+    try:
+        data = storage.read_bytes(uri, max_bytes=masks.MAX_BYTES)
+    except InputError as error:
+        raise SlideError(slide.slide_id, "bad_mask", str(error)) from error
+    return masks.read_mask(data, slide.slide_id, slide.level_sizes_px[0], shape, source=uri)
+
+
+def _flags(found: SlideQuality, tiles: pa.Table, size: tuple[int, int], config: QualityConfig) -> list[Flag | None]:
+    x, y = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
+    side = int(tiles["width_level0_px"][0].as_py()) if len(tiles) else 1
+    return tile_flags(found, x, y, side_level0_px=side, size_level0_px=size, config=config)
+
+
+def _stain(slide: Slide, image: npt.NDArray[np.uint8], tissue: npt.NDArray[np.bool_], spec: TileSpec) -> Stain | None:
+    if spec.stain is None:
+        return None
+    try:
+        return fit(image, spec.stain, mask=tissue)
+    except StainError as error:
+        raise SlideError(slide.slide_id, "no_stain", f"its colours cannot be normalised: {error.message}") from error
+
+
+def _preview(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    factor = min(1.0, PREVIEW_PX / max(image.shape[:2]))
+    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def chunk_tiles(spec: TileSpec) -> int:
@@ -100,21 +173,43 @@ def chunk_tiles(spec: TileSpec) -> int:
     return max(64, CHUNK_BYTES // (3 * spec.tile_px**2))
 
 
-def read_chunks(slide: Slide, tiles: pa.Table, *, spec: TileSpec) -> Iterator[TileChunk]:
-    """Read `tiles` in order; a tile that cannot be read carries its error, the others are read all the same."""
+def read_chunks(
+    slide: Slide, tiles: pa.Table, *, spec: TileSpec, normalise: Normalizer | None = None
+) -> Iterator[TileChunk]:
+    """Read `tiles` in order, which is `reading_order` at best; of a slide in S3 the next chunks are fetched meanwhile.
+
+    A tile that cannot be read carries its error, the others are read all the same.
+
+    Raises:
+        SlideError: it is not one tile that cannot be read: the slide is `changed`, `unreachable`, `too_coarse`, ...
+    """
+    if len(tiles):
+        places = _places(slide, tiles, spec)
+        slide.will_read(places.level, places.boxes)
     step = chunk_tiles(spec)
     for start in range(0, len(tiles), step):
-        yield read_chunk(slide, tiles.slice(start, step), spec=spec)
+        yield read_chunk(slide, tiles.slice(start, step), spec=spec, normalise=normalise)
 
 
-def read_chunk(slide: Slide, tiles: pa.Table, *, spec: TileSpec) -> TileChunk:
-    """Read all of `tiles` into one chunk."""
-    pixels = np.full((len(tiles), spec.tile_px, spec.tile_px, 3), 255, np.uint8)
+def read_chunk(slide: Slide, tiles: pa.Table, *, spec: TileSpec, normalise: Normalizer | None = None) -> TileChunk:
+    """Read all of `tiles` into one chunk; quality is looked at before colours are changed. Errors: `read_chunks`."""
+    pixels = np.empty((len(tiles), spec.tile_px, spec.tile_px, 3), np.uint8)
     errors: list[str | None] = [None] * len(tiles)
-    corners = zip(tiles["x_level0_px"].to_pylist(), tiles["y_level0_px"].to_pylist(), strict=True)
-    for i, (x, y) in enumerate(corners):
+    places = _places(slide, tiles, spec)
+    for i in range(len(tiles)):
         try:
-            pixels[i] = read_tile(slide, x_level0_px=x, y_level0_px=y, mpp=spec.mpp, tile_px=spec.tile_px)
+            read_place(slide, places, i, pixels[i])
         except SlideError as error:
-            errors[i] = error.message
-    return TileChunk(tiles, pixels, errors)
+            if error.reason != "unreadable":
+                raise
+            pixels[i], errors[i] = 255, error.message
+    flags: list[str | None] = [None] * len(tiles)
+    if spec.quality is not None:
+        found = pixel_flags(pixels, spec.mpp, spec.quality)
+        flags = [flag if error is None else None for flag, error in zip(found, errors, strict=True)]
+    return TileChunk(tiles, pixels if normalise is None else normalise(pixels), errors, flags)
+
+
+def _places(slide: Slide, tiles: pa.Table, spec: TileSpec) -> TilePlaces:
+    corners = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
+    return tile_places(slide, *corners, mpp=spec.mpp, tile_px=spec.tile_px)

@@ -7,9 +7,12 @@ any order and between those of others; each carries what is needed to put them t
     part    int64    0 .. n_parts - 1; -1 for a slide that failed
     header  string   JSON: `n_parts`, and in part 0 the slide's metadata; for part -1 `reason` and `message`
     preview binary   JPEG of the whole slide, in part 0
+    masks   binary   GeoJSON of tissue and flagged regions, in part 0
+    flagged binary   Arrow IPC of `TILE_SCORES`, tiles that are not read for what the thumbnail shows, in part 0
     tiles   binary   Arrow IPC of `TILES` (from the reader) or `TILE_SCORES` (from the scorer)
     pixels  binary   RGB tiles (from the reader); empty from the scorer
     errors  string   JSON list, what went wrong with each tile (from the reader); empty from the scorer
+    flags   string   JSON list, what each tile's pixels show of bad quality (from the reader); empty from the scorer
     evidence binary  Arrow IPC of the part's most abnormal tiles as pictures (from the scorer)
 """
 
@@ -22,17 +25,27 @@ import pyarrow as pa
 import ray
 from pydantic import Field
 
-from uadray import cache, storage
+from uadray import storage
 from uadray.config import Config
 from uadray.data.cluster import cores
 from uadray.data.datasource import Read, TaskSource, reading
-from uadray.data.reading import CHUNK_BYTES, SlidePlan, TileChunk, chunk_tiles, plan_slide, read_chunk, slide_etag
+from uadray.data.reading import (
+    CHUNK_BYTES,
+    SlidePlan,
+    TileChunk,
+    chunk_tiles,
+    normalizer_of,
+    plan_slide,
+    read_chunk,
+    read_chunks,
+    slide_etag,
+)
 from uadray.data.tilesets import TileRef, read_tiles
 from uadray.errors import InputError, SlideError
 from uadray.evidence import encode_jpeg
 from uadray.manifest import SlideRow
 from uadray.monitoring import metrics
-from uadray.schemas import TILES
+from uadray.schemas import TILE_SCORES, TILES
 from uadray.slides.reader import open_slide
 from uadray.tiling import TileSpec
 
@@ -42,9 +55,12 @@ PARTS = pa.schema(
         ("part", pa.int64()),
         ("header", pa.string()),
         ("preview", pa.binary()),
+        ("masks", pa.binary()),
+        ("flagged", pa.binary()),
         ("tiles", pa.binary()),
         ("pixels", pa.binary()),
         ("errors", pa.string()),
+        ("flags", pa.string()),
         ("evidence", pa.binary()),
     ]
 )
@@ -140,7 +156,10 @@ def _read_tiles(index: int, uri: str, refs: list[TileRef], spec: TileSpec) -> It
         ["tissue"] * len(refs),
     ]
     tiles = pa.table(dict(zip(TILES.names, columns, strict=True)), schema=TILES)
-    yield part_row(index, 0, header={"n_parts": 1}, tiles=tiles, pixels=pixels.tobytes(), errors=json.dumps(errors))
+    yield part_row(
+        index, 0, header={"n_parts": 1}, tiles=tiles, pixels=pixels.tobytes(), errors=json.dumps(errors),
+        flags=json.dumps([None] * len(errors)),
+    )  # fmt: skip
 
 
 def plan_workers(config: StreamConfig, n_cpus: int) -> tuple[int, int]:
@@ -183,34 +202,26 @@ def failed_part(index: int, reason: str, message: str) -> pa.Table:
 
 
 def part_row(
-    index: int, part: int, *, header: dict[str, Any], preview: bytes = b"", tiles: pa.Table | None = None,
-    pixels: bytes = b"", errors: str = "", evidence: bytes = b"",
+    index: int, part: int, *, header: dict[str, Any], preview: bytes = b"", masks: bytes = b"", flagged: bytes = b"",
+    tiles: pa.Table | None = None, pixels: bytes = b"", errors: str = "", flags: str = "", evidence: bytes = b"",
 ) -> pa.Table:  # fmt: skip
     """One row of `PARTS`."""
-    values = [
-        index,
-        part,
-        json.dumps(header),
-        preview,
-        to_ipc(tiles) if tiles is not None else b"",
-        pixels,
-        errors,
-        evidence,
-    ]
+    table = to_ipc(tiles) if tiles is not None else b""
+    values = [index, part, json.dumps(header), preview, masks, flagged, table, pixels, errors, flags, evidence]
     return pa.table({name: [value] for name, value in zip(PARTS.names, values, strict=True)}, schema=PARTS)
 
 
 def _parts(index: int, row: SlideRow, spec: TileSpec, meter: metrics.Meter) -> Iterator[pa.Table]:
     etag = slide_etag(row)
-    with (
-        cache.local_copy(row.uri, slide_id=row.slide_id, etag=etag) as path,
-        open_slide(path, slide_id=row.slide_id, mpp=row.mpp) as slide,
-    ):
+    with open_slide(row.uri, slide_id=row.slide_id, mpp=row.mpp, etag=etag) as slide:
         plan = plan_slide(slide, etag=etag, spec=spec)
-        step = chunk_tiles(spec)
-        n_parts = max(1, -(-len(plan.tiles) // step))
-        for part in range(n_parts):
-            chunk = read_chunk(slide, plan.tiles.slice(part * step, step), spec=spec)
+        n_parts = max(1, -(-len(plan.tiles) // chunk_tiles(spec)))
+        chunks = (
+            read_chunks(slide, plan.tiles, spec=spec, normalise=normalizer_of(plan.stain, spec))
+            if len(plan.tiles)
+            else [read_chunk(slide, plan.tiles, spec=spec)]
+        )
+        for part, chunk in enumerate(chunks):
             meter.add(
                 tiles=len(chunk.errors), bytes_=chunk.pixels.nbytes, errors=sum(e is not None for e in chunk.errors)
             )
@@ -227,10 +238,31 @@ def _chunk_row(index: int, part: int, n_parts: int, plan: SlidePlan, chunk: Tile
             "n_tiles": len(plan.tiles),
             "n_grid": plan.n_grid,
         }
+    first: dict[str, bytes] = {}
+    if part == 0:
+        first = {"preview": encode_jpeg(plan.preview), "masks": plan.masks, "flagged": to_ipc(_flagged(plan))}
     return part_row(
-        index, part, header=header, preview=encode_jpeg(plan.preview) if part == 0 else b"", tiles=chunk.tiles,
-        pixels=chunk.pixels.tobytes(), errors=json.dumps(chunk.errors),
+        index, part, header=header, tiles=chunk.tiles, pixels=chunk.pixels.tobytes(), errors=json.dumps(chunk.errors),
+        flags=json.dumps(chunk.flags), **first,
     )  # fmt: skip
+
+
+def _flagged(plan: SlidePlan) -> pa.Table:
+    """The tiles that are not read, as rows of `TILE_SCORES` without a score."""
+    n = len(plan.flagged)
+    columns = {name: plan.flagged[name] for name in TILES.names} | {
+        "score": pa.nulls(n, pa.float64()),
+        "mean_saturation": pa.nulls(n, pa.float32()),
+        "mean_green": pa.nulls(n, pa.float32()),
+        "flag": pa.array(plan.flags, pa.string()),
+        "error": pa.array([flag_error(flag) for flag in plan.flags], pa.string()),
+    }
+    return pa.table(columns, schema=TILE_SCORES)
+
+
+def flag_error(flag: str) -> str:
+    """What the error of a flagged tile says."""
+    return f"not scored: {flag}"
 
 
 def to_ipc(table: pa.Table) -> bytes:

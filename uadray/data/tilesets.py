@@ -1,22 +1,23 @@
-"""Tile sets: a folder or a zip of images (the parent folder is the label), or Parquet."""
+"""Tile sets: a folder or a zip of images (the parent folder is the label), or Parquet (see `uadray.data.shards`)."""
 
 import io
 import json
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
-from uadray import storage
+from uadray import cache, storage
+from uadray.data import shards
 from uadray.errors import InputError
+from uadray.tiling import TileSpec
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 MAX_IMAGE_BYTES = 64 * 2**20
@@ -25,7 +26,10 @@ MAX_IMAGE_BYTES = 64 * 2**20
 MAX_IMAGE_PX = 64 * 2**20
 """Nor is an image of more pixels: some kilobytes of PNG can claim gigabytes."""
 
-Kind = Literal["folder", "zip", "parquet"]
+WINDOW = 512
+"""Tiles of Parquet that are looked for together: their row groups are read once, and their bytes held."""
+
+Kind = Literal["folder", "zip", "parquet", "shards"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class TileRef:
     Attributes:
         tile_id: its path within the set, or the Parquet file's own `tile_id`.
         label: name of the parent folder, or the Parquet file's own `label`; None where there is none.
-        member: what to ask the container for: a URI, a zip member, or a row number.
+        member: what to ask the container for: a URI, a zip member, or `<row group>:<row>:<URI of the Parquet file>`.
     """
 
     tile_id: str
@@ -46,27 +50,42 @@ class TileRef:
 def is_tile_set(uri: str) -> bool:
     """True where `uri` is no slide manifest: a folder or zip of images, or Parquet with an `image` column."""
     if uri.lower().endswith(".parquet"):
-        return "image" in _parquet(uri).schema_arrow.names
+        return "image" in shards.parquet(uri).schema_arrow.names
     return not uri.lower().endswith((".csv", ".tsv"))
 
 
+def check_stain(uri: str, spec: TileSpec) -> None:
+    """Refuse to normalise the colours of lone tiles.
+
+    Raises:
+        InputError: `spec` normalises stain, which is fitted to a slide's thumbnail.
+    """
+    if spec.stain is not None:
+        raise InputError(f"tile set {uri}: tiles.stain needs whole slides, a tile does not show its slide's stain")
+
+
 def list_tiles(uri: str, *, label: str | None = None) -> list[TileRef]:
-    """All tiles of a set, sorted by id; of one label where it is given.
+    """All tiles of a set, sorted by id; of one label where it is given. A folder of shards: in the order they lie in.
 
     Raises:
         InputError: nothing there, or no image in it.
     """
-    match kind(uri):
+    match container := kind(uri):
         case "zip":
             with _zip(uri) as archive:
                 refs = [_ref(n, n) for n in archive.namelist() if n.lower().endswith(IMAGE_SUFFIXES)]
         case "parquet":
             refs = _parquet_refs(uri)
+        case "shards":
+            whole = shards.read_tile_set(uri)
+            refs = [ref for _, run in shards.folder_runs(uri, whole) for ref in _run_refs(run)]
         case "folder":
             found = storage.list_objects(uri, suffixes=IMAGE_SUFFIXES)
             prefix = len(storage.join(uri, "x")) - 1
             refs = [_ref(info.uri[prefix:], info.uri) for info in found]
-    refs = sorted((r for r in refs if label is None or r.label == label), key=lambda r: r.tile_id)
+    refs = [r for r in refs if label is None or r.label == label]
+    if container != "shards":
+        refs.sort(key=lambda r: r.tile_id)
     if not refs:
         wanted = f" with the label {label!r}" if label else ""
         raise InputError(f"tile set {uri}: no tiles{wanted} found; expected images ({', '.join(IMAGE_SUFFIXES)})")
@@ -74,20 +93,35 @@ def list_tiles(uri: str, *, label: str | None = None) -> list[TileRef]:
 
 
 def kind(uri: str) -> Kind:
-    """What sort of container `uri` is, by its suffix."""
+    """What sort of container `uri` is: by its suffix, and by whether a folder holds `tileset.json`."""
     if uri.lower().endswith(".zip"):
         return "zip"
-    return "parquet" if uri.lower().endswith(".parquet") else "folder"
+    if uri.lower().endswith(".parquet"):
+        return "parquet"
+    return "shards" if shards.is_folder(uri) else "folder"
+
+
+def check(uri: str) -> None:
+    """Refuse what is no tile set, without listing one that may have millions of tiles.
+
+    Raises:
+        InputError: see `list_tiles`.
+    """
+    if kind(uri) == "shards":
+        if not shards.read_tile_set(uri).n_tiles:
+            raise InputError(f"tile set {uri}: it has no tiles")
+    else:
+        list_tiles(uri)
 
 
 def read_tiles(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, npt.NDArray[np.uint8] | None, str | None]]:
     """Decode tiles one by one: (ref, RGB [h, w, 3], None), or (ref, None, error) for one that cannot be."""
     for ref, data in _encoded(uri, refs):
-        image = _decoded(data)
+        image = decoded(data)
         yield ref, image, None if image is not None else f"{ref.tile_id}: not an image that can be decoded"
 
 
-def _decoded(data: bytes) -> npt.NDArray[np.uint8] | None:
+def decoded(data: bytes) -> npt.NDArray[np.uint8] | None:
     """RGB [h, w, 3]; None for what is no image, is damaged, or claims in its header to be larger than any tile."""
     try:
         with Image.open(io.BytesIO(data)) as header:
@@ -107,10 +141,9 @@ def _encoded(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
             with _zip(uri) as archive:
                 for ref in refs:
                     yield ref, _member(archive, ref.member)
-        case "parquet":
-            column = _parquet(uri).read(columns=["image"])["image"]
-            for ref in refs:
-                yield ref, column[int(ref.member)].as_py()
+        case "parquet" | "shards":
+            for start in range(0, len(refs), WINDOW):
+                yield from _rows(refs[start : start + WINDOW])
         case "folder":
             for ref in refs:
                 try:
@@ -142,31 +175,44 @@ def _ref(tile_id: str, member: str) -> TileRef:
     return TileRef(tile_id, parts[-2] if len(parts) > 1 else None, member)
 
 
-def _zip(uri: str) -> zipfile.ZipFile:
+@contextmanager
+def _zip(uri: str) -> Iterator[zipfile.ZipFile]:
+    """Open a zip; of one in S3 the node's copy, fetched once."""
     if not storage.exists(uri):
         raise InputError(f"tile set {uri}: no such file")
-    try:
-        return zipfile.ZipFile(io.BytesIO(storage.read_bytes(uri)) if storage.is_s3(uri) else storage.local_path(uri))
-    except zipfile.BadZipFile as error:
-        raise InputError(f"tile set {uri}: not a zip file: {error}") from error
-
-
-def _parquet(uri: str) -> pq.ParquetFile:
-    if not storage.exists(uri):
-        raise InputError(f"tile set {uri}: no such file")
-    try:
-        return pq.ParquetFile(io.BytesIO(storage.read_bytes(uri)))
-    except pa.ArrowInvalid as error:
-        raise InputError(f"tile set {uri}: not a Parquet file: {error}") from error
+    with cache.local_copy(uri) as path:
+        try:
+            archive = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise InputError(f"tile set {uri}: not a zip file: {error}") from error
+        with archive:
+            yield archive
 
 
 def _parquet_refs(uri: str) -> list[TileRef]:
-    file = _parquet(uri)
-    names = file.schema_arrow.names
+    names = shards.parquet(uri).schema_arrow.names
     missing = {"tile_id", "image"} - set(names)
     if missing:
         raise InputError(f"tile set {uri}: no column {' and '.join(sorted(missing))}; found {json.dumps(names)}")
-    table = file.read(columns=[n for n in ("tile_id", "label") if n in names])
-    labels = table["label"].to_pylist() if "label" in names else [None] * len(table)
-    pairs = zip(table["tile_id"].to_pylist(), labels, strict=True)
-    return [TileRef(tile, label, str(row)) for row, (tile, label) in enumerate(pairs)]
+    return [ref for run in shards.file_runs(uri) for ref in _run_refs(run)]
+
+
+def _run_refs(run: shards.Run) -> Iterator[TileRef]:
+    for row, values in enumerate(shards.read_run(run, ("tile_id", "label"))):
+        yield TileRef(values["tile_id"], values["label"], f"{run.group}:{run.start + row}:{run.uri}")
+
+
+def _rows(refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
+    """Rows of Parquet files: each row group is read once, up to the last row that is wanted of it."""
+    wanted: dict[tuple[str, int], set[int]] = {}
+    for ref in refs:
+        group, row, uri = ref.member.split(":", 2)
+        wanted.setdefault((uri, int(group)), set()).add(int(row))
+    found: dict[str, bytes] = {}
+    for (uri, number), rows in wanted.items():
+        run = shards.Run(uri, number, min(rows), max(rows) + 1, 0)
+        for at, values in enumerate(shards.read_run(run, ("image",)), start=run.start):
+            if at in rows:
+                found[f"{number}:{at}:{uri}"] = values["image"] or b""
+    for ref in refs:
+        yield ref, found[ref.member]

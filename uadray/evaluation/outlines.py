@@ -1,6 +1,5 @@
 """Outlines of lesions (GeoJSON, level-0 pixels) -> which tiles are anomalous."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import shapely
 
 from uadray import storage
 from uadray.errors import InputError
+from uadray.masks import read_features
 
 ANOMALOUS_OVERLAP = 0.5
 """A tile at least half inside an outline is anomalous; one that is touched less is left out."""
@@ -25,9 +25,8 @@ def read_outlines(uri: str) -> Any | None:
     if not storage.exists(uri):
         return None
     try:
-        values = json.loads(storage.read_bytes(uri))
-        features = values["features"] if values.get("type") == "FeatureCollection" else [values]
-        shapes = [shapely.make_valid(shapely.geometry.shape(f.get("geometry") or f)) for f in features]
+        features = read_features(storage.read_bytes(uri))
+        shapes = [shapely.make_valid(shapely.geometry.shape(feature["geometry"])) for feature in features]
         return shapely.union_all([s for s in shapes if s.area > 0])
     except (ValueError, KeyError, TypeError, AttributeError, shapely.errors.ShapelyError) as error:
         raise InputError(f"outlines {uri}: not GeoJSON polygons: {error}") from error

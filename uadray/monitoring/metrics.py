@@ -26,7 +26,9 @@ DESCRIPTIONS = {
     SLIDES: "Slides that reached an end, by state",
 }
 
-STAGES = ("train_read", "train_step", "screen_read", "screen_score", "serve_map", "serve_reconstruct", "serve_score")
+STAGES = (
+    "train_read", "train_step", "tile", "screen_read", "screen_score", "serve_map", "serve_reconstruct", "serve_score",
+)  # fmt: skip
 """Values of the label `stage`."""
 
 

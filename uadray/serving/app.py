@@ -101,6 +101,8 @@ def build_app(config: ServeConfig) -> serve.Application:
     token = _token(config)
     uri = storage.resolve(config.bundle, str(Path.cwd()))
     bundle = read_bundle(uri)
+    if bundle.tiles.stain is not None:
+        raise InputError(f"bundle {uri} normalises stain by slide; tiles that come alone cannot be scored with it")
     classes: list[Any] = [Whole] if config.one_replica else [Encoder, Generator, Scorer]
     stages = [
         _deployment(cls, stage, max_ongoing_requests=STAGE_ONGOING).bind(uri, bundle, threads=max(1, int(stage.cpus)))

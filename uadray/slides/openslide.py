@@ -1,6 +1,6 @@
 """Every format OpenSlide knows, behind the `Slide` protocol."""
 
-from contextlib import suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -8,8 +8,11 @@ from typing import Any, Self
 import numpy as np
 import openslide
 
+from uadray.cache import local_copy
 from uadray.errors import SlideError
-from uadray.slides.reader import Rgb
+from uadray.slides.byte_source import slide_error
+from uadray.slides.reader import Boxes, Rgb
+from uadray.storage import AccessError, ChangedError, NotFoundError, UnreachableError, name
 
 ANISOTROPY_LIMIT = 0.02
 """mpp-x and mpp-y of one scanner differ in the fourth digit; by 2 % or more, one of them is wrong."""
@@ -18,27 +21,38 @@ ANISOTROPY_LIMIT = 0.02
 class OpenSlideSlide:
     """An OpenSlide handle. Safe to read from several threads."""
 
-    def __init__(self, handle: Any, path: Path, *, slide_id: str, mpp: float) -> None:
+    def __init__(self, handle: Any, path: Path, copy: ExitStack, *, slide_id: str, mpp: float) -> None:
         self.slide_id = slide_id
         self.mpp = mpp
         self.level_sizes_px = tuple((int(w), int(h)) for w, h in handle.level_dimensions)
         self.downsamples = tuple(float(d) for d in handle.level_downsamples)
-        self._handle, self._path = handle, path
+        self.tile_sizes_px = tuple(_tile_px(handle.properties, level) for level in range(len(self.downsamples)))
+        self._handle, self._path, self._copy = handle, path, copy
 
     @classmethod
-    def open(cls, path: Path, *, slide_id: str, mpp: float | None) -> Self:
-        """See `uadray.slides.reader.open_slide`."""
-        try:
-            handle = openslide.OpenSlide(str(path))
-        except (openslide.OpenSlideError, OSError) as error:
-            raise SlideError(slide_id, "unreadable", f"OpenSlide cannot open {path.name}: {error}") from error
-        try:
-            return cls(handle, path, slide_id=slide_id, mpp=mpp or own_mpp(handle.properties, slide_id))
-        except BaseException:
-            handle.close()
-            raise
+    def open(cls, uri: str, *, slide_id: str, mpp: float | None, etag: str | None = None) -> Self:
+        """See `uadray.slides.reader.open_slide`. Of an object in S3 the copy is held until `close`."""
+        with ExitStack() as copy:
+            try:
+                staged = nullcontext(Path(uri)) if Path(uri).is_dir() else local_copy(uri, slide_id=slide_id, etag=etag)
+                path = copy.enter_context(staged)
+            except (ChangedError, NotFoundError, AccessError, UnreachableError) as error:
+                raise slide_error(slide_id, error) from error
+            try:
+                handle = openslide.OpenSlide(str(path))
+            except (openslide.OpenSlideError, OSError) as error:
+                raise SlideError(slide_id, "unreadable", f"OpenSlide cannot open {name(uri)}: {error}") from error
+            try:
+                found = mpp or own_mpp(handle.properties, slide_id)
+                return cls(handle, path, copy.pop_all(), slide_id=slide_id, mpp=found)
+            except BaseException:
+                handle.close()
+                raise
 
-    def read_region(self, level: int, x: int, y: int, width: int, height: int) -> Rgb:
+    def will_read(self, level: int, boxes: Boxes) -> None:
+        """Nothing to prepare: OpenSlide reads when asked."""
+
+    def read_region(self, level: int, x: int, y: int, width: int, height: int, out: Rgb | None = None) -> Rgb:
         """See `Slide.read_region`."""
         downsample = self.downsamples[level]
         corner = (round(x * downsample), round(y * downsample))
@@ -47,7 +61,11 @@ class OpenSlideSlide:
         except (openslide.OpenSlideError, OSError, ValueError) as error:
             self._reopen()
             raise SlideError(self.slide_id, "unreadable", f"pixels at {corner} cannot be read: {error}") from error
-        return _on_white(rgba)
+        pixels = _on_white(rgba)
+        if out is None:
+            return pixels
+        out[:] = pixels
+        return out
 
     def _reopen(self) -> None:
         """After one error an OpenSlide handle answers nothing but that error; other tiles may still be readable."""
@@ -55,8 +73,9 @@ class OpenSlideSlide:
             self._handle = openslide.OpenSlide(str(self._path))  # the old one is freed when no thread uses it
 
     def close(self) -> None:
-        """Free the handle."""
+        """Free the handle, and the copy."""
         self._handle.close()
+        self._copy.close()
 
     def __enter__(self) -> Self:
         """Use in a `with` statement."""
@@ -67,6 +86,12 @@ class OpenSlideSlide:
     ) -> None:
         """Free the handle."""
         self.close()
+
+
+def _tile_px(properties: Any, level: int) -> tuple[int, int]:
+    """Of what the file stores; 256 where it does not say."""
+    width, height = (int(properties.get(f"openslide.level[{level}].tile-{side}", 256)) for side in ("width", "height"))
+    return width, height
 
 
 def own_mpp(properties: Any, slide_id: str) -> float:

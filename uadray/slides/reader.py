@@ -4,7 +4,9 @@ Coordinates are integer level-0 pixels, origin top left, x then y. Outside the s
 is white. Label and macro images are never decoded: they show names.
 """
 
-import math
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -13,10 +15,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from uadray.errors import SlideError
+from uadray import storage
+from uadray.errors import InputError, SlideError
+from uadray.members import has_many_files
 from uadray.slides.resample import resample
 
 Rgb = npt.NDArray[np.uint8]
+
+Boxes = npt.NDArray[np.int64]
+"""[n, 4]: x, y, width and height in pixels of one level."""
+
+DECODED_BYTES = 32 * 2**20
+"""Decoded file tiles that a slide keeps: two rows of 85 tiles of 256 px. See `reading_order`."""
 
 UPSAMPLING_LIMIT = 1.1
 """A 0.5 mpp model reads a 0.5032 mpp slide; beyond 10 % the pixels would be made up."""
@@ -30,18 +40,38 @@ OVERVIEW_MAX_PX = 2**31
 
 
 class Slide(Protocol):
-    """An open slide. `level_sizes_px` and `downsamples` run from the finest level (0) to the coarsest."""
+    """An open slide. What is said of levels runs from the finest level (0) to the coarsest.
+
+    Attributes:
+        slide_id: names it in errors and tile ids.
+        mpp: micrometres per pixel of level 0.
+        level_sizes_px: width and height of each level.
+        downsamples: of each level, against level 0.
+        tile_sizes_px: width and height of the tiles that the file stores at each level.
+    """
 
     slide_id: str
     mpp: float
     level_sizes_px: tuple[tuple[int, int], ...]
     downsamples: tuple[float, ...]
+    tile_sizes_px: tuple[tuple[int, int], ...]
 
-    def read_region(self, level: int, x: int, y: int, width: int, height: int) -> Rgb:
+    def read_region(self, level: int, x: int, y: int, width: int, height: int, out: Rgb | None = None) -> Rgb:
         """RGB [height, width, 3] at `level`, with x and y in pixels of that level; white outside.
 
+        The array is not to be written to, unless it is `out`: of this shape and contiguous, it saves a copy.
+
         Raises:
-            SlideError: reason `unreadable`.
+            SlideError: `unreadable`: these pixels are damaged, others may be readable. All other reasons are about the
+                whole slide: `changed` (replaced while it was read), `unreachable`, `missing`, `no_access`.
+        """
+        ...
+
+    def will_read(self, level: int, boxes: Boxes) -> None:
+        """Announce what `read_region` will be asked for next, in this order and by one thread.
+
+        A slide in S3 is fetched ahead accordingly. Other regions may be read in between; a new announcement replaces
+        the one before.
         """
         ...
 
@@ -56,23 +86,101 @@ class Slide(Protocol):
     ) -> None: ...
 
 
-def open_slide(path: Path, *, slide_id: str, mpp: float | None = None) -> Slide:
-    """Open a slide of any format that OpenSlide knows.
+def open_slide(where: str | Path, *, slide_id: str, mpp: float | None = None, etag: str | None = None) -> Slide:
+    """Open a slide, on a disk or in S3.
+
+    Tiled JPEG in TIFF, SVS and OME-TIFF is read here, tile by tile and without a copy (`tiff.TiffSlide`); what else
+    OpenSlide knows is read by OpenSlide, of an object in S3 from a copy that is held until the slide is closed.
 
     Args:
-        path: a local file.
+        where: a local path, `file://` or `s3://`.
         slide_id: names the slide in errors and tile ids.
         mpp: micrometres per pixel of level 0; wins over what the file says.
+        etag: the version that is meant (`members.slide_stat`); None takes what is there. It is one version.
 
     Raises:
-        SlideError: `missing`, `unreadable` (no slide, or broken), or `no_mpp`: neither the file nor `mpp` gives the
-            pixel size. It is never guessed.
+        SlideError: `missing`, `changed` (not that version), `no_access`, `unreachable`, `unreadable` (no slide, or
+            broken), or `no_mpp`: neither the file nor `mpp` gives the pixel size. It is never guessed.
+        FullError: the slide cache has no room for the copy.
     """
+    from uadray.slides.byte_source import open_source, slide_error
     from uadray.slides.openslide import OpenSlideSlide
+    from uadray.slides.tiff import TiffSlide
 
-    if not path.exists():
+    uri = str(where)
+    path = None if storage.is_s3(uri) else storage.local_path(uri)
+    if path is not None and not path.exists():
         raise SlideError(slide_id, "missing", f"no such file: {path}")
-    return OpenSlideSlide.open(path, slide_id=slide_id, mpp=mpp)
+    if not has_many_files(uri) and (path is None or path.is_file()):
+        try:
+            source = open_source(uri, etag=etag)
+        except (storage.ChangedError, InputError) as error:
+            raise slide_error(slide_id, error) from error
+        fast = None
+        try:
+            fast = TiffSlide.open(source, slide_id=slide_id, mpp=mpp)
+        finally:
+            if fast is None:
+                source.close()
+        if fast is not None:
+            return fast
+    return OpenSlideSlide.open(uri, slide_id=slide_id, mpp=mpp, etag=etag)
+
+
+@dataclass(frozen=True)
+class TilePlaces:
+    """Where tiles of one mpp lie in the file.
+
+    Attributes:
+        level: that they are cut from.
+        step: pixels of the level for one of the tile.
+        boxes: [n, 4] whole pixels of the level that cover each tile.
+        offsets_px: [n, 2] x and y of the tile's corner in its box.
+        exact: [n], the box is the tile: no resampling.
+    """
+
+    level: int
+    step: float
+    boxes: Boxes
+    offsets_px: npt.NDArray[np.float64]
+    exact: npt.NDArray[np.bool_]
+
+
+def tile_places(
+    slide: Slide,
+    x_level0_px: Sequence[int] | npt.NDArray[np.int64],
+    y_level0_px: Sequence[int] | npt.NDArray[np.int64],
+    *,
+    mpp: float,
+    tile_px: int,
+) -> TilePlaces:
+    """Where tiles with these corners lie, at the coarsest level that is not coarser than `mpp`.
+
+    Raises:
+        SlideError: `too_coarse`: level 0 is more than 10 % coarser than `mpp`.
+    """
+    level = finer_level(slide, mpp)
+    downsample = slide.downsamples[level]
+    step = mpp / (slide.mpp * downsample)
+    pad = 0 if step >= 1 else 1  # bilinear reads half a pixel beyond the edge
+    corners = np.array([x_level0_px, y_level0_px], np.float64).T / downsample
+    starts = np.floor(corners + 1e-6) - pad
+    offsets = corners - starts
+    sides = np.ceil(tile_px * step + offsets.max(axis=1, initial=0) - 1e-6) + pad
+    boxes = np.column_stack([starts, sides, sides]).astype(np.int64)
+    exact = (round(step, 9) == 1) & (sides == tile_px) & (np.round(offsets, 6) == 0).all(axis=1)
+    return TilePlaces(level, step, boxes, offsets, exact)
+
+
+def read_place(slide: Slide, places: TilePlaces, index: int, out: Rgb) -> None:
+    """Write one of the tiles, area-resampled, to `out`: RGB [tile_px, tile_px, 3], contiguous."""
+    x, y, width, height = places.boxes[index].tolist()
+    if places.exact[index]:
+        slide.read_region(places.level, x, y, width, height, out=out)
+        return
+    source = slide.read_region(places.level, x, y, width, height)
+    offset_px = tuple(places.offsets_px[index].tolist())
+    out[:] = resample(source, offset_px=offset_px, step_px=places.step, side_px=len(out))
 
 
 def read_tile(slide: Slide, *, x_level0_px: int, y_level0_px: int, mpp: float, tile_px: int) -> Rgb:
@@ -82,17 +190,45 @@ def read_tile(slide: Slide, *, x_level0_px: int, y_level0_px: int, mpp: float, t
         RGB [tile_px, tile_px, 3].
 
     Raises:
-        SlideError: `unreadable`; or `too_coarse`: level 0 is more than 10 % coarser than `mpp`.
+        SlideError: as `Slide.read_region`; or `too_coarse`: level 0 is more than 10 % coarser than `mpp`.
+    """
+    places = tile_places(slide, [x_level0_px], [y_level0_px], mpp=mpp, tile_px=tile_px)
+    out = np.empty((tile_px, tile_px, 3), np.uint8)
+    read_place(slide, places, 0, out)
+    return out
+
+
+def reading_order(
+    slide: Slide,
+    x_level0_px: npt.NDArray[np.int64],
+    y_level0_px: npt.NDArray[np.int64],
+    *,
+    mpp: float,
+    tile_px: int,
+) -> npt.NDArray[np.int64]:
+    """An order of tiles in which each file tile is decoded about once.
+
+    Tiles of a grid share file tiles with their neighbours to the right and below. Row by row across a whole slide, the
+    row above has long left the `DECODED_BYTES` that a slide keeps decoded; so tiles go row by row in strips, as wide
+    as all the rows of file tiles that a row of tiles touches have room for, and a row more.
+
+    Args:
+        slide: the slide.
+        x_level0_px: [n], left edges.
+        y_level0_px: [n], upper edges.
+        mpp: of the tiles.
+        tile_px: of the tiles.
+
+    Returns:
+        [n] indices: `tiles.take(order)` is the table to read.
     """
     level = finer_level(slide, mpp)
-    downsample = slide.downsamples[level]
-    step = mpp / (slide.mpp * downsample)
-    x, y = x_level0_px / downsample, y_level0_px / downsample
-    pad = 0 if step >= 1 else 1  # bilinear reads half a pixel beyond the edge
-    left, top = math.floor(x + 1e-6) - pad, math.floor(y + 1e-6) - pad
-    side = math.ceil(tile_px * step + max(x - left, y - top) - 1e-6) + pad
-    source = slide.read_region(level, left, top, side, side)
-    return resample(source, offset_px=(x - left, y - top), step_px=step, side_px=tile_px)
+    width, height = slide.tile_sizes_px[level]
+    side = tile_px * mpp / (slide.mpp * slide.downsamples[level])
+    rows = int(np.ceil(side / height)) + 2
+    columns = max(1, DECODED_BYTES // (rows * 3 * width * height))
+    strip = x_level0_px // max(1, round(columns * width * slide.downsamples[level]))
+    return np.lexsort((x_level0_px, y_level0_px, strip))
 
 
 def finer_level(slide: Slide, mpp: float) -> int:
@@ -136,10 +272,12 @@ def _shrink(slide: Slide, level: int, size: tuple[int, int]) -> Rgb:
     width, height = slide.level_sizes_px[level]
     out_width, out_height = size
     rows_at_once = max(1, int(2**24 / max(width, 1) * out_height / height))  # strips of about 16 million pixels
+    rows = [*range(0, out_height, rows_at_once), out_height]
+    edges = [round(row * height / out_height) for row in rows]
+    boxes = [(0, top, width, max(1, bottom - top)) for top, bottom in itertools.pairwise(edges)]
+    slide.will_read(level, np.array(boxes, np.int64))
     strips = []
-    for row in range(0, out_height, rows_at_once):
-        last = min(out_height, row + rows_at_once)
-        top, bottom = round(row * height / out_height), round(last * height / out_height)
-        strip = slide.read_region(level, 0, top, width, max(1, bottom - top))
-        strips.append(cv2.resize(strip, (out_width, last - row), interpolation=cv2.INTER_AREA))
+    for box, (first, last) in zip(boxes, itertools.pairwise(rows), strict=True):
+        strip = slide.read_region(level, *box)
+        strips.append(cv2.resize(strip, (out_width, last - first), interpolation=cv2.INTER_AREA))
     return np.concatenate(strips)

@@ -6,6 +6,9 @@ from uadray.config import Config
 from uadray.models.build import DetectorConfig
 from uadray.tiling import TileSpec
 
+PREPARE_TILES = 256
+"""Tiles whose features set the normalisation; its error at 256 x 64 positions is far below the features' deviation."""
+
 
 class TrainConfig(Config):
     """One run of `uadray train`.
@@ -13,17 +16,21 @@ class TrainConfig(Config):
     Attributes:
         name: of the bundle, for people.
         detector: which, and how large.
-        tiles: how slides are cut; of a tile set, only `min_tissue` and `mpp` are used.
+        tiles: how slides are cut and prepared; of a tile set, only `min_tissue` and `mpp` are used.
         train_label: slides or tiles with this label (or none) are trained on.
-        tiles_per_slide: random tiles a slide and pass; None for all.
+        tiles_per_slide: random tiles a slide and pass, drawn anew for every pass; None for all. Of slides alone: a tile
+            set has what `uadray tile` put there.
         epochs: how often a checkpoint is written; an epoch is `steps_per_epoch` steps, whatever the data's size.
         steps_per_epoch: optimizer steps of an epoch.
         batch_size: tiles a step and worker.
-        shuffle_tiles: size of the buffer that mixes tiles of different slides.
+        shuffle_tiles: size of the buffer in which a worker mixes the blocks that it gets; each is from many slides.
         workers: Ray Train workers; each trains on its own share of the tiles.
         use_gpu: give each worker a GPU.
         threads: torch threads of a worker on the CPU; None shares the node's cores among the workers.
-        seed: of the networks' start and the latents. The order of tiles depends on the cluster's timing.
+        stain_augment: each crop's amounts of stain are scaled by 1 -+ this and shifted by -+ this at the most (Tellez
+            et al. 2018: 0.05 is light, 0.2 strong); 0 for none.
+        seed: of the networks' start, the latents, and which tiles each pass draws and how it crops them. Their order
+            depends on the cluster's timing.
     """
 
     name: str = Field(min_length=1, max_length=80)
@@ -35,6 +42,7 @@ class TrainConfig(Config):
     steps_per_epoch: int = Field(default=100, ge=1)
     batch_size: int = Field(default=32, ge=2)
     shuffle_tiles: int = Field(default=2048, ge=2)
+    stain_augment: float = Field(default=0.0, ge=0, lt=1)
     workers: int = Field(default=1, ge=1)
     use_gpu: bool = False
     threads: int | None = Field(default=None, ge=1)
@@ -47,3 +55,8 @@ class TrainConfig(Config):
                 f"detector.input_px {self.detector.input_px} is larger than tiles.tile_px {self.tiles.tile_px}"
             )
         return self
+
+    @property
+    def tiles_needed(self) -> int:
+        """Tiles that all workers take together, those for the normalisation and two batches in flight included."""
+        return self.workers * (self.batch_size * (self.epochs * self.steps_per_epoch + 2) + PREPARE_TILES)

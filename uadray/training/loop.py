@@ -1,5 +1,6 @@
 """Training on Ray: the worker (config, state, restore, loop) and `fit`, which runs a group of them."""
 
+import itertools
 import tempfile
 import threading
 import time
@@ -16,16 +17,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from uadray.data.cluster import cores
+from uadray.data.crops import crop_pixels
 from uadray.errors import WorkError
 from uadray.models.build import Networks, build_networks
 from uadray.models.pixels import Pixels, to_pixels
 from uadray.monitoring import metrics
 from uadray.training.checkpoint import load_networks, load_state, save_state
-from uadray.training.config import TrainConfig
+from uadray.training.config import PREPARE_TILES, TrainConfig
 from uadray.training.steps import Trainee, alone, build_trainee
-
-PREPARE_TILES = 256
-"""Tiles whose features set the normalisation; its error at 256 x 64 positions is far below the features' deviation."""
 
 SAMPLES = 16
 """Tiles that are reconstructed for people to look at, the same ones at every epoch."""
@@ -70,7 +69,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     for network in networks.values():
         network.to(device).to(memory_format=torch.channels_last)
     trainee = build_trainee(config.detector, networks, average=_average if world > 1 else alone)
-    stream = batches(config, device, seed=config.seed * 1000 + rank)
+    shard = ray.train.get_dataset_shard("train")
+    stream = batches(shard, config, device, seed=config.seed * 1000 + rank)
     first_epoch = _start(trainee, networks, stream, world)
     torch.manual_seed(config.seed + 1 + rank + 1000 * first_epoch)  # latents and penalties differ by worker
     samples = next(stream)[:SAMPLES]
@@ -79,12 +79,14 @@ def train_worker(settings: dict[str, Any]) -> None:
         _report(config, trainee, epoch, line, samples, settings["board"], rank=rank)
 
 
-def batches(config: TrainConfig, device: torch.device, *, seed: int) -> Iterator[Tensor]:
-    """X [batch, 3, input, input] in [-1, 1] without end: pass after pass over this worker's share."""
-    shard = ray.train.get_dataset_shard("train")
+def batches(shard: Any, config: TrainConfig, device: torch.device, *, seed: int) -> Iterator[Tensor]:
+    """X [batch, 3, input, input] in [-1, 1] without end.
+
+    The dataset streams all passes of the training in one execution, so that the next pass is read while this one is
+    used. Only where it was too short (tiles that could not be read, or had too little tissue) it is begun again.
+    """
     side = config.detector.input_px
-    passes = 0
-    while True:
+    for turn in itertools.count():
         rows = 0
         for table in shard.iter_batches(
             batch_size=config.batch_size,
@@ -92,17 +94,15 @@ def batches(config: TrainConfig, device: torch.device, *, seed: int) -> Iterator
             drop_last=True,
             prefetch_batches=4,
             local_shuffle_buffer_size=config.shuffle_tiles,
-            local_shuffle_seed=seed + passes,
+            local_shuffle_seed=seed + turn,
         ):
             rows += len(table)
-            pixels = np.frombuffer(b"".join(table["pixels"].to_pylist()), np.uint8).reshape(-1, side, side, 3)
-            x = torch.from_numpy(pixels.copy()).to(device).permute(0, 3, 1, 2)  # channels_last already
+            x = torch.from_numpy(crop_pixels(table, side)).to(device).permute(0, 3, 1, 2)  # channels_last already
             yield x.float().div(127.5).sub(1)
         if not rows:
             raise RuntimeError(
                 f"a worker's share holds fewer tiles than one batch of {config.batch_size}; lower batch_size"
             )
-        passes += 1
 
 
 def _start(trainee: Trainee, networks: Networks, stream: Iterator[Tensor], world: int) -> int:

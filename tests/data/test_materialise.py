@@ -1,0 +1,195 @@
+"""`uadray tile`: whose bytes are kept, what is resumed, what fails by name, and what a dry run says beforehand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from seaweed import SeaweedServer
+
+from uadray import storage
+from uadray.data import shards
+from uadray.data.estimate import estimate
+from uadray.data.materialise import cut_slide, tile_set
+from uadray.data.shards import TILE_IMAGES, TILESET
+from uadray.data.tilesets import is_tile_set, kind, list_tiles, read_tiles
+from uadray.errors import InputError
+from uadray.manifest import SlideRow
+from uadray.slides.reader import open_slide, read_tile
+from uadray.slides.synthetic import write_pyramid
+from uadray.tiling import TileSpec
+
+pytestmark = pytest.mark.ray
+
+OWN = TileSpec(mpp=1.0, tile_px=128)
+"""The grid of the files below."""
+
+
+def _write_slide(path: Path, seed: int, *, size: tuple[int, int] = (512, 512)) -> SlideRow:
+    small = np.random.default_rng(seed).integers(0, 80, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
+    image = np.array([210, 110, 180], np.uint8) - cv2.resize(small, size)
+    write_pyramid(path, image, mpp=1.0, tile_px=128)
+    return SlideRow(path.stem, str(path), label="normal")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> list[SlideRow]:
+    """16 whole tiles; and 12 of which 8 are whole, for 384 x 448 px."""
+    return [_write_slide(tmp_path / "a.tif", 1), _write_slide(tmp_path / "b.tif", 2, size=(384, 448))]
+
+
+def _tiles(uri: str) -> dict[str, Any]:
+    tables = [pq.read_table(path) for path in sorted(Path(uri).glob("part-*.parquet"))]
+    assert all(table.schema.equals(TILE_IMAGES) for table in tables)
+    return {row["tile_id"]: row for table in tables for row in table.to_pylist()}
+
+
+def test_the_files_own_bytes_are_kept_where_they_are_the_tile(
+    ray_cluster: None, rows: list[SlideRow], tmp_path: Path
+) -> None:
+    out = str(tmp_path / "set")
+    summary = tile_set(rows, OWN, out)
+    assert (summary["slides"], summary["finished"], summary["failed"], summary["unreadable"]) == (2, 2, 0, 0)
+    assert (summary["tiles"], summary["kept"]) == (28, 25), "the lowest row of b reaches over the edge"
+    read = {ref.tile_id: image for ref, image, _ in read_tiles(out, list_tiles(out))}
+    for tile_id, row in _tiles(out).items():
+        slide = next(r for r in rows if r.slide_id == row["slide_id"])
+        with open_slide(slide.uri, slide_id=slide.slide_id) as opened:
+            pixels = read_tile(
+                opened, x_level0_px=row["x_level0_px"], y_level0_px=row["y_level0_px"], mpp=1.0, tile_px=128
+            )
+        if row["format"] == "jpeg":
+            np.testing.assert_array_equal(read[tile_id], pixels)
+        else:
+            assert row["format"] == "jpeg 4:4:4 q90"
+            assert row["y_level0_px"] == 384
+            assert np.abs(read[tile_id].astype(int) - pixels).mean() < 3
+        assert (row["label"], row["mpp"], row["width_level0_px"]) == ("normal", 1.0, 128)
+        assert row["tissue_fraction"] >= 0.5
+
+
+def test_resampled_tiles_are_encoded_at_the_asked_quality(
+    ray_cluster: None, rows: list[SlideRow], tmp_path: Path
+) -> None:
+    spec = TileSpec(mpp=1.5, tile_px=64)
+    sizes = []
+    for quality in (50, 95):
+        summary = tile_set(rows[:1], spec, str(tmp_path / f"q{quality}"), quality=quality)
+        assert summary["kept"] == 0
+        assert {row["format"] for row in _tiles(summary["out"]).values()} == {f"jpeg 4:4:4 q{quality}"}
+        sizes.append(summary["bytes"])
+    assert sizes[1] > 1.5 * sizes[0]
+
+
+def test_a_second_run_does_what_is_missing_and_no_more(ray_cluster: None, rows: list[SlideRow], tmp_path: Path) -> None:
+    out = str(tmp_path / "set")
+    rows.append(SlideRow("c", str(tmp_path / "c.tif")))
+    (tmp_path / "c.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:5000])
+    first = tile_set(rows, OWN, out)
+    assert (first["finished"], first["failed"]) == (2, 1)
+    assert first["failures"]["c"].startswith("unreadable: ")
+    before = {path.name: path.stat().st_mtime_ns for path in Path(out).glob("part-*")}
+    ticks: list[tuple[int, int, int]] = []
+    rows[2] = _write_slide(tmp_path / "c.tif", 3)
+    second = tile_set(rows, OWN, out, progress=lambda *tick: ticks.append(tick))
+    assert (second["finished"], second["failed"], second["slides_now"], second["tiles_now"]) == (3, 0, 1, 16)
+    assert ticks == [(3, 3, 16)]
+    after = {path.name: path.stat().st_mtime_ns for path in Path(out).glob("part-*")}
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 3
+    _write_slide(tmp_path / "a.tif", 9)  # a new version
+    assert tile_set(rows, OWN, out)["slides_now"] == 1
+    assert tile_set(rows, OWN, out)["slides_now"] == 0
+    assert len(list_tiles(out)) == 16 + 12 + 16
+
+
+def test_what_a_killed_run_leaves_is_no_tile_set_until_it_is_finished(
+    ray_cluster: None, rows: list[SlideRow], tmp_path: Path
+) -> None:
+    out = str(tmp_path / "set")
+    tile_set(rows, OWN, out)
+    (tmp_path / "set" / "slides" / "b.json").unlink()  # b's shards are there, its commit is not
+    found = json.loads((tmp_path / "set" / TILESET).read_text()) | {"finished": False, "slides": []}
+    (tmp_path / "set" / TILESET).write_text(json.dumps(found))
+    with pytest.raises(InputError, match="is not finished; run the same `uadray tile` command again"):
+        list_tiles(out)
+    assert tile_set(rows, OWN, out)["slides_now"] == 1
+    assert len(list_tiles(out)) == 28
+
+
+def test_a_folder_belongs_to_one_set_of_options(ray_cluster: None, rows: list[SlideRow], tmp_path: Path) -> None:
+    out = str(tmp_path / "set")
+    tile_set(rows[:1], OWN, out, tiles_per_slide=5)
+    with pytest.raises(InputError, match=r"tiles_per_slide 5 there, 6 here.*use another --out"):
+        tile_set(rows[:1], OWN, out, tiles_per_slide=6)
+    with pytest.raises(InputError, match=r"mpp 1\.0 there, 2.0 here"):
+        tile_set(rows[:1], TileSpec(mpp=2.0, tile_px=128), out, tiles_per_slide=5)
+
+
+def test_random_tiles_follow_from_seed_and_slide(ray_cluster: None, rows: list[SlideRow], tmp_path: Path) -> None:
+    found = []
+    for name, seed in (("x", 0), ("y", 0), ("z", 1)):
+        tile_set(rows[:1], OWN, str(tmp_path / name), tiles_per_slide=6, seed=seed)
+        found.append(set(_tiles(str(tmp_path / name))))
+    assert len(found[0]) == 6
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.s3
+def test_from_s3_to_s3(ray_cluster: None, s3: SeaweedServer, rows: list[SlideRow], tmp_path: Path) -> None:
+    base = f"s3://{s3.bucket}/tile"
+    for row in rows:
+        storage.write_bytes(f"{base}/{row.slide_id}.tif", Path(row.uri).read_bytes())
+    there = [SlideRow(row.slide_id, f"{base}/{row.slide_id}.tif", label=row.label) for row in rows]
+    options = {"tiles_per_slide": 9, "seed": 0, "quality": 90}
+    for row in there:  # here, for the session's cluster was started without this server's credentials
+        assert cut_slide(row, OWN, options, f"{base}/set").n_tiles == 9
+    summary = tile_set(there, OWN, f"{base}/set", tiles_per_slide=9)
+    assert (summary["finished"], summary["slides_now"], summary["tiles"]) == (2, 0, 18)
+    assert kind(f"{base}/set") == "shards"
+    assert is_tile_set(f"{base}/set")
+    local = tile_set(rows, OWN, str(tmp_path / "set"), tiles_per_slide=9)
+    here = {ref.tile_id: image for ref, image, _ in read_tiles(local["out"], list_tiles(local["out"]))}
+    for ref, image, error in read_tiles(f"{base}/set", list_tiles(f"{base}/set")):
+        assert error is None
+        np.testing.assert_array_equal(image, here[ref.tile_id])
+
+
+def test_row_groups_are_samples_of_a_slide(ray_cluster: None, tmp_path: Path) -> None:
+    row = _write_slide(tmp_path / "a.tif", 1, size=(1024, 1024))
+    out = str(tmp_path / "set")
+    tile_set([row], TileSpec(mpp=1.0, tile_px=32), out)
+    found = shards.folder_runs(out, shards.read_tile_set(out))
+    assert [run.stop - run.start for _, run in found] == [64] * 16
+    assert [run.first_tile for _, run in found] == list(range(0, 1024, 64))
+    for _, run in found:
+        y = [values["y_level0_px"] for values in shards.read_run(run, ("y_level0_px",))]
+        assert np.ptp(y) > 700
+
+
+def test_a_dry_run_counts_what_the_job_then_does(ray_cluster: None, rows: list[SlideRow], tmp_path: Path) -> None:
+    rows.append(SlideRow("gone", str(tmp_path / "gone.tif")))
+    said = estimate(rows, OWN)
+    done = tile_set(rows, OWN, str(tmp_path / "set"))
+    assert said["tiles"] == said["tiles_low"] == said["tiles_high"] == done["tiles"] == 28
+    assert said["unusable"].keys() == done["failures"].keys() == {"gone"}
+    assert (said["slides"], said["sampled_slides"], said["sampled_tiles"], said["cpus"]) == (3, 3, 28, 4)
+    files = sum(Path(row.uri).stat().st_size for row in rows[:2])
+    assert 0.5 * files < said["bytes_read"] < files, "level 0 alone"
+    assert said["bytes_written"] == pytest.approx(done["bytes"], rel=0.3)
+    assert 0 < said["hours_low"] <= said["hours"] <= said["hours_high"]
+    assert not said["scoring_included"]
+
+
+def test_a_dry_run_samples_a_large_archive(ray_cluster: None, rows: list[SlideRow]) -> None:
+    archive = [SlideRow(f"s{i}", rows[i % 2].uri) for i in range(40)]
+    said = estimate(archive, OWN, job="screen", sample_slides=6, sample_tiles=5, seconds_per_tile=3.6)
+    assert said["sampled_slides"] == 6
+    assert said["sampled_tiles"] == 30
+    assert said["tiles_low"] <= said["tiles"] <= said["tiles_high"]
+    assert 40 * 12 <= said["tiles"] <= 40 * 16
+    assert said["hours"] == pytest.approx(said["tiles"] * 3.6 / 3600 / 4, rel=0.2), "scoring is nearly all of it"
+    assert 0 < said["bytes_written"] < said["tiles"] * 2000

@@ -1,0 +1,192 @@
+"""Masks as GeoJSON and back: equal to the pixel, edited by people, broken on purpose."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from uadray import masks
+from uadray.errors import SlideError
+from uadray.masks import read_mask, write_masks
+from uadray.slides.reader import open_slide, thumbnail
+from uadray.slides.synthetic import PhantomSpec, paint
+from uadray.tissue import tissue_mask
+
+SIZE = (1000, 800)
+SHAPE = (80, 100)
+"""Ten level-0 pixels a mask pixel."""
+
+
+def _square(x0: float, y0: float, x1: float, y1: float) -> list[list[float]]:
+    return [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
+
+
+def _feature(*rings: Any, kind: str = "Polygon", name: str | None = None) -> dict[str, Any]:
+    properties = {} if name is None else {"classification": {"name": name}}
+    return {"type": "Feature", "properties": properties, "geometry": {"type": kind, "coordinates": list(rings)}}
+
+
+def _bytes(*features: Any) -> bytes:
+    return json.dumps({"type": "FeatureCollection", "features": list(features)}).encode()
+
+
+def _read(*features: Any) -> np.ndarray:
+    return read_mask(_bytes(*features), "s", SIZE, SHAPE)
+
+
+def _box(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    mask = np.zeros(SHAPE, np.bool_)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / max(1, (a | b).sum()))
+
+
+def test_a_square_with_a_hole() -> None:
+    expected = _box(20, 10, 60, 50) & ~_box(30, 20, 40, 30)
+    assert (_read(_feature(_square(200, 100, 600, 500), _square(300, 200, 400, 300))) == expected).all()
+
+
+@pytest.mark.parametrize(("edge", "inside"), [(304.9, True), (305.1, False)])
+def test_a_pixel_is_where_its_centre_is(edge: float, inside: bool) -> None:
+    assert _read(_feature(_square(edge, 100, 600, 500)))[20, 30] == inside
+
+
+def test_multipolygons_orientation_and_overlap() -> None:
+    pieces = [_square(0, 0, 100, 100)], [_square(200, 0, 300, 100)[::-1]], [_square(50, 0, 150, 100)]
+    assert (_read(_feature(*pieces, kind="MultiPolygon")) == _box(0, 0, 15, 10) | _box(20, 0, 30, 10)).all()
+
+
+@pytest.mark.parametrize("name", ["Ignore", "Ignore*", "Exclude", "Pen", "fold", "Air", "blur", "out_of_focus"])
+def test_what_people_exclude_is_cut_out_in_any_order(name: str) -> None:
+    whole, hole = _feature(_square(0, 0, 500, 500), name="Tissue"), _feature(_square(100, 100, 200, 200), name=name)
+    expected = _box(0, 0, 50, 50) & ~_box(10, 10, 20, 20)
+    assert (_read(whole, hole) == expected).all()
+    assert (_read(hole, whole) == expected).all()
+
+
+def test_bare_geometry_null_geometry_nothing_and_outside() -> None:
+    bare = json.dumps({"type": "Polygon", "coordinates": [_square(-500, -500, 100, 100)]}).encode()
+    assert (read_mask(bare, "s", SIZE, SHAPE) == _box(0, 0, 10, 10)).all()
+    nowhere = {"type": "Feature", "geometry": None, "properties": None}
+    assert not _read(nowhere).any()
+    assert not _read().any()
+    assert not _read(_feature(_square(2000, 0, 3000, 500))).any()
+    assert _read(_feature(_square(-1e300, -1e300, 1e300, 1e300))).all()
+
+
+RING = _square(0, 0, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "a.geojson: "),
+        (b"\xff\xfe{", "a.geojson: "),
+        (b"[]", "an object expected, found list"),
+        (b'{"type": "FeatureCollection"}', "without a list of features"),
+        (b"[" * 200_000, "nested too deep"),
+        (_bytes(_feature(RING), _feature([0, 0], [1, 1], kind="LineString")), "feature 2: geometry 'LineString'"),
+        (_bytes(_feature(1, 2, kind="Point")), "feature 1: geometry 'Point'"),
+        (_bytes(_feature([[0, 0], [5, float("nan")], [9, 9]])), "feature 1: a coordinate is not a finite number"),
+        (_bytes(_feature([[0, 0], [5, 1e999], [9, 9]])), "not a finite number"),
+        (_bytes(_feature([[0, 0], [9, 9]])), "fewer than three"),
+        (_bytes(_feature([[0, 0], [5], [9, 9]])), r"not a list of \[x, y\]"),
+        (_bytes(_feature([["a", 0], [5, 1], [9, 9]])), r"not a list of \[x, y\]"),
+        (_bytes(_feature(3)), "not a list"),
+        (_bytes({"type": "Feature", "geometry": "no"}), "is no area"),
+        (b'{"type": "Polygon", "coordinates": 3}', "not a list"),
+    ],
+)
+def test_what_is_refused_names_slide_file_and_feature(data: bytes, message: str) -> None:
+    with pytest.raises(SlideError, match=message) as caught:
+        read_mask(data, "s7", SIZE, SHAPE, source="a.geojson")
+    assert caught.value.reason == "bad_mask"
+    assert str(caught.value).startswith("slide s7: a.geojson")
+
+
+def test_hostile_sizes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    zigzag = [[x % 2 * 1000, x % 3 * 800] for x in range(1000)]
+    whole = _feature(_square(0, 0, 1000, 800))
+    for name, limit, feature, what in (
+        ("MAX_BYTES", 50, whole, "bytes"),
+        ("MAX_VERTICES", 900, _feature(zigzag), "vertices"),
+        ("MAX_CROSSINGS", 10_000, _feature(zigzag), "crossings"),
+        ("MAX_FILLED_PX", 15_000, _feature(*[[_square(0, 0, 1000, 800)]] * 2, kind="MultiPolygon"), "filled"),
+    ):
+        _read(feature)
+        with monkeypatch.context() as patch:
+            patch.setattr(masks, name, limit)
+            with pytest.raises(SlideError, match=what):
+                _read(feature)
+
+
+def test_quality_of_what_is_written() -> None:
+    tissue, pen = _box(10, 10, 60, 60) & ~_box(20, 20, 30, 30), _box(70, 0, 80, 80)
+    written = json.loads(write_masks({"Tissue": tissue, "Pen": pen, "Air": _box(0, 0, 0, 0)}, SIZE))
+    assert [f["properties"]["classification"]["name"] for f in written["features"]] == ["Tissue", "Pen"]
+    assert all(f["properties"]["objectType"] == "annotation" for f in written["features"])
+    shapes = [shapely.geometry.shape(f["geometry"]) for f in written["features"]]
+    assert all(shape.is_valid for shape in shapes)
+    assert shapes[0].area == pytest.approx(tissue.sum() * 100, rel=0.05)
+    x0, y0, x1, y1 = shapes[1].bounds
+    assert (x0, y0, x1, y1) == pytest.approx((700, 0, 800, 800), abs=5)
+    assert (read_mask(json.dumps(written).encode(), "s", SIZE, SHAPE) == tissue).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    mask=arrays(np.bool_, st.tuples(st.integers(1, 40), st.integers(1, 40))),
+    scale=st.tuples(st.floats(1, 70), st.floats(1, 70)),
+)
+def test_round_trip_of_any_mask(mask: np.ndarray, scale: tuple[float, float]) -> None:
+    size = (max(1, round(mask.shape[1] * scale[0])), max(1, round(mask.shape[0] * scale[1])))
+    data = write_masks({"Tissue": mask}, size)
+    assert all(shapely.geometry.shape(f["geometry"]).is_valid for f in json.loads(data)["features"])
+    back = read_mask(data, "s", size, mask.shape)
+    assert not mask.any() or _overlap(mask, back) >= 0.99
+    assert back.any() == mask.any()
+
+
+@pytest.mark.parametrize("density", [0.1, 0.5, 0.9])
+def test_round_trip_of_noise(density: float) -> None:
+    mask = np.random.default_rng(0).random((50, 70)) < density
+    assert _overlap(mask, read_mask(write_masks({"Tissue": mask}, (1234, 999)), "s", (1234, 999), mask.shape)) >= 0.99
+
+
+@pytest.mark.parametrize("name", ["mosaics/normal_calib/ncalib_000.tif", "wsi/CMU-1-Small-Region.svs"])
+def test_round_trip_of_real_masks(data_dir: Path, name: str) -> None:
+    with open_slide(data_dir / name, slide_id="s") as slide:
+        size = slide.level_sizes_px[0]
+        image, mpp = thumbnail(slide)
+    _round_trip_and_small(tissue_mask(image, mpp), size)
+
+
+def test_round_trip_of_a_phantom_is_simplified() -> None:
+    image, _ = paint(PhantomSpec(512, 512, mpp=4.0, seed=4))
+    _round_trip_and_small(tissue_mask(image, 4.0), (8192, 8192))
+
+
+def _round_trip_and_small(mask: np.ndarray, size: tuple[int, int]) -> None:
+    data = write_masks({"Tissue": mask}, size)
+    assert mask.any()
+    assert _overlap(mask, read_mask(data, "s", size, mask.shape)) >= 0.99
+    assert len(data) < 80_000
+
+
+def test_too_many_vertices_are_simplified_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "MAX_VERTICES_OUT", 60)
+    y, x = np.ogrid[:80, :100]
+    mask = np.hypot(x - 50, y - 40) < 30 + 4 * np.sin(np.arctan2(y - 40, x - 50) * 20)
+    data = write_masks({"Tissue": mask}, SIZE)
+    (feature,) = json.loads(data)["features"]
+    assert sum(len(r) for p in feature["geometry"]["coordinates"] for r in p) < 90
+    assert _overlap(mask, read_mask(data, "s", SIZE, SHAPE)) > 0.8

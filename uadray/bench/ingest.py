@@ -1,0 +1,165 @@
+"""`bench ingest`: how long a training step waits for data, from slides on S3 and from a tile set on S3.
+
+Eight slides lie on SeaweedFS on this machine (whose CPU time counts), and the tile set that `uadray tile` makes of
+them. One worker, then two, read them by the loop that `uadray train` reads with, over the shares that Ray Train would
+give them:
+
+- alone: nothing but reading; tiles a second, and how well slides are mixed in a batch.
+- with steps: each batch is followed by a step of fixed length, `MARGIN` times what reading alone took for it. The step
+  sleeps, as a CPU does while a GPU works. Waiting is the share of time between steps, after `WARM_STEPS`, over at least
+  three passes: two boundaries.
+
+Beside it, from slides and with one worker: every pass an execution of its own, as Ray Data's iterators do it when they
+are simply started again. It waits at each boundary; a training that streams all passes does not.
+"""
+
+import itertools
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from uadray.bench.seaweed import served
+from uadray.bench.slides import DPA, upload_copies, write_slide
+from uadray.config import parse_config
+from uadray.data.cluster import connect, cores
+from uadray.data.materialise import tile_set
+from uadray.data.passes import mixing
+from uadray.data.pipeline import TrainingData, training_data
+from uadray.manifest import write_manifest
+from uadray.training.config import TrainConfig
+from uadray.training.loop import batches, worker_cpus
+
+N_SLIDES, TILES_PER_SLIDE = 8, 200
+MARGIN = 1.5
+"""Step over the time that reading alone takes for a batch: reading is faster, by so much."""
+
+WARM_STEPS = 20
+ALONE_TILES = 6400
+PASSES = 4
+"""Of the part with steps; the first is partly warm-up."""
+
+GOAL = 0.05
+
+
+@ray.remote(num_cpus=0)
+class Worker:
+    """A training worker without a network."""
+
+    def ready(self) -> None:
+        """Answer."""
+
+    def alone(self, shard: Any, config: TrainConfig, n_tiles: int) -> tuple[float, list[np.ndarray[Any, Any]]]:
+        """Read: seconds for each batch of `n_tiles` after the first, and the slides of each."""
+        slides, times = [], []
+        for table in itertools.islice(_rows(shard, config), n_tiles // config.batch_size):
+            times.append(time.perf_counter())
+            slides.append(table["slide"].to_numpy())
+        return (times[-1] - times[0]) / (len(times) - 1), slides
+
+    def steps(self, shard: Any, config: TrainConfig, n_steps: int, step_s: float) -> list[float]:
+        """Take steps of `step_s`; how long each waited."""
+        waits = []
+        stream = batches(shard, config, torch.device("cpu"), seed=0)
+        for _ in range(n_steps):
+            began = time.perf_counter()
+            next(stream)
+            waits.append(time.perf_counter() - began)
+            time.sleep(step_s)
+        return waits
+
+
+def _rows(shard: Any, config: TrainConfig) -> Iterator[Any]:
+    """Batches as `uadray.training.loop.batches` asks for them, as tables."""
+    yield from shard.iter_batches(
+        batch_size=config.batch_size, batch_format="pyarrow", drop_last=True, prefetch_batches=4,
+        local_shuffle_buffer_size=config.shuffle_tiles, local_shuffle_seed=0,
+    )  # fmt: skip
+
+
+def run() -> dict[str, Any]:
+    """Figures, goals, and whether they are met; about three minutes."""
+    config = parse_config(TrainConfig, {"name": "bench", "shuffle_tiles": 512, **DPA}, source="uadray.bench.ingest")
+    with tempfile.TemporaryDirectory() as name, served(Path(name) / "s3") as server:
+        folder = f"s3://{server.bucket}/ingest"
+        rows = upload_copies(write_slide(Path(name) / "slide.tif", repeats=2), f"{folder}/slides", N_SLIDES)
+        write_manifest(rows, f"{folder}/slides.csv")
+        connect()
+        try:
+            tile_set(rows, config.tiles, f"{folder}/tiles", tiles_per_slide=TILES_PER_SLIDE)
+            found = _measured({"slides": f"{folder}/slides.csv", "tiles": f"{folder}/tiles"}, config)
+        finally:
+            ray.shutdown()
+    waiting = {name: value for name, value in found.items() if name.endswith("_waiting") and "by_pass" not in name}
+    return {
+        "n_slides": N_SLIDES, "tiles_per_pass": N_SLIDES * TILES_PER_SLIDE, "batch": config.batch_size,
+        **found, "goals": dict.fromkeys(waiting, GOAL), "goals_met": all(v <= GOAL for v in waiting.values()),
+    }  # fmt: skip
+
+
+def _measured(uris: dict[str, str], config: TrainConfig) -> dict[str, Any]:
+    workers = [Worker.remote() for _ in range(2)]  # type: ignore[attr-defined]
+    ray.get([worker.ready.remote() for worker in workers])
+    found: dict[str, Any] = {"cores": cores()}
+    for source, uri in uris.items():
+        for n in (1, 2):
+            case = _case(uri, config, workers[:n], by_pass=source == "slides" and n == 1)
+            found |= {f"{source}_{n}_{name}": value for name, value in case.items()}
+    return found
+
+
+def _case(uri: str, config: TrainConfig, workers: list[Any], *, by_pass: bool) -> dict[str, Any]:
+    n = len(workers)
+    data = _data(uri, config, n, n_tiles=2 * ALONE_TILES)
+    shares = _shares(data, n)
+    alone = ray.get([w.alone.remote(s, config, ALONE_TILES // n) for w, s in zip(workers, shares, strict=True)])
+    batch_s = max(seconds for seconds, _ in alone)
+    step_s = MARGIN * batch_s
+    n_steps = PASSES * data.n_tiles // (n * config.batch_size)
+    data = _data(uri, config, n, n_tiles=n * n_steps * config.batch_size)
+    found = {
+        "tiles_per_s_alone": n * config.batch_size / batch_s,
+        "mixing": mixing([b for _, slides in alone for b in slides], data.shares),
+        "step_s": step_s,
+        "boundaries": n * n_steps * config.batch_size // data.n_tiles - 1,
+        **_waiting(workers, data, config, n_steps, step_s),
+    }
+    if by_pass:
+        once = _data(uri, config, n, n_tiles=0)
+        found |= {f"by_pass_{k}": v for k, v in _waiting(workers, once, config, n_steps, step_s).items()}
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def _data(uri: str, config: TrainConfig, n: int, *, n_tiles: int) -> TrainingData:
+    """As `uadray train` makes it, for `n` workers that hold their CPUs."""
+    data = training_data(
+        uri, tiles=config.tiles, input_px=config.detector.input_px, tiles_per_slide=TILES_PER_SLIDE,
+        label=config.train_label, n_tiles=n_tiles,
+    )  # fmt: skip
+    held = n * worker_cpus(n, cores())
+    data.dataset.context.execution_options.exclude_resources = ray.data.ExecutionResources(cpu=held)
+    return data
+
+
+def _shares(data: TrainingData, n: int) -> list[Any]:
+    """What Ray Train gives to each of `n` workers."""
+    return list(data.dataset.streaming_split(n, equal=True))
+
+
+def _waiting(
+    workers: list[Any], data: TrainingData, config: TrainConfig, n_steps: int, step_s: float
+) -> dict[str, float]:
+    shares = _shares(data, len(workers))
+    waits = np.array(
+        ray.get([w.steps.remote(s, config, n_steps, step_s) for w, s in zip(workers, shares, strict=True)])
+    )[:, WARM_STEPS:]
+    waited = waits.sum(axis=1)
+    return {
+        "waiting": float((waited / (waited + waits.shape[1] * step_s)).max()),
+        "longest_wait_s": float(waits.max()),
+    }

@@ -1,0 +1,143 @@
+"""`bench s3`: tiles of a slide in S3, 20 ms away, against downloading the slide and reading it with OpenSlide.
+
+A real SeaweedFS behind `DelayProxy`. Two jobs: 5 % of the slide's tiles, drawn at random (tissue would lie together,
+which is easier), and all of them. In each round both jobs are done by both ways, cold: a slide is opened, nothing
+of it is in the node's cache. Bytes are counted at the proxy, headers and index of the file and of HTTP included. A screening
+reads the thumbnail too, whichever way; its bytes and time are named by themselves.
+"""
+
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from uadray import storage
+from uadray.bench.proxy import DelayProxy
+from uadray.bench.seaweed import environment, served
+from uadray.bench.slides import DOWNSAMPLES, MPP, gpu_tiles
+from uadray.data.reading import read_chunks
+from uadray.errors import WorkError
+from uadray.slides.openslide import OpenSlideSlide
+from uadray.slides.reader import Slide, open_slide, reading_order, thumbnail, tile_places
+from uadray.slides.synthetic import PhantomSpec, paint, write_pyramid
+from uadray.slides.tiff import TiffSlide
+from uadray.tiling import grid
+
+ROUND_TRIP_S = 0.02
+SHARES = {"5_percent": 0.05, "100_percent": 1.0}
+GOALS = {
+    "read_over_needed_5_percent": 1.5,
+    "read_over_needed_100_percent": 1.1,
+    "time_over_download_5_percent": 0.4,
+    "time_over_download_100_percent": 0.4,
+}
+"""At the most."""
+
+NOISE_GREYS = 4.0
+"""Standard deviation of a scanner's noise: it makes tiles of about 20 KB, as those of Aperio's scanners have."""
+
+
+def run(*, repeats: int = 5, rounds: int = 3) -> dict[str, Any]:
+    """Measure; prints nothing.
+
+    Args:
+        repeats: phantoms of 2048 px a side of the slide: 5 is 1,600 file tiles.
+        rounds: of measuring; figures are medians over rounds.
+
+    Raises:
+        InputError: SeaweedFS is not installed.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="uadray-bench-") as folder,
+        served(Path(folder) / "seaweed") as server,
+        DelayProxy(server.port, round_trip_s=ROUND_TRIP_S) as proxy,
+    ):
+        path = _write_slide(Path(folder) / "slide.tif", repeats)
+        uri = f"s3://{server.bucket}/slide.tif"
+        storage.write_bytes(uri, path.read_bytes())
+        cache = Path(folder) / "cache"
+        with environment({"AWS_ENDPOINT_URL": proxy.endpoint, "UADRAY_CACHE_SLIDES": str(cache)}):
+            return {"slide_bytes": path.stat().st_size, **_measured(uri, proxy, cache, rounds)}
+
+
+def _measured(uri: str, proxy: DelayProxy, cache: Path, rounds: int) -> dict[str, Any]:
+    tables, needed = _jobs(uri)
+    found: dict[str, list[float]] = {}
+    for round_ in range(rounds + 1):  # the first one warms up: imports, connections, the server's memory
+        kept: dict[str, float] = {}
+        for name, tiles in tables.items():
+            kept[f"read_over_needed_{name}"], fast_s = _cost(proxy, partial(_read, _fast, uri, tiles))
+            kept[f"read_over_needed_{name}"] /= needed[name]
+            shutil.rmtree(cache, ignore_errors=True)
+            _, download_s = _cost(proxy, partial(_read, _downloaded, uri, tiles))
+            kept |= {f"fast_{name}_s": fast_s, f"download_{name}_s": download_s}
+            kept[f"time_over_download_{name}"] = fast_s / download_s
+        kept["thumbnail_bytes"], kept["thumbnail_s"] = _cost(proxy, partial(_thumbnail, uri))
+        for name, value in kept.items() if round_ else ():
+            found.setdefault(name, []).append(value)
+    figures = {name: round(statistics.median(values), 4) for name, values in found.items()}
+    counts = {f"tiles_{name}": len(tiles) for name, tiles in tables.items()}
+    met = all(figures[name] <= goal for name, goal in GOALS.items())
+    return {"round_trip_s": ROUND_TRIP_S, **counts, **figures, "goals": GOALS, "goals_met": met}
+
+
+def _jobs(uri: str) -> tuple[dict[str, pa.Table], dict[str, int]]:
+    """The tiles of each job, in the order to read them, and the bytes of the file tiles they are made of."""
+    spec = gpu_tiles()
+    with _fast(uri) as slide:
+        every = grid("bench", slide.level_sizes_px[0], slide.mpp, np.ones((8, 8), np.bool_), spec)
+        every = every.filter(np.asarray(every["tissue_fraction"]) == 1)  # those that reach over no edge
+        tables, needed = {}, {}
+        for name, share in SHARES.items():
+            chosen = np.random.default_rng(0).permutation(len(every))[: max(1, round(share * len(every)))]
+            x, y = (every[column].to_numpy()[chosen] for column in ("x_level0_px", "y_level0_px"))
+            order = reading_order(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px)
+            tables[name] = every.take(chosen[order])
+            places = tile_places(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px)
+            needed[name] = slide.encoded_bytes(places.level, places.boxes)
+    return tables, needed
+
+
+def _cost(proxy: DelayProxy, job: Callable[[], None]) -> tuple[float, float]:
+    """Bytes that came through the proxy, and seconds."""
+    before, start = proxy.received, time.perf_counter()
+    job()
+    return proxy.received - before, time.perf_counter() - start
+
+
+def _fast(uri: str) -> TiffSlide:
+    slide = open_slide(uri, slide_id="bench", mpp=MPP)
+    if not isinstance(slide, TiffSlide):
+        raise WorkError(f"{uri}: the benchmark's own slide is not one that the fast path reads")
+    return slide
+
+
+def _downloaded(uri: str) -> Slide:
+    return OpenSlideSlide.open(uri, slide_id="bench", mpp=MPP)
+
+
+def _read(opened: Callable[[str], Slide], uri: str, tiles: pa.Table) -> None:
+    with opened(uri) as slide:
+        for chunk in read_chunks(slide, tiles, spec=gpu_tiles()):
+            if any(chunk.errors):
+                raise WorkError(f"the benchmark's own slide has tiles that cannot be read: {chunk.errors}")
+
+
+def _thumbnail(uri: str) -> None:
+    with _fast(uri) as slide:
+        thumbnail(slide)
+
+
+def _write_slide(path: Path, repeats: int) -> Path:
+    side = 2048
+    image, _ = paint(PhantomSpec(side, side, MPP, lesion=False, stain=0, seed=0))
+    noise = np.random.default_rng(0).normal(0, NOISE_GREYS, image.shape)
+    noisy = np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
+    return write_pyramid(path, np.tile(noisy, (repeats, repeats, 1)), mpp=MPP, downsamples=DOWNSAMPLES)

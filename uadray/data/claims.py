@@ -1,0 +1,35 @@
+"""Reads of slides that several drivers share: each claims its slide when it starts."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import pyarrow as pa
+
+from uadray import leases, storage
+from uadray.data.datasource import Read, reading
+from uadray.data.stream import failed_part, read_slide
+from uadray.leases import Tenure
+from uadray.manifest import SlideRow
+from uadray.tiling import TileSpec
+
+
+def claimed_reads(
+    rows: Sequence[SlideRow], spec: TileSpec, *, tenure: Tenure, withdrawn: Mapping[str, str]
+) -> list[Read]:
+    """One read task a slide, as `slide_reads`; a slide that is not ours gives one row of part -1, reason `NOT_OURS`."""
+    return [
+        reading(_read_claimed, index, row, spec, tenure, withdrawn.get(row.slide_id)) for index, row in enumerate(rows)
+    ]
+
+
+def _read_claimed(
+    index: int, row: SlideRow, spec: TileSpec, tenure: Tenure, replaces: str | None
+) -> Iterator[pa.Table]:
+    try:
+        outcome = leases.claim(tenure, row.slide_id, replaces=replaces)
+    except storage.UnreachableError as error:  # says nothing about the slide: it is looked at again at the end
+        yield failed_part(index, "held", str(error))
+        return
+    if outcome == "ours":
+        yield from read_slide(index, row, spec)
+    else:
+        yield failed_part(index, outcome, f"another driver {'is at' if outcome == 'held' else 'has done'} this slide")

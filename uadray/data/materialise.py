@@ -1,0 +1,326 @@
+"""`uadray tile`: tiles cut once and kept as Parquet shards, slide by slide, resumable.
+
+A slide is one task. Its shards are written whole, then `slides/<slide_id>.json` commits them: a run that is killed and
+started again skips what is committed for the same options and the same version of the slide. Two runs at once do some
+work twice and write the same. `tileset.json` opens the set for readers when every slide has been tried; it names the
+shards that belong to it. Those of a slide's earlier version have other names, and are left alone.
+
+Where a grid tile is exactly one JPEG tile of the file, its bytes are kept: no generation is lost, nothing is encoded.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import simplejpeg
+from pydantic import ValidationError
+
+from uadray import storage
+from uadray.data.cluster import cores
+from uadray.data.passes import draw
+from uadray.data.reading import plan_slide, read_chunks, slide_etag
+from uadray.data.shards import GROUP_TILES, TILE_IMAGES, TILESET, SlideTiles, TileSet, parse_tile_set
+from uadray.data.tilesets import decoded
+from uadray.errors import InputError, SlideError
+from uadray.manifest import SlideRow
+from uadray.monitoring import metrics
+from uadray.runs import fingerprint
+from uadray.slides.reader import Slide, TilePlaces, open_slide, reading_order, tile_places
+from uadray.slides.tiff import TiffSlide
+from uadray.tiling import TileSpec
+
+SHARD_BYTES = 64 * 2**20
+"""Encoded tiles of a shard, more or less: what a task holds in memory, and what one write has to repeat."""
+
+REQUESTS = 32
+"""Small requests in flight while a run is resumed."""
+
+Progress = Callable[[int, int, int], None]
+"""Called with slides done, slides in all, tiles written in this run."""
+
+Encoded = tuple[int, bytes, bool]
+"""Row of the tile, its JPEG, and whether that is the slide's own."""
+
+
+def tile_set(
+    rows: Sequence[SlideRow], spec: TileSpec, out: str, *, tiles_per_slide: int | None = None, seed: int = 0,
+    quality: int = 90, progress: Progress | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Cut the tiles of all slides into `out`; what is finished there already stays as it is.
+
+    Args:
+        rows: the slides.
+        spec: how tiles are cut.
+        out: URI of a folder.
+        tiles_per_slide: random tiles of each slide; None for all.
+        seed: of the random choice.
+        quality: of JPEG (4:4:4), where a tile's bytes cannot be the slide's own.
+        progress: told of every slide.
+
+    Returns:
+        Counts: `slides`, `finished`, `failed`, `tiles`, `kept` (bytes of the slide), `unreadable` tiles, `bytes`,
+        `slides_now` and `tiles_now` (of this run), and `failures` by slide id. Exit status 1 where `failed` is not 0.
+
+    Raises:
+        InputError: `out` holds another tile set.
+    """
+    options: dict[str, int | None] = {"tiles_per_slide": tiles_per_slide, "seed": seed, "quality": quality}
+    _claim(out, spec, options)
+    done, pending = _resumed(rows, spec, options, out)
+    n_before, tiles_now = len(done), 0
+    failed: dict[str, str] = {}
+    for row, found in _in_parallel(pending, spec, options, out):
+        if isinstance(found, SlideTiles):
+            done[row.slide_id] = found
+            tiles_now += found.n_tiles
+        else:
+            failed[row.slide_id] = found
+        if progress is not None:
+            progress(len(done) + len(failed), len(rows), tiles_now)
+    slides = [done[row.slide_id] for row in rows if row.slide_id in done]
+    whole = fingerprint([_options_print(spec, options), *(s.slide_id + ":" + s.fingerprint for s in slides)])
+    made = TileSet(spec=spec, options=options, fingerprint=whole, finished=True, slides=slides, failed=failed)
+    storage.write_bytes(storage.join(out, TILESET), made.model_dump_json(indent=1).encode())
+    return {
+        "out": out,
+        "slides": len(rows),
+        "finished": len(slides),
+        "failed": len(failed),
+        "tiles": made.n_tiles,
+        "kept": sum(s.kept for s in slides),
+        "unreadable": sum(s.unreadable for s in slides),
+        "bytes": sum(s.bytes for s in slides),
+        "slides_now": len(rows) - n_before,
+        "tiles_now": tiles_now,
+        "failures": failed,
+    }
+
+
+def _claim(out: str, spec: TileSpec, options: dict[str, int | None]) -> None:
+    """A folder holds one tile set: that of these options."""
+    mine = TileSet(spec=spec, options=options, fingerprint=_options_print(spec, options), finished=False)
+    if storage.put_if_absent(storage.join(out, TILESET), mine.model_dump_json(indent=1).encode()):
+        return
+    theirs = parse_tile_set(out)
+    if (theirs.spec, theirs.options) != (spec, options):
+        before, now = (t.spec.model_dump() | t.options for t in (theirs, mine))
+        changed = ", ".join(f"{k} {before[k]} there, {now[k]} here" for k in now if before.get(k) != now[k])
+        raise InputError(f"{out} holds a tile set with other options ({changed}); use another --out")
+
+
+def _options_print(spec: TileSpec, options: dict[str, int | None]) -> str:
+    return fingerprint([spec.model_dump_json(), json.dumps(options, sort_keys=True), str(GROUP_TILES)])
+
+
+def _slide_print(spec: TileSpec, options: dict[str, int | None], etag: str) -> str:
+    return fingerprint([_options_print(spec, options), etag])
+
+
+def _resumed(
+    rows: Sequence[SlideRow], spec: TileSpec, options: dict[str, int | None], out: str
+) -> tuple[dict[str, SlideTiles], list[SlideRow]]:
+    """Slides that are committed as they are now, and the others."""
+    folder = storage.join(out, "slides")
+    names = {storage.name(info.uri) for info in storage.list_objects(folder, suffixes=(".json",))}
+    there = [row for row in rows if f"{row.slide_id}.json" in names]
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        found = list(pool.map(lambda row: _committed(row, spec, options, out), there))
+    done = {row.slide_id: slide for row, slide in zip(there, found, strict=True) if slide is not None}
+    return done, [row for row in rows if row.slide_id not in done]
+
+
+def _committed(row: SlideRow, spec: TileSpec, options: dict[str, int | None], out: str) -> SlideTiles | None:
+    try:
+        found = SlideTiles.model_validate_json(storage.read_bytes(_record_uri(out, row.slide_id)))
+        etag = slide_etag(row)
+    except ValidationError:
+        return None
+    except SlideError:
+        return found  # what was cut stays cut
+    return found if found.fingerprint == _slide_print(spec, options, etag) and found.label == row.label else None
+
+
+def _record_uri(out: str, slide_id: str) -> str:
+    return storage.join(out, "slides", f"{slide_id}.json")
+
+
+def _in_parallel(
+    rows: Iterable[SlideRow], spec: TileSpec, options: dict[str, int | None], out: str
+) -> Iterator[tuple[SlideRow, SlideTiles | str]]:
+    """One task a slide, a few more than there are CPUs at once; yields each as it ends, or why it failed."""
+    task = ray.remote(num_cpus=1)(_cut)
+    waiting, running = iter(rows), dict[Any, SlideRow]()
+    while True:
+        for row in waiting:
+            running[task.remote(row, spec, options, out)] = row
+            if len(running) >= 2 * cores():
+                break
+        if not running:
+            return
+        (first,), _ = ray.wait(list(running), num_returns=1)
+        row = running.pop(first)
+        try:
+            yield row, ray.get(first)
+        except ray.exceptions.RayError as error:  # its process died, three times
+            yield row, f"lost: {' '.join(str(error).split())[:300]}"
+
+
+def _cut(row: SlideRow, spec: TileSpec, options: dict[str, int | None], out: str) -> SlideTiles | str:
+    """Cut one slide; whatever goes wrong is the slide's own failure."""
+    with metrics.stage("tile") as meter:
+        try:
+            found = cut_slide(row, spec, options, out)
+            meter.add(tiles=found.n_tiles, bytes_=found.bytes, errors=found.unreadable)
+            return found
+        except SlideError as error:
+            message = f"{error.reason}: {error.message}"
+        except storage.ChangedError as error:
+            message = f"changed: {error}"
+        except (storage.AccessError, storage.UnreachableError, storage.FullError) as error:
+            message = f"storage: {error}"
+        except Exception as error:  # a slide must not take the job with it
+            message = f"unreadable: {type(error).__name__}: {error}"
+        meter.add(errors=1)
+        return " ".join(message.split())[:500]
+
+
+def cut_slide(row: SlideRow, spec: TileSpec, options: dict[str, int | None], out: str) -> SlideTiles:
+    """Write a slide's shards and commit them.
+
+    Raises:
+        SlideError: it cannot be read.
+    """
+    etag = slide_etag(row)
+    version = _slide_print(spec, options, etag)
+    shards: list[str] = []
+    rows: list[int] = []
+    kept = n_bytes = 0
+    with open_slide(row.uri, slide_id=row.slide_id, mpp=row.mpp, etag=etag) as slide:
+        tiles = chosen_tiles(slide, etag, spec, per_slide=options["tiles_per_slide"], seed=options["seed"] or 0)
+        for part in _by_bytes(encoded_tiles(slide, tiles, spec, quality=options["quality"] or 90)):
+            name = f"part-{row.slide_id}-{version[:8]}-{len(shards)}.parquet"
+            rng = np.random.default_rng([options["seed"] or 0, _number(row.slide_id), len(shards)])
+            mixed = [
+                part[i] for i in rng.permutation(len(part))
+            ]  # a row group is a sample of the slide, no patch of it
+            data = _shard(mixed, tiles, spec, row.label, options["quality"] or 90)
+            storage.write_bytes(storage.join(out, name), data)
+            shards.append(name)
+            rows.append(len(part))
+            kept += sum(own for *_, own in part)
+            n_bytes += len(data)
+    found = SlideTiles(
+        slide_id=row.slide_id, fingerprint=version, etag=etag, label=row.label,
+        shards=shards, rows=rows, kept=kept, unreadable=len(tiles) - sum(rows), bytes=n_bytes,
+    )  # fmt: skip
+    storage.write_bytes(_record_uri(out, row.slide_id), found.model_dump_json(indent=1).encode())
+    return found
+
+
+def chosen_tiles(slide: Slide, etag: str, spec: TileSpec, *, per_slide: int | None, seed: int) -> pa.Table:
+    """A slide's tiles with enough tissue, or so many of them at random, in the order to read them in."""
+    tiles = plan_slide(slide, etag=etag, spec=spec).tiles
+    tiles = tiles.take(draw(len(tiles), per_slide or len(tiles), (seed, _number(slide.slide_id))))
+    x, y = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
+    return tiles.take(reading_order(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px))
+
+
+def _number(slide_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(slide_id.encode()).digest()[:8], "big")
+
+
+def encoded_tiles(slide: Slide, tiles: pa.Table, spec: TileSpec, *, quality: int) -> Iterator[Encoded]:
+    """Tiles as JPEG; those that cannot be read are left out.
+
+    Raises:
+        SlideError: it is not one tile that cannot be read, see `read_chunks`.
+    """
+    if isinstance(slide, TiffSlide) and len(tiles) and _is_file_grid(slide, tiles, spec):
+        yield from _file_tiles(slide, tiles, spec, quality)
+        return
+    start = 0
+    for chunk in read_chunks(slide, tiles, spec=spec):
+        for i, error in enumerate(chunk.errors):
+            if error is None:
+                yield start + i, encode(chunk.pixels[i], quality), False
+        start += len(chunk.errors)
+
+
+def _is_file_grid(slide: TiffSlide, tiles: pa.Table, spec: TileSpec) -> bool:
+    """Whether tiles are as large as the file's, and need no resampling."""
+    where = places(slide, tiles, spec)
+    return round(where.step, 9) == 1 and slide.tile_sizes_px[where.level] == (spec.tile_px, spec.tile_px)
+
+
+def _file_tiles(slide: TiffSlide, tiles: pa.Table, spec: TileSpec, quality: int) -> Iterator[Encoded]:
+    """The file's bytes where a tile is one of its tiles and any decoder has the slide's pixels from them."""
+    where = places(slide, tiles, spec)
+    slide.will_read(where.level, where.boxes)
+    for i, box in enumerate(where.boxes.tolist()):
+        whole = not np.rint(where.offsets_px[i] * 1e6).any()
+        try:
+            data = slide.encoded_tile(where.level, *box) if whole else None
+            pixels = slide.read_region(where.level, *box)
+        except SlideError as error:
+            if error.reason != "unreadable":
+                raise
+            continue
+        if data is not None and np.array_equal(decoded(data), pixels):  # type: ignore[arg-type]
+            yield i, data, True
+        else:
+            yield i, encode(pixels[: spec.tile_px, : spec.tile_px], quality), False
+
+
+def places(slide: Slide, tiles: pa.Table, spec: TileSpec) -> TilePlaces:
+    """Where tiles of schema `TILES` lie in the file."""
+    corners = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
+    return tile_places(slide, *corners, mpp=spec.mpp, tile_px=spec.tile_px)
+
+
+def encode(pixels: npt.NDArray[np.uint8], quality: int) -> bytes:
+    """RGB [h, w, 3] as JPEG 4:4:4."""
+    return bytes(
+        simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling="444")
+    )
+
+
+def _by_bytes(tiles: Iterable[Encoded]) -> Iterator[list[Encoded]]:
+    """Runs of tiles of about `SHARD_BYTES`."""
+    part: list[Encoded] = []
+    size = 0
+    for tile in tiles:
+        part.append(tile)
+        size += len(tile[1])
+        if size >= SHARD_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _shard(part: list[Encoded], tiles: pa.Table, spec: TileSpec, label: str | None, quality: int) -> bytes:
+    """One shard as the bytes of a Parquet file."""
+    columns = {name: tiles.take([row for row, *_ in part])[name] for name in tiles.column_names}
+    n = len(part)
+    columns |= {
+        "mpp": pa.array([spec.mpp] * n, pa.float64()),
+        "label": pa.array([label] * n, pa.string()),
+        "image": pa.array([data for _, data, _ in part], pa.binary()),
+        "format": pa.array(["jpeg" if own else f"jpeg 4:4:4 q{quality}" for *_, own in part], pa.string()),
+    }
+    dense = {name: "none" if name == "image" else "zstd" for name in TILE_IMAGES.names}
+    plain = [name for name in TILE_IMAGES.names if name not in ("image", "tile_id")]
+    sink = io.BytesIO()
+    pq.write_table(
+        pa.table(columns, schema=TILE_IMAGES), sink, row_group_size=GROUP_TILES, compression=dense,
+        use_dictionary=plain, write_statistics=plain,
+    )  # fmt: skip
+    return sink.getvalue()

@@ -1,0 +1,220 @@
+"""Which drivers of a screening are alive.
+
+    drivers/<driver>.json     the heartbeat: replaced every quarter of `lease_s`, deleted when the driver ends; or a
+                              gravestone, `{"dead": true}`
+
+A driver is dead when its heartbeat is missing, when its process is gone (seen from the same machine), or when an
+observer has seen it unchanged for `lease_s`. The observer counts on its own clock, and only time between looks that
+succeeded: no two clocks are compared, and neither an outage of the store nor a pause of the observer kills anybody. It
+then puts a gravestone in place of the very heartbeat it watched (If-Match): either the driver has beaten meanwhile and
+lives, or its next beat fails and it knows that its slides may be others' (`Driver.in_doubt`).
+"""
+
+import json
+import logging
+import os
+import random
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from uadray import storage
+from uadray.errors import UadrayError
+from uadray.leases import REQUESTS, Tenure, driver_uri, read_version, take_over, version
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 60.0
+"""A driver that was not seen to move for so long is dead. Longer than a restart of the store or a slow minute of it."""
+
+GRAVESTONE = b'{"dead": true}'
+
+
+@dataclass
+class _Watch:
+    """What is known of another driver: its last heartbeat, and for how long it was seen unchanged."""
+
+    etag: str
+    looked_at: float
+    facts: dict[str, Any]
+    lease_s: float
+    dead: bool
+    unchanged_s: float = 0.0
+
+
+class Driver:
+    """This process's heartbeat in a screening's folder, and its eye on those of others. A context manager.
+
+    Attributes:
+        id: never used again by anybody.
+        lease_s: seconds without a beat after which others take this driver for dead; it says so in its heartbeat.
+        poll_s: seconds between looks while it waits for others.
+    """
+
+    def __init__(self, out: str, *, lease_s: float = LEASE_S) -> None:
+        self.out, self.lease_s, self.poll_s = out, lease_s, lease_s / 6
+        self.id = secrets.token_hex(6)
+        self._uri, self._facts = driver_uri(out, self.id), {"driver": self.id, "lease_s": lease_s, **_this_process()}
+        self._etag, self._beats, self._confirmed, self._buried, self._round = "", 0, _clock(), False, 0
+        self._watched: dict[str, _Watch] = {}
+        self._leases: dict[str, tuple[str, str]] = {}  # slide -> (etag, driver) of its lease
+        self._looking, self._ended = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="uadray-heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._join()
+        self.look()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End: whatever this driver still holds is free from now on."""
+        self._ended.set()
+        self._thread.join()
+        with suppress(UadrayError):  # else it will be found dead
+            storage.delete(self._uri)
+
+    def tenure(self) -> Tenure:
+        """A new round of work."""
+        self._round += 1
+        self._buried = False
+        return Tenure(self.out, self.id, self._round)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether others may have taken this driver for dead since its round began; then every lease is looked at."""
+        return self._buried or _clock() - self._confirmed > self.lease_s
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other driver was alive at the last look."""
+        return all(watch.dead for watch in self._watched.values())
+
+    def beat(self) -> None:
+        """Renew the heartbeat; learn, perhaps, that others have taken this driver for dead, and join them again."""
+        began = _clock()
+        if storage.replace_if_match(self._uri, self._body(), self._etag):
+            self._etag, self._confirmed = storage.stat(self._uri).etag, began
+            return
+        there = version(self._uri)
+        if there is not None and there[1].get("driver") == self.id:
+            self._etag, self._confirmed = there[0], began  # an earlier beat whose answer got lost
+            return
+        self._buried = True
+        log.warning("this driver stood still for longer than %.0f s; others may have taken its slides", self.lease_s)
+        if there is None:
+            self._join()
+        else:
+            self._etag = there[0]  # the gravestone's
+            self.beat()
+
+    def look(self) -> set[str]:
+        """Look at the other drivers and bury the dead; returns those alive, this one among them."""
+        with self._looking:
+            listed = {
+                storage.name(info.uri).removesuffix(".json"): info
+                for info in storage.list_objects(storage.join(self.out, "drivers"), suffixes=(".json",))
+            }
+            listed.pop(self.id, None)
+            self._watched = {driver: self._watch(driver, info) for driver, info in listed.items()}
+            for driver, watch in self._watched.items():
+                if not watch.dead and (watch.unchanged_s >= watch.lease_s or _is_gone(watch.facts)):
+                    watch.dead = storage.replace_if_match(listed[driver].uri, GRAVESTONE, watch.etag)
+            return {self.id, *(driver for driver, watch in self._watched.items() if not watch.dead)}
+
+    def free(self, slide_ids: Sequence[str]) -> set[str]:
+        """Those of `slide_ids` that no living driver holds: decided, given up, or left by a dead one."""
+        leases = {
+            storage.name(info.uri).removesuffix(".json"): info
+            for info in storage.list_objects(storage.join(self.out, "leases"), suffixes=(".json",))
+        }
+        alive = self.look() - {self.id}
+        mine = set(slide_ids) & leases.keys()
+        new = [leases[i] for i in mine if self._leases.get(i, ("",))[0] != leases[i].etag]
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            for info, data in zip(new, pool.map(read_version, new), strict=True):
+                holder = "" if data is None else json.loads(data)["driver"]
+                self._leases[storage.name(info.uri).removesuffix(".json")] = (info.etag, holder)
+        return {i for i in slide_ids if i not in leases or self._leases[i][1] not in alive}
+
+    def sweep(self, decided: set[str]) -> None:
+        """Remove what dead drivers have left: gravestones, and leases beside decisions."""
+        tenure = self.tenure()
+        alive = self.look()
+        for driver in self._watched.keys() - alive:
+            storage.delete(driver_uri(self.out, driver))
+        for info in storage.list_objects(storage.join(self.out, "leases"), suffixes=(".json",)):
+            slide_id = storage.name(info.uri).removesuffix(".json")
+            if slide_id in decided and take_over(tenure, info.uri) is not None:
+                storage.delete(info.uri)
+
+    def pause(self) -> None:
+        """Wait before the next look; no two drivers in step."""
+        time.sleep(self.poll_s * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+
+    def _watch(self, driver: str, info: storage.ObjectInfo) -> _Watch:
+        """What is known of a driver after this look."""
+        now, watch = _clock(), self._watched.get(driver)
+        if watch is None or watch.etag != info.etag:
+            facts = json.loads(read_version(info) or b"{}")
+            return _Watch(
+                info.etag, now, facts, lease_s=float(facts.get("lease_s", self.lease_s)), dead="dead" in facts
+            )
+        watch.unchanged_s += min(now - watch.looked_at, watch.lease_s / 2)
+        watch.looked_at = now
+        return watch
+
+    def _join(self) -> None:
+        began = _clock()
+        storage.put_if_absent(self._uri, self._body())
+        self._etag, self._confirmed = storage.stat(self._uri).etag, began
+
+    def _body(self) -> bytes:
+        self._beats += 1
+        return json.dumps(self._facts | {"beat": self._beats}).encode()
+
+    def _run(self) -> None:
+        while not self._ended.wait(self.lease_s / 4):
+            for duty in (self.beat, self.look):
+                try:
+                    duty()
+                except (UadrayError, ValueError) as error:  # the store is away: the next beat may reach it
+                    log.warning("heartbeat: %s", error)
+
+
+def _clock() -> float:
+    """Seconds that go on while the machine sleeps, where the system has such a clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def _this_process() -> dict[str, Any]:
+    facts: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
+    return facts | {"machine": _machine(), "born": _born(os.getpid())}
+
+
+def _machine() -> str | None:
+    """This boot of this machine, and the process table that we see of it; None where the system does not tell."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + str(Path("/proc/self/ns/pid").readlink())
+    return None
+
+
+def _born(pid: int) -> str | None:
+    """When a process began, in ticks since boot; None where there is none (a zombie is none)."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]
+    return None
+
+
+def _is_gone(facts: dict[str, Any]) -> bool:
+    """Whether a process of this very machine has ended."""
+    here = _machine()
+    return here is not None and facts.get("machine") == here and _born(int(facts["pid"])) != facts["born"]

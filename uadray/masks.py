@@ -1,0 +1,279 @@
+"""Masks as GeoJSON and back, so that people can mend them in QuPath: polygons with holes in level-0 pixels.
+
+Out goes one annotation a class (`Tissue`, `Pen`, ...). Back comes any GeoJSON of polygons: what is classed `Ignore`,
+`Exclude` or as an artefact is cut out, everything else is tissue. Such files come from people: bytes, vertices and
+the work of filling are bounded.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from uadray.errors import SlideError
+
+Mask = npt.NDArray[np.bool_]
+Points = npt.NDArray[np.float64]
+"""[n, 2], x and y, of a ring; closed or not."""
+Polygon = list[Points]
+"""The outer ring, then holes."""
+
+MAX_BYTES = 64 * 2**20
+MAX_VERTICES = 1_000_000
+"""Of a file that is read: a slide's tissue takes some 10,000 vertices and 20 bytes each."""
+
+MAX_FILLED_PX = 2**32
+MAX_CROSSINGS = 2**28
+"""Mask pixels under the boxes of all polygons, and rows that their edges cross: about ten seconds of filling."""
+
+FAR = 1e9
+"""Level-0 pixels beyond which a point may as well be here."""
+
+MAX_VERTICES_OUT = 100_000
+"""Of a class that is written, about 2 MB; beyond, outlines are simplified until they fit."""
+
+TOLERANCE_PX = 0.75
+"""Mask pixels that a simplified outline may stray; not simplified where that changes 1 % of the mask."""
+
+CUT_OUT = frozenset({"ignore", "ignore*", "exclude", "pen", "fold", "air", "blur", "out_of_focus", "out of focus"})
+"""Classes, in small letters, that are no tissue: QuPath's own, and the flags of `quality`."""
+
+COLOURS = {"tissue": (46, 160, 67), "pen": (31, 111, 235), "fold": (219, 154, 4), "air": (0, 181, 204)}
+OTHER_COLOUR = (207, 34, 46)
+"""RGB of a class, as QuPath shows it."""
+
+
+def write_masks(masks: Mapping[str, Mask], size_level0_px: tuple[int, int]) -> bytes:
+    """A QuPath FeatureCollection: one annotation for each class that is true anywhere.
+
+    Args:
+        masks: by class (`Tissue`, `Pen`, ...), [h, w] of the whole slide, each of any resolution.
+        size_level0_px: width and height of the slide.
+    """
+    features = [_feature(name, mask, size_level0_px) for name, mask in masks.items() if mask.any()]
+    return json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":")).encode()
+
+
+def read_mask(
+    data: bytes, slide_id: str, size_level0_px: tuple[int, int], shape: tuple[int, int], *, source: str = "its mask"
+) -> Mask:
+    """The tissue that a GeoJSON outlines. A pixel belongs to a polygon that its centre lies in.
+
+    Args:
+        data: a FeatureCollection, a Feature or a bare geometry, UTF-8; Polygon and MultiPolygon, level-0 pixels.
+        slide_id: the slide, for errors.
+        size_level0_px: width and height of the slide; what lies outside is cut off.
+        shape: height and width of the mask.
+        source: names the file in errors.
+
+    Returns:
+        bool [h, w].
+
+    Raises:
+        SlideError: reason `bad_mask`: no GeoJSON, another geometry, a coordinate that is no number, or too large.
+    """
+    tissue, cut = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    scale = np.array([shape[1] / size_level0_px[0], shape[0] / size_level0_px[1]])
+    budget = {"filled": MAX_FILLED_PX, "crossings": MAX_CROSSINGS, "vertices": MAX_VERTICES}
+    where = ""
+    try:
+        for number, feature in enumerate(read_features(data), 1):
+            where = f", feature {number}"
+            into = cut if class_name(feature).lower() in CUT_OUT else tissue
+            for polygon in polygons(feature):
+                _spend(budget, "vertices", sum(map(len, polygon)))
+                _fill(into, [np.clip(ring, -FAR, FAR) * scale for ring in polygon], budget)
+    except ValueError as error:
+        raise SlideError(
+            slide_id, "bad_mask", f"{source}{where}: {error}; expected GeoJSON polygons in level-0 pixels"
+        ) from error
+    return tissue & ~cut
+
+
+def read_features(data: bytes) -> list[dict[str, Any]]:
+    """The features of a GeoJSON text; a bare geometry is one feature.
+
+    Raises:
+        ValueError: no GeoJSON, or more than `MAX_BYTES`.
+    """
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{len(data):,} bytes, at most {MAX_BYTES:,} are read")
+    try:
+        values = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"an object expected, found {type(values).__name__}")
+    found = values.get("features") if values.get("type") == "FeatureCollection" else [values]
+    if not isinstance(found, list) or not all(isinstance(feature, dict) for feature in found):
+        raise ValueError("a FeatureCollection without a list of features")
+    return [f if f.get("type") == "Feature" else {"type": "Feature", "geometry": f, "properties": {}} for f in found]
+
+
+def class_name(feature: Mapping[str, Any]) -> str:
+    """The name of a feature's class; empty where it has none.
+
+    >>> class_name({"properties": {"classification": {"name": "Pen"}}}), class_name({"properties": None})
+    ('Pen', '')
+    """
+    properties = feature.get("properties")
+    classification = properties.get("classification") if isinstance(properties, dict) else None
+    name = classification.get("name") if isinstance(classification, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def polygons(feature: Mapping[str, Any]) -> Iterator[Polygon]:
+    """The polygons of a feature; a feature without geometry has none.
+
+    Raises:
+        ValueError: another geometry, or a ring that is no list of at least three finite points.
+    """
+    geometry = feature.get("geometry")
+    if geometry is None:
+        return
+    kind, coordinates = (geometry.get(k) for k in ("type", "coordinates")) if isinstance(geometry, dict) else ("", None)
+    if kind not in ("Polygon", "MultiPolygon"):
+        raise ValueError(f"geometry {kind!r} is no area")
+    for rings in [coordinates] if kind == "Polygon" else _listed(coordinates):
+        yield [_ring(ring) for ring in _listed(rings)]
+
+
+def _listed(values: Any) -> list[Any]:
+    if not isinstance(values, list):
+        raise ValueError("coordinates are not a list")
+    return values
+
+
+def _ring(values: Any) -> Points:
+    try:
+        points = np.array([(point[0], point[1]) for point in _listed(values)], dtype=np.float64)
+    except (TypeError, IndexError, KeyError, ValueError, OverflowError) as error:
+        raise ValueError("a ring is not a list of [x, y]") from error
+    if points.shape[0] < 3 or points.ndim != 2:
+        raise ValueError("a ring of fewer than three points")
+    if not np.isfinite(points).all():
+        raise ValueError("a coordinate is not a finite number")
+    return points
+
+
+def _spend(budget: dict[str, int], what: str, amount: int) -> None:
+    budget[what] -= amount
+    if budget[what] < 0:
+        raise ValueError(f"too large: its {what} are more than is read")
+
+
+def _fill(mask: Mask, polygon: Polygon, budget: dict[str, int]) -> None:
+    """Set the pixels whose centres lie inside (even-odd: holes, and rings that cross themselves, need no care).
+
+    Each edge toggles what is right of it in the rows whose centres it spans. OpenCV's `fillPoly` would also set all
+    that an outline touches.
+    """
+    limits = np.array([mask.shape[1], mask.shape[0]])
+    points = np.concatenate(polygon)
+    left, top = np.clip(np.floor(points.min(0)), 0, limits).astype(int)
+    right, bottom = np.clip(np.ceil(points.max(0)), 0, limits).astype(int)
+    if right <= left or bottom <= top:
+        return
+    _spend(budget, "filled", int((right - left) * (bottom - top)))
+    toggles = np.zeros((bottom - top, right - left + 1), np.uint8)
+    for ring in polygon:
+        _toggle(toggles, ring - (left, top), budget)
+    mask[top:bottom, left:right] |= (np.cumsum(toggles[:, :-1], axis=1, dtype=np.uint8) & 1).view(np.bool_)
+
+
+def _toggle(toggles: npt.NDArray[np.uint8], ring: Points, budget: dict[str, int]) -> None:
+    height, width = toggles.shape
+    ends = np.roll(ring, -1, axis=0)
+    first, last = (
+        np.clip(np.ceil(y - 0.5), 0, height)
+        for y in (np.minimum(ring[:, 1], ends[:, 1]), np.maximum(ring[:, 1], ends[:, 1]))
+    )
+    counts = (last - first).astype(np.int64)
+    _spend(budget, "crossings", int(counts.sum()))
+    start = 0
+    for stop in [*np.flatnonzero(np.diff(np.cumsum(counts) >> 22)) + 1, len(counts)]:  # about 4 million at a time
+        n = counts[start:stop]
+        edge = np.repeat(np.arange(start, stop), n)
+        row = first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(n) - n, n)
+        share = (row + 0.5 - ring[edge, 1]) / (ends[edge, 1] - ring[edge, 1])
+        x = ring[edge, 0] + share * (ends[edge, 0] - ring[edge, 0])
+        column = np.clip(np.ceil(x - 0.5), 0, width - 1).astype(np.int64)
+        np.add.at(toggles, (row.astype(np.int64), column), 1)  # wraps at 256, which is even
+        start = stop
+
+
+def _feature(name: str, mask: Mask, size_level0_px: tuple[int, int]) -> dict[str, Any]:
+    height, width = mask.shape
+    scale = (size_level0_px[0] / width, size_level0_px[1] / height)
+    pieces = [piece for polygon in _outlines(mask) for piece in _valid(polygon, scale)]
+    return {
+        "type": "Feature",
+        "geometry": {"type": "MultiPolygon", "coordinates": pieces},
+        "properties": {
+            "objectType": "annotation",
+            "classification": {"name": name, "color": list(COLOURS.get(name.lower(), OTHER_COLOUR))},
+        },
+    }
+
+
+def _outlines(mask: Mask) -> list[Polygon]:
+    """The pieces of a mask, in its pixels, simplified as far as the mask stays the same or vertices are too many."""
+    exact, tolerance = _traced(mask), TOLERANCE_PX
+    simple = _simplified(exact, tolerance)
+    if _vertices(exact) <= MAX_VERTICES_OUT:
+        back = np.zeros_like(mask)
+        budget = {"filled": MAX_FILLED_PX, "crossings": MAX_CROSSINGS}
+        for polygon in simple:
+            _fill(back, polygon, budget)
+        return simple if (back & mask).sum() >= 0.99 * (back | mask).sum() else exact
+    while _vertices(simple) > MAX_VERTICES_OUT:
+        tolerance *= 2
+        simple = _simplified(exact, tolerance)
+    return simple
+
+
+def _vertices(pieces: list[Polygon]) -> int:
+    return sum(len(ring) for polygon in pieces for ring in polygon)
+
+
+def _traced(mask: Mask) -> list[Polygon]:
+    """Outlines a quarter pixel inside the edges: OpenCV draws through pixel centres, here of the doubled mask."""
+    doubled = mask.view(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    rings, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    polygons_of: dict[int, Polygon] = {}
+    points = [(ring[:, 0] + 0.5) / 2 for ring in rings]
+    for i, ring in enumerate(points):
+        if tree[0, i, 3] < 0:
+            polygons_of[i] = [ring]
+    for i, ring in enumerate(points):
+        if tree[0, i, 3] >= 0:
+            polygons_of[int(tree[0, i, 3])].append(ring)
+    return list(polygons_of.values())
+
+
+def _simplified(pieces: list[Polygon], tolerance_px: float) -> list[Polygon]:
+    """Without rings that collapse; a piece that does is left out with its holes."""
+    kept = []
+    for piece in pieces:
+        rings = [
+            cv2.approxPolyDP(ring.astype(np.float32), tolerance_px, True)[:, 0].astype(np.float64) for ring in piece
+        ]
+        if len(rings[0]) >= 3:
+            kept.append([ring for ring in rings if len(ring) >= 3])
+    return kept
+
+
+def _valid(polygon: Polygon, scale: tuple[float, float]) -> list[list[list[list[float]]]]:
+    """GeoJSON coordinates of a polygon, parted where its rings touch themselves."""
+    shape: Any = shapely.Polygon(polygon[0] * scale, [hole * scale for hole in polygon[1:]])
+    if not shape.is_valid:
+        shape = shapely.make_valid(shape, method="structure", keep_collapsed=False)
+    parts = [part for part in shapely.get_parts(shape) if part.geom_type == "Polygon" and part.area > 0]
+    return [
+        [np.round(shapely.get_coordinates(ring), 2).tolist() for ring in (part.exterior, *part.interiors)]
+        for part in parts
+    ]

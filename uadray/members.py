@@ -1,0 +1,255 @@
+"""Which files make up a slide: most are one file, some formats are several.
+
+- MRXS: `x.mrxs` and all of the folder `x/` beside it;
+- VMS and VMU: the files beside it that the key file names;
+- DICOM: the files of the same series in the same folder, whichever of them is given.
+
+The version of such a slide (its etag) is made of those of all its files. What a bucket calls its objects, and what a
+key file names, comes from outside: names that would lead out of a folder are refused.
+"""
+
+import configparser
+import hashlib
+import re
+import struct
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import PurePosixPath
+
+from uadray import storage
+from uadray.errors import InputError
+from uadray.uris import ChangedError, NotFoundError, ObjectInfo, join, name, parent
+
+MAX_FILES = 10_000
+"""Slides have tens to hundreds of files. More in one folder is ten list requests, and not one slide."""
+
+_MRXS, _KEY_FILES, _DICOM = (".mrxs",), (".vms", ".vmu"), (".dcm", ".dicom")
+_KEY_FILE_BYTES = 64 * 2**10  # OpenSlide takes no larger ones either
+_HEADER_BYTES = (16 * 2**10, 2**20)  # read at first, and where the series is not in there
+_REQUESTS = 32
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of a slide. `path` is where it lies in a copy: relative, `slide.<suffix>` for the one that is opened."""
+
+    path: str
+    info: ObjectInfo
+
+
+@dataclass(frozen=True)
+class SlideFiles:
+    """All files of a slide; the first is the one that readers open."""
+
+    members: tuple[Member, ...]
+
+    @property
+    def main(self) -> Member:
+        """The file that readers open."""
+        return self.members[0]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(member.info.size for member in self.members)
+
+    @property
+    def etag(self) -> str:
+        """Changes when any file does; of a single file its own."""
+        if len(self.members) == 1:
+            return self.main.info.etag
+        lines = sorted(f"{member.path}\n{member.info.size}\n{member.info.etag}" for member in self.members)
+        return f"{hashlib.sha256(repr(lines).encode()).hexdigest()[:32]}+{len(lines)}"
+
+
+def has_many_files(uri: str) -> bool:
+    """Tell whether slides of this format are, or may be, several files.
+
+    >>> [has_many_files(uri) for uri in ("s3://bucket/a.svs", "s3://bucket/a.MRXS", "/data/a.dcm")]
+    [False, True, True]
+    """
+    return _suffix(uri).lower() in (*_MRXS, *_KEY_FILES, *_DICOM)
+
+
+def slide_stat(uri: str) -> ObjectInfo:
+    """Return size and etag of a whole slide: what `storage.stat` returns of a single file."""
+    files = slide_files(uri)
+    return ObjectInfo(uri, files.size, files.etag)
+
+
+def slide_files(uri: str) -> SlideFiles:
+    """Find all files of a slide, in S3 or on a disk.
+
+    Raises:
+        NotFoundError: there is no such slide, or a file that belongs to it is missing.
+        InputError: a folder of absurdly many objects, a name that leads out of the slide's folder, a broken key file.
+    """
+    info = storage.stat(uri)
+    suffix = _suffix(uri)
+    main = Member(f"slide{suffix}", info)
+    others: Iterable[Member] = ()
+    if suffix.lower() in _MRXS:
+        others = _in_folder(uri, uri[: -len(suffix)])
+    elif suffix.lower() in _KEY_FILES:
+        others = _named_in(info)
+    elif suffix.lower() in _DICOM:
+        others = _series_members(info)
+    return SlideFiles((main, *others))
+
+
+def _suffix(uri: str) -> str:
+    """The suffix, where it is an ordinary one."""
+    suffix = PurePosixPath(name(uri)).suffix
+    return suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,12}", suffix) else ""
+
+
+def _objects(uri: str, folder: str) -> list[ObjectInfo]:
+    found = list(islice(storage.list_objects(folder), MAX_FILES + 1))
+    if len(found) > MAX_FILES:
+        raise InputError(
+            f"{uri}: more than {MAX_FILES:,} objects in {folder}/, expected the files of one slide; "
+            "give each slide a folder of its own"
+        )
+    return found
+
+
+def _in_folder(uri: str, folder: str) -> list[Member]:
+    found = _objects(uri, folder)
+    if not found:
+        raise NotFoundError(f"{uri}: nothing is in {folder}/, where the pixels of an MRXS slide lie; copy it there too")
+    prefix = join(folder, "").rstrip("/") + "/"
+    inner = [(info.uri.removeprefix(prefix), info) for info in found]
+    folders = {str(above) for path, _ in inner for above in PurePosixPath(path).parents}
+    for path, _ in inner:
+        if path in folders:
+            raise InputError(f"{uri}: {path!r} in {folder}/ is a file and a folder at once, which no disk can hold")
+    return [Member(f"slide/{_safe(path, uri)}", info) for path, info in inner]
+
+
+def _safe(path: str, uri: str) -> str:
+    """Refuse a relative path that leads elsewhere, or that no disk takes."""
+    for part in path.split("/"):
+        if part in ("", ".", "..") or "\\" in part or not part.isprintable() or len(part.encode()) > 255:
+            raise InputError(f"{uri}: a file of this slide is called {path!r}, which cannot be the name of a file")
+    return path
+
+
+def _named_in(info: ObjectInfo) -> list[Member]:
+    """The files that a VMS or VMU names: images of one focal plane, map, macro, restart markers."""
+    if info.size > _KEY_FILE_BYTES:
+        raise InputError(f"{info.uri}: {info.size} bytes, expected a key file of {_KEY_FILE_BYTES} at most")
+    (data,) = storage.read_ranges(info.uri, [(0, info.size)], etag=info.etag)
+    parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",), comment_prefixes=("#",))
+    parser.optionxform = str  # type: ignore[assignment, method-assign]  # keys keep their case
+    try:
+        parser.read_string(data.decode(errors="replace"))
+    except configparser.Error as error:
+        raise InputError(f"{info.uri}: not a key file: {' '.join(str(error).split())[:200]}") from error
+    keys = [item for group in parser.sections() for item in parser[group].items()]
+    wanted = dict.fromkeys(value for key, value in keys if value and _is_file_key(key))
+    for value in wanted:
+        if "/" in value:
+            raise InputError(f"{info.uri}: names the file {value!r}, expected one beside it")
+        _safe(value, info.uri)
+    wanted.pop(name(info.uri), None)
+    optional = {value for key, value in keys if key == "OptimisationFile"}
+    folder = parent(info.uri)
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        found = pool.map(lambda value: _stat_or_none(join(folder, value)), wanted)
+    members = []
+    for value, other in zip(wanted, found, strict=True):
+        if other is not None:
+            members.append(Member(value, other))
+        elif value not in optional:
+            raise NotFoundError(f"{info.uri}: names the file {value!r}, which is not beside it; copy it there too")
+    return members
+
+
+def _is_file_key(key: str) -> bool:
+    """Keys of file names; `ImageFile(z)` and `ImageFile(z,x,y)` are of focal plane z, of which 0 alone is read.
+
+    >>> [_is_file_key(key) for key in ("ImageFile", "ImageFile(1,0)", "ImageFile(1,0,0)", "MapFile", "LayerSpacing")]
+    [True, True, False, True, False]
+    """
+    image = re.fullmatch(r"ImageFile(?:\(([-\d,]*)\))?", key)
+    if not image:
+        return key in ("MapFile", "MacroImage", "OptimisationFile")
+    place = (image[1] or "").split(",")
+    return len(place) == 2 or place[0] in ("", "0")
+
+
+def _stat_or_none(uri: str) -> ObjectInfo | None:
+    try:
+        return storage.stat(uri)
+    except NotFoundError:
+        return None
+
+
+def _series_members(info: ObjectInfo) -> list[Member]:
+    """The other files of a DICOM series. What is no DICOM is left to OpenSlide to complain about."""
+    series = _series(info)
+    if series is None:
+        return []
+    folder = parent(info.uri)
+    beside = [
+        other
+        for other in _objects(info.uri, folder)
+        if parent(other.uri) == folder and name(other.uri) != name(info.uri)
+    ]
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        found = [other for other, its in zip(beside, pool.map(_series, beside), strict=True) if its == series]
+    return [Member(f"{number:05}.dcm", other) for number, other in enumerate(found, start=1)]
+
+
+@lru_cache(maxsize=100_000)
+def _series(info: ObjectInfo) -> str | None:
+    """The series of a file; None for what is no DICOM, or is gone. Read once: folders may hold many slides."""
+    for n_bytes in _HEADER_BYTES:
+        try:
+            (data,) = storage.read_ranges(info.uri, [(0, min(info.size, n_bytes))], etag=info.etag)
+        except (ChangedError, NotFoundError):
+            return None
+        try:
+            return series_uid(data)
+        except struct.error:  # it ends before the series
+            if len(data) == info.size:
+                return None
+    return None
+
+
+_LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+_UNDEFINED = 0xFFFFFFFF
+
+
+def series_uid(data: bytes) -> str | None:
+    """The SeriesInstanceUID (0020,000E) of a DICOM file, from its first bytes (DICOM PS3.5 and PS3.10, sections 7).
+
+    Sequences come before it that may hold the series of other files: depth tells them apart.
+
+    Raises:
+        struct.error: `data` ends before it.
+    """
+    if data[128:132] != b"DICM":
+        return None
+    place, depth, syntax = 132, 0, b""
+    while True:
+        tag = struct.unpack_from("<HH", data, place)
+        explicit = tag[0] == 2 or (tag[0] != 0xFFFE and syntax != b"1.2.840.10008.1.2")
+        long = explicit and data[place + 4 : place + 6] in _LONG
+        form, at, step = ("<I", 8, 12) if long else ("<H", 6, 8) if explicit else ("<I", 4, 8)
+        (length,) = struct.unpack_from(form, data, place + at)
+        place += step
+        if tag in ((0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)):
+            depth -= 1
+        elif length == _UNDEFINED:
+            depth += 1
+        else:
+            (value,) = struct.unpack_from(f"{min(length, 64)}s", data, place)
+            place += length
+            if tag == (0x0002, 0x0010):
+                syntax = value.strip(b"\0 ")
+            if depth == 0 and tag >= (0x0020, 0x000E):
+                return value.strip(b"\0 ").decode("ascii", "replace") if tag == (0x0020, 0x000E) else None
