@@ -21,6 +21,8 @@ from uadray.evidence import encode_jpeg
 from uadray.ledger import Ledger, open_ledger
 from uadray.manifest import SlideRow
 from uadray.schemas import TILE_SCORES
+from uadray.tiling import TileSpec
+from uadray.units import Mpp
 
 PREVIEW = encode_jpeg(np.full((30, 40, 3), 200, np.uint8))
 EVIDENCE = pa.schema(
@@ -39,18 +41,10 @@ class Result:
     row: SlideRow
     header: dict[str, Any] = field(default_factory=dict)
     preview: bytes = b""
+    masks: bytes = b"{}"
     tiles: pa.Table | None = None
     evidence: pa.Table | None = None
     failure: tuple[str, str] | None = None
-
-
-@dataclass
-class Tiles:
-    tile_px: int = 96
-    mpp: float = 0.5
-
-    def model_dump(self) -> dict[str, Any]:
-        return {"tile_px": self.tile_px}
 
 
 @dataclass
@@ -64,7 +58,7 @@ class Bundle:
 
     id: str = "bundle"
     name: str = "bundle"
-    tiles: Tiles = field(default_factory=Tiles)
+    tiles: TileSpec = field(default_factory=lambda: TileSpec(mpp=Mpp(0.5), tile_px=96))
     detector: Kind = field(default_factory=Kind)
 
 
@@ -90,7 +84,7 @@ def scored(row: SlideRow, *, etag: str = "e", score: float = 1.5) -> Result:
         {f.name: pa.array(columns.get(f.name, [None] * 2), f.type) for f in TILE_SCORES}, schema=TILE_SCORES
     )
     header = {"etag": etag, "size_level0_px": (400, 300), "mpp_level0": 0.5}
-    return Result(row, header, PREVIEW, tiles, EVIDENCE.empty_table())
+    return Result(row, header, PREVIEW, tiles=tiles, evidence=EVIDENCE.empty_table())
 
 
 def verdict(result: Result) -> dict[str, Any]:

@@ -686,19 +686,19 @@ def test_an_etag_that_only_looks_like_an_md5(s3: SeaweedServer, folder: Path, mo
         up=lambda passing: replaced({new: old for old, new in etags.items()}, passing),
         down=lambda passing: replaced(etags, passing),
     )
-    monkeypatch.setenv("AWS_ENDPOINT_URL", wire.endpoint)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)  # a signature would cover the etag
-    monkeypatch.setattr(copies, "_no_md5", set())
     fetched, fetch = [], copies._fetch
-    monkeypatch.setattr(copies, "_fetch", lambda *args, **kwargs: fetched.append(1) or fetch(*args, **kwargs))
     try:
-        for uri, fetches in zip(uris, (2, 3), strict=True):
-            with local_copy(uri) as path:
-                assert path.read_bytes() == uri.encode() * 1000
-            assert len(fetched) == fetches
+        with monkeypatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", wire.endpoint)
+            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+                patch.delenv(name)  # a signature would cover the etag
+            patch.setattr(copies, "_no_md5", set())
+            patch.setattr(copies, "_fetch", lambda *args, **kwargs: fetched.append(1) or fetch(*args, **kwargs))
+            for uri, fetches in zip(uris, (2, 3), strict=True):
+                with local_copy(uri) as path:
+                    assert path.read_bytes() == uri.encode() * 1000
+                assert len(fetched) == fetches
     finally:
         wire.close()
-        monkeypatch.undo()
         for uri in uris:
             storage.delete(uri)

@@ -9,7 +9,6 @@ import os
 import shlex
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import answer, run, start
+from commands import start
 from fault_proxy import FaultProxy, Request
-from seaweed import SeaweedServer, free_port
+from seaweed import SeaweedServer
 
 from uadray import storage
 from uadray.aggregation import slide_score
-from uadray.bench.processes import READER, SCORER, descendants, peak_rss, titled
+from uadray.bench.processes import READER, SCORER, titled
 from uadray.bench.slides import write_calibration, write_slide, write_tiny_bundle
 from uadray.bundle import Bundle, load_detector
 from uadray.data.cluster import ENVIRONMENT
@@ -40,11 +39,12 @@ from uadray.data.reading import plan_slide, read_chunks
 from uadray.manifest import SlideRow, write_manifest
 from uadray.slides.reader import open_slide
 
-pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow, pytest.mark.timeout(600)]
 
 NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}  # a cluster that drivers of this test alone join, on 127.0.0.1
 N_SLIDES = 6
 CACHE_BYTES = 2 * 2**20
+MAY_MOUNT = os.geteuid() == 0
 READER_LIMIT_BYTES = 2 * 2**30
 """A worker with torch and OpenCV has 0.6 GB; the bombs below would take 4 and 12."""
 
@@ -125,7 +125,7 @@ def _cluster(folder: Path, env: dict[str, str]) -> Iterator[tuple[subprocess.Pop
         "_temp_dir": tempfile.mkdtemp(prefix="ray", dir="/tmp"),  # a socket's path has 107 characters at most
     }  # fmt: skip
     command = [sys.executable, "-c", HOLDER, json.dumps(options)]
-    if os.geteuid() == 0:
+    if MAY_MOUNT:
         mount = f"mount -t tmpfs -o size={CACHE_BYTES} tmpfs {shlex.quote(str(folder / 'cache'))}"
         command = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", *command]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -214,7 +214,7 @@ def _as_undisturbed(job: Job, names: Iterable[str]) -> None:
     assert Counter(r.path for r in puts).most_common(1)[0][1] == 1
 
 
-def _wait(condition: Callable[[], Any], process: "subprocess.Popen[str]", seconds: float = 90) -> Any:
+def _wait(condition: Callable[[], Any], process: "subprocess.Popen[str]", seconds: float = 240) -> Any:
     """Wait until something is true, while the driver lives."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -225,7 +225,7 @@ def _wait(condition: Callable[[], Any], process: "subprocess.Popen[str]", second
 
 
 def _end(process: "subprocess.Popen[str]", status: int = 0) -> dict[str, Any]:
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == status, err
     summary: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     return summary
@@ -275,3 +275,84 @@ def test_the_server_is_killed_and_comes_back_after_20_seconds(archive: Archive) 
     assert process.poll() is None, process.communicate()
     assert _end(process)["scored"] == N_SLIDES
     _as_undisturbed(job, [row.slide_id for row in job.rows])
+
+
+def test_two_drivers_share_an_archive(archive: Archive) -> None:
+    """Each slide is read by one of them, and both return when all is decided."""
+    job = _job(archive, "shared")
+    archive.proxy.fault = lambda request: None
+    drivers = [start(*job.command, env=archive.env) for _ in range(2)]
+    summaries = [_end(driver) for driver in drivers]
+    assert [summary["scored"] for summary in summaries] == [N_SLIDES, N_SLIDES]
+    assert sum(summary["slides_now"] for summary in summaries) == N_SLIDES
+    for row in job.rows:
+        heads = [r for r in archive.proxy.gets(f"/{row.slide_id}.tif") if (r.byte_range or "").startswith("bytes=0-")]
+        assert len(heads) == 1, row.slide_id
+    _as_undisturbed(job, [row.slide_id for row in job.rows])
+
+
+def test_files_that_lie_and_a_full_disk(archive: Archive, data_dir: Path) -> None:
+    """They fail by themselves, in bounded memory; what can be mended is scored by `--retry-failed`."""
+    good = archive.slide
+    job = _job(
+        archive, "lies", 2,
+        truncated=good[: len(good) * 6 // 10], bomb=_with_huge_frames(good), endless=_with_a_billion_tiles(good),
+        changing=good, jpeg2000=(data_dir / "wsi" / "tcga-cr-7395-01a-01-ts1.svs").read_bytes(),
+    )  # fmt: skip
+    rows = [replace(row, mpp=0.486) for row in job.rows]  # the last one does not say it
+    write_manifest(rows, f"{job.uri}/m.csv")
+
+    def fault(request: Request) -> str | None:
+        if request.method == "GET" and request.path.endswith("/changing.tif") and request.number == 2:
+            storage.write_bytes(f"{job.uri}/slides/changing.tif", good + b"!")
+        return None
+
+    archive.proxy.fault = fault
+    process, peak = start(*job.command, env=archive.env), 0
+    while process.poll() is None:
+        peak = max([peak, *(peak_rss(pid) for pid in titled(archive.cluster, READER))])
+        time.sleep(0.1)
+    summary = _end(process, status=1)
+    found = {name: (d["state"], d["reason"]) for name, d in job.decisions().items()}
+    assert found.pop("changing") == ("failed", "changed")
+    for name in ("truncated", "bomb", "endless"):
+        assert found.pop(name) == ("failed", "unreadable"), name
+    full = found.pop("jpeg2000") == ("failed", "disk_full")
+    assert full or not MAY_MOUNT
+    assert summary["failed"] == 4 + full
+    assert 0 < peak < READER_LIMIT_BYTES
+    _as_undisturbed(job, ["s0", "s1"])
+    assert found.keys() == {"s0", "s1"}
+    if not MAY_MOUNT:
+        pytest.skip("NO FULL DISK: mounting one needs root")
+    _nsenter(archive, "mount", "-o", "remount,size=64m", str(archive.cache))
+    again = start(*job.command, "--retry-failed", env=archive.env)
+    assert _end(again, status=1)["failed"] == 3
+    decisions = job.decisions()
+    assert decisions["jpeg2000"]["state"] == "scored", decisions["jpeg2000"]["message"]
+    assert decisions["changing"]["score"] == pytest.approx(archive.score, abs=1e-5)
+
+
+def _with_huge_frames(tiff: bytes) -> bytes:
+    """Every JPEG tile says that it has 65,500 x 65,500 pixels: 12.9 GB, decoded."""
+    assert tiff.count(b"\xff\xc0\x00\x11\x08\x01\x00\x01\x00") > 256
+    return tiff.replace(b"\xff\xc0\x00\x11\x08\x01\x00\x01\x00", b"\xff\xc0\x00\x11\x08\xff\xdc\xff\xdc")
+
+
+def _with_a_billion_tiles(tiff: bytes) -> bytes:
+    """Level 0 says that it has 31,624 x 31,624 tiles of 256 px."""
+    data, side = bytearray(tiff), 31_624
+    (directory,) = struct.unpack_from("<I", data, 4)
+    (n_entries,) = struct.unpack_from("<H", data, directory)
+    for at in range(directory + 2, directory + 2 + 12 * n_entries, 12):
+        (tag,) = struct.unpack_from("<H", data, at)
+        if tag in (256, 257):  # width, height
+            struct.pack_into("<I", data, at + 8, side * 256)
+        elif tag in (324, 325):  # offsets and lengths of tiles
+            struct.pack_into("<I", data, at + 4, side**2)
+    return bytes(data)
+
+
+def _nsenter(archive: Archive, *command: str) -> None:
+    """Run a command where the cluster lives: it has its own mounts."""
+    subprocess.run(["nsenter", "-t", str(archive.cluster), "-m", *command], check=True)

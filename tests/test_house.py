@@ -166,7 +166,7 @@ def test_what_computes_runs_without_ray() -> None:
     plain = (
         *("slides.reader", "slides.synthetic", "tissue", "tiling", "data.reading", "data.tilesets", "models.build"),
         *("training.steps", "training.checkpoint", "detector", "bundle", "aggregation", "evidence", "worklist"),
-        *("ledger", "evaluation.report", "manifest", "cache"),
+        *("ledger", "data.splits", "evaluation.report", "manifest", "cache"),
     )
     code = "import sys, importlib\n" + "".join(f"importlib.import_module('uadray.{name}')\n" for name in plain)
     done = _python("-c", code + "print(sorted(m for m in sys.modules if m == 'ray' or m.startswith('ray.'))[:3])")

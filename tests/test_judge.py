@@ -1,5 +1,6 @@
 """Each end that a slide can come to, and what is said of it."""
 
+import json
 import math
 
 import numpy as np
@@ -19,14 +20,14 @@ CALIBRATION = Calibration(
 )  # fmt: skip
 
 
-def _result(scores: list[float | None]) -> SlideResult:
+def _result(scores: list[float | None], flags: list[str | None] | None = None) -> SlideResult:
     n = len(scores)
     errors = [None if s is not None else "pixels cannot be read" for s in scores]
     columns = {
         "tile_id": [f"s1/{i}" for i in range(n)], "slide_id": ["s1"] * n, "x_level0_px": range(n),
         "y_level0_px": [0] * n, "width_level0_px": [64] * n, "height_level0_px": [64] * n,
         "tissue_fraction": [1.0] * n, "band": ["tissue"] * n, "score": scores, "mean_saturation": [0.1] * n,
-        "mean_green": [0.1] * n, "error": errors,
+        "mean_green": [0.1] * n, "flag": flags or [None] * n, "error": errors,
     }  # fmt: skip
     table = pa.table({f.name: pa.array(columns[f.name], f.type) for f in TILE_SCORES}, schema=TILE_SCORES)
     return SlideResult(ROW, tiles=table)
@@ -126,3 +127,33 @@ def test_every_end_is_one_of_three() -> None:
         assert verdict["state"] in {"scored", "not_assessable", "failed"}
         assert ("score" in verdict) == (verdict["state"] == "scored")
         assert ("reason" in verdict) == (verdict["state"] != "scored")
+
+
+def test_a_slide_without_two_stains_is_not_assessable() -> None:
+    verdict = judge(SlideResult(ROW, failure=("no_stain", "one colour")), CONFIG, CALIBRATION)
+    assert (verdict["state"], verdict["decision"]) == ("not_assessable", "not_assessable")
+    assert verdict["reason"] == "no_stain"
+
+
+def test_flagged_tiles_are_no_loss_of_coverage() -> None:
+    verdict = judge(_result([1.0, 1.0, 3.0, 3.0, None, None], [None] * 4 + ["pen", "fold"]), CONFIG, CALIBRATION)
+    assert (verdict["state"], verdict["coverage"], verdict["n_tiles"]) == ("scored", 1.0, 6)
+    assert json.loads(verdict["flags"]) == {"pen": 1, "fold": 1}
+    assert verdict["score"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("n_good", "flags", "reason"),
+    [
+        (4, ["pen"] * 16, "pen"),  # 20 % is left, 25 % is needed
+        (3, ["fold"] * 2, "folds"),  # three tiles are fewer than any slide needs
+        (0, ["blur"] * 5 + ["out_of_focus"] * 4, "out_of_focus"),
+        (2, ["pen"] * 5 + ["air"] * 5, "poor_quality"),
+    ],
+)
+def test_too_little_good_tissue(n_good: int, flags: list[str | None], reason: str) -> None:
+    scores: list[float | None] = [1.0] * n_good + [None] * len(flags)
+    verdict = judge(_result(scores, [None] * n_good + flags), CONFIG, CALIBRATION)
+    assert (verdict["state"], verdict["reason"]) == ("not_assessable", reason)
+    assert verdict["decision"] == "not_assessable"
+    assert "score" not in verdict

@@ -87,14 +87,14 @@ def out(s3: SeaweedServer, tmp_path: Path) -> str:
 
 @pytest.mark.s3
 def test_eight_drivers_screen_every_slide_once(out: str, tmp_path: Path) -> None:
-    herd = Herd(tmp_path, *[{}] * 8, out=out, folder=str(tmp_path), n_slides=32, lease_s=20.0, in_flight=2)
+    herd = Herd(tmp_path, *[{}] * 8, out=out, folder=str(tmp_path), n_slides=24, lease_s=20.0, in_flight=2)
     assert herd.codes() == [0] * 8
-    rows = sd.rows(str(tmp_path), 32)
+    rows = sd.rows(str(tmp_path), 24)
     assert herd.count("begun") == herd.count("committed") == Counter(row.slide_id for row in rows)
     assert len({pid for pid in herd.pids if any("committed" in event for event in herd.events(pid))}) > 1
     assert _table(out)["slide_id"].to_pylist() == [row.slide_id for row in rows]
-    assert json.loads(storage.read_bytes(f"{out}/summary.json"))["scored"] == 32
-    assert _consistent(out, rows) == [1.5] * 32
+    assert json.loads(storage.read_bytes(f"{out}/summary.json"))["scored"] == 24
+    assert _consistent(out, rows) == [1.5] * 24
     assert _left_behind(out) == []
     assert 1 <= len(list(storage.list_objects(f"{out}/segments"))) <= 8
 
@@ -452,8 +452,8 @@ def test_going_on_takes_few_requests(s3: SeaweedServer, out: str) -> None:
         storage.write_bytes(row.uri, b"x")
     with _requests(s3) as count:
         _screened(f"{out}/run", rows)
-    # slide: lease, is it decided, tiles, thumbnail, heatmap, decision, lease gone, and the test's own stat
-    assert count.total() <= 20 * 8 + 30, count
+    # slide: lease, is it decided, tiles, masks, thumbnail, heatmap, decision, lease gone, and the test's own stat
+    assert count.total() <= 20 * 9 + 30, count
     with _requests(s3) as count, sd.book(f"{out}/run") as book:
         assert book.pending(rows) == []
         book.finish(rows)

@@ -57,7 +57,7 @@ def pen_mask(od: Density, mpp: float, *, ink_ratio: float, red_ratio: float, wid
     if not seeds.any():
         return np.zeros(seeds.shape, np.bool_)
     mixed = cold | warm | ((red > 0.8 * ink_ratio * green) & (red > 0.5)) | ((low > 0.55 * high) & (low > 0.55))
-    mixed |= (blue > 0.85 * red_ratio * green) & (red < 0.45 * green) & (green > 0.7)
+    mixed |= (blue > 0.75 * red_ratio * green) & (red < 0.45 * green) & (green > 0.7)
     followed = _connected(_wide(_bytes(mixed), width_um / mpp / 4) | seeds, seeds)
     return np.asarray(cv2.dilate(followed, gap), dtype=np.bool_)
 

@@ -185,7 +185,7 @@ class Driver:
             for duty in (self.beat, self.look):
                 try:
                     duty()
-                except (UadrayError, ValueError) as error:  # the store is away: the next beat may reach it
+                except Exception as error:  # the store is away, perhaps: the next beat may reach it
                     log.warning("heartbeat: %s", error)
 
 

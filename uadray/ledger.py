@@ -13,7 +13,7 @@ A decision is put only where none is (a conditional put in S3), after everything
 slide's lease may put one in another's place (If-Match): where the slide's file was replaced, where a failed slide is
 tried again, and where a driver that had lost the slide came late. Tile scores are written under the same conditions, so
 that a decision stands beside the tile scores it was made from, whoever was paused between which two requests. Pictures
-are not: those of a driver that stood still while it wrote them may stay; they show the same tiles.
+and masks are not: those of a driver that stood still while it wrote them may stay; they show the same tiles.
 """
 
 import io
@@ -134,9 +134,9 @@ class Ledger:
             tops = _top_tiles(result)
             if not self._put(storage.join(self.out, "tiles", f"{slide_id}.parquet"), _parquet(result.tiles), slide_id):
                 return False
-            where = storage.join(self.out, "masks", f"{slide_id}.geojson")
-            storage.write_bytes(where, result.masks, content_type="application/geo+json")
-            list(self._pool.map(lambda item: self._write_picture(slide_id, *item), self._pictures(result).items()))
+            places = {f"evidence/{slide_id}/{name}": data for name, data in self._pictures(result).items()}
+            places[f"masks/{slide_id}.geojson"] = result.masks
+            list(self._pool.map(self._write, places, places.values()))
         header = result.header
         width, height = header.get("size_level0_px", (None, None))
         record = dict.fromkeys(SLIDE_DECISIONS.names) | verdict | {
@@ -246,8 +246,9 @@ class Ledger:
                 break
         return True
 
-    def _write_picture(self, slide_id: str, name: str, data: bytes) -> None:
-        storage.write_bytes(storage.join(self.out, "evidence", slide_id, name), data, content_type="image/jpeg")
+    def _write(self, place: str, data: bytes) -> None:
+        kind = "image/jpeg" if place.endswith(".jpg") else "application/geo+json"
+        storage.write_bytes(storage.join(self.out, *place.split("/")), data, content_type=kind)
 
     def _compact(self) -> None:
         n_decided = decisions.compact(self.out, self._written)

@@ -42,7 +42,7 @@ EXTREME = 1.0
 """Percentile of the angles that is taken for a pure stain. Macenko's alpha."""
 
 PERCENTILE = 95.0
-"""Of the amounts, that stands for the most. Macenko has 99, fewer pixels to hang on: a slide's mean colour lay on average
+"""Of the amounts, that stands for the most. Macenko has 99, on fewer pixels. A slide's mean colour lay on average
 18.6 grey levels from that of all 40 training mosaics of `../shared/data`, after normalising 7.5 with 99 and 6.3 with
 95; over the 46 other mosaics 19.4, then 10.2 and 6.1. 75 gives 4.8 and 5.1, but the lower, the more the mixture of
 tissues decides how dark a slide is painted; 50 is worse (9.7, 10.7)."""

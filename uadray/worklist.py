@@ -76,6 +76,8 @@ class _Slide:
     rank: int
     group: str
     facts: Mapping[str, Any]  # the row of SLIDE_DECISIONS
+    flags: Sequence[tuple[str, int]]  # tiles left out for their quality, the most first
+    n_good: int | None  # tissue tiles that are not
     width_px: int  # of its pictures on the page
     height_px: int
     thumbnail: str | None
@@ -209,10 +211,13 @@ def _slide(
     scale = min(_BOX_PX[0] / size[0], _BOX_PX[1] / size[1])
     base = f"evidence/{quote(folder(row['slide_id']))}"
     side = run["tile_um"] / row["mpp_level0"] if run.get("tile_um") and row["mpp_level0"] else 0.0
+    flags = sorted(json.loads(row["flags"] or "{}").items(), key=lambda item: -item[1])
     return _Slide(
         rank=place,
         group=_group(row),
         facts=row,
+        flags=flags,
+        n_good=None if row["n_tiles"] is None else row["n_tiles"] - sum(count for _, count in flags),
         width_px=max(1, round(size[0] * scale)),
         height_px=max(1, round(size[1] * scale)),
         thumbnail=f"{base}/thumbnail.jpg" if opened else None,

@@ -1,16 +1,28 @@
 """One slide -> plan -> chunks of tiles, with tiles that cannot be read among them."""
 
+import csv
+import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
 
-from uadray.data.reading import PREVIEW_PX, chunk_tiles, plan_slide, read_chunk, read_chunks, slide_etag
+from uadray.data.reading import (
+    PREVIEW_PX,
+    chunk_tiles,
+    normalizer_of,
+    plan_slide,
+    read_chunk,
+    read_chunks,
+    slide_etag,
+)
 from uadray.errors import SlideError
 from uadray.manifest import SlideRow
-from uadray.slides.reader import open_slide, read_tile
+from uadray.slides.reader import open_slide, read_tile, thumbnail
 from uadray.slides.synthetic import write_pyramid
+from uadray.stain import StainConfig, fit
 from uadray.tiling import TileSpec
 
 SPEC = TileSpec(mpp=1.0, tile_px=64)
@@ -150,3 +162,86 @@ def test_real_mosaic(data_dir: Path) -> None:
     assert 30 < len(plan.tiles) <= 83
     assert not any(chunk.errors)
     assert chunk.pixels.mean((1, 2, 3)).max() < 235
+
+
+def _with_pen(path: Path) -> Path:
+    """As `_slide`, with a blue stroke of 300 um from left to right."""
+    image = np.full((1024, 1024, 3), 245, np.uint8)
+    y, x = np.mgrid[:1024, :512]
+    image[:, :512] = np.stack([200 - x % 40, 120 + y % 40, 180 + (x + y) % 20], axis=-1)
+    image[256:556] = (20, 40, 160)
+    return write_pyramid(path, image, mpp=1.0, tile_px=128)
+
+
+def test_a_pen_stroke_is_flagged_and_not_read(tmp_path: Path) -> None:
+    with open_slide(_with_pen(tmp_path / "p.tif"), slide_id="p") as slide:
+        plan = plan_slide(slide, etag="e", spec=SPEC)
+        unflagged = plan_slide(slide, etag="e", spec=SPEC.model_copy(update={"quality": None}))
+    rows = set(plan.flagged["y_level0_px"].to_pylist())
+    assert set(plan.flags) == {"pen"}
+    assert {256, 320, 384, 448} <= rows <= {192, 256, 320, 384, 448, 512, 576}
+    assert not set(plan.tiles["tile_id"].to_pylist()) & set(plan.flagged["tile_id"].to_pylist())
+    assert len(unflagged.tiles) == len(plan.tiles) + len(plan.flagged)
+    assert b'"Pen"' in plan.masks
+    assert b'"Pen"' not in unflagged.masks
+
+
+def test_a_blurred_tile_is_flagged_by_its_pixels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sharp = np.clip(rng.normal((170, 110, 160), 30, (256, 256, 3)), 0, 255).astype(np.uint8)
+    coarse = np.clip(rng.normal((170, 110, 160), 30, (16, 16, 3)), 0, 255).astype(np.uint8)
+    image = np.concatenate([sharp, cv2.resize(coarse, (256, 256), interpolation=cv2.INTER_CUBIC)], axis=1)
+    path = write_pyramid(tmp_path / "b.tif", image, mpp=1.0, tile_px=128, downsamples=())
+    with open_slide(path, slide_id="b") as slide:
+        plan = plan_slide(slide, etag="e", spec=SPEC)
+        chunk = read_chunk(slide, plan.tiles, spec=SPEC)
+    flags = dict(zip(chunk.tiles["x_level0_px"].to_pylist(), chunk.flags, strict=True))
+    assert flags[0] is None
+    assert flags[64] is None
+    assert flags[448] == "out_of_focus"
+
+
+def test_an_edited_mask_takes_the_place_of_what_is_found(slide_path: Path, tmp_path: Path) -> None:
+    ring = [[0, 0], [256, 0], [256, 256], [0, 256], [0, 0]]
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    (folder / "s.geojson").write_text(json.dumps({"type": "Feature", "geometry": geometry, "properties": {}}))
+    spec = SPEC.model_copy(update={"mask_dir": str(folder)})
+    with open_slide(slide_path, slide_id="s") as slide:
+        assert len(plan_slide(slide, etag="e", spec=spec).tiles) == 16
+        (folder / "s.geojson").write_text('{"type": "Point", "coordinates": [1, 2]}')
+        with pytest.raises(SlideError) as caught:
+            plan_slide(slide, etag="e", spec=spec)
+    assert caught.value.reason == "bad_mask"
+    with open_slide(slide_path, slide_id="other") as slide:
+        assert len(plan_slide(slide, etag="e", spec=spec).tiles) == 128, "no mask of that name: what is found"
+
+
+def test_stain_is_normalised_to_the_reference(data_dir: Path) -> None:
+    folder = data_dir / "mosaics" / "normal_train"
+    names = [row["slide_id"] for row in csv.DictReader((folder / "manifest.csv").read_text().splitlines())][:2]
+    paths = [next(folder.glob(f"**/{name}.tif*")) for name in names]
+    plain = TileSpec(mpp=0.972, tile_px=96)
+    with open_slide(paths[1], slide_id="r") as slide:
+        reference = fit(thumbnail(slide)[0], StainConfig())
+    spec = plain.model_copy(update={"stain": StainConfig(reference=reference)})
+    with open_slide(paths[0], slide_id="a") as slide:
+        plan = plan_slide(slide, etag="e", spec=spec)
+        before = read_chunk(slide, plan.tiles, spec=plain)
+        after = read_chunk(slide, plan.tiles, spec=spec, normalise=normalizer_of(plan.stain, spec))
+        refit = fit(after.pixels.reshape(1, -1, 3)[:, ::7], StainConfig())
+    assert before.flags == after.flags, "quality is looked at before colours are changed"
+    assert np.abs(before.pixels.astype(int) - after.pixels).mean() > 1
+    for name in ("haematoxylin", "eosin"):
+        cosine = float(np.dot(getattr(refit, name), getattr(reference, name)))
+        assert cosine > np.cos(np.radians(8)), f"{name} is {np.degrees(np.arccos(cosine)):.1f} degrees off"
+
+
+def test_a_slide_whose_stain_cannot_be_told_is_named(tmp_path: Path) -> None:
+    one_colour = np.full((512, 512, 3), (200, 120, 180), np.uint8)
+    path = write_pyramid(tmp_path / "s.tif", one_colour, mpp=1.0, tile_px=128)
+    spec = SPEC.model_copy(update={"stain": StainConfig()})
+    with open_slide(path, slide_id="s") as slide, pytest.raises(SlideError) as caught:
+        plan_slide(slide, etag="e", spec=spec)
+    assert caught.value.reason == "no_stain"

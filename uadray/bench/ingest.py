@@ -47,7 +47,7 @@ PASSES = 4
 GOAL = 0.05
 
 
-@ray.remote(num_cpus=0)
+@ray.remote
 class Worker:
     """A training worker without a network."""
 
@@ -103,7 +103,8 @@ def run() -> dict[str, Any]:
 
 
 def _measured(uris: dict[str, str], config: TrainConfig) -> dict[str, Any]:
-    workers = [Worker.remote() for _ in range(2)]  # type: ignore[attr-defined]
+    held = worker_cpus(2, cores())  # as Ray Train's workers hold theirs; the rest is for reading
+    workers = [Worker.options(num_cpus=held).remote() for _ in range(2)]  # type: ignore[attr-defined]
     ray.get([worker.ready.remote() for worker in workers])
     found: dict[str, Any] = {"cores": cores()}
     for source, uri in uris.items():
@@ -115,13 +116,13 @@ def _measured(uris: dict[str, str], config: TrainConfig) -> dict[str, Any]:
 
 def _case(uri: str, config: TrainConfig, workers: list[Any], *, by_pass: bool) -> dict[str, Any]:
     n = len(workers)
-    data = _data(uri, config, n, n_tiles=2 * ALONE_TILES)
+    data = _data(uri, config, n_tiles=2 * ALONE_TILES)
     shares = _shares(data, n)
     alone = ray.get([w.alone.remote(s, config, ALONE_TILES // n) for w, s in zip(workers, shares, strict=True)])
     batch_s = max(seconds for seconds, _ in alone)
     step_s = MARGIN * batch_s
     n_steps = PASSES * data.n_tiles // (n * config.batch_size)
-    data = _data(uri, config, n, n_tiles=n * n_steps * config.batch_size)
+    data = _data(uri, config, n_tiles=n * n_steps * config.batch_size)
     found = {
         "tiles_per_s_alone": n * config.batch_size / batch_s,
         "mixing": mixing([b for _, slides in alone for b in slides], data.shares),
@@ -130,20 +131,17 @@ def _case(uri: str, config: TrainConfig, workers: list[Any], *, by_pass: bool) -
         **_waiting(workers, data, config, n_steps, step_s),
     }
     if by_pass:
-        once = _data(uri, config, n, n_tiles=0)
+        once = _data(uri, config, n_tiles=0)
         found |= {f"by_pass_{k}": v for k, v in _waiting(workers, once, config, n_steps, step_s).items()}
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def _data(uri: str, config: TrainConfig, n: int, *, n_tiles: int) -> TrainingData:
-    """As `uadray train` makes it, for `n` workers that hold their CPUs."""
-    data = training_data(
+def _data(uri: str, config: TrainConfig, *, n_tiles: int) -> TrainingData:
+    """As `uadray train` makes it."""
+    return training_data(
         uri, tiles=config.tiles, input_px=config.detector.input_px, tiles_per_slide=TILES_PER_SLIDE,
         label=config.train_label, n_tiles=n_tiles,
     )  # fmt: skip
-    held = n * worker_cpus(n, cores())
-    data.dataset.context.execution_options.exclude_resources = ray.data.ExecutionResources(cpu=held)
-    return data
 
 
 def _shares(data: TrainingData, n: int) -> list[Any]:

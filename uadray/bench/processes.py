@@ -1,6 +1,7 @@
 """What Linux says of this machine's processes: who descends from whom, their titles, their memory. From /proc alone."""
 
 import os
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,17 @@ def memory(pids: list[int]) -> Memory:
 def peak_rss(pid: int) -> int:
     """The most bytes in RAM that one process has ever had; 0 for one that has ended."""
     return _sizes(pid).get("VmHWM", 0)
+
+
+def cpu_seconds(pid: int) -> dict[str, float]:
+    """CPU time by role of a process (`driver`) and of all below it, so far."""
+    spent: dict[str, float] = defaultdict(float)
+    for each in descendants(pid):
+        with suppress(OSError):
+            fields = (_PROC / str(each) / "stat").read_text().rpartition(")")[2].split()
+            ticks = int(fields[11]) + int(fields[12])
+            spent["driver" if each == pid else role(each)] += ticks / os.sysconf("SC_CLK_TCK")
+    return spent
 
 
 def _sizes(pid: int) -> dict[str, int]:

@@ -37,6 +37,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from uadray import storage
+from uadray.bench.processes import cpu_seconds
 from uadray.bench.seaweed import served
 from uadray.bench.slides import gpu_tiles, upload_copies, write_calibration, write_dpa_bundle, write_slide
 from uadray.bundle import Bundle, load_detector
@@ -119,7 +120,8 @@ def _case(case: str, size: Size, folder: Path, bare_s: float) -> dict[str, Any]:
         rows = upload_copies(path, f"{root}/slides", size.many)
         work = path, bundle.tiles
         before = _apart(_bare, case, f"{root}/bundle", bundle, *work, bare_s)
-        ours = _apart(_screened, case, root, bundle, rows, (1, size.few, size.many))
+        pid = server.process.pid if server.process else 0
+        ours, cpu = _apart(_screened, case, root, bundle, rows, (1, size.few, size.many), pid)
         peer = _apart(_by_data_loader, case, f"{root}/bundle", bundle, *work, (size.peer_few, size.peer_many))
         after = _apart(_bare, case, f"{root}/bundle", bundle, *work, bare_s)
     bare = {name: (before[name] + after[name]) / 2 for name in before}
@@ -136,6 +138,7 @@ def _case(case: str, size: Size, folder: Path, bare_s: float) -> dict[str, Any]:
         "peer_startup_s": round(peer_startup_s, 1),
         "runs_tiles_seconds": [(n, round(s, 2)) for n, s in ours],
         "peer_runs_tiles_seconds": [(n, round(s, 2)) for n, s in peer],
+        "cpu_ms_per_tile": cpu,
         "bare_drift": round(max(after[name] / before[name] for name in before), 2),
         "tile_px": bundle.tiles.tile_px,
         "slide_bytes": path.stat().st_size,
@@ -166,9 +169,12 @@ def _bundle(case: str, uri: str) -> Bundle:
 
 
 def _screened(
-    case: str, root: str, bundle: Bundle, rows: list[Any], counts: tuple[int, ...]
-) -> list[tuple[int, float]]:
-    """Screen so many slides, one count after the other on one Ray; tiles and seconds, start of actors included."""
+    case: str, root: str, bundle: Bundle, rows: list[Any], counts: tuple[int, ...], server_pid: int
+) -> tuple[list[tuple[int, float]], dict[str, float]]:
+    """Screen so many slides, one count after the other on one Ray; tiles and seconds, start of actors included.
+
+    And the CPU time of the last of them, in ms a tile, by who spent it.
+    """
     from uadray.calibration import read_calibration
     from uadray.data.cluster import connect
     from uadray.screening import screen
@@ -177,6 +183,7 @@ def _screened(
     runs, began = [], time.perf_counter()
     connect()
     for n in counts:
+        before = _cpu(server_pid)
         summary = screen(
             rows[:n], bundle_uri=f"{root}/bundle", bundle=bundle, calibration=calibration, out=f"{root}/out-{n}",
             load=LOADS[case],
@@ -185,7 +192,15 @@ def _screened(
             raise WorkError(f"the bench's own slides: {summary}")
         runs.append((int(summary["tiles_now"]), time.perf_counter() - began))
         began = time.perf_counter()
-    return runs
+    after = _cpu(server_pid)
+    return runs, {name: round(1000 * (after[name] - before.get(name, 0)) / runs[-1][0], 4) for name in after}
+
+
+def _cpu(server_pid: int) -> dict[str, float]:
+    """Of workers that have ended meanwhile nothing is known: readers live on from one slide to the next."""
+    spent = cpu_seconds(os.getpid())
+    spent["reader"] = spent.pop("reader", 0.0) + spent.pop("idle", 0.0)  # what has just read is idle now
+    return spent | {"server": cpu_seconds(server_pid)["driver"]}
 
 
 def _places(path: Path, spec: TileSpec) -> pa.Table:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from uadray import masks, storage
 from uadray.errors import InputError, SlideError
 from uadray.manifest import SlideRow
+from uadray.members import slide_stat
 from uadray.quality import Flag, QualityConfig, SlideQuality, pixel_flags, slide_quality, tile_flags
 from uadray.slides.reader import Slide, TilePlaces, finer_level, read_place, reading_order, thumbnail, tile_places
 from uadray.stain import Normalizer, Stain, StainError, fit, normalizer
@@ -74,13 +75,13 @@ class TileChunk:
 
 
 def slide_etag(row: SlideRow) -> str:
-    """The version of a slide's file, as storage gives it.
+    """The version of a slide's file, as storage gives it; of all its files where it has many.
 
     Raises:
         SlideError: reason `missing`.
     """
     try:
-        return storage.stat(row.uri).etag
+        return slide_stat(row.uri).etag
     except storage.NotFoundError as error:
         raise SlideError(row.slide_id, "missing", str(error)) from error
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import ray
 from pydantic import Field
@@ -157,7 +158,7 @@ def _read_tiles(index: int, uri: str, refs: list[TileRef], spec: TileSpec) -> It
     ]
     tiles = pa.table(dict(zip(TILES.names, columns, strict=True)), schema=TILES)
     yield part_row(
-        index, 0, header={"n_parts": 1}, tiles=tiles, pixels=pixels.tobytes(), errors=json.dumps(errors),
+        index, 0, header={"n_parts": 1}, tiles=tiles, pixels=pixels, errors=json.dumps(errors),
         flags=json.dumps([None] * len(errors)),
     )  # fmt: skip
 
@@ -191,6 +192,9 @@ def read_slide(index: int, row: SlideRow, spec: TileSpec) -> Iterator[pa.Table]:
         except storage.ChangedError as error:
             meter.add(errors=1)
             yield failed_part(index, "changed", str(error))
+        except storage.FullError as error:
+            meter.add(errors=1)
+            yield failed_part(index, "disk_full", str(error))
         except Exception as error:  # a slide must not take the job with it, nor vanish
             meter.add(errors=1)
             yield failed_part(index, "unreadable", f"{type(error).__name__}: {error}")
@@ -203,12 +207,17 @@ def failed_part(index: int, reason: str, message: str) -> pa.Table:
 
 def part_row(
     index: int, part: int, *, header: dict[str, Any], preview: bytes = b"", masks: bytes = b"", flagged: bytes = b"",
-    tiles: pa.Table | None = None, pixels: bytes = b"", errors: str = "", flags: str = "", evidence: bytes = b"",
+    tiles: pa.Table | None = None, pixels: bytes | npt.NDArray[np.uint8] = b"", errors: str = "", flags: str = "",
+    evidence: bytes = b"",
 ) -> pa.Table:  # fmt: skip
-    """One row of `PARTS`."""
+    """One row of `PARTS`. It shares the memory of `pixels`: those are megabytes, and to be left as they are."""
     table = to_ipc(tiles) if tiles is not None else b""
-    values = [index, part, json.dumps(header), preview, masks, flagged, table, pixels, errors, flags, evidence]
-    return pa.table({name: [value] for name, value in zip(PARTS.names, values, strict=True)}, schema=PARTS)
+    values = [index, part, json.dumps(header), preview, masks, flagged, table, b"", errors, flags, evidence]
+    row = pa.table({name: [value] for name, value in zip(PARTS.names, values, strict=True)}, schema=PARTS)
+    shared = pa.py_buffer(pixels)
+    ends = pa.py_buffer(np.array([0, shared.size], np.int32))
+    at = PARTS.get_field_index("pixels")
+    return row.set_column(at, PARTS.field(at), pa.Array.from_buffers(pa.binary(), 1, [None, ends, shared]))
 
 
 def _parts(index: int, row: SlideRow, spec: TileSpec, meter: metrics.Meter) -> Iterator[pa.Table]:
@@ -242,7 +251,7 @@ def _chunk_row(index: int, part: int, n_parts: int, plan: SlidePlan, chunk: Tile
     if part == 0:
         first = {"preview": encode_jpeg(plan.preview), "masks": plan.masks, "flagged": to_ipc(_flagged(plan))}
     return part_row(
-        index, part, header=header, tiles=chunk.tiles, pixels=chunk.pixels.tobytes(), errors=json.dumps(chunk.errors),
+        index, part, header=header, tiles=chunk.tiles, pixels=chunk.pixels, errors=json.dumps(chunk.errors),
         flags=json.dumps(chunk.flags), **first,
     )  # fmt: skip
 

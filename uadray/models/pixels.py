@@ -19,7 +19,7 @@ def to_input(pixels: Pixels, input_px: int) -> Float[Tensor, "n 3 h w"]:
         raise ValueError(f"tiles of {pixels.shape[2]} x {pixels.shape[1]} px, the detector needs {input_px} px")
     margin = (pixels.shape[1] - input_px) // 2
     cropped = pixels[:, margin : margin + input_px, margin : margin + input_px]
-    return torch.from_numpy(np.ascontiguousarray(cropped)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return torch.from_numpy(np.require(cropped, requirements=["C", "W"])).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def to_pixels(x: Float[Tensor, "n 3 h w"]) -> Pixels:

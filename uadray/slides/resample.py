@@ -51,11 +51,11 @@ def _by_opencv(source: npt.NDArray[np.uint8], step: float, side: int) -> npt.NDA
 def _opencv_is_exact(step: float, side: int) -> bool:
     """OpenCV leaves out what an output pixel covers of a source pixel where that is under a thousandth of it.
 
-    At the step 2 it rounds halves up, not to even.
+    It copies where the result would have as many pixels as the source. Halves may be rounded up, not to even.
     """
     edges = np.arange(1, side + 1) * step
     slivers = np.abs(edges - np.rint(edges))
-    return bool(step > 1 and ((slivers < 1e-7) | (slivers > 1e-3)).all())
+    return bool(edges[-1] * (1 - 1 / step) > 0.6 and ((slivers < 1e-7) | (slivers > 1e-3)).all())
 
 
 @lru_cache(maxsize=256)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from ray.data.collate_fn import ArrowBatchCollateFn
 from torch import Tensor, nn
 
 from uadray.data.cluster import cores
@@ -79,26 +81,37 @@ def train_worker(settings: dict[str, Any]) -> None:
         _report(config, trainee, epoch, line, samples, settings["board"], rank=rank)
 
 
+class Collate(ArrowBatchCollateFn):  # type: ignore[misc]  # Ray is untyped
+    """Rows of crops -> X [N, 3, side, side] in [-1, 1], channels last, in the threads that fetch ahead."""
+
+    def __init__(self, side: int) -> None:
+        self._side = side
+
+    def __call__(self, table: pa.Table) -> Tensor:
+        """Called by Ray, in several threads."""
+        pixels = torch.from_numpy(crop_pixels(table, self._side))
+        return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
 def batches(shard: Any, config: TrainConfig, device: torch.device, *, seed: int) -> Iterator[Tensor]:
     """X [batch, 3, input, input] in [-1, 1] without end.
 
     The dataset streams all passes of the training in one execution, so that the next pass is read while this one is
     used. Only where it was too short (tiles that could not be read, or had too little tissue) it is begun again.
     """
-    side = config.detector.input_px
     for turn in itertools.count():
         rows = 0
-        for table in shard.iter_batches(
+        for x in shard.iter_torch_batches(
             batch_size=config.batch_size,
-            batch_format="pyarrow",
+            collate_fn=Collate(config.detector.input_px),
+            device=str(device),
             drop_last=True,
             prefetch_batches=4,
             local_shuffle_buffer_size=config.shuffle_tiles,
             local_shuffle_seed=seed + turn,
         ):
-            rows += len(table)
-            x = torch.from_numpy(crop_pixels(table, side)).to(device).permute(0, 3, 1, 2)  # channels_last already
-            yield x.float().div(127.5).sub(1)
+            rows += len(x)
+            yield x
         if not rows:
             raise RuntimeError(
                 f"a worker's share holds fewer tiles than one batch of {config.batch_size}; lower batch_size"

@@ -1,0 +1,337 @@
+"""The fast path is OpenSlide's twin: levels, mpp, and pixels byte for byte, on real files and files of every kind."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+import tifffile
+from slides.tiff_files import ASCII, LONG, SHORT, Page, build, page, picture, resolution
+
+from uadray.data.reading import read_chunk, read_chunks
+from uadray.errors import SlideError
+from uadray.schemas import TILES
+from uadray.slides import reader
+from uadray.slides.byte_source import open_source
+from uadray.slides.jpeg_tiles import TileDecoder
+from uadray.slides.openslide import OpenSlideSlide
+from uadray.slides.read_ahead import touched_tiles
+from uadray.slides.reader import open_slide, read_tile, reading_order, thumbnail, tile_places
+from uadray.slides.synthetic import write_archive, write_pyramid
+from uadray.slides.tiff import TiffSlide
+from uadray.slides.tiff_index import read_index
+from uadray.tiling import TileSpec, grid
+
+MPP = resolution(0.5)
+
+
+def _fast(path: Path, **options: float) -> TiffSlide:
+    slide = open_slide(path, slide_id=path.name, **options)
+    assert isinstance(slide, TiffSlide)
+    return slide
+
+
+def _twin(path: Path, mpp: float | None = None) -> OpenSlideSlide:
+    return OpenSlideSlide.open(str(path), slide_id=path.name, mpp=mpp)
+
+
+def assert_twins(path: Path, mpp: float | None = None) -> None:
+    """What both say of the slide, each level whole, and regions over edges and outside."""
+    with _fast(path, mpp=mpp) as fast, _twin(path, mpp) as slow:
+        for what in ("mpp", "level_sizes_px", "downsamples", "tile_sizes_px"):
+            assert getattr(fast, what) == getattr(slow, what), what
+        for level, (width, height) in enumerate(fast.level_sizes_px):
+            whole = fast.read_region(level, 0, 0, width, height)
+            np.testing.assert_array_equal(whole, slow.read_region(level, 0, 0, width, height))
+            for box in ((-5, -7, 40, 30), (width - 9, height - 8, 20, 20), (width // 3, height // 3, 33, 17)):
+                x, y, w, h = box
+                canvas = np.full((height + 60, width + 60, 3), 255, np.uint8)
+                canvas[30 : 30 + height, 30 : 30 + width] = whole
+                expected = canvas[30 + y : 30 + y + h, 30 + x : 30 + x + w]
+                np.testing.assert_array_equal(fast.read_region(level, *box), expected)
+                out = np.zeros((h, w, 3), np.uint8)
+                assert fast.read_region(level, *box, out=out) is out
+                np.testing.assert_array_equal(out, expected)
+            assert (fast.read_region(level, width + 3, 0, 8, 8) == 255).all()
+
+
+@pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "small.svs"])
+def test_real_svs(data_dir: Path, name: str) -> None:
+    """Aperio: components are RGB, not YCbCr; thumbnail, label and macro are no levels."""
+    assert_twins(data_dir / "wsi" / name)
+
+
+@pytest.mark.parametrize("pattern", ["normal_train/*.tif", "test/*.tif"])
+def test_real_mosaics(data_dir: Path, pattern: str) -> None:
+    assert_twins(sorted((data_dir / "mosaics").glob(pattern))[0])
+
+
+@pytest.mark.parametrize("name", ["boxes.tiff", "tcga-cr-7395-01a-01-ts1.svs", "jpeg.dicom", "boxes_0.dcm"])
+def test_what_is_not_tiled_jpeg_goes_by_openslide(data_dir: Path, name: str) -> None:
+    with open_slide(data_dir / "wsi" / name, slide_id=name, mpp=0.5) as slide:
+        assert isinstance(slide, OpenSlideSlide)
+
+
+def test_phantoms(tmp_path: Path) -> None:
+    write_archive(tmp_path, n_slides=1, n_lesion=1, seed=1, size_px=512, mpp=0.5)
+    assert_twins(tmp_path / "phantom_000.tif")
+
+
+@pytest.mark.parametrize("shared_tables", [True, False])
+def test_tables_shared_or_in_each_tile(tmp_path: Path, shared_tables: bool) -> None:
+    path = write_pyramid(tmp_path / "s.tif", picture(150, 210), mpp=0.3, tile_px=48, shared_tables=shared_tables)
+    assert_twins(path)
+
+
+def _write(path: Path, pages: list[Page], **options: object) -> Path:
+    path.write_bytes(build(pages, **options))  # type: ignore[arg-type]
+    return path
+
+
+KINDS: dict[str, Callable[[], dict[str, object]]] = {
+    "BigTIFF": lambda: {"pages": [page(picture(100, 140), **MPP)], "big": True},
+    "big-endian BigTIFF": lambda: {"pages": [page(picture(100, 140), **MPP)], "big": True, "order": ">"},
+    "4:2:2": lambda: {"pages": [page(picture(100, 140), subsampling="422", **MPP)]},
+    "4:4:4": lambda: {"pages": [page(picture(100, 140), subsampling="444", **MPP)]},
+    "JPEG of YCbCr called RGB": lambda: {"pages": [page(picture(100, 140), t262=(SHORT, [2]), **MPP)]},
+    "inches": lambda: {"pages": [page(picture(64, 64), **MPP | {"t296": (SHORT, [2])})]},
+    "no unit": lambda: {"pages": [page(picture(64, 64), **{k: v for k, v in MPP.items() if k != "t296"})]},
+    "levels out of order": lambda: {
+        "pages": [
+            page(picture(200, 260), **MPP),
+            page(picture(50, 65), reduced=True),
+            page(picture(100, 130), reduced=True),
+        ]
+    },
+    "a page that is no level": lambda: {
+        "pages": [page(picture(100, 140), **MPP), page(picture(60, 60)), page(picture(50, 70), reduced=True)]
+    },
+    "Aperio": lambda: {
+        "pages": [
+            page(picture(100, 140), t270=(ASCII, b"Aperio Image Library v12\r\n140x100|AppMag = 20|MPP = 0.4980\0")),
+            page(picture(50, 70), t270=(ASCII, b"Aperio Image Library v12\r\n\0")),
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind(tmp_path: Path, kind: str) -> None:
+    assert_twins(_write(tmp_path / "s.tif", **KINDS[kind]()), mpp=100.0 if kind == "inches" else None)
+
+
+def test_big_endian_is_the_same(tmp_path: Path) -> None:
+    """OpenSlide 4.0.1 takes big-endian BigTIFF alone; ours is compared with the little-endian file."""
+    pages = [page(picture(100, 140), **MPP), page(picture(50, 70), reduced=True)]
+    paths = [_write(tmp_path / f"{i}.tif", pages, order=order) for i, order in enumerate("<>")]
+    with _fast(paths[0]) as little, _fast(paths[1]) as big:
+        assert (little.mpp, little.level_sizes_px) == (big.mpp, big.level_sizes_px)
+        for level, (width, height) in enumerate(big.level_sizes_px):
+            np.testing.assert_array_equal(*(s.read_region(level, 0, 0, width, height) for s in (little, big)))
+
+
+def test_a_missing_tile_is_white_as_openslide_has_it(tmp_path: Path) -> None:
+    whole = page(picture(100, 200), **MPP)
+    whole.tiles[1] = b""
+    path = _write(tmp_path / "s.tif", [whole])
+    assert_twins(path)
+    with _fast(path) as slide:
+        assert (slide.read_region(0, 64, 0, 64, 64) == 255).all()
+
+
+def test_aperio_with_missing_tiles_goes_by_openslide(tmp_path: Path) -> None:
+    """OpenSlide draws what is missing at a coarser level from finer ones."""
+    description = (ASCII, b"Aperio\r\n|MPP = 0.5\0")
+    levels = [page(picture(128, 128), t270=description), page(picture(64, 64), t270=description)]
+    levels[1].tiles[0] = b""
+    with open_slide(_write(tmp_path / "s.svs", levels), slide_id="s") as slide:
+        assert isinstance(slide, OpenSlideSlide)
+        assert slide.read_region(1, 0, 0, 64, 64).mean() < 250
+
+
+def test_a_tiled_macro_image_is_never_a_level(tmp_path: Path) -> None:
+    """OpenSlide would call it one: macro images show labels."""
+    pages = [page(picture(100, 140), **MPP), page(picture(50, 70), reduced=True), page(picture(30, 60), reduced=True)]
+    with _fast(_write(tmp_path / "s.tif", pages)) as slide:
+        assert slide.level_sizes_px == ((140, 100), (70, 50))
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        {"t65420": (LONG, [1])},
+        {"t65000": (ASCII, b"<Argos.Scan.Metadata/>\0")},
+        {"t700": (ASCII, b"<EncodeInfo><SlideInfo><iScan/></SlideInfo></EncodeInfo>\0")},
+        {"t305": (ASCII, b"Philips DP v1.0\0")},
+        {"t305": (ASCII, b"MedScan\0")},
+        {"t271": (ASCII, b"Huron\0")},
+        {"t270": (ASCII, b'<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01"/>\0')},
+        {"t259": (SHORT, [33003])},
+        {"t277": (SHORT, [1])},
+        {"t284": (SHORT, [2])},
+        {"t258": (SHORT, [16, 16, 16])},
+    ],
+)
+def test_what_only_openslide_understands_is_left_to_it(tmp_path: Path, sign: dict[str, object]) -> None:
+    path = _write(tmp_path / "s.tif", [page(picture(64, 64), **MPP | sign)])  # type: ignore[arg-type]
+    source = open_source(str(path))
+    assert read_index(source) is None
+    source.close()
+
+
+def test_ome_tiff_with_levels_in_subifds(tmp_path: Path) -> None:
+    """The judge is tifffile: OpenSlide sees the first level alone. Further images (label, macro) are no levels."""
+    text = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+        '<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="200" SizeY="120" SizeC="3" SizeZ="1" '
+        'SizeT="1" PhysicalSizeX="250" PhysicalSizeXUnit="nm" PhysicalSizeY="0.25" PhysicalSizeYUnit="&#181;m">'
+        '<Channel ID="Channel:0:0" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1"/></Pixels></Image></OME>'
+    )
+    images = [picture(120, 200), picture(60, 100), picture(30, 50)]
+    top = page(images[0], t270=(ASCII, text.encode() + b"\0"))
+    top.below = [page(image, reduced=True) for image in images[1:]]
+    path = _write(tmp_path / "s.ome.tif", [top, page(picture(40, 90))], big=True)
+    with tifffile.TiffFile(path) as file, _fast(path) as slide:
+        levels = file.series[0].levels
+        assert file.is_ome
+        assert slide.level_sizes_px == tuple((level.shape[1], level.shape[0]) for level in levels)
+        assert slide.downsamples == (1.0, 2.0, 4.0)
+        assert slide.mpp == pytest.approx(0.25)
+        data = path.read_bytes()
+        for level, image in enumerate(images):
+            found = levels[level].pages[0]
+            offset, count = found.dataoffsets[0], found.databytecounts[0]
+            expected = simplejpeg.decode_jpeg(data[offset : offset + count])
+            height, width = min(64, image.shape[0]), min(64, image.shape[1])
+            np.testing.assert_array_equal(slide.read_region(level, 0, 0, width, height), expected[:height, :width])
+            assert np.abs(slide.read_region(level, 0, 0, *image.shape[1::-1]).astype(int) - image).mean() < 6
+
+
+def test_the_index_is_tifffiles(data_dir: Path) -> None:
+    path = data_dir / "wsi" / "CMU-1-Small-Region.svs"
+    source = open_source(str(path))
+    index = read_index(source)
+    source.close()
+    assert index is not None
+    with tifffile.TiffFile(path) as file:
+        assert index.levels[0].offsets.tolist() == list(file.pages[0].dataoffsets)
+        assert index.levels[0].lengths.tolist() == list(file.pages[0].databytecounts)
+        assert index.levels[0].tables == file.pages[0].jpegtables
+
+
+def test_errors_name_slide_file_and_what_to_do(tmp_path: Path) -> None:
+    path = _write(tmp_path / "s.tif", [page(picture(200, 200), **MPP)])
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(SlideError, match=r"slide a: .*s\.tif is damaged: .* was it copied whole") as caught:
+        open_slide(path, slide_id="a")
+    assert caught.value.reason == "unreadable"
+    path = _write(tmp_path / "n.tif", [page(picture(64, 64))])
+    with pytest.raises(SlideError, match="manifest's mpp column") as caught:
+        open_slide(path, slide_id="a")
+    assert caught.value.reason == "no_mpp"
+
+
+def test_a_file_that_is_written_to_fails_whole(tmp_path: Path) -> None:
+    path = write_pyramid(tmp_path / "s.tif", picture(512, 512), mpp=1.0, tile_px=64)
+    spec = TileSpec(mpp=1.0, tile_px=64)
+    with _fast(path) as slide:
+        tiles = _grid(slide, spec)
+        read_chunk(slide, tiles.slice(0, 3), spec=spec)
+        with path.open("r+b") as file:
+            file.write(b"II*")
+        with pytest.raises(SlideError) as caught:
+            read_chunk(slide, tiles.slice(10), spec=spec)
+    assert caught.value.reason == "changed"
+
+
+def test_another_version_than_the_one_that_is_meant_is_refused(tmp_path: Path) -> None:
+    path = write_pyramid(tmp_path / "s.tif", picture(64, 64), mpp=1.0, tile_px=64)
+    with pytest.raises(SlideError) as caught:
+        open_slide(path, slide_id="s", etag="another")
+    assert caught.value.reason == "changed"
+
+
+def _grid(slide: reader.Slide, spec: TileSpec) -> object:
+    return grid("s", slide.level_sizes_px[0], slide.mpp, np.ones((4, 4), np.bool_), spec)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts what is decoded."""
+    counts: list[int] = []
+    whole = TileDecoder.decode
+
+    def counted(self: TileDecoder, data: bytes, out: np.ndarray | None = None) -> np.ndarray:
+        counts.append(len(data))
+        return whole(self, data, out)
+
+    monkeypatch.setattr(TileDecoder, "decode", counted)
+    return counts
+
+
+def test_a_grid_across_file_tiles_decodes_each_about_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int]
+) -> None:
+    """40 px tiles at 1.3 times level 0's mpp, over file tiles of 32 px; 48 are kept, and a row has 60."""
+    monkeypatch.setattr(reader, "DECODED_BYTES", 48 * 32 * 32 * 3)
+    monkeypatch.setattr("uadray.slides.tiff.DECODED_BYTES", 48 * 32 * 32 * 3)
+    path = write_pyramid(tmp_path / "s.tif", picture(640, 1920), mpp=1.0, tile_px=32, downsamples=())
+    spec = TileSpec(mpp=1.3, tile_px=40)
+    with _fast(path) as slide:
+        tiles = _grid(slide, spec)
+        x, y = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
+        order = reading_order(slide, x, y, mpp=1.3, tile_px=40)
+        assert sorted(order.tolist()) == list(range(len(tiles)))
+        rows = list(read_chunks(slide, tiles, spec=spec))
+        by_rows = len(decoded)
+        decoded.clear()
+    with _fast(path) as slide:
+        strips = list(read_chunks(slide, tiles.take(order), spec=spec))
+    assert by_rows > 1.3 * 1200
+    assert len(decoded) < 1.2 * 1200
+    pixels = np.concatenate([chunk.pixels for chunk in rows])
+    np.testing.assert_array_equal(np.concatenate([chunk.pixels for chunk in strips]), pixels[order])
+    assert len(tiles.schema) == len(TILES)
+
+
+def test_what_is_not_needed_again_is_not_kept(tmp_path: Path, decoded: list[int]) -> None:
+    path = write_pyramid(tmp_path / "s.tif", picture(256, 256), mpp=1.0, tile_px=64, downsamples=())
+    spec = TileSpec(mpp=1.0, tile_px=64)
+    with _fast(path) as slide:
+        chunks = list(read_chunks(slide, _grid(slide, spec), spec=spec))
+        assert slide._decoded_bytes == 0
+        assert len(decoded) == 16
+        again = read_chunk(slide, _grid(slide, spec), spec=spec)
+    np.testing.assert_array_equal(chunks[0].pixels, again.pixels)
+
+
+def test_tiles_are_openslides_resampled_alike(tmp_path: Path) -> None:
+    path = write_pyramid(tmp_path / "s.tif", picture(300, 400), mpp=0.25, tile_px=64, downsamples=(2, 4))
+    with _fast(path) as fast, _twin(path) as slow:
+        for mpp in (0.25, 0.3, 0.5, 0.77, 1.4):
+            a, b = (read_tile(s, x_level0_px=13, y_level0_px=150, mpp=mpp, tile_px=40) for s in (fast, slow))
+            if mpp in (0.25, 0.3):  # OpenSlide interpolates where a coarser level's pixel is asked for in between
+                np.testing.assert_array_equal(a, b)
+        for a, b in zip(thumbnail(fast), thumbnail(slow), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_touched_tiles_by_hand(tmp_path: Path) -> None:
+    """Level of 3 x 2 tiles of 64 px: a box on all four corners of the first ones, one outside, one over the edge."""
+    path = write_pyramid(tmp_path / "s.tif", picture(100, 190), mpp=1.0, tile_px=64, downsamples=())
+    source = open_source(str(path))
+    index = read_index(source)
+    source.close()
+    assert index is not None
+    boxes = np.array([[60, 60, 8, 8], [500, 0, 9, 9], [-10, 90, 20, 50], [128, 0, 62, 64]])
+    box, tile = touched_tiles(index.levels[0], boxes)
+    assert list(zip(box.tolist(), tile.tolist(), strict=True)) == [(0, 0), (0, 1), (0, 3), (0, 4), (2, 3), (3, 2)]
+
+
+def test_places_say_what_needs_no_resampling(tmp_path: Path) -> None:
+    path = write_pyramid(tmp_path / "s.tif", picture(128, 128), mpp=0.5, tile_px=64, downsamples=(2,))
+    with _fast(path) as slide:
+        places = tile_places(slide, [0, 3, 4], [0, 0, 8], mpp=1.0, tile_px=32)
+    assert places.exact.tolist() == [True, False, True]
+    assert places.boxes.tolist() == [[0, 0, 32, 32], [1, 0, 33, 33], [2, 4, 32, 32]]
