@@ -281,7 +281,8 @@ def test_two_drivers_share_an_archive(archive: Archive) -> None:
     """Each slide is read by one of them, and both return when all is decided."""
     job = _job(archive, "shared")
     archive.proxy.fault = lambda request: None
-    drivers = [start(*job.command, env=archive.env) for _ in range(2)]
+    # one scorer each: two of the default half of the CPUs would leave no reader any
+    drivers = [start(*job.command, "--score-workers", "1", env=archive.env) for _ in range(2)]
     summaries = [_end(driver) for driver in drivers]
     assert [summary["scored"] for summary in summaries] == [N_SLIDES, N_SLIDES]
     assert sum(summary["slides_now"] for summary in summaries) == N_SLIDES
@@ -335,7 +336,7 @@ def test_files_that_lie_and_a_full_disk(archive: Archive, data_dir: Path) -> Non
 
 def _with_huge_frames(tiff: bytes) -> bytes:
     """Every JPEG tile says that it has 65,500 x 65,500 pixels: 12.9 GB, decoded."""
-    assert tiff.count(b"\xff\xc0\x00\x11\x08\x01\x00\x01\x00") > 256
+    assert tiff.count(b"\xff\xc0\x00\x11\x08\x01\x00\x01\x00") > 64
     return tiff.replace(b"\xff\xc0\x00\x11\x08\x01\x00\x01\x00", b"\xff\xc0\x00\x11\x08\xff\xdc\xff\xdc")
 
 

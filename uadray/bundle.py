@@ -53,6 +53,10 @@ class Bundle(Config):
     commit: str | None = None
     licences: dict[str, str] = Field(default_factory=dict)
 
+    def with_masks(self, mask_dir: str | None) -> "Bundle":
+        """The same bundle for a run with edited masks, see `TileSpec.mask_dir`."""
+        return self.model_copy(update={"tiles": self.tiles.model_copy(update={"mask_dir": mask_dir})})
+
     @property
     def id(self) -> str:
         """Twelve hex digits that change with the weights, the architecture or the tiles."""

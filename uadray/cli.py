@@ -21,6 +21,7 @@ app.add_typer(weights_app, name="weights")
 BundleArg = Annotated[str, typer.Argument(metavar="BUNDLE", help="Folder or s3:// URI of a trained bundle.")]
 SlidesOpt = Annotated[str, typer.Option("--slides", help="Manifest (CSV or Parquet) of slides, local or s3://.")]
 SetOpt = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set detector.width=32.")]
+MasksOpt = Annotated[str | None, typer.Option(help="Folder of edited masks, <slide_id>.geojson.")]
 WorkersOpt = Annotated[int | None, typer.Option(help="Scoring actors; half of the cluster's CPUs unless given.", min=1)]
 GpusOpt = Annotated[float, typer.Option(help="GPUs of each scoring actor.", min=0)]
 
@@ -92,6 +93,64 @@ def index(
 
 
 @app.command()
+def split(
+    manifest: Annotated[str, typer.Argument(help="Manifest to divide.")],
+    out: Annotated[str, typer.Option(help="Manifest to write, with its split column.")],
+    fractions: Annotated[
+        str, typer.Option(help="Shares of the patients, by name of the split.")
+    ] = "train=0.7,calib=0.15,test=0.15",
+    seed: Annotated[str, typer.Option(help="Another seed, another split.")] = "uadray",
+    stratify_by: Annotated[list[str] | None, typer.Option(help="site, scanner or stain; may be given twice.")] = None,
+    even: Annotated[bool, typer.Option(help="Keep the shares exact; slides that have a split keep it.")] = False,
+) -> None:
+    """Divide a manifest by patient; stable when slides are added."""
+    from uadray.data.splits import split_manifest
+
+    shares = {name: _share(text, fractions) for name, _, text in (part.partition("=") for part in fractions.split(","))}
+    console.result(split_manifest(manifest, out, fractions=shares, seed=seed, stratify_by=stratify_by or (), even=even))
+
+
+@app.command()
+def tile(
+    slides: SlidesOpt,
+    out: Annotated[str, typer.Option(help="Folder or s3:// URI for the tile set.")],
+    mpp: Annotated[float, typer.Option(help="Micrometres per pixel of a tile.")] = 0.5,
+    tile_px: Annotated[int, typer.Option(help="Side of a tile.")] = 256,
+    stride_px: Annotated[int | None, typer.Option(help="Distance between tiles; their side unless given.")] = None,
+    min_tissue: Annotated[float, typer.Option(help="Least share of tissue in a tile.")] = 0.9,
+    tiles_per_slide: Annotated[int | None, typer.Option(help="Random tiles a slide; all unless given.", min=1)] = None,
+    quality: Annotated[int, typer.Option(help="JPEG quality where the slide's own bytes cannot be kept.")] = 90,
+    seed: Annotated[int, typer.Option(help="Of the random choice.")] = 0,
+    mask_dir: MasksOpt = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say tiles, bytes and hours, from a sample.")] = False,
+) -> None:
+    """Cut tiles once and keep them as Parquet shards; run it again to go on."""
+    from uadray.config import parse_config
+    from uadray.data.cluster import connect
+    from uadray.manifest import read_manifest
+    from uadray.tiling import TileSpec
+
+    values = {"mpp": mpp, "tile_px": tile_px, "stride_px": stride_px, "min_tissue": min_tissue, "mask_dir": mask_dir}
+    spec, rows = parse_config(TileSpec, values, source="uadray tile"), read_manifest(slides)
+    connect()
+    if dry_run:
+        from uadray.data.estimate import estimate
+
+        console.result(estimate(rows, spec, job="tile", tiles_per_slide=tiles_per_slide, quality=quality, seed=seed))
+        return
+    from uadray.data.materialise import tile_set
+
+    with console.progress("tile") as tick:
+        summary = tile_set(
+            rows, spec, out, tiles_per_slide=tiles_per_slide, seed=seed, quality=quality,
+            progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
+        )  # fmt: skip
+    console.result(summary)
+    if summary["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def train(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML, see configs/train/.")],
     data: Annotated[str, typer.Option(help="Slide manifest, or a folder, zip or Parquet of tiles.")],
@@ -148,6 +207,7 @@ def calibrate(
     slides: SlidesOpt,
     alpha: Annotated[float, typer.Option(help="Share of normal slides that may be called anomalous.")] = 0.05,
     top_fraction: Annotated[float, typer.Option(help="A slide's score is the mean of this share of its tiles.")] = 0.3,
+    mask_dir: MasksOpt = None,
     score_workers: WorkersOpt = None,
     gpus: GpusOpt = 0,
 ) -> None:
@@ -166,7 +226,7 @@ def calibrate(
     connect()
     with console.progress("calibrate") as tick:
         made, left_out = job.calibrate(
-            rows, bundle_uri=bundle, bundle=described, alpha=alpha, aggregation=aggregation,
+            rows, bundle_uri=bundle, bundle=described.with_masks(mask_dir), alpha=alpha, aggregation=aggregation,
             config=_stream_config(score_workers, gpus),
             progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
         )  # fmt: skip
@@ -181,6 +241,8 @@ def screen(
     slides: SlidesOpt,
     out: Annotated[str, typer.Option(help="Folder or s3:// URI for decisions, scores and the worklist page.")],
     retry_failed: Annotated[bool, typer.Option(help="Try slides again that ended as failed.")] = False,
+    mask_dir: MasksOpt = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say tiles, bytes and hours, from a sample.")] = False,
     score_workers: WorkersOpt = None,
     gpus: GpusOpt = 0,
 ) -> None:
@@ -194,7 +256,11 @@ def screen(
     described = read_bundle(bundle)
     calibrated, rows = read_calibration(bundle, described), read_manifest(slides)
     config = job.ScreenConfig(stream=_stream_config(score_workers, gpus))
+    described = described.with_masks(mask_dir)
     connect()
+    if dry_run:
+        console.result(job.dry_run(rows, bundle_uri=bundle, bundle=described))
+        return
     with console.progress("screen") as tick:
         summary = job.screen(
             rows, bundle_uri=bundle, bundle=described, calibration=calibrated, out=out, config=config,
@@ -235,9 +301,9 @@ def serve(
 @app.command()
 def bench(name: Annotated[str, typer.Argument(help="decode, s3, screen, ingest, memory or nodes.")]) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
-    from uadray import bench as job
+    from uadray.bench.index import run
 
-    console.result(job.run(name))
+    console.result(run(name))
 
 
 @weights_app.command("pull")
@@ -269,6 +335,15 @@ def weights_list() -> None:
 
     for entry in weights.registry():
         print(f"{entry.name:20} {entry.size_bytes / 1e6:8.1f} MB  {weights.verify(entry.name):9} {entry.licence}")
+
+
+def _share(text: str, fractions: str) -> float:
+    from uadray.errors import InputError
+
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--fractions {fractions}: expected name=share,..., like train=0.7,test=0.3") from None
 
 
 def _stream_config(score_workers: int | None, gpus: float) -> Any:

@@ -103,7 +103,7 @@ def _bands(green: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
 
 
 def _squared(plane: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    return np.square(plane, dtype=np.float32)
+    return np.asarray(np.square(plane, dtype=np.float32))
 
 
 def _is_empty(image: npt.NDArray[np.uint8]) -> bool:

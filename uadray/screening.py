@@ -26,6 +26,7 @@ from uadray.bundle import Bundle, load_detector
 from uadray.config import Config
 from uadray.data.claims import claimed_reads
 from uadray.data.datasource import Read
+from uadray.data.estimate import estimate
 from uadray.data.stream import (
     StreamConfig,
     failed_part,
@@ -36,7 +37,7 @@ from uadray.data.stream import (
     stream,
     to_ipc,
 )
-from uadray.detector import Scored
+from uadray.detector import BATCH, Scored
 from uadray.leases import NOT_OURS
 from uadray.manifest import SlideRow
 from uadray.monitoring import metrics
@@ -275,6 +276,18 @@ def _decided(score: float, calibration: Calibration) -> dict[str, Any]:
         "alpha": calibration.alpha,
         "calibration_id": calibration.id,
     }
+
+
+def dry_run(rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle) -> dict[str, Any]:
+    """What `screen` would take on this cluster's CPUs, see `estimate`. Scoring is measured here, on one CPU."""
+    torch.set_num_threads(1)
+    detector = load_detector(bundle_uri, bundle)
+    side = bundle.tiles.tile_px
+    images = np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 3), dtype=np.uint8)
+    detector(images)  # what comes first is slower
+    began = time.perf_counter()
+    detector(images)
+    return estimate(rows, bundle.tiles, job="screen", seconds_per_tile=(time.perf_counter() - began) / BATCH)
 
 
 Progress = Callable[[int, int, int], None]

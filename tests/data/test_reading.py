@@ -189,7 +189,7 @@ def test_a_pen_stroke_is_flagged_and_not_read(tmp_path: Path) -> None:
 def test_a_blurred_tile_is_flagged_by_its_pixels(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     sharp = np.clip(rng.normal((170, 110, 160), 30, (256, 256, 3)), 0, 255).astype(np.uint8)
-    coarse = np.clip(rng.normal((170, 110, 160), 30, (16, 16, 3)), 0, 255).astype(np.uint8)
+    coarse = np.clip(rng.normal((170, 110, 160), 40, (64, 64, 3)), 0, 255).astype(np.uint8)
     image = np.concatenate([sharp, cv2.resize(coarse, (256, 256), interpolation=cv2.INTER_CUBIC)], axis=1)
     path = write_pyramid(tmp_path / "b.tif", image, mpp=1.0, tile_px=128, downsamples=())
     with open_slide(path, slide_id="b") as slide:

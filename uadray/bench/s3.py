@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from uadray import storage
+from uadray.bench.decode import plain_tiles
 from uadray.bench.proxy import DelayProxy
 from uadray.bench.seaweed import environment, served
-from uadray.bench.slides import DOWNSAMPLES, MPP, PHANTOM_PX, gpu_tiles
+from uadray.bench.slides import DOWNSAMPLES, MPP, PHANTOM_PX
 from uadray.data.reading import read_chunks
 from uadray.errors import WorkError
 from uadray.slides.openslide import OpenSlideSlide
@@ -91,7 +92,7 @@ def _measured(uri: str, proxy: DelayProxy, cache: Path, rounds: int) -> dict[str
 
 def _jobs(uri: str) -> tuple[dict[str, pa.Table], dict[str, int]]:
     """The tiles of each job, in the order to read them, and the bytes of the file tiles they are made of."""
-    spec = gpu_tiles()
+    spec = plain_tiles()
     with _fast(uri) as slide:
         every = grid("bench", slide.level_sizes_px[0], slide.mpp, np.ones((8, 8), np.bool_), spec)
         every = every.filter(np.asarray(every["tissue_fraction"]) == 1)  # those that reach over no edge
@@ -126,7 +127,7 @@ def _downloaded(uri: str) -> Slide:
 
 def _read(opened: Callable[[str], Slide], uri: str, tiles: pa.Table) -> None:
     with opened(uri) as slide:
-        for chunk in read_chunks(slide, tiles, spec=gpu_tiles()):
+        for chunk in read_chunks(slide, tiles, spec=plain_tiles()):
             if any(chunk.errors):
                 raise WorkError(f"the benchmark's own slide has tiles that cannot be read: {chunk.errors}")
 

@@ -68,7 +68,7 @@ def write_dpa_bundle(uri: str) -> Bundle:
 
 TINY = {
     "detector": {"kind": "fanogan", "input_px": 16, "width": 4, "latent_dim": 8},
-    "tiles": {"mpp": MPP, "tile_px": 128, "min_tissue": 0.0},
+    "tiles": {"mpp": MPP, "tile_px": 128, "min_tissue": 0.0, "quality": None},
 }
 """A real detector that costs next to nothing, on every tile of a slide."""
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import ray
 
+from uadray.errors import WorkError
+
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # torch's idle threads sleep instead of spinning on the cores that readers need
     # glibc keeps freed activations instead of returning them to the kernel and faulting them in again at every step
@@ -20,7 +22,11 @@ ENVIRONMENT = {
 
 
 def connect(*, quiet: bool = True) -> None:
-    """Join the cluster of `RAY_ADDRESS`, else start Ray on this machine; does nothing where Ray already runs."""
+    """Join the cluster of `RAY_ADDRESS`, else start Ray on this machine; does nothing where Ray already runs.
+
+    Raises:
+        WorkError: there is no cluster there, or Ray does not start.
+    """
     if ray.is_initialized():
         return
     for name, value in ENVIRONMENT.items():
@@ -29,7 +35,12 @@ def connect(*, quiet: bool = True) -> None:
     if not os.environ.get("RAY_ADDRESS"):
         # one reader and one scorer at least: a pool that takes every CPU would wait for readers for ever
         options |= {"num_cpus": max(2, os.cpu_count() or 2), "include_dashboard": False}
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except Exception as error:  # Ray has many; whichever it is, nothing was begun
+        where = os.environ.get("RAY_ADDRESS")
+        what = f"the Ray cluster {where} cannot be joined" if where else "Ray cannot be started on this machine"
+        raise WorkError(f"{what} ({error}); nothing was begun, the same command can be run again") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = 16 * 2**20

@@ -200,8 +200,6 @@ def parquet(uri: str) -> pq.ParquetFile:
     Raises:
         InputError: there is none, or it is none.
     """
-    if not storage.exists(uri):
-        raise InputError(f"tile set {uri}: no such file")
     filesystem, path = storage.pyarrow_filesystem(uri)
     with _explained(uri):
         return pq.ParquetFile(path, filesystem=filesystem)
@@ -211,6 +209,8 @@ def parquet(uri: str) -> pq.ParquetFile:
 def _explained(uri: str) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError as error:
+        raise InputError(f"tile set {uri}: no such file") from error
     except pa.ArrowInvalid as error:
         raise InputError(f"tile set {uri}: not a Parquet file: {error}") from error
     except OSError as error:
