@@ -86,7 +86,10 @@ def test_override_can_change_the_kind(path: Path) -> None:
         ("epocs=3", "epocs: no such field; did you mean epochs?"),
         ("tiles.tilepx=3", "tiles.tilepx: no such field; did you mean tile_px?"),
         ("detector.widht=3", "detector.widht: no such field; did you mean width?"),
-        ("tiles.zzzz=3", "tiles.zzzz: no such field; known here: min_tissue, mpp, stride_px, tile_px"),
+        (
+            "tiles.zzzz=3",
+            "tiles.zzzz: no such field; known here: mask_dir, min_tissue, mpp, quality, stain, stride_px, tile_px",
+        ),
         ("detector.kind=dpaa", "detector: Input tag 'dpaa'"),
         ("epochs=0", "epochs: Input should be greater than or equal to 1 (got 0)"),
         ("detector.width=wide", "detector.width: Input should be a valid integer"),

@@ -9,6 +9,7 @@ import os
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from seaweed import SeaweedServer
 
 from uadray import storage
 from uadray.aggregation import slide_score
-from uadray.bench.processes import READER, SCORER, titled
+from uadray.bench.processes import READER, SCORER, peak_rss, titled
 from uadray.bench.slides import write_calibration, write_slide, write_tiny_bundle
 from uadray.bundle import Bundle, load_detector
 from uadray.data.cluster import ENVIRONMENT

@@ -18,13 +18,14 @@ from uadray.data.shards import TILE_IMAGES, TILESET
 from uadray.data.tilesets import is_tile_set, kind, list_tiles, read_tiles
 from uadray.errors import InputError
 from uadray.manifest import SlideRow
-from uadray.slides.reader import open_slide, read_tile
+from uadray.slides.reader import open_slide, read_tile, thumbnail
 from uadray.slides.synthetic import write_pyramid
+from uadray.stain import StainConfig, fit
 from uadray.tiling import TileSpec
 
 pytestmark = pytest.mark.ray
 
-OWN = TileSpec(mpp=1.0, tile_px=128)
+OWN = TileSpec(mpp=1.0, tile_px=128, quality=None)
 """The grid of the files below."""
 
 
@@ -74,7 +75,7 @@ def test_the_files_own_bytes_are_kept_where_they_are_the_tile(
 def test_resampled_tiles_are_encoded_at_the_asked_quality(
     ray_cluster: None, rows: list[SlideRow], tmp_path: Path
 ) -> None:
-    spec = TileSpec(mpp=1.5, tile_px=64)
+    spec = TileSpec(mpp=1.5, tile_px=64, quality=None)
     sizes = []
     for quality in (50, 95):
         summary = tile_set(rows[:1], spec, str(tmp_path / f"q{quality}"), quality=quality)
@@ -126,7 +127,53 @@ def test_a_folder_belongs_to_one_set_of_options(ray_cluster: None, rows: list[Sl
     with pytest.raises(InputError, match=r"tiles_per_slide 5 there, 6 here.*use another --out"):
         tile_set(rows[:1], OWN, out, tiles_per_slide=6)
     with pytest.raises(InputError, match=r"mpp 1\.0 there, 2.0 here"):
-        tile_set(rows[:1], TileSpec(mpp=2.0, tile_px=128), out, tiles_per_slide=5)
+        tile_set(rows[:1], TileSpec(mpp=2.0, tile_px=128, quality=None), out, tiles_per_slide=5)
+
+
+def test_what_is_out_of_focus_is_left_out_and_counted(ray_cluster: None, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    image = np.array([210, 110, 180], np.uint8) - rng.integers(0, 80, (512, 512, 3), dtype=np.uint8)
+    image[:, 256:] = cv2.resize(image[::8, 256::8], (256, 512), interpolation=cv2.INTER_CUBIC)
+    write_pyramid(tmp_path / "half.tif", image, mpp=1.0, tile_px=128)
+    rows = [SlideRow("half", str(tmp_path / "half.tif"))]
+    own = tile_set(rows, TileSpec(mpp=1.0, tile_px=128), str(tmp_path / "own"))
+    cut = tile_set(rows, TileSpec(mpp=1.0, tile_px=64), str(tmp_path / "cut"))
+    assert (own["tiles"], own["kept"]) == (8, 8)
+    assert {row["x_level0_px"] for row in _tiles(own["out"]).values()} == {0, 128}
+    assert max(row["x_level0_px"] for row in _tiles(cut["out"]).values()) < 256
+    assert (cut["tiles"], cut["kept"]) == (32, 0)
+
+
+def test_tiles_of_normalised_slides_are_encoded_anew(ray_cluster: None, rows: list[SlideRow], tmp_path: Path) -> None:
+    with open_slide(rows[0].uri, slide_id="a") as slide:
+        image, _ = thumbnail(slide)
+    reference = fit(image, StainConfig())
+    bluer = reference.model_copy(update={"maxima": tuple(2 * m for m in reference.maxima)})
+    spec = OWN.model_copy(update={"stain": StainConfig(reference=bluer)})
+    plain, normalised = (tile_set(rows[:1], s, str(tmp_path / n)) for n, s in (("p", OWN), ("n", spec)))
+    assert (plain["kept"], normalised["kept"]) == (16, 0)
+    darkness = [
+        np.mean([255 - image.mean() for _, image, _ in read_tiles(s["out"], list_tiles(s["out"])) if image is not None])
+        for s in (plain, normalised)
+    ]
+    assert darkness[1] > 1.2 * darkness[0]
+
+
+def test_an_edited_mask_makes_a_new_version(ray_cluster: None, rows: list[SlideRow], tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    spec = OWN.model_copy(update={"mask_dir": str(tmp_path / "masks")})
+    out = str(tmp_path / "set")
+    assert tile_set(rows, spec, out)["tiles"] == 28
+    ring = [[0, 0], [256, 0], [256, 256], [0, 256], [0, 0]]
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"classification": {"name": "Tissue"}},
+    }
+    (tmp_path / "masks" / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    again = tile_set(rows, spec, out)
+    assert (again["slides_now"], again["tiles"]) == (1, 4 + 12)
+    assert tile_set(rows, spec, out)["slides_now"] == 0
 
 
 def test_random_tiles_follow_from_seed_and_slide(ray_cluster: None, rows: list[SlideRow], tmp_path: Path) -> None:
@@ -161,7 +208,7 @@ def test_from_s3_to_s3(ray_cluster: None, s3: SeaweedServer, rows: list[SlideRow
 def test_row_groups_are_samples_of_a_slide(ray_cluster: None, tmp_path: Path) -> None:
     row = _write_slide(tmp_path / "a.tif", 1, size=(1024, 1024))
     out = str(tmp_path / "set")
-    tile_set([row], TileSpec(mpp=1.0, tile_px=32), out)
+    tile_set([row], TileSpec(mpp=1.0, tile_px=32, quality=None), out)
     found = shards.folder_runs(out, shards.read_tile_set(out))
     assert [run.stop - run.start for _, run in found] == [64] * 16
     assert [run.first_tile for _, run in found] == list(range(0, 1024, 64))

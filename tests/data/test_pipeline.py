@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.* is deprecated:DeprecationWarning:ray.data.context"
 )  # Ray, of its own options
 
-SPEC = TileSpec(mpp=1.0, tile_px=32)
+SPEC = TileSpec(mpp=1.0, tile_px=32, quality=None)
 N_SLIDES = 8
 PER_SLIDE = 120
 
@@ -156,6 +156,19 @@ def test_stain_augmentation_changes_colours_alone(source: SlideSource) -> None:
     shift = (after - before).mean((1, 2))
     assert shift.std(0).min() > 2, "each crop by its own draw"
     assert stained.equals(_read(source, plan, stain_augment=0.2))
+
+
+def test_tiles_out_of_focus_are_not_trained_on(manifest: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    image = np.array([210, 110, 180], np.uint8) - rng.integers(0, 80, (512, 512, 3), dtype=np.uint8)
+    image[:, 256:] = cv2.resize(image[::8, 256::8], (256, 512), interpolation=cv2.INTER_CUBIC)
+    write_pyramid(tmp_path / "half.tif", image, mpp=1.0, tile_px=128)
+    spec = TileSpec(mpp=1.0, tile_px=32)
+    found = _survey(SlideRow("half", str(tmp_path / "half.tif")), spec)
+    half = slide_source([found], spec, per_slide=None, seed=0)
+    x = half.corners[_read(half, _plan(half, passes=1))["tile"].to_numpy(), 0]
+    assert 100 < len(x) < 2 * len(half.corners)
+    assert x.max() < 256
 
 
 def test_random_crops_reach_every_corner() -> None:

@@ -105,7 +105,7 @@ def _tile_table(slide_id: str, scores: list[float | None]) -> pa.Table:
         "tile_id": [f"{slide_id}/{i}" for i in range(n)], "slide_id": [slide_id] * n,
         "x_level0_px": [10 * i for i in range(n)], "y_level0_px": [0] * n, "width_level0_px": [10] * n,
         "height_level0_px": [10] * n, "tissue_fraction": [1.0] * n, "band": ["tissue"] * n, "score": scores,
-        "mean_saturation": [0.5] * n, "mean_green": [0.5] * n,
+        "mean_saturation": [0.5] * n, "mean_green": [0.5] * n, "flag": [None] * n,
         "error": [None if s is not None else "broken" for s in scores],
     }  # fmt: skip
     return pa.table({f.name: pa.array(columns[f.name], f.type) for f in TILE_SCORES}, schema=TILE_SCORES)

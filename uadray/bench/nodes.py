@@ -258,7 +258,7 @@ def _ray(network: Network, n: int) -> Iterator[dict[str, str]]:
     store = f"--object-store-memory={STORE_BYTES}"
     first = [
         *(*ray, "--head", f"--node-ip-address={network.address(-1)}", "--port=6399", "--num-cpus=0", store),
-        *("--include-dashboard=false", f"--temp-dir={temporary}", "--ray-client-server-port=0"),
+        *("--include-dashboard=false", f"--temp-dir={temporary}", "--ray-client-server-port=6398"),
     ]
     commands = [first]
     for i in range(n):
@@ -269,9 +269,9 @@ def _ray(network: Network, n: int) -> Iterator[dict[str, str]]:
     running: list[subprocess.Popen[bytes]] = []
     try:
         for command in commands:
-            running.append(_started(command, environment))
+            running.append(_started(command, environment, log=Path(temporary) / "start.log"))
             if len(running) == 1:
-                _wait_for(head)
+                _wait_for(head, log=Path(temporary) / "start.log")
         yield environment | {"RAY_ADDRESS": head}
     finally:
         for i in range(n):
@@ -283,21 +283,21 @@ def _ray(network: Network, n: int) -> Iterator[dict[str, str]]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _started(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+def _started(command: list[str], environment: dict[str, str], *, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
 
 
-def _wait_for(address: str, seconds: float = 120) -> None:
+def _wait_for(address: str, *, log: Path, seconds: float = 120) -> None:
     host, _, port = address.partition(":")
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
             return
         time.sleep(0.1)
-    raise WorkError(f"Ray's head does not answer at {address}")
+    raise WorkError(f"Ray's head does not answer at {address}: {log.read_text(errors='replace')[-2000:]}")
 
 
 def drive() -> None:

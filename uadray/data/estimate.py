@@ -6,6 +6,7 @@ will be written). Bytes of slides on the fast path are counted from their index;
 
 import io
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from uadray.manifest import SlideRow
 from uadray.schemas import TILE_SCORES
 from uadray.slides.reader import Slide, open_slide
 from uadray.slides.tiff import TiffSlide
+from uadray.stain import Normalizer
 from uadray.tiling import TileSpec
 
 RESAMPLES = 1000
@@ -130,13 +132,13 @@ def _measured(
     try:
         etag = slide_etag(row)
         with open_slide(row.uri, slide_id=row.slide_id, mpp=row.mpp, etag=etag) as slide:
-            tiles = chosen_tiles(slide, etag, spec, per_slide=per_slide, seed=seed)
+            tiles, normalise = chosen_tiles(slide, etag, spec, per_slide=per_slide, seed=seed)
             plan_s = time.perf_counter() - began
             n = min(sample_tiles, len(tiles))
             start = int(np.random.default_rng(seed).integers(len(tiles) - n + 1))
             tried = tiles.slice(start, n)  # in reading order: neighbours share the file's tiles, as in the job
             began = time.perf_counter()
-            written = _tried(slide, tried, spec, job, quality)
+            written = _tried(slide, tried, spec, job, quality, normalise)
             read_s = time.perf_counter() - began
             share = len(tiles) / n if n else 0.0
             return Sample(len(tiles), _bytes_read(slide, row, tiles, spec), written * share, plan_s, n, read_s)
@@ -145,16 +147,18 @@ def _measured(
         return Sample(plan_s=time.perf_counter() - began, error=reason)
 
 
-def _tried(slide: Slide, tiles: pa.Table, spec: TileSpec, job: Job, quality: int) -> int:
+def _tried(slide: Slide, tiles: pa.Table, spec: TileSpec, job: Job, quality: int, normalise: Normalizer | None) -> int:
     """Do the work; returns the bytes that would be written."""
     if job == "tile":
-        return sum(len(data) for _, data, _ in encoded_tiles(slide, tiles, spec, quality=quality))
-    for _ in read_chunks(slide, tiles, spec=spec):
+        encoded = encoded_tiles(slide, tiles, spec, quality=quality, normalise=normalise, left_out=Counter())
+        return sum(len(data) for _, data, _ in encoded)
+    for _ in read_chunks(slide, tiles, spec=spec, normalise=normalise):
         pass
     rng, n = np.random.default_rng(0), len(tiles)
     columns: dict[str, Any] = {name: tiles[name] for name in tiles.column_names}
     columns |= {"score": rng.random(n), "mean_saturation": rng.random(n, np.float32)}
-    columns |= {"mean_green": rng.random(n, np.float32), "error": pa.nulls(n, pa.string())}
+    columns |= {"mean_green": rng.random(n, np.float32), "flag": pa.nulls(n, pa.string())}
+    columns["error"] = pa.nulls(n, pa.string())
     sink = io.BytesIO()
     pq.write_table(pa.table(columns, schema=TILE_SCORES), sink, compression="zstd")
     return sink.tell()

@@ -11,6 +11,7 @@ Where a grid tile is exactly one JPEG tile of the file, its bytes are kept: no g
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,15 +27,17 @@ from pydantic import ValidationError
 from uadray import storage
 from uadray.data.cluster import cores
 from uadray.data.passes import draw
-from uadray.data.reading import plan_slide, read_chunks, slide_etag
+from uadray.data.reading import mask_uri, normalizer_of, plan_slide, read_chunks, slide_etag
 from uadray.data.shards import GROUP_TILES, TILE_IMAGES, TILESET, SlideTiles, TileSet, parse_tile_set
 from uadray.data.tilesets import decoded
 from uadray.errors import InputError, SlideError
 from uadray.manifest import SlideRow
 from uadray.monitoring import metrics
+from uadray.quality import pixel_flags
 from uadray.runs import fingerprint
-from uadray.slides.reader import Slide, TilePlaces, open_slide, reading_order, tile_places
+from uadray.slides.reader import Slide, TilePlaces, open_slide, tile_places
 from uadray.slides.tiff import TiffSlide
+from uadray.stain import Normalizer
 from uadray.tiling import TileSpec
 
 SHARD_BYTES = 64 * 2**20
@@ -66,8 +69,9 @@ def tile_set(
         progress: told of every slide.
 
     Returns:
-        Counts: `slides`, `finished`, `failed`, `tiles`, `kept` (bytes of the slide), `unreadable` tiles, `bytes`,
-        `slides_now` and `tiles_now` (of this run), and `failures` by slide id. Exit status 1 where `failed` is not 0.
+        Counts: `slides`, `finished`, `failed`, `tiles`, `kept` (bytes of the slide), `unreadable` and `flagged` (both
+        left out, see `TileSpec.quality`), `bytes`, `slides_now` and `tiles_now` (of this run), and `failures` by
+        slide id. Exit status 1 where `failed` is not 0.
 
     Raises:
         InputError: `out` holds another tile set.
@@ -97,6 +101,7 @@ def tile_set(
         "tiles": made.n_tiles,
         "kept": sum(s.kept for s in slides),
         "unreadable": sum(s.unreadable for s in slides),
+        "flagged": sum(s.flagged for s in slides),
         "bytes": sum(s.bytes for s in slides),
         "slides_now": len(rows) - n_before,
         "tiles_now": tiles_now,
@@ -110,7 +115,7 @@ def _claim(out: str, spec: TileSpec, options: dict[str, int | None]) -> None:
     if storage.put_if_absent(storage.join(out, TILESET), mine.model_dump_json(indent=1).encode()):
         return
     theirs = parse_tile_set(out)
-    if (theirs.spec, theirs.options) != (spec, options):
+    if _options_print(theirs.spec, theirs.options) != _options_print(spec, options):
         before, now = (t.spec.model_dump() | t.options for t in (theirs, mine))
         changed = ", ".join(f"{k} {before[k]} there, {now[k]} here" for k in now if before.get(k) != now[k])
         raise InputError(f"{out} holds a tile set with other options ({changed}); use another --out")
@@ -120,8 +125,11 @@ def _options_print(spec: TileSpec, options: dict[str, int | None]) -> str:
     return fingerprint([spec.model_dump_json(), json.dumps(options, sort_keys=True), str(GROUP_TILES)])
 
 
-def _slide_print(spec: TileSpec, options: dict[str, int | None], etag: str) -> str:
-    return fingerprint([_options_print(spec, options), etag])
+def _slide_print(row: SlideRow, spec: TileSpec, options: dict[str, int | None], etag: str) -> str:
+    """Of the options, the version of the slide, and that of its edited mask."""
+    mask = mask_uri(row.slide_id, spec)
+    edited = storage.stat(mask).etag if mask and storage.exists(mask) else ""
+    return fingerprint([_options_print(spec, options), etag, edited])
 
 
 def _resumed(
@@ -145,7 +153,7 @@ def _committed(row: SlideRow, spec: TileSpec, options: dict[str, int | None], ou
         return None
     except SlideError:
         return found  # what was cut stays cut
-    return found if found.fingerprint == _slide_print(spec, options, etag) and found.label == row.label else None
+    return found if found.fingerprint == _slide_print(row, spec, options, etag) and found.label == row.label else None
 
 
 def _record_uri(out: str, slide_id: str) -> str:
@@ -199,19 +207,22 @@ def cut_slide(row: SlideRow, spec: TileSpec, options: dict[str, int | None], out
         SlideError: it cannot be read.
     """
     etag = slide_etag(row)
-    version = _slide_print(spec, options, etag)
+    version = _slide_print(row, spec, options, etag)
     shards: list[str] = []
     rows: list[int] = []
     kept = n_bytes = 0
+    left_out: Counter[str] = Counter()
+    seed, quality = options["seed"] or 0, options["quality"] or 90
     with open_slide(row.uri, slide_id=row.slide_id, mpp=row.mpp, etag=etag) as slide:
-        tiles = chosen_tiles(slide, etag, spec, per_slide=options["tiles_per_slide"], seed=options["seed"] or 0)
-        for part in _by_bytes(encoded_tiles(slide, tiles, spec, quality=options["quality"] or 90)):
+        tiles, normalise = chosen_tiles(slide, etag, spec, per_slide=options["tiles_per_slide"], seed=seed)
+        encoded = encoded_tiles(slide, tiles, spec, quality=quality, normalise=normalise, left_out=left_out)
+        for part in _by_bytes(encoded):
             name = f"part-{row.slide_id}-{version[:8]}-{len(shards)}.parquet"
-            rng = np.random.default_rng([options["seed"] or 0, _number(row.slide_id), len(shards)])
+            rng = np.random.default_rng([seed, _number(row.slide_id), len(shards)])
             mixed = [
                 part[i] for i in rng.permutation(len(part))
             ]  # a row group is a sample of the slide, no patch of it
-            data = _shard(mixed, tiles, spec, row.label, options["quality"] or 90)
+            data = _shard(mixed, tiles, spec, row.label, quality)
             storage.write_bytes(storage.join(out, name), data)
             shards.append(name)
             rows.append(len(part))
@@ -219,38 +230,45 @@ def cut_slide(row: SlideRow, spec: TileSpec, options: dict[str, int | None], out
             n_bytes += len(data)
     found = SlideTiles(
         slide_id=row.slide_id, fingerprint=version, etag=etag, label=row.label,
-        shards=shards, rows=rows, kept=kept, unreadable=len(tiles) - sum(rows), bytes=n_bytes,
+        shards=shards, rows=rows, kept=kept, unreadable=left_out["unreadable"], flagged=left_out["flagged"],
+        bytes=n_bytes,
     )  # fmt: skip
     storage.write_bytes(_record_uri(out, row.slide_id), found.model_dump_json(indent=1).encode())
     return found
 
 
-def chosen_tiles(slide: Slide, etag: str, spec: TileSpec, *, per_slide: int | None, seed: int) -> pa.Table:
-    """A slide's tiles with enough tissue, or so many of them at random, in the order to read them in."""
-    tiles = plan_slide(slide, etag=etag, spec=spec).tiles
-    tiles = tiles.take(draw(len(tiles), per_slide or len(tiles), (seed, _number(slide.slide_id))))
-    x, y = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
-    return tiles.take(reading_order(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px))
+def chosen_tiles(
+    slide: Slide, etag: str, spec: TileSpec, *, per_slide: int | None, seed: int
+) -> tuple[pa.Table, Normalizer | None]:
+    """A slide's tiles with enough good tissue, or so many at random, in reading order; and what their colours need."""
+    plan = plan_slide(slide, etag=etag, spec=spec)
+    tiles = plan.tiles.take(draw(len(plan.tiles), per_slide or len(plan.tiles), (seed, _number(slide.slide_id))))
+    return tiles, normalizer_of(plan.stain, spec)
 
 
 def _number(slide_id: str) -> int:
     return int.from_bytes(hashlib.sha256(slide_id.encode()).digest()[:8], "big")
 
 
-def encoded_tiles(slide: Slide, tiles: pa.Table, spec: TileSpec, *, quality: int) -> Iterator[Encoded]:
-    """Tiles as JPEG; those that cannot be read are left out.
+def encoded_tiles(
+    slide: Slide, tiles: pa.Table, spec: TileSpec, *, quality: int, normalise: Normalizer | None,
+    left_out: Counter[str],
+) -> Iterator[Encoded]:  # fmt: skip
+    """Tiles as JPEG; those that are `unreadable` or `flagged` are left out, and counted.
 
     Raises:
         SlideError: it is not one tile that cannot be read, see `read_chunks`.
     """
-    if isinstance(slide, TiffSlide) and len(tiles) and _is_file_grid(slide, tiles, spec):
-        yield from _file_tiles(slide, tiles, spec, quality)
+    if isinstance(slide, TiffSlide) and len(tiles) and normalise is None and _is_file_grid(slide, tiles, spec):
+        yield from _file_tiles(slide, tiles, spec, quality, left_out)
         return
     start = 0
-    for chunk in read_chunks(slide, tiles, spec=spec):
-        for i, error in enumerate(chunk.errors):
-            if error is None:
+    for chunk in read_chunks(slide, tiles, spec=spec, normalise=normalise):
+        for i, (error, flag) in enumerate(zip(chunk.errors, chunk.flags, strict=True)):
+            if error is None and flag is None:
                 yield start + i, encode(chunk.pixels[i], quality), False
+            else:
+                left_out["flagged" if error is None else "unreadable"] += 1
         start += len(chunk.errors)
 
 
@@ -260,7 +278,9 @@ def _is_file_grid(slide: TiffSlide, tiles: pa.Table, spec: TileSpec) -> bool:
     return round(where.step, 9) == 1 and slide.tile_sizes_px[where.level] == (spec.tile_px, spec.tile_px)
 
 
-def _file_tiles(slide: TiffSlide, tiles: pa.Table, spec: TileSpec, quality: int) -> Iterator[Encoded]:
+def _file_tiles(
+    slide: TiffSlide, tiles: pa.Table, spec: TileSpec, quality: int, left_out: Counter[str]
+) -> Iterator[Encoded]:
     """The file's bytes where a tile is one of its tiles and any decoder has the slide's pixels from them."""
     where = places(slide, tiles, spec)
     slide.will_read(where.level, where.boxes)
@@ -268,15 +288,18 @@ def _file_tiles(slide: TiffSlide, tiles: pa.Table, spec: TileSpec, quality: int)
         whole = not np.rint(where.offsets_px[i] * 1e6).any()
         try:
             data = slide.encoded_tile(where.level, *box) if whole else None
-            pixels = slide.read_region(where.level, *box)
+            pixels = slide.read_region(where.level, *box)[: spec.tile_px, : spec.tile_px]
         except SlideError as error:
             if error.reason != "unreadable":
                 raise
+            left_out["unreadable"] += 1
             continue
-        if data is not None and np.array_equal(decoded(data), pixels):  # type: ignore[arg-type]
+        if spec.quality is not None and pixel_flags(pixels[None], spec.mpp, spec.quality)[0]:
+            left_out["flagged"] += 1
+        elif data is not None and np.array_equal(decoded(data), pixels):  # type: ignore[arg-type]
             yield i, data, True
         else:
-            yield i, encode(pixels[: spec.tile_px, : spec.tile_px], quality), False
+            yield i, encode(pixels, quality), False
 
 
 def places(slide: Slide, tiles: pa.Table, spec: TileSpec) -> TilePlaces:

@@ -55,6 +55,7 @@ class SlideTiles(Config):
         rows: tiles in each.
         kept: tiles whose bytes are the slide's own.
         unreadable: tiles that could not be read, and are not there.
+        flagged: tiles that are left out for what their pixels show (`TileSpec.quality`).
         bytes: of all its shards.
     """
 
@@ -66,6 +67,7 @@ class SlideTiles(Config):
     rows: list[int]
     kept: int
     unreadable: int
+    flagged: int
     bytes: int
 
     @property

@@ -163,10 +163,10 @@ class _Header:
         for start, blob in self._blocks:
             if start <= at and at + length <= start + len(blob):
                 return blob[at - start : at - start + length]
-        stop = min(self._source.size, at + max(length, HEAD_BYTES))
-        blob = self._source.read([(at, stop)])[0]
-        self._blocks.append((at, blob))
-        return blob[:length]
+        start, stop = max(0, at - HEAD_BYTES), min(self._source.size, at + max(length, HEAD_BYTES // 2))
+        blob = self._source.read([(start, stop)])[0]  # some write values before their directory, some behind it
+        self._blocks.append((start, blob))
+        return blob[at - start : at - start + length]
 
     def many(self, spans: Sequence[Span]) -> list[bytes]:
         """Several values at once, in one round trip."""
