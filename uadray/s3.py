@@ -136,13 +136,14 @@ class _Patience:
         caught_exception: Exception | None = None, **_: Any,
     ) -> float | None:  # fmt: skip
         """Return the seconds until the next try; None leaves the decision to botocore."""
+        from botocore.exceptions import ConnectionError as NoConnectionError
         from botocore.exceptions import HTTPClientError
 
         if response is not None and response[0].status_code < 500:
             _answered.add(self._settings)
             return None
         began = request_dict["context"].setdefault("uadray_trouble_began", time.monotonic())
-        odd = caught_exception is not None and not isinstance(caught_exception, HTTPClientError)
+        odd = caught_exception is not None and not isinstance(caught_exception, (HTTPClientError, NoConnectionError))
         if odd or self._settings not in _answered or time.monotonic() - began > PATIENCE_S:
             return None
         return min(_PATIENT_WAIT_S, _BACKOFF.total_seconds() * 2.0 ** (attempts - 1)) * random.uniform(0.5, 1)  # noqa: S311

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uadray.slides.resample import resample
+from uadray.slides.resample import _weights, resample
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
@@ -95,3 +95,17 @@ def test_a_mean_does_not_depend_on_where_the_grid_starts() -> None:
     slope = 250 / 63
     np.testing.assert_allclose(at[1] - at[0], 1.25 * slope, atol=1.1)
     np.testing.assert_allclose(at[2][:-1], at[0][1:], atol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(step=st.floats(1.0001, 4), side=st.integers(2, 40), x=st.integers(0, 3), y=st.integers(0, 3))
+def test_opencv_and_the_matrices_agree(step: float, side: int, x: int, y: int) -> None:
+    """From whole pixels on OpenCV averages, otherwise the matrices do; halves may go either way."""
+    length = int(np.ceil(3 + side * step)) + 1
+    source = np.random.default_rng(side).integers(0, 256, (length, length, 3), dtype=np.uint8)
+    rows, columns = (_weights(float(at), round(step, 9), side, length) for at in (y, x))
+    exact = np.stack([rows @ source[..., c].astype(np.float32) @ columns.T for c in range(3)], axis=-1)
+    found = resample(source, offset_px=(x, y), step_px=step, side_px=side)
+    assert np.abs(found - exact).max() <= 0.5 + 1e-3
+    white = np.full_like(source, 255)
+    assert (resample(white, offset_px=(x, y), step_px=step, side_px=side) == 255).all()

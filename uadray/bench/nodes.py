@@ -236,20 +236,21 @@ def _network() -> Iterator[Network]:
 def _on_nodes(network: Network, n: int, function: Any, *arguments: Any) -> Any:
     """Start Ray with n nodes, and call a function in a driver on it."""
     network.grow(n)
-    with _ray(network, n) as environment:
+    with _ray(network, n) as (environment, log):
         call = "from uadray.bench import nodes; nodes.drive()"
         driver = subprocess.run(
             [sys.executable, "-c", call], input=json.dumps([n, function.__name__, asdict(network), arguments]),
             env=environment, text=True, capture_output=True, check=False, timeout=1800,
         )  # fmt: skip
-    if driver.returncode:
-        raise WorkError(f"{function.__name__} on {n} nodes failed: {driver.stderr[-2000:]}")
+        if driver.returncode:
+            said = driver.stderr[-2000:] + log.read_text(errors="replace")[-2000:]
+            raise WorkError(f"{function.__name__} on {n} nodes failed: {said}")
     return json.loads(driver.stdout.strip().splitlines()[-1])
 
 
 @contextmanager
-def _ray(network: Network, n: int) -> Iterator[dict[str, str]]:
-    """A head here and n nodes in their namespaces; the environment of their drivers."""
+def _ray(network: Network, n: int) -> Iterator[tuple[dict[str, str], Path]]:
+    """A head here and n nodes in their namespaces; the environment of their drivers, and what starting them said."""
     temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: a socket's path has 107 characters at most
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = kept | ENVIRONMENT | {"RAY_AUTH_MODE": "disabled"}  # the bridge leads nowhere else
@@ -267,12 +268,13 @@ def _ray(network: Network, n: int) -> Iterator[dict[str, str]]:
         inside = ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$@"', "sh", *node]
         commands.append(["ip", "netns", "exec", network.nodes[i], *inside])
     running: list[subprocess.Popen[bytes]] = []
+    log = Path(temporary) / "start.log"
     try:
         for command in commands:
-            running.append(_started(command, environment, log=Path(temporary) / "start.log"))
+            running.append(_started(command, environment, log=log))
             if len(running) == 1:
-                _wait_for(head, log=Path(temporary) / "start.log")
-        yield environment | {"RAY_ADDRESS": head}
+                _wait_for(head, log=log)
+        yield environment | {"RAY_ADDRESS": head}, log
     finally:
         for i in range(n):
             network.kill(i)
