@@ -32,7 +32,7 @@ class JsonFormatter(logging.Formatter):
 def set_up_logging() -> None:
     """Warnings and worse to standard error, for people on a terminal, as JSON lines elsewhere.
 
-    Ray tells of killed workers on standard output, even after the answer; not so with this, which it reads when imported.
+    Ray tells of killed workers on standard output, even after the answer; not so with this, which it reads on import.
     """
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     handler = logging.StreamHandler(sys.stderr)
