@@ -282,8 +282,7 @@ def test_two_drivers_share_an_archive(archive: Archive) -> None:
     """Each slide is read by one of them, and both return when all is decided."""
     job = _job(archive, "shared")
     archive.proxy.fault = lambda request: None
-    # one scorer each: two of the default half of the CPUs would leave no reader any
-    drivers = [start(*job.command, "--score-workers", "1", env=archive.env) for _ in range(2)]
+    drivers = [start(*job.command, env=archive.env) for _ in range(2)]
     summaries = [_end(driver) for driver in drivers]
     assert [summary["scored"] for summary in summaries] == [N_SLIDES, N_SLIDES]
     assert sum(summary["slides_now"] for summary in summaries) == N_SLIDES

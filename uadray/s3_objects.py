@@ -6,11 +6,12 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from uadray.errors import InputError
-from uadray.s3 import IN_FLIGHT, connect, explained, object_store, one_line
+from uadray.s3 import IN_FLIGHT, connect, explained, known_to_answer, object_store, one_line
 from uadray.uris import ChangedError, NotFoundError, ObjectInfo, UnreachableError, split_s3
 
 if TYPE_CHECKING:
@@ -85,6 +86,40 @@ def read_ranges(
     return found
 
 
+def read_ends(uri: str, *, etag: str | None, head_bytes: int, tail_bytes: int) -> tuple[ObjectInfo, bytes, bytes]:
+    """Read an object's first and last bytes, its size and its etag, in one round trip. Fewer bytes of a smaller one.
+
+    Raises:
+        ChangedError: the object is not the one with this etag.
+    """
+    from obstore.exceptions import BaseError
+
+    bucket, key = split_s3(uri)
+    if key and not _is_odd(key):
+        ranges: list[GetOptions] = [{"range": (0, head_bytes)}, {"range": {"suffix": tail_bytes}}]
+        with suppress(BaseError, OSError):  # what is wrong is said below
+            answers = list(_pool(os.getpid()).map(partial(_get_answer, bucket, key), ranges))
+            (head, size, head_etag), (tail, _, tail_etag) = answers
+            known_to_answer()
+            if head_etag != tail_etag or etag not in (None, head_etag):
+                raise ChangedError(f"{uri}: the object has changed since it was looked at (etag {etag})")
+            return ObjectInfo(uri, size, head_etag), head, tail
+    info = stat(uri)
+    if etag not in (None, info.etag):
+        raise ChangedError(f"{uri}: the object has changed since it was looked at (etag {etag}, now {info.etag})")
+    spans = [(0, min(head_bytes, info.size)), (max(0, info.size - tail_bytes), info.size)]
+    head, tail = read_ranges(uri, spans, etag=info.etag)
+    return info, head, tail
+
+
+def _get_answer(bucket: str, key: str, options: "GetOptions") -> tuple[bytes, int, str]:
+    """What a range holds, and the size and etag of the object."""
+    import obstore
+
+    answer = obstore.get(object_store(bucket), key, options=options)
+    return bytes(answer.bytes()), answer.meta["size"], (answer.meta["e_tag"] or "").strip('"')
+
+
 def join_ranges(
     ranges: Sequence[tuple[int, int]], *, gap_bytes: int = JOIN_GAP_BYTES, max_bytes: int = JOIN_MAX_BYTES
 ) -> list[tuple[int, int]]:
@@ -133,12 +168,16 @@ def _get(uri: str, etag: str | None, span: tuple[int, int]) -> memoryview:
     import obstore
 
     bucket, key = split_s3(uri)
-    if not key.isprintable() or any(part in ("", ".", "..") for part in key.split("/")):
+    if _is_odd(key):
         return _get_odd(uri, etag, span)
     options: GetOptions = {"range": span}
     if etag:
         options["if_match"] = f'"{etag}"'
     return memoryview(obstore.get(object_store(bucket), key, options=options).bytes())
+
+
+def _is_odd(key: str) -> bool:
+    return not key.isprintable() or any(part in ("", ".", "..") for part in key.split("/"))
 
 
 def _get_odd(uri: str, etag: str | None, span: tuple[int, int]) -> memoryview:

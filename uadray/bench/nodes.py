@@ -71,6 +71,8 @@ def run(*, slides: int = 40, nodes: tuple[int, ...] = NODES, part_s: float = PAR
         screened = _on_nodes(network, 2, _screened_with_a_loss, name)
     rates = {n: found["parts_per_s"] for n, found in streamed.items()}
     efficiency = {n: round(rate / rates[nodes[0]] * nodes[0] / n, 3) for n, rate in rates.items()}
+    for n, found in streamed.items():
+        found["of_ideal"] = round(found["parts_per_s"] * part_s / n, 3)
     met = min(efficiency.values()) >= GOALS["efficiency"] and screened["slides_decided_once"] == 1
     return {
         "efficiency": efficiency, "streamed": streamed, "one_node_killed": screened, "part_s": part_s,
@@ -219,6 +221,7 @@ def _network() -> Iterator[Network]:
     """A network that is gone afterwards, with all that runs in it."""
     network = Network(_prefix(), f"10.77.{os.getpid() % 250 + 1}")
     bridge = f"{network.prefix}b"
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what follows `finally` is done
     try:
         _do("ip", "link", "add", bridge, "type", "bridge")
         _do("ip", "addr", "add", f"{network.address(-1)}/24", "dev", bridge)
@@ -231,6 +234,7 @@ def _network() -> Iterator[Network]:
             _quietly("ip", "netns", "del", name)
             _quietly("ip", "link", "del", f"{network.prefix}v{i}")
         _quietly("ip", "link", "del", bridge)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _on_nodes(network: Network, n: int, function: Any, *arguments: Any) -> Any:
@@ -253,7 +257,8 @@ def _ray(network: Network, n: int) -> Iterator[tuple[dict[str, str], Path]]:
     """A head here and n nodes in their namespaces; the environment of their drivers, and what starting them said."""
     temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: a socket's path has 107 characters at most
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment = kept | ENVIRONMENT | {"RAY_AUTH_MODE": "disabled"}  # the bridge leads nowhere else
+    # no token, for the bridge leads nowhere else; and no message of Ray's after the driver's answer (see `console`)
+    environment = kept | ENVIRONMENT | {"RAY_AUTH_MODE": "disabled", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
     head = f"{network.address(-1)}:6399"
     ray = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
     store = f"--object-store-memory={STORE_BYTES}"

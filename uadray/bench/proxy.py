@@ -4,18 +4,18 @@ Linux does this with netem, which needs a kernel module and rights that a benchm
 """
 
 import asyncio
-import threading
-from contextlib import suppress
+import multiprocessing
+from collections import deque
+from functools import partial
 from types import TracebackType
-from typing import Self
-
-_READ_BYTES = 2**20
+from typing import Any, Self
 
 
 class DelayProxy:
-    """Listens on 127.0.0.1 and passes on what comes, half a round trip later; runs in a thread until it is left.
+    """Listens on 127.0.0.1 and passes on what comes, half a round trip later; runs in a process of its own.
 
-    A new connection costs a round trip more, as TCP's handshake does.
+    A new connection costs a round trip more, as TCP's handshake does. What is on its way is held in memory, however
+    much the receiver lags behind: right for benchmarks, which read tens of megabytes.
 
     Args:
         port: where the server listens, on 127.0.0.1.
@@ -23,72 +23,101 @@ class DelayProxy:
 
     Attributes:
         endpoint: URL of the proxy.
-        received: bytes that clients have got so far.
-        connections: that clients have opened.
     """
 
     def __init__(self, port: int, *, round_trip_s: float) -> None:
-        self.endpoint, self.received, self.connections = "", 0, 0
-        self._port, self._delay_s = port, round_trip_s / 2
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="delay-proxy", daemon=True)
+        context = multiprocessing.get_context("spawn")
+        self.endpoint = ""
+        self._received, self._connections = context.Value("q", 0), context.Value("q", 0)
+        self._port, sender = context.Pipe(duplex=False)
+        counters = (self._received, self._connections)
+        self._process = context.Process(target=_run, args=(port, round_trip_s / 2, counters, sender), daemon=True)
+
+    @property
+    def received(self) -> int:
+        """Bytes that clients have got so far."""
+        return int(self._received.value)
+
+    @property
+    def connections(self) -> int:
+        """Connections that clients have opened so far."""
+        return int(self._connections.value)
 
     def __enter__(self) -> Self:
         """Start to listen."""
-        self._thread.start()
-        self._ready.wait()
+        self._process.start()
+        self.endpoint = f"http://127.0.0.1:{self._port.recv()}"
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Cut all connections."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._process.terminate()
+        self._process.join()
+        self._process.close()
+        self._port.close()
 
-    def _run(self) -> None:
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=_READ_BYTES))
-        self.endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        self._ready.set()
-        self._loop.run_forever()
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        server.close()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        self._loop.close()
 
-    async def _serve(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        with suppress(OSError, asyncio.CancelledError):
-            await asyncio.sleep(2 * self._delay_s)
-            from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port, limit=_READ_BYTES)
-            await asyncio.gather(
-                self._pass_on(from_client, to_server, count=False), self._pass_on(from_server, to_client, count=True)
-            )
+def _run(port: int, delay_s: float, counters: tuple[Any, Any], ready: Any) -> None:
+    asyncio.run(_serve(port, delay_s, counters, ready))
 
-    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, count: bool) -> None:
-        """Read as fast as it comes, and write each piece when its time has come."""
-        pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=64)
-        writer = asyncio.ensure_future(self._write(pieces, sink, count=count))
-        try:
-            while data := await source.read(_READ_BYTES):
-                await pieces.put((self._loop.time() + self._delay_s, data))
-            await pieces.put((self._loop.time() + self._delay_s, b""))
-            await writer
-        finally:
-            writer.cancel()
-            sink.close()
 
-    async def _write(
-        self, pieces: "asyncio.Queue[tuple[float, bytes]]", sink: asyncio.StreamWriter, *, count: bool
-    ) -> None:
-        while True:
-            due, data = await pieces.get()
-            await asyncio.sleep(max(0.0, due - self._loop.time()))
-            if not data:
-                return
-            sink.write(data)
-            self.received += len(data) if count else 0
-            await sink.drain()
+async def _serve(port: int, delay_s: float, counters: tuple[Any, Any], ready: Any) -> None:
+    received, connections = counters
+    loop = asyncio.get_running_loop()
+
+    async def connect(client: "_Side") -> None:
+        connections.value += 1
+        await asyncio.sleep(2 * delay_s)
+        _, server = await loop.create_connection(partial(_Side, delay_s, received), "127.0.0.1", port)
+        server.join(client)
+        client.join(server)
+
+    listening = await loop.create_server(lambda: _Side(delay_s, None, connect), "127.0.0.1", 0)
+    ready.send(listening.sockets[0].getsockname()[1])
+    await listening.serve_forever()
+
+
+class _Side(asyncio.Protocol):
+    """One end of a connection: what it hears, the other end says `delay_s` later, in the same order."""
+
+    def __init__(self, delay_s: float, count: Any, connected: Any = None) -> None:
+        self._delay_s, self._count, self._connected = delay_s, count, connected
+        self._other: _Side | None = None
+        self._said: deque[bytes] = deque()
+        self._due = 0
+        self._task: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        if self._connected:
+            self._task = asyncio.ensure_future(self._connected(self))
+
+    def join(self, other: "_Side") -> None:
+        self._other = other
+        while self._due:
+            self._due -= 1
+            self._pass_on()
+
+    def data_received(self, data: bytes) -> None:
+        if self._count is not None:
+            self._count.value += len(data)
+        self._later(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._later(b"")
+
+    def _later(self, data: bytes) -> None:
+        self._said.append(data)
+        asyncio.get_running_loop().call_later(self._delay_s, self._pass_on)
+
+    def _pass_on(self) -> None:
+        if self._other is None:
+            self._due += 1  # the other end is not there yet
+            return
+        data = self._said.popleft()  # the oldest, whichever timer it was
+        if data:
+            self._other._transport.write(data)
+        else:
+            self._other._transport.close()

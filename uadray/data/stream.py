@@ -67,14 +67,19 @@ PARTS = pa.schema(
 )
 
 READ_CPUS = 0.9
-"""CPUs of a read task. Not 1: a stage that asks for what the scorer asks for would be fused with it."""
+"""CPUs of a read task. Not what the scorer asks for: stages that ask for the same would be fused."""
+
+SCORE_CPUS = 0.1
+"""CPUs that a scoring actor holds as long as it lives; what it uses comes and goes with its parts. If it held a whole
+one, the CPUs of a cluster that has lost nodes, or that two drivers share, could all be held by actors, and readers
+would wait for ever; and beside actors that wait for a GPU only half of the cluster would read."""
 
 
 class StreamConfig(Config):
     """How the cluster is shared between reading and scoring.
 
     Attributes:
-        score_workers: actors, one CPU (or GPU) each; None takes half of the cluster's CPUs.
+        score_workers: actors; None takes one for two of the cluster's CPUs.
         gpus: GPUs of each actor.
         threads: torch threads of an actor; None shares the node's cores among the actors. Readers wait for storage much
             of the time, so the scorers may use every core.
@@ -113,7 +118,7 @@ def stream(
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=1,
+        num_cpus=SCORE_CPUS,
         num_gpus=config.gpus,
     )
     for table in scored.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):

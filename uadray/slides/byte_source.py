@@ -11,13 +11,16 @@ from typing import Protocol
 
 from uadray import storage
 from uadray.errors import SlideError, UadrayError
-from uadray.s3_objects import JOIN_GAP_BYTES
+from uadray.s3_objects import JOIN_GAP_BYTES, read_ends
 from uadray.storage import AccessError, ChangedError, NotFoundError, UnreachableError
 
 Span = tuple[int, int]
 """Bytes from `start` to before `stop`."""
 
-WASTE = 0.25
+HEAD_BYTES, TAIL_BYTES = 16 * 2**10, 32 * 2**10
+"""What opening reads: a TIFF's directories stand at its beginning, or each behind its level, the last at the end."""
+
+WASTE = 0.3
 """Of the bytes that are wanted, what may be read for nothing: a gap costs less than a request, until there are many."""
 
 
@@ -28,11 +31,13 @@ class ByteSource(Protocol):
         name: its path or URI, for errors.
         size: in bytes.
         remote: a read costs a round trip, so that it pays to ask for much at once, and ahead.
+        known: what was read on opening: where it begins, and bytes. The first of it is the file's beginning.
     """
 
     name: str
     size: int
     remote: bool
+    known: list[tuple[int, bytes]]
 
     def read(self, spans: Sequence[Span]) -> list[bytes]:
         """The bytes of each span, in the order asked for.
@@ -62,6 +67,7 @@ class LocalFile:
             self.size, self._version = found.st_size, (found.st_size, found.st_mtime_ns)
             if info.size != self.size or etag not in (None, info.etag):
                 raise ChangedError(f"{path}: the file has changed since it was looked at; start again")
+            self.known = [(0, os.pread(self._file, HEAD_BYTES, 0))]
         except BaseException:
             self.close()
             raise
@@ -93,10 +99,9 @@ class RemoteObject:
     remote = True
 
     def __init__(self, uri: str, *, etag: str | None = None) -> None:
-        info = storage.stat(uri)
-        if etag not in (None, info.etag):
-            raise ChangedError(f"{uri}: the object has changed since it was looked at (etag {etag}, now {info.etag})")
+        info, head, tail = read_ends(uri, etag=etag, head_bytes=HEAD_BYTES, tail_bytes=TAIL_BYTES)
         self.name, self.size, self._etag = uri, info.size, info.etag
+        self.known = [(0, head), (info.size - len(tail), tail)]
 
     def read(self, spans: Sequence[Span]) -> list[bytes]:
         """See `ByteSource.read`."""

@@ -16,8 +16,9 @@ from uadray.slides.byte_source import Span
 from uadray.slides.reader import Boxes
 from uadray.slides.tiff_index import TiffLevel
 
-WINDOW_BYTES = 4 * 2**20
-"""Encoded bytes that are asked for together: some 200 tiles, with whose neighbours gaps can be joined."""
+WINDOW_BYTES = 2**20
+"""Encoded bytes that are asked for together: some 70 tiles, whose gaps can be joined. The first window is decoded while
+the others are still on their way."""
 
 AHEAD_BYTES = 32 * 2**20
 """Encoded bytes that are asked for before they are wanted: more than a second of decoding."""
@@ -25,7 +26,7 @@ AHEAD_BYTES = 32 * 2**20
 KEPT_BYTES = 64 * 2**20
 """Encoded bytes that are kept for a second use at the most: the file tiles under a border of two columns of tiles."""
 
-WINDOWS_IN_FLIGHT = 4
+WINDOWS_IN_FLIGHT = 16
 
 Read = Callable[[Sequence[Span]], list[bytes]]
 

@@ -29,12 +29,15 @@ MAX_TILE_PX = 4096
 MAX_DIRECTORIES = 256
 MAX_TAGS = 1024
 MAX_TEXT_BYTES = 4 * 2**20  # descriptions; OME-XML of a slide with many regions is long
-HEAD_BYTES = 16 * 2**10
-"""What is read at once about a directory: it, and usually its values, for writers put them next to each other."""
+DIRECTORY_BYTES, BEFORE_BYTES = 4 * 2**10, 8 * 2**10
+"""What is read of a directory at once, behind its beginning and before: some twenty tags of 12 or 20 bytes, texts, and
+the arrays of a level of up to a thousand tiles."""
 
 ASPECT_LIMIT = 0.02
 """A level has the slide's shape; what differs by more (and by more than a pixel) is a macro or label image."""
 
+_OF_THE_SLIDE = (270, 271, 305, 700, 282, 283)  # tags of its texts, and of its resolution
+_OF_A_LEVEL = (258, 324, 325, 347)  # tags of its bits, of where its tiles are, and of their tables
 _JPEG, _RGB, _YCBCR, _CHUNKY = 7, 2, 6, 1
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
@@ -102,7 +105,10 @@ def read_index(source: ByteSource) -> TiffIndex | None:
         return None
     try:
         first, following = file.directory(file.first)
-        kind = _kind(file, first) if _covered(file, first) else None
+        if not _covered(file, first):
+            return None
+        file.fetch([first[code] for code in (*_OF_THE_SLIDE, *_OF_A_LEVEL) if code in first], following)
+        kind = _kind(file, first)
     except BadTiffError:
         if file.first >= source.size:
             raise
@@ -122,6 +128,8 @@ def read_index(source: ByteSource) -> TiffIndex | None:
     if not all(_covered(file, each) for each in chosen):
         return None
     levels = _levels(file, chosen)
+    if not all(set(file.integers(each[258], 16)) == {8} for each in chosen):
+        return None
     if kind == "aperio" and any((level.lengths == 0).any() for level in levels):
         return None  # OpenSlide draws tiles that are missing from finer levels
     return TiffIndex(levels, _properties(file, first, kind))
@@ -132,19 +140,14 @@ class _Header:
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
-        self._blocks: list[tuple[int, bytes]] = []
+        self._blocks = list(source.known)
         self.order, self.big, self.first = "<", False, 0
 
     def start(self) -> bool:
         """Read the header; False where this is no TIFF that can be opened here."""
-        if self._source.size < 16:
-            return False
-        end = self._source.size
-        spans = [(0, min(HEAD_BYTES, end))]
-        if end > 2 * HEAD_BYTES:
-            spans.append((end - HEAD_BYTES, end))  # directories stand there or at the beginning, as a rule
-        self._blocks = [(a, blob) for (a, _), blob in zip(spans, self._source.read(spans), strict=True)]
         head = self._blocks[0][1][:16]
+        if len(head) < 16:
+            return False
         if head[:2] not in (b"II", b"MM"):
             return False
         self.order = "<" if head[:2] == b"II" else ">"
@@ -163,20 +166,24 @@ class _Header:
         for start, blob in self._blocks:
             if start <= at and at + length <= start + len(blob):
                 return blob[at - start : at - start + length]
-        start, stop = max(0, at - HEAD_BYTES), min(self._source.size, at + max(length, HEAD_BYTES // 2))
-        blob = self._source.read([(start, stop)])[0]  # some write values before their directory, some behind it
+        start, stop = self._around(at, length)
+        blob = self._source.read([(start, stop)])[0]
         self._blocks.append((start, blob))
         return blob[at - start : at - start + length]
 
-    def many(self, spans: Sequence[Span]) -> list[bytes]:
-        """Several values at once, in one round trip."""
-        for start, stop in spans:
-            if start < 0 or stop > self._source.size:
-                self.bytes_at(start, stop - start)  # raises
-        known = {(a, b): blob[a - at : b - at] for a, b in spans for at, blob in self._blocks if _in(a, b, at, blob)}
-        missing = [span for span in dict.fromkeys(spans) if span not in known]
-        known |= dict(zip(missing, self._source.read(missing), strict=True)) if missing else {}
-        return [known[span] for span in spans]
+    def _around(self, at: int, length: int = 0) -> Span:
+        """What to read at once for what begins at a byte: some write a directory's values before it, some behind it."""
+        return max(0, at - BEFORE_BYTES), min(self._source.size, at + max(length, DIRECTORY_BYTES))
+
+    def fetch(self, tags: Sequence[_Tag], following: int = 0, *, limit: int = 2**16) -> None:
+        """Read values of tags (of up to `limit` bytes each) and the next directory in one round trip, to have them."""
+        end = self._source.size
+        spans = {(tag.at, tag.at + tag.length) for tag in tags if tag.at + tag.length <= end and tag.length <= limit}
+        if 0 < following < end:
+            spans.add(self._around(following))
+        missing = [(a, b) for a, b in sorted(spans) if not any(_in(a, b, at, blob) for at, blob in self._blocks)]
+        blobs = self._source.read(missing) if missing else []
+        self._blocks += [(start, blob) for (start, _), blob in zip(missing, blobs, strict=True)]
 
     def directory(self, at: int) -> tuple[_Directory, int]:
         """The tags of a directory, and where the next one is (0: nowhere)."""
@@ -194,15 +201,15 @@ class _Header:
             tags[code] = _Tag(kind, n, at + head_bytes + (i + 1) * entry_bytes - offset_bytes if inline else value)
         return tags, struct.unpack(f"{self.order}{offset}", body[-offset_bytes:])[0]
 
-    def array(self, tag: _Tag, blob: bytes) -> npt.NDArray[np.int64]:
+    def array(self, tag: _Tag) -> npt.NDArray[np.int64]:
         if tag.kind not in _INTEGERS:
             raise BadTiffError(f"a tag of integers has type {tag.kind}")
-        return np.frombuffer(blob, f"{self.order}{_INTEGERS[tag.kind]}").astype(np.int64)
+        return np.frombuffer(self.bytes_at(tag.at, tag.length), f"{self.order}{_INTEGERS[tag.kind]}").astype(np.int64)
 
     def integers(self, tag: _Tag, limit: int) -> list[int]:
         if tag.count > limit:
             raise BadTiffError(f"a tag claims {tag.count:,} values; expected {limit:,} at most")
-        return [int(value) for value in self.array(tag, self.bytes_at(tag.at, tag.length))]
+        return [int(value) for value in self.array(tag)]
 
     def integer(self, tags: _Directory, code: int, default: int | None = None) -> int:
         values = self.integers(tags[code], 16) if code in tags else []
@@ -241,6 +248,7 @@ def _chain(file: _Header, at: int) -> list[_Directory]:
             raise BadTiffError(f"it has more than {MAX_DIRECTORIES} directories")
         seen.add(at)
         tags, at = file.directory(at)
+        file.fetch([tags[code] for code in _OF_A_LEVEL if code in tags and _tiled(tags)], at)
         found.append(tags)
     return found
 
@@ -268,7 +276,7 @@ def _tiled(tags: _Directory) -> bool:
 
 
 def _covered(file: _Header, tags: _Directory) -> bool:
-    """Whether the tiles are JPEG of three interleaved components of 8 bits."""
+    """Whether the tiles are JPEG of three interleaved components; that they have 8 bits is looked at later."""
     return (
         _tiled(tags)
         and 324 in tags
@@ -278,7 +286,6 @@ def _covered(file: _Header, tags: _Directory) -> bool:
         and file.integer(tags, 277, 1) == 3
         and file.integer(tags, 284, _CHUNKY) == _CHUNKY
         and 258 in tags
-        and set(file.integers(tags[258], 16)) == {8}
     )
 
 
@@ -300,8 +307,7 @@ def _levels(file: _Header, directories: Sequence[_Directory]) -> tuple[TiffLevel
     plans = [_plan(file, tags) for tags in directories]
     if sum(columns * rows for _, _, columns, rows in plans) > 2 * MAX_FILE_TILES:
         raise BadTiffError(f"its levels claim more than {2 * MAX_FILE_TILES:,} tiles together")
-    wanted = [tags[code] for tags in directories for code in (324, 325, 347) if code in tags]
-    blobs = dict(zip(wanted, file.many([(tag.at, tag.at + tag.length) for tag in wanted]), strict=True))
+    file.fetch([tags[code] for tags in directories for code in _OF_A_LEVEL if code in tags], limit=2**62)
     levels = []
     for tags, (size, tile, columns, _) in zip(directories, plans, strict=True):
         levels.append(
@@ -310,9 +316,9 @@ def _levels(file: _Header, directories: Sequence[_Directory]) -> tuple[TiffLevel
                 tile_px=tile,
                 columns=columns,
                 rgb=file.integer(tags, 262) == _RGB,
-                tables=blobs[tags[347]] if 347 in tags else b"",
-                offsets=file.array(tags[324], blobs[tags[324]]),
-                lengths=file.array(tags[325], blobs[tags[325]]),
+                tables=file.raw(tags, 347),
+                offsets=file.array(tags[324]),
+                lengths=file.array(tags[325]),
             )
         )
         _check_spans(levels[-1], file._source.size)
@@ -334,6 +340,8 @@ def _plan(file: _Header, tags: _Directory) -> tuple[tuple[int, int], tuple[int, 
         raise BadTiffError(f"a level claims {columns * rows:,} tiles; expected {MAX_FILE_TILES:,} at most")
     if 347 in tags and tags[347].length > 2**16:
         raise BadTiffError("its JPEG tables are longer than 64 KiB")
+    if tags[258].count > 16:
+        raise BadTiffError(f"a pixel claims {tags[258].count:,} components")
     return size, tile, columns, rows
 
 
