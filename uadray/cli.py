@@ -66,12 +66,13 @@ def doctor() -> None:
 @app.command()
 def demo(
     out: Annotated[str, typer.Option(help="Folder for slides, bundle and screening.")] = "demo",
+    epochs: Annotated[int, typer.Option(help="Of the training; fewer are quicker and find less.", min=1)] = 10,
 ) -> None:
     """The whole job on slides it makes itself: train, calibrate, screen, evaluate; minutes on a laptop."""
     from uadray.demo import run
 
     with console.progress("demo") as tick:
-        summary = run(out, tick)
+        summary = run(out, tick, epochs=epochs)
     print(
         f"slide AUROC {summary['slide_auroc']:.3f}, tile AUROC {summary['tile_auroc']:.3f}, "
         f"{summary['tiles_per_second']:.0f} tiles a second\nopen {summary['worklist']}"

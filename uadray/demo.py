@@ -35,6 +35,8 @@ SIZE_PX = 2048
 MARK = ".uadray-demo"
 """A folder with this file was made by the demo, and may be made anew."""
 
+EPOCHS = 10
+
 TRAIN = {
     "name": "demo",
     "detector": {
@@ -45,14 +47,18 @@ TRAIN = {
         "latent_channels": 8,
     },
     "tiles": {"mpp": 1.0, "tile_px": 64, "stride_px": 64, "min_tissue": 0.5},
-    "epochs": 10,
     "steps_per_epoch": 50,
     "batch_size": 16,
 }
 
 
-def run(out: str, tick: Tick) -> dict[str, Any]:
+def run(out: str, tick: Tick, *, epochs: int = EPOCHS) -> dict[str, Any]:
     """Do the whole job in the local folder `out`.
+
+    Args:
+        out: is made anew if the demo made it.
+        tick: told of every step.
+        epochs: of 50 steps, of the training.
 
     Returns:
         `slide_auroc`, `tile_auroc`, `trivial`, `tiles_per_second`, `worklist`, seconds by stage.
@@ -68,7 +74,7 @@ def run(out: str, tick: Tick) -> dict[str, Any]:
     manifests = paint_archives(folder / "slides")
     done("paint")
     connect()
-    config = parse_config(TrainConfig, TRAIN, source="the demo")
+    config = parse_config(TrainConfig, TRAIN | {"epochs": epochs}, source="the demo")
     bundle_uri, result_uri = str(folder / "bundle"), str(folder / "screening")
     bundle = train(
         config, data=str(manifests["train"]), out=bundle_uri, progress=lambda s, n, _: tick(1, 5, f"training {s}/{n}")
