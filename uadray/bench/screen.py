@@ -81,8 +81,8 @@ class Size:
 
 
 SIZES = {"real": Size(3, 2, 6, 1, 4), "gpu": Size(10, 1, 7, 1, 3)}
-"""450 tiles a slide for the detector that scores some tens of tiles a second; 3,000 for the one that scores 50,000, which
-is still a small slide: what a slide costs by itself weighs more here than in an archive."""
+"""450 tiles a slide for the detector that scores some tens of tiles a second; 3,000 for the one that scores 50,000:
+still a small slide, so what a slide costs by itself weighs more here than in an archive."""
 
 
 class StandIn:
