@@ -141,7 +141,8 @@ def _cluster(folder: Path, env: dict[str, str]) -> Iterator[tuple[subprocess.Pop
         assert address, "Ray did not start"
         yield process, address
         process.stdin.close()
-        process.wait(30)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(30)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -81,8 +81,8 @@ class Size:
 
 
 SIZES = {"real": Size(3, 2, 6, 1, 4), "gpu": Size(10, 1, 7, 1, 3)}
-"""450 tiles a slide for the detector that scores some tens of tiles a second; 3,000 for the one that scores 50,000:
-still a small slide, so what a slide costs by itself weighs more here than in an archive."""
+"""450 tiles a slide for the detector that scores some tens a second; 3,000 for the one that scores 50,000: small slides
+still, and what a slide costs by itself weighs more here than in an archive."""
 
 
 class StandIn:
@@ -184,10 +184,10 @@ def _screened(
     calibration = read_calibration(f"{root}/bundle", bundle)
     runs, began = [], time.perf_counter()
     connect()
-    for n in counts:
+    for i, n in enumerate(counts):
         before = _cpu(server_pid)
         summary = screen(
-            rows[:n], bundle_uri=f"{root}/bundle", bundle=bundle, calibration=calibration, out=f"{root}/out-{n}",
+            rows[:n], bundle_uri=f"{root}/bundle", bundle=bundle, calibration=calibration, out=f"{root}/out-{i}",
             load=LOADS[case],
         )  # fmt: skip
         if summary["scored"] != n:
