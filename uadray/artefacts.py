@@ -75,7 +75,7 @@ def fold_mask(
         max_width_um: of a fold.
         min_length_um: of a fold.
     """
-    total = cv2.GaussianBlur(od.sum(2), (0, 0), max(0.5, 10 / mpp))
+    total = cv2.GaussianBlur(cv2.transform(od, np.ones((1, 3))), (0, 0), max(0.5, 10 / mpp))
     side = max(3, int(3 * max_width_um / mpp))
     around, share = _surroundings(total, tissue, side)
     around, _ = _surroundings(total, tissue & (total < 1.3 * around), side)  # without the fold itself

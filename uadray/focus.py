@@ -5,7 +5,6 @@ tissue scores as high as dense tissue when it is in focus, and noise scores high
 the usual measure (Pech-Pacheco 2000), is low for fat and stroma whether sharp or not.
 """
 
-import math
 from typing import Any
 
 import cv2
@@ -24,6 +23,9 @@ FOCUS_MIN_PX = 32
 
 FOCUS_PX = 64
 """Nor is more than this side looked at where that will do: the time goes with the area."""
+
+MARGIN_PX = 4
+"""The wider Gaussian's reach: nearer to the border, pixels beyond it take part."""
 
 FLAT = 4.0
 """Standard deviation (of 255) of a tile's smoothed green below which there is nothing to judge. Of 1,281 tissue tiles
@@ -50,16 +52,13 @@ def focus(images: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.float64]:
         [n]; infinity for a tile that is too flat to judge.
     """
     factor = max(1, min(round(FOCUS_MPP / mpp), min(images.shape[1:3]) // FOCUS_MIN_PX))
-    return np.array([_middle_first(shrink(cv2.extractChannel(image, 1), factor)) for image in images], dtype=np.float64)
-
-
-def _middle_first(green: npt.NDArray[np.uint8]) -> float:
-    """Sharpness of the middle, where it is not flat: focus changes slowly. Else of the whole tile."""
-    height, width = green.shape
-    top, left = max(0, height - FOCUS_PX) // 2, max(0, width - FOCUS_PX) // 2
-    middle = green[top : height - top, left : width - left]
-    sharpness = _sharpness(middle)
-    return _sharpness(green) if math.isinf(sharpness) and middle.size < green.size else sharpness
+    height, width = (side // factor for side in images.shape[1:3])
+    top, left = (max(0, side - FOCUS_PX) // 2 * factor for side in (height, width))
+    sharpness = _sharpness(images[:, top : height * factor - top, left : width * factor - left], factor)
+    if top or left:  # of a tile whose middle is flat the whole is looked at; else focus changes slowly
+        flat = np.flatnonzero(np.isinf(sharpness))
+        sharpness[flat] = _sharpness(images[flat], factor)
+    return sharpness
 
 
 def empty(images: npt.NDArray[np.uint8]) -> Mask:
@@ -99,14 +98,29 @@ def blurred_blocks(thumbnail: npt.NDArray[np.uint8], mpp: float, tissue: Mask, *
     return np.asarray(judged & (energy_fine / (energy_coarse + 1) < focus_min), dtype=np.bool_)
 
 
-def _sharpness(green: npt.NDArray[np.uint8]) -> float:
-    smooth, fine, coarse = _bands(green.astype(np.float32))  # three times as fast as whole numbers
-    margin = min(4, min(green.shape) // 8)  # what lies beyond the border is made up
-    inner = (slice(margin, green.shape[0] - margin), slice(margin, green.shape[1] - margin))
-    if cv2.meanStdDev(smooth[inner])[1].item() < FLAT:
-        return float("inf")
-    energy_fine, energy_coarse = (cv2.norm(band[inner], cv2.NORM_L2SQR) / band[inner].size for band in (fine, coarse))
-    return float(energy_fine / (energy_coarse + 1))  # 1: as much as rounding to whole values makes of nothing
+def _sharpness(images: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.float64]:
+    """[n], of images [n, h, w, 3] reduced by `factor`; infinity where one is flat.
+
+    All at once, one below the other: a call for a small image costs as much as its pixels. The margins, which the next
+    image reaches into, are left out.
+    """
+    if not len(images):
+        return np.zeros(0)
+    height, width = (side // factor for side in images.shape[1:3])
+    stack = np.concatenate([_green(image, factor) for image in images]).astype(np.float32)  # faster than whole numbers
+    margin = min(MARGIN_PX, (min(height, width) - 1) // 2)
+    smooth, fine, coarse = (
+        band.reshape(-1, height, width)[:, margin : height - margin, margin : width - margin] for band in _bands(stack)
+    )
+    energy_fine, energy_coarse = ([cv2.norm(each, cv2.NORM_L2SQR) for each in band] for band in (fine, coarse))
+    n_px = fine[0].size  # 1: as much as rounding to whole values makes of nothing
+    sharpness = np.array(energy_fine) / n_px / (np.array(energy_coarse) / n_px + 1)
+    sharpness[[cv2.meanStdDev(each)[1].item() < FLAT for each in smooth]] = np.inf
+    return np.asarray(sharpness, dtype=np.float64)
+
+
+def _green(image: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.uint8]:
+    return shrink(np.asarray(cv2.extractChannel(image, 1), dtype=np.uint8), factor)
 
 
 def _bands(green: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:

@@ -8,7 +8,7 @@ moment and run it again: slides with a decision are left as they are.
 import json
 import math
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +45,8 @@ from uadray.quality import QualityConfig, assess
 from uadray.schemas import TILE_SCORES
 
 EVIDENCE_TILES = 5
+SLIDES_AT_ONCE = 64
+"""Slides whose best scores an actor remembers; parts of no more than some are on the way at once."""
 
 EVIDENCE = pa.schema(
     [("tile_id", pa.string()), ("score", pa.float64()), ("tile", pa.binary()), ("reconstruction", pa.binary())]
@@ -100,6 +102,7 @@ class PartScorer:
         if storage.is_s3(bundle_uri):
             s3.known_to_answer()  # the driver has read the bundle's description there
         self.detector = load(bundle_uri, bundle, device=device)
+        self._shown: OrderedDict[int, dict[int, list[float]]] = OrderedDict()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A row of the reader -> a row of the scorer (columns: see `uadray.data.stream`)."""
@@ -115,7 +118,9 @@ class PartScorer:
 
     def _scored(self, row: dict[str, Any], pixels: pa.Buffer, meter: metrics.Meter) -> pa.Table:
         tiles, errors, flags = from_ipc(row["tiles"]), json.loads(row["errors"]), json.loads(row["flags"])
-        scores, pictures = score_tiles(self.detector, tiles, pixels, errors, flags)
+        floor = self._floor(row["slide"], row["part"])
+        scores, pictures = score_tiles(self.detector, tiles, pixels, errors, flags, floor=floor)
+        self._shown[row["slide"]][row["part"]] = pictures["score"].to_pylist()
         n_errors = sum(e is not None for e in errors)
         meter.add(tiles=len(tiles) - n_errors, bytes_=pixels.size, errors=n_errors)
         return part_row(
@@ -123,11 +128,23 @@ class PartScorer:
             flagged=row["flagged"], tiles=scores, evidence=to_ipc(pictures),
         )  # fmt: skip
 
+    def _floor(self, slide: int, part: int) -> float:
+        """A tile of this part that scores no more will not be among the slide's evidence: others are, sent before."""
+        parts = self._shown.setdefault(slide, {})
+        if len(self._shown) > SLIDES_AT_ONCE:
+            self._shown.popitem(last=False)
+        others = sorted(score for other, scores in parts.items() if other != part for score in scores)
+        return others[-EVIDENCE_TILES] if len(others) >= EVIDENCE_TILES else -math.inf
+
 
 def score_tiles(
-    detector: ScoreTiles, tiles: pa.Table, pixels: pa.Buffer, errors: list[str | None], flags: list[str | None]
-) -> tuple[pa.Table, pa.Table]:
-    """Score one part; returns rows of `TILE_SCORES` and of `EVIDENCE`. A tile with an error or a flag has no score."""
+    detector: ScoreTiles, tiles: pa.Table, pixels: pa.Buffer, errors: list[str | None], flags: list[str | None],
+    *, floor: float = -math.inf,
+) -> tuple[pa.Table, pa.Table]:  # fmt: skip
+    """Score one part; returns rows of `TILE_SCORES` and of `EVIDENCE`. A tile with an error or a flag has no score.
+
+    Evidence is of tiles that score more than `floor`: pictures cost as much as a third of the decoding.
+    """
     n = len(tiles)
     errors = [error or (flag and flag_error(flag)) for error, flag in zip(errors, flags, strict=True)]
     good = np.array([e is None for e in errors], dtype=bool)
@@ -147,7 +164,7 @@ def score_tiles(
         "error": pa.array(texts, pa.string()),
     }
     table = pa.table({**{name: tiles[name] for name in tiles.column_names}, **columns}, schema=TILE_SCORES)
-    return table, _pictures(table.filter(pa.array(good)), scored)
+    return table, _pictures(table.filter(pa.array(good)), scored, floor)
 
 
 def trivial_scores(images: npt.NDArray[np.uint8]) -> tuple[Any, Any]:
@@ -163,10 +180,11 @@ def trivial_scores(images: npt.NDArray[np.uint8]) -> tuple[Any, Any]:
     return saturation, green.mean((1, 2), dtype=np.float32) / 255
 
 
-def _pictures(tiles: pa.Table, scored: Scored | None) -> pa.Table:
+def _pictures(tiles: pa.Table, scored: Scored | None, floor: float) -> pa.Table:
     if scored is None:
         return EVIDENCE.empty_table()
-    order = [int(i) for i in np.argsort(-scored.score)[:EVIDENCE_TILES] if np.isfinite(scored.score[i])]
+    best = np.argsort(-scored.score)[:EVIDENCE_TILES]
+    order = [int(i) for i in best if np.isfinite(scored.score[i]) and scored.score[i] > floor]
     return pa.table(
         {
             "tile_id": [tiles["tile_id"][i].as_py() for i in order],

@@ -133,8 +133,7 @@ def tissue_fraction(
     """
     height_level0_px = width_level0_px if height_level0_px is None else height_level0_px
     height, width = mask.shape
-    integral = np.zeros((height + 1, width + 1))
-    integral[1:, 1:] = mask.cumsum(0).cumsum(1)
+    integral = np.asarray(cv2.integral(mask.view(np.uint8), sdepth=cv2.CV_32S), dtype=np.int32)
     sx, sy = width / size_level0_px[0], height / size_level0_px[1]
     x0, x1 = (np.clip((x_level0_px + d) * sx, 0, width) for d in (0, width_level0_px))
     y0, y1 = (np.clip((y_level0_px + d) * sy, 0, height) for d in (0, height_level0_px))
@@ -144,7 +143,7 @@ def tissue_fraction(
 
 
 def _at(
-    integral: npt.NDArray[np.float64], y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]
+    integral: npt.NDArray[np.int32], y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     top, left = (np.minimum(a.astype(np.int64), n - 2) for a, n in ((y, integral.shape[0]), (x, integral.shape[1])))
     fy, fx = y - top, x - left

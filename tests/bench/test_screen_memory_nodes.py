@@ -62,7 +62,7 @@ def test_a_screening_with_the_stand_in_scores_every_tile(slide: Path, tmp_path: 
     slides.write_tiny_bundle(str(tmp_path / "bundle"))
     bundle = read_bundle(str(tmp_path / "bundle"))
     rows = slides.upload_copies(slide, str(tmp_path / "slides"), 2)
-    runs, cpu = screen._screened("gpu", str(tmp_path), bundle, rows, (1, 2), os.getpid())
+    runs, cpu = screen._screened("gpu", str(tmp_path), str(tmp_path / "out"), bundle, rows, (1, 2), os.getpid())
     n = len(screen._places(slide, bundle.tiles))
     assert [tiles for tiles, _ in runs] == [n, 2 * n]
     assert {"driver", "reader", "server"} <= cpu.keys()

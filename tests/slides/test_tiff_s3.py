@@ -66,7 +66,8 @@ def _fast(uri: str, etag: str | None = None) -> TiffSlide:
 
 def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two strips and tens of windows on a slide of 2 MB."""
-    monkeypatch.setattr(read_ahead, "WINDOW_BYTES", 64 * 2**10)
+    for name in ("FIRST_WINDOW_BYTES", "WINDOW_BYTES"):
+        monkeypatch.setattr(read_ahead, name, 64 * 2**10)
     monkeypatch.setattr(read_ahead, "AHEAD_BYTES", 200 * 2**10)
     monkeypatch.setattr("uadray.data.reading.CHUNK_BYTES", 0)  # 64 tiles, the least
     for module in ("reader", "tiff"):

@@ -17,6 +17,7 @@ any order and between those of others; each carries what is needed to put them t
 """
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,7 +32,6 @@ from uadray.config import Config
 from uadray.data.cluster import cores
 from uadray.data.datasource import Read, TaskSource, reading
 from uadray.data.reading import (
-    CHUNK_BYTES,
     SlidePlan,
     TileChunk,
     chunk_tiles,
@@ -65,6 +65,10 @@ PARTS = pa.schema(
         ("evidence", pa.binary()),
     ]
 )
+
+BLOCK_BYTES = 2**20
+"""What Ray Data would like a block to have. A row here is a part and mostly larger, and then a block of its own; joined,
+parts would only be taken apart again."""
 
 READ_CPUS = 0.9
 """CPUs of a read task. Not what the scorer asks for: stages that ask for the same would be fused."""
@@ -111,7 +115,11 @@ def stream(
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = False
     context.execution_no_progress_timeout_s = config.no_progress_timeout_s
-    parts = ray.data.read_datasource(TaskSource("slides", reads, bytes_each=CHUNK_BYTES), num_cpus=READ_CPUS)
+    context.target_max_block_size = BLOCK_BYTES
+    # of a job that is too small for its actors Ray Data warns, and cuts the blocks of few slides into mostly empty ones
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors", category=UserWarning)
+    source = TaskSource("slides", reads, bytes_each=BLOCK_BYTES)
+    parts = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=len(reads))
     scored = parts.map_batches(
         scorer,
         fn_constructor_kwargs=arguments | {"threads": threads},

@@ -16,9 +16,10 @@ from uadray.slides.byte_source import Span
 from uadray.slides.reader import Boxes
 from uadray.slides.tiff_index import TiffLevel
 
-WINDOW_BYTES = 2**20
-"""Encoded bytes that are asked for together: some 70 tiles, whose gaps can be joined. The first window is decoded while
-the others are still on their way."""
+FIRST_WINDOW_BYTES, WINDOW_BYTES = 2**20, 8 * 2**20
+"""Encoded bytes that are asked for together, so that gaps can be joined: some 70 tiles first, to be decoded while others
+are still on their way; each window has twice the bytes of the one before. One request of 8 MiB takes a third less of a
+server's processor than eight of one, and a tenth less of ours."""
 
 AHEAD_BYTES = 32 * 2**20
 """Encoded bytes that are asked for before they are wanted: more than a second of decoding."""
@@ -166,15 +167,15 @@ class ReadAhead:
 
 
 def _window_ends(sums: npt.NDArray[np.int64]) -> list[int]:
-    """Where windows of `WINDOW_BYTES`, or of one tile that is larger, end."""
+    """Where windows of `FIRST_WINDOW_BYTES` to `WINDOW_BYTES`, or of one tile that is larger, end."""
     ends: list[int] = []
-    before = 0
+    before, size = 0, FIRST_WINDOW_BYTES
     while not ends or ends[-1] < len(sums):
         begin = ends[-1] if ends else 0
         if begin >= len(sums):
             break
-        ends.append(max(begin + 1, int(np.searchsorted(sums, before + WINDOW_BYTES, side="right"))))
-        before = int(sums[ends[-1] - 1])
+        ends.append(max(begin + 1, int(np.searchsorted(sums, before + size, side="right"))))
+        before, size = int(sums[ends[-1] - 1]), min(2 * size, WINDOW_BYTES)
     return ends
 
 

@@ -278,6 +278,7 @@ def _shrink(slide: Slide, level: int, size: tuple[int, int]) -> Rgb:
     slide.will_read(level, np.array(boxes, np.int64))
     strips = []
     for box, (first, last) in zip(boxes, itertools.pairwise(rows), strict=True):
-        strip = slide.read_region(level, *box)
-        strips.append(cv2.resize(strip, (out_width, last - first), interpolation=cv2.INTER_AREA))
+        strip, strip_size = slide.read_region(level, *box), (out_width, last - first)
+        is_small = (box[2], box[3]) == strip_size  # OpenCV takes its time over nothing, too
+        strips.append(strip if is_small else cv2.resize(strip, strip_size, interpolation=cv2.INTER_AREA))
     return np.concatenate(strips)
