@@ -88,10 +88,10 @@ def blurred_blocks(thumbnail: npt.NDArray[np.uint8], mpp: float, tissue: Mask, *
     """
     factor = reduction(thumbnail.shape[0] * thumbnail.shape[1], FULL_RESOLUTION_PX)
     height, width = thumbnail.shape[:2]
-    blocks = tuple(max(1, round(side * mpp / BLOCK_UM)) for side in (width, height))
+    columns, rows = (max(1, round(side * mpp / BLOCK_UM)) for side in (width, height))
     smooth, fine, coarse = _bands(shrink(cv2.extractChannel(thumbnail, 1), factor))
     energy_fine, energy_coarse, square, mean, share = (
-        cv2.resize(plane.astype(np.float32), blocks, interpolation=cv2.INTER_AREA)
+        _block_means(plane, rows, columns)
         for plane in (_squared(fine), _squared(coarse), _squared(smooth), smooth, tissue)
     )
     judged = (square - mean**2 >= FLAT**2) & (share >= 0.5)
@@ -127,6 +127,16 @@ def _bands(green: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
     """The image below 2 px, and the amounts of detail above 1 px and between 1 and 2 px."""
     once, twice = cv2.GaussianBlur(green, (5, 5), 1.0), cv2.GaussianBlur(green, (9, 9), 2.0)
     return twice, cv2.absdiff(green, once), cv2.absdiff(once, twice)
+
+
+def _block_means(plane: npt.NDArray[Any], rows: int, columns: int) -> npt.NDArray[np.float32]:
+    """[rows, columns], of blocks of whole pixels: a third of the time of OpenCV's area average, which splits pixels."""
+    rows, columns = min(rows, plane.shape[0]), min(columns, plane.shape[1])
+    tops, lefts = (
+        np.linspace(0, side, n + 1).astype(np.int64) for side, n in zip(plane.shape, (rows, columns), strict=True)
+    )
+    sums = np.add.reduceat(np.add.reduceat(plane, tops[:-1], 0, np.float32), lefts[:-1], 1)
+    return np.asarray(sums / np.outer(np.diff(tops), np.diff(lefts)), dtype=np.float32)
 
 
 def _squared(plane: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

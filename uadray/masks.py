@@ -15,6 +15,7 @@ import numpy.typing as npt
 import shapely
 
 from uadray.errors import SlideError
+from uadray.tissue import FULL_RESOLUTION_PX, reduction
 
 Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
@@ -217,6 +218,8 @@ def _toggle(
 
 def _feature(name: str, mask: Mask, size_level0_px: tuple[int, int]) -> str:
     """One annotation as JSON; its tens of thousands of vertices are written by GEOS, ten times as fast as by Python."""
+    step = reduction(mask.size, FULL_RESOLUTION_PX)  # `tissue_mask` knows no more of a larger one
+    mask = np.ascontiguousarray(mask[step // 2 :: step, step // 2 :: step])
     height, width = mask.shape
     scale = (size_level0_px[0] / width, size_level0_px[1] / height)
     pieces = [piece for polygon in _outlines(mask) for piece in _valid(polygon, scale)]

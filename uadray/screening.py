@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -33,6 +34,7 @@ from uadray.data.stream import (
     flag_error,
     from_ipc,
     part_row,
+    pixels_of,
     slide_reads,
     stream,
     to_ipc,
@@ -111,7 +113,7 @@ class PartScorer:
             return table
         with metrics.stage("screen_score") as meter:
             try:
-                return self._scored(row, table["pixels"][0].as_buffer(), meter)
+                return self._scored(row, pixels_of(table), meter)
             except Exception as error:  # names the slide instead of ending the job
                 meter.add(errors=1)
                 return failed_part(row["slide"], "scoring", f"the detector failed: {type(error).__name__}: {error}")
@@ -173,11 +175,15 @@ def trivial_scores(images: npt.NDArray[np.uint8]) -> tuple[Any, Any]:
     Of larger tiles every second, third, ... pixel a side is looked at, so that 64 x 64 to 127 x 127 remain: on 256 px
     tiles these two numbers cost fifteen times the decoding of the tile before.
     """
-    step = max(1, images.shape[1] // 64)
-    red, green, blue = (np.ascontiguousarray(images[:, step // 2 :: step, step // 2 :: step, i]) for i in range(3))
-    high, low = (pick(pick(red, green), blue) for pick in (np.maximum, np.minimum))
-    saturation = ((high - low) / np.maximum(high, 1).astype(np.float32)).mean((1, 2))
-    return saturation, green.mean((1, 2), dtype=np.float32) / 255
+    n, height, width, _ = images.shape
+    step = max(1, height // 64)
+    size = (max(1, width // step), max(1, height // step))
+    saturation, green = np.zeros((2, n), np.float32)
+    for i, image in enumerate(images):
+        some = image if step == 1 else cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)
+        saturation[i] = cv2.mean(cv2.cvtColor(some, cv2.COLOR_RGB2HSV))[1] / 255
+        green[i] = cv2.mean(some)[1] / 255
+    return saturation, green
 
 
 def _pictures(tiles: pa.Table, scored: Scored | None, floor: float) -> pa.Table:

@@ -86,7 +86,11 @@ def tile_id(slide_id: str, x_level0_px: int, y_level0_px: int, spec: TileSpec) -
     >>> tile_id("a", 96, 0, TileSpec(mpp=0.5, tile_px=64)), tile_id("a", 0, 0, TileSpec(mpp=0.50000001, tile_px=64))
     ('a/x96_y0_64px_0.5mpp', 'a/x0_y0_64px_0.50000001mpp')
     """
-    return f"{slide_id}/x{x_level0_px}_y{y_level0_px}_{spec.tile_px}px_{_mpp_text(spec.mpp)}mpp"
+    return _id(slide_id, x_level0_px, y_level0_px, spec.tile_px, _mpp_text(spec.mpp))
+
+
+def _id(slide_id: str, x: int, y: int, tile_px: int, mpp: str) -> str:
+    return f"{slide_id}/x{x}_y{y}_{tile_px}px_{mpp}mpp"
 
 
 def parse_tile_id(text: str) -> TilePlace:
@@ -153,16 +157,19 @@ def grid(
     x, y = (a.ravel() for a in np.meshgrid(columns[0], rows[0]))
     width, height = (a.ravel() for a in np.meshgrid(columns[1], rows[1]))
     fraction = tissue_fraction(mask, size_level0_px, x, y, width, height)
+    mpp_text = _mpp_text(spec.mpp)
     return pa.table(
         {
-            "tile_id": [tile_id(slide_id, int(a), int(b), spec) for a, b in zip(x, y, strict=True)],
+            "tile_id": [
+                _id(slide_id, *place, spec.tile_px, mpp_text) for place in zip(x.tolist(), y.tolist(), strict=True)
+            ],
             "slide_id": [slide_id] * len(x),
             "x_level0_px": x,
             "y_level0_px": y,
             "width_level0_px": width,
             "height_level0_px": height,
             "tissue_fraction": fraction.astype(np.float32),
-            "band": [band(float(f)) for f in fraction],
+            "band": [band(f) for f in fraction.tolist()],
         },
         schema=TILES,
     )

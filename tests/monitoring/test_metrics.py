@@ -45,7 +45,7 @@ def test_rays_endpoint_shows_what_was_counted() -> None:
 
 
 def scraped(port: int, worker: str) -> dict[str, float]:
-    """uadray's series of one process: other tests of the session count on the same cluster."""
+    """The series of one process: other tests of the session count on the same cluster."""
     from prometheus_client.parser import text_string_to_metric_families
 
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:

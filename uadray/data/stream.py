@@ -67,8 +67,8 @@ PARTS = pa.schema(
 )
 
 BLOCK_BYTES = 2**20
-"""What Ray Data would like a block to have. A row here is a part and mostly larger, and then a block of its own; joined,
-parts would only be taken apart again."""
+"""What Ray Data would like a block to have. A row here is a part and mostly larger, and then a block of its own:
+joined, parts would only be taken apart again."""
 
 READ_CPUS = 0.9
 """CPUs of a read task. Not what the scorer asks for: stages that ask for the same would be fused."""
@@ -231,6 +231,14 @@ def part_row(
     ends = pa.py_buffer(np.array([0, shared.size], np.int32))
     at = PARTS.get_field_index("pixels")
     return row.set_column(at, PARTS.field(at), pa.Array.from_buffers(pa.binary(), 1, [None, ends, shared]))
+
+
+def pixels_of(part: pa.Table) -> pa.Buffer:
+    """The pixels of a row of `PARTS`, where they are: Arrow's own way to one value copies it."""
+    array = part["pixels"].chunk(0)
+    _, ends, data = array.buffers()
+    start, stop = np.frombuffer(ends, np.int32)[array.offset : array.offset + 2].tolist()
+    return data.slice(start, stop - start) if stop > start else pa.py_buffer(b"")
 
 
 def _parts(index: int, row: SlideRow, spec: TileSpec, meter: metrics.Meter) -> Iterator[pa.Table]:

@@ -17,9 +17,9 @@ from uadray.slides.reader import Boxes
 from uadray.slides.tiff_index import TiffLevel
 
 FIRST_WINDOW_BYTES, WINDOW_BYTES = 2**20, 8 * 2**20
-"""Encoded bytes that are asked for together, so that gaps can be joined: some 70 tiles first, to be decoded while others
-are still on their way; each window has twice the bytes of the one before. One request of 8 MiB takes a third less of a
-server's processor than eight of one, and a tenth less of ours."""
+"""Encoded bytes that are asked for together, so that gaps can be joined: some 70 tiles first, to be decoded while
+others are still on their way; each window has twice the bytes of the one before. One request of 8 MiB takes a third
+less of a server's processor than eight of one, and a tenth less of ours."""
 
 AHEAD_BYTES = 32 * 2**20
 """Encoded bytes that are asked for before they are wanted: more than a second of decoding."""
