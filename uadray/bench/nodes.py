@@ -65,7 +65,7 @@ def run(*, slides: int = 40, nodes: tuple[int, ...] = NODES, part_s: float = PAR
     with tempfile.TemporaryDirectory(prefix="uadray-bench-") as name, _network() as network:
         folder = Path(name)
         write_tiny_bundle(str(folder / "bundle"))
-        rows = upload_copies(write_slide(folder / "slide.tif", repeats=4, phantom_px=512), name, slides)
+        rows = upload_copies(write_slide(folder / "slide.tif", repeats=6, phantom_px=512), name, slides)
         write_manifest(rows, str(folder / "m.csv"))
         streamed = {n: _on_nodes(network, n, _streamed, name, n, part_s) for n in nodes}
         screened = _on_nodes(network, 2, _screened_with_a_loss, name)
