@@ -5,7 +5,8 @@ saturation of HSV tells them apart on every scanner we know. Otsu alone fails on
 glass, where it cuts through the middle of the one thing there is; the threshold is therefore held between two bounds.
 
 A 4096 x 4096 px thumbnail took 325 ms, a third of it in labelling pieces. Now the hue of HSV, which nobody asked for,
-is not computed, and large thumbnails are masked at half their resolution and labelled at a quarter.
+is computed for the threshold's sample only, and large thumbnails are masked at half their resolution and labelled at a
+quarter.
 """
 
 from functools import cache
@@ -72,8 +73,10 @@ def reduction(pixels: int, limit: int) -> int:
 def _coloured(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """[h, w], 1 where the saturation is above the threshold and the value above `DARK`."""
     step = reduction(image.shape[0] * image.shape[1], OTSU_SAMPLE_PX)
-    sample = cv2.cvtColor(np.ascontiguousarray(image[::step, ::step]), cv2.COLOR_RGB2HSV)[..., 1]
-    otsu, _ = cv2.threshold(sample, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    size = (max(1, image.shape[1] // step), max(1, image.shape[0] // step))
+    sample = image if step == 1 else cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)
+    saturation = cv2.extractChannel(cv2.cvtColor(sample, cv2.COLOR_RGB2HSV), 1)
+    otsu, _ = cv2.threshold(saturation, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     red, green, blue = cv2.split(image)
     high, low = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
     limit = cv2.LUT(high, _lowest_grey(float(np.clip(otsu, SATURATION_LOW, SATURATION_HIGH))))
@@ -102,7 +105,7 @@ def _without_specks(mask: npt.NDArray[np.uint8], smallest_px: float) -> npt.NDAr
         areas = np.bincount(labels.ravel(), weights=share.ravel()) / 63
     large = (areas >= smallest_px).astype(np.uint8)
     large[0] = 0  # label 0 is the background
-    kept = large[labels]
+    kept = large.take(labels)
     if kept.shape != mask.shape:
         kept = cv2.resize(kept, (width, height), interpolation=cv2.INTER_NEAREST)
     return np.asarray(cv2.bitwise_and(mask, kept), dtype=np.uint8)
