@@ -63,6 +63,13 @@ def test_a_part_that_comes_again_is_not_its_own_rival(scorer: PartScorer) -> Non
     assert len(_pictures(first)) == len(_pictures(again)) == len(_pictures(other)) == EVIDENCE_TILES
 
 
+@pytest.mark.parametrize("threads", [2, 3, 64])
+def test_threads_change_nothing(scorer: PartScorer, threads: int) -> None:
+    images = np.random.default_rng(2).integers(0, 256, (97, SIDE, SIDE, 3), np.uint8)
+    shared = PartScorer("", None, "cpu", threads, load=lambda *_, **__: Brightness())  # type: ignore[arg-type, return-value]
+    assert shared(_part(0, images)).equals(scorer(_part(0, images)))
+
+
 def test_pixels_are_not_copied_and_a_slice_has_its_own() -> None:
     images = np.arange(2 * N * SIDE * SIDE * 3, dtype=np.uint8).reshape(2, N, SIDE, SIDE, 3)
     one = _part(0, images[0])

@@ -10,7 +10,8 @@ import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import cv2
@@ -42,6 +43,7 @@ from uadray.data.stream import (
 from uadray.detector import BATCH, Scored
 from uadray.leases import NOT_OURS
 from uadray.manifest import SlideRow
+from uadray.models.pixels import Pixels
 from uadray.monitoring import metrics
 from uadray.quality import QualityConfig, assess
 from uadray.schemas import TILE_SCORES
@@ -100,10 +102,12 @@ class PartScorer:
     def __init__(
         self, bundle_uri: str, bundle: Bundle, device: str, threads: int, load: LoadDetector = load_detector
     ) -> None:
-        torch.set_num_threads(threads)
+        self._threads = threads if device == "cpu" else 1
+        torch.set_num_threads(1 if self._threads > 1 else threads)
         if storage.is_s3(bundle_uri):
             s3.known_to_answer()  # the driver has read the bundle's description there
         self.detector = load(bundle_uri, bundle, device=device)
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="uadray-score")
         self._shown: OrderedDict[int, dict[int, list[float]]] = OrderedDict()
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -121,7 +125,7 @@ class PartScorer:
     def _scored(self, row: dict[str, Any], pixels: pa.Buffer, meter: metrics.Meter) -> pa.Table:
         tiles, errors, flags = from_ipc(row["tiles"]), json.loads(row["errors"]), json.loads(row["flags"])
         floor = self._floor(row["slide"], row["part"])
-        scores, pictures = score_tiles(self.detector, tiles, pixels, errors, flags, floor=floor)
+        scores, pictures = score_tiles(self._detect, tiles, pixels, errors, flags, floor=floor)
         self._shown[row["slide"]][row["part"]] = pictures["score"].to_pylist()
         n_errors = sum(e is not None for e in errors)
         meter.add(tiles=len(tiles) - n_errors, bytes_=pixels.size, errors=n_errors)
@@ -129,6 +133,15 @@ class PartScorer:
             row["slide"], row["part"], header=json.loads(row["header"]), preview=row["preview"], masks=row["masks"],
             flagged=row["flagged"], tiles=scores, evidence=to_ipc(pictures),
         )  # fmt: skip
+
+    def _detect(self, images: Pixels) -> Scored:
+        """On CPUs a thread scores some tiles of its own: 1.2 times as fast as all threads in each operation of one."""
+        if self._threads == 1:
+            return self.detector(images)
+        step = max(4, BATCH // self._threads)  # together no more activations than one batch has
+        parts = list(self._pool.map(self.detector, [images[i : i + step] for i in range(0, len(images), step)]))
+        columns = ([getattr(part, each.name) for part in parts] for each in fields(Scored))
+        return Scored(*(np.concatenate(column) for column in columns))
 
     def _floor(self, slide: int, part: int) -> float:
         """A tile of this part that scores no more will not be among the slide's evidence: others are, sent before."""

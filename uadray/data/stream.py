@@ -85,8 +85,8 @@ class StreamConfig(Config):
     Attributes:
         score_workers: actors; None takes one for two of the cluster's CPUs.
         gpus: GPUs of each actor.
-        threads: torch threads of an actor; None shares the node's cores among the actors. Readers wait for storage much
-            of the time, so the scorers may use every core.
+        threads: of an actor, each with tiles of its own; None shares the cluster's cores among the actors. Readers wait
+            for storage much of the time, so the scorers may use every core.
         no_progress_timeout_s: the job fails where nothing moves for this long, instead of hanging.
     """
 
