@@ -88,7 +88,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory, s3_server: SeaweedServer) 
             patch.setenv(name, value)
         bundle_uri = f"s3://{s3_server.bucket}/faults/bundle"
         bundle = write_tiny_bundle(bundle_uri)
-        path = write_slide(folder / "slide.tif", repeats=4, phantom_px=512)
+        path = write_slide(folder / "slide.tif", repeats=6, phantom_px=512)
         scores = _plain_run(path, bundle_uri, bundle)
         calibration = write_calibration(bundle_uri, bundle, scores=tuple(np.linspace(0, 2 * max(scores.values()), 19)))
         env = s3_server.env | {"AWS_ENDPOINT_URL": proxy.endpoint}
