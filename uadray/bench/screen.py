@@ -60,7 +60,7 @@ STAND_IN_S = 20e-6
 GOALS = {"real": {"over_limit": 0.8, "over_peer": 1.1}, "gpu": {"over_limit": 0.5, "over_peer": 3.0}}
 """Least ratios of tiles per second."""
 
-ROUNDS = 2
+ROUNDS = 3
 BARE_S = 4.0
 """How long each bare measurement takes, before and after the screening: other processes' load falls on both."""
 
@@ -112,7 +112,7 @@ LOADS: dict[str, Callable[..., Any]] = {"real": load_detector, "gpu": load_stand
 
 
 def run(*, sizes: dict[str, Size] = SIZES, rounds: int = ROUNDS, bare_s: float = BARE_S) -> dict[str, Any]:
-    """Measure; prints nothing. About a quarter of an hour on two idle cores.
+    """Measure; prints nothing. About twenty minutes on two idle cores.
 
     Args:
         sizes: of the cases.
