@@ -66,14 +66,21 @@ def peak_rss(pid: int) -> int:
     return _sizes(pid).get("VmHWM", 0)
 
 
-def cpu_seconds(pid: int) -> dict[str, float]:
-    """CPU time by role of a process (`driver`) and of all below it, so far."""
-    spent: dict[str, float] = defaultdict(float)
+def cpu_seconds(pid: int) -> dict[int, float]:
+    """CPU time of a process and of each below it, so far, by process id."""
+    spent: dict[int, float] = {}
     for each in descendants(pid):
         with suppress(OSError):
             fields = (_PROC / str(each) / "stat").read_text().rpartition(")")[2].split()
-            ticks = int(fields[11]) + int(fields[12])
-            spent["driver" if each == pid else role(each)] += ticks / os.sysconf("SC_CLK_TCK")
+            spent[each] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return spent
+
+
+def cpu_by_role(pid: int, before: dict[int, float]) -> dict[str, float]:
+    """CPU time since `before` by role, of the processes that are there now; `pid` itself is the `driver`."""
+    spent: dict[str, float] = defaultdict(float)
+    for each, seconds in cpu_seconds(pid).items():
+        spent["driver" if each == pid else role(each)] += seconds - before.get(each, 0.0)
     return spent
 
 

@@ -38,7 +38,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from uadray import storage
-from uadray.bench.processes import cpu_seconds
+from uadray.bench.processes import cpu_by_role, cpu_seconds
 from uadray.bench.seaweed import served
 from uadray.bench.slides import gpu_tiles, upload_copies, write_calibration, write_dpa_bundle, write_slide
 from uadray.bundle import Bundle, load_detector
@@ -218,7 +218,8 @@ def _screened(
 ) -> tuple[list[tuple[int, float]], dict[str, float]]:
     """Screen so many slides, one count after the other on one Ray; tiles and seconds, start of actors included.
 
-    And the CPU time of the last of them, in ms a tile, by who spent it.
+    And the CPU time of the last of them, in ms a tile, by who spent it; of processes that ended meanwhile nothing is
+    known.
     """
     from uadray.calibration import read_calibration
     from uadray.data.cluster import connect
@@ -228,7 +229,7 @@ def _screened(
     runs, began = [], time.perf_counter()
     connect()
     for i, n in enumerate(counts):
-        before = _cpu(server_pid)
+        before = cpu_seconds(os.getpid()) | cpu_seconds(server_pid)
         summary = screen(
             rows[:n], bundle_uri=f"{root}/bundle", bundle=bundle, calibration=calibration, out=f"{out}-{i}",
             load=LOADS[case],
@@ -237,15 +238,10 @@ def _screened(
             raise WorkError(f"the bench's own slides: {summary}")
         runs.append((int(summary["tiles_now"]), time.perf_counter() - began))
         began = time.perf_counter()
-    after = _cpu(server_pid)
-    return runs, {name: round(1000 * (after[name] - before.get(name, 0)) / runs[-1][0], 4) for name in after}
-
-
-def _cpu(server_pid: int) -> dict[str, float]:
-    """Of workers that have ended meanwhile nothing is known: readers live on from one slide to the next."""
-    spent = cpu_seconds(os.getpid())
+    spent = cpu_by_role(os.getpid(), before)
     spent["reader"] = spent.pop("reader", 0.0) + spent.pop("idle", 0.0)  # what has just read is idle now
-    return spent | {"server": cpu_seconds(server_pid)["driver"]}
+    spent["server"] = cpu_by_role(server_pid, before)["driver"]
+    return runs, {name: round(1000 * seconds / runs[-1][0], 4) for name, seconds in spent.items()}
 
 
 def _places(path: Path, spec: TileSpec) -> pa.Table:
