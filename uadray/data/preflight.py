@@ -55,21 +55,21 @@ def findings(
     if out_uri is not None:
         marker = Marker(storage.join(out_uri, f".{secrets.token_hex(8)}.uadray-tmp"), secrets.token_bytes(16))
         storage.write_bytes(marker.uri, marker.content)
+    expected = versions()
+    task = ray.remote(num_cpus=0, max_retries=0)(_look)
     try:
-        tasks = {}
+        tasks: dict[Any, tuple[str, float]] = {}
         for node in living_nodes():
-            look = _look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+            pinned = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
             options = {"gpus": int(node["Resources"].get("GPU", 0)), "store_timeout_s": store_timeout_s}
-            tasks[look.remote(versions(), marker, out_uri=out_uri, reads=reads, **options)] = (
-                node["NodeID"],
-                time.time(),
-            )
+            answer = pinned.remote(expected, marker, out_uri=out_uri, reads=reads, **options)
+            tasks[answer] = (node["NodeID"], time.time())
         done, late = ray.wait(list(tasks), num_returns=len(tasks), timeout=timeout_s) if tasks else ([], [])
-        answers = {tasks[task][0]: _answer(task, tasks[task][1]) for task in done}
-        for task in late:
-            answers[tasks[task][0]] = [_bad(f"no answer within {timeout_s:.0f} s; restart Ray there")]
-            ray.cancel(task, force=True)
-        return answers
+        found = {tasks[answer][0]: _answer(answer, tasks[answer][1]) for answer in done}
+        for answer in late:
+            found[tasks[answer][0]] = [_bad(f"no answer within {timeout_s:.0f} s; restart Ray there")]
+            ray.cancel(answer, force=True)
+        return found
     finally:
         if marker is not None:
             with suppress(UadrayError):
@@ -86,14 +86,13 @@ def node_name(node: dict[str, Any]) -> str:
     return f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"
 
 
-@ray.remote(num_cpus=0, max_retries=0)
 def _look(expected: dict[str, str], marker: Marker | None, **options: Any) -> tuple[list[Finding], float]:
     return examine_node(expected, marker, **options), time.time()
 
 
-def _answer(task: Any, asked_at: float) -> list[Finding]:
+def _answer(answer: Any, asked_at: float) -> list[Finding]:
     try:
-        some, then = ray.get(task)
+        some, then = ray.get(answer)
     except Exception as error:  # Ray has many; each says that this node cannot do what it will be asked for
         return [_bad(_explained(error))]
     now = time.time()
