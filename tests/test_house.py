@@ -57,6 +57,8 @@ STAGES = (
     "data.claims",
     "data.splits",
     "models",
+    "checks",
+    "data.preflight",
     "training",
     "mapping",
     "scoring",

@@ -71,15 +71,18 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
 
 
 @app.command()
-def doctor() -> None:
-    """Say what works on this machine, what is missing, and how to fix it."""
+def doctor(
+    out: Annotated[str | None, typer.Option(help="Folder or s3:// URI that a screening shall write to.")] = None,
+) -> None:
+    """Say what works on this machine and on the cluster of RAY_ADDRESS, what is missing, and how to fix it."""
     from uadray.doctor import examine
 
-    findings = examine()
-    for finding in findings:
-        print(f"{'ok     ' if finding.ok else 'MISSING'}  {finding.what}: {finding.message}")
-    console.result({"ok": all(f.ok for f in findings if f.required)})
-    if not all(f.ok for f in findings if f.required):
+    ok = True
+    for finding in examine(out):
+        print(f"{'ok     ' if finding.ok else 'MISSING'}  {finding.what}: {finding.message}", flush=True)
+        ok = ok and (finding.ok or not finding.required)
+    console.result({"ok": ok})
+    if not ok:
         raise typer.Exit(1)
 
 
