@@ -11,7 +11,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -140,8 +140,14 @@ class PartScorer:
             return self.detector(images)
         step = max(4, BATCH // self._threads)  # together no more activations than one batch has
         parts = list(self._pool.map(self.detector, [images[i : i + step] for i in range(0, len(images), step)]))
-        columns = ([getattr(part, each.name) for part in parts] for each in fields(Scored))
-        return Scored(*(np.concatenate(column) for column in columns))
+
+        def pictures(rows: Sequence[int]) -> tuple[Pixels, Pixels]:
+            pairs = [parts[row // step].pictures([row % step]) for row in rows]
+            x, x_hat = (np.concatenate(column) for column in zip(*pairs, strict=True))
+            return x, x_hat
+
+        score, residual = (np.concatenate([getattr(p, name) for p in parts]) for name in ("score", "residual"))
+        return Scored(score, residual, pictures)
 
     def _floor(self, slide: int, part: int) -> float:
         """A tile of this part that scores no more will not be among the slide's evidence: others are, sent before."""
@@ -204,12 +210,15 @@ def _pictures(tiles: pa.Table, scored: Scored | None, floor: float) -> pa.Table:
         return EVIDENCE.empty_table()
     best = np.argsort(-scored.score)[:EVIDENCE_TILES]
     order = [int(i) for i in best if np.isfinite(scored.score[i]) and scored.score[i] > floor]
+    if not order:
+        return EVIDENCE.empty_table()
+    x, x_hat = scored.pictures(order)
     return pa.table(
         {
             "tile_id": [tiles["tile_id"][i].as_py() for i in order],
             "score": [float(scored.score[i]) for i in order],
-            "tile": [evidence.encode_jpeg(scored.x[i]) for i in order],
-            "reconstruction": [evidence.encode_jpeg(scored.x_hat[i]) for i in order],
+            "tile": [evidence.encode_jpeg(picture) for picture in x],
+            "reconstruction": [evidence.encode_jpeg(picture) for picture in x_hat],
         },
         schema=EVIDENCE,
     )
