@@ -12,7 +12,7 @@ from uadray import cache, images, storage
 from uadray.data import shards
 from uadray.errors import InputError
 from uadray.images import ImageError, Pixels
-from uadray.tiling import TileSpec
+from uadray.tiling import TileSpec, slide_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 MAX_IMAGE_BYTES = 64 * 2**20
@@ -32,11 +32,13 @@ class TileRef:
         tile_id: its path within the set, or the Parquet file's own `tile_id`.
         label: name of the parent folder, or the Parquet file's own `label`; None where there is none.
         member: what to ask the container for: a URI, a zip member, or `<row group>:<row>:<URI of the Parquet file>`.
+        slide_id: that it is cut from, where a Parquet file tells, by a column or by its tile ids; else None.
     """
 
     tile_id: str
     label: str | None
     member: str
+    slide_id: str | None = None
 
 
 def is_tile_set(uri: str) -> bool:
@@ -179,8 +181,9 @@ def _parquet_refs(uri: str) -> list[TileRef]:
 
 
 def _run_refs(run: shards.Run) -> Iterator[TileRef]:
-    for row, values in enumerate(shards.read_run(run, ("tile_id", "label"))):
-        yield TileRef(values["tile_id"], values["label"], f"{run.group}:{run.start + row}:{run.uri}")
+    for row, values in enumerate(shards.read_run(run, ("tile_id", "label", "slide_id"))):
+        slide_id = values["slide_id"] or slide_of(str(values["tile_id"]))
+        yield TileRef(values["tile_id"], values["label"], f"{run.group}:{run.start + row}:{run.uri}", slide_id)
 
 
 def _rows(refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
