@@ -77,9 +77,10 @@ def _opened(data: bytes, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError("image claims more pixels than any tile has") from error
+        raise ImageError("image claims more pixels than any tile has, and is not decoded") from error
     except Exception as error:  # as above
-        raise ImageError(f"not an image of a format that is read ({', '.join(formats)})") from error
+        expected = " or ".join([", ".join(formats[:-1]), formats[-1]] if len(formats) > 1 else formats)
+        raise ImageError(f"not an image that can be decoded; expected {expected}") from error
     with image:
         yield image
 
