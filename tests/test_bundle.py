@@ -144,7 +144,7 @@ def _edited(folder: Path, path: str, value: object) -> None:
     [
         ("detector.width", 10**9, "detector.width: Input should be less than"),
         ("detector.latent_dim", 2**40, "detector.latent_dim: Input should be less than"),
-        ("detector.latent_dim", 10**400, "detector.latent_dim: "),
+        ("detector.latent_dim", 10**30, "detector.latent_dim: "),
         ("detector.input_px", 2**20, "detector.input_px: Input should be less than"),
         ("detector.critic_steps", 10**9, "detector.critic_steps: "),
         ("detector.kappa", float("inf"), "detector.kappa: "),

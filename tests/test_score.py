@@ -1,4 +1,4 @@
-"""`uadray score` of tile sets: what belongs to a tile stays with it, and tiles that cannot be told apart are refused."""
+"""`uadray score` of tile sets: what belongs to a tile stays with it; tiles that cannot be told apart are refused."""
 
 import base64
 import io
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from uadray.bundle import load_detector, read_bundle, write_bundle
+from uadray.data.stream import StreamConfig
 from uadray.data.tilesets import TileRef
 from uadray.errors import InputError, WorkError
 from uadray.evaluation.report import evaluate
@@ -55,7 +56,10 @@ def test_scores_labels_and_slides_stay_with_their_tiles(ray_cluster: None, bundl
     columns = {"tile_id": ids, "slide_id": slides, "label": labels, "image": images}
     pq.write_table(pa.table(columns), tmp_path / "set.parquet", row_group_size=50)
     out = str(tmp_path / "scores.parquet")
-    answer = score(str(tmp_path / "set.parquet"), bundle_uri=bundle_uri, bundle=read_bundle(bundle_uri), out=out)
+    answer = score(
+        str(tmp_path / "set.parquet"), bundle_uri=bundle_uri, bundle=read_bundle(bundle_uri), out=out,
+        config=StreamConfig(score_workers=1),
+    )  # fmt: skip
     assert (answer["tiles"], answer["scored"], answer["unscored"]) == (N, N, 0)
     online = [decode_tile(base64.b64encode(data).decode(), tile_px=16, max_image_px=64) for data in images]
     expected = dict(zip(zip(slides, ids, strict=True), load_detector(bundle_uri)(np.stack(online)).score, strict=True))
@@ -73,12 +77,10 @@ def test_tiles_that_cannot_be_told_apart_are_refused(bundle_uri: str, tmp_path: 
     pq.write_table(pa.table({"tile_id": ["a", "b", "a"], "slide_id": ["s", "s", "s"], "image": [image] * 3}), path)
     with pytest.raises(InputError, match="tile_id 'a' of slide s is there 2 times; ids must tell tiles apart"):
         score(str(path), bundle_uri=bundle_uri, bundle=bundle, out=str(tmp_path / "o.parquet"))
-    with (
-        zipfile.ZipFile(tmp_path / "set.zip", "w") as archive,
-        pytest.warns(UserWarning, match="Duplicate name"),
-    ):
-        for name in ("normal/1.png", "normal/1.png"):
-            archive.writestr(name, image)
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("normal/1.png", image)
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("normal/1.png", image)
     with pytest.raises(InputError, match=r"set\.zip: tile_id 'normal/1\.png' is there 2 times"):
         score(str(tmp_path / "set.zip"), bundle_uri=bundle_uri, bundle=bundle, out=str(tmp_path / "o.parquet"))
 
