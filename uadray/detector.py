@@ -22,6 +22,9 @@ GPU_BATCH = 128
 """And on a GPU, which small batches leave idle. Half of what a reader sends at once: one half travels while the other
 is scored."""
 
+FULL_BATCH_PX = 256
+"""Up to inputs of this side; of larger ones a batch has as many pixels, not as many tiles: memory goes by pixels."""
+
 Stage = Literal["map", "reconstruct", "score"]
 STAGES: tuple[Stage, ...] = ("map", "reconstruct", "score")
 
@@ -60,7 +63,7 @@ class Detector:
         self.mapping, self.reconstruct, self.score = mapping, reconstruct, score
         self.input_px, self.device = input_px, device
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.batch_tiles = batch_tiles or (GPU_BATCH if device.type == "cuda" else BATCH)
+        self.batch_tiles = batch_tiles or default_batch(input_px, device.type)
 
     @torch.inference_mode()
     def __call__(self, pixels: Pixels) -> Scored:
@@ -94,6 +97,16 @@ class Detector:
         return sent
 
 
+def default_batch(input_px: int, device_type: str) -> int:
+    """Tiles in one forward pass where nobody says.
+
+    >>> [default_batch(input_px, "cpu") for input_px in (64, 256, 512, 1024)], default_batch(64, "cuda")
+    ([64, 64, 16, 4], 128)
+    """
+    most = GPU_BATCH if device_type == "cuda" else BATCH
+    return max(1, most * FULL_BATCH_PX**2 // max(input_px, FULL_BATCH_PX) ** 2)
+
+
 def network_names(config: DetectorConfig) -> dict[Stage, str]:
     """Which network each stage works with, see `build_networks`."""
     match config:
@@ -113,7 +126,7 @@ def build_detector(
         config: of the detector.
         networks: by name; those of `stages` are enough.
         device: "cpu" or "cuda".
-        batch_tiles: tiles in one forward pass; None: `BATCH` on a CPU, `GPU_BATCH` on a GPU.
+        batch_tiles: tiles in one forward pass; None: see `default_batch`.
         stages: that will be used; calling another is an error.
     """
     where = torch.device(device)

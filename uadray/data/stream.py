@@ -102,7 +102,7 @@ class StreamConfig(Config):
         gpus: GPUs of each actor.
         threads: of an actor, each with tiles of its own; None shares the cluster's cores among the actors. Readers wait
             for storage much of the time, so the scorers may use every core.
-        batch_tiles: in one forward pass; None takes 64 on a CPU and 128 on a GPU (of the 256 that a reader sends at once).
+        batch_tiles: in one forward pass; None takes 64 on a CPU, 128 on a GPU, and fewer beyond inputs of 256 px.
         no_progress_timeout_s: the job ends where nothing moves for this long (no part comes, and no reader copies,
             decodes or writes anything), instead of hanging.
     """

@@ -47,7 +47,7 @@ class ServeConfig(Config):
         generator: the stage `reconstruct`.
         scorer: the stage `score`.
         detector: the three of them, where `one_replica` is set.
-        batch_tiles: in one forward pass of a stage; None takes 64 on a CPU and 128 on a GPU.
+        batch_tiles: in one forward pass of a stage; None takes 64 on a CPU, 128 on a GPU, and fewer beyond 256 px.
         max_tiles_per_request: more are refused (413).
         max_body_bytes: a larger body is refused (413) before it is read whole. An ingress replica holds at most
             `max_ongoing_requests + max_queued_requests` bodies of this size.
