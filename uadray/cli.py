@@ -220,7 +220,7 @@ def score(
     described = read_bundle(bundle)
     config = _stream_config(score_workers, gpus)
     with console.progress("score") as tick:
-        nodes = _join(bundle)
+        nodes = _join(bundle=bundle)
         summary = job.score(
             data, bundle_uri=bundle, bundle=described, out=out, config=config, nodes=nodes,
             progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
@@ -252,7 +252,7 @@ def calibrate(
     job.check_rows(rows, described)
     check_alpha(alpha, len(rows))
     with console.progress("calibrate") as tick:
-        nodes = _join(bundle)
+        nodes = _join(bundle=bundle)
         made, left_out = job.calibrate(
             rows, bundle_uri=bundle, bundle=described.with_masks(mask_dir), alpha=alpha, aggregation=aggregation,
             config=_stream_config(score_workers, gpus), nodes=nodes,
@@ -291,7 +291,7 @@ def screen(
         console.result(found)
         return
     with console.progress("screen") as tick:
-        nodes = _join(bundle, out)
+        nodes = _join(bundle=bundle, out=out)
         summary = job.screen(
             rows, bundle_uri=bundle, bundle=described, calibration=calibrated, out=out, config=config, nodes=nodes,
             retry_failed=retry_failed,
@@ -335,11 +335,14 @@ def serve(
 
 
 @app.command()
-def bench(name: Annotated[str, typer.Argument(help="decode, s3, screen, ingest, memory or nodes.")]) -> None:
+def bench(
+    name: Annotated[str, typer.Argument(help="decode, s3, screen, ingest, memory, nodes or faults.")],
+    only: Annotated[str | None, typer.Option(help="Scenarios of `faults`, like 0,a,f; all unless given.")] = None,
+) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
 
-    console.result(run(name))
+    console.result(run(name, only=only.split(",") if only else ()))
 
 
 @weights_app.command("pull")
@@ -373,14 +376,19 @@ def weights_list() -> None:
         print(f"{entry.name:20} {entry.size_bytes / 1e6:8.1f} MB  {weights.verify(entry.name):9} {entry.licence}")
 
 
-def _join(*uris: str) -> Any:
-    """Join the cluster, or start one here; the nodes that can be used. Those of a cluster are looked at first."""
+def _join(*, bundle: str | None = None, out: str | None = None) -> Any:
+    """Join the cluster, or start one here. Returns the nodes that can be used: each of a cluster is looked at first."""
     console.divert()
+    from uadray import bundle as bundles
+    from uadray import storage
     from uadray.data.cluster import connect
-    from uadray.data.nodes import Nodes
+    from uadray.data.nodes import Nodes, examiner
 
     connect()
-    nodes = Nodes()
+    if not os.environ.get("RAY_ADDRESS"):
+        return Nodes()
+    reads = [storage.join(bundle, bundles.DESCRIPTION)] if bundle else []
+    nodes = Nodes(examiner(out, reads))
     nodes.check()
     return nodes
 

@@ -522,7 +522,9 @@ def screen(
                 )  # fmt: skip
                 with closing(results):
                     run.take(results, book)
-            summary = book.finish(rows) | {"why_open": _some(list(book.given_back.items()))}
+            summary = book.finish(rows)
+            if summary["open"]:
+                summary["why_open"] = _some(list(book.given_back.items()))
         except (WorkError, storage.AccessError, storage.UnreachableError) as error:
             raise _stopped(error, book, rows, out) from error
     return summary | run.facts()

@@ -1,17 +1,37 @@
-"""Which nodes of the cluster a job uses. One that cannot be used is named once and left out; its slides go to others."""
+"""Which nodes of the cluster a job uses. One that cannot be used is named once, left out, and others do its slides."""
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import ray
 
+from uadray.checks import STORE_TIMEOUT_S
+from uadray.data.preflight import TIMEOUT_S, examine_nodes
 from uadray.errors import WorkError
 
 log = logging.getLogger(__name__)
 
-Examine = Callable[[Collection[str]], dict[str, str]]
-"""Looks at nodes, by id; returns what is wrong with those that cannot be used."""
+AGAIN_TIMEOUT_S = 30.0
+"""A node that is looked at in the middle of a job has processes that are ready: it answers sooner."""
+
+Examine = Callable[[Collection[str], float], dict[str, list[str]]]
+"""Looks at nodes, by id, for so many seconds; returns what is wrong with each, nothing where it can be used."""
+
+
+def examiner(out: str | None, reads: Sequence[str]) -> Examine:
+    """Looks at what a job needs of a node: uadray, `reads`, and where it writes to."""
+
+    def examine(node_ids: Collection[str], timeout_s: float) -> dict[str, list[str]]:
+        return examine_nodes(
+            out,
+            reads=reads,
+            timeout_s=timeout_s,
+            store_timeout_s=min(STORE_TIMEOUT_S, timeout_s / 2),
+            node_ids=node_ids,
+        )
+
+    return examine
 
 
 class Nodes:
@@ -59,7 +79,9 @@ class Nodes:
             return False
         usable = self.usable()
         asked = [i for i in usable if (node_ids is None or i in node_ids) and usable[i]["Resources"].get("CPU", 0) > 0]
-        problems = self._examine(asked) if asked else {}
+        timeout_s = TIMEOUT_S if node_ids is None else AGAIN_TIMEOUT_S
+        found = self._examine(asked, timeout_s) if asked else {}
+        problems = {node_id: "; ".join(some) for node_id, some in found.items() if some}
         others = any(n["Resources"].get("CPU", 0) > 0 for i, n in usable.items() if i not in problems)
         if but_not_the_last and not others:
             return False

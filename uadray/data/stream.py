@@ -245,9 +245,9 @@ _ADDRESS = re.compile(r"\bip=([0-9a-fA-F.:]+)")
 
 
 def what_was_raised(error: BaseException) -> str:
-    """What an error of Ray's comes down to: the last exception of its tracebacks, and the node it came from.
+    r"""What an error of Ray's comes down to: the last exception of its tracebacks, and the node it came from.
 
-    >>> what_was_raised(ValueError("ray::f() (pid=1, ip=10.0.0.3)\\n  File x\\nOSError: no disk\\n\\nTo change retries"))
+    >>> what_was_raised(ValueError("ray::f() (pid=1, ip=10.0.0.3)\n  File x\nOSError: no disk\n\nTo change it"))
     'OSError: no disk (node 10.0.0.3)'
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
