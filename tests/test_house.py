@@ -38,6 +38,7 @@ STAGES = (
     "tiling",
     "masks",
     "evidence",
+    "images",
     "monitoring.metrics",  # a leaf: names and counters, for every stage that counts
     "data.passes",
     "data.shards",

@@ -313,7 +313,7 @@ def screen(
 @app.command()
 def evaluate(
     path: Annotated[str, typer.Argument(help="scores.parquet of `score`, or the output folder of `screen`.")],
-    labels: Annotated[str | None, typer.Option(help="Manifest with a label column, for a screening.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Manifest: label (for a screening) and patient_id.")] = None,
     outlines: Annotated[str | None, typer.Option(help="Folder of GeoJSON outlines; else beside each slide.")] = None,
 ) -> None:
     """Say how good scores or decisions are, beside what is trivial."""

@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import cv2
@@ -109,13 +109,14 @@ class PartScorer:
     """The scoring actor: map, reconstruct and score fused, so that pixels arrive once and never leave."""
 
     def __init__(
-        self, bundle_uri: str, bundle: Bundle, device: str, threads: int, load: LoadDetector = load_detector
-    ) -> None:
+        self, bundle_uri: str, bundle: Bundle, device: str, threads: int, load: LoadDetector = load_detector,
+        batch_tiles: int | None = None,
+    ) -> None:  # fmt: skip
         self._threads = threads if device == "cpu" else 1
         torch.set_num_threads(1 if self._threads > 1 else threads)
         if storage.is_s3(bundle_uri):
             s3.known_to_answer()  # the driver has read the bundle's description there
-        self.detector = load(bundle_uri, bundle, device=device)
+        self.detector = load(bundle_uri, bundle, device=device, **({"batch_tiles": batch_tiles} if batch_tiles else {}))
         self._known = known_tiles(bundle)
         self.detector(self._known)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="uadray-score")
@@ -161,10 +162,17 @@ class PartScorer:
         """On CPUs a thread scores some tiles of its own: 1.2 times as fast as all threads in each operation of one."""
         if self._threads == 1:
             return self.detector(images)
-        step = max(4, BATCH // self._threads)  # together no more activations than one batch has
+        batch_tiles = getattr(self.detector, "batch_tiles", BATCH)
+        step = max(4, batch_tiles // self._threads)  # together no more activations than one batch has
         parts = list(self._pool.map(self.detector, [images[i : i + step] for i in range(0, len(images), step)]))
-        columns = ([getattr(part, each.name) for part in parts] for each in fields(Scored))
-        return Scored(*(np.concatenate(column) for column in columns))
+
+        def pictures(rows: Sequence[int]) -> tuple[Pixels, Pixels]:
+            pairs = [parts[row // step].pictures([row % step]) for row in rows]
+            x, x_hat = (np.concatenate(column) for column in zip(*pairs, strict=True))
+            return x, x_hat
+
+        score, residual = (np.concatenate([getattr(p, name) for p in parts]) for name in ("score", "residual"))
+        return Scored(score, residual, pictures)
 
     def _floor(self, slide: int, part: int) -> float:
         """A tile of this part that scores no more will not be among the slide's evidence: others are, sent before."""
@@ -227,12 +235,15 @@ def _pictures(tiles: pa.Table, scored: Scored | None, floor: float) -> pa.Table:
         return EVIDENCE.empty_table()
     best = np.argsort(-scored.score)[:EVIDENCE_TILES]
     order = [int(i) for i in best if np.isfinite(scored.score[i]) and scored.score[i] > floor]
+    if not order:
+        return EVIDENCE.empty_table()
+    x, x_hat = scored.pictures(order)
     return pa.table(
         {
             "tile_id": [tiles["tile_id"][i].as_py() for i in order],
             "score": [float(scored.score[i]) for i in order],
-            "tile": [evidence.encode_jpeg(scored.x[i]) for i in order],
-            "reconstruction": [evidence.encode_jpeg(scored.x_hat[i]) for i in order],
+            "tile": [evidence.encode_jpeg(picture) for picture in x],
+            "reconstruction": [evidence.encode_jpeg(picture) for picture in x_hat],
         },
         schema=EVIDENCE,
     )
@@ -397,7 +408,8 @@ def _assembled(row: SlideRow, part: dict[str, Any], parts: dict[int, dict[str, A
 
 def scorer_arguments(bundle_uri: str, bundle: Bundle, config: StreamConfig) -> dict[str, Any]:
     """For `PartScorer`: every actor checks its weights against the description that the driver read."""
-    return {"bundle_uri": bundle_uri, "bundle": bundle, "device": "cuda" if config.gpus else "cpu"}
+    device = "cuda" if config.gpus else "cpu"
+    return {"bundle_uri": bundle_uri, "bundle": bundle, "device": device, "batch_tiles": config.batch_tiles}
 
 
 def judge(

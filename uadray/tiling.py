@@ -93,6 +93,19 @@ def _id(slide_id: str, x: int, y: int, tile_px: int, mpp: str) -> str:
     return f"{slide_id}/x{x}_y{y}_{tile_px}px_{mpp}mpp"
 
 
+_TILE_ID = re.compile(r"(.*)/x([0-9]+)_y([0-9]+)_([0-9]+)px_([0-9.]+)mpp", re.DOTALL)
+
+
+def slide_of(tile_id: str) -> str | None:
+    """The slide that a tile id names; None for one of another making (those of tile sets are paths).
+
+    >>> slide_of("a/x96_y0_64px_0.5mpp"), slide_of("normal/7.png")
+    ('a', None)
+    """
+    found = _TILE_ID.fullmatch(tile_id)
+    return found[1] if found else None
+
+
 def parse_tile_id(text: str) -> TilePlace:
     """The reverse of `tile_id`.
 
@@ -102,7 +115,7 @@ def parse_tile_id(text: str) -> TilePlace:
     Raises:
         InputError: it is not the id of a tile cut from a slide (those of tile sets are paths).
     """
-    found = re.fullmatch(r"(.*)/x([0-9]+)_y([0-9]+)_([0-9]+)px_([0-9.]+)mpp", text, re.DOTALL)
+    found = _TILE_ID.fullmatch(text)
     if not found:
         raise InputError(f"{text!r} is not a tile id; expected one like 'slide/x96_y0_64px_0.5mpp'")
     return TilePlace(found[1], int(found[2]), int(found[3]), int(found[4]), float(found[5]))
