@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from uadray.errors import SHOW_IDS
+
 LOG_EVERY_S = 10.0
 
 
@@ -40,6 +42,11 @@ def set_up_logging() -> None:
     logging.getLogger("uadray").handlers = [handler]
     logging.getLogger("uadray").setLevel(logging.INFO)
     logging.getLogger("uadray").propagate = False
+
+
+def show_ids() -> None:
+    """Let logs name slides, those of worker processes that are started from here too."""
+    os.environ[SHOW_IDS] = "1"
 
 
 @contextmanager

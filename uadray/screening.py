@@ -6,6 +6,7 @@ moment and run it again: slides with a decision are left as they are.
 """
 
 import json
+import logging
 import math
 import time
 from collections import Counter, OrderedDict
@@ -41,12 +42,15 @@ from uadray.data.stream import (
     to_ipc,
 )
 from uadray.detector import BATCH, Scored
+from uadray.identity import Seen, is_seen, warn_of_same_files
 from uadray.leases import NOT_OURS
 from uadray.manifest import SlideRow
 from uadray.models.pixels import Pixels
 from uadray.monitoring import metrics
 from uadray.quality import QualityConfig, assess
 from uadray.schemas import TILE_SCORES
+
+log = logging.getLogger(__name__)
 
 EVIDENCE_TILES = 5
 SLIDES_AT_ONCE = 64
@@ -300,6 +304,15 @@ def judge(
     return counts | {"state": "scored", "score": score} | (_decided(score, calibration) if calibration else {})
 
 
+def note(result: SlideResult, trained_on: Seen, calibrated_on: Seen) -> str | None:
+    """What a slide was used for before, as far as its id, place or etag tell; the field `note` of its decision."""
+    etag = result.header.get("etag")
+    for what, seen in (("training", trained_on), ("calibration", calibrated_on)):
+        if is_seen(result.row, seen, etag=etag):
+            return what
+    return None
+
+
 def _undecided() -> dict[str, Any]:
     return {"decision": "not_assessable"}
 
@@ -349,7 +362,9 @@ def screen(
         InputError: `out` holds a screening with another bundle or calibration.
     """
     config = config or ScreenConfig()
-    began, slides, tiles = time.perf_counter(), 0, 0
+    began, slides, tiles, noted = time.perf_counter(), 0, 0, 0
+    trained_on, calibrated_on = bundle.trained_on, calibration.seen
+    warn_of_same_files(rows)
     with ledger.open_ledger(out, bundle=bundle, calibration=calibration) as book:
 
         def tick() -> None:
@@ -366,11 +381,15 @@ def screen(
                     book.pass_over(result.row.slide_id, result.failure[0])
                     continue
                 verdict = judge(result, calibration.aggregation, calibration, quality=bundle.tiles.quality)
+                verdict["note"] = note(result, trained_on, calibrated_on)
                 if book.commit(result, verdict):
                     metrics.count_slide(verdict["state"])
                     slides += 1
+                    noted += verdict["note"] is not None
                     tiles += int(verdict.get("n_scored") or 0)
                 tick()
         seconds = time.perf_counter() - began
         summary = book.finish(rows)
+    if noted:
+        log.warning("%d slides were used to train or calibrate: their p-values are no news, see the column note", noted)
     return summary | {"slides_now": slides, "tiles_now": tiles, "tiles_per_second": tiles / max(seconds, 1e-9)}
