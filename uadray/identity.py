@@ -33,7 +33,7 @@ _REQUESTS = 32
 
 @dataclass(frozen=True)
 class Seen:
-    """Marks of slides and patients that were seen. Without a salt they are hashes of slide ids alone (uadray 4.0)."""
+    """Marks of slides and patients that were seen. Without a salt they are hashes of slide ids alone (uadray 0.1)."""
 
     salt: str
     marks: frozenset[str]
