@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -10,22 +10,22 @@ from uadray import identity, runs, storage
 from uadray.aggregation import AggregationConfig, Calibration, check_alpha, one_a_patient
 from uadray.bundle import CALIBRATION, Bundle
 from uadray.config import parse_config
+from uadray.data.nodes import Nodes
 from uadray.data.stream import StreamConfig
 from uadray.errors import InputError, shown
 from uadray.manifest import SlideRow, has_label
-from uadray.screening import judge, scored_slides
+from uadray.screening import Progress, judge, scored_slides
 
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 256 * 2**20
 """Of `calibration.json`: a million slides' scores and marks."""
 
-Progress = Callable[[int, int, int], None]
-
 
 def calibrate(
     rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle, alpha: float, aggregation: AggregationConfig,
-    config: StreamConfig | None = None, progress: Progress | None = None, contents: Mapping[str, str] | None = None,
+    config: StreamConfig | None = None, progress: Progress | None = None, nodes: Nodes | None = None,
+    contents: Mapping[str, str] | None = None,
 ) -> tuple[Calibration, dict[str, str]]:  # fmt: skip
     """Score normal slides and keep one score a patient. `contents`: what `check` returned, if it was called before.
 
@@ -40,7 +40,14 @@ def calibrate(
     etags: dict[str, str | None] = {}
     left_out: dict[str, str] = {}
     tiles: list[np.ndarray] = []
-    for result in scored_slides(rows, bundle_uri=bundle_uri, bundle=bundle, config=config or StreamConfig()):
+
+    def tick(note: str = "") -> None:
+        if progress is not None:
+            progress(len(scores) + len(left_out), len(rows), sum(map(len, tiles)), note)
+
+    for result in scored_slides(
+        rows, bundle_uri=bundle_uri, bundle=bundle, config=config or StreamConfig(), nodes=nodes, say=tick
+    ):
         verdict = judge(result, aggregation, quality=bundle.tiles.quality)
         if verdict["state"] == "scored" and result.tiles is not None:
             scores[result.row.slide_id] = verdict["score"]
@@ -48,8 +55,7 @@ def calibrate(
             tiles.append(result.tiles["score"].drop_null().to_numpy())
         else:
             left_out[result.row.slide_id] = f"{verdict['reason']}: {verdict['message']}"
-        if progress is not None:
-            progress(len(scores) + len(left_out), len(rows), sum(map(len, tiles)))
+        tick()
     chosen = one_a_patient({row.slide_id: row.patient for row in rows if row.slide_id in scores})
     check_alpha(alpha, len(chosen))
     _warn_of_equal_scores(scores)

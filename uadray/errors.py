@@ -9,9 +9,13 @@ Errors name slides, for whoever gave the command. Logs are kept and sent elsewhe
 
 import hashlib
 import os
+import re
 
 SHOW_IDS = "UADRAY_SHOW_IDS"
 """The environment variable behind `--show-ids`: set to 1, logs name slides."""
+
+
+_PATH = re.compile(r"\S*/.*?(?=: |$)", re.DOTALL)
 
 
 def shown(slide_id: str) -> str:
@@ -21,6 +25,15 @@ def shown(slide_id: str) -> str:
     'ca978112'
     """
     return slide_id if shows_ids() else hashlib.sha256(slide_id.encode()).hexdigest()[:8]
+
+
+def shown_text(message: str) -> str:
+    """A message as logs have it: without paths, which name slides.
+
+    >>> shown_text("unreadable: s3://bucket/Jane Doe.svs: permission denied")
+    'unreadable: (path): permission denied'
+    """
+    return message if shows_ids() else _PATH.sub("(path)", message)
 
 
 def shows_ids() -> bool:
@@ -66,3 +79,7 @@ class SlideError(UadrayError):
     def __reduce__(self) -> tuple[type["SlideError"], tuple[str, str, str]]:
         """Cross process borders whole (Ray pickles errors)."""
         return (SlideError, (self.slide_id, self.reason, self.message))
+
+
+class ClusterLostError(WorkError):
+    """The Ray cluster is gone: whatever is asked of it hangs, its shutdown too. Exit status 1."""

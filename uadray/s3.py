@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from uadray.errors import InputError, UadrayError
-from uadray.uris import AccessError, ChangedError, NotFoundError, UnreachableError, split_s3
+from uadray.uris import AccessError, ChangedError, NoBucketError, NotFoundError, UnreachableError, split_s3
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -56,13 +56,17 @@ class Connection:
         """Whether the configuration insists on `bucket.endpoint` instead of `endpoint/bucket`."""
         return (self.client.meta.config.s3 or {}).get("addressing_style") == "virtual"
 
+    @property
+    def is_amazon(self) -> bool:
+        """Whether requests go to Amazon, as they do where nobody has named another endpoint."""
+        return (urlsplit(self.endpoint).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
     def bucket_endpoint(self, bucket: str) -> tuple[str, str]:
         """Return endpoint and region of a bucket: boto3 follows Amazon's redirects between regions, others do not."""
         from botocore.exceptions import ClientError
 
         region = str(self.client.meta.region_name or "us-east-1")
-        host = urlsplit(self.endpoint).hostname or ""
-        if not (host.startswith("s3.") and host.endswith((".amazonaws.com", ".amazonaws.com.cn"))):
+        if not (self.is_amazon and (urlsplit(self.endpoint).hostname or "").startswith("s3.")):
             return self.endpoint, region
         try:
             answer = self.client.head_bucket(Bucket=bucket)
@@ -240,7 +244,7 @@ def _refused(error: Any, uri: str) -> UadrayError:
         return ChangedError(f"{uri}: the object has changed since it was looked at")
     if code == "NoSuchBucket":
         bucket = split_s3(uri)[0]
-        return NotFoundError(f"{uri}: there is no bucket {bucket} at {endpoint}; check its name and AWS_ENDPOINT_URL")
+        return NoBucketError(f"{uri}: there is no bucket {bucket} at {endpoint}; check its name and AWS_ENDPOINT_URL")
     if status == 404:
         return NotFoundError(f"{uri}: there is no such object at {endpoint}")
     if status in (401, 403) or "Token" in code:

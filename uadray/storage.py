@@ -10,7 +10,8 @@ any, requests are unsigned. Libraries that need a local file get one from `uadra
 Errors, all of them one line that says what to check:
 
 - `NotFoundError`, `AccessError`, `UnreachableError`: exit status 2.
-- `ChangedError`: the etag is not the expected one. `FullError`: a disk or the slide cache is full. Exit status 1.
+- `ChangedError`: the etag is not the expected one. `FullError`: a disk is full, or a slide larger than the cache.
+  `BusyError`: every copy in the slide cache is in use. Exit status 1.
 """
 
 import errno
@@ -18,7 +19,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,10 @@ from uadray import s3_objects
 from uadray.errors import InputError, UadrayError
 from uadray.uris import (
     AccessError,
+    BusyError,
     ChangedError,
     FullError,
+    NoBucketError,
     NotFoundError,
     ObjectInfo,
     UnreachableError,
@@ -44,11 +47,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccessError",
+    "BusyError",
     "ChangedError",
     "FullError",
+    "NoBucketError",
     "NotFoundError",
     "ObjectInfo",
     "UnreachableError",
+    "check_conditional_puts",
     "delete",
     "exists",
     "is_s3",
@@ -86,9 +92,9 @@ def exists(uri: str) -> bool:
     """Tell whether there is an object (not a folder). A missing bucket or a refused access is an error, not a no."""
     try:
         stat(uri)
-    except NotFoundError as error:
-        if "no bucket" in str(error):
-            raise
+    except NoBucketError:
+        raise
+    except NotFoundError:
         return False
     return True
 
@@ -197,6 +203,37 @@ def replace_if_match(uri: str, data: bytes, etag: str) -> bool:
             os.utime(temporary, ns=(before + 1000, before + 1000))
         temporary.replace(local_path(uri))
     return True
+
+
+def check_conditional_puts(folder_uri: str) -> None:
+    """Make sure that a place honours conditions on writes: without, two drivers could take the same slide.
+
+    Writes, replaces and removes one small object there: six requests in S3. Local folders are made.
+
+    Raises:
+        InputError: it overwrites what it was told to leave, or refuses what it should have done.
+    """
+    uri = join(folder_uri, f".{secrets.token_hex(8)}{_TEMPORARY}")
+    created = put_if_absent(uri, b"first")
+    try:
+        if put_if_absent(uri, b"second"):
+            raise InputError(_ignores(folder_uri, "If-None-Match: a second writer overwrote the first"))
+        if replace_if_match(uri, b"third", "0" * 32):
+            raise InputError(_ignores(folder_uri, "If-Match: an object was replaced by who knew another version of it"))
+        if not (created and replace_if_match(uri, b"fourth", stat(uri).etag)):
+            raise InputError(_ignores(folder_uri, "If-Match: it refuses a write whose condition is met"))
+    except BaseException:
+        with suppress(UadrayError):  # what went wrong first is what is to be said
+            delete(uri)
+        raise
+    delete(uri)
+
+
+def _ignores(uri: str, what: str) -> str:
+    return (
+        f"{uri}: this store does not honour {what}; results would be lost or made twice, so use Amazon S3, "
+        "another server or a newer version of this one that has conditional writes, or a folder on a disk"
+    )
 
 
 def delete(uri: str) -> None:

@@ -114,7 +114,9 @@ def _streamed(network: "Network", folder: str, nodes: int, part_s: float) -> dic
     """Stream all slides through one scorer a node."""
     from uadray.bench.slides import TINY
     from uadray.data.cluster import connect
+    from uadray.data.nodes import Nodes
     from uadray.data.stream import StreamConfig, slide_reads, stream
+    from uadray.data.watch import DriversWatch
     from uadray.tiling import TileSpec
 
     began = time.perf_counter()
@@ -125,7 +127,12 @@ def _streamed(network: "Network", folder: str, nodes: int, part_s: float) -> dic
     where: Counter[str] = Counter()
     seen: Counter[tuple[int, int]] = Counter()
     first: dict[str, int] = {}
-    for part in stream(slide_reads(rows, spec), scorer=Sleeper, arguments={"part_s": part_s}, config=config):
+    for part in stream(
+        slide_reads(rows, spec), scorer=Sleeper, arguments={"part_s": part_s}, config=config, nodes=Nodes(),
+        watch=DriversWatch(),
+    ):  # fmt: skip
+        if part is None:
+            continue
         header = json.loads(part["header"])
         if part["part"] < 0:
             raise WorkError(f"the bench's own slide: {header}")
@@ -156,7 +163,7 @@ def _screened_with_a_loss(network: "Network", folder: str) -> dict[str, Any]:
     bundle = read_bundle(uri)
     killed: list[int] = []
 
-    def watch(done: int, total: int, tiles: int) -> None:
+    def watch(done: int, total: int, tiles: int, note: str = "") -> None:
         if done >= total / 3 and not killed:
             killed.append(done)
             network.kill(len(network.nodes) - 1)
