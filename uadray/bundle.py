@@ -17,6 +17,7 @@ from uadray import __version__, storage
 from uadray.config import Config, parse_config
 from uadray.detector import STAGES, Detector, Stage, build_detector, network_names
 from uadray.errors import InputError
+from uadray.identity import Seen
 from uadray.models.build import DetectorConfig, Networks, outline
 from uadray.tiling import TileSpec
 from uadray.training.checkpoint import load_networks, save_networks
@@ -42,7 +43,8 @@ class Bundle(Config):
         detector: its architecture.
         tiles: how the tiles it was trained on were cut; it scores no others.
         weights_sha256: of `weights.safetensors`; also the bundle's identity.
-        training_data: fingerprint and counts of what it was trained on.
+        training_data: fingerprint and counts of what it was trained on; of slides, `salt` and `slides`, their marks
+            (`uadray.identity`). No slide id and no path: bundles are given away.
         metrics: the last ones of the training.
         uadray_version: that wrote it.
         commit: of the checkout that wrote it, if there was one.
@@ -71,6 +73,13 @@ class Bundle(Config):
                 f"detector.input_px {self.detector.input_px} is larger than tiles.tile_px {self.tiles.tile_px}"
             )
         return self
+
+    @property
+    def trained_on(self) -> Seen:
+        """The slides it was trained on; none are known of a tile set."""
+        salt, slides = (self.training_data.get(name) for name in ("salt", "slides"))
+        marks = frozenset(map(str, slides)) if isinstance(slides, list) else frozenset[str]()
+        return Seen(salt if isinstance(salt, str) else "", marks)
 
     @property
     def id(self) -> str:

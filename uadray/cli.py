@@ -31,8 +31,11 @@ GpusOpt = Annotated[float, typer.Option(help="GPUs of each scoring actor.", min=
 def main() -> None:
     """Run a command; errors for people become one line and an exit status (2: input, 1: work)."""
     console.set_up_logging()
+    arguments = [argument for argument in sys.argv[1:] if argument != "--show-ids"]
+    if len(arguments) < len(sys.argv) - 1:  # before or behind the command
+        arguments.insert(0, "--show-ids")
     try:
-        app(standalone_mode=True)
+        app(arguments, standalone_mode=True)
     except UadrayError as error:
         _end(error, error.exit_status)
     except KeyboardInterrupt:
@@ -66,8 +69,12 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
-    pass
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+    show_ids: Annotated[bool, typer.Option("--show-ids", help="Name slides in logs, which else have hashes.")] = False,
+) -> None:
+    if show_ids:
+        console.show_ids()
 
 
 @app.command()
@@ -112,9 +119,11 @@ def index(
     """List the slides in a folder or bucket as a manifest."""
     from uadray import manifest
 
-    rows = manifest.index(uri)
+    left_out: dict[str, list[str]] = {}
+    rows = manifest.index(uri, left_out=left_out)
     manifest.write_manifest(rows, out)
-    console.result({"manifest": out, "slides": len(rows)})
+    counts = {reason: {"count": len(paths), "examples": paths[:3]} for reason, paths in sorted(left_out.items())}
+    console.result({"manifest": out, "slides": len(rows), "left_out": counts})
 
 
 @app.command()
@@ -242,23 +251,23 @@ def calibrate(
 ) -> None:
     """Score normal slides that were not trained on; from then on the bundle can decide."""
     from uadray import calibration as job
-    from uadray.aggregation import AggregationConfig, check_alpha
+    from uadray.aggregation import AggregationConfig
     from uadray.bundle import read_bundle
     from uadray.config import parse_config
     from uadray.manifest import read_manifest
 
     described, rows = read_bundle(bundle), read_manifest(slides)
     aggregation = parse_config(AggregationConfig, {"top_fraction": top_fraction}, source="--top-fraction")
-    job.check_rows(rows, described)
-    check_alpha(alpha, len(rows))
+    contents = job.check(rows, described, alpha=alpha)
     with console.progress("calibrate") as tick:
         nodes = _join(bundle=bundle)
         made, left_out = job.calibrate(
             rows, bundle_uri=bundle, bundle=described.with_masks(mask_dir), alpha=alpha, aggregation=aggregation,
-            config=_stream_config(score_workers, gpus), nodes=nodes,
+            config=_stream_config(score_workers, gpus), nodes=nodes, contents=contents,
             progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
         )  # fmt: skip
-    console.result({"calibration": made.id, "slides": len(made.scores), "alpha": alpha, "left_out": left_out})
+    counts = {"slides": len(rows) - len(left_out), "patients": len(made.scores)}
+    console.result({"calibration": made.id, **counts, "alpha": alpha, "left_out": left_out})
     if left_out:
         raise typer.Exit(1)
 
@@ -421,4 +430,4 @@ def _losses(line: dict[str, Any]) -> str:
 
 
 def _short(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in values.items() if k != "slides"}
+    return {k: v for k, v in values.items() if k not in ("slides", "salt")}

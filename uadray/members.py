@@ -26,7 +26,9 @@ from uadray.uris import ChangedError, NotFoundError, ObjectInfo, join, name, par
 MAX_FILES = 10_000
 """Slides have tens to hundreds of files. More in one folder is ten list requests, and not one slide."""
 
-_MRXS, _KEY_FILES, _DICOM = (".mrxs",), (".vms", ".vmu"), (".dcm", ".dicom")
+DICOM_SUFFIXES = (".dcm", ".dicom")
+
+_MRXS, _KEY_FILES = (".mrxs",), (".vms", ".vmu")
 _KEY_FILE_BYTES = 64 * 2**10  # OpenSlide takes no larger ones either
 _HEADER_BYTES = (16 * 2**10, 2**20)  # read at first, and where the series is not in there
 _REQUESTS = 32
@@ -71,7 +73,7 @@ def has_many_files(uri: str) -> bool:
     >>> [has_many_files(uri) for uri in ("s3://bucket/a.svs", "s3://bucket/a.MRXS", "/data/a.dcm")]
     [False, True, True]
     """
-    return _suffix(uri).lower() in (*_MRXS, *_KEY_FILES, *_DICOM)
+    return _suffix(uri).lower() in (*_MRXS, *_KEY_FILES, *DICOM_SUFFIXES)
 
 
 def slide_stat(uri: str) -> ObjectInfo:
@@ -95,7 +97,7 @@ def slide_files(uri: str) -> SlideFiles:
         others = _in_folder(uri, uri[: -len(suffix)])
     elif suffix.lower() in _KEY_FILES:
         others = _named_in(info)
-    elif suffix.lower() in _DICOM:
+    elif suffix.lower() in DICOM_SUFFIXES:
         others = _series_members(info)
     return SlideFiles((main, *others))
 
@@ -190,8 +192,8 @@ def _stat_or_none(uri: str) -> ObjectInfo | None:
 
 def _series_members(info: ObjectInfo) -> list[Member]:
     """The other files of a DICOM series. What is no DICOM is left to OpenSlide to complain about."""
-    series = _series(info)
-    if series is None:
+    own = series(info)
+    if own is None:
         return []
     folder = parent(info.uri)
     beside = [
@@ -200,12 +202,12 @@ def _series_members(info: ObjectInfo) -> list[Member]:
         if parent(other.uri) == folder and name(other.uri) != name(info.uri)
     ]
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        found = [other for other, its in zip(beside, pool.map(_series, beside), strict=True) if its == series]
+        found = [other for other, its in zip(beside, pool.map(series, beside), strict=True) if its == own]
     return [Member(f"{number:05}.dcm", other) for number, other in enumerate(found, start=1)]
 
 
 @lru_cache(maxsize=100_000)
-def _series(info: ObjectInfo) -> str | None:
+def series(info: ObjectInfo) -> str | None:
     """The series of a file; None for what is no DICOM, or is gone. Read once: folders may hold many slides."""
     for n_bytes in _HEADER_BYTES:
         try:

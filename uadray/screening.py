@@ -6,6 +6,7 @@ moment and run it again: slides with a decision are left as they are.
 """
 
 import json
+import logging
 import math
 import time
 from collections import Counter, OrderedDict, deque
@@ -47,13 +48,16 @@ from uadray.data.stream import (
 from uadray.data.waiting import Say, Waiting
 from uadray.data.watch import DriversWatch
 from uadray.detector import BATCH, Scored
-from uadray.errors import ClusterLostError, UadrayError, WorkError
+from uadray.errors import ClusterLostError, UadrayError, WorkError, shown
+from uadray.identity import Seen, is_seen, warn_of_same_files
 from uadray.leases import NOT_OURS
 from uadray.manifest import SlideRow
 from uadray.models.pixels import Pixels
 from uadray.monitoring import metrics
 from uadray.quality import QualityConfig, assess
 from uadray.schemas import TILE_SCORES
+
+log = logging.getLogger(__name__)
 
 EVIDENCE_TILES = 5
 SLIDES_AT_ONCE = 64
@@ -337,7 +341,7 @@ def _streamed(
     parts: dict[int, dict[int, dict[str, Any]]] = {}
     done: set[int] = set()
     watch = DriversWatch()
-    names = [row.slide_id for row in rows]
+    names = [shown(row.slide_id) for row in rows]
     waiting = Waiting(names, watch=watch, nodes=nodes, timeout_s=config.no_progress_timeout_s, say=say)
     source = stream(reads, scorer=PartScorer, arguments=arguments, config=config, nodes=nodes, watch=watch)
     try:
@@ -450,6 +454,15 @@ def judge(
     return counts | {"state": "scored", "score": score} | (_decided(score, calibration) if calibration else {})
 
 
+def note(result: SlideResult, trained_on: Seen, calibrated_on: Seen) -> str | None:
+    """What a slide was used for before, as far as its id, place or etag tell; the field `note` of its decision."""
+    etag = result.header.get("etag")
+    for what, seen in (("training", trained_on), ("calibration", calibrated_on)):
+        if is_seen(result.row, seen, etag=etag):
+            return what
+    return None
+
+
 def _undecided() -> dict[str, Any]:
     return {"decision": "not_assessable"}
 
@@ -510,6 +523,7 @@ def screen(
     run = _Screening(rows, bundle=bundle, calibration=calibration, progress=progress)
     config, nodes = config or ScreenConfig(), nodes or Nodes()
     metrics.start_run(runs.fingerprint([out, str(time.time())])[:8])
+    warn_of_same_files(rows)
     with ledger.open_ledger(out, bundle=bundle, calibration=calibration) as book:
         try:
             for todo in book.rounds(rows, retry_failed=retry_failed, waiting=lambda: run.tick(book)):
@@ -554,7 +568,8 @@ class _Screening:
         self, rows: list[SlideRow], *, bundle: Bundle, calibration: Calibration, progress: Progress | None
     ) -> None:
         self._rows, self._bundle, self._calibration, self._progress = rows, bundle, calibration, progress
-        self._began, self._slides, self._tiles = time.perf_counter(), 0, 0
+        self._began, self._slides, self._tiles, self._noted = time.perf_counter(), 0, 0, 0
+        self._seen = (bundle.trained_on, calibration.seen)
         self._note = ""
 
     def take(self, results: Iterator[SlideResult], book: ledger.Ledger) -> None:
@@ -570,7 +585,7 @@ class _Screening:
                 else:
                     verdict = judge(
                         result, self._calibration.aggregation, self._calibration, quality=self._bundle.tiles.quality
-                    )
+                    ) | {"note": note(result, *self._seen)}
                     writing.append((pool.submit(book.commit, result, verdict), verdict))
                 while len(writing) > COMMITS or (writing and writing[0][0].done()):
                     self._written(*writing.popleft())
@@ -587,6 +602,10 @@ class _Screening:
 
     def facts(self) -> dict[str, Any]:
         """What this run did."""
+        if self._noted:
+            log.warning(
+                "%d slides were used to train or calibrate: their p-values are no news, see `note`", self._noted
+            )
         seconds = time.perf_counter() - self._began
         rate = self._tiles / max(seconds, 1e-9)
         return {"slides_now": self._slides, "tiles_now": self._tiles, "tiles_per_second": rate}
@@ -595,4 +614,5 @@ class _Screening:
         if commit.result():
             metrics.count_slide(verdict["state"])
             self._slides += 1
+            self._noted += verdict["note"] is not None
             self._tiles += int(verdict.get("n_scored") or 0)
