@@ -8,7 +8,7 @@ import ray
 
 from uadray.checks import STORE_TIMEOUT_S
 from uadray.data.preflight import TIMEOUT_S, examine_nodes
-from uadray.errors import WorkError, shown_text
+from uadray.errors import WorkError
 
 log = logging.getLogger(__name__)
 
@@ -102,4 +102,4 @@ class Nodes:
         self.left_out[node_id] = f"node {address}: {' '.join(why.split())[:300]}"
         if self.count() == 0:
             raise WorkError(f"no node can be used; {'; '.join(self.left_out.values())}")
-        log.warning("%s; it is not used, its slides go to others", shown_text(self.left_out[node_id]))
+        log.warning("%s; it is not used, its slides go to others", self.left_out[node_id])
