@@ -32,7 +32,7 @@ from uadray.data.attempts import Attempts, is_there
 from uadray.data.claims import claimed_reads
 from uadray.data.datasource import Read
 from uadray.data.estimate import estimate
-from uadray.data.nodes import Nodes
+from uadray.data.nodes import Nodes, head_address
 from uadray.data.stream import (
     StreamConfig,
     StreamError,
@@ -342,7 +342,9 @@ def _streamed(
     done: set[int] = set()
     watch = DriversWatch()
     names = [shown(row.slide_id) for row in rows]
-    waiting = Waiting(names, watch=watch, nodes=nodes, timeout_s=config.no_progress_timeout_s, say=say)
+    waiting = Waiting(
+        names, watch=watch, nodes=nodes, timeout_s=config.no_progress_timeout_s, say=say, head=head_address()
+    )
     source = stream(reads, scorer=PartScorer, arguments=arguments, config=config, nodes=nodes, watch=watch)
     try:
         with closing(source):
@@ -365,7 +367,7 @@ def _streamed(
                     done.add(index)
                     parts.pop(index, None)
                     yield result_or_none
-        yield from _crashed(rows, watch.look(timeout_s=LAST_LOOK_S).crashed, done)
+        yield from _crashed(rows, watch.look(LAST_LOOK_S).crashed, done)
         for index in sorted(set(range(len(rows))) - done):  # cannot be; if it is, it is tried again, and said
             yield SlideResult(rows[index], failure=("unreachable", "its reader ended without an answer"))
     finally:

@@ -103,3 +103,8 @@ class Nodes:
         if self.count() == 0:
             raise WorkError(f"no node can be used; {'; '.join(self.left_out.values())}")
         log.warning("%s; it is not used, its slides go to others", self.left_out[node_id])
+
+
+def head_address() -> str:
+    """`host:port` of the cluster's head, from where its nodes are told what is alive."""
+    return str(ray.get_runtime_context().gcs_address)

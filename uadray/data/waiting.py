@@ -11,11 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-
-import ray
+from typing import Protocol
 
 from uadray.data.nodes import Nodes
-from uadray.data.watch import DriversWatch, Look
+from uadray.data.watch import Look
 from uadray.errors import ClusterLostError, WorkError
 
 QUIET_S = 10.0
@@ -34,6 +33,14 @@ NAMED = 4
 Say = Callable[[str], None]
 
 
+class Looks(Protocol):
+    """Tells what is open: `watch.DriversWatch`."""
+
+    def look(self) -> Look:
+        """What is open, and what has crashed."""
+        ...
+
+
 class Waiting:
     """Watches over one stream.
 
@@ -43,11 +50,15 @@ class Waiting:
         nodes: that are used.
         timeout_s: without any movement for so long the stream ends.
         say: takes what is waited for; the empty text where nothing is.
+        head: `host:port` of the cluster's head.
     """
 
-    def __init__(self, names: Sequence[str], *, watch: DriversWatch, nodes: Nodes, timeout_s: float, say: Say) -> None:
+    def __init__(
+        self, names: Sequence[str], *, watch: Looks, nodes: Nodes, timeout_s: float, say: Say, head: str
+    ) -> None:
         self._names, self._watch, self._nodes, self._timeout_s, self._say = names, watch, nodes, timeout_s, say
         self._row_at = self._head_at = self._head_asked = time.monotonic()
+        self._head = head
         self._looking: threading.Thread | None = None
         self._looked: dict[str, float] = {}
         self._found: list[WorkError | bool] = []
@@ -65,7 +76,8 @@ class Waiting:
             WorkError: nothing moves, or no node is left.
         """
         now = time.monotonic()
-        self._look_for_head(now)
+        if self._head_is_away(now):
+            return False  # whatever else is asked of the cluster hangs
         look = self._watch.look()
         quiet_s = now - self._row_at
         still_s = min([quiet_s, *(o.moved for o in look.open)])
@@ -90,19 +102,18 @@ class Waiting:
         more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
         return f"waiting for {', '.join([*named][:NAMED])}{more}"
 
-    def _look_for_head(self, now: float) -> None:
+    def _head_is_away(self, now: float) -> bool:
         if now - self._head_asked < HEAD_EVERY_S:
-            return
+            return self._head_at < self._head_asked
         self._head_asked = now
-        address = ray.get_runtime_context().gcs_address
-        if answers(address):
+        if answers(self._head):
             self._head_at = time.monotonic()
-        elif now - self._head_at > HEAD_GONE_S:
-            raise ClusterLostError(
-                f"the head of the Ray cluster at {address} has not answered for {now - self._head_at:.0f} s"
-            )
-        else:
-            self._say(f"waiting for the head of the Ray cluster at {address}, which does not answer")
+            return False
+        away_s = now - self._head_at
+        if away_s > HEAD_GONE_S:
+            raise ClusterLostError(f"the head of the Ray cluster at {self._head} has not answered for {away_s:.0f} s")
+        self._say(f"waiting for the head of the Ray cluster at {self._head}, which does not answer")
+        return True
 
     def _look_at_nodes(self, look: Look, now: float) -> None:
         """Examine, beside the stream, the nodes whose work stands still."""
