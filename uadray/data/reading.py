@@ -15,7 +15,7 @@ from uadray.members import slide_stat
 from uadray.quality import Flag, QualityConfig, SlideQuality, pixel_flags, slide_quality, tile_flags
 from uadray.slides.reader import Slide, TilePlaces, finer_level, read_place, reading_order, thumbnail, tile_places
 from uadray.stain import Normalizer, Stain, StainError, fit, normalizer
-from uadray.tiling import TileSpec, grid, keep_tissue
+from uadray.tiling import TileSpec, grid, n_grid
 from uadray.tissue import shrink, tissue_mask
 
 CHUNK_TILES, MIN_CHUNK_TILES, CHUNK_BYTES = 256, 64, 48 * 2**20
@@ -101,8 +101,7 @@ def plan_slide(slide: Slide, *, etag: str, spec: TileSpec) -> SlidePlan:
     image, mpp = thumbnail(slide)
     size = slide.level_sizes_px[0]
     tissue = _tissue(slide, image, mpp, spec)
-    every = grid(slide.slide_id, size, slide.mpp, tissue, spec)
-    tiles = keep_tissue(every, spec)
+    tiles = grid(slide.slide_id, size, slide.mpp, tissue, spec)
     layers = {"Tissue": tissue}
     flags: list[Flag | None] = [None] * len(tiles)
     if spec.quality is not None:
@@ -120,7 +119,7 @@ def plan_slide(slide: Slide, *, etag: str, spec: TileSpec) -> SlidePlan:
         tiles=good.take(reading_order(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px)),
         flagged=tiles.filter(pa.array(~is_good)),
         flags=[flag for flag in flags if flag is not None],
-        n_grid=len(every),
+        n_grid=n_grid(slide.slide_id, size, slide.mpp, spec),
         preview=_preview(image),
         masks=masks.write_masks(layers, size),
         stain=_stain(slide, image, tissue, spec) if len(good) else None,

@@ -60,8 +60,8 @@ def index_of(source: ByteSource, *, slide_id: str) -> TiffIndex | None:
         raise SlideError(
             slide_id,
             "several_images",
-            f"{source.name} holds several images of a slide's size. Read would be {index.levels[0].name}, and not "
-            f"{images}: save each as a file of its own, or, if they are smaller levels, mark them so (NewSubfileType 1)",
+            f"{source.name} holds several images of a slide's size; {index.levels[0].name} would be read, and not "
+            f"{images}: save each as a file of its own, or, if one is a smaller level, mark it so (NewSubfileType 1)",
         )
     if index is not None and index.colours:
         raise SlideError(

@@ -442,4 +442,4 @@ def _stated_size(file: TiffHeader, slide: _Page, images: Sequence[OmeImage], kin
     x, y = file.ratio(slide.tags, 282), file.ratio(slide.tags, 283)
     if unit is None or x is None or y is None:
         return None
-    return StatedSize(unit[1] / x, unit[1] / y, f"its resolution tag ({x:g} pixels a {unit[0]})")
+    return StatedSize(unit[1] / x, unit[1] / y, f"its resolution tag ({x:g} pixels per {unit[0]})")
