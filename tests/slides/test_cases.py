@@ -53,8 +53,9 @@ def _refused(path: Path, reason: str, message: str) -> None:
 
 
 def _half(image: np.ndarray, n: int = 2) -> np.ndarray:
-    size = (image.shape[1] // n, image.shape[0] // n)
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    width, height = image.shape[1] // n, image.shape[0] // n
+    used = image[: n * height, : n * width]
+    return np.asarray(cv2.resize(used, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 # What the components of a JPEG are
@@ -520,6 +521,27 @@ def test_case_missing_tiles(data_dir: Path, name: str, tiles: int) -> None:
             assert chunk.pixels.mean((1, 2, 3)).max() < 250
 
 
+def test_tissue_that_is_not_in_the_file_is_an_error_and_glass_is_white(tmp_path: Path) -> None:
+    """Level 0 lacks a quarter of the slide's tissue, and all of its glass (the right half)."""
+    image = np.full((512, 1024, 3), 255, np.uint8)
+    image[:, :512] = (180, 90, 150)
+    pages = [page(image, **MPP), page(_half(image), reduced=True), page(_half(image, 4), reduced=True)]
+    for row in range(8):
+        for column in (*range(8, 16), *((0, 1, 2, 3) if row < 4 else ())):
+            pages[0].tiles[16 * row + column] = b""
+    spec = TileSpec(mpp=0.5, tile_px=64, quality=None)
+    with _open(_write(tmp_path / "s.tif", pages)) as slide:
+        plan = plan_slide(slide, etag="", spec=spec)
+        assert (len(plan.tiles), plan.n_grid) == (64, 128)
+        chunks = list(read_chunks(slide, plan.tiles, spec=spec))
+        every = tile_places(slide, [0, 224, 256, 1000], [0, 0, 300, 500], mpp=0.5, tile_px=64)
+        assert slide.missing_share(0, every.boxes).tolist() == [1, 0.5, 0, 24 * 12 / 64**2]
+    errors = [error for chunk in chunks for error in chunk.errors]
+    lost = (plan.tiles["x_level0_px"].to_numpy() < 256) & (plan.tiles["y_level0_px"].to_numpy() < 256)
+    assert [error is not None for error in errors] == lost.tolist()
+    assert {error for error in errors if error} == {"the overview shows tissue, and the file no pixels"}
+
+
 # One factor a side
 
 
@@ -552,9 +574,27 @@ def test_the_far_end_of_a_thin_slide_is_where_it_is(tmp_path: Path, size: tuple[
             _assert_in_place(slide, n)
 
 
+def test_a_scale_that_is_no_whole_number_is_taken_along_each_side(tmp_path: Path) -> None:
+    """Two thirds of a slide's width, and of 100 rows 67."""
+    image = picture(100, 1500)
+    size = (1000, 67)
+    pages = [page(image, **MPP), page(np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA)), reduced=True)]
+    with _open(_write(tmp_path / "s.tif", pages)) as slide:
+        assert slide.downsamples == ((1.0, 1.0), (1.5, 100 / 67))
+        places = tile_places(slide, [750], [0], mpp=0.75, tile_px=64)
+    assert (places.level, places.boxes.tolist()) == (1, [[500, 0, 64, 65]])
+    assert places.steps == pytest.approx((1, 1.005))
+
+
 def test_case_thin_slide(data_dir: Path) -> None:
+    """Red rises along x, by 0.016 a pixel of level 0, blue along y by 0.84."""
     with _open(data_dir / "cases" / "16_thin_slide" / "thin_16000.tif") as slide:
-        _assert_in_place(slide, 4)
+        for n in (2, 3, 4, 5, 8):
+            tile = read_tile(slide, x_level0_px=15_700, y_level0_px=20, mpp=0.25 * n, tile_px=32)
+            fine = slide.read_region(0, 15_700, 20, 32 * n, 32 * n)
+            beside_px = (tile.mean((0, 1)) - fine.mean((0, 1)))[[0, 2]] / (255 / 16_000, 255 / 303)
+            assert np.abs(beside_px[0]) < 6 + n, "colours of JPEG are as good as 0.1 grey levels"
+            assert np.abs(beside_px[1]) < 1
         plan = plan_slide(slide, etag="", spec=SPEC.model_copy(update={"quality": None}))
         assert plan.tiles["x_level0_px"].to_numpy().max() > 15_000
 
@@ -596,7 +636,10 @@ def test_case_large_tile(data_dir: Path) -> None:
 
 def test_a_tile_of_too_many_pixels_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = write_pyramid(tmp_path / "s.tif", picture(64, 64), mpp=0.5, tile_px=64, downsamples=())
-    with _open(path) as slide, pytest.raises(SlideError, match="covers 32768 x 32768 px of its level 0") as caught:
+    with (
+        _open(path) as slide,
+        pytest.raises(SlideError, match="covers 32768 x 32768 px of its level 0, expected 8,192 a side") as caught,
+    ):
         read_tile(slide, x_level0_px=0, y_level0_px=0, mpp=4.0, tile_px=4096)
     assert caught.value.reason == "too_large"
 

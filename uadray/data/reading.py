@@ -26,6 +26,10 @@ spends much on a block, whatever is in it: with 64 tiles of 256 px driver and sc
 LOOKED_AT_ONCE = 16
 """Tiles whose quality is looked at together, before their pixels have left the processor's cache."""
 
+MISSING_TISSUE = 0.2
+"""Share of a tile that must be tissue by the overview, and not be in the file at the level that is read, to be an
+error: scanners leave out the tiles of glass, and the overview is not exact to the pixel."""
+
 PREVIEW_PX = 640
 """Longest side of the thumbnail that a slide's page shows."""
 
@@ -183,7 +187,8 @@ def read_chunks(
 ) -> Iterator[TileChunk]:
     """Read `tiles` in order, which is `reading_order` at best; of a slide in S3 the next chunks are fetched meanwhile.
 
-    A tile that cannot be read carries its error, the others are read all the same.
+    A tile that cannot be read carries its error, the others are read all the same. Tissue that is not in the file is
+    such an error, glass that is not is white.
 
     Raises:
         SlideError: it is not one tile that cannot be read: the slide is `changed`, `unreachable`, `too_coarse`, ...
@@ -202,11 +207,14 @@ def read_chunk(slide: Slide, tiles: pa.Table, *, spec: TileSpec, normalise: Norm
     errors: list[str | None] = [None] * len(tiles)
     flags: list[str | None] = [None] * len(tiles)
     places = _places(slide, tiles, spec)
+    missing = slide.missing_share(places.level, places.boxes) + tiles["tissue_fraction"].to_numpy() - 1
     for start in range(0, len(tiles), LOOKED_AT_ONCE):
         some = range(start, min(start + LOOKED_AT_ONCE, len(tiles)))
         for i in some:
             try:
                 read_place(slide, places, i, pixels[i])
+                if missing[i] > MISSING_TISSUE:
+                    raise SlideError(slide.slide_id, "unreadable", "the overview shows tissue, and the file no pixels")
             except SlideError as error:
                 if error.reason != "unreadable":
                     raise

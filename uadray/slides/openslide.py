@@ -7,11 +7,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import openslide
 
 from uadray.cache import local_copy
 from uadray.errors import SlideError
 from uadray.slides.byte_source import slide_error
+from uadray.slides.levels import factors
 from uadray.slides.pixel_size import level0_mpp, openslide_size
 from uadray.slides.reader import Boxes, Rgb
 from uadray.slides.tiff_index import TiffIndex
@@ -76,6 +78,10 @@ class OpenSlideSlide:
                 handle.close()
                 raise
 
+    def missing_share(self, level: int, boxes: Boxes) -> npt.NDArray[np.float64]:
+        """Unknown: OpenSlide does not tell."""
+        return np.zeros(len(boxes))
+
     def will_read(self, level: int, boxes: Boxes) -> None:
         """Nothing to prepare: OpenSlide reads when asked."""
 
@@ -126,8 +132,8 @@ def _both(factor: float, whole: tuple[int, int], part: tuple[int, int]) -> tuple
 
     OpenSlide takes the mean of both sides', but for formats that say theirs: there, sizes are rounded to whole tiles.
     """
-    x, y = whole[0] / part[0], whole[1] / part[1]
-    return (x, y) if abs((x + y) / 2 - factor) < 1e-6 * factor else (factor, factor)
+    mean = (whole[0] / part[0] + whole[1] / part[1]) / 2
+    return factors(whole, part) if abs(mean - factor) < 1e-6 * factor else (factor, factor)
 
 
 def _unused(index: TiffIndex | None, sizes: Sequence[tuple[int, int]]) -> tuple[str, ...]:

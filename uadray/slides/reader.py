@@ -39,8 +39,9 @@ OVERVIEW_MAX_PX = 2**31
 """Pixels that are read for a thumbnail at the most, 1 to 2 minutes of decoding; more means a slide without pyramid."""
 
 
-TILE_SOURCE_MAX_PX = 16_384
-"""Side of what is read for one tile: 805 MB. More means a slide without pyramid, and tiles of several millimetres."""
+TILE_SOURCE_MAX_PX = 8192
+"""Side of what is read for one tile: 200 MB, and a gigabyte while it is resampled. More means a slide without levels,
+or tiles of several millimetres."""
 
 
 class Slide(Protocol):
@@ -71,6 +72,10 @@ class Slide(Protocol):
             SlideError: `unreadable`: these pixels are damaged, others may be readable. All other reasons are about the
                 whole slide: `changed` (replaced while it was read), `unreachable`, `missing`, `no_access`.
         """
+        ...
+
+    def missing_share(self, level: int, boxes: Boxes) -> npt.NDArray[np.float64]:
+        """[n] Share of each box (0 to 1) that lies on file tiles that are not there, and is read as white."""
         ...
 
     def will_read(self, level: int, boxes: Boxes) -> None:

@@ -11,6 +11,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+KEPT_WEIGHTS = 2**18
+"""Weights of a matrix that is kept, at the most: 256 of them are 256 MB. A 4096 px tile has 60 times as many."""
+
 
 def resample(
     source: npt.NDArray[np.uint8], *, offset_px: tuple[float, float], step_px: tuple[float, float], side_px: int
@@ -58,8 +61,12 @@ def _opencv_is_exact(step: float, side: int) -> bool:
     return bool(edges[-1] * (1 - 1 / step) > 0.6 and ((slivers < 1e-7) | (slivers > 1e-3)).all())
 
 
-@lru_cache(maxsize=256)
 def _weights(offset: float, step: float, side: int, length: int) -> npt.NDArray[np.float32]:
+    """As `_new_weights`; those of large tiles are not kept."""
+    return (_kept_weights if side * length <= KEPT_WEIGHTS else _new_weights)(offset, step, side, length)
+
+
+def _new_weights(offset: float, step: float, side: int, length: int) -> npt.NDArray[np.float32]:
     """[side, length] matrix: row i averages source pixels over [offset + i * step, offset + (i + 1) * step].
 
     Where the output is finer than the source (`step` < 1) the window is one source pixel wide about the output pixel's
@@ -72,3 +79,6 @@ def _weights(offset: float, step: float, side: int, length: int) -> npt.NDArray[
     overlap = np.clip(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0, None)
     total = overlap.sum(1, keepdims=True)
     return np.asarray(overlap / np.where(total == 0, 1, total), dtype=np.float32)
+
+
+_kept_weights = lru_cache(maxsize=256)(_new_weights)

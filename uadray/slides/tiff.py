@@ -16,10 +16,12 @@ from typing import Self
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from uadray.errors import SlideError, UadrayError
 from uadray.slides.byte_source import ByteSource, Span, slide_error
 from uadray.slides.jpeg_tiles import TileDecoder
+from uadray.slides.levels import factors
 from uadray.slides.lossless_tiles import LosslessDecoder
 from uadray.slides.read_ahead import Plan, touched_tiles
 from uadray.slides.reader import DECODED_BYTES, Boxes, Rgb
@@ -119,7 +121,7 @@ class TiffSlide:
     def _shows_the_slide(self, level: int) -> bool:
         """Whether a level is the next finer one, made smaller: compared where there is most to see, much reduced."""
         at, finer = self._levels[level], self._levels[level - 1]
-        scale = [whole / part for whole, part in zip(finer.size_px, at.size_px, strict=True)]
+        scale = factors(finer.size_px, at.size_px)
         for number in np.argsort(-at.lengths, kind="stable")[:COMPARED_TILES].tolist():
             row, column = divmod(number, at.columns)
             corner = (column * at.tile_px[0], row * at.tile_px[1])
@@ -135,6 +137,23 @@ class TiffSlide:
             if np.abs(a - b).mean() > 3 + np.abs(b - b.mean((0, 1))).mean() / 2:
                 return False
         return True
+
+    def missing_share(self, level: int, boxes: Boxes) -> npt.NDArray[np.float64]:
+        """See `Slide.missing_share`."""
+        at = self._levels[level]
+        share = np.zeros(len(boxes))
+        if at.lengths.all():
+            return share
+        box, tile = touched_tiles(at, boxes)
+        absent = at.lengths[tile] == 0
+        box, tile = box[absent], tile[absent]
+        overlap = np.ones(len(box), np.int64)
+        for axis, number in enumerate(divmod(tile.astype(np.int64), at.columns)[::-1]):
+            first, stop = boxes[box, axis], boxes[box, axis] + boxes[box, 2 + axis]
+            begin, end = number * at.tile_px[axis], np.minimum((number + 1) * at.tile_px[axis], at.size_px[axis])
+            overlap *= np.minimum(stop, end) - np.maximum(first, begin)
+        np.add.at(share, box, overlap)
+        return share / (boxes[:, 2] * boxes[:, 3])
 
     def will_read(self, level: int, boxes: Boxes) -> None:
         """See `Slide.will_read`. On a disk it only tells which decoded tiles are needed again."""
@@ -310,8 +329,7 @@ def _spans(level: TiffLevel, numbers: Sequence[int]) -> list[Span]:
 
 def _downsamples(levels: Sequence[TiffLevel]) -> tuple[tuple[float, float], ...]:
     """Of each level against the first, along x and y."""
-    width, height = levels[0].size_px
-    return tuple((width / level.size_px[0], height / level.size_px[1]) for level in levels)
+    return tuple(factors(levels[0].size_px, level.size_px) for level in levels)
 
 
 def _decoder(level: TiffLevel) -> TileDecoder | LosslessDecoder:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from uadray.slides.byte_source import ByteSource
 from uadray.slides.jpeg_tiles import says_rgb
+from uadray.slides.levels import reduction
 from uadray.slides.lossless_tiles import COMPRESSIONS
 from uadray.slides.ome_xml import OmeImage, ome_images
 from uadray.slides.pixel_size import StatedSize, number
@@ -277,9 +278,8 @@ def _is_level(slide: _Page, page: _Page) -> bool:
 
 
 def _is_reduction(slide: _Page, page: _Page) -> bool:
-    """Whether it is the slide's size divided by a whole number, rounded up or down."""
-    n = round(slide.size[0] / max(1, page.size[0]))
-    return 2 <= n <= 1024 and all(abs(own - side / n) < 1 for side, own in zip(slide.size, page.size, strict=True))
+    n = reduction(slide.size, page.size)
+    return n is not None and 2 <= n <= 1024
 
 
 def _same_shape(whole: tuple[int, int], part: tuple[int, int]) -> bool:
