@@ -275,7 +275,10 @@ def encoded_tiles(
 def _is_file_grid(slide: TiffSlide, tiles: pa.Table, spec: TileSpec) -> bool:
     """Whether tiles are as large as the file's, and need no resampling."""
     where = places(slide, tiles, spec)
-    return round(where.step, 9) == 1 and slide.tile_sizes_px[where.level] == (spec.tile_px, spec.tile_px)
+    return all(round(step, 9) == 1 for step in where.steps) and slide.tile_sizes_px[where.level] == (
+        spec.tile_px,
+        spec.tile_px,
+    )
 
 
 def _file_tiles(

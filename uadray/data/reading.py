@@ -15,7 +15,7 @@ from uadray.members import slide_stat
 from uadray.quality import Flag, QualityConfig, SlideQuality, pixel_flags, slide_quality, tile_flags
 from uadray.slides.reader import Slide, TilePlaces, finer_level, read_place, reading_order, thumbnail, tile_places
 from uadray.stain import Normalizer, Stain, StainError, fit, normalizer
-from uadray.tiling import TileSpec, grid, keep_tissue
+from uadray.tiling import TileSpec, grid, n_grid
 from uadray.tissue import shrink, tissue_mask
 
 CHUNK_TILES, MIN_CHUNK_TILES, CHUNK_BYTES = 256, 64, 48 * 2**20
@@ -25,6 +25,10 @@ spends much on a block, whatever is in it: with 64 tiles of 256 px driver and sc
 
 LOOKED_AT_ONCE = 16
 """Tiles whose quality is looked at together, before their pixels have left the processor's cache."""
+
+MISSING_TISSUE = 0.2
+"""Share of a tile that must be tissue by the overview, and not be in the file at the level that is read, to be an
+error: scanners leave out the tiles of glass, and the overview is not exact to the pixel."""
 
 PREVIEW_PX = 640
 """Longest side of the thumbnail that a slide's page shows."""
@@ -101,8 +105,7 @@ def plan_slide(slide: Slide, *, etag: str, spec: TileSpec) -> SlidePlan:
     image, mpp = thumbnail(slide)
     size = slide.level_sizes_px[0]
     tissue = _tissue(slide, image, mpp, spec)
-    every = grid(slide.slide_id, size, slide.mpp, tissue, spec)
-    tiles = keep_tissue(every, spec)
+    tiles = grid(slide.slide_id, size, slide.mpp, tissue, spec)
     layers = {"Tissue": tissue}
     flags: list[Flag | None] = [None] * len(tiles)
     if spec.quality is not None:
@@ -120,7 +123,7 @@ def plan_slide(slide: Slide, *, etag: str, spec: TileSpec) -> SlidePlan:
         tiles=good.take(reading_order(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px)),
         flagged=tiles.filter(pa.array(~is_good)),
         flags=[flag for flag in flags if flag is not None],
-        n_grid=len(every),
+        n_grid=n_grid(slide.slide_id, size, slide.mpp, spec),
         preview=_preview(image),
         masks=masks.write_masks(layers, size),
         stain=_stain(slide, image, tissue, spec) if len(good) else None,
@@ -184,7 +187,8 @@ def read_chunks(
 ) -> Iterator[TileChunk]:
     """Read `tiles` in order, which is `reading_order` at best; of a slide in S3 the next chunks are fetched meanwhile.
 
-    A tile that cannot be read carries its error, the others are read all the same.
+    A tile that cannot be read carries its error, the others are read all the same. Tissue that is not in the file is
+    such an error, glass that is not is white.
 
     Raises:
         SlideError: it is not one tile that cannot be read: the slide is `changed`, `unreachable`, `too_coarse`, ...
@@ -203,11 +207,14 @@ def read_chunk(slide: Slide, tiles: pa.Table, *, spec: TileSpec, normalise: Norm
     errors: list[str | None] = [None] * len(tiles)
     flags: list[str | None] = [None] * len(tiles)
     places = _places(slide, tiles, spec)
+    missing = slide.missing_share(places.level, places.boxes) + tiles["tissue_fraction"].to_numpy() - 1
     for start in range(0, len(tiles), LOOKED_AT_ONCE):
         some = range(start, min(start + LOOKED_AT_ONCE, len(tiles)))
         for i in some:
             try:
                 read_place(slide, places, i, pixels[i])
+                if missing[i] > MISSING_TISSUE:
+                    raise SlideError(slide.slide_id, "unreadable", "the overview shows tissue, and the file no pixels")
             except SlideError as error:
                 if error.reason != "unreadable":
                     raise
