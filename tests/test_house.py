@@ -35,6 +35,8 @@ STAGES = (
     "quality",
     "stain",
     "tiling",
+    "mask_classes",
+    "mask_folder",
     "masks",
     "evidence",
     "monitoring.metrics",  # a leaf: names and counters, for every stage that counts

@@ -129,15 +129,18 @@ def tile(
     from uadray.config import parse_config
     from uadray.data.cluster import connect
     from uadray.manifest import read_manifest
+    from uadray.mask_folder import check_folder
     from uadray.tiling import TileSpec
 
     values = {"mpp": mpp, "tile_px": tile_px, "stride_px": stride_px, "min_tissue": min_tissue, "mask_dir": mask_dir}
     spec, rows = parse_config(TileSpec, values, source="uadray tile"), read_manifest(slides)
+    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     connect()
     if dry_run:
         from uadray.data.estimate import estimate
 
-        console.result(estimate(rows, spec, job="tile", tiles_per_slide=tiles_per_slide, quality=quality, seed=seed))
+        found = estimate(rows, spec, job="tile", tiles_per_slide=tiles_per_slide, quality=quality, seed=seed)
+        console.result(found | {"masks_used": masks_used})
         return
     from uadray.data.materialise import tile_set
 
@@ -146,7 +149,7 @@ def tile(
             rows, spec, out, tiles_per_slide=tiles_per_slide, seed=seed, quality=quality,
             progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
         )  # fmt: skip
-    console.result(summary)
+    console.result(summary | {"masks_used": masks_used})
     if summary["failed"]:
         raise typer.Exit(1)
 
@@ -219,11 +222,13 @@ def calibrate(
     from uadray.config import parse_config
     from uadray.data.cluster import connect
     from uadray.manifest import read_manifest
+    from uadray.mask_folder import check_folder
 
     described, rows = read_bundle(bundle), read_manifest(slides)
     aggregation = parse_config(AggregationConfig, {"top_fraction": top_fraction}, source="--top-fraction")
     job.check_rows(rows, described)
     check_alpha(alpha, len(rows))
+    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     connect()
     with console.progress("calibrate") as tick:
         made, left_out = job.calibrate(
@@ -231,7 +236,8 @@ def calibrate(
             config=_stream_config(score_workers, gpus),
             progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
         )  # fmt: skip
-    console.result({"calibration": made.id, "slides": len(made.scores), "alpha": alpha, "left_out": left_out})
+    found = {"calibration": made.id, "slides": len(made.scores), "alpha": alpha, "left_out": left_out}
+    console.result(found | {"masks_used": masks_used})
     if left_out:
         raise typer.Exit(1)
 
@@ -253,21 +259,23 @@ def screen(
     from uadray.calibration import read_calibration
     from uadray.data.cluster import connect
     from uadray.manifest import read_manifest
+    from uadray.mask_folder import check_folder
 
     described = read_bundle(bundle)
     calibrated, rows = read_calibration(bundle, described), read_manifest(slides)
     config = job.ScreenConfig(stream=_stream_config(score_workers, gpus))
     described = described.with_masks(mask_dir)
+    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     connect()
     if dry_run:
-        console.result(job.dry_run(rows, bundle_uri=bundle, bundle=described))
+        console.result(job.dry_run(rows, bundle_uri=bundle, bundle=described) | {"masks_used": masks_used})
         return
     with console.progress("screen") as tick:
         summary = job.screen(
             rows, bundle_uri=bundle, bundle=described, calibration=calibrated, out=out, config=config,
             retry_failed=retry_failed, progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
         )  # fmt: skip
-    console.result(summary)
+    console.result(summary | {"masks_used": masks_used})
     if summary["failed"]:
         raise typer.Exit(1)
 
