@@ -39,6 +39,8 @@ STAGES = (
     "quality",
     "stain",
     "tiling",
+    "mask_classes",
+    "mask_folder",
     "masks",
     "evidence",
     "images",

@@ -161,17 +161,19 @@ def tile(
     """Cut tiles once and keep them as Parquet shards; run it again to go on."""
     from uadray.config import parse_config
     from uadray.manifest import read_manifest
+    from uadray.mask_folder import check_folder
     from uadray.tiling import TileSpec
 
     values = {"mpp": mpp, "tile_px": tile_px, "stride_px": stride_px, "min_tissue": min_tissue, "mask_dir": mask_dir}
     spec, rows = parse_config(TileSpec, values, source="uadray tile"), read_manifest(slides)
+    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     if dry_run:
         from uadray.data.estimate import estimate
 
         with console.progress("tile"):
             _join()
             found = estimate(rows, spec, job="tile", tiles_per_slide=tiles_per_slide, quality=quality, seed=seed)
-        console.result(found)
+        console.result(found | {"masks_used": masks_used})
         return
     from uadray.data.materialise import tile_set
 
@@ -181,7 +183,7 @@ def tile(
             rows, spec, out, tiles_per_slide=tiles_per_slide, seed=seed, quality=quality,
             progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
         )  # fmt: skip
-    console.result(summary)
+    console.result(summary | {"masks_used": masks_used})
     if summary["failed"]:
         raise typer.Exit(1)
 
@@ -255,10 +257,12 @@ def calibrate(
     from uadray.bundle import read_bundle
     from uadray.config import parse_config
     from uadray.manifest import read_manifest
+    from uadray.mask_folder import check_folder
 
     described, rows = read_bundle(bundle), read_manifest(slides)
     aggregation = parse_config(AggregationConfig, {"top_fraction": top_fraction}, source="--top-fraction")
     contents = job.check(rows, described, alpha=alpha)
+    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     with console.progress("calibrate") as tick:
         nodes = _join(bundle=bundle)
         made, left_out = job.calibrate(
@@ -266,7 +270,7 @@ def calibrate(
             config=_stream_config(score_workers, gpus), nodes=nodes, contents=contents,
             progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
         )  # fmt: skip
-    counts = {"slides": len(rows) - len(left_out), "patients": len(made.scores)}
+    counts = {"slides": len(rows) - len(left_out), "patients": len(made.scores), "masks_used": masks_used}
     console.result({"calibration": made.id, **counts, "alpha": alpha, "left_out": left_out})
     if left_out:
         raise typer.Exit(1)
@@ -288,16 +292,18 @@ def screen(
     from uadray.bundle import read_bundle
     from uadray.calibration import read_calibration
     from uadray.manifest import read_manifest
+    from uadray.mask_folder import check_folder
 
     described = read_bundle(bundle)
     calibrated, rows = read_calibration(bundle, described), read_manifest(slides)
     config = job.ScreenConfig(stream=_stream_config(score_workers, gpus))
     described = described.with_masks(mask_dir)
+    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     if dry_run:
         with console.progress("screen"):
             _join()
             found = job.dry_run(rows, bundle_uri=bundle, bundle=described)
-        console.result(found)
+        console.result(found | {"masks_used": masks_used})
         return
     with console.progress("screen") as tick:
         nodes = _join(bundle=bundle, out=out)
@@ -306,7 +312,7 @@ def screen(
             retry_failed=retry_failed,
             progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
         )  # fmt: skip
-    console.result(summary)
+    console.result(summary | {"masks_used": masks_used})
     if summary["open"]:
         raise WorkError(
             f"{summary['open']} of {summary['slides']} slides are open, no fault of theirs: {summary['why_open']}; "

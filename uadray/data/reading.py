@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from uadray import masks, storage
+from uadray import mask_folder, masks, storage
 from uadray.errors import InputError, SlideError
 from uadray.manifest import SlideRow
 from uadray.members import slide_stat
@@ -139,11 +139,11 @@ def normalizer_of(stain: Stain | None, spec: TileSpec) -> Normalizer | None:
 
 def mask_uri(slide_id: str, spec: TileSpec) -> str | None:
     """Where a slide's edited mask would be."""
-    return storage.join(spec.mask_dir, f"{slide_id}.geojson") if spec.mask_dir else None
+    return mask_folder.mask_uri(spec.mask_dir, slide_id) if spec.mask_dir else None
 
 
 def _tissue(slide: Slide, image: npt.NDArray[np.uint8], mpp: float, spec: TileSpec) -> npt.NDArray[np.bool_]:
-    """The edited mask where there is one, else what is found."""
+    """The edited mask where there is one, else what is found; where a mask only cuts out, found without that."""
     uri = mask_uri(slide.slide_id, spec)
     if uri is None or not storage.exists(uri):
         return tissue_mask(image, mpp)
@@ -152,7 +152,8 @@ def _tissue(slide: Slide, image: npt.NDArray[np.uint8], mpp: float, spec: TileSp
         data = storage.read_bytes(uri, max_bytes=masks.MAX_BYTES)
     except InputError as error:
         raise SlideError(slide.slide_id, "bad_mask", str(error)) from error
-    return masks.read_mask(data, slide.slide_id, slide.level_sizes_px[0], shape, source=uri)
+    found = tissue_mask(image, mpp)
+    return masks.read_mask(data, slide.slide_id, slide.level_sizes_px[0], shape, source=uri, found=found)
 
 
 def _flags(found: SlideQuality, tiles: pa.Table, size: tuple[int, int], config: QualityConfig) -> list[Flag | None]:
