@@ -1,7 +1,6 @@
 """`uadray calibrate`: normal slides -> `calibration.json` beside the bundle."""
 
 import json
-from collections.abc import Callable
 
 import numpy as np
 
@@ -9,17 +8,16 @@ from uadray import runs, storage
 from uadray.aggregation import AggregationConfig, Calibration, check_alpha
 from uadray.bundle import CALIBRATION, Bundle
 from uadray.config import parse_config
+from uadray.data.nodes import Nodes
 from uadray.data.stream import StreamConfig
 from uadray.errors import InputError
 from uadray.manifest import SlideRow
-from uadray.screening import judge, scored_slides
-
-Progress = Callable[[int, int, int], None]
+from uadray.screening import Progress, judge, scored_slides
 
 
 def calibrate(
     rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle, alpha: float, aggregation: AggregationConfig,
-    config: StreamConfig | None = None, progress: Progress | None = None,
+    config: StreamConfig | None = None, progress: Progress | None = None, nodes: Nodes | None = None,
 ) -> tuple[Calibration, dict[str, str]]:  # fmt: skip
     """Score normal slides and keep their scores.
 
@@ -34,15 +32,21 @@ def calibrate(
     scores: dict[str, float] = {}
     left_out: dict[str, str] = {}
     tiles: list[np.ndarray] = []
-    for result in scored_slides(rows, bundle_uri=bundle_uri, bundle=bundle, config=config or StreamConfig()):
+
+    def tick(note: str = "") -> None:
+        if progress is not None:
+            progress(len(scores) + len(left_out), len(rows), sum(map(len, tiles)), note)
+
+    for result in scored_slides(
+        rows, bundle_uri=bundle_uri, bundle=bundle, config=config or StreamConfig(), nodes=nodes, say=tick
+    ):
         verdict = judge(result, aggregation, quality=bundle.tiles.quality)
         if verdict["state"] == "scored" and result.tiles is not None:
             scores[result.row.slide_id] = verdict["score"]
             tiles.append(result.tiles["score"].drop_null().to_numpy())
         else:
             left_out[result.row.slide_id] = f"{verdict['reason']}: {verdict['message']}"
-        if progress is not None:
-            progress(len(scores) + len(left_out), len(rows), sum(map(len, tiles)))
+        tick()
     check_alpha(alpha, len(scores))
     calibration = _calibration(scores, np.concatenate(tiles), bundle, alpha, aggregation)
     data = calibration.model_dump_json(indent=2).encode()

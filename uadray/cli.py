@@ -1,12 +1,14 @@
 """The command line: parse, call, print. Heavy imports are inside the commands, so that `--help` is fast."""
 
+import os
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
 
 from uadray import __version__, console
-from uadray.errors import UadrayError
+from uadray.errors import ClusterLostError, UadrayError, WorkError
 
 app = typer.Typer(
     name="uadray",
@@ -32,11 +34,29 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except UadrayError as error:
-        print(f"uadray: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(error.exit_status)
+        _end(error, error.exit_status)
     except KeyboardInterrupt:
-        print("uadray: stopped; run the same command again to go on", file=sys.stderr)
+        print("uadray: stopped; run the same command again to go on", file=console.err())
         sys.exit(130)
+    except SystemExit as end:
+        if not end.code:
+            console.forget_log()
+        raise
+    except Exception as error:
+        if console.log_file() is None and not console.is_diverted():
+            raise  # before any work: a fault of this program, and its place is worth more than a short line
+        traceback.print_exc()  # goes to the log file
+        _end(error, 1)
+
+
+def _end(error: Exception, status: int) -> None:
+    """One line, and where the rest is; a cluster that is gone is not waited for."""
+    line = " ".join(f"{'' if isinstance(error, UadrayError) else type(error).__name__ + ': '}{error}".split())[:2000]
+    log = console.log_file()
+    print(f"uadray: {line}{f' (log: {log})' if log else ''}", file=console.err(), flush=True)
+    if isinstance(error, ClusterLostError):
+        os._exit(status)
+    sys.exit(status)
 
 
 def _version(wanted: bool) -> None:
@@ -74,9 +94,10 @@ def demo(
     """The whole job on slides it makes itself: train, calibrate, screen, evaluate; minutes on a laptop."""
     from uadray.demo import run
 
+    console.divert()
     with console.progress("demo") as tick:
         summary = run(out, tick, epochs=epochs)
-    print(
+    console.say(
         f"slide AUROC {summary['slide_auroc']:.3f}, tile AUROC {summary['tile_auroc']:.3f}, "
         f"{summary['tiles_per_second']:.0f} tiles a second\nopen {summary['worklist']}"
     )
@@ -130,21 +151,23 @@ def tile(
 ) -> None:
     """Cut tiles once and keep them as Parquet shards; run it again to go on."""
     from uadray.config import parse_config
-    from uadray.data.cluster import connect
     from uadray.manifest import read_manifest
     from uadray.tiling import TileSpec
 
     values = {"mpp": mpp, "tile_px": tile_px, "stride_px": stride_px, "min_tissue": min_tissue, "mask_dir": mask_dir}
     spec, rows = parse_config(TileSpec, values, source="uadray tile"), read_manifest(slides)
-    connect()
     if dry_run:
         from uadray.data.estimate import estimate
 
-        console.result(estimate(rows, spec, job="tile", tiles_per_slide=tiles_per_slide, quality=quality, seed=seed))
+        with console.progress("tile"):
+            _join()
+            found = estimate(rows, spec, job="tile", tiles_per_slide=tiles_per_slide, quality=quality, seed=seed)
+        console.result(found)
         return
     from uadray.data.materialise import tile_set
 
     with console.progress("tile") as tick:
+        _join()
         summary = tile_set(
             rows, spec, out, tiles_per_slide=tiles_per_slide, seed=seed, quality=quality,
             progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
@@ -168,11 +191,10 @@ def train(
 
     settings = load_config(TrainConfig, config, overrides or [])
     from uadray import train as job
-    from uadray.data.cluster import connect
 
     job.check(settings, data=data, out=out, resume=resume)
-    connect()
     with console.progress(f"train {settings.name}") as tick:
+        _join()
         bundle = job.train(
             settings,
             data=data,
@@ -194,12 +216,15 @@ def score(
     """Score every tile of a tile set or of slides."""
     from uadray import score as job
     from uadray.bundle import read_bundle
-    from uadray.data.cluster import connect
 
     described = read_bundle(bundle)
-    connect()
     config = _stream_config(score_workers, gpus)
-    summary = job.score(data, bundle_uri=bundle, bundle=described, out=out, config=config)
+    with console.progress("score") as tick:
+        nodes = _join(bundle=bundle)
+        summary = job.score(
+            data, bundle_uri=bundle, bundle=described, out=out, config=config, nodes=nodes,
+            progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
+        )  # fmt: skip
     console.result(summary)
     if summary["failed_slides"] or summary["unscored"]:
         raise typer.Exit(1)
@@ -220,19 +245,18 @@ def calibrate(
     from uadray.aggregation import AggregationConfig, check_alpha
     from uadray.bundle import read_bundle
     from uadray.config import parse_config
-    from uadray.data.cluster import connect
     from uadray.manifest import read_manifest
 
     described, rows = read_bundle(bundle), read_manifest(slides)
     aggregation = parse_config(AggregationConfig, {"top_fraction": top_fraction}, source="--top-fraction")
     job.check_rows(rows, described)
     check_alpha(alpha, len(rows))
-    connect()
     with console.progress("calibrate") as tick:
+        nodes = _join(bundle=bundle)
         made, left_out = job.calibrate(
             rows, bundle_uri=bundle, bundle=described.with_masks(mask_dir), alpha=alpha, aggregation=aggregation,
-            config=_stream_config(score_workers, gpus),
-            progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
+            config=_stream_config(score_workers, gpus), nodes=nodes,
+            progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
         )  # fmt: skip
     console.result({"calibration": made.id, "slides": len(made.scores), "alpha": alpha, "left_out": left_out})
     if left_out:
@@ -254,23 +278,31 @@ def screen(
     from uadray import screening as job
     from uadray.bundle import read_bundle
     from uadray.calibration import read_calibration
-    from uadray.data.cluster import connect
     from uadray.manifest import read_manifest
 
     described = read_bundle(bundle)
     calibrated, rows = read_calibration(bundle, described), read_manifest(slides)
     config = job.ScreenConfig(stream=_stream_config(score_workers, gpus))
     described = described.with_masks(mask_dir)
-    connect()
     if dry_run:
-        console.result(job.dry_run(rows, bundle_uri=bundle, bundle=described))
+        with console.progress("screen"):
+            _join()
+            found = job.dry_run(rows, bundle_uri=bundle, bundle=described)
+        console.result(found)
         return
     with console.progress("screen") as tick:
+        nodes = _join(bundle=bundle, out=out)
         summary = job.screen(
-            rows, bundle_uri=bundle, bundle=described, calibration=calibrated, out=out, config=config,
-            retry_failed=retry_failed, progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
+            rows, bundle_uri=bundle, bundle=described, calibration=calibrated, out=out, config=config, nodes=nodes,
+            retry_failed=retry_failed,
+            progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
         )  # fmt: skip
     console.result(summary)
+    if summary["open"]:
+        raise WorkError(
+            f"{summary['open']} of {summary['slides']} slides are open, no fault of theirs: {summary['why_open']}; "
+            "the same command tries them again"
+        )
     if summary["failed"]:
         raise typer.Exit(1)
 
@@ -303,11 +335,14 @@ def serve(
 
 
 @app.command()
-def bench(name: Annotated[str, typer.Argument(help="decode, s3, screen, ingest, memory or nodes.")]) -> None:
+def bench(
+    name: Annotated[str, typer.Argument(help="decode, s3, screen, ingest, memory, nodes or faults.")],
+    only: Annotated[str | None, typer.Option(help="Scenarios of `faults`, like 0,a,f; all unless given.")] = None,
+) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
 
-    console.result(run(name))
+    console.result(run(name, only=only.split(",") if only else ()))
 
 
 @weights_app.command("pull")
@@ -339,6 +374,27 @@ def weights_list() -> None:
 
     for entry in weights.registry():
         print(f"{entry.name:20} {entry.size_bytes / 1e6:8.1f} MB  {weights.verify(entry.name):9} {entry.licence}")
+
+
+def _join(*, bundle: str | None = None, out: str | None = None) -> Any:
+    """Join the cluster, or start one here. Returns the nodes that can be used: each of a cluster is looked at first."""
+    console.divert()
+    from uadray import bundle as bundles
+    from uadray import storage
+    from uadray.data.cluster import connect
+    from uadray.data.nodes import Nodes, examiner
+
+    connect()
+    if not os.environ.get("RAY_ADDRESS"):
+        return Nodes()
+    reads = [storage.join(bundle, bundles.DESCRIPTION)] if bundle else []
+    nodes = Nodes(examiner(out, reads))
+    nodes.check()
+    return nodes
+
+
+def _note(tiles: int, note: str) -> str:
+    return f"{tiles} tiles{', ' if note else ''}{note}"
 
 
 def _share(text: str, fractions: str) -> float:

@@ -44,3 +44,7 @@ class SlideError(UadrayError):
     def __reduce__(self) -> tuple[type["SlideError"], tuple[str, str, str]]:
         """Cross process borders whole (Ray pickles errors)."""
         return (SlideError, (self.slide_id, self.reason, self.message))
+
+
+class ClusterLostError(WorkError):
+    """The Ray cluster is gone: whatever is asked of it hangs, its shutdown too. Exit status 1."""

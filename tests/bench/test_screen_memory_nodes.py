@@ -98,26 +98,6 @@ def test_without_its_tools_bench_nodes_says_so(monkeypatch: pytest.MonkeyPatch) 
     assert "root" in found["skipped"] or "iproute2" in found["skipped"]
 
 
-def test_a_network_is_gone_afterwards() -> None:
-    if missing := nodes.what_is_missing():
-        pytest.skip(f"NO NAMESPACES: {missing}")
-    with nodes._network() as network:
-        network.grow(2)
-        inside = ["ip", "netns", "exec", network.nodes[0]]
-        listen = f"import socket; socket.create_server(('{network.address(0)}', 5000)).accept(); input()"
-        listener = subprocess.Popen([*inside, sys.executable, "-c", listen], stdin=subprocess.PIPE)
-        connect = f"import socket; socket.create_connection(('{network.address(0)}', 5000), 1)"
-        other = ["ip", "netns", "exec", network.nodes[1], sys.executable, "-c", connect]
-        while subprocess.run(other, capture_output=True, check=False).returncode:
-            assert listener.poll() is None
-            time.sleep(0.05)
-        network.kill(0)
-        assert listener.wait(5) == -9
-        assert listener.stdin is not None
-        listener.stdin.close()
-    assert network.prefix not in nodes._do("ip", "netns") + nodes._do("ip", "link")
-
-
 def test_the_tiny_detector_reads_every_tile(slide: Path) -> None:
     tiles = TrainConfig.model_validate({"name": "tiny", **TINY}).tiles
     assert len(screen._places(slide, tiles)) == (2048 // tiles.tile_px) ** 2
