@@ -50,6 +50,8 @@ STAGES = (
     "data.tilesets",
     "data.reading",
     "data.datasource",
+    "data.probe",
+    "data.joining",
     "data.cluster",
     "data.crops",
     "data.pipeline",

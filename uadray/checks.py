@@ -56,8 +56,9 @@ class Marker:
 
 
 def versions() -> dict[str, str]:
-    """What has to be equal on every node."""
-    return {"Python": platform.python_version(), "Ray": _version("ray"), "uadray": f"{uadray.__version__} ({_code()})"}
+    """What has to be equal on every node. The last number of Python's is for Ray to judge, which has a setting."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"Python": python, "Ray": _version("ray"), "uadray": f"{uadray.__version__} ({_code()})"}
 
 
 def _version(package: str) -> str:

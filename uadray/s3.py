@@ -32,6 +32,25 @@ PATIENCE_S = 120.0
 """For so long a server that has answered before is waited for: a job outlasts the restart of its storage."""
 _PATIENT_WAIT_S = 5.0
 _CREDENTIAL_TTL = timedelta(minutes=10)  # botocore renews 15 minutes before the end: never hand out older ones
+_RENEW = "the session token has expired: renew it (`aws sso login`, or new temporary keys)"
+_REGION = "set AWS_DEFAULT_REGION to the bucket's region, and AWS_ENDPOINT_URL to the server that has it"
+_ADVICE = {
+    "ExpiredToken": _RENEW,
+    "ExpiredTokenException": _RENEW,
+    "TokenRefreshRequired": _RENEW,
+    "RequestExpired": _RENEW,
+    "InvalidToken": "the session token does not belong to these keys: set all three anew, or unset it",
+    "InvalidAccessKeyId": "the server does not know this key id",
+    "SignatureDoesNotMatch": "the secret is not that of the key id",
+    "RequestTimeTooSkewed": "this machine's clock is wrong by minutes: start chrony or systemd-timesyncd",
+    "AuthorizationHeaderMalformed": _REGION,
+    "AuthorizationQueryParametersError": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    "PermanentRedirect": _REGION,
+    "InvalidRegion": _REGION,
+}
+"""What to do about an error code that is about who asks, when and where, and never about the object."""
+
 _lock = threading.RLock()
 _Settings = tuple[int, tuple[tuple[str, str], ...]]
 _answered: set[_Settings] = set()
@@ -97,6 +116,7 @@ def _connect(settings: _Settings) -> Connection:
     from botocore import UNSIGNED
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
+    from botocore.session import get_session
 
     options: dict[str, Any] = {
         "retries": {"mode": "standard", "max_attempts": _TRIES},
@@ -105,13 +125,14 @@ def _connect(settings: _Settings) -> Connection:
         "max_pool_connections": IN_FLIGHT,
     }
     try:
-        session = boto3.Session()
+        core = get_session()  # made here, as boto3's own does not tell of its settings
+        session = boto3.Session(botocore_session=core)
         credentials = session.get_credentials()
         if credentials is None:
             options["signature_version"] = UNSIGNED
         client = session.client("s3", config=Config(**options))
         client.meta.events.register_first("needs-retry.s3", _Patience(settings))
-        ca_bundle = session._session.get_config_variable("ca_bundle")  # boto3 has no public way to ask
+        ca_bundle = core.get_config_variable("ca_bundle")
     except (BotoCoreError, ValueError) as error:
         raise AccessError(
             f"S3 cannot be set up: {one_line(error)}; check AWS_PROFILE, ~/.aws and AWS_ENDPOINT_URL"
@@ -143,7 +164,7 @@ class _Patience:
         from botocore.exceptions import ConnectionError as NoConnectionError
         from botocore.exceptions import HTTPClientError
 
-        if response is not None and response[0].status_code < 500:
+        if response is not None and (response[0].status_code < 500 or response[0].status_code == 501):
             _answered.add(self._settings)
             return None
         began = request_dict["context"].setdefault("uadray_trouble_began", time.monotonic())
@@ -247,8 +268,11 @@ def _refused(error: Any, uri: str) -> UadrayError:
         return NoBucketError(f"{uri}: there is no bucket {bucket} at {endpoint}; check its name and AWS_ENDPOINT_URL")
     if status == 404:
         return NotFoundError(f"{uri}: there is no such object at {endpoint}")
-    if status in (401, 403) or "Token" in code:
-        return AccessError(f"{uri}: {endpoint} refuses: {code} ({message}); {_who()}")
+    if status in (401, 403) or code in _ADVICE:
+        advice = f"{_ADVICE[code]}; {_who()}" if code in _ADVICE else _who()
+        return AccessError(f"{uri}: {endpoint} refuses: {code} ({message}); {advice}")
+    if status == 501:
+        return InputError(f"{uri}: {endpoint} cannot do what was asked for: {code} ({message}); use another S3 server")
     if status >= 500 or code in ("SlowDown", "RequestTimeout"):
         return UnreachableError(f"{uri}: {endpoint} answered {status} {code} ({message}), {_TRIES} times")
     return InputError(f"{uri}: {endpoint} refuses: {status} {code} ({message}); check region and AWS_ENDPOINT_URL")
