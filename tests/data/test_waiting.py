@@ -101,9 +101,7 @@ def test_a_lost_head_ends_the_job_within_a_minute(clock: Clock, head: socket.soc
     for _ in range(30):
         desk.idle(1)
     desk.clock.now += 5
-    with pytest.raises(
-        ClusterLostError, match=r"Ray cluster at 127\.0\.0\.1:\d+ has not answered for 3\d s"
-    ):
+    with pytest.raises(ClusterLostError, match=r"Ray cluster at 127\.0\.0\.1:\d+ has not answered for 3\d s"):
         desk.waiting.idle()
     assert desk.said[-1].startswith("waiting for the head of the Ray cluster at 127.0.0.1:")
 
