@@ -48,12 +48,13 @@ def main() -> None:
     except Exception as error:
         if console.log_file() is None and not console.is_diverted():
             raise  # before any work: a fault of this program, and its place is worth more than a short line
-        traceback.print_exc()  # goes to the log file
         _end(error, 1)
 
 
 def _end(error: Exception, status: int) -> None:
     """One line, and where the rest is; a cluster that is gone is not waited for."""
+    if console.is_diverted():
+        traceback.print_exception(error)  # goes to the log file
     line = " ".join(f"{'' if isinstance(error, UadrayError) else type(error).__name__ + ': '}{error}".split())[:2000]
     log = console.log_file()
     print(f"uadray: {line}{f' (log: {log})' if log else ''}", file=console.err(), flush=True)

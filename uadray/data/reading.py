@@ -18,8 +18,8 @@ from uadray.stain import Normalizer, Stain, StainError, fit, normalizer
 from uadray.tiling import TileSpec, grid, n_grid
 from uadray.tissue import shrink, tissue_mask
 
-CHUNK_TILES, MIN_CHUNK_TILES, CHUNK_BYTES = 256, 64, 48 * 2**20
-"""A chunk has 256 tiles, fewer where those are more than so many bytes of pixels, but 64 at the least. Ray Data
+CHUNK_TILES, CHUNK_BYTES = 256, 48 * 2**20
+"""A chunk has 256 tiles, fewer where those are more than so many bytes of pixels. Ray Data
 spends much on a block, whatever is in it: with 64 tiles of 256 px driver and scorer took 0.43 ms of CPU a tile, with
 256 0.25; much larger blocks delay the first score and take memory."""
 
@@ -179,8 +179,12 @@ def _preview(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def chunk_tiles(spec: TileSpec) -> int:
-    """Tiles of a chunk: 64 to 256."""
-    return max(MIN_CHUNK_TILES, min(CHUNK_TILES, CHUNK_BYTES // (3 * spec.tile_px**2)))
+    """Tiles of a chunk: 256, fewer of larger tiles, at least one.
+
+    >>> [chunk_tiles(TileSpec(mpp=0.5, tile_px=side)) for side in (96, 256, 512, 1024, 4096)]
+    [256, 256, 64, 16, 1]
+    """
+    return max(1, min(CHUNK_TILES, CHUNK_BYTES // (3 * spec.tile_px**2)))
 
 
 def read_chunks(
@@ -208,7 +212,9 @@ def read_chunk(slide: Slide, tiles: pa.Table, *, spec: TileSpec, normalise: Norm
     errors: list[str | None] = [None] * len(tiles)
     flags: list[str | None] = [None] * len(tiles)
     places = _places(slide, tiles, spec)
-    missing = slide.missing_share(places.level, places.boxes) + tiles["tissue_fraction"].to_numpy() - 1
+    # of tiles that were drawn for training only the least is known
+    tissue = tiles["tissue_fraction"].to_numpy() if "tissue_fraction" in tiles.column_names else spec.min_tissue
+    missing = slide.missing_share(places.level, places.boxes) + tissue - 1
     for start in range(0, len(tiles), LOOKED_AT_ONCE):
         some = range(start, min(start + LOOKED_AT_ONCE, len(tiles)))
         for i in some:
