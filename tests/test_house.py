@@ -21,6 +21,7 @@ STAGES = (
     "uris",
     "s3",
     "s3_objects",
+    "arrow_files",
     "storage",
     "members",
     "copies",

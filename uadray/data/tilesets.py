@@ -4,10 +4,12 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -29,7 +31,13 @@ MAX_IMAGE_PX = 64 * 2**20
 WINDOW = 512
 """Tiles of Parquet that are looked for together: their row groups are read once, and their bytes held."""
 
+IN_FLIGHT = 32
+"""Images of a folder in S3 that are asked for at once: each takes a round trip, whatever its size."""
+
 Kind = Literal["folder", "zip", "parquet", "shards"]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,9 @@ def list_tiles(uri: str, *, label: str | None = None) -> list[TileRef]:
             refs = _parquet_refs(uri)
         case "shards":
             whole = shards.read_tile_set(uri)
-            refs = [ref for _, run in shards.folder_runs(uri, whole) for ref in _run_refs(run)]
+            runs = [run for _, run in shards.folder_runs(uri, whole)]
+            with ThreadPoolExecutor(IN_FLIGHT if storage.is_s3(uri) else 1) as threads:
+                refs = [ref for some in _ahead(threads, _run_refs, runs) for ref in some]
         case "folder":
             found = storage.list_objects(uri, suffixes=IMAGE_SUFFIXES)
             prefix = len(storage.join(uri, "x")) - 1
@@ -145,14 +155,32 @@ def _encoded(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
             for start in range(0, len(refs), WINDOW):
                 yield from _rows(refs[start : start + WINDOW])
         case "folder":
-            for ref in refs:
-                try:
-                    data = storage.read_bytes(ref.member, max_bytes=MAX_IMAGE_BYTES)
-                except (storage.AccessError, storage.UnreachableError):
-                    raise
-                except InputError:  # too large, or gone since it was listed
-                    data = b""
-                yield ref, data
+            with ThreadPoolExecutor(IN_FLIGHT if storage.is_s3(uri) else 1) as threads:
+                yield from zip(refs, _ahead(threads, _image_bytes, [ref.member for ref in refs]), strict=True)
+
+
+def _image_bytes(uri: str) -> bytes:
+    try:
+        return storage.read_bytes(uri, max_bytes=MAX_IMAGE_BYTES)
+    except (storage.AccessError, storage.UnreachableError):
+        raise
+    except InputError:  # too large, or gone since it was listed
+        return b""
+
+
+def _ahead(threads: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Results in the order of `items`, `IN_FLIGHT` of them asked for ahead: what is held is bounded."""
+    waiting = deque[Future[R]]()
+    try:
+        for item in items:
+            waiting.append(threads.submit(function, item))
+            if len(waiting) >= IN_FLIGHT:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _on_white(image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -197,9 +225,9 @@ def _parquet_refs(uri: str) -> list[TileRef]:
     return [ref for run in shards.file_runs(uri) for ref in _run_refs(run)]
 
 
-def _run_refs(run: shards.Run) -> Iterator[TileRef]:
-    for row, values in enumerate(shards.read_run(run, ("tile_id", "label"))):
-        yield TileRef(values["tile_id"], values["label"], f"{run.group}:{run.start + row}:{run.uri}")
+def _run_refs(run: shards.Run) -> list[TileRef]:
+    read = enumerate(shards.read_run(run, ("tile_id", "label")), start=run.start)
+    return [TileRef(values["tile_id"], values["label"], f"{run.group}:{row}:{run.uri}") for row, values in read]
 
 
 def _rows(refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
