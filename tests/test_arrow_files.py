@@ -29,7 +29,10 @@ def test_what_is_pickled_holds_no_secret_and_works_elsewhere(s3: SeaweedServer) 
     pickled = pickle.dumps(filesystem)
     for secret in (s3.env["AWS_SECRET_ACCESS_KEY"], s3.env["AWS_ACCESS_KEY_ID"]):
         assert secret.encode() not in pickled
-    code = "import base64, pickle, sys; f = pickle.loads(base64.b64decode(sys.argv[1])); print(f.open_input_file(sys.argv[2]).read())"
+    code = (
+        "import base64, pickle, sys; f = pickle.loads(base64.b64decode(sys.argv[1])); "
+        "print(f.open_input_file(sys.argv[2]).read())"
+    )
     command = [sys.executable, "-c", code, base64.b64encode(pickled).decode(), path]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "b'mine'"
@@ -108,7 +111,7 @@ def test_keys_that_are_renewed_are_picked_up(
     with filesystem.open_output_stream(path) as stream:
         stream.write(b"first")
     keys_are("out-of-date")
-    with pytest.raises(UadrayError, match="SignatureDoesNotMatch|Forbidden|refuses"):
+    with pytest.raises(UadrayError, match="SignatureDoesNotMatch"):
         filesystem.get_file_info(path)
     keys_are(s3.env["AWS_SECRET_ACCESS_KEY"])
     assert filesystem.open_input_file(path).read() == b"first"

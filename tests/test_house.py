@@ -45,6 +45,8 @@ STAGES = (
     "data.reading",
     "data.datasource",
     "data.cluster",
+    "data.tasks",
+    "data.journal",
     "data.crops",
     "data.pipeline",
     "data.materialise",
