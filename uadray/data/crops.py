@@ -311,17 +311,17 @@ class SlideSource:
         sizes = {s: int(self.entry_tiles[entries[slides == s]].sum()) for s in wanted}
         return [Job(self.rows[s].slide_id, sizes[s], partial(self._read, turn, s, part)) for s, part in wanted.items()]
 
-    def corners(self, slide: int) -> tuple[npt.NDArray[np.int32], Ints]:
+    def corners(self, slide: int, some: Ints | None = None) -> tuple[npt.NDArray[np.int32], Ints]:
         """See `unpack_corners`."""
-        return unpack_corners(self.packed[self.offsets[slide] : self.offsets[slide + 1]].tobytes())
+        return unpack_corners(self.packed[self.offsets[slide] : self.offsets[slide + 1]].tobytes(), some)
 
     def drawn(self, turn: int, slide: int) -> tuple[Ints, npt.NDArray[np.int32]]:
         """The numbers [n] of the tiles that pass `turn` draws from a slide, along a Z-curve; and their corners."""
         key = (self.seed, turn, zlib.crc32(self.rows[slide].slide_id.encode()))
         numbers = draw(int(self.n_tiles[slide]), int(self.counts[slide]), key)
-        corners, cells = self.corners(slide)
-        order = numbers[along_curve(*cells[numbers].T)]
-        return order, corners[order]
+        corners, cells = self.corners(slide, numbers)
+        order = along_curve(*cells.T)
+        return numbers[order], corners[order]
 
     def _read(self, turn: int, slide: int, parts: Ints, crop: Crop) -> Iterator[Piece]:
         tiles, corners = self.drawn(turn, slide)

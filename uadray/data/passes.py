@@ -121,8 +121,8 @@ def pack_corners(corners: npt.NDArray[np.integer]) -> bytes:
     return zlib.compress(sizes.tobytes() + steps.tobytes() + np.packbits(cells).tobytes())
 
 
-def unpack_corners(packed: bytes) -> tuple[npt.NDArray[np.int32], Ints]:
-    """Corners [n, 2] row by row, and the column and row [n, 2] of the grid that each lies in.
+def unpack_corners(packed: bytes, some: Ints | None = None) -> tuple[npt.NDArray[np.int32], Ints]:
+    """Corners [n, 2] row by row, or `some` of them; and the column and row [n, 2] of the grid that each lies in.
 
     >>> unpack_corners(pack_corners(np.array([[7, 20], [0, 10], [7, 10]])))[0].tolist()
     [[0, 10], [7, 10], [7, 20]]
@@ -131,7 +131,8 @@ def unpack_corners(packed: bytes) -> tuple[npt.NDArray[np.int32], Ints]:
     n_columns, n_rows = np.frombuffer(data, "<i4", 2)
     lines = np.frombuffer(data, "<i4", n_columns + n_rows, 8).cumsum(dtype=np.int32)
     bits = np.frombuffer(data, np.uint8, offset=8 + 4 * len(lines))
-    rows, columns = np.divmod(np.flatnonzero(np.unpackbits(bits, count=n_columns * n_rows)), n_columns)
+    cells = np.flatnonzero(np.unpackbits(bits, count=n_columns * n_rows))
+    rows, columns = np.divmod(cells if some is None else cells[some], n_columns)
     return np.stack([lines[columns], lines[n_columns + rows]], axis=1), np.stack([columns, rows], axis=1)
 
 
