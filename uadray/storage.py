@@ -252,9 +252,14 @@ def delete(uri: str) -> None:
 
 
 def pyarrow_filesystem(uri: str) -> tuple["FileSystem", str]:
-    """Return a pyarrow file system and the path in it: what Ray Train calls `storage_filesystem`, `storage_path`."""
+    """Return a pyarrow file system and the path in it: what Ray Train calls `storage_filesystem`, `storage_path`.
+
+    It may be pickled: each process connects to S3 with the credentials that it finds itself.
+    """
     if is_s3(uri):
-        return s3_objects.arrow_filesystem(uri)
+        from uadray.arrow_files import s3_filesystem
+
+        return s3_filesystem(), uri.removeprefix("s3://").rstrip("/")
     from pyarrow.fs import LocalFileSystem
 
     return LocalFileSystem(), str(local_path(uri).absolute())

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import threading
+import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fault_proxy import FaultProxy, Request
 from seaweed import SeaweedServer
 
 from uadray import storage
@@ -109,6 +112,38 @@ def test_parquet_tells_the_slide_by_a_column_or_by_its_ids(tmp_path: Path) -> No
     pq.write_table(pa.table(columns | {"slide_id": ["own", None]}), path)
     assert [r.slide_id for r in list_tiles(path)] == [None, "own"]
     assert {r.slide_id for r in list_tiles(_folder(tmp_path))} == {None}
+
+
+@pytest.mark.s3
+def test_a_folder_in_s3_is_read_many_images_at_once(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, with answers that take 50 ms each, and no more ahead than are asked for at once."""
+    base = f"s3://{s3.bucket}/many"
+    for i in range(96):
+        storage.write_bytes(f"{base}/normal/{i:03d}.png", _png(_image(i)))
+    at_once: list[int] = []
+    lock, running = threading.Lock(), [0]
+
+    def slow(request: Request) -> None:
+        with lock:
+            running[0] += 1
+            at_once.append(running[0])
+        time.sleep(0.05)
+        with lock:
+            running[0] -= 1
+
+    with FaultProxy(s3.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        refs = list_tiles(base)
+        proxy.fault = slow
+        began = time.monotonic()
+        read = read_tiles(base, refs)
+        np.testing.assert_array_equal(next(read)[1], _image(0))
+        assert len(proxy.gets(".png")) <= tilesets.IN_FLIGHT + 1
+        for i, (ref, image, _) in enumerate(read, start=1):
+            assert ref == refs[i]
+            np.testing.assert_array_equal(image, _image(i))
+        assert time.monotonic() - began < 96 * 0.05 / 3
+    assert 8 < max(at_once) <= tilesets.IN_FLIGHT
 
 
 def test_labels_are_the_parent_folder_only(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ work twice and write the same. `tileset.json` opens the set for readers when eve
 shards that belong to it. Those of a slide's earlier version have other names, and are left alone.
 
 Where a grid tile is exactly one JPEG tile of the file, its bytes are kept: no generation is lost, nothing is encoded.
+All others have the pixels that screening reads.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ from uadray.manifest import SlideRow
 from uadray.monitoring import metrics
 from uadray.quality import pixel_flags
 from uadray.runs import fingerprint
-from uadray.slides.reader import Slide, TilePlaces, open_slide, tile_places
+from uadray.slides.reader import Slide, TilePlaces, open_slide, read_place, tile_places
 from uadray.slides.tiff import TiffSlide
 from uadray.stain import Normalizer
 from uadray.tiling import TileSpec
@@ -273,7 +274,7 @@ def encoded_tiles(
 
 
 def _is_file_grid(slide: TiffSlide, tiles: pa.Table, spec: TileSpec) -> bool:
-    """Whether tiles are as large as the file's, and need no resampling."""
+    """Whether tiles are as large as the file's and of the same scale: then some may be the file's own."""
     where = places(slide, tiles, spec)
     return all(round(step, 9) == 1 for step in where.steps) and slide.tile_sizes_px[where.level] == (
         spec.tile_px,
@@ -288,10 +289,10 @@ def _file_tiles(
     where = places(slide, tiles, spec)
     slide.will_read(where.level, where.boxes)
     for i, box in enumerate(where.boxes.tolist()):
-        whole = not np.rint(where.offsets_px[i] * 1e6).any()
+        pixels = np.empty((spec.tile_px, spec.tile_px, 3), np.uint8)
         try:
-            data = slide.encoded_tile(where.level, *box) if whole else None
-            pixels = slide.read_region(where.level, *box)[: spec.tile_px, : spec.tile_px]
+            data = slide.encoded_tile(where.level, *box) if where.exact[i] else None
+            read_place(slide, where, i, pixels)
         except SlideError as error:
             if error.reason != "unreadable":
                 raise

@@ -3,10 +3,12 @@
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from uadray import cache, images, storage
 from uadray.data import shards
@@ -21,7 +23,13 @@ MAX_IMAGE_BYTES = 64 * 2**20
 WINDOW = 512
 """Tiles of Parquet that are looked for together: their row groups are read once, and their bytes held."""
 
+IN_FLIGHT = 32
+"""Images of a folder in S3 that are asked for at once: each takes a round trip, whatever its size."""
+
 Kind = Literal["folder", "zip", "parquet", "shards"]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,9 @@ def list_tiles(uri: str, *, label: str | None = None) -> list[TileRef]:
             refs = _parquet_refs(uri)
         case "shards":
             whole = shards.read_tile_set(uri)
-            refs = [ref for _, run in shards.folder_runs(uri, whole) for ref in _run_refs(run)]
+            runs = [run for _, run in shards.folder_runs(uri, whole)]
+            with ThreadPoolExecutor(IN_FLIGHT if storage.is_s3(uri) else 1) as threads:
+                refs = [ref for some in _ahead(threads, _run_refs, runs) for ref in some]
         case "folder":
             found = storage.list_objects(uri, suffixes=IMAGE_SUFFIXES)
             prefix = len(storage.join(uri, "x")) - 1
@@ -135,14 +145,32 @@ def _encoded(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
             for start in range(0, len(refs), WINDOW):
                 yield from _rows(refs[start : start + WINDOW])
         case "folder":
-            for ref in refs:
-                try:
-                    data = storage.read_bytes(ref.member, max_bytes=MAX_IMAGE_BYTES)
-                except (storage.AccessError, storage.UnreachableError):
-                    raise
-                except InputError:  # too large, or gone since it was listed
-                    data = b""
-                yield ref, data
+            with ThreadPoolExecutor(IN_FLIGHT if storage.is_s3(uri) else 1) as threads:
+                yield from zip(refs, _ahead(threads, _image_bytes, [ref.member for ref in refs]), strict=True)
+
+
+def _image_bytes(uri: str) -> bytes:
+    try:
+        return storage.read_bytes(uri, max_bytes=MAX_IMAGE_BYTES)
+    except (storage.AccessError, storage.UnreachableError):
+        raise
+    except InputError:  # too large, or gone since it was listed
+        return b""
+
+
+def _ahead(threads: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Results in the order of `items`, `IN_FLIGHT` of them asked for ahead: what is held is bounded."""
+    waiting = deque[Future[R]]()
+    try:
+        for item in items:
+            waiting.append(threads.submit(function, item))
+            if len(waiting) >= IN_FLIGHT:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -181,9 +209,9 @@ def _parquet_refs(uri: str) -> list[TileRef]:
 
 
 def _run_refs(run: shards.Run) -> Iterator[TileRef]:
-    for row, values in enumerate(shards.read_run(run, ("tile_id", "label", "slide_id"))):
+    for row, values in enumerate(shards.read_run(run, ("tile_id", "label", "slide_id")), start=run.start):
         slide_id = values["slide_id"] or slide_of(str(values["tile_id"]))
-        yield TileRef(values["tile_id"], values["label"], f"{run.group}:{run.start + row}:{run.uri}", slide_id)
+        yield TileRef(values["tile_id"], values["label"], f"{run.group}:{row}:{run.uri}", slide_id)
 
 
 def _rows(refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:

@@ -1,7 +1,7 @@
 """Networks and optimizers in safetensors: nothing that is opened can run code.
 
 A checkpoint folder holds `networks.safetensors` (keys `<network>.<tensor>`), `optimizers.safetensors` (keys
-`<optimizer>.<parameter index>.<state>`) and `progress.json`.
+`<optimizer>.<parameter index>.<state>`), `progress.json`, and `samples.safetensors`: the tiles that people are shown.
 """
 
 import json
@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from uadray.errors import InputError
 from uadray.models.build import Networks
+from uadray.models.pixels import Pixels
 
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 """The types that networks have, by the names of safetensors."""
@@ -115,6 +116,17 @@ def load_state(folder: Path, networks: Networks, optimizers: dict[str, Optimizer
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: progress.json cannot be read: {error}") from error
     return progress
+
+
+def save_samples(folder: Path, pixels: Pixels) -> None:
+    """Keep the tiles [n, h, w, 3] that are reconstructed at every epoch."""
+    save_file({"pixels": torch.from_numpy(pixels).contiguous()}, folder / "samples.safetensors")
+
+
+def load_samples(folder: Path) -> Pixels:
+    """What `save_samples` kept."""
+    found: Pixels = _read(folder / "samples.safetensors")["pixels"].numpy()
+    return found
 
 
 def _read(path: Path) -> dict[str, Tensor]:
