@@ -304,7 +304,10 @@ def screen(
             "the same command tries them again"
         )
     if summary["failed"]:
-        raise typer.Exit(1)
+        reasons = ", ".join(f"{reason} {count}" for reason, count in summary["failures"].items())
+        raise WorkError(
+            f"{summary['failed']} of {summary['slides']} slides failed ({reasons}); {summary['worklist']} says why"
+        )
 
 
 @app.command()
