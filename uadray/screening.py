@@ -343,7 +343,7 @@ def _streamed(
     watch = DriversWatch()
     names = [shown(row.slide_id) for row in rows]
     waiting = Waiting(
-        names, watch=watch, nodes=nodes, timeout_s=config.no_progress_timeout_s, say=say, head=head_address()
+        names, done, watch=watch, nodes=nodes, timeout_s=config.no_progress_timeout_s, say=say, head=head_address()
     )
     source = stream(reads, scorer=PartScorer, arguments=arguments, config=config, nodes=nodes, watch=watch)
     try:

@@ -45,6 +45,11 @@ class Nodes:
         self.left_out: dict[str, str] = {}
         self._examine = examine
 
+    @property
+    def can_be_examined(self) -> bool:
+        """Whether there is a way to look at them; not at the one that a command has started itself."""
+        return self._examine is not None
+
     def usable(self) -> dict[str, dict[str, Any]]:
         """What Ray says of the nodes that are alive and used, by id."""
         return {n["NodeID"]: n for n in ray.nodes() if n["Alive"] and n["NodeID"] not in self.left_out}

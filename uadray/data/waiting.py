@@ -9,7 +9,7 @@ the head of the cluster is away   end: nothing will come any more
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from typing import Protocol
 
@@ -46,6 +46,7 @@ class Waiting:
 
     Args:
         names: of the slides, as they may be shown, by index.
+        done: indices of those that have come; grows.
         watch: what is open.
         nodes: that are used.
         timeout_s: without any movement for so long the stream ends.
@@ -54,8 +55,9 @@ class Waiting:
     """
 
     def __init__(
-        self, names: Sequence[str], *, watch: Looks, nodes: Nodes, timeout_s: float, say: Say, head: str
+        self, names: Sequence[str], done: Set[int], *, watch: Looks, nodes: Nodes, timeout_s: float, say: Say, head: str
     ) -> None:
+        self._done = done
         self._names, self._watch, self._nodes, self._timeout_s, self._say = names, watch, nodes, timeout_s, say
         self._row_at = self._head_at = self._head_asked = time.monotonic()
         self._head = head
@@ -96,7 +98,10 @@ class Waiting:
     def told(self, look: Look, quiet_s: float) -> str:
         """What is waited for, in a line."""
         if not look.open:
-            return f"waiting for {quiet_s:.0f} s: no slide is being read; scorers start, or CPUs are taken"
+            left = [name for i, name in enumerate(self._names) if i not in self._done]
+            more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
+            why = "processes start, CPUs are taken, or a node with parts of them does not answer"
+            return f"waiting for {', '.join(left[:NAMED])}{more}, which nobody has been at for {quiet_s:.0f} s: {why}"
         longest = sorted(look.open, key=lambda o: -o.began)
         named = dict.fromkeys(f"{self._names[o.slide]} ({o.what} on {o.address} for {o.began:.0f} s)" for o in longest)
         more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
@@ -117,9 +122,11 @@ class Waiting:
 
     def _look_at_nodes(self, look: Look, now: float) -> None:
         """Examine, beside the stream, the nodes whose work stands still."""
-        if self._looking is not None and self._looking.is_alive():
+        if not self._nodes.can_be_examined or (self._looking is not None and self._looking.is_alive()):
             return
         standing = {o.node_id for o in look.open if o.moved > STANDING_S and o.node_id not in self._nodes.left_out}
+        if not look.open and now - self._row_at > STANDING_S:
+            standing = set(self._nodes.usable())
         asked = {i for i in standing if now - self._looked.get(i, -1e9) > STANDING_S}
         if asked:
             self._looked |= dict.fromkeys(asked, now)
