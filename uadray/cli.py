@@ -179,9 +179,9 @@ def tile(
     from uadray.data.materialise import tile_set
 
     with console.progress("tile") as tick:
-        _join()
+        nodes = _join(out=out)
         summary = tile_set(
-            rows, spec, out, tiles_per_slide=tiles_per_slide, seed=seed, quality=quality,
+            rows, spec, out, nodes=nodes, tiles_per_slide=tiles_per_slide, seed=seed, quality=quality,
             progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
         )  # fmt: skip
     console.result(summary | {"masks_used": masks_used})

@@ -113,3 +113,10 @@ class Nodes:
 def head_address() -> str:
     """`host:port` of the cluster's head, from where its nodes are told what is alive."""
     return str(ray.get_runtime_context().gcs_address)
+
+
+def here() -> tuple[str, str]:
+    """Ray's id of this node and its address; empty outside of Ray."""
+    if not ray.is_initialized():
+        return "", ""
+    return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()

@@ -38,7 +38,7 @@ from pydantic import Field
 from uadray import faults
 from uadray.config import Config
 from uadray.data.datasource import Read, TaskSource, reading
-from uadray.data.nodes import Nodes
+from uadray.data.nodes import Nodes, here
 from uadray.data.reading import (
     SlidePlan,
     TileChunk,
@@ -362,13 +362,6 @@ def failed_part(index: int, reason: str, message: str, *, etag: str | None = Non
     text = " ".join(message.split())[:500]
     header = {"reason": reason, "message": text, "etag": etag, "node_id": node_id, "address": address}
     return part_row(index, -1, header=header)
-
-
-def here() -> tuple[str, str]:
-    """Ray's id of this node and its address; empty outside of Ray."""
-    if not ray.is_initialized():
-        return "", ""
-    return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
 
 
 def part_row(
