@@ -88,11 +88,13 @@ def test_resampled_tiles_are_encoded_at_the_asked_quality(
     assert sizes[1] > 1.5 * sizes[0]
 
 
-def test_tiles_have_the_pixels_that_screening_reads(tmp_path: Path) -> None:
+def test_tiles_have_the_pixels_that_screening_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Level 1 has exactly the scale asked for, but tiles begin between its pixels, all but the first one."""
     small = np.random.default_rng(5).integers(0, 80, (126, 126, 3), dtype=np.uint8)
     image = np.array([210, 110, 180], np.uint8) - cv2.resize(small, (1001, 1001))
-    write_pyramid(tmp_path / "odd.tif", image, mpp=0.5, tile_px=128, downsamples=(2.01,))  # type: ignore[arg-type]
+    level = cv2.resize(image, (498, 498), interpolation=cv2.INTER_AREA)
+    monkeypatch.setattr("uadray.slides.synthetic._reduced", lambda *_: level)
+    write_pyramid(tmp_path / "odd.tif", image, mpp=0.5, tile_px=128, downsamples=(2,))
     with open_slide(tmp_path / "odd.tif", slide_id="odd") as slide:
         assert slide.downsamples[1][0] % 1
         spec = TileSpec(mpp=0.5 * slide.downsamples[1][0], tile_px=128, quality=None)
