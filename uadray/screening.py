@@ -354,8 +354,8 @@ def _streamed(
                     if waiting.idle():
                         return
                     continue
-                waiting.row()
                 index = part["slide"]
+                waiting.row(index, 1 + len(parts.get(index, ())), json.loads(part["header"]).get("n_parts", 1))
                 if index in done:
                     continue
                 if part["part"] >= 0:

@@ -77,7 +77,9 @@ def test_what_is_waited_for_is_said_after_ten_seconds(clock: Clock, head: socket
         "waiting for s0 (read on 10.0.0.1 for 20 s), s1 (read on 10.0.0.1 for 19 s), s2 (read on 10.0.0.1 for 18 s), "
         "s3 (read on 10.0.0.1 for 17 s) and 2 more"
     )
-    desk.waiting.row()
+    desk.waiting.row(4, 7, 30)
+    assert desk.said[-1] == "7 of 30 parts of s4"
+    desk.waiting.row(4, 30, 30)
     assert desk.said[-1] == ""
     desk.open = []
     desk.idle(11)

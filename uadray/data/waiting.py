@@ -65,10 +65,10 @@ class Waiting:
         self._looked: dict[str, float] = {}
         self._found: list[WorkError | bool] = []
 
-    def row(self) -> None:
-        """A row has come."""
+    def row(self, slide: int, parts: int, of: int) -> None:
+        """A row has come: of this slide so many parts are there, of so many."""
         self._row_at = self._head_at = time.monotonic()
-        self._say("")
+        self._say(f"{parts} of {of} parts of {self._names[slide]}" if parts < of else "")
 
     def idle(self) -> bool:
         """No row came for a second. Returns whether a node was left out: the stream is to start again without it.
