@@ -12,6 +12,7 @@ from seaweed import SeaweedServer
 
 from uadray import storage
 from uadray.bench import faults, index, network, nodes, sabotage
+from uadray.bench.command import Command, is_named, longest_silence
 from uadray.bench.faults import SCENARIOS
 from uadray.errors import InputError
 
@@ -81,17 +82,17 @@ def test_goals_that_are_missed_are_named(name: str, figures: dict[str, object], 
 
 def test_what_a_command_prints_is_kept_with_its_time() -> None:
     say = "import sys, time; print('a', flush=True); time.sleep(0.3); print('b\\n', file=sys.stderr); sys.exit(3)"
-    with faults.Command([sys.executable, "-c", say], dict(os.environ)) as command:
+    with Command([sys.executable, "-c", say], dict(os.environ)) as command:
         assert command.wait(10) == 3
         assert command.seconds == command.seconds
     assert [line for _, line in command.lines] == ["a", "b", ""]
-    assert faults.longest_silence([at for at, _ in command.lines], command.seconds) >= 0.3
-    assert faults.is_named(command.lines, "b")
-    assert not faults.is_named(command.lines, "a", "b")
+    assert longest_silence([at for at, _ in command.lines], command.seconds) >= 0.3
+    assert is_named(command.lines, "b")
+    assert not is_named(command.lines, "a", "b")
 
 
 def test_a_command_that_does_not_end_is_killed() -> None:
-    with faults.Command(["sleep", "60"], dict(os.environ)) as command:
+    with Command(["sleep", "60"], dict(os.environ)) as command:
         assert command.wait(0.1) is None
     assert command._process.returncode == -9
 
