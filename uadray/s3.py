@@ -239,8 +239,10 @@ def _failed(error: Exception, uri: str) -> UadrayError:
     """An error on this side of the wire: no credentials, no connection, an impossible bucket name."""
     from botocore import exceptions as boto
 
-    names = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "MetadataRetrievalError")
-    names += ("SSOError", "TokenRetrievalError", "NoAuthTokenError", "UnknownCredentialError", "LoginError")
+    names = (
+        *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "MetadataRetrievalError"),
+        *("SSOError", "TokenRetrievalError", "NoAuthTokenError", "UnknownCredentialError", "LoginError"),
+    )
     kinds = tuple(getattr(boto, kind) for kind in names if hasattr(boto, kind))  # older versions have no LoginError
     if isinstance(error, kinds):
         return AccessError(
