@@ -1,5 +1,7 @@
 """Storage: the same contract in a folder and on a real S3 server, and what is said when something is wrong."""
 
+import hashlib
+import json
 import os
 import shutil
 import socket
@@ -404,6 +406,30 @@ def test_a_profile_is_used_and_named(s3: SeaweedServer, monkeypatch: pytest.Monk
     _assert_all_fail(uri, storage.AccessError, "check profile wrong")
     monkeypatch.setenv("AWS_PROFILE", "missing")
     _assert_all_fail(uri, storage.AccessError, "missing.* could not be found")
+
+
+STAT = """
+from uadray import storage
+try:
+    storage.stat("s3://slides/a.svs")
+except storage.AccessError as error:
+    print(error)
+"""
+
+
+def test_a_login_that_has_expired(tmp_path: Path) -> None:
+    """As `aws sso login` leaves it behind the next day. In a process of its own: botocore looks for HOME on import."""
+    profile = "[profile archive]\nsso_session = hospital\nsso_account_id = 123456789012\nsso_role_name = reader\n"
+    session = "[sso-session hospital]\nsso_region = eu-west-1\nsso_start_url = https://hospital.awsapps.com/start\n"
+    cached = {"accessToken": "x", "expiresAt": "2020-01-01T00:00:00Z", "region": "eu-west-1"}
+    cache = tmp_path / ".aws" / "sso" / "cache"
+    cache.mkdir(parents=True)
+    (tmp_path / ".aws" / "config").write_text(profile + session + "[default]\nregion = eu-west-1\n")
+    (cache / f"{hashlib.sha1(b'hospital').hexdigest()}.json").write_text(json.dumps(cached))  # noqa: S324
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    env = kept | {"HOME": str(tmp_path), "AWS_PROFILE": "archive", "AWS_EC2_METADATA_DISABLED": "true"}
+    done = subprocess.run([sys.executable, "-c", STAT], env=env, capture_output=True, text=True, check=True, timeout=60)
+    assert "Token has expired and refresh failed; log in again (`aws sso login`), or check AWS_PROFILE" in done.stdout
 
 
 @pytest.mark.s3

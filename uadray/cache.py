@@ -227,6 +227,8 @@ def _reserve(order: _Order) -> None:
         raise FullError(
             f"{order.slide}: {size} bytes, and UADRAY_CACHE_BYTES allows {limit} in {folder}; set it to {size} at least"
         )
+    if size > shutil.disk_usage(folder).total:
+        raise _disk_full(order)  # whoever waits or evicts copies for it does so in vain
     moved, since = _movement(folder), time.monotonic()
     with _in_line(folder) as ticket:
         while True:

@@ -249,15 +249,16 @@ def _failed(error: Exception, uri: str) -> UadrayError:
     """An error on this side of the wire: no credentials, no connection, an impossible bucket name."""
     from botocore import exceptions as boto
 
-    credential_errors = (
-        boto.NoCredentialsError,
-        boto.PartialCredentialsError,
-        boto.CredentialRetrievalError,
-        boto.SSOError,
-        boto.MetadataRetrievalError,
+    names = (
+        *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "MetadataRetrievalError"),
+        *("SSOError", "TokenRetrievalError", "NoAuthTokenError", "UnknownCredentialError", "LoginError"),
     )
-    if isinstance(error, credential_errors):
-        return AccessError(f"{uri}: {one_line(error)} Check AWS_PROFILE, ~/.aws and the AWS_ variables")
+    kinds = tuple(getattr(boto, kind) for kind in names if hasattr(boto, kind))  # older versions have no LoginError
+    if isinstance(error, kinds):
+        return AccessError(
+            f"{uri}: {one_line(error).rstrip('.')}; log in again (`aws sso login`), or check AWS_PROFILE, ~/.aws and "
+            "the AWS_ variables"
+        )
     if isinstance(error, boto.ParamValidationError):
         return InputError(f"{uri}: not a usable bucket or key: {one_line(error)}")
     return UnreachableError(

@@ -1,6 +1,7 @@
 """Joining a cluster: real heads that are not there, want another token, or were not named."""
 
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -12,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from seaweed import free_port
 
-from uadray.data import joining, probe
+from uadray.data import joining
 from uadray.errors import InputError
 
 pytestmark = pytest.mark.ray
@@ -63,7 +65,7 @@ def refused(address: str, log: Path) -> str:
     began = time.monotonic()
     with pytest.raises(InputError) as caught:
         joining.look_first(address, log=log)
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 15  # 0.7 on an idle machine; Ray itself takes 20
     line = str(caught.value)
     assert line.startswith(f"RAY_ADDRESS={address}: ")
     assert "\n" not in line
@@ -72,8 +74,10 @@ def refused(address: str, log: Path) -> str:
 
 def test_a_head_that_takes_the_token(head: tuple[str, str], token: None, tmp_path: Path) -> None:
     joining.look_first(head[0], log=tmp_path / "log")
-    found = probe.main(head[0])
-    assert (found["problem"], found["ray_version"][:2]) == ("", "2.")
+    found = joining._probe(head[0], tmp_path / "log")  # the private names of Ray that it uses still mean the same
+    assert found == {
+        "problem": "", "ray_version": ray.__version__, "python_version": platform.python_version(),
+    }  # fmt: skip
 
 
 def test_a_token_that_is_wrong_or_missing_is_named(

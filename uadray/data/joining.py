@@ -13,7 +13,8 @@ from typing import Any
 from uadray.errors import InputError
 
 CONNECT_TIMEOUT_S = 5.0
-PROBE_TIMEOUT_S = 25.0
+PROBE_TIMEOUT_S = 60.0
+"""Half a second on an idle machine; Ray itself gives up an address that keeps silent after 40."""
 
 GET_TOKEN = "`ray get-auth-token` prints it on the head"  # noqa: S105 - how to get one
 PLACES = "~/.ray/auth_token, RAY_AUTH_TOKEN or the file that RAY_AUTH_TOKEN_PATH names"
@@ -52,7 +53,12 @@ def look_first(address: str, *, log: Path) -> None:
         )
     if "://" in address:
         return
-    found = _probe(address, where, log)
+    found = _probe(address, log)
+    if found["problem"] == "silent":
+        raise InputError(
+            f"{where}: what answers there is not the head of a Ray cluster, or it hangs; expected the port of "
+            f"`ray start --head --port=...` (6379), not that of the dashboard; Ray's own words are in {log}"
+        )
     if found["problem"] == "token":
         raise InputError(f"{where}: {_token_problem(file)} ({GET_TOKEN}); Ray's own words are in {log}")
     mine = {"ray_version": importlib.metadata.version("ray"), "python_version": platform.python_version()}
@@ -94,7 +100,7 @@ def _token_problem(file: Path | None) -> str:
     return f"the token in {file or 'RAY_AUTH_TOKEN'} is not the cluster's; put that there"
 
 
-def _probe(address: str, where: str, log: Path) -> dict[str, Any]:
+def _probe(address: str, log: Path) -> dict[str, Any]:
     """Ask in another process; empty of problems where that finds none, or cannot tell."""
     command = [sys.executable, "-m", "uadray.data.probe", address]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -104,11 +110,8 @@ def _probe(address: str, where: str, log: Path) -> dict[str, Any]:
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=output,
                 timeout=PROBE_TIMEOUT_S, check=False,
             )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            raise InputError(
-                f"{where}: what answers there is not the head of a Ray cluster, or it hangs; expected the port of "
-                f"`ray start --head --port=...` (6379), not that of the dashboard; Ray's own words are in {log}"
-            ) from error
+        except subprocess.TimeoutExpired:
+            return {"problem": "silent"}
     lines = done.stdout.decode(errors="replace").strip().splitlines()
     try:
         found: dict[str, Any] = json.loads(lines[-1])

@@ -2,7 +2,7 @@
 
     python -m uadray.data.probe HOST:PORT        # prints one JSON object as its last line
 
-`problem` is empty, or one of `token`, `no_node`, `error`; `ray_version` and `python_version` are those of the head.
+`problem` is empty, or one of `token`, `silent`, `no_node`, `error`; `ray_version` and `python_version` are those of the head.
 """
 
 import json
@@ -14,13 +14,15 @@ NODE_TIMEOUT_S = 10
 
 def main(address: str) -> dict[str, Any]:
     """Ask."""
-    from ray.exceptions import AuthenticationError
+    from ray.exceptions import AuthenticationError, RpcError
 
     try:
         client = _client(address)
         found = _versions(client)
     except AuthenticationError as error:
         return {"problem": "token", "detail": str(error)}
+    except RpcError as error:
+        return {"problem": "silent", "detail": str(error)}
     except Exception as error:  # Ray has many; whoever asks goes on to join, and meets it there
         return {"problem": "error", "detail": f"{type(error).__name__}: {error}"}
     return found | {"problem": "" if _has_node_here(client) else "no_node"}
