@@ -24,6 +24,9 @@ PALE_TISSUE = 0.4
 SAME_COLOUR = 0.05
 """Greatest difference of a channel's share in the OD between a fold and what is around it."""
 
+GAP_UM = 50.0
+"""Gaps of a fold that are narrower do not part it."""
+
 MAX_UM, RIM_UM = 5_000.0, 80.0
 """Diameter of the largest bubble, and greatest width of a rim: half of the thinnest stroke of a pen."""
 
@@ -204,10 +207,14 @@ def _surroundings(
 
 
 def _is_band(part: Mask, mpp: float, *, max_width_um: float, min_length_um: float) -> bool:
-    """Whether a piece is as thin as a fold, and long for its width. Length: the area over the mean width."""
-    distance = cv2.distanceTransform(np.pad(_bytes(part), 1), cv2.DIST_L2, 3)
-    width = 2 * float(distance.max())
-    length = float(part.sum()) / max(width, 1.0)
+    """Whether a piece is as thin as a fold, and long for its width. Length: the area over the mean width.
+
+    Gaps are closed first: a ragged patch of dense nuclei is nowhere wide, and no band.
+    """
+    gap = round(GAP_UM / mpp)
+    solid = cv2.morphologyEx(np.pad(_bytes(part), gap + 1), cv2.MORPH_CLOSE, _disc(gap))
+    width = 2 * float(cv2.distanceTransform(solid, cv2.DIST_L2, 3).max())
+    length = float(solid.sum()) / max(width, 1.0)
     return width * mpp <= max_width_um and length * mpp >= min_length_um and length >= 3 * width
 
 

@@ -34,6 +34,10 @@ UNNAMED = frozenset({"", "none", "null", "unnamed", "unclassified", "noclass"})
 _SHOWN = 60
 
 
+class UnclearError(ValueError):
+    """What a region was drawn for is not clear."""
+
+
 def meaning(names: Iterable[str]) -> Meaning:
     """What a class means, given the names that it is made of.
 
@@ -41,7 +45,7 @@ def meaning(names: Iterable[str]) -> Meaning:
     ('cut_out', 'cut_out', 'tissue', 'unnamed')
 
     Raises:
-        ValueError: it says neither.
+        UnclearError: it says neither.
     """
     named = [part for name in names for part in re.split(r"[:;,/|()]", name) if _key(part) not in UNNAMED]
     if not named:
@@ -50,10 +54,10 @@ def meaning(names: Iterable[str]) -> Meaning:
         return "cut_out"
     if any(_is_one_of(part, TISSUE) for part in named):
         return "tissue"
-    near = difflib.get_close_matches(_key(named[0])[:_SHOWN], CUT_OUT | TISSUE, 1, 0.75)
+    near = difflib.get_close_matches(_key(named[0])[:_SHOWN], sorted(CUT_OUT | TISSUE), 1, 0.75)
     hint = f" (did you mean {near[0].capitalize()}?)" if near else ""
     shown = ": ".join(part.strip() for part in named)[:_SHOWN]
-    raise ValueError(f"class {shown!r} says neither tissue nor what to cut out{hint}; name it Tissue or Ignore*")
+    raise UnclearError(f"class {shown!r} says neither tissue nor what to cut out{hint}; name it Tissue or Ignore*")
 
 
 def class_names(feature: Mapping[str, Any]) -> list[str]:
@@ -67,7 +71,7 @@ def class_names(feature: Mapping[str, Any]) -> list[str]:
     (['Pen'], [])
 
     Raises:
-        ValueError: a class that is no text.
+        UnclearError: a class that is no text.
     """
     properties = feature.get("properties")
     if not isinstance(properties, dict):
@@ -85,7 +89,7 @@ def class_names(feature: Mapping[str, Any]) -> list[str]:
 def _texts(value: Any) -> list[str]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
-        raise ValueError(f"its class {str(value)[:_SHOWN]!r} is no text")
+        raise UnclearError(f"its class {str(value)[:_SHOWN]!r} is no text")
     return values
 
 

@@ -48,11 +48,11 @@ def check_folder(mask_dir: str | None, slide_ids: Iterable[str]) -> MaskFolder:
         name = storage.name(info.uri)
         if name.startswith("."):  # what systems and editors leave
             continue
-        slide_id = name.removesuffix(SUFFIX)
-        if name.endswith(SUFFIX) and slide_id in ids and storage.parent(info.uri) == folder:
+        slide_id, place = name.removesuffix(SUFFIX), storage.parent(info.uri)
+        if name.endswith(SUFFIX) and slide_id in ids and place == folder:
             used.append(slide_id)
         else:
-            unknown.append(name if storage.parent(info.uri) == folder else info.uri)
+            unknown.append(name if place == folder else f"{storage.name(place)}/{name}")
     examples = ", ".join(sorted(unknown)[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
     if not used:
         found = f"none of its {len(unknown):,} files ({examples}) is" if unknown else "it is empty; a mask is"

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import shapely
 
 from uadray.errors import SlideError
-from uadray.mask_classes import Meaning, class_names, meaning
+from uadray.mask_classes import Meaning, UnclearError, class_names, meaning
 from uadray.tissue import FULL_RESOLUTION_PX, reduction
 
 Mask = npt.NDArray[np.bool_]
@@ -102,11 +102,10 @@ def read_mask(
                 where = f", feature {number}"
                 is_within = _draw(masks[kind], shapes, scale, budget, within=masks["tissue"])
                 if kind == "unnamed" and is_within:
-                    raise ValueError("it has no class and lies within the tissue; name it Ignore* to cut it out")
+                    raise UnclearError("it has no class and lies within the tissue; name it Ignore* to cut it out")
     except ValueError as error:
-        raise SlideError(
-            slide_id, "bad_mask", f"{source}{where}: {error}; expected GeoJSON polygons in level-0 pixels"
-        ) from error
+        expected = "" if isinstance(error, UnclearError) else "; expected GeoJSON polygons in level-0 pixels"
+        raise SlideError(slide_id, "bad_mask", f"{source}{where}: {error}{expected}") from error
     if found is not None and regions["cut_out"] and not regions["tissue"] and not regions["unnamed"]:
         return found & ~masks["cut_out"]
     return (masks["tissue"] | masks["unnamed"]) & ~masks["cut_out"]
