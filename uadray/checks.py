@@ -33,7 +33,7 @@ _GPU = """
 import torch
 for i in range(torch.cuda.device_count()):
     assert torch.ones(256, device=f"cuda:{i}").sum().item() == 256
-print(torch.cuda.device_count(), torch.cuda.get_device_name(0) if torch.cuda.is_available() else "")
+print(torch.cuda.device_count(), torch.cuda.get_device_name(0) if torch.cuda.device_count() else "none")
 """
 
 
@@ -56,8 +56,9 @@ class Marker:
 
 
 def versions() -> dict[str, str]:
-    """What has to be equal on every node."""
-    return {"Python": platform.python_version(), "Ray": _version("ray"), "uadray": f"{uadray.__version__} ({_code()})"}
+    """What has to be equal on every node. The last number of Python's is for Ray to judge, which has a setting."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"Python": python, "Ray": _version("ray"), "uadray": f"{uadray.__version__} ({_code()})"}
 
 
 def _version(package: str) -> str:
@@ -141,6 +142,10 @@ def gpu(*, needed: int = 0) -> Finding:
     Args:
         needed: how many there have to be.
     """
+    import torch
+
+    if not needed and not torch.cuda.is_available():
+        return Finding("GPU", True, "none; everything runs on the processors, slower", required=False)
     fix = "check it with nvidia-smi"
     try:
         done = subprocess.run(
@@ -154,8 +159,7 @@ def gpu(*, needed: int = 0) -> Finding:
     count, _, name = done.stdout.strip().partition(" ")
     if int(count) < needed:
         return Finding("GPU", False, f"{count} found, Ray gives out {needed}; {fix}")
-    found = f"{count} x {name}" if name else "none; everything runs on the processors, slower"
-    return Finding("GPU", True, found, required=needed > 0)
+    return Finding("GPU", True, f"{count} x {name}", required=needed > 0)
 
 
 def credentials(*, timeout_s: float = STORE_TIMEOUT_S) -> Finding:

@@ -48,12 +48,13 @@ def main() -> None:
     except Exception as error:
         if console.log_file() is None and not console.is_diverted():
             raise  # before any work: a fault of this program, and its place is worth more than a short line
-        traceback.print_exc()  # goes to the log file
         _end(error, 1)
 
 
 def _end(error: Exception, status: int) -> None:
     """One line, and where the rest is; a cluster that is gone is not waited for."""
+    if console.is_diverted():
+        traceback.print_exception(error)  # goes to the log file
     line = " ".join(f"{'' if isinstance(error, UadrayError) else type(error).__name__ + ': '}{error}".split())[:2000]
     log = console.log_file()
     print(f"uadray: {line}{f' (log: {log})' if log else ''}", file=console.err(), flush=True)
@@ -161,27 +162,29 @@ def tile(
     """Cut tiles once and keep them as Parquet shards; run it again to go on."""
     from uadray.config import parse_config
     from uadray.manifest import read_manifest
+    from uadray.mask_folder import check_folder
     from uadray.tiling import TileSpec
 
     values = {"mpp": mpp, "tile_px": tile_px, "stride_px": stride_px, "min_tissue": min_tissue, "mask_dir": mask_dir}
     spec, rows = parse_config(TileSpec, values, source="uadray tile"), read_manifest(slides)
+    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     if dry_run:
         from uadray.data.estimate import estimate
 
         with console.progress("tile"):
             _join()
             found = estimate(rows, spec, job="tile", tiles_per_slide=tiles_per_slide, quality=quality, seed=seed)
-        console.result(found)
+        console.result(found | {"masks_used": masks_used})
         return
     from uadray.data.materialise import tile_set
 
     with console.progress("tile") as tick:
-        _join()
+        nodes = _join(out=out)
         summary = tile_set(
-            rows, spec, out, tiles_per_slide=tiles_per_slide, seed=seed, quality=quality,
+            rows, spec, out, nodes=nodes, tiles_per_slide=tiles_per_slide, seed=seed, quality=quality,
             progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
         )  # fmt: skip
-    console.result(summary)
+    console.result(summary | {"masks_used": masks_used})
     if summary["failed"]:
         raise typer.Exit(1)
 
@@ -229,7 +232,7 @@ def score(
     described = read_bundle(bundle)
     config = _stream_config(score_workers, gpus)
     with console.progress("score") as tick:
-        nodes = _join(bundle)
+        nodes = _join(bundle=bundle)
         summary = job.score(
             data, bundle_uri=bundle, bundle=described, out=out, config=config, nodes=nodes,
             progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
@@ -255,18 +258,20 @@ def calibrate(
     from uadray.bundle import read_bundle
     from uadray.config import parse_config
     from uadray.manifest import read_manifest
+    from uadray.mask_folder import check_folder
 
     described, rows = read_bundle(bundle), read_manifest(slides)
     aggregation = parse_config(AggregationConfig, {"top_fraction": top_fraction}, source="--top-fraction")
     contents = job.check(rows, described, alpha=alpha)
+    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     with console.progress("calibrate") as tick:
-        nodes = _join(bundle)
+        nodes = _join(bundle=bundle)
         made, left_out = job.calibrate(
             rows, bundle_uri=bundle, bundle=described.with_masks(mask_dir), alpha=alpha, aggregation=aggregation,
             config=_stream_config(score_workers, gpus), nodes=nodes, contents=contents,
             progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
         )  # fmt: skip
-    counts = {"slides": len(rows) - len(left_out), "patients": len(made.scores)}
+    counts = {"slides": len(rows) - len(left_out), "patients": len(made.scores), "masks_used": masks_used}
     console.result({"calibration": made.id, **counts, "alpha": alpha, "left_out": left_out})
     if left_out:
         raise typer.Exit(1)
@@ -288,38 +293,43 @@ def screen(
     from uadray.bundle import read_bundle
     from uadray.calibration import read_calibration
     from uadray.manifest import read_manifest
+    from uadray.mask_folder import check_folder
 
     described = read_bundle(bundle)
     calibrated, rows = read_calibration(bundle, described), read_manifest(slides)
     config = job.ScreenConfig(stream=_stream_config(score_workers, gpus))
     described = described.with_masks(mask_dir)
+    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     if dry_run:
         with console.progress("screen"):
             _join()
             found = job.dry_run(rows, bundle_uri=bundle, bundle=described)
-        console.result(found)
+        console.result(found | {"masks_used": masks_used})
         return
     with console.progress("screen") as tick:
-        nodes = _join(bundle, out)
+        nodes = _join(bundle=bundle, out=out)
         summary = job.screen(
             rows, bundle_uri=bundle, bundle=described, calibration=calibrated, out=out, config=config, nodes=nodes,
             retry_failed=retry_failed,
             progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
         )  # fmt: skip
-    console.result(summary)
+    console.result(summary | {"masks_used": masks_used})
     if summary["open"]:
         raise WorkError(
             f"{summary['open']} of {summary['slides']} slides are open, no fault of theirs: {summary['why_open']}; "
             "the same command tries them again"
         )
     if summary["failed"]:
-        raise typer.Exit(1)
+        reasons = ", ".join(f"{reason} {count}" for reason, count in summary["failures"].items())
+        raise WorkError(
+            f"{summary['failed']} of {summary['slides']} slides failed ({reasons}); {summary['worklist']} says why"
+        )
 
 
 @app.command()
 def evaluate(
     path: Annotated[str, typer.Argument(help="scores.parquet of `score`, or the output folder of `screen`.")],
-    labels: Annotated[str | None, typer.Option(help="Manifest with a label column, for a screening.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Manifest: label (for a screening) and patient_id.")] = None,
     outlines: Annotated[str | None, typer.Option(help="Folder of GeoJSON outlines; else beside each slide.")] = None,
 ) -> None:
     """Say how good scores or decisions are, beside what is trivial."""
@@ -344,11 +354,14 @@ def serve(
 
 
 @app.command()
-def bench(name: Annotated[str, typer.Argument(help="decode, s3, screen, ingest, memory or nodes.")]) -> None:
+def bench(
+    name: Annotated[str, typer.Argument(help="decode, s3, screen, ingest, memory, nodes or faults.")],
+    only: Annotated[str | None, typer.Option(help="Scenarios of `faults`, like 0,a,f; all unless given.")] = None,
+) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
 
-    console.result(run(name))
+    console.result(run(name, only=only.split(",") if only else ()))
 
 
 @weights_app.command("pull")
@@ -382,14 +395,19 @@ def weights_list() -> None:
         print(f"{entry.name:20} {entry.size_bytes / 1e6:8.1f} MB  {weights.verify(entry.name):9} {entry.licence}")
 
 
-def _join(*uris: str) -> Any:
-    """Join the cluster, or start one here; the nodes that can be used. Those of a cluster are looked at first."""
+def _join(*, bundle: str | None = None, out: str | None = None) -> Any:
+    """Join the cluster, or start one here. Returns the nodes that can be used: each of a cluster is looked at first."""
     console.divert()
+    from uadray import bundle as bundles
+    from uadray import storage
     from uadray.data.cluster import connect
-    from uadray.data.nodes import Nodes
+    from uadray.data.nodes import Nodes, examiner
 
     connect()
-    nodes = Nodes()
+    if not os.environ.get("RAY_ADDRESS"):
+        return Nodes()
+    reads = [storage.join(bundle, bundles.DESCRIPTION)] if bundle else []
+    nodes = Nodes(examiner(out, reads))
     nodes.check()
     return nodes
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TextIO
 
 from uadray.errors import SHOW_IDS
 
-LOG_EVERY_S = 25.0
+LOG_EVERY_S = 20.0
 """Off a terminal a line of progress at least so often, whether anything has moved or not: silence is a fault."""
 
 _log_file: Path | None = None
@@ -121,7 +121,7 @@ def _new_log_file() -> Path:
 
 @contextmanager
 def progress(title: str) -> Iterator[Tick]:
-    """A progress bar on a terminal; off a terminal a log line every 25 seconds, and one at the end."""
+    """A progress bar on a terminal; off a terminal a log line every 20 seconds, and one at each end."""
     if err().isatty():
         with _bar(title) as bar:
             yield bar
@@ -141,15 +141,15 @@ class _Lines:
         self._lock, self._ended = threading.Lock(), threading.Event()
 
     def tick(self, done: int, total: int, note: str = "") -> None:
-        """Take the state; print the first and the last."""
-        first = self._state is None
+        """Take the state; print the last."""
         self._state = (done, total, note)
-        if first or done >= total:
+        if done >= total:
             self._print()
 
     @contextmanager
     def regularly(self) -> Iterator[None]:
         """Print now and then."""
+        self._print()
         thread = threading.Thread(target=self._run, name="uadray-progress", daemon=True)
         thread.start()
         try:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 from uadray.checks import Finding, examine_machine
+from uadray.data import joining
 from uadray.errors import UadrayError
 
 
@@ -23,6 +24,7 @@ def examine(out_uri: str | None = None) -> Iterator[Finding]:
 def _cluster(out_uri: str | None) -> Iterator[Finding]:
     from uadray.data import cluster, preflight
 
+    yield _token()
     try:
         cluster.connect()
         names = {node["NodeID"]: preflight.node_name(node) for node in preflight.living_nodes()}
@@ -37,3 +39,19 @@ def _cluster(out_uri: str | None) -> Iterator[Finding]:
             yield Finding(f"{names.get(node, node)}, {finding.what}", False, finding.message, required=finding.required)
         if not bad:
             yield Finding(names.get(node, node), True, "; ".join(finding.message for finding in some))
+
+
+def _token() -> Finding:
+    """Whether the cluster is open to all who reach it, and our token to others on this machine."""
+    if not joining.token_mode():
+        text = "RAY_AUTH_MODE is not token: whoever reaches the cluster's ports may run programs on it"
+        return Finding("Ray token", False, f"{text}; see deploy/README.md", required=False)
+    file = joining.token_file()
+    if file is None:
+        return Finding("Ray token", True, "in RAY_AUTH_TOKEN")
+    if not os.access(file, os.R_OK):
+        text = f"{file} {'cannot be read' if file.exists() else 'does not exist'}"
+        return Finding("Ray token", False, f"{text}; copy the head's there ({joining.GET_TOKEN})")
+    if file.stat().st_mode & 0o077:
+        return Finding("Ray token", False, f"others may read {file}: `chmod 600 {file}`", required=False)
+    return Finding("Ray token", True, f"in {file}")

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Self
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from uadray import __version__, decisions, drivers, evidence, leases, runs, storage, versions, worklist
@@ -208,6 +209,7 @@ class Ledger:
             **{state: states[state] for state in STATES},
             "open": len(rows) - len(decided),
             "anomalous": verdicts["anomalous"],
+            "failures": _reasons(table),
         }
         storage.write_bytes(storage.join(self.out, DECISIONS), _parquet(table))
         html = worklist.render_worklist(table, title=f"Worklist: {self.bundle.name}", run=self._page_facts(len(rows)))
@@ -313,7 +315,7 @@ def open_ledger(out: str, *, bundle: "Bundle", calibration: "Calibration", lease
     """Claim an output folder for this bundle and calibration, or go on with it. `lease_s`: see `uadray.drivers`.
 
     Raises:
-        InputError: it belongs to another.
+        InputError: it belongs to another, or its store does not honour conditional puts.
     """
     run = {
         "fingerprint": runs.fingerprint([bundle.id, calibration.id]),
@@ -327,6 +329,8 @@ def open_ledger(out: str, *, bundle: "Bundle", calibration: "Calibration", lease
         "started": _now(),
     }
     where = storage.join(out, RUN)
+    if not storage.exists(where):
+        storage.check_conditional_puts(out)  # all that follows rests on them
     if not storage.put_if_absent(where, json.dumps(run, indent=1).encode()):
         before = json.loads(storage.read_bytes(where))
         if before["fingerprint"] != run["fingerprint"]:
@@ -336,6 +340,12 @@ def open_ledger(out: str, *, bundle: "Bundle", calibration: "Calibration", lease
             )
         run = before
     return Ledger(out, run=run, bundle=bundle, calibration=calibration, lease_s=lease_s)
+
+
+def _reasons(table: pa.Table) -> dict[str, int]:
+    """How many slides failed, by reason, the most frequent first."""
+    failed = table.filter(pc.equal(table["state"], "failed"))
+    return dict(Counter(failed["reason"].to_pylist()).most_common())
 
 
 def _kept_masks(rows: Sequence[SlideRow], known: dict[str, dict[str, Any]]) -> dict[str, str]:

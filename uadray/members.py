@@ -8,7 +8,6 @@ The version of such a slide (its etag) is made of those of all its files. What a
 key file names, comes from outside: names that would lead out of a folder are refused.
 """
 
-import configparser
 import hashlib
 import re
 import struct
@@ -144,13 +143,7 @@ def _named_in(info: ObjectInfo) -> list[Member]:
     if info.size > _KEY_FILE_BYTES:
         raise InputError(f"{info.uri}: {info.size} bytes, expected a key file of {_KEY_FILE_BYTES} at most")
     (data,) = storage.read_ranges(info.uri, [(0, info.size)], etag=info.etag)
-    parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",), comment_prefixes=("#",))
-    parser.optionxform = str  # type: ignore[assignment, method-assign]  # keys keep their case
-    try:
-        parser.read_string(data.decode(errors="replace"))
-    except configparser.Error as error:
-        raise InputError(f"{info.uri}: not a key file: {' '.join(str(error).split())[:200]}") from error
-    keys = [item for group in parser.sections() for item in parser[group].items()]
+    keys = _keys(data.decode(errors="replace"), info.uri)
     wanted = dict.fromkeys(value for key, value in keys if value and _is_file_key(key))
     for value in wanted:
         if "/" in value:
@@ -168,6 +161,27 @@ def _named_in(info: ObjectInfo) -> list[Member]:
         elif value not in optional:
             raise NotFoundError(f"{info.uri}: names the file {value!r}, which is not beside it; copy it there too")
     return members
+
+
+def _keys(text: str, uri: str) -> list[tuple[str, str]]:
+    """Keys and values of all groups of a key file: lines of `key=value` under headings in brackets.
+
+    (configparser's time grows with the square of a line's length.)
+    """
+    found: dict[tuple[str, str], str] = {}  # of a key that is there twice, the last
+    group = ""
+    for number, line in enumerate(text.lstrip("\ufeff").splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        key, equals, value = line.partition("=")
+        if line.startswith("[") and line.endswith("]"):
+            group = line
+        elif group and equals and key.strip():
+            found[group, key.strip()] = value.strip()
+        else:
+            raise InputError(f"{uri}: not a key file: line {number} is {line[:60]!r}, expected [group] or key=value")
+    return [(key, value) for (_, key), value in found.items()]
 
 
 def _is_file_key(key: str) -> bool:

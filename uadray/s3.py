@@ -32,9 +32,29 @@ PATIENCE_S = 120.0
 """For so long a server that has answered before is waited for: a job outlasts the restart of its storage."""
 _PATIENT_WAIT_S = 5.0
 _CREDENTIAL_TTL = timedelta(minutes=10)  # botocore renews 15 minutes before the end: never hand out older ones
+_RENEW = "the session token has expired: renew it (`aws sso login`, or new temporary keys)"
+_REGION = "set AWS_DEFAULT_REGION to the bucket's region, and AWS_ENDPOINT_URL to the server that has it"
+_ADVICE = {
+    "ExpiredToken": _RENEW,
+    "ExpiredTokenException": _RENEW,
+    "TokenRefreshRequired": _RENEW,
+    "RequestExpired": _RENEW,
+    "InvalidToken": "the session token does not belong to these keys: set all three anew, or unset it",
+    "InvalidAccessKeyId": "the server does not know this key id",
+    "SignatureDoesNotMatch": "the secret is not that of the key id",
+    "RequestTimeTooSkewed": "this machine's clock is wrong by minutes: start chrony or systemd-timesyncd",
+    "AuthorizationHeaderMalformed": _REGION,
+    "AuthorizationQueryParametersError": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    "PermanentRedirect": _REGION,
+    "InvalidRegion": _REGION,
+}
+"""What to do about an error code that is about who asks, when and where, and never about the object."""
+
+_FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
 _lock = threading.RLock()
-_Settings = tuple[int, tuple[tuple[str, str], ...]]
-_answered: set[_Settings] = set()
+_Settings = tuple[int, tuple[tuple[str, str], ...], tuple[int, ...]]
+_answered: set[tuple[int, tuple[tuple[str, str], ...]]] = set()
 
 
 @dataclass(frozen=True)
@@ -77,8 +97,17 @@ class Connection:
 
 
 def _settings() -> _Settings:
-    """What a connection depends on: a change of environment, or a fork, makes a new one."""
-    return os.getpid(), tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    """What a connection depends on: a change of environment or of the credential files, or a fork, makes a new one."""
+    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    return os.getpid(), environment, tuple(_changed_ns(name) for name in _FILES)
+
+
+def _changed_ns(variable: str) -> int:
+    """When a file of boto3's was last written; 0 where there is none."""
+    try:
+        return os.stat(os.path.expanduser(os.environ.get(variable, _FILES[variable]))).st_mtime_ns  # noqa: PTH116, PTH111
+    except OSError:
+        return 0
 
 
 def connect() -> Connection:
@@ -97,6 +126,7 @@ def _connect(settings: _Settings) -> Connection:
     from botocore import UNSIGNED
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
+    from botocore.session import get_session
 
     options: dict[str, Any] = {
         "retries": {"mode": "standard", "max_attempts": _TRIES},
@@ -105,13 +135,14 @@ def _connect(settings: _Settings) -> Connection:
         "max_pool_connections": IN_FLIGHT,
     }
     try:
-        session = boto3.Session()
+        core = get_session()  # made here, as boto3's own does not tell of its settings
+        session = boto3.Session(botocore_session=core)
         credentials = session.get_credentials()
         if credentials is None:
             options["signature_version"] = UNSIGNED
         client = session.client("s3", config=Config(**options))
         client.meta.events.register_first("needs-retry.s3", _Patience(settings))
-        ca_bundle = session._session.get_config_variable("ca_bundle")  # boto3 has no public way to ask
+        ca_bundle = core.get_config_variable("ca_bundle")
     except (BotoCoreError, ValueError) as error:
         raise AccessError(
             f"S3 cannot be set up: {one_line(error)}; check AWS_PROFILE, ~/.aws and AWS_ENDPOINT_URL"
@@ -121,12 +152,12 @@ def _connect(settings: _Settings) -> Connection:
 
 def has_answered() -> bool:
     """Whether the server has ever answered this process, or is known to answer others."""
-    return _settings() in _answered
+    return _settings()[:2] in _answered
 
 
 def known_to_answer() -> None:
     """Wait for the server from the first request on: whoever started this process has reached it under this name."""
-    _answered.add(_settings())
+    _answered.add(_settings()[:2])
 
 
 class _Patience:
@@ -143,12 +174,12 @@ class _Patience:
         from botocore.exceptions import ConnectionError as NoConnectionError
         from botocore.exceptions import HTTPClientError
 
-        if response is not None and response[0].status_code < 500:
-            _answered.add(self._settings)
+        if response is not None and (response[0].status_code < 500 or response[0].status_code == 501):
+            _answered.add(self._settings[:2])
             return None
         began = request_dict["context"].setdefault("uadray_trouble_began", time.monotonic())
         odd = caught_exception is not None and not isinstance(caught_exception, (HTTPClientError, NoConnectionError))
-        if odd or self._settings not in _answered or time.monotonic() - began > PATIENCE_S:
+        if odd or self._settings[:2] not in _answered or time.monotonic() - began > PATIENCE_S:
             return None
         return min(_PATIENT_WAIT_S, _BACKOFF.total_seconds() * 2.0 ** (attempts - 1)) * random.uniform(0.5, 1)  # noqa: S311
 
@@ -247,8 +278,11 @@ def _refused(error: Any, uri: str) -> UadrayError:
         return NoBucketError(f"{uri}: there is no bucket {bucket} at {endpoint}; check its name and AWS_ENDPOINT_URL")
     if status == 404:
         return NotFoundError(f"{uri}: there is no such object at {endpoint}")
-    if status in (401, 403) or "Token" in code:
-        return AccessError(f"{uri}: {endpoint} refuses: {code} ({message}); {_who()}")
+    if status in (401, 403) or code in _ADVICE:
+        advice = f"{_ADVICE[code]}; {_who()}" if code in _ADVICE else _who()
+        return AccessError(f"{uri}: {endpoint} refuses: {code} ({message}); {advice}")
+    if status == 501:
+        return InputError(f"{uri}: {endpoint} cannot do what was asked for: {code} ({message}); use another S3 server")
     if status >= 500 or code in ("SlowDown", "RequestTimeout"):
         return UnreachableError(f"{uri}: {endpoint} answered {status} {code} ({message}), {_TRIES} times")
     return InputError(f"{uri}: {endpoint} refuses: {status} {code} ({message}); check region and AWS_ENDPOINT_URL")

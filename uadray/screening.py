@@ -13,7 +13,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import cv2
@@ -32,7 +32,7 @@ from uadray.data.attempts import Attempts, is_there
 from uadray.data.claims import claimed_reads
 from uadray.data.datasource import Read
 from uadray.data.estimate import estimate
-from uadray.data.nodes import Nodes
+from uadray.data.nodes import Nodes, head_address
 from uadray.data.stream import (
     StreamConfig,
     StreamError,
@@ -113,13 +113,14 @@ class PartScorer:
     """The scoring actor: map, reconstruct and score fused, so that pixels arrive once and never leave."""
 
     def __init__(
-        self, bundle_uri: str, bundle: Bundle, device: str, threads: int, load: LoadDetector = load_detector
-    ) -> None:
+        self, bundle_uri: str, bundle: Bundle, device: str, threads: int, load: LoadDetector = load_detector,
+        batch_tiles: int | None = None,
+    ) -> None:  # fmt: skip
         self._threads = threads if device == "cpu" else 1
         torch.set_num_threads(1 if self._threads > 1 else threads)
         if storage.is_s3(bundle_uri):
             s3.known_to_answer()  # the driver has read the bundle's description there
-        self.detector = load(bundle_uri, bundle, device=device)
+        self.detector = load(bundle_uri, bundle, device=device, **({"batch_tiles": batch_tiles} if batch_tiles else {}))
         self._known = known_tiles(bundle)
         self.detector(self._known)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="uadray-score")
@@ -165,10 +166,17 @@ class PartScorer:
         """On CPUs a thread scores some tiles of its own: 1.2 times as fast as all threads in each operation of one."""
         if self._threads == 1:
             return self.detector(images)
-        step = max(4, BATCH // self._threads)  # together no more activations than one batch has
+        batch_tiles = getattr(self.detector, "batch_tiles", BATCH)
+        step = max(4, batch_tiles // self._threads)  # together no more activations than one batch has
         parts = list(self._pool.map(self.detector, [images[i : i + step] for i in range(0, len(images), step)]))
-        columns = ([getattr(part, each.name) for part in parts] for each in fields(Scored))
-        return Scored(*(np.concatenate(column) for column in columns))
+
+        def pictures(rows: Sequence[int]) -> tuple[Pixels, Pixels]:
+            pairs = [parts[row // step].pictures([row % step]) for row in rows]
+            x, x_hat = (np.concatenate(column) for column in zip(*pairs, strict=True))
+            return x, x_hat
+
+        score, residual = (np.concatenate([getattr(p, name) for p in parts]) for name in ("score", "residual"))
+        return Scored(score, residual, pictures)
 
     def _floor(self, slide: int, part: int) -> float:
         """A tile of this part that scores no more will not be among the slide's evidence: others are, sent before."""
@@ -231,12 +239,15 @@ def _pictures(tiles: pa.Table, scored: Scored | None, floor: float) -> pa.Table:
         return EVIDENCE.empty_table()
     best = np.argsort(-scored.score)[:EVIDENCE_TILES]
     order = [int(i) for i in best if np.isfinite(scored.score[i]) and scored.score[i] > floor]
+    if not order:
+        return EVIDENCE.empty_table()
+    x, x_hat = scored.pictures(order)
     return pa.table(
         {
             "tile_id": [tiles["tile_id"][i].as_py() for i in order],
             "score": [float(scored.score[i]) for i in order],
-            "tile": [evidence.encode_jpeg(scored.x[i]) for i in order],
-            "reconstruction": [evidence.encode_jpeg(scored.x_hat[i]) for i in order],
+            "tile": [evidence.encode_jpeg(picture) for picture in x],
+            "reconstruction": [evidence.encode_jpeg(picture) for picture in x_hat],
         },
         schema=EVIDENCE,
     )
@@ -331,7 +342,9 @@ def _streamed(
     done: set[int] = set()
     watch = DriversWatch()
     names = [shown(row.slide_id) for row in rows]
-    waiting = Waiting(names, watch=watch, nodes=nodes, timeout_s=config.no_progress_timeout_s, say=say)
+    waiting = Waiting(
+        names, done, watch=watch, nodes=nodes, timeout_s=config.no_progress_timeout_s, say=say, head=head_address()
+    )
     source = stream(reads, scorer=PartScorer, arguments=arguments, config=config, nodes=nodes, watch=watch)
     try:
         with closing(source):
@@ -354,7 +367,7 @@ def _streamed(
                     done.add(index)
                     parts.pop(index, None)
                     yield result_or_none
-        yield from _crashed(rows, watch.look(timeout_s=LAST_LOOK_S).crashed, done)
+        yield from _crashed(rows, watch.look(LAST_LOOK_S).crashed, done)
         for index in sorted(set(range(len(rows))) - done):  # cannot be; if it is, it is tried again, and said
             yield SlideResult(rows[index], failure=("unreachable", "its reader ended without an answer"))
     finally:
@@ -401,7 +414,8 @@ def _assembled(row: SlideRow, part: dict[str, Any], parts: dict[int, dict[str, A
 
 def scorer_arguments(bundle_uri: str, bundle: Bundle, config: StreamConfig) -> dict[str, Any]:
     """For `PartScorer`: every actor checks its weights against the description that the driver read."""
-    return {"bundle_uri": bundle_uri, "bundle": bundle, "device": "cuda" if config.gpus else "cpu"}
+    device = "cuda" if config.gpus else "cpu"
+    return {"bundle_uri": bundle_uri, "bundle": bundle, "device": device, "batch_tiles": config.batch_tiles}
 
 
 def judge(
@@ -524,7 +538,9 @@ def screen(
                 )  # fmt: skip
                 with closing(results):
                     run.take(results, book)
-            summary = book.finish(rows) | {"why_open": _some(list(book.given_back.items()))}
+            summary = book.finish(rows)
+            if summary["open"]:
+                summary["why_open"] = _some(list(book.given_back.items()))
         except (WorkError, storage.AccessError, storage.UnreachableError) as error:
             raise _stopped(error, book, rows, out) from error
     return summary | run.facts()

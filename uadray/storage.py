@@ -189,16 +189,22 @@ def put_if_absent(uri: str, data: bytes) -> bool:
 def replace_if_match(uri: str, data: bytes, etag: str) -> bool:
     """Write an object if the one there still has this etag, and tell whether it had. A missing one does not match.
 
-    Local files: safe among those who write by this function, not against other programs.
+    Local files: safe among those who write by this function, on machines that share the folder too where it is on NFS
+    with locks (not mounted `nolock` or `local_lock`); not against other programs.
     """
     if is_s3(uri):
         return s3_objects.put_if(uri, data, IfMatch=f'"{etag}"')
     if not exists(uri):
         return False
     with _explained(uri), _written(uri, data) as temporary, _locked(local_path(uri).parent):
-        if not exists(uri) or stat(uri).etag != etag:
+        try:
+            with local_path(uri).open("rb") as file:  # opened, because a network file system asks its server then
+                there = os.fstat(file.fileno())
+        except FileNotFoundError:
             return False
-        before = local_path(uri).stat().st_mtime_ns
+        if _info(uri, there).etag != etag:
+            return False
+        before = there.st_mtime_ns
         if temporary.stat().st_mtime_ns <= before:  # clocks of file systems tick every few milliseconds
             os.utime(temporary, ns=(before + 1000, before + 1000))
         temporary.replace(local_path(uri))
@@ -246,9 +252,14 @@ def delete(uri: str) -> None:
 
 
 def pyarrow_filesystem(uri: str) -> tuple["FileSystem", str]:
-    """Return a pyarrow file system and the path in it: what Ray Train calls `storage_filesystem`, `storage_path`."""
+    """Return a pyarrow file system and the path in it: what Ray Train calls `storage_filesystem`, `storage_path`.
+
+    It may be pickled: each process connects to S3 with the credentials that it finds itself.
+    """
     if is_s3(uri):
-        return s3_objects.arrow_filesystem(uri)
+        from uadray.arrow_files import s3_filesystem
+
+        return s3_filesystem(), uri.removeprefix("s3://").rstrip("/")
     from pyarrow.fs import LocalFileSystem
 
     return LocalFileSystem(), str(local_path(uri).absolute())
@@ -321,8 +332,15 @@ def _written(uri: str, data: bytes) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Hold a folder's lock, a file in it that is never listed and stays.
+
+    A folder itself can be locked too, but NFS tells its server of locks of files alone, and of those opened for
+    writing; a folder's is known to one machine. `flock` excludes threads of one process from each other as well.
+    """
+    descriptor = os.open(folder / f".lock{_TEMPORARY}", os.O_RDWR | os.O_CREAT, 0o666)
     try:
+        with suppress(PermissionError):  # somebody else's: whoever may write into the folder may use its lock
+            os.fchmod(descriptor, folder.stat().st_mode & 0o666)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

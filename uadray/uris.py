@@ -24,7 +24,7 @@ class NoBucketError(NotFoundError):
 
 
 class AccessError(InputError):
-    """Credentials are wrong, incomplete or expired, or do not allow this."""
+    """Credentials are wrong, incomplete or expired, or do not allow this; or clock or region are wrong."""
 
 
 class UnreachableError(InputError):

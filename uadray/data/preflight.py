@@ -6,7 +6,7 @@ happens to it there is a finding about that node: uadray cannot be imported, the
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -26,7 +26,7 @@ CLOCK_S = 60.0
 
 def examine_nodes(
     out_uri: str | None, *, reads: Sequence[str] = (), timeout_s: float = TIMEOUT_S,
-    store_timeout_s: float = STORE_TIMEOUT_S,
+    store_timeout_s: float = STORE_TIMEOUT_S, node_ids: Collection[str] | None = None,
 ) -> dict[str, list[str]]:  # fmt: skip
     """What speaks against giving work to each living node: an empty list for a good one, keyed by Ray's node id.
 
@@ -35,11 +35,12 @@ def examine_nodes(
         reads: objects that every node has to be able to read, such as the bundle's description and a slide.
         timeout_s: a node that has not answered by then is a bad one.
         store_timeout_s: how long each node waits for a store.
+        node_ids: only these nodes.
 
     Raises:
         UadrayError: this machine itself cannot write to `out_uri`.
     """
-    found = findings(out_uri, reads=reads, timeout_s=timeout_s, store_timeout_s=store_timeout_s)
+    found = findings(out_uri, reads=reads, timeout_s=timeout_s, store_timeout_s=store_timeout_s, node_ids=node_ids)
     return {
         node: [f"{finding.what}: {finding.message}" for finding in some if finding.required and not finding.ok]
         for node, some in found.items()
@@ -48,7 +49,7 @@ def examine_nodes(
 
 def findings(
     out_uri: str | None, *, reads: Sequence[str] = (), timeout_s: float = TIMEOUT_S,
-    store_timeout_s: float = STORE_TIMEOUT_S,
+    store_timeout_s: float = STORE_TIMEOUT_S, node_ids: Collection[str] | None = None,
 ) -> dict[str, list[Finding]]:  # fmt: skip
     """All that was looked at on each living node, good and bad, keyed by Ray's node id; see `examine_nodes`."""
     marker = None
@@ -60,6 +61,8 @@ def findings(
     try:
         tasks: dict[Any, tuple[str, float]] = {}
         for node in living_nodes():
+            if node_ids is not None and node["NodeID"] not in node_ids:
+                continue
             pinned = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
             options = {"gpus": int(node["Resources"].get("GPU", 0)), "store_timeout_s": store_timeout_s}
             answer = pinned.remote(expected, marker, out_uri=out_uri, reads=reads, **options)
