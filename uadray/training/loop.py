@@ -24,7 +24,7 @@ from uadray.data.cluster import cores
 from uadray.data.crops import crop_pixels
 from uadray.data.pipeline import TrainingData
 from uadray.data.tasks import on_this_node
-from uadray.errors import WorkError
+from uadray.errors import WorkError, shown, shown_text
 from uadray.models.build import Networks, build_networks
 from uadray.models.pixels import Pixels, to_input, to_pixels
 from uadray.monitoring import metrics
@@ -311,7 +311,7 @@ def _look(board: Any, journal: Any, listener: Listener) -> None:
     for loss in losses:
         log.warning("%s", loss)
     for name, why in unread:
-        log.warning("%s gives no more tiles to this training: %s", name, why)
+        log.warning("%s gives no more tiles to this training: %s", shown(name), shown_text(why))
     listener(lines, samples)
     if diverged:
         raise DivergedError(diverged)
