@@ -62,7 +62,9 @@ def ray_cluster() -> Iterator[None]:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-        ray.init(num_cpus=4, include_dashboard=False, object_store_memory=300 * 2**20, log_to_driver=False)
+        ray.init(
+            address="local", num_cpus=4, include_dashboard=False, object_store_memory=300 * 2**20, log_to_driver=False
+        )
         yield
         ray.shutdown()
 

@@ -14,8 +14,9 @@ from typing import ClassVar
 from urllib.parse import urlsplit
 
 Fault = Callable[["Request"], str | None]
-"""What to do with a request: None passes it on, `cut` breaks off in the middle of the answer, `reset` before it, and
-anything else is the code of a 503. It may wait before it answers."""
+"""What to do with a request: None passes it on, `cut` breaks off in the middle of the answer, `reset` before it,
+`unconditional` passes it on without its conditions, and anything else is the code of a 503, or of another status where
+it begins with one (`400 ExpiredToken`). It may wait before it answers."""
 
 _HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}
 
@@ -28,11 +29,15 @@ class Request:
         path: without the query.
         byte_range: what the header Range says.
         number: the how-manieth of this method and path, from 1.
+        conditions: the names of its conditional headers, in lower case.
         status: of the answer; 0 where there was none.
     """
 
-    def __init__(self, method: str, path: str, byte_range: str | None, number: int) -> None:
+    def __init__(
+        self, method: str, path: str, byte_range: str | None, number: int, conditions: frozenset[str] = frozenset()
+    ) -> None:
         self.method, self.path, self.byte_range, self.number = method, path, byte_range, number
+        self.conditions = conditions
         self.status = 0
 
 
@@ -61,11 +66,13 @@ class FaultProxy:
         """The reads of an object so far, by the end of its path."""
         return [r for r in self.requests if r.method == "GET" and r.path.endswith(name)]
 
-    def arrived(self, method: str, path: str, byte_range: str | None) -> tuple[Request, str | None]:
+    def arrived(
+        self, method: str, path: str, byte_range: str | None, conditions: frozenset[str]
+    ) -> tuple[Request, str | None]:
         """Note a request and decide what becomes of it."""
         with self._lock:
             number = 1 + sum(r.method == method and r.path == path for r in self.requests)
-            request = Request(method, path, byte_range, number)
+            request = Request(method, path, byte_range, number, conditions)
             self.requests.append(request)
         fault = self.fault(request)
         if fault:
@@ -97,21 +104,37 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        request, fault = self.proxy.arrived(self.command, urlsplit(self.path).path, self.headers.get("Range"))
+        conditions = frozenset(name.lower() for name in self.headers if name.lower().startswith("if-"))
+        path, byte_range = urlsplit(self.path).path, self.headers.get("Range")
+        request, fault = self.proxy.arrived(self.command, path, byte_range, conditions)
         if fault == "reset":
             self._cut()
+        elif fault == "unconditional":
+            request.status = self._pass_on(body, self._without_conditions(body), cut=False)
         elif fault not in (None, "cut"):
             self._refuse(str(fault))
         else:
-            request.status = self._pass_on(body, cut=fault == "cut")
+            request.status = self._pass_on(body, dict(self.headers.items()), cut=fault == "cut")
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815 - names that http.server looks for
 
-    def _pass_on(self, body: bytes, *, cut: bool) -> int:
+    def _without_conditions(self, body: bytes) -> dict[str, str]:
+        """The headers without conditions, signed anew, since the signature is over them too."""
+        import boto3
+        from botocore.auth import S3SigV4Auth
+        from botocore.awsrequest import AWSRequest
+
+        headers = {name: value for name, value in self.headers.items() if not name.lower().startswith("if-")}
+        kept = {name: value for name, value in headers.items() if name.lower() not in ("authorization", "host")}
+        request = AWSRequest(self.command, f"http://{self.upstream}{self.path}", headers=kept, data=body)
+        S3SigV4Auth(boto3.Session().get_credentials(), "s3", "us-east-1").add_auth(request)
+        return {"Host": self.upstream, **dict(request.headers.items())}
+
+    def _pass_on(self, body: bytes, headers: dict[str, str], *, cut: bool) -> int:
         connection = http.client.HTTPConnection(self.upstream, timeout=60)
         try:
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
+            for name, value in headers.items():
                 if name.lower() not in _HOP:
                     connection.putheader(name, value)
             connection.endheaders(body or None)
@@ -137,9 +160,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
         return answer.status
 
-    def _refuse(self, code: str) -> None:
+    def _refuse(self, fault: str) -> None:
+        status, _, code = fault.rpartition(" ")
         text = f"<Error><Code>{code}</Code><Message>not now</Message></Error>".encode()
-        self.send_response_only(503, "Service Unavailable")
+        self.send_response_only(int(status or 503))
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

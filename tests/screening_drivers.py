@@ -62,9 +62,10 @@ class Bundle:
     detector: Kind = field(default_factory=Kind)
 
 
-def book(out: str, *, lease_s: float = 60.0) -> Ledger:
+def book(out: str, *, lease_s: float = 60.0, bundle: Bundle | None = None) -> Ledger:
     """Open the ledger as `uadray screen` does."""
-    return open_ledger(out, bundle=Bundle(), calibration=CALIBRATION, lease_s=lease_s)  # type: ignore[arg-type]
+    described = bundle or Bundle()
+    return open_ledger(out, bundle=described, calibration=CALIBRATION, lease_s=lease_s)  # type: ignore[arg-type]
 
 
 def rows(folder: str, n: int) -> list[SlideRow]:

@@ -59,7 +59,7 @@ def before(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object], *, fet
 
 def entries(folder: Path) -> list[Path]:
     """Copies, and what is on the way to become one."""
-    return sorted(path for path in folder.iterdir() if path.name != ".lock")
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def used_bytes(folder: Path) -> int:
@@ -153,7 +153,7 @@ def test_a_copy_in_use_stays(s3: SeaweedServer, folder: Path, monkeypatch: pytes
             assert held.exists()
             assert not other.exists()
             with (
-                pytest.raises(storage.FullError, match=r"slide one: no room for 1048576.*in use.*UADRAY_CACHE_BYTES"),
+                pytest.raises(storage.BusyError, match=r"slide one: no room for 1048576.*in use.*UADRAY_CACHE_BYTES"),
                 local_copy(uris[1], slide_id="one", wait_s=0.3),
             ):
                 pass
@@ -191,7 +191,7 @@ def test_those_who_wait_for_each_other_do_not_wait_for_ever(
                 both.wait(timeout=60)
                 with local_copy(wanted, wait_s=wait_s):
                     return "had both"
-        except storage.FullError:
+        except storage.BusyError:
             return "gave up"
 
     with ThreadPoolExecutor(2) as pool:
@@ -204,7 +204,10 @@ def test_a_slide_larger_than_the_cache(s3: SeaweedServer, folder: Path, monkeypa
     uri, _ = put(s3, "large.svs")
     monkeypatch.setenv("UADRAY_CACHE_BYTES", "1000")
     with (
-        pytest.raises(storage.FullError, match=r"slide large\.svs: 1048576 bytes, and UADRAY_CACHE_BYTES"),
+        pytest.raises(
+            storage.FullError,
+            match=r"slide large\.svs: 1048576 bytes, and UADRAY_CACHE_BYTES .*to 1048576 at",
+        ),
         local_copy(uri),
     ):
         pass
@@ -238,6 +241,91 @@ def start_copy(*uris: str, delay_s: float) -> "subprocess.Popen[str]":
     """A process that stages slides, each in a thread; says `fetch` before each download, waits, and says the paths."""
     command = [sys.executable, "-c", COPY, str(delay_s), *uris]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+HOLD = """
+import sys, time
+from uadray import cache, storage
+try:
+    with cache.local_copy(sys.argv[1], wait_s=float(sys.argv[3])):
+        print("has", flush=True)
+        time.sleep(float(sys.argv[2]))
+except storage.BusyError:
+    print("busy", flush=True)
+"""
+
+
+def start_hold(uri: str, *, hold_s: float, wait_s: float) -> "subprocess.Popen[str]":
+    """A process that holds a copy for some time; says `has` when it has it, or `busy`."""
+    command = [sys.executable, "-c", HOLD, uri, str(hold_s), str(wait_s)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def said(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def tickets(folder: Path) -> int:
+    return sum(path.name.startswith(".wait-") for path in folder.iterdir()) if folder.exists() else 0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.s3
+def test_who_waits_waits_as_long_as_bytes_arrive(
+    s3: SeaweedServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy that takes eight times as long as others wait without a movement."""
+    monkeypatch.setenv("UADRAY_CACHE_BYTES", str(9 * MIB))
+    slow, after = put_mrxs(s3, "slow", {f"Data{n:04}.dat": MIB for n in range(8)})[0], put(s3, "after.svs", 4 * MIB)[0]
+    with start_copy(slow, delay_s=0.4) as first:
+        assert said(first) == "fetch"
+        began = time.monotonic()
+        with local_copy(after, wait_s=1):
+            assert time.monotonic() - began > 2
+        first.communicate()
+    with start_hold(slow, hold_s=30, wait_s=9) as holder:
+        assert said(holder) == "has"
+        began = time.monotonic()
+        with (
+            pytest.raises(storage.BusyError, match="nothing moved for 1 s"),
+            local_copy(after, wait_s=1),
+        ):
+            pass
+        assert time.monotonic() - began < 5
+        holder.kill()
+    assert tickets(folder) == 0
+
+
+@pytest.mark.s3
+def test_room_is_given_in_turn(s3: SeaweedServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large slide that waits gets its room before small ones that came later, and the dead keep no place."""
+    monkeypatch.setenv("UADRAY_CACHE_BYTES", str(4 * MIB))
+    small = [put(s3, f"turn-{n}.svs")[0] for n in range(2)]
+    large = [put(s3, f"turn-large-{n}.svs", 4 * MIB)[0] for n in range(2)]
+    processes = []
+    try:
+        for n, (uri, hold_s) in enumerate([(small[0], 3), (large[0], 0), (large[1], 1), (small[1], 0)]):
+            processes.append(start_hold(uri, hold_s=hold_s, wait_s=20))
+            if n == 0:
+                assert said(processes[0]) == "has"
+            until(lambda: tickets(folder) == n)  # noqa: B023
+        processes[1].kill()
+        assert said(processes[2]) == "has"
+        began = time.monotonic()
+        assert said(processes[3]) == "has"
+        assert time.monotonic() - began > 0.8  # after the large one let go, though it would have fitted all the time
+        assert tickets(folder) == 0
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 def put_mrxs(server: SeaweedServer, name: str, sizes: dict[str, int]) -> tuple[str, dict[str, bytes]]:
@@ -282,7 +370,7 @@ def test_what_a_killed_process_leaves_is_cleared(
         assert [process.stdout.readline() for _ in range(2)] == ["fetch\n"] * 2
         left = entries(folder)
         assert [(path.suffix, copies.slide_bytes(path)) for path in left] == [(".part", MIB)] * 2
-        with pytest.raises(storage.FullError, match="in use"), local_copy(put(s3, "other-1.svs")[0], wait_s=0):
+        with pytest.raises(storage.BusyError, match="in use"), local_copy(put(s3, "other-1.svs")[0], wait_s=0):
             pass  # it lives, and holds what it has
         process.send_signal(signal.SIGKILL)
     with local_copy(put(s3, "other-1.svs")[0]), local_copy(put(s3, "other-2.svs")[0]):
@@ -378,6 +466,18 @@ def test_a_full_disk(s3: SeaweedServer, small_disk: Path) -> None:
     with pytest.raises(storage.FullError, match="the disk is full"):
         storage.write_bytes(str(small_disk / "big"), b"x" * 5 * MIB)
     assert entries(small_disk) == [copy_of(path)]
+
+
+@pytest.mark.s3
+def test_a_disk_full_of_copies_in_use_is_busy(s3: SeaweedServer, small_disk: Path) -> None:
+    """The limit is far away, and the disk is small: what is in the way goes away by itself."""
+    held, wanted = (put(s3, f"disk-{name}.svs", 3 * MIB)[0] for name in ("held", "wanted"))
+    with start_hold(held, hold_s=1.5, wait_s=9) as holder:
+        assert said(holder) == "has"
+        with pytest.raises(storage.BusyError, match="in use"), local_copy(wanted, wait_s=0.2):
+            pass
+        with local_copy(wanted, wait_s=20) as path:
+            assert path.stat().st_size == 3 * MIB
 
 
 @pytest.mark.s3

@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import screening_drivers as sd
+from fault_proxy import FaultProxy
 from seaweed import SeaweedServer
 
 from uadray import decisions, drivers, leases, ledger, s3_objects, storage
-from uadray.errors import InputError, WorkError
+from uadray.errors import InputError
 from uadray.ledger import Ledger
 from uadray.manifest import SlideRow
 
@@ -399,8 +400,95 @@ def test_a_segment_is_never_the_truth(tmp_path: Path) -> None:
     assert found.loose == 1
     storage.delete(segment.uri)
     assert len(decisions.read_decisions(out).table) == 3
-    with sd.book(out) as book, pytest.raises(WorkError, match="1 of 4 slides have no decision"):
+    with sd.book(out) as book:
+        summary = book.finish(rows)
+    assert (summary["slides"], summary["scored"], summary["open"]) == (4, 3, 1)
+    assert "1 slide" in Path(summary["worklist"]).read_text()
+
+
+def test_a_slide_that_is_given_back_stays_open_and_is_the_next_runs(tmp_path: Path) -> None:
+    """No verdict, no lease left behind, and the round does not come again for its sake."""
+    out, rows = str(tmp_path / "out"), _slides(tmp_path / "slides", 3)
+    with sd.book(out) as book:
+        rounds = book.rounds(rows)
+        for row in next(rounds):
+            assert leases.claim(book.tenure, row.slide_id) == "ours"
+            if row.slide_id == "s00001":
+                book.give_back(row.slide_id, "unreachable", "no answer")
+            else:
+                result = sd.scored(row, etag=storage.stat(row.uri).etag)
+                book.commit(result, sd.verdict(result))  # type: ignore[arg-type]
+        assert next(rounds, None) is None
+        summary = book.finish(rows)
+    assert (summary["scored"], summary["failed"], summary["open"]) == (2, 0, 1)
+    assert book.given_back == {"s00001": "unreachable: no answer"}
+    assert list(storage.list_objects(f"{out}/leases")) == []
+    with sd.book(out) as book:
+        assert [row.slide_id for row in book.pending(rows)] == ["s00001"]
+
+
+def test_decisions_with_masks_outlast_a_run_without(tmp_path: Path) -> None:
+    """A run that does not name the folder of masks leaves what was decided with them; one that does sees new masks."""
+    out, rows, masks = str(tmp_path / "out"), _slides(tmp_path / "slides", 3), tmp_path / "masks"
+    masks.mkdir()
+    (masks / "s00001.geojson").write_text("{}")
+    with_masks = sd.Bundle(tiles=sd.TileSpec(mpp=sd.Mpp(0.5), tile_px=96, mask_dir=str(masks)))
+    assert _done(out, rows, with_masks) == ["s00000", "s00001", "s00002"]
+    assert _done(out, rows, sd.Bundle()) == []
+    assert _done(out, rows, with_masks) == []
+    (masks / "s00001.geojson").write_text("{ }")
+    (masks / "s00002.geojson").write_text("{}")
+    assert _done(out, rows, with_masks) == ["s00001", "s00002"]
+    assert _done(out, rows, sd.Bundle()) == []
+    (masks / "s00001.geojson").unlink()
+    assert _done(out, rows, with_masks) == ["s00001"]
+
+
+def _done(out: str, rows: list[SlideRow], bundle: sd.Bundle) -> list[str]:
+    with sd.book(out, bundle=bundle) as book:
+        todo = next(book.rounds(rows), [])
+        for row in todo:
+            leases.claim(book.tenure, row.slide_id, replaces=book.withdrawn.get(row.slide_id))
+            result = sd.scored(row, etag=storage.stat(row.uri).etag)
+            assert book.commit(result, sd.verdict(result))  # type: ignore[arg-type]
         book.finish(rows)
+    return [row.slide_id for row in todo]
+
+
+@pytest.mark.s3
+def test_a_screening_is_not_begun_on_a_store_that_ignores_conditions(
+    s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = f"s3://{s3.bucket}/unconditional"
+    with FaultProxy(s3.endpoint, lambda r: "unconditional" if r.conditions else None) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        with pytest.raises(InputError, match="does not honour"):
+            sd.book(out)
+        assert list(storage.list_objects(out)) == []
+
+
+def test_a_failure_leaves_no_scores_of_an_earlier_version(tmp_path: Path) -> None:
+    out, rows = str(tmp_path / "out"), _slides(tmp_path / "slides", 2)
+    _done(out, rows, sd.Bundle())
+    Path(rows[0].uri).write_bytes(b"another version")
+    with sd.book(out) as book:
+        (row,) = next(book.rounds(rows))
+        leases.claim(book.tenure, row.slide_id, replaces=book.withdrawn[row.slide_id])
+        failed = sd.Result(row, failure=("unreadable", "x"))
+        assert book.commit(failed, sd.verdict(failed))  # type: ignore[arg-type]
+    assert [storage.name(info.uri) for info in storage.list_objects(f"{out}/tiles")] == ["s00001.parquet"]
+
+
+def test_a_slide_that_could_not_be_judged_is_not_screened_again(tmp_path: Path) -> None:
+    """Its failure tells the version of its file."""
+    out, rows = str(tmp_path / "out"), _slides(tmp_path / "slides", 1)
+    with sd.book(out) as book:
+        (row,) = next(book.rounds(rows))
+        leases.claim(book.tenure, row.slide_id)
+        result = sd.Result(row, {"etag": storage.stat(row.uri).etag}, failure=("no_stain", "one colour"))
+        verdict = {"state": "not_assessable", "decision": "not_assessable", "reason": "no_stain", "message": "x"}
+        book.commit(result, verdict)  # type: ignore[arg-type]
+        assert book.pending(rows) == []
 
 
 def test_segments_are_written_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,19 @@
 """Storage: the same contract in a folder and on a real S3 server, and what is said when something is wrong."""
 
 import os
+import shutil
 import socket
+import stat
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fault_proxy import FaultProxy, Request
 from seaweed import SeaweedServer, free_port
 
 from uadray import s3 as s3_module
@@ -115,6 +121,51 @@ def test_of_sixteen_replacers_one_wins_each_round(root: str) -> None:
         assert storage.read_bytes(uri) == f"{turn} {won.index(True)}".encode()
 
 
+def test_conditions_that_a_place_honours(root: str) -> None:
+    storage.check_conditional_puts(storage.join(root, "out"))
+    assert list(storage.list_objects(root)) == []
+
+
+def _without(header: str) -> Callable[[Request], str | None]:
+    """What a gateway does that knows nothing of one kind of condition."""
+    return lambda request: "unconditional" if header in request.conditions else None
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("header", ["if-none-match", "if-match"])
+def test_a_store_that_ignores_conditions_is_refused(
+    s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch, header: str
+) -> None:
+    out = f"s3://{s3.bucket}/ignores"
+    with FaultProxy(s3.endpoint, _without(header)) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        with pytest.raises(InputError, match=rf"(?i){out}: this store does not honour {header}: .* use Amazon S3") as e:
+            storage.check_conditional_puts(out)
+        assert "\n" not in str(e.value)
+        assert list(storage.list_objects(out)) == []
+        assert proxy.faults["unconditional"] >= 1
+
+
+@pytest.mark.s3
+def test_looking_whether_conditions_are_honoured_is_cheap(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FaultProxy(s3.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        storage.check_conditional_puts(f"s3://{s3.bucket}/cheap")
+        assert [request.method for request in proxy.requests] == ["PUT", "PUT", "PUT", "HEAD", "PUT", "DELETE"]
+
+
+@pytest.mark.s3
+def test_a_server_without_conditional_puts(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some say so, by a 501; it is not asked again for two minutes."""
+    with FaultProxy(s3.endpoint, lambda request: "501 NotImplemented" if request.conditions else None) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        assert not storage.exists(f"s3://{s3.bucket}/none")
+        began = time.monotonic()
+        with pytest.raises(InputError, match="cannot do what was asked for: NotImplemented"):
+            storage.check_conditional_puts(f"s3://{s3.bucket}/none")
+        assert time.monotonic() - began < 20
+
+
 def test_local_writes_leave_nothing_half_done(tmp_path: Path) -> None:
     uri = str(tmp_path / "deep" / "a")
     storage.write_bytes(uri, b"1")
@@ -122,6 +173,73 @@ def test_local_writes_leave_nothing_half_done(tmp_path: Path) -> None:
     (tmp_path / "deep" / ".0123.uadray-tmp").write_bytes(b"left by a crash")
     assert [info.uri for info in storage.list_objects(str(tmp_path))] == [uri]
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == [".0123.uadray-tmp", "a"]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from uadray import storage
+with storage._locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_is_locked_is_a_file(tmp_path: Path) -> None:
+    """Of a lock on a folder other machines do not hear; of one on a file that is open for writing they do, on NFS."""
+    storage.write_bytes(f"{tmp_path}/a", b"1")
+    etag = storage.stat(f"{tmp_path}/a").etag
+    with (
+        subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdin=-1, stdout=-1) as process,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        (inode,) = [int(line[5].split(":")[2]) for line in held if line[4] == str(process.pid)]
+        (path,) = [path for path in (tmp_path, *tmp_path.iterdir()) if path.stat().st_ino == inode]
+        assert stat.S_ISREG(path.stat().st_mode)
+        waits = pool.submit(storage.replace_if_match, f"{tmp_path}/a", b"2", etag)
+        time.sleep(0.2)
+        assert not waits.done()
+        process.communicate(b"")
+        assert waits.result(timeout=20)
+    assert [info.uri for info in storage.list_objects(str(tmp_path))] == [f"{tmp_path}/a"]
+
+
+COUNT = """
+import sys
+from uadray import storage
+uri, done = sys.argv[1], 0
+while done < 100:
+    info = storage.stat(uri)
+    try:
+        (data,) = storage.read_ranges(uri, [(0, info.size)], etag=info.etag)
+    except (storage.ChangedError, storage.NotFoundError):
+        continue
+    done += storage.replace_if_match(uri, b"%08d" % (int(data) + 1), info.etag)
+"""
+
+
+def test_two_mounts_of_one_folder_lose_nothing(tmp_path: Path) -> None:
+    """A file system that passes on locks of files alone, mounted twice: as two machines see an NFS export."""
+    if shutil.which("bindfs") is None or not Path("/dev/fuse").exists():
+        pytest.skip("NO BINDFS: apt-get install bindfs, and /dev/fuse")
+    mounts = [tmp_path / "one", tmp_path / "two"]
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "n").write_bytes(b"00000000")
+    fresh = "attr_timeout=0,entry_timeout=0,negative_timeout=0"
+    try:
+        for mount in mounts:
+            mount.mkdir()
+            command = ["bindfs", "--multithreaded", "--enable-lock-forwarding", "-o", fresh, tmp_path / "real", mount]
+            subprocess.run(command, check=True)
+        counters = [subprocess.Popen([sys.executable, "-c", COUNT, str(mount / "n")]) for mount in mounts]
+        assert [counter.wait(timeout=60) for counter in counters] == [0, 0]
+    finally:
+        for mount in mounts:
+            subprocess.run(["fusermount", "-u", mount], check=False, capture_output=True)
+    assert (tmp_path / "real" / "n").read_bytes() == b"00000200"
 
 
 def test_local_trouble_is_one_line(tmp_path: Path) -> None:
@@ -219,6 +337,30 @@ def _assert_all_fail(uri: str, error: type[Exception], message: str, *, but: tup
 @pytest.mark.s3
 def test_missing_bucket(s3: SeaweedServer) -> None:
     _assert_all_fail("s3://nowhere/a.svs", storage.NotFoundError, "no bucket nowhere at http://127", but=(7,))
+
+
+@pytest.mark.s3
+def test_a_key_may_say_no_bucket(s3: SeaweedServer) -> None:
+    assert not storage.exists(f"s3://{s3.bucket}/there is no bucket here.svs")
+    with pytest.raises(storage.NoBucketError):
+        storage.exists("s3://nowhere/a.svs")
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("400 ExpiredToken", "the session token has expired: renew it"),
+        ("400 InvalidToken", "does not belong to these keys"),
+        ("403 RequestTimeTooSkewed", "this machine's clock is wrong"),
+        ("400 AuthorizationHeaderMalformed", "set AWS_DEFAULT_REGION to the bucket's region"),
+    ],
+)
+def test_who_asks_when_and_where(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch, answer: str, message: str) -> None:
+    """A server's refusals that are not about the object are never taken for a fault of it."""
+    with FaultProxy(s3.endpoint, lambda request: answer) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        _assert_all_fail(f"s3://{s3.bucket}/a.svs", storage.AccessError, f"{answer.split()[1]}.*{message}.*check AWS_")
 
 
 @pytest.mark.s3
@@ -349,3 +491,9 @@ def test_a_connection_changes_with_the_environment(s3: SeaweedServer, monkeypatc
     before = s3_module.connect()
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
     assert s3_module.connect() is not before
+
+
+def test_settings_that_only_botocore_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("[default]\nca_bundle = /etc/hospital.pem\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    assert s3_module.connect().ca_bundle == "/etc/hospital.pem"

@@ -13,12 +13,15 @@ may share the cache, on a local disk:
   allocated at once, so that a full disk shows first. The kernel drops the locks of the dead: a `.part` that nobody
   holds is a leftover, emptied by the next who wants it and evicted before any copy;
 - who removes a folder renames it to a `.part` first: what is called a copy is always whole;
-- `.lock` guards the count of bytes, and removal.
+- `.lock` guards the count of bytes, and removal;
+- who wants room stands in line: `.wait-<time>-<random>`, locked while its owner lives, which may take room, and have
+  copies evicted for it, when no older one is there. A large slide gets its turn as a small one does.
 
 A full cache cannot deadlock tasks that hold one copy each, as those of a screening do: who waits for room holds none,
 and the others go on. Who holds a copy and wants another (training readers keep several slides open) may wait for others
-that do the same: after `wait_s` one of them gets a `FullError` and lets go. So give the cache room for all slides that
-are read at a time on a node; a task that yields inside the block holds its copy while its consumer is slow.
+that do the same: after `wait_s` in which nothing moved one of them gets a `BusyError` and lets go. So give the cache
+room for all slides that are read at a time on a node; a task that yields inside the block holds its copy while its
+consumer is slow.
 """
 
 import errno
@@ -37,20 +40,21 @@ from typing import NamedTuple
 from uadray import copies, storage
 from uadray.errors import InputError, WorkError
 from uadray.members import SlideFiles, has_many_files, slide_files
-from uadray.uris import ChangedError, FullError, is_s3, local_path, name
+from uadray.uris import BusyError, ChangedError, FullError, is_s3, local_path, name
 
 DEFAULT_BYTES = 20 * 2**30
 _PARTIAL = ".part"
+_TICKET = ".wait-"
+_POLL_S = 0.1
 _OURS = re.compile(r"[0-9a-f]{32}(\.part)?")  # nothing else in the folder is counted or touched
 
 
 class _Order(NamedTuple):
-    """What is to be copied, where to, and until when to wait for room."""
+    """What is to be copied, where to, and how long to wait for room while nothing moves."""
 
     files: SlideFiles
     copy: Path
     slide: str
-    deadline: float
     wait_s: float
 
     @property
@@ -68,11 +72,13 @@ def local_copy(
         uri: the slide.
         slide_id: for error messages.
         etag: what it has to be: that of `members.slide_stat`, or of the object alone; None takes whatever is there.
-        wait_s: how long to wait for room when every copy in a full cache is held by others.
+        wait_s: how long to wait for room where all of it is in use and nothing moves: no byte is copied, no copy comes
+            or goes. As long as something does there is no limit.
 
     Raises:
+        BusyError: so long nothing moved. It may go well later, or with fewer readers at once.
         ChangedError: the etag is another, or that of any of its files changes meanwhile.
-        FullError: the disk is full, or the slide does not fit into the cache.
+        FullError: the disk is full of other things, or the slide is larger than the cache may be.
         InputError: files of it are missing or cannot be had, or its folder holds absurdly many.
         WorkError: the cache's disk fails.
     """
@@ -85,7 +91,7 @@ def local_copy(
         raise _changed(uri, etag, files.etag)
     folder = _folder()
     key = hashlib.sha256(f"{uri}\n{files.etag}".encode()).hexdigest()[:32]
-    order = _Order(files, folder / key, f"slide {slide_id or name(uri)}", time.monotonic() + wait_s, wait_s)
+    order = _Order(files, folder / key, f"slide {slide_id or name(uri)}", wait_s)
     with _explained(order):
         descriptor = _opened(order)
         while descriptor is None:
@@ -190,8 +196,7 @@ def _downloaded(order: _Order) -> int | None:
 
 def _stage(order: _Order) -> None:
     """Fill the `.part` that we hold, and make it the copy."""
-    for leftover in order.partial.iterdir():
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    _empty(order.partial)
     _reserve(order)
     copies.fill(order.partial, order.files)
     if len(order.files.members) > 1:
@@ -200,6 +205,11 @@ def _stage(order: _Order) -> None:
         if found != etag:
             raise _changed(uri, etag, found)
     order.partial.rename(order.copy)
+
+
+def _empty(folder: Path) -> None:
+    for leftover in folder.iterdir():
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -211,21 +221,66 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _reserve(order: _Order) -> None:
-    """Allocate the whole size, after evicting as much as that takes."""
+    """Allocate the whole size when it is our turn, after evicting as much as that takes."""
     limit, size, folder = _limit_bytes(), order.files.size, order.copy.parent
     if size > limit:
-        raise FullError(f"{order.slide}: {size} bytes, and UADRAY_CACHE_BYTES allows {limit} in {folder}")
-    while True:
-        with _locked(folder):
-            if _make_room(folder, size, limit):
-                _allocate(order)
-                return
-        if time.monotonic() > order.deadline:
-            raise FullError(
-                f"{order.slide}: no room for {size} bytes in {folder} after {order.wait_s:.0f} s: all copies are in "
-                f"use; raise UADRAY_CACHE_BYTES ({limit}) or read fewer slides at once"
-            )
-        time.sleep(0.1)
+        raise FullError(
+            f"{order.slide}: {size} bytes, and UADRAY_CACHE_BYTES allows {limit} in {folder}; set it to {size} at least"
+        )
+    moved, since = _movement(folder), time.monotonic()
+    with _in_line(folder) as ticket:
+        while True:
+            with _locked(folder):
+                if _is_first(ticket) and _make_room(folder, size, limit) and _allocate(order):
+                    return
+            time.sleep(_POLL_S)
+            now = _movement(folder)
+            if now != moved:
+                moved, since = now, time.monotonic()
+            elif time.monotonic() - since > order.wait_s:
+                raise BusyError(
+                    f"{order.slide}: no room for {size} bytes in {folder}: all copies are in use, and nothing moved "
+                    f"for {order.wait_s:.0f} s; raise UADRAY_CACHE_BYTES ({limit}) or read fewer slides at once"
+                )
+
+
+@contextmanager
+def _in_line(folder: Path) -> Iterator[Path]:
+    """A place in the line of those who want room. The clock is that of the machine, the same for all its processes."""
+    ticket = folder / f"{_TICKET}{time.monotonic_ns():020d}-{secrets.token_hex(4)}"
+    descriptor = os.open(ticket, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield ticket
+    finally:
+        ticket.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _is_first(ticket: Path) -> bool:
+    """Whether nobody came before us who lives; the places of the dead are removed."""
+    for other in sorted(path for path in ticket.parent.iterdir() if path.name.startswith(_TICKET) and path < ticket):
+        with suppress(FileNotFoundError):
+            descriptor = os.open(other, os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                other.unlink()
+            except BlockingIOError:
+                return False
+            finally:
+                os.close(descriptor)
+    return True
+
+
+def _movement(folder: Path) -> set[tuple[str, int]]:
+    """What changes when a copy comes or goes, and when a byte of one is written; not when somebody comes to wait."""
+    seen = set()
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.name):
+            written = copies.last_write_ns(path) if path.suffix == _PARTIAL else 1
+            if written:
+                seen.add((path.name, written))
+    return seen
 
 
 def _make_room(folder: Path, size: int, limit: int) -> bool:
@@ -239,17 +294,27 @@ def _make_room(folder: Path, size: int, limit: int) -> bool:
     return used + size <= limit
 
 
-def _allocate(order: _Order) -> None:
-    """Take the room on the disk, which may have less than the limit allows."""
-    others = iter([path for path, _ in _entries(order.copy.parent)])
+def _allocate(order: _Order) -> bool:
+    """Take the room on the disk, which may have less than the limit allows; False where copies in use have the rest.
+
+    Raises:
+        OSError: the disk is full, and not of copies.
+    """
+    others = iter([path for path, _ in _entries(order.copy.parent) if path != order.partial])
     while True:
         try:
             copies.allocate(order.partial, order.files)
         except OSError as error:
-            if not (_is_full(error) and any(_evict(path) for path in others)):
+            if not _is_full(error):
                 raise
+            if any(_evict(path) for path in others):
+                continue
+            _empty(order.partial)
+            if all(path == order.partial or not n_bytes for path, n_bytes in _entries(order.copy.parent)):
+                raise
+            return False
         else:
-            return
+            return True
 
 
 def _is_full(error: OSError) -> bool:
@@ -259,7 +324,7 @@ def _is_full(error: OSError) -> bool:
 def _disk_full(order: _Order) -> FullError:
     return FullError(
         f"{order.slide}: the disk of the cache {order.copy.parent} is full, {order.files.size} bytes needed; "
-        "set UADRAY_CACHE"
+        "free some, or set UADRAY_CACHE to a larger disk"
     )
 
 

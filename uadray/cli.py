@@ -1,12 +1,14 @@
 """The command line: parse, call, print. Heavy imports are inside the commands, so that `--help` is fast."""
 
+import os
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
 
 from uadray import __version__, console
-from uadray.errors import UadrayError
+from uadray.errors import ClusterLostError, UadrayError, WorkError
 
 app = typer.Typer(
     name="uadray",
@@ -29,14 +31,36 @@ GpusOpt = Annotated[float, typer.Option(help="GPUs of each scoring actor.", min=
 def main() -> None:
     """Run a command; errors for people become one line and an exit status (2: input, 1: work)."""
     console.set_up_logging()
+    arguments = [argument for argument in sys.argv[1:] if argument != "--show-ids"]
+    if len(arguments) < len(sys.argv) - 1:  # before or behind the command
+        arguments.insert(0, "--show-ids")
     try:
-        app(standalone_mode=True)
+        app(arguments, standalone_mode=True)
     except UadrayError as error:
-        print(f"uadray: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(error.exit_status)
+        _end(error, error.exit_status)
     except KeyboardInterrupt:
-        print("uadray: stopped; run the same command again to go on", file=sys.stderr)
+        print("uadray: stopped; run the same command again to go on", file=console.err())
         sys.exit(130)
+    except SystemExit as end:
+        if not end.code:
+            console.forget_log()
+        raise
+    except Exception as error:
+        if console.log_file() is None and not console.is_diverted():
+            raise  # before any work: a fault of this program, and its place is worth more than a short line
+        _end(error, 1)
+
+
+def _end(error: Exception, status: int) -> None:
+    """One line, and where the rest is; a cluster that is gone is not waited for."""
+    if console.is_diverted():
+        traceback.print_exception(error)  # goes to the log file
+    line = " ".join(f"{'' if isinstance(error, UadrayError) else type(error).__name__ + ': '}{error}".split())[:2000]
+    log = console.log_file()
+    print(f"uadray: {line}{f' (log: {log})' if log else ''}", file=console.err(), flush=True)
+    if isinstance(error, ClusterLostError):
+        os._exit(status)
+    sys.exit(status)
 
 
 def _version(wanted: bool) -> None:
@@ -46,20 +70,27 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
-    pass
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+    show_ids: Annotated[bool, typer.Option("--show-ids", help="Name slides in logs, which else have hashes.")] = False,
+) -> None:
+    if show_ids:
+        console.show_ids()
 
 
 @app.command()
-def doctor() -> None:
-    """Say what works on this machine, what is missing, and how to fix it."""
+def doctor(
+    out: Annotated[str | None, typer.Option(help="Folder or s3:// URI that a screening shall write to.")] = None,
+) -> None:
+    """Say what works on this machine and on the cluster of RAY_ADDRESS, what is missing, and how to fix it."""
     from uadray.doctor import examine
 
-    findings = examine()
-    for finding in findings:
-        print(f"{'ok     ' if finding.ok else 'MISSING'}  {finding.what}: {finding.message}")
-    console.result({"ok": all(f.ok for f in findings if f.required)})
-    if not all(f.ok for f in findings if f.required):
+    ok = True
+    for finding in examine(out):
+        print(f"{'ok     ' if finding.ok else 'MISSING'}  {finding.what}: {finding.message}", flush=True)
+        ok = ok and (finding.ok or not finding.required)
+    console.result({"ok": ok})
+    if not ok:
         raise typer.Exit(1)
 
 
@@ -71,9 +102,10 @@ def demo(
     """The whole job on slides it makes itself: train, calibrate, screen, evaluate; minutes on a laptop."""
     from uadray.demo import run
 
+    console.divert()
     with console.progress("demo") as tick:
         summary = run(out, tick, epochs=epochs)
-    print(
+    console.say(
         f"slide AUROC {summary['slide_auroc']:.3f}, tile AUROC {summary['tile_auroc']:.3f}, "
         f"{summary['tiles_per_second']:.0f} tiles a second\nopen {summary['worklist']}"
     )
@@ -88,9 +120,11 @@ def index(
     """List the slides in a folder or bucket as a manifest."""
     from uadray import manifest
 
-    rows = manifest.index(uri)
+    left_out: dict[str, list[str]] = {}
+    rows = manifest.index(uri, left_out=left_out)
     manifest.write_manifest(rows, out)
-    console.result({"manifest": out, "slides": len(rows)})
+    counts = {reason: {"count": len(paths), "examples": paths[:3]} for reason, paths in sorted(left_out.items())}
+    console.result({"manifest": out, "slides": len(rows), "left_out": counts})
 
 
 @app.command()
@@ -127,26 +161,30 @@ def tile(
 ) -> None:
     """Cut tiles once and keep them as Parquet shards; run it again to go on."""
     from uadray.config import parse_config
-    from uadray.data.cluster import connect
     from uadray.manifest import read_manifest
+    from uadray.mask_folder import check_folder
     from uadray.tiling import TileSpec
 
     values = {"mpp": mpp, "tile_px": tile_px, "stride_px": stride_px, "min_tissue": min_tissue, "mask_dir": mask_dir}
     spec, rows = parse_config(TileSpec, values, source="uadray tile"), read_manifest(slides)
-    connect()
+    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     if dry_run:
         from uadray.data.estimate import estimate
 
-        console.result(estimate(rows, spec, job="tile", tiles_per_slide=tiles_per_slide, quality=quality, seed=seed))
+        with console.progress("tile"):
+            _join()
+            found = estimate(rows, spec, job="tile", tiles_per_slide=tiles_per_slide, quality=quality, seed=seed)
+        console.result(found | {"masks_used": masks_used})
         return
     from uadray.data.materialise import tile_set
 
     with console.progress("tile") as tick:
+        nodes = _join(out=out)
         summary = tile_set(
-            rows, spec, out, tiles_per_slide=tiles_per_slide, seed=seed, quality=quality,
+            rows, spec, out, nodes=nodes, tiles_per_slide=tiles_per_slide, seed=seed, quality=quality,
             progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
         )  # fmt: skip
-    console.result(summary)
+    console.result(summary | {"masks_used": masks_used})
     if summary["failed"]:
         raise typer.Exit(1)
 
@@ -165,11 +203,10 @@ def train(
 
     settings = load_config(TrainConfig, config, overrides or [])
     from uadray import train as job
-    from uadray.data.cluster import connect
 
     job.check(settings, data=data, out=out, resume=resume)
-    connect()
     with console.progress(f"train {settings.name}") as tick:
+        _join()
         bundle = job.train(
             settings,
             data=data,
@@ -191,12 +228,15 @@ def score(
     """Score every tile of a tile set or of slides."""
     from uadray import score as job
     from uadray.bundle import read_bundle
-    from uadray.data.cluster import connect
 
     described = read_bundle(bundle)
-    connect()
     config = _stream_config(score_workers, gpus)
-    summary = job.score(data, bundle_uri=bundle, bundle=described, out=out, config=config)
+    with console.progress("score") as tick:
+        nodes = _join(bundle=bundle)
+        summary = job.score(
+            data, bundle_uri=bundle, bundle=described, out=out, config=config, nodes=nodes,
+            progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
+        )  # fmt: skip
     console.result(summary)
     if summary["failed_slides"] or summary["unscored"]:
         raise typer.Exit(1)
@@ -214,24 +254,25 @@ def calibrate(
 ) -> None:
     """Score normal slides that were not trained on; from then on the bundle can decide."""
     from uadray import calibration as job
-    from uadray.aggregation import AggregationConfig, check_alpha
+    from uadray.aggregation import AggregationConfig
     from uadray.bundle import read_bundle
     from uadray.config import parse_config
-    from uadray.data.cluster import connect
     from uadray.manifest import read_manifest
+    from uadray.mask_folder import check_folder
 
     described, rows = read_bundle(bundle), read_manifest(slides)
     aggregation = parse_config(AggregationConfig, {"top_fraction": top_fraction}, source="--top-fraction")
-    job.check_rows(rows, described)
-    check_alpha(alpha, len(rows))
-    connect()
+    contents = job.check(rows, described, alpha=alpha)
+    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     with console.progress("calibrate") as tick:
+        nodes = _join(bundle=bundle)
         made, left_out = job.calibrate(
             rows, bundle_uri=bundle, bundle=described.with_masks(mask_dir), alpha=alpha, aggregation=aggregation,
-            config=_stream_config(score_workers, gpus),
-            progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
+            config=_stream_config(score_workers, gpus), nodes=nodes, contents=contents,
+            progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
         )  # fmt: skip
-    console.result({"calibration": made.id, "slides": len(made.scores), "alpha": alpha, "left_out": left_out})
+    counts = {"slides": len(rows) - len(left_out), "patients": len(made.scores), "masks_used": masks_used}
+    console.result({"calibration": made.id, **counts, "alpha": alpha, "left_out": left_out})
     if left_out:
         raise typer.Exit(1)
 
@@ -251,31 +292,44 @@ def screen(
     from uadray import screening as job
     from uadray.bundle import read_bundle
     from uadray.calibration import read_calibration
-    from uadray.data.cluster import connect
     from uadray.manifest import read_manifest
+    from uadray.mask_folder import check_folder
 
     described = read_bundle(bundle)
     calibrated, rows = read_calibration(bundle, described), read_manifest(slides)
     config = job.ScreenConfig(stream=_stream_config(score_workers, gpus))
     described = described.with_masks(mask_dir)
-    connect()
+    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     if dry_run:
-        console.result(job.dry_run(rows, bundle_uri=bundle, bundle=described))
+        with console.progress("screen"):
+            _join()
+            found = job.dry_run(rows, bundle_uri=bundle, bundle=described)
+        console.result(found | {"masks_used": masks_used})
         return
     with console.progress("screen") as tick:
+        nodes = _join(bundle=bundle, out=out)
         summary = job.screen(
-            rows, bundle_uri=bundle, bundle=described, calibration=calibrated, out=out, config=config,
-            retry_failed=retry_failed, progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
+            rows, bundle_uri=bundle, bundle=described, calibration=calibrated, out=out, config=config, nodes=nodes,
+            retry_failed=retry_failed,
+            progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
         )  # fmt: skip
-    console.result(summary)
+    console.result(summary | {"masks_used": masks_used})
+    if summary["open"]:
+        raise WorkError(
+            f"{summary['open']} of {summary['slides']} slides are open, no fault of theirs: {summary['why_open']}; "
+            "the same command tries them again"
+        )
     if summary["failed"]:
-        raise typer.Exit(1)
+        reasons = ", ".join(f"{reason} {count}" for reason, count in summary["failures"].items())
+        raise WorkError(
+            f"{summary['failed']} of {summary['slides']} slides failed ({reasons}); {summary['worklist']} says why"
+        )
 
 
 @app.command()
 def evaluate(
     path: Annotated[str, typer.Argument(help="scores.parquet of `score`, or the output folder of `screen`.")],
-    labels: Annotated[str | None, typer.Option(help="Manifest with a label column, for a screening.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Manifest: label (for a screening) and patient_id.")] = None,
     outlines: Annotated[str | None, typer.Option(help="Folder of GeoJSON outlines; else beside each slide.")] = None,
 ) -> None:
     """Say how good scores or decisions are, beside what is trivial."""
@@ -300,11 +354,14 @@ def serve(
 
 
 @app.command()
-def bench(name: Annotated[str, typer.Argument(help="decode, s3, screen, ingest, memory or nodes.")]) -> None:
+def bench(
+    name: Annotated[str, typer.Argument(help="decode, s3, screen, ingest, memory, nodes or faults.")],
+    only: Annotated[str | None, typer.Option(help="Scenarios of `faults`, like 0,a,f; all unless given.")] = None,
+) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
 
-    console.result(run(name))
+    console.result(run(name, only=only.split(",") if only else ()))
 
 
 @weights_app.command("pull")
@@ -338,6 +395,27 @@ def weights_list() -> None:
         print(f"{entry.name:20} {entry.size_bytes / 1e6:8.1f} MB  {weights.verify(entry.name):9} {entry.licence}")
 
 
+def _join(*, bundle: str | None = None, out: str | None = None) -> Any:
+    """Join the cluster, or start one here. Returns the nodes that can be used: each of a cluster is looked at first."""
+    console.divert()
+    from uadray import bundle as bundles
+    from uadray import storage
+    from uadray.data.cluster import connect
+    from uadray.data.nodes import Nodes, examiner
+
+    connect()
+    if not os.environ.get("RAY_ADDRESS"):
+        return Nodes()
+    reads = [storage.join(bundle, bundles.DESCRIPTION)] if bundle else []
+    nodes = Nodes(examiner(out, reads))
+    nodes.check()
+    return nodes
+
+
+def _note(tiles: int, note: str) -> str:
+    return f"{tiles} tiles{', ' if note else ''}{note}"
+
+
 def _share(text: str, fractions: str) -> float:
     from uadray.errors import InputError
 
@@ -359,4 +437,4 @@ def _losses(line: dict[str, Any]) -> str:
 
 
 def _short(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in values.items() if k != "slides"}
+    return {k: v for k, v in values.items() if k not in ("slides", "salt")}

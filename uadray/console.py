@@ -1,15 +1,29 @@
-"""What a command shows: one progress bar on a terminal, JSON lines where there is none, one JSON object at the end."""
+"""What a command shows: one progress bar on a terminal, JSON lines where there is none, one JSON object at the end.
+
+Whatever else a process prints once it works on a cluster (Ray's messages, tracebacks, warnings of libraries) goes to a
+file, see `divert`.
+"""
 
 import json
 import logging
 import os
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol, TextIO
 
-LOG_EVERY_S = 10.0
+from uadray.errors import SHOW_IDS
+
+LOG_EVERY_S = 20.0
+"""Off a terminal a line of progress at least so often, whether anything has moved or not: silence is a fault."""
+
+_log_file: Path | None = None
+_out: TextIO | None = None
+_err: TextIO | None = None
 
 
 class Tick(Protocol):
@@ -30,33 +44,134 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging() -> None:
-    """Warnings and worse to standard error, for people on a terminal, as JSON lines elsewhere.
-
-    Ray tells of killed workers on standard output, even after the answer; not so with this, which it reads on import.
-    """
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s") if sys.stderr.isatty() else JsonFormatter())
+    """Warnings and worse to standard error, for people on a terminal, as JSON lines elsewhere."""
+    handler = logging.StreamHandler(err())
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s") if err().isatty() else JsonFormatter())
     logging.getLogger("uadray").handlers = [handler]
     logging.getLogger("uadray").setLevel(logging.INFO)
     logging.getLogger("uadray").propagate = False
 
 
+def show_ids() -> None:
+    """Let logs name slides, those of worker processes that are started from here too."""
+    os.environ[SHOW_IDS] = "1"
+
+
+def out() -> TextIO:
+    """Where a command's answer goes."""
+    return _out or sys.stdout
+
+
+def err() -> TextIO:
+    """Where messages for people go."""
+    return _err or sys.stderr
+
+
+def divert() -> None:
+    """From here on only what this module prints reaches the terminal; all else goes to a log file of this process.
+
+    Ray prints hundreds of lines about itself when something breaks, from Python and from C++, and not all of it can be
+    silenced; it is for whoever looks into it. The file is removed at the end of a command that went well.
+    """
+    global _log_file, _out, _err
+    if _log_file is not None:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")
+    _err = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="replace")
+    _log_file = _new_log_file()
+    with _log_file.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    set_up_logging()
+
+
+def is_diverted() -> bool:
+    """Whether work on a cluster has begun."""
+    return _log_file is not None
+
+
+def log_file() -> Path | None:
+    """What else was printed, if there is anything in it."""
+    if _log_file is None or not _log_file.exists():
+        return None
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    return _log_file if _log_file.stat().st_size else None
+
+
+def forget_log() -> None:
+    """Remove the log file: all went well."""
+    if _log_file is not None:
+        with suppress(OSError):
+            _log_file.unlink()
+
+
+def _new_log_file() -> Path:
+    home = Path(os.environ.get("UADRAY_CACHE") or Path.home() / ".cache" / "uadray")
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    for folder in (home / "logs", Path(tempfile.gettempdir())):
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch(mode=0o600)
+            return folder / name
+    return Path(os.devnull)
+
+
 @contextmanager
 def progress(title: str) -> Iterator[Tick]:
-    """A progress bar on a terminal; off a terminal a log line at most every ten seconds, and one at the end."""
-    if sys.stderr.isatty():
+    """A progress bar on a terminal; off a terminal a log line every 20 seconds, and one at each end."""
+    if err().isatty():
         with _bar(title) as bar:
             yield bar
         return
-    log, last = logging.getLogger("uadray.progress"), [-LOG_EVERY_S]
+    lines = _Lines(title)
+    with lines.regularly():
+        yield lines.tick
 
-    def tick(done: int, total: int, note: str = "") -> None:
-        if done >= total or time.monotonic() - last[0] >= LOG_EVERY_S:
-            last[0] = time.monotonic()
-            log.info("%s: %d of %d %s", title, done, total, note)
 
-    yield tick
+class _Lines:
+    """Progress as log lines. A thread of its own prints them: whoever works may be held up."""
+
+    def __init__(self, title: str) -> None:
+        self._title, self._began = title, time.monotonic()
+        self._state: tuple[int, int, str] | None = None
+        self._printed, self._at = "", self._began
+        self._lock, self._ended = threading.Lock(), threading.Event()
+
+    def tick(self, done: int, total: int, note: str = "") -> None:
+        """Take the state; print the last."""
+        self._state = (done, total, note)
+        if done >= total:
+            self._print()
+
+    @contextmanager
+    def regularly(self) -> Iterator[None]:
+        """Print now and then."""
+        self._print()
+        thread = threading.Thread(target=self._run, name="uadray-progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(1.0):
+            if time.monotonic() - self._at >= LOG_EVERY_S:
+                self._print(again=True)
+
+    def _print(self, *, again: bool = False) -> None:
+        with self._lock:
+            text = "{}: starting" if self._state is None else "{}: {} of {} {}"
+            text = text.format(self._title, *(self._state or ())).rstrip()
+            if text == self._printed and not again:
+                return
+            seconds = f" ({time.monotonic() - self._began:.0f} s)" if text == self._printed else ""
+            logging.getLogger("uadray.progress").info("%s%s", text, seconds)
+            self._printed, self._at = text, time.monotonic()
 
 
 @contextmanager
@@ -78,7 +193,7 @@ def _bar(title: str) -> Iterator[Tick]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(file=err())) as bar:
         task = bar.add_task(title, total=None, note="")
 
         def tick(done: int, total: int, note: str = "") -> None:
@@ -87,7 +202,11 @@ def _bar(title: str) -> Iterator[Tick]:
         yield tick
 
 
+def say(text: str) -> None:
+    """Something for people, before the answer."""
+    print(text, file=out(), flush=True)
+
+
 def result(values: dict[str, Any]) -> None:
     """The command's answer: one JSON object, the last line of standard output."""
-    sys.stdout.flush()
-    print(json.dumps(values), flush=True)
+    print(json.dumps(values), file=out(), flush=True)

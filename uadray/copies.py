@@ -116,6 +116,16 @@ def slide_bytes(copy: Path) -> int:
     return total
 
 
+def last_write_ns(copy: Path) -> int:
+    """When a byte of a copy was last written; 0 where it has no files yet."""
+    last = 0
+    for folder, _, names in os.walk(copy / "files"):
+        for name in names:
+            with suppress(FileNotFoundError):
+                last = max(last, Path(folder, name).stat().st_mtime_ns)
+    return last
+
+
 def main_path(copy: Path, files: SlideFiles) -> Path:
     """The file that readers open."""
     return _path(copy, files.main)

@@ -82,12 +82,12 @@ def run(out: str, tick: Tick, *, epochs: int = EPOCHS) -> dict[str, Any]:
     done("train")
     calibration, _ = calibrate(
         read_manifest(str(manifests["calibration"])), bundle_uri=bundle_uri, bundle=bundle, alpha=ALPHA,
-        aggregation=AggregationConfig(), progress=lambda s, n, _: tick(2, 5, f"calibrating {s}/{n}"),
+        aggregation=AggregationConfig(), progress=lambda s, n, *_: tick(2, 5, f"calibrating {s}/{n}"),
     )  # fmt: skip
     done("calibrate")
     summary = screening.screen(
         read_manifest(str(manifests["test"])), bundle_uri=bundle_uri, bundle=bundle, calibration=calibration,
-        out=result_uri, progress=lambda s, n, _: tick(3, 5, f"screening {s}/{n}"),
+        out=result_uri, progress=lambda s, n, *_: tick(3, 5, f"screening {s}/{n}"),
     )  # fmt: skip
     done("screen")
     found = evaluate(result_uri, labels=str(manifests["test"]))

@@ -18,20 +18,24 @@ and masks are not: those of a driver that stood still while it wrote them may st
 
 import io
 import json
+import logging
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from uadray import __version__, decisions, drivers, evidence, leases, runs, storage, versions, worklist
-from uadray.errors import InputError, WorkError
+from uadray.errors import InputError, UadrayError, WorkError
 from uadray.leases import REQUESTS
 from uadray.manifest import SlideRow
 from uadray.schemas import SLIDE_DECISIONS
@@ -46,6 +50,8 @@ RUN, DECISIONS, WORKLIST = "run.json", "decisions.parquet", "worklist.html"
 FRUITLESS_ROUNDS = 5
 """Rounds in a row without an end of any slide. One is usual: a dead driver's slides are held until it is buried."""
 
+log = logging.getLogger(__name__)
+
 STATES = ("scored", "not_assessable", "failed")
 
 
@@ -56,6 +62,7 @@ class Ledger:
         tenure: in whose name the present round's slides are claimed.
         withdrawn: slide -> etag of its decision that is to be made anew.
         open: slides of this run that are not known to be decided.
+        given_back: slide -> why this driver leaves it undecided; another run may try it.
     """
 
     tenure: leases.Tenure
@@ -66,6 +73,8 @@ class Ledger:
         self.out, self.run, self.bundle, self.calibration = out, run, bundle, calibration
         self.withdrawn: dict[str, str] = {}
         self.open: set[str] = set()
+        self.given_back: dict[str, str] = {}
+        self._committing = threading.Lock()
         self._mask_etags: dict[str, str] = {}
         self._driver = drivers.Driver(out, lease_s=lease_s)
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="uadray-ledger")
@@ -88,11 +97,11 @@ class Ledger:
         """
         found = decisions.read_decisions(self.out)
         decisions.tidy(self.out, found, whole=False)
-        names = ("slide_id", "state", "fingerprint", "decision_etag")
+        names = ("slide_id", "state", "fingerprint", "mask", "decision_etag")
         known = {row["slide_id"]: row for row in found.table.select(names).to_pylist()}
         decided = [row for row in rows if row.slide_id in known]
         sound = [row for row in decided if known[row.slide_id]["state"] != "failed"]
-        self._mask_etags = self._read_mask_etags()
+        self._mask_etags = self._read_mask_etags() if self.bundle.tiles.mask_dir else _kept_masks(sound, known)
         again = versions.replaced(
             sound, lambda row, etag: self.slide_fingerprint(row, etag) == known[row.slide_id]["fingerprint"]
         )
@@ -117,15 +126,20 @@ class Ledger:
         fruitless = 0
         while todo:
             self.tenure = self._driver.tenure()
-            before = len(self.open)
+            before = len(self.open) - len(self.given_back)
             yield todo
-            fruitless = fruitless + 1 if len(self.open) == before else 0
+            fruitless = fruitless + 1 if len(self.open) - len(self.given_back) == before else 0
             if fruitless == FRUITLESS_ROUNDS:
                 raise WorkError(f"{self.out}: {before} slides can neither be claimed nor committed; see the log")
-            todo = self._left([row for row in todo if row.slide_id in self.open], waiting)
+            todo = self._left(
+                [row for row in todo if row.slide_id in self.open and row.slide_id not in self.given_back], waiting
+            )
 
     def commit(self, result: "SlideResult", verdict: dict[str, Any]) -> bool:
-        """Write a slide's tile scores and evidence, then its decision. False where the slide is another driver's."""
+        """Write a slide's tile scores and evidence, then its decision. False where the slide is another driver's.
+
+        May be called by several threads, each with a slide of its own.
+        """
         slide_id = result.row.slide_id
         if self._driver.in_doubt and not leases.holds(self.tenure, slide_id):
             return False
@@ -137,6 +151,8 @@ class Ledger:
             places = {f"evidence/{slide_id}/{name}": data for name, data in self._pictures(result).items()}
             places[f"masks/{slide_id}.geojson"] = result.masks
             list(self._pool.map(self._write, places, places.values()))
+        elif slide_id in self.withdrawn:  # beside a failure there are no scores, those of an earlier version neither
+            storage.delete(storage.join(self.out, "tiles", f"{slide_id}.parquet"))
         header = result.header
         width, height = header.get("size_level0_px", (None, None))
         record = dict.fromkeys(SLIDE_DECISIONS.names) | verdict | {
@@ -148,6 +164,7 @@ class Ledger:
             "height_level0_px": height,
             "fingerprint": self.slide_fingerprint(result.row, header.get("etag")),
             "evidence": json.dumps(tops),
+            "mask": self._mask_etags.get(slide_id),
             "lease": self.tenure.id,
         }  # fmt: skip
         data = json.dumps(record, indent=1).encode()
@@ -155,11 +172,18 @@ class Ledger:
             return False
         if not self._driver.in_doubt or leases.holds(self.tenure, slide_id):
             leases.release(self.tenure, slide_id)
-        self.open.discard(slide_id)
-        self._written[slide_id] = data
-        if len(self._written) >= self._segment_rows:
-            self._compact()
+        with self._committing:
+            self.open.discard(slide_id)
+            self._written[slide_id] = data
+            if len(self._written) >= self._segment_rows:
+                self._compact()
         return True
+
+    def give_back(self, slide_id: str, reason: str, message: str) -> None:
+        """Leave a slide undecided, for what is no fault of its own: another driver, or the next run, may have it."""
+        self.given_back[slide_id] = f"{reason}: {message}"
+        with suppress(UadrayError):  # else its lease ends with this driver
+            leases.release(self.tenure, slide_id)
 
     def pass_over(self, slide_id: str, outcome: str) -> None:
         """Take note of a slide that is not ours: `decided` is done, `held` is looked at again later."""
@@ -167,28 +191,25 @@ class Ledger:
             self.open.discard(slide_id)
 
     def finish(self, rows: Sequence[SlideRow]) -> dict[str, Any]:
-        """Write decisions.parquet, the worklist and summary.json; returns the summary.
-
-        Raises:
-            WorkError: a slide has no decision.
-        """
-        if self._written:
-            self._compact()
+        """Write decisions.parquet, the worklist and summary.json, of what is decided; returns the summary."""
+        with self._committing:
+            if self._written:
+                self._compact()
         found = decisions.read_decisions(self.out)
         place = {slide_id: i for i, slide_id in enumerate(found.table["slide_id"].to_pylist())}
-        missing = [row.slide_id for row in rows if row.slide_id not in place]
-        if missing:
-            raise WorkError(f"{self.out}: {len(missing)} of {len(rows)} slides have no decision; run it again")
+        decided = [row.slide_id for row in rows if row.slide_id in place and not self._is_outdated(row.slide_id)]
         decisions.tidy(self.out, found, whole=True)
         self._driver.sweep(set(place))
-        order = pa.array([place[row.slide_id] for row in rows], pa.int64())
+        order = pa.array([place[slide_id] for slide_id in decided], pa.int64())
         table = found.table.select(SLIDE_DECISIONS.names).take(order).cast(SLIDE_DECISIONS)
         states, verdicts = (Counter(table[name].to_pylist()) for name in ("state", "decision"))
         page = storage.join(self.out, WORKLIST)
         summary = {
             "slides": len(rows),
             **{state: states[state] for state in STATES},
+            "open": len(rows) - len(decided),
             "anomalous": verdicts["anomalous"],
+            "failures": _reasons(table),
         }
         storage.write_bytes(storage.join(self.out, DECISIONS), _parquet(table))
         html = worklist.render_worklist(table, title=f"Worklist: {self.bundle.name}", run=self._page_facts(len(rows)))
@@ -206,8 +227,12 @@ class Ledger:
 
     def _read_mask_etags(self) -> dict[str, str]:
         folder = self.bundle.tiles.mask_dir
-        found = storage.list_objects(folder, suffixes=(".geojson",)) if folder else ()
+        found = storage.list_objects(folder or "", suffixes=(".geojson",))
         return {storage.name(info.uri).rpartition(".")[0]: info.etag for info in found}
+
+    def _is_outdated(self, slide_id: str) -> bool:
+        """Whether the decision that is there is about an older version of the slide."""
+        return slide_id in self.withdrawn and slide_id in self.open
 
     def _left(self, rows: list[SlideRow], waiting: Callable[[], None]) -> list[SlideRow]:
         """Wait until slides that others were at are left undecided, and return these; empty where all are decided."""
@@ -290,7 +315,7 @@ def open_ledger(out: str, *, bundle: "Bundle", calibration: "Calibration", lease
     """Claim an output folder for this bundle and calibration, or go on with it. `lease_s`: see `uadray.drivers`.
 
     Raises:
-        InputError: it belongs to another.
+        InputError: it belongs to another, or its store does not honour conditional puts.
     """
     run = {
         "fingerprint": runs.fingerprint([bundle.id, calibration.id]),
@@ -304,6 +329,8 @@ def open_ledger(out: str, *, bundle: "Bundle", calibration: "Calibration", lease
         "started": _now(),
     }
     where = storage.join(out, RUN)
+    if not storage.exists(where):
+        storage.check_conditional_puts(out)  # all that follows rests on them
     if not storage.put_if_absent(where, json.dumps(run, indent=1).encode()):
         before = json.loads(storage.read_bytes(where))
         if before["fingerprint"] != run["fingerprint"]:
@@ -313,6 +340,23 @@ def open_ledger(out: str, *, bundle: "Bundle", calibration: "Calibration", lease
             )
         run = before
     return Ledger(out, run=run, bundle=bundle, calibration=calibration, lease_s=lease_s)
+
+
+def _reasons(table: pa.Table) -> dict[str, int]:
+    """How many slides failed, by reason, the most frequent first."""
+    failed = table.filter(pc.equal(table["state"], "failed"))
+    return dict(Counter(failed["reason"].to_pylist()).most_common())
+
+
+def _kept_masks(rows: Sequence[SlideRow], known: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Etags of the masks with which slides were decided: a run without masks leaves such decisions as they are."""
+    kept = {row.slide_id: known[row.slide_id]["mask"] for row in rows if known[row.slide_id]["mask"]}
+    if kept:
+        log.warning(
+            "%d slides were decided with edited masks and stay as they are; name the folder by --mask-dir to use it",
+            len(kept),
+        )
+    return kept
 
 
 def _top_tiles(result: "SlideResult") -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from uadray.errors import InputError, UadrayError
-from uadray.uris import AccessError, ChangedError, NotFoundError, UnreachableError, split_s3
+from uadray.uris import AccessError, ChangedError, NoBucketError, NotFoundError, UnreachableError, split_s3
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -32,6 +32,25 @@ PATIENCE_S = 120.0
 """For so long a server that has answered before is waited for: a job outlasts the restart of its storage."""
 _PATIENT_WAIT_S = 5.0
 _CREDENTIAL_TTL = timedelta(minutes=10)  # botocore renews 15 minutes before the end: never hand out older ones
+_RENEW = "the session token has expired: renew it (`aws sso login`, or new temporary keys)"
+_REGION = "set AWS_DEFAULT_REGION to the bucket's region, and AWS_ENDPOINT_URL to the server that has it"
+_ADVICE = {
+    "ExpiredToken": _RENEW,
+    "ExpiredTokenException": _RENEW,
+    "TokenRefreshRequired": _RENEW,
+    "RequestExpired": _RENEW,
+    "InvalidToken": "the session token does not belong to these keys: set all three anew, or unset it",
+    "InvalidAccessKeyId": "the server does not know this key id",
+    "SignatureDoesNotMatch": "the secret is not that of the key id",
+    "RequestTimeTooSkewed": "this machine's clock is wrong by minutes: start chrony or systemd-timesyncd",
+    "AuthorizationHeaderMalformed": _REGION,
+    "AuthorizationQueryParametersError": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    "PermanentRedirect": _REGION,
+    "InvalidRegion": _REGION,
+}
+"""What to do about an error code that is about who asks, when and where, and never about the object."""
+
 _FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
 _lock = threading.RLock()
 _Settings = tuple[int, tuple[tuple[str, str], ...], tuple[int, ...]]
@@ -57,13 +76,17 @@ class Connection:
         """Whether the configuration insists on `bucket.endpoint` instead of `endpoint/bucket`."""
         return (self.client.meta.config.s3 or {}).get("addressing_style") == "virtual"
 
+    @property
+    def is_amazon(self) -> bool:
+        """Whether requests go to Amazon, as they do where nobody has named another endpoint."""
+        return (urlsplit(self.endpoint).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
     def bucket_endpoint(self, bucket: str) -> tuple[str, str]:
         """Return endpoint and region of a bucket: boto3 follows Amazon's redirects between regions, others do not."""
         from botocore.exceptions import ClientError
 
         region = str(self.client.meta.region_name or "us-east-1")
-        host = urlsplit(self.endpoint).hostname or ""
-        if not (host.startswith("s3.") and host.endswith((".amazonaws.com", ".amazonaws.com.cn"))):
+        if not (self.is_amazon and (urlsplit(self.endpoint).hostname or "").startswith("s3.")):
             return self.endpoint, region
         try:
             answer = self.client.head_bucket(Bucket=bucket)
@@ -103,6 +126,7 @@ def _connect(settings: _Settings) -> Connection:
     from botocore import UNSIGNED
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
+    from botocore.session import get_session
 
     options: dict[str, Any] = {
         "retries": {"mode": "standard", "max_attempts": _TRIES},
@@ -111,13 +135,14 @@ def _connect(settings: _Settings) -> Connection:
         "max_pool_connections": IN_FLIGHT,
     }
     try:
-        session = boto3.Session()
+        core = get_session()  # made here, as boto3's own does not tell of its settings
+        session = boto3.Session(botocore_session=core)
         credentials = session.get_credentials()
         if credentials is None:
             options["signature_version"] = UNSIGNED
         client = session.client("s3", config=Config(**options))
         client.meta.events.register_first("needs-retry.s3", _Patience(settings))
-        ca_bundle = session._session.get_config_variable("ca_bundle")  # boto3 has no public way to ask
+        ca_bundle = core.get_config_variable("ca_bundle")
     except (BotoCoreError, ValueError) as error:
         raise AccessError(
             f"S3 cannot be set up: {one_line(error)}; check AWS_PROFILE, ~/.aws and AWS_ENDPOINT_URL"
@@ -149,7 +174,7 @@ class _Patience:
         from botocore.exceptions import ConnectionError as NoConnectionError
         from botocore.exceptions import HTTPClientError
 
-        if response is not None and response[0].status_code < 500:
+        if response is not None and (response[0].status_code < 500 or response[0].status_code == 501):
             _answered.add(self._settings[:2])
             return None
         began = request_dict["context"].setdefault("uadray_trouble_began", time.monotonic())
@@ -250,11 +275,14 @@ def _refused(error: Any, uri: str) -> UadrayError:
         return ChangedError(f"{uri}: the object has changed since it was looked at")
     if code == "NoSuchBucket":
         bucket = split_s3(uri)[0]
-        return NotFoundError(f"{uri}: there is no bucket {bucket} at {endpoint}; check its name and AWS_ENDPOINT_URL")
+        return NoBucketError(f"{uri}: there is no bucket {bucket} at {endpoint}; check its name and AWS_ENDPOINT_URL")
     if status == 404:
         return NotFoundError(f"{uri}: there is no such object at {endpoint}")
-    if status in (401, 403) or "Token" in code:
-        return AccessError(f"{uri}: {endpoint} refuses: {code} ({message}); {_who()}")
+    if status in (401, 403) or code in _ADVICE:
+        advice = f"{_ADVICE[code]}; {_who()}" if code in _ADVICE else _who()
+        return AccessError(f"{uri}: {endpoint} refuses: {code} ({message}); {advice}")
+    if status == 501:
+        return InputError(f"{uri}: {endpoint} cannot do what was asked for: {code} ({message}); use another S3 server")
     if status >= 500 or code in ("SlowDown", "RequestTimeout"):
         return UnreachableError(f"{uri}: {endpoint} answered {status} {code} ({message}), {_TRIES} times")
     return InputError(f"{uri}: {endpoint} refuses: {status} {code} ({message}); check region and AWS_ENDPOINT_URL")

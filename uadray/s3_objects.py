@@ -40,6 +40,23 @@ def stat(uri: str) -> ObjectInfo:
     return ObjectInfo(uri, int(answer["ContentLength"]), answer["ETag"].strip('"'))
 
 
+def visible_buckets() -> int | None:
+    """Ask the server who we are: how many buckets the credentials show; None where they may not list buckets.
+
+    Raises:
+        AccessError: the server does not take the credentials.
+    """
+    from botocore.exceptions import ClientError
+
+    with explained("S3"):
+        try:
+            return len(connect().client.list_buckets()["Buckets"])
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "AccessDenied":
+                raise
+    return None
+
+
 def list_objects(uri: str) -> Iterator[ObjectInfo]:
     """List the objects under a folder, page by page, in the order of the server (by key, on S3)."""
     bucket, folder = split_s3(uri)

@@ -1,7 +1,9 @@
 """`uadray score`: tile scores of a tile set or of slides, as one Parquet file."""
 
+import functools
 import io
-import json
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -10,20 +12,24 @@ import pyarrow.parquet as pq
 from uadray import storage
 from uadray.bundle import Bundle
 from uadray.data import tilesets
-from uadray.data.stream import StreamConfig, from_ipc, stream, tile_reads
-from uadray.errors import WorkError
+from uadray.data.nodes import Nodes
+from uadray.data.stream import StreamConfig, tile_chunks, tile_reads
+from uadray.data.tilesets import TileRef
+from uadray.errors import InputError, WorkError
 from uadray.manifest import SlideRow, read_manifest
 from uadray.schemas import TILE_SCORES
-from uadray.screening import PartScorer, scored_slides, scorer_arguments
+from uadray.screening import Progress, SlideResult, scored_slides
 
 SCORES = pa.schema([*TILE_SCORES, pa.field("label", pa.string())])
-"""`TILE_SCORES` and the label of the tile's folder or of its slide."""
+"""`TILE_SCORES` and the label of the tile's folder or of its slide. `slide_id` is empty where a tile set does not tell
+it."""
 
 
 def score(
-    data: str, *, bundle_uri: str, bundle: Bundle, out: str, config: StreamConfig | None = None
-) -> dict[str, Any]:
-    """Score every tile of `data` and write `out`.
+    data: str, *, bundle_uri: str, bundle: Bundle, out: str, config: StreamConfig | None = None,
+    nodes: Nodes | None = None, progress: Progress | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Score every tile of `data` and write `out`, by slide and tile id.
 
     Args:
         data: URI of a tile set or of a slide manifest.
@@ -31,50 +37,92 @@ def score(
         bundle: its description.
         out: URI of a Parquet file.
         config: how the cluster is shared.
+        nodes: that are used.
+        progress: told of slides, or parts of a tile set, and tiles.
 
     Returns:
-        Counts of tiles and errors, and of slides that failed, by reason.
+        Counts of tiles with and without a score, and the slides that failed, with the reason.
+
+    Raises:
+        InputError: no tiles, or two with the same id.
+        WorkError: a part of a tile set was lost.
     """
     config = config or StreamConfig()
     failed: dict[str, str] = {}
+    run = functools.partial(
+        _scored, bundle_uri=bundle_uri, bundle=bundle, config=config, nodes=nodes, progress=progress
+    )
     if tilesets.is_tile_set(data):
-        table = _tile_set(data, bundle_uri, bundle, config)
+        table = _tile_set(data, bundle, run)
     else:
-        table, failed = _slides(read_manifest(data), bundle_uri, bundle, config)
+        table, failed = _slides(read_manifest(data), run)
     sink = io.BytesIO()
-    pq.write_table(table.sort_by("tile_id"), sink, compression="zstd")
+    pq.write_table(table.sort_by([("slide_id", "ascending"), ("tile_id", "ascending")]), sink, compression="zstd")
     storage.write_bytes(out, sink.getvalue())
-    n_errors = len(table) - table["score"].null_count
+    n_scored = len(table) - table["score"].null_count
     return {
         "out": out,
         "tiles": len(table),
-        "scored": n_errors,
-        "unscored": len(table) - n_errors,
+        "scored": n_scored,
+        "unscored": len(table) - n_scored,
         "failed_slides": failed,
     }
 
 
-def _tile_set(data: str, bundle_uri: str, bundle: Bundle, config: StreamConfig) -> pa.Table:
+Run = Callable[..., Iterator[SlideResult]]
+
+
+def _scored(
+    rows: list[SlideRow], *, progress: Progress | None, reads: Callable[..., Any] | None = None, **options: Any
+) -> Iterator[SlideResult]:
+    """`scored_slides`, and tell of each."""
+    ended = tiles = 0
+
+    def tick(note: str = "") -> None:
+        if progress is not None:
+            progress(ended, len(rows), tiles, note)
+
+    for result in scored_slides(rows, reads=reads, say=tick, **options):
+        yield result
+        ended, tiles = ended + 1, tiles + (0 if result.tiles is None else len(result.tiles))
+        tick()
+
+
+def _tile_set(data: str, bundle: Bundle, run: Run) -> pa.Table:
     tilesets.check_stain(data, bundle.tiles)
     refs = tilesets.list_tiles(data)
-    labels = {ref.tile_id: ref.label for ref in refs}
-    reads = tile_reads(data, refs, bundle.tiles)
-    tables = {}
-    for part in stream(reads, scorer=PartScorer, arguments=scorer_arguments(bundle_uri, bundle, config), config=config):
-        if part["part"] < 0:
-            raise WorkError(f"{data}: {json.loads(part['header'])['message']}")
-        tables[part["slide"]] = from_ipc(part["tiles"])
-    if len(tables) != len(reads):
-        raise WorkError(f"{data}: {len(reads) - len(tables)} of {len(reads)} parts were lost; run the command again")
-    table = pa.concat_tables(tables.values())
-    return _labelled(table, [labels[tile_id] for tile_id in table["tile_id"].to_pylist()])
+    _check_ids(data, refs)
+    chunks = tile_chunks(refs, bundle.tiles)
+    rows = [SlideRow(str(i), data) for i in range(len(chunks))]
+    tables: dict[int, pa.Table] = {}
+    reads = lambda some: tile_reads(data, [chunks[int(row.slide_id)] for row in some], bundle.tiles)  # noqa: E731
+    for result in run(rows, reads=reads):
+        if result.tiles is None:
+            raise WorkError(f"{data}: {': '.join(result.failure or ('lost', 'no answer'))}")
+        tables[int(result.row.slide_id)] = result.tiles
+    return described(pa.concat_tables([tables[i] for i in sorted(tables)]), refs)
 
 
-def _slides(
-    rows: list[SlideRow], bundle_uri: str, bundle: Bundle, config: StreamConfig
-) -> tuple[pa.Table, dict[str, str]]:
+def described(table: pa.Table, refs: list[TileRef]) -> pa.Table:
+    """The scores of `refs`, in their order, with slide and label of each: what belongs to a tile goes by its place."""
+    if table["tile_id"].to_pylist() != [ref.tile_id for ref in refs]:
+        raise WorkError("the scores are not those of the tiles that were read; this is a fault of uadray")
+    at = table.schema.get_field_index("slide_id")
+    slides = pa.array([ref.slide_id or "" for ref in refs], pa.string())
+    return _labelled(table.set_column(at, table.schema.field(at), slides), [ref.label for ref in refs])
+
+
+def _check_ids(data: str, refs: list[TileRef]) -> None:
+    """Refuse tiles that could not be told apart in the scores."""
+    (slide_id, tile_id), times = Counter((ref.slide_id, ref.tile_id) for ref in refs).most_common(1)[0]
+    if times > 1:
+        of = f" of slide {slide_id}" if slide_id else ""
+        raise InputError(f"tile set {data}: tile_id {tile_id!r}{of} is there {times} times; ids must tell tiles apart")
+
+
+def _slides(rows: list[SlideRow], run: Run) -> tuple[pa.Table, dict[str, str]]:
     tables, failed = [SCORES.empty_table()], {}
-    for result in scored_slides(rows, bundle_uri=bundle_uri, bundle=bundle, config=config):
+    for result in run(rows):
         if result.tiles is None:
             failed[result.row.slide_id] = ": ".join(result.failure or ("lost", ""))
         else:

@@ -6,13 +6,15 @@ moment and run it again: slides with a decision are left as they are.
 """
 
 import json
+import logging
 import math
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -22,15 +24,18 @@ import pyarrow.compute as pc
 import torch
 from pydantic import Field
 
-from uadray import aggregation, evidence, ledger, s3, storage
+from uadray import aggregation, evidence, faults, ledger, runs, s3, storage
 from uadray.aggregation import AggregationConfig, Calibration
 from uadray.bundle import Bundle, load_detector
 from uadray.config import Config
+from uadray.data.attempts import Attempts, is_there
 from uadray.data.claims import claimed_reads
 from uadray.data.datasource import Read
 from uadray.data.estimate import estimate
+from uadray.data.nodes import Nodes, head_address
 from uadray.data.stream import (
     StreamConfig,
+    StreamError,
     failed_part,
     flag_error,
     from_ipc,
@@ -40,13 +45,19 @@ from uadray.data.stream import (
     stream,
     to_ipc,
 )
+from uadray.data.waiting import Say, Waiting
+from uadray.data.watch import DriversWatch
 from uadray.detector import BATCH, Scored
+from uadray.errors import ClusterLostError, UadrayError, WorkError, shown
+from uadray.identity import Seen, is_seen, warn_of_same_files
 from uadray.leases import NOT_OURS
 from uadray.manifest import SlideRow
 from uadray.models.pixels import Pixels
 from uadray.monitoring import metrics
 from uadray.quality import QualityConfig, assess
 from uadray.schemas import TILE_SCORES
+
+log = logging.getLogger(__name__)
 
 EVIDENCE_TILES = 5
 SLIDES_AT_ONCE = 64
@@ -75,6 +86,7 @@ class SlideResult:
         tiles: rows of `TILE_SCORES`; None for a failed slide.
         evidence: the most abnormal tiles, best first, schema `EVIDENCE`.
         failure: (reason, message) of a failed slide.
+        is_open: the failure is the system's and no verdict: a later run tries the slide again.
     """
 
     row: SlideRow
@@ -84,6 +96,7 @@ class SlideResult:
     tiles: pa.Table | None = None
     evidence: pa.Table | None = None
     failure: tuple[str, str] | None = None
+    is_open: bool = False
 
 
 UNFIT = frozenset({"no_stain"})
@@ -100,13 +113,16 @@ class PartScorer:
     """The scoring actor: map, reconstruct and score fused, so that pixels arrive once and never leave."""
 
     def __init__(
-        self, bundle_uri: str, bundle: Bundle, device: str, threads: int, load: LoadDetector = load_detector
-    ) -> None:
+        self, bundle_uri: str, bundle: Bundle, device: str, threads: int, load: LoadDetector = load_detector,
+        batch_tiles: int | None = None,
+    ) -> None:  # fmt: skip
         self._threads = threads if device == "cpu" else 1
         torch.set_num_threads(1 if self._threads > 1 else threads)
         if storage.is_s3(bundle_uri):
             s3.known_to_answer()  # the driver has read the bundle's description there
-        self.detector = load(bundle_uri, bundle, device=device)
+        self.detector = load(bundle_uri, bundle, device=device, **({"batch_tiles": batch_tiles} if batch_tiles else {}))
+        self._known = known_tiles(bundle)
+        self.detector(self._known)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="uadray-score")
         self._shown: OrderedDict[int, dict[int, list[float]]] = OrderedDict()
 
@@ -115,22 +131,34 @@ class PartScorer:
         (row,) = table.drop_columns(["pixels"]).to_pylist()
         if row["part"] < 0:
             return table
-        with metrics.stage("screen_score") as meter:
-            try:
-                return self._scored(row, pixels_of(table), meter)
-            except Exception as error:  # names the slide instead of ending the job
-                meter.add(errors=1)
-                return failed_part(row["slide"], "scoring", f"the detector failed: {type(error).__name__}: {error}")
+        began = time.perf_counter()
+        try:
+            return self._scored(row, pixels_of(table), began)
+        except Exception as error:  # names the slide, or the device, instead of ending the job
+            word, message = faults.reason(error)
+            if word not in faults.SYSTEM:
+                word = "device" if self._is_broken() else "scoring"
+            return failed_part(row["slide"], word, f"the detector failed: {message}")
 
-    def _scored(self, row: dict[str, Any], pixels: pa.Buffer, meter: metrics.Meter) -> pa.Table:
+    def _is_broken(self) -> bool:
+        """Whether tiles that were scored when this actor began cannot be scored any more: it is not the slide, then."""
+        try:
+            self.detector(self._known)
+        except Exception:
+            return True
+        return False
+
+    def _scored(self, row: dict[str, Any], pixels: pa.Buffer, began: float) -> pa.Table:
         tiles, errors, flags = from_ipc(row["tiles"]), json.loads(row["errors"]), json.loads(row["flags"])
         floor = self._floor(row["slide"], row["part"])
         scores, pictures = score_tiles(self._detect, tiles, pixels, errors, flags, floor=floor)
         self._shown[row["slide"]][row["part"]] = pictures["score"].to_pylist()
-        n_errors = sum(e is not None for e in errors)
-        meter.add(tiles=len(tiles) - n_errors, bytes_=pixels.size, errors=n_errors)
+        header = json.loads(row["header"]) | {
+            "score_s": time.perf_counter() - began,
+            "errors": sum(e is not None for e in errors),
+        }
         return part_row(
-            row["slide"], row["part"], header=json.loads(row["header"]), preview=row["preview"], masks=row["masks"],
+            row["slide"], row["part"], header=header, preview=row["preview"], masks=row["masks"],
             flagged=row["flagged"], tiles=scores, evidence=to_ipc(pictures),
         )  # fmt: skip
 
@@ -138,10 +166,17 @@ class PartScorer:
         """On CPUs a thread scores some tiles of its own: 1.2 times as fast as all threads in each operation of one."""
         if self._threads == 1:
             return self.detector(images)
-        step = max(4, BATCH // self._threads)  # together no more activations than one batch has
+        batch_tiles = getattr(self.detector, "batch_tiles", BATCH)
+        step = max(4, batch_tiles // self._threads)  # together no more activations than one batch has
         parts = list(self._pool.map(self.detector, [images[i : i + step] for i in range(0, len(images), step)]))
-        columns = ([getattr(part, each.name) for part in parts] for each in fields(Scored))
-        return Scored(*(np.concatenate(column) for column in columns))
+
+        def pictures(rows: Sequence[int]) -> tuple[Pixels, Pixels]:
+            pairs = [parts[row // step].pictures([row % step]) for row in rows]
+            x, x_hat = (np.concatenate(column) for column in zip(*pairs, strict=True))
+            return x, x_hat
+
+        score, residual = (np.concatenate([getattr(p, name) for p in parts]) for name in ("score", "residual"))
+        return Scored(score, residual, pictures)
 
     def _floor(self, slide: int, part: int) -> float:
         """A tile of this part that scores no more will not be among the slide's evidence: others are, sent before."""
@@ -204,62 +239,183 @@ def _pictures(tiles: pa.Table, scored: Scored | None, floor: float) -> pa.Table:
         return EVIDENCE.empty_table()
     best = np.argsort(-scored.score)[:EVIDENCE_TILES]
     order = [int(i) for i in best if np.isfinite(scored.score[i]) and scored.score[i] > floor]
+    if not order:
+        return EVIDENCE.empty_table()
+    x, x_hat = scored.pictures(order)
     return pa.table(
         {
             "tile_id": [tiles["tile_id"][i].as_py() for i in order],
             "score": [float(scored.score[i]) for i in order],
-            "tile": [evidence.encode_jpeg(scored.x[i]) for i in order],
-            "reconstruction": [evidence.encode_jpeg(scored.x_hat[i]) for i in order],
+            "tile": [evidence.encode_jpeg(picture) for picture in x],
+            "reconstruction": [evidence.encode_jpeg(picture) for picture in x_hat],
         },
         schema=EVIDENCE,
     )
 
 
+SLIDES_A_STREAM = 4000
+"""Slides of one Ray Data execution: Ray puts each read task before the first one runs, 0.6 to 2 ms each."""
+
+
+def known_tiles(bundle: Bundle | None) -> Pixels:
+    """[2, tile, tile, 3], always the same: what every device must be able to score."""
+    side = bundle.tiles.tile_px if bundle is not None else 64
+    return np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
+
+
+def _nothing(_: str) -> None:
+    """Says nothing."""
+
+
 def scored_slides(
-    rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle, config: StreamConfig, reads: Sequence[Read] | None = None,
-    load: LoadDetector = load_detector,
-) -> Iterator[SlideResult]:  # fmt: skip
-    """Read and score every slide; yields each as soon as its last part is there. `reads`: other than `slide_reads`."""
+    rows: Sequence[SlideRow], *, bundle_uri: str, bundle: Bundle, config: StreamConfig,
+    reads: Callable[[Sequence[SlideRow]], list[Read]] | None = None, load: LoadDetector = load_detector,
+    nodes: Nodes | None = None, say: Say = _nothing,
+) -> Generator[SlideResult]:  # fmt: skip
+    """Read and score every slide; yields each, once, as soon as its last part is there.
+
+    What the system fails at is tried again, see `uadray.data.attempts`. A node that is left out ends the stream: it
+    starts again without that node, with the slides that have not ended.
+
+    Args:
+        rows: the slides.
+        bundle_uri: where the bundle is.
+        bundle: its description.
+        config: how the cluster is shared.
+        reads: makes read tasks of rows; `slide_reads` unless given.
+        load: makes the detector, in the actor.
+        nodes: that are used.
+        say: takes what is waited for, in a line; the empty text where nothing is.
+
+    Raises:
+        WorkError: the system fails at slide after slide, nothing moves, or the cluster is gone.
+    """
+    attempts = Attempts(nodes or Nodes())
+    make = reads or (lambda some: slide_reads(some, bundle.tiles))
+    arguments = scorer_arguments(bundle_uri, bundle, config) | {"load": load}
+    todo = list(rows)
+    while todo:
+        batch = todo[:SLIDES_A_STREAM]
+        ended: set[str] = set()
+        left_out = len(attempts.nodes.left_out)
+        streamed = _streamed(batch, make(batch), arguments=arguments, config=config, nodes=attempts.nodes, say=say)
+        with closing(streamed):
+            try:
+                for result in streamed:
+                    final = _settled(result, attempts)
+                    if final is not None:
+                        ended.add(final.row.slide_id)
+                        yield final
+                    if len(attempts.nodes.left_out) > left_out:
+                        break
+            except StreamError as error:
+                attempts.broke(str(error))
+        left = [row for row in batch if row.slide_id not in ended]
+        todo = todo[len(batch) :] + left  # what was given back comes last
+
+
+def _settled(result: SlideResult, attempts: Attempts) -> SlideResult | None:
+    """The result, or None where the slide is tried again."""
+    if result.failure is None:
+        attempts.worked(result.row)
+        return result
+    word, message = result.failure
+    if word == "missing" and not storage.is_s3(result.row.uri) and is_there(result.row.uri):
+        word, message = "node", f"{result.row.uri} is not there, and on the driver's machine it is"
+    if word not in faults.SYSTEM:
+        if word not in NOT_OURS:
+            attempts.ended()
+        return result
+    where = {name: str(result.header.get(name) or "") for name in ("node_id", "address")}
+    outcome = attempts.failed(result.row, word, message, **where)
+    if outcome.again:
+        return None
+    return replace(result, failure=outcome.failure, is_open=not outcome.is_verdict)
+
+
+def _streamed(
+    rows: Sequence[SlideRow], reads: Sequence[Read], *, arguments: dict[str, Any], config: StreamConfig, nodes: Nodes,
+    say: Say,
+) -> Generator[SlideResult]:  # fmt: skip
+    """One stream: results as they come; a slide whose reader ended without an answer is given back as `node`."""
     parts: dict[int, dict[int, dict[str, Any]]] = {}
     done: set[int] = set()
-    arguments = scorer_arguments(bundle_uri, bundle, config) | {"load": load}
-    reads = slide_reads(rows, bundle.tiles) if reads is None else reads
-    for part in stream(reads, scorer=PartScorer, arguments=arguments, config=config):
-        index = part["slide"]
-        if index in done:
-            continue
-        if part["part"] >= 0:
-            parts.setdefault(index, {})[part["part"]] = part
-        result = _assembled(rows[index], part, parts.get(index, {}))
-        if result is not None:
-            done.add(index)
-            parts.pop(index, None)
-            yield result
-    for index in sorted(set(range(len(rows))) - done):  # cannot be; if it is, it is said
-        yield SlideResult(rows[index], failure=("lost", "its reader ended without an answer; run the command again"))
+    watch = DriversWatch()
+    names = [shown(row.slide_id) for row in rows]
+    waiting = Waiting(
+        names, done, watch=watch, nodes=nodes, timeout_s=config.no_progress_timeout_s, say=say, head=head_address()
+    )
+    source = stream(reads, scorer=PartScorer, arguments=arguments, config=config, nodes=nodes, watch=watch)
+    try:
+        with closing(source):
+            for part in source:
+                yield from _crashed(rows, watch.look().crashed, done)
+                if part is None:
+                    if waiting.idle():
+                        return
+                    continue
+                index = part["slide"]
+                waiting.row(index, 1 + len(parts.get(index, ())), json.loads(part["header"]).get("n_parts", 1))
+                if index in done:
+                    continue
+                if part["part"] >= 0:
+                    if part["part"] not in parts.setdefault(index, {}):
+                        count_part(part)
+                    parts[index][part["part"]] = part
+                result_or_none = _assembled(rows[index], part, parts.get(index, {}))
+                if result_or_none is not None:
+                    done.add(index)
+                    parts.pop(index, None)
+                    yield result_or_none
+        yield from _crashed(rows, watch.look(LAST_LOOK_S).crashed, done)
+        for index in sorted(set(range(len(rows))) - done):  # cannot be; if it is, it is tried again, and said
+            yield SlideResult(rows[index], failure=("unreachable", "its reader ended without an answer"))
+    finally:
+        watch.close()
+
+
+def count_part(part: dict[str, Any]) -> None:
+    """Count a part's reading and scoring, once, here: series of processes that live shortly cannot be added up."""
+    header = json.loads(part["header"])
+    n_tiles = len(from_ipc(part["tiles"]))
+    for stage, seconds in (("screen_read", header["read_s"]), ("screen_score", header["score_s"])):
+        meter = metrics.Meter(stage)
+        meter.add(tiles=n_tiles, bytes_=header["bytes"], errors=header["errors"], seconds=seconds)
+
+
+LAST_LOOK_S = 10.0
+"""For so long the end of a stream waits to hear which slides have crashed."""
+
+
+def _crashed(rows: Sequence[SlideRow], crashed: dict[int, str], done: set[int]) -> Iterator[SlideResult]:
+    for index in crashed.keys() - done:
+        done.add(index)
+        yield SlideResult(rows[index], failure=("crashed", crashed[index]))
 
 
 def _assembled(row: SlideRow, part: dict[str, Any], parts: dict[int, dict[str, Any]]) -> SlideResult | None:
     header = json.loads(part["header"])
     if part["part"] < 0:
-        return SlideResult(row, failure=(header["reason"], header["message"]))
+        return SlideResult(row, header=header, failure=(header["reason"], header["message"]))
     if len(parts) < header["n_parts"]:
         return None
     ordered = [parts[i] for i in range(header["n_parts"])]
     pictures = pa.concat_tables([from_ipc(p["evidence"]) for p in ordered])
+    tables = [*(p["tiles"] for p in ordered), ordered[0]["flagged"]]
     return SlideResult(
         row,
         header=json.loads(ordered[0]["header"]),
         preview=ordered[0]["preview"],
         masks=ordered[0]["masks"],
-        tiles=pa.concat_tables(from_ipc(data) for data in (*(p["tiles"] for p in ordered), ordered[0]["flagged"])),
+        tiles=pa.concat_tables(from_ipc(data) for data in tables if data),
         evidence=pictures.sort_by([("score", "descending")]).slice(0, EVIDENCE_TILES),
     )
 
 
 def scorer_arguments(bundle_uri: str, bundle: Bundle, config: StreamConfig) -> dict[str, Any]:
     """For `PartScorer`: every actor checks its weights against the description that the driver read."""
-    return {"bundle_uri": bundle_uri, "bundle": bundle, "device": "cuda" if config.gpus else "cpu"}
+    device = "cuda" if config.gpus else "cpu"
+    return {"bundle_uri": bundle_uri, "bundle": bundle, "device": device, "batch_tiles": config.batch_tiles}
 
 
 def judge(
@@ -300,6 +456,15 @@ def judge(
     return counts | {"state": "scored", "score": score} | (_decided(score, calibration) if calibration else {})
 
 
+def note(result: SlideResult, trained_on: Seen, calibrated_on: Seen) -> str | None:
+    """What a slide was used for before, as far as its id, place or etag tell; the field `note` of its decision."""
+    etag = result.header.get("etag")
+    for what, seen in (("training", trained_on), ("calibration", calibrated_on)):
+        if is_seen(result.row, seen, etag=etag):
+            return what
+    return None
+
+
 def _undecided() -> dict[str, Any]:
     return {"decision": "not_assessable"}
 
@@ -327,14 +492,22 @@ def dry_run(rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle) -> dict[st
     return estimate(rows, bundle.tiles, job="screen", seconds_per_tile=(time.perf_counter() - began) / BATCH)
 
 
-Progress = Callable[[int, int, int], None]
-"""Called with slides done, slides in all, tiles scored in this run."""
+class Progress(Protocol):
+    """Takes how far a job is."""
+
+    def __call__(self, done: int, total: int, tiles: int, note: str = "") -> None:
+        """Slides done, slides in all, tiles scored in this run, and what is waited for, if anything."""
+        ...
+
+
+COMMITS = 4
+"""Slides whose results are written at the same time: each is some fifteen small objects."""
 
 
 def screen(
     rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle, calibration: Calibration, out: str,
     config: ScreenConfig | None = None, retry_failed: bool = False, progress: Progress | None = None,
-    load: LoadDetector = load_detector,
+    load: LoadDetector = load_detector, nodes: Nodes | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Screen an archive into `out`; what is decided there already stays as it is.
 
@@ -342,35 +515,106 @@ def screen(
     when all slides are decided. What a driver leaves that dies is taken over by the others.
 
     Returns:
-        Counts by state (they add up to the manifest), slides, tiles and tiles a second of this run, and where the page
-        is.
+        Counts by state (with `open` they add up to the manifest), slides, tiles and tiles a second of this run, and
+        where the page is. `open` are slides that the system failed at, and that the next run will try.
 
     Raises:
         InputError: `out` holds a screening with another bundle or calibration.
+        WorkError: the job cannot go on; what was decided stands in the worklist.
     """
-    config = config or ScreenConfig()
-    began, slides, tiles = time.perf_counter(), 0, 0
+    run = _Screening(rows, bundle=bundle, calibration=calibration, progress=progress)
+    config, nodes = config or ScreenConfig(), nodes or Nodes()
+    metrics.start_run(runs.fingerprint([out, str(time.time())])[:8])
+    warn_of_same_files(rows)
     with ledger.open_ledger(out, bundle=bundle, calibration=calibration) as book:
+        try:
+            for todo in book.rounds(rows, retry_failed=retry_failed, waiting=lambda: run.tick(book)):
+                results = scored_slides(
+                    todo, bundle_uri=bundle_uri, bundle=bundle, config=config.stream, load=load, nodes=nodes,
+                    reads=lambda some: claimed_reads(
+                        some, bundle.tiles, tenure=book.tenure, withdrawn=book.withdrawn
+                    ),
+                    say=lambda note: run.tick(book, note),
+                )  # fmt: skip
+                with closing(results):
+                    run.take(results, book)
+            summary = book.finish(rows)
+            if summary["open"]:
+                summary["why_open"] = _some(list(book.given_back.items()))
+        except (WorkError, storage.AccessError, storage.UnreachableError) as error:
+            raise _stopped(error, book, rows, out) from error
+    return summary | run.facts()
 
-        def tick() -> None:
-            if progress is not None:
-                progress(len(rows) - len(book.open), len(rows), tiles)
 
-        for todo in book.rounds(rows, retry_failed=retry_failed, waiting=tick):
-            reads = claimed_reads(todo, bundle.tiles, tenure=book.tenure, withdrawn=book.withdrawn)
-            results = scored_slides(
-                todo, bundle_uri=bundle_uri, bundle=bundle, config=config.stream, reads=reads, load=load
-            )
-            for result in results:
-                if result.failure is not None and result.failure[0] in NOT_OURS:
-                    book.pass_over(result.row.slide_id, result.failure[0])
-                    continue
-                verdict = judge(result, calibration.aggregation, calibration, quality=bundle.tiles.quality)
-                if book.commit(result, verdict):
-                    metrics.count_slide(verdict["state"])
-                    slides += 1
-                    tiles += int(verdict.get("n_scored") or 0)
-                tick()
-        seconds = time.perf_counter() - began
+def _some(reasons: list[tuple[str, str]]) -> str:
+    """Why slides are open: the first three, and how many more."""
+    named = "; ".join(f"{slide_id}: {why}" for slide_id, why in reasons[:3])
+    return named + (f" and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+
+
+def _stopped(error: UadrayError, book: ledger.Ledger, rows: list[SlideRow], out: str) -> WorkError:
+    """The error that ends a job, with what has been done by then; the worklist of that is written if it can be."""
+    done = ""
+    with suppress(UadrayError):
         summary = book.finish(rows)
-    return summary | {"slides_now": slides, "tiles_now": tiles, "tiles_per_second": tiles / max(seconds, 1e-9)}
+        n_decided = summary["slides"] - summary["open"]
+        done = f"; {n_decided} of {summary['slides']} slides are decided, see {summary['worklist']}"
+    kind = ClusterLostError if isinstance(error, ClusterLostError) else WorkError
+    return kind(f"{error}{done}; the same command goes on from there")
+
+
+class _Screening:
+    """One driver's results on their way into the ledger."""
+
+    def __init__(
+        self, rows: list[SlideRow], *, bundle: Bundle, calibration: Calibration, progress: Progress | None
+    ) -> None:
+        self._rows, self._bundle, self._calibration, self._progress = rows, bundle, calibration, progress
+        self._began, self._slides, self._tiles, self._noted = time.perf_counter(), 0, 0, 0
+        self._seen = (bundle.trained_on, calibration.seen)
+        self._note = ""
+
+    def take(self, results: Iterator[SlideResult], book: ledger.Ledger) -> None:
+        """Judge and commit each result, some at a time."""
+        writing: deque[tuple[Future[bool], dict[str, Any]]] = deque()
+        with ThreadPoolExecutor(COMMITS, thread_name_prefix="uadray-commit") as pool:
+            for result in results:
+                slide_id = result.row.slide_id
+                if result.failure is not None and result.failure[0] in NOT_OURS:
+                    book.pass_over(slide_id, result.failure[0])
+                elif result.is_open:
+                    book.give_back(slide_id, *(result.failure or ("", "")))
+                else:
+                    verdict = judge(
+                        result, self._calibration.aggregation, self._calibration, quality=self._bundle.tiles.quality
+                    ) | {"note": note(result, *self._seen)}
+                    writing.append((pool.submit(book.commit, result, verdict), verdict))
+                while len(writing) > COMMITS or (writing and writing[0][0].done()):
+                    self._written(*writing.popleft())
+                self.tick(book)
+            while writing:
+                self._written(*writing.popleft())
+                self.tick(book)
+
+    def tick(self, book: ledger.Ledger, note: str | None = None) -> None:
+        """Tell how far it is."""
+        self._note = self._note if note is None else note
+        if self._progress is not None:
+            self._progress(len(self._rows) - len(book.open), len(self._rows), self._tiles, self._note)
+
+    def facts(self) -> dict[str, Any]:
+        """What this run did."""
+        if self._noted:
+            log.warning(
+                "%d slides were used to train or calibrate: their p-values are no news, see `note`", self._noted
+            )
+        seconds = time.perf_counter() - self._began
+        rate = self._tiles / max(seconds, 1e-9)
+        return {"slides_now": self._slides, "tiles_now": self._tiles, "tiles_per_second": rate}
+
+    def _written(self, commit: Future[bool], verdict: dict[str, Any]) -> None:
+        if commit.result():
+            metrics.count_slide(verdict["state"])
+            self._slides += 1
+            self._noted += verdict["note"] is not None
+            self._tiles += int(verdict.get("n_scored") or 0)

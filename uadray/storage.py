@@ -10,14 +10,15 @@ any, requests are unsigned. Libraries that need a local file get one from `uadra
 Errors, all of them one line that says what to check:
 
 - `NotFoundError`, `AccessError`, `UnreachableError`: exit status 2.
-- `ChangedError`: the etag is not the expected one. `FullError`: a disk or the slide cache is full. Exit status 1.
+- `ChangedError`: the etag is not the expected one. `FullError`: a disk is full, or a slide larger than the cache.
+  `BusyError`: every copy in the slide cache is in use. Exit status 1.
 """
 
 import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,8 +27,10 @@ from uadray import s3_objects
 from uadray.errors import InputError, UadrayError
 from uadray.uris import (
     AccessError,
+    BusyError,
     ChangedError,
     FullError,
+    NoBucketError,
     NotFoundError,
     ObjectInfo,
     UnreachableError,
@@ -44,11 +47,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccessError",
+    "BusyError",
     "ChangedError",
     "FullError",
+    "NoBucketError",
     "NotFoundError",
     "ObjectInfo",
     "UnreachableError",
+    "check_conditional_puts",
     "delete",
     "exists",
     "is_s3",
@@ -86,22 +92,26 @@ def exists(uri: str) -> bool:
     """Tell whether there is an object (not a folder). A missing bucket or a refused access is an error, not a no."""
     try:
         stat(uri)
-    except NotFoundError as error:
-        if "no bucket" in str(error):
-            raise
+    except NoBucketError:
+        raise
+    except NotFoundError:
         return False
     return True
 
 
-def list_objects(prefix_uri: str, *, suffixes: tuple[str, ...] = ()) -> Iterator[ObjectInfo]:
+def list_objects(
+    prefix_uri: str, *, suffixes: tuple[str, ...] = (), left_out: Callable[[str, str], None] | None = None
+) -> Iterator[ObjectInfo]:
     """List the objects in a folder and below, page by page, sorted as the place sorts; a missing one is empty.
 
     Args:
         prefix_uri: the folder: `s3://bucket/a` lists `a/...`, never `ab/...`.
         suffixes: only names that end so, in upper or lower case.
+        left_out: told of what lies in a local folder and is not listed: the reason, and its path. With it, names that
+            are no UTF-8, which nothing can be written about, are left out too.
     """
     endings = tuple(suffix.lower() for suffix in suffixes)
-    for info in s3_objects.list_objects(prefix_uri) if is_s3(prefix_uri) else _walk(prefix_uri):
+    for info in s3_objects.list_objects(prefix_uri) if is_s3(prefix_uri) else _walk(prefix_uri, left_out):
         if not endings or info.uri.lower().endswith(endings):
             yield info
 
@@ -179,20 +189,57 @@ def put_if_absent(uri: str, data: bytes) -> bool:
 def replace_if_match(uri: str, data: bytes, etag: str) -> bool:
     """Write an object if the one there still has this etag, and tell whether it had. A missing one does not match.
 
-    Local files: safe among those who write by this function, not against other programs.
+    Local files: safe among those who write by this function, on machines that share the folder too where it is on NFS
+    with locks (not mounted `nolock` or `local_lock`); not against other programs.
     """
     if is_s3(uri):
         return s3_objects.put_if(uri, data, IfMatch=f'"{etag}"')
     if not exists(uri):
         return False
     with _explained(uri), _written(uri, data) as temporary, _locked(local_path(uri).parent):
-        if not exists(uri) or stat(uri).etag != etag:
+        try:
+            with local_path(uri).open("rb") as file:  # opened, because a network file system asks its server then
+                there = os.fstat(file.fileno())
+        except FileNotFoundError:
             return False
-        before = local_path(uri).stat().st_mtime_ns
+        if _info(uri, there).etag != etag:
+            return False
+        before = there.st_mtime_ns
         if temporary.stat().st_mtime_ns <= before:  # clocks of file systems tick every few milliseconds
             os.utime(temporary, ns=(before + 1000, before + 1000))
         temporary.replace(local_path(uri))
     return True
+
+
+def check_conditional_puts(folder_uri: str) -> None:
+    """Make sure that a place honours conditions on writes: without, two drivers could take the same slide.
+
+    Writes, replaces and removes one small object there: six requests in S3. Local folders are made.
+
+    Raises:
+        InputError: it overwrites what it was told to leave, or refuses what it should have done.
+    """
+    uri = join(folder_uri, f".{secrets.token_hex(8)}{_TEMPORARY}")
+    created = put_if_absent(uri, b"first")
+    try:
+        if put_if_absent(uri, b"second"):
+            raise InputError(_ignores(folder_uri, "If-None-Match: a second writer overwrote the first"))
+        if replace_if_match(uri, b"third", "0" * 32):
+            raise InputError(_ignores(folder_uri, "If-Match: an object was replaced by who knew another version of it"))
+        if not (created and replace_if_match(uri, b"fourth", stat(uri).etag)):
+            raise InputError(_ignores(folder_uri, "If-Match: it refuses a write whose condition is met"))
+    except BaseException:
+        with suppress(UadrayError):  # what went wrong first is what is to be said
+            delete(uri)
+        raise
+    delete(uri)
+
+
+def _ignores(uri: str, what: str) -> str:
+    return (
+        f"{uri}: this store does not honour {what}; results would be lost or made twice, so use Amazon S3, "
+        "another server or a newer version of this one that has conditional writes, or a folder on a disk"
+    )
 
 
 def delete(uri: str) -> None:
@@ -231,15 +278,40 @@ def _expect(uri: str, descriptor: int, etag: str | None) -> ObjectInfo:
     return info
 
 
-def _walk(folder_uri: str) -> Iterator[ObjectInfo]:
+def _walk(folder_uri: str, left_out: Callable[[str, str], None] | None = None) -> Iterator[ObjectInfo]:
     """List a local folder. Links to files are followed, links to folders are not: they may run in circles."""
-    for folder, folders, names in os.walk(local_path(folder_uri)):
+    tell = left_out or (lambda reason, path: None)
+    for folder, folders, names in os.walk(
+        local_path(folder_uri), onerror=lambda error: tell(error.strerror or "unreadable", str(error.filename))
+    ):
         folders.sort()
+        for linked in filter(os.path.islink, (os.path.join(folder, inner) for inner in folders)):  # noqa: PTH118
+            tell("a link to a folder", linked)
         for file in sorted(names):
             path = os.path.join(folder, file)  # noqa: PTH118
-            if not file.endswith(_TEMPORARY):
-                with suppress(FileNotFoundError, NotFoundError):
-                    yield _info(path, os.stat(path))  # noqa: PTH116
+            if file.endswith(_TEMPORARY):
+                continue
+            if left_out is not None and not _is_utf8(path):
+                tell("its name is no UTF-8", path)
+                continue
+            try:
+                info = _info(path, os.stat(path))  # noqa: PTH116
+            except OSError as error:
+                if left_out is None and not isinstance(error, FileNotFoundError):
+                    raise
+                tell("a link that leads nowhere" if os.path.islink(path) else str(error.strerror), path)  # noqa: PTH114
+            except NotFoundError:
+                tell("not a file", path)
+            else:
+                yield info
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager
@@ -260,8 +332,15 @@ def _written(uri: str, data: bytes) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Hold a folder's lock, a file in it that is never listed and stays.
+
+    A folder itself can be locked too, but NFS tells its server of locks of files alone, and of those opened for
+    writing; a folder's is known to one machine. `flock` excludes threads of one process from each other as well.
+    """
+    descriptor = os.open(folder / f".lock{_TEMPORARY}", os.O_RDWR | os.O_CREAT, 0o666)
     try:
+        with suppress(PermissionError):  # somebody else's: whoever may write into the folder may use its lock
+            os.fchmod(descriptor, folder.stat().st_mode & 0o666)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

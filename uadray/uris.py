@@ -19,8 +19,12 @@ class NotFoundError(InputError):
     """The object, the folder's object or the bucket does not exist."""
 
 
+class NoBucketError(NotFoundError):
+    """The bucket does not exist: never an object's mere absence, but a wrong name or a wrong endpoint."""
+
+
 class AccessError(InputError):
-    """Credentials are wrong, incomplete or expired, or do not allow this."""
+    """Credentials are wrong, incomplete or expired, or do not allow this; or clock or region are wrong."""
 
 
 class UnreachableError(InputError):
@@ -32,7 +36,11 @@ class ChangedError(WorkError):
 
 
 class FullError(WorkError):
-    """The disk is full, or the slide cache is and all of it is in use."""
+    """A disk is full, or a slide is larger than the slide cache may be."""
+
+
+class BusyError(WorkError):
+    """The slide cache has no room, because others use every copy in it: the same may go well later."""
 
 
 @dataclass(frozen=True)

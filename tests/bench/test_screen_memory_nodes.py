@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uadray.bench import memory, nodes, processes, screen, slides
+from uadray.bench import memory, processes, screen, slides
 from uadray.bench.slides import DPA, TINY, gpu_tiles
 from uadray.bundle import read_bundle
 from uadray.config import load_config
@@ -89,33 +89,6 @@ def test_memory_is_counted_by_what_processes_are_for(child: int) -> None:
     sizes = memory._by_role(os.getpid())
     assert 1e8 < sizes["reader"] < 2e8
     assert sizes["job"] == sum(size for name, size in sizes.items() if name not in ("job", "object_store"))
-
-
-def test_without_its_tools_bench_nodes_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    found = nodes.run()
-    assert found["goals_met"] is None
-    assert "root" in found["skipped"] or "iproute2" in found["skipped"]
-
-
-def test_a_network_is_gone_afterwards() -> None:
-    if missing := nodes.what_is_missing():
-        pytest.skip(f"NO NAMESPACES: {missing}")
-    with nodes._network() as network:
-        network.grow(2)
-        inside = ["ip", "netns", "exec", network.nodes[0]]
-        listen = f"import socket; socket.create_server(('{network.address(0)}', 5000)).accept(); input()"
-        listener = subprocess.Popen([*inside, sys.executable, "-c", listen], stdin=subprocess.PIPE)
-        connect = f"import socket; socket.create_connection(('{network.address(0)}', 5000), 1)"
-        other = ["ip", "netns", "exec", network.nodes[1], sys.executable, "-c", connect]
-        while subprocess.run(other, capture_output=True, check=False).returncode:
-            assert listener.poll() is None
-            time.sleep(0.05)
-        network.kill(0)
-        assert listener.wait(5) == -9
-        assert listener.stdin is not None
-        listener.stdin.close()
-    assert network.prefix not in nodes._do("ip", "netns") + nodes._do("ip", "link")
 
 
 def test_the_tiny_detector_reads_every_tile(slide: Path) -> None:

@@ -1,5 +1,6 @@
 """Training ingest: what a pass draws, how slides are mixed, and that workers share every pass without overlap."""
 
+import json
 import os
 import signal
 import sys
@@ -24,9 +25,18 @@ from uadray.data.crops import Crop, Job, OpenSlides, Piece, SlideSource, crop_bl
 from uadray.data.journal import Journal
 from uadray.data.materialise import tile_set
 from uadray.data.passes import Ints, Passes, along_curve, draw, mixing, pack_corners, plan_passes, unpack_corners
-from uadray.data.pipeline import TrainingData, _survey, crop_data, slide_source, survey, training_data
+from uadray.data.pipeline import (
+    TrainingData,
+    _survey,
+    crop_data,
+    slide_source,
+    survey,
+    taken_labels,
+    training_data,
+)
 from uadray.data.tasks import Crashed, in_parallel
-from uadray.errors import InputError, UadrayError, WorkError
+from uadray.errors import InputError, UadrayError, WorkError, shown
+from uadray.identity import Seen, content, is_seen
 from uadray.manifest import SlideRow, read_manifest, write_manifest
 from uadray.slides.reader import open_slide, read_tile
 from uadray.slides.synthetic import write_pyramid
@@ -371,22 +381,37 @@ def test_shards_are_shared_and_mixed_alike(ray_cluster: None, manifest: str, tmp
 
 
 @pytest.mark.ray
-def test_slides_that_cannot_be_used_are_left_out_by_name(ray_cluster: None, tmp_path: Path) -> None:
-    good = _write_slide(tmp_path / "good.tif", 1)
+def test_slides_that_cannot_be_used_are_left_out_and_counted(
+    ray_cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The bundle's description and the log name neither them nor their files."""
+    good = replace(_write_slide(tmp_path / "good.tif", 1), label="Normal")
     (tmp_path / "bad.tif").write_bytes(b"no slide")
     glass = np.full((256, 256, 3), 244, np.uint8)
     write_pyramid(tmp_path / "glass.tif", glass, mpp=1.0, tile_px=128)
     rows = [SlideRow(n, str(tmp_path / f"{n}.tif")) for n in ("bad", "glass")]
     write_manifest([good, *rows], str(tmp_path / "m.csv"))
     data = _training_data(str(tmp_path / "m.csv"))
-    left_out = data.description["left_out"]
     assert data.n_tiles == PER_SLIDE
-    assert list(left_out) == ["bad", "glass"]
-    assert left_out["bad"].startswith("unreadable: ")
-    assert left_out["glass"] == "no tile with enough tissue"
+    assert data.description["left_out"] == {"unreadable": 1, "no tile with enough tissue": 1}
+    assert f"slide {shown('bad')} is left out of the training: unreadable" in caplog.text
+    for text in (json.dumps(data.description), caplog.text):
+        assert not any(word in text for word in ("good", "bad", "glass", "m.csv"))
+    seen = Seen(data.description["salt"], frozenset(data.description["slides"]))
+    assert is_seen(good, seen)
+    assert is_seen(SlideRow("other", "/x.tif"), seen, content=content(good.uri))
+    assert not is_seen(rows[0], seen)
     write_manifest(rows, str(tmp_path / "n.csv"))
     with pytest.raises(InputError, match=r"none of 2 slides can be used; the first: .*bad"):
         _training_data(str(tmp_path / "n.csv"))
+
+
+@pytest.mark.parametrize("label", ["NORMAL", "Normal"])
+def test_labels_count_in_any_case(tmp_path: Path, label: str) -> None:
+    assert taken_labels("set", "normal", {label, "Tumor"}) == {label}
+    write_manifest([SlideRow("a", "a.tif", label=label)], str(tmp_path / "m.csv"))
+    with pytest.raises(InputError, match="no slide has the label 'tumor'"):
+        _training_data(str(tmp_path / "m.csv"), label="tumor")
 
 
 @pytest.fixture

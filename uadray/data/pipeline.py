@@ -6,6 +6,7 @@ that no byte crosses a process that the network does not see.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
-from uadray import s3
+from uadray import faults, s3
 from uadray.data import shards, tilesets
 from uadray.data.crops import (
     FileSource,
@@ -24,16 +25,15 @@ from uadray.data.crops import (
     Source,
     crop_blocks,
     is_staged,
-    is_systems_fault,
-    reason_of,
 )
 from uadray.data.datasource import TaskSource, reading
 from uadray.data.journal import Journal
 from uadray.data.passes import BLOCK_BYTES, Passes, pack_corners, plan_passes
 from uadray.data.reading import plan_slide, slide_etag
 from uadray.data.tasks import Crashed, in_parallel, on_this_node
-from uadray.errors import InputError, WorkError
-from uadray.manifest import SlideRow, read_manifest
+from uadray.errors import InputError, WorkError, shown, shows_ids
+from uadray.identity import all_marks, contents, new_salt
+from uadray.manifest import SlideRow, has_label, read_manifest
 from uadray.runs import fingerprint
 from uadray.slides.reader import open_slide
 from uadray.stain import Stain, median_stain
@@ -259,28 +259,43 @@ def _survey(row: SlideRow, spec: TileSpec) -> Survey:
             packed = pack_corners(corners)
             return Survey(row, etag, len(corners), packed, is_staged(row.uri, slide), plan.stain)
     except Exception as error:  # of this slide, whatever it is: the others go on
-        return Survey(row, error=reason_of(error), is_systems=is_systems_fault(error))
+        word, message = faults.reason(error)
+        return Survey(row, error=f"{word}: {' '.join(message.split())[:300]}", is_systems=word in faults.SYSTEM)
 
 
 def _from_slides(
     uri: str, *, tiles: TileSpec, per_slide: int | None, label: str, seed: int
 ) -> tuple[SlideSource, dict[str, Any]]:
-    rows = [r for r in read_manifest(uri) if r.label in (None, "", label)]
+    listed = read_manifest(uri)
+    rows = [r for r in listed if r.label is None or has_label(r.label, label)]
+    if len(rows) < len(listed):
+        log.info("%d of %d slides are labelled otherwise than %r", len(listed) - len(rows), len(listed), label)
     if not rows:
         raise InputError(f"manifest {uri}: no slide has the label {label!r}; training takes normal slides alone")
     surveys = survey(rows, tiles)
     usable = [s for s in surveys if s.n_tiles]
     left_out = {s.row.slide_id: s.error or "no tile with enough tissue" for s in surveys if not s.n_tiles}
     for slide_id, why in left_out.items():
-        log.warning("slide %s is left out of the training: %s", slide_id, why)
+        log.warning("slide %s is left out of the training: %s", shown(slide_id), why if shows_ids() else _reason(why))
     if not usable:
         raise InputError(
             f"manifest {uri}: none of {len(rows)} slides can be used; the first: {next(iter(left_out.items()))}"
         )
     print_of = fingerprint(f"{s.row.slide_id}:{s.etag}" for s in usable)
-    seen = sorted(fingerprint([s.row.slide_id]) for s in usable)
-    description = {"uri": uri, "fingerprint": print_of, "n_slides": len(usable), "left_out": left_out, "slides": seen}
+    used, etags, salt = [s.row for s in usable], {s.row.slide_id: s.etag for s in usable}, new_salt()
+    description = {
+        "fingerprint": print_of,
+        "n_slides": len(usable),
+        "left_out": dict(Counter(map(_reason, left_out.values()))),
+        "salt": salt,
+        "slides": all_marks(used, salt, etags=etags, contents=contents(used)),
+    }
     return slide_source(usable, with_reference(tiles, usable), per_slide=per_slide, seed=seed), description
+
+
+def _reason(why: str) -> str:
+    """The word before a message, which may name the slide."""
+    return why.partition(":")[0]
 
 
 def with_reference(spec: TileSpec, surveys: list[Survey]) -> TileSpec:
@@ -318,12 +333,12 @@ def _from_tile_set(uri: str, *, tiles: TileSpec, input_px: int, label: str, seed
             taken = taken_labels(uri, label, {r.label for r in refs})
             refs = [r for r in refs if r.label in taken]
             source, print_of = FileSource(uri, refs, tiles, input_px, seed), fingerprint(r.tile_id for r in refs)
-    return source, {"uri": uri, "fingerprint": print_of, "label": label}
+    return source, {"fingerprint": print_of, "label": label}
 
 
 def _from_shards(uri: str, *, tiles: TileSpec, input_px: int, label: str) -> tuple[Source, str]:
     found = shards.read_tile_set(uri)
-    numbers = [n for n, s in enumerate(found.slides) if s.label in (None, "", label) and s.n_tiles]
+    numbers = [n for n, s in enumerate(found.slides) if (not s.label or has_label(s.label, label)) and s.n_tiles]
     if not numbers:
         raise InputError(f"tile set {uri}: no slide with tiles has the label {label!r}; set train_label")
     chosen = found.model_copy(update={"slides": [found.slides[n] for n in numbers]})
@@ -354,8 +369,8 @@ def taken_labels(uri: str, label: str, found: set[str | None]) -> set[str | None
     Raises:
         InputError: it has several others.
     """
-    if label in found:
-        return {label}
+    if named_so := {name for name in found if has_label(name, label)}:
+        return named_so
     if found - {None, ""} and len(found) > 1:
         named = ", ".join(sorted(map(str, found))[:8])
         raise InputError(f"tile set {uri}: no tile is labelled {label!r} (found: {named}); set train_label")

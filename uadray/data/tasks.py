@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from uadray.data.cluster import cores
+from uadray.data.nodes import Nodes
 from uadray.errors import WorkError
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class Crashed:
 
 
 def in_parallel(
-    function: Callable[..., R], items: Iterable[T], *arguments: Any, num_cpus: float = 1
+    function: Callable[..., R], items: Iterable[T], *arguments: Any, num_cpus: float = 1, nodes: Nodes | None = None
 ) -> Iterator[tuple[T, R | Crashed]]:
     """Call `function(item, *arguments)` in tasks, twice as many at once as there are CPUs; yields each as it ends.
 
@@ -38,14 +38,20 @@ def in_parallel(
     Raises:
         WorkError: the nodes are lost faster than work gets done.
     """
-    task = ray.remote(num_cpus=num_cpus, max_retries=0)(function)
+    used = nodes or Nodes()
+    plain = ray.remote(num_cpus=num_cpus, max_retries=0)(function)
+
+    def start(item: T) -> Any:
+        selector = used.selector()
+        return (plain.options(label_selector=selector) if selector else plain).remote(item, *arguments)
+
     waiting, running = iter(items), dict[Any, tuple[T, int, int]]()
     while True:
-        while len(running) < 2 * cores():
+        while len(running) < 2 * used.cores():
             item = next(waiting, _NOTHING)
             if item is _NOTHING:
                 break
-            running[task.remote(item, *arguments)] = (item, 0, 0)
+            running[start(item)] = (item, 0, 0)
         if not running:
             return
         (first,), _ = ray.wait(list(running), num_returns=1)
@@ -56,13 +62,13 @@ def in_parallel(
             crashes += 1
             found = Crashed(f"its process died {CRASHES} times: {_first_words(error)}")
             if crashes < CRASHES:
-                running[task.remote(item, *arguments)] = (item, crashes, losses)
+                running[start(item)] = (item, crashes, losses)
                 continue
         except (ray.exceptions.NodeDiedError, ray.exceptions.LocalRayletDiedError) as error:
             losses += 1
             if losses >= LOST_NODES:
                 raise WorkError(f"{losses} nodes were lost one after the other: {_first_words(error)}") from error
-            running[task.remote(item, *arguments)] = (item, crashes, losses)
+            running[start(item)] = (item, crashes, losses)
             continue
         yield item, found
 

@@ -1,6 +1,5 @@
 """Tile sets: a folder or a zip of images (the parent folder is the label), or Parquet (see `uadray.data.shards`)."""
 
-import io
 import json
 import zipfile
 import zlib
@@ -11,22 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
-from uadray import cache, storage
+from uadray import cache, images, storage
 from uadray.data import shards
 from uadray.errors import InputError
-from uadray.tiling import TileSpec
+from uadray.images import ImageError, Pixels
+from uadray.tiling import TileSpec, slide_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 MAX_IMAGE_BYTES = 64 * 2**20
 """A tile file larger than this is no tile; in a zip it may be a bomb."""
-
-MAX_IMAGE_PX = 64 * 2**20
-"""Nor is an image of more pixels: some kilobytes of PNG can claim gigabytes."""
 
 WINDOW = 512
 """Tiles of Parquet that are looked for together: their row groups are read once, and their bytes held."""
@@ -48,11 +40,13 @@ class TileRef:
         tile_id: its path within the set, or the Parquet file's own `tile_id`.
         label: name of the parent folder, or the Parquet file's own `label`; None where there is none.
         member: what to ask the container for: a URI, a zip member, or `<row group>:<row>:<URI of the Parquet file>`.
+        slide_id: that it is cut from, where a Parquet file tells, by a column or by its tile ids; else None.
     """
 
     tile_id: str
     label: str | None
     member: str
+    slide_id: str | None = None
 
 
 def is_tile_set(uri: str) -> bool:
@@ -124,25 +118,21 @@ def check(uri: str) -> None:
         list_tiles(uri)
 
 
-def read_tiles(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, npt.NDArray[np.uint8] | None, str | None]]:
+def read_tiles(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, Pixels | None, str | None]]:
     """Decode tiles one by one: (ref, RGB [h, w, 3], None), or (ref, None, error) for one that cannot be."""
     for ref, data in _encoded(uri, refs):
-        image = decoded(data)
-        yield ref, image, None if image is not None else f"{ref.tile_id}: not an image that can be decoded"
+        try:
+            yield ref, images.decode(data), None
+        except ImageError as error:
+            yield ref, None, f"{ref.tile_id}: {error}"
 
 
-def decoded(data: bytes) -> npt.NDArray[np.uint8] | None:
-    """RGB [h, w, 3]; None for what is no image, is damaged, or claims in its header to be larger than any tile."""
+def decoded(data: bytes) -> Pixels | None:
+    """RGB [h, w, 3], see `uadray.images`; None for what cannot be decoded."""
     try:
-        with Image.open(io.BytesIO(data)) as header:
-            if header.width * header.height > MAX_IMAGE_PX:
-                return None
-            if "A" in header.getbands():
-                return _on_white(header)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except (cv2.error, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return images.decode(data)
+    except ImageError:
         return None
-    return None if image is None else np.asarray(image, dtype=np.uint8)
 
 
 def _encoded(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
@@ -183,13 +173,6 @@ def _ahead(threads: ThreadPoolExecutor, function: Callable[[T], R], items: Itera
             future.cancel()
 
 
-def _on_white(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """What is transparent is white, as outside a slide."""
-    page = Image.new("RGBA", image.size, "white")
-    page.alpha_composite(image.convert("RGBA"))
-    return np.asarray(page.convert("RGB"), dtype=np.uint8)
-
-
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     """A zip's member; nothing where it is damaged, encrypted or larger than any tile."""
     try:
@@ -225,9 +208,10 @@ def _parquet_refs(uri: str) -> list[TileRef]:
     return [ref for run in shards.file_runs(uri) for ref in _run_refs(run)]
 
 
-def _run_refs(run: shards.Run) -> list[TileRef]:
-    read = enumerate(shards.read_run(run, ("tile_id", "label")), start=run.start)
-    return [TileRef(values["tile_id"], values["label"], f"{run.group}:{row}:{run.uri}") for row, values in read]
+def _run_refs(run: shards.Run) -> Iterator[TileRef]:
+    for row, values in enumerate(shards.read_run(run, ("tile_id", "label", "slide_id")), start=run.start):
+        slide_id = values["slide_id"] or slide_of(str(values["tile_id"]))
+        yield TileRef(values["tile_id"], values["label"], f"{run.group}:{row}:{run.uri}", slide_id)
 
 
 def _rows(refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:

@@ -1,11 +1,14 @@
 """Every metric's name, once, and the one way to count: `with stage("screen_read") as meter: meter.add(tiles=64)`.
 
-Inside a Ray worker the counters go to Ray's metrics agent, whose Prometheus endpoint shows them with the prefix `ray_`;
+On a Ray cluster the counters go to Ray's metrics agent, whose Prometheus endpoint shows them with the prefix `ray_`;
 outside Ray nothing is counted. Slide ids are never labels: they are patient data, and unbounded.
+
+A process that lives shortly must not count: its series begins at its full count, which a rate does not see. So what
+readers and scorers of a screening do is told by their rows and counted by the driver, once for each row, from 0 on.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -30,6 +33,23 @@ STAGES = (
     "train_read", "train_step", "tile", "screen_read", "screen_score", "serve_map", "serve_reconstruct", "serve_score",
 )  # fmt: skip
 """Values of the label `stage`."""
+
+
+STATES = ("scored", "not_assessable", "failed")
+"""Values of the label `state`."""
+
+_run = ""
+
+
+def start_run(name: str, stages: Sequence[str] = ("screen_read", "screen_score")) -> None:
+    """From here on this process counts for the run `name`; every counter of it is there, at 0."""
+    global _run
+    _run = name
+    for stage_name in stages:
+        for counter in (TILES, BYTES, SECONDS, ERRORS):
+            _inc(counter, 0, {"stage": stage_name})
+    for state in STATES:
+        _inc(SLIDES, 0, {"state": state})
 
 
 class Meter:
@@ -68,7 +88,16 @@ def count_slide(state: str) -> None:
 
 def _inc(name: str, value: float, tags: dict[str, str]) -> None:
     if ray.is_initialized():
-        _counter(name, tuple(tags)).inc(value, tags=tags)
+        counter = _counter(name, (*tags, "run"))
+        add(counter, value, tags | {"run": _run})
+
+
+def add(counter: Any, value: float, tags: dict[str, str]) -> None:
+    """Add to a counter of Ray's. Its public `inc` refuses 0, and so a counter would be absent until it counts."""
+    if value:
+        counter.inc(value, tags=tags)
+    else:
+        counter._record(0.0, tags=tags)
 
 
 @cache

@@ -1,0 +1,386 @@
+"""`bench faults`: what `uadray screen` does while a cluster goes wrong, seen as its user sees it. Minutes.
+
+Three Ray nodes in network namespaces (see `uadray.bench.network`), Ray's token mode; the command runs on a fourth host,
+whose Ray node has no CPUs, and SeaweedFS on a fifth. Slides, bundle and output are in S3. Each scenario has a cluster
+and an output of its own, and one fault, which is real: processes are killed, hosts unplugged, and what a node lacks it
+lacks in its own environment (`uadray.bench.sabotage`).
+
+Lines are those of standard output and standard error together, off a terminal. A silence is a time without a line, from
+the start of the command to its end. A slide is lost if it has no decision at the end, doubled if its decision was put
+more than once (the server's journal tells), wrongly failed if it failed and the fault was not its own.
+
+Needs root, `ip` (Debian: iproute2) and `unshare`: where they are missing `goals_met` is null, and `skipped` says why.
+"""
+
+import itertools
+import logging
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from uadray import decisions
+from uadray.bench import sabotage
+from uadray.bench.network import Cluster, Network, RayNode, made_network, ray_cluster, what_is_missing
+from uadray.bench.processes import SCORER, title
+from uadray.bench.seaweed import SeaweedServer, served
+from uadray.bench.slides import upload_copies, write_slide, write_tiny_bundle
+from uadray.errors import InputError
+from uadray.manifest import write_manifest
+
+log = logging.getLogger(__name__)
+
+GOALS = {
+    "lost": 0,
+    "doubled": 0,
+    "wrongly_failed": 0,
+    "lines": 20,
+    "longest_silence_s": 30.0,
+    "head_lost_to_end_s": 60.0,
+}
+"""At the most, in each scenario. Beside these the exit status is right, no traceback is printed, and what was wrong is
+named (`Scenario.named`)."""
+
+HEAD, BAD, GOOD, DESK, STORE = range(5)
+"""Hosts: three Ray nodes, where the command runs, and S3."""
+
+CPUS = 2
+"""Of a Ray node: readers, and a scorer beside them."""
+
+KILLER = "s0005"
+"""The slide that kills its readers."""
+
+CUT_S = 60.0
+LIMIT_S = 200.0
+"""A command that has not ended by then has not ended."""
+
+HEALTH = {
+    "RAY_health_check_period_ms": "3000",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""Ray takes a node for dead after 3 x (3 + 5) s instead of 5 x (3 + 10) s."""
+
+
+class Command:
+    """A running `uadray screen`: what it has printed so far, and when. A context manager, at whose end it is killed.
+
+    Attributes:
+        lines: seconds since the start, and the line.
+    """
+
+    def __init__(self, arguments: Sequence[str], environment: dict[str, str]) -> None:
+        self.lines: list[tuple[float, str]] = []
+        self._began = time.monotonic()
+        self._ended_s: float | None = None
+        self._process = subprocess.Popen(
+            arguments, env=environment, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, name="uadray-bench-lines", daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._reader.join(5)
+
+    @property
+    def seconds(self) -> float:
+        """From the start to now, or to the end."""
+        return time.monotonic() - self._began if self._ended_s is None else self._ended_s
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit status; None if it has not ended after so many seconds."""
+        with suppress(subprocess.TimeoutExpired):
+            status = self._process.wait(max(0.0, seconds))
+            self._ended_s = self.seconds
+            self._reader.join(5)  # not for ever: somebody may have inherited the pipe
+            return status
+        return None
+
+    def _read(self) -> None:
+        if (pipe := self._process.stdout) is not None:
+            with pipe:
+                self.lines.extend((self.seconds, line.rstrip()) for line in pipe)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One fault.
+
+    Attributes:
+        what: in words.
+        fault: what `uadray.bench.sabotage` does on the bad node, or with `everywhere` on all of them.
+        everywhere: see `fault`.
+        environment: what is other on the bad node.
+        before: done before the command starts.
+        midway: done when a third of the slides is decided; what it returns goes into the figures.
+        named: what a printed line has to say, beside the figures' `where`, the bad node's address.
+        is_named_where: whether `where` has to be printed.
+        exit_status: that is right.
+    """
+
+    what: str
+    fault: str = ""
+    everywhere: bool = False
+    environment: dict[str, str] = field(default_factory=dict)
+    before: Callable[[Network], None] | None = None
+    midway: Callable[[Network, Command], dict[str, Any]] | None = None
+    named: str = ""
+    is_named_where: bool = False
+    exit_status: int = 0
+
+
+def _block_store(network: Network) -> None:
+    network.block(BAD, STORE)
+
+
+def _block_store_midway(network: Network, command: Command) -> dict[str, Any]:
+    began_s = command.seconds
+    _block_store(network)
+    return {"fault_after_s": round(began_s, 1)}
+
+
+def _cut_off(network: Network, command: Command) -> dict[str, Any]:
+    """Cut off the host that scores, for a minute or until the command has ended."""
+    has_scorer = [host for host in (BAD, GOOD) if any(title(pid).startswith(SCORER) for pid in network.pids(host))]
+    host, began_s = [*has_scorer, BAD][0], command.seconds
+    network.unplug(host)
+    command.wait(CUT_S)
+    network.plug_in(host)
+    return {"fault_after_s": round(began_s, 1), "where": network.address(host), "scorer_cut_off": bool(has_scorer)}
+
+
+def _lose_head(network: Network, command: Command) -> dict[str, Any]:
+    """As a power cut would: nothing that the head still says arrives."""
+    began_s = command.seconds
+    network.unplug(HEAD)
+    network.kill(HEAD)
+    command.wait(LIMIT_S - began_s)
+    return {"fault_after_s": round(began_s, 1), "head_lost_to_end_s": round(command.seconds - began_s, 1)}
+
+
+SCENARIOS = {
+    "0": Scenario("no fault"),
+    "a": Scenario(
+        "a slide kills each process that opens it",
+        fault=f"reader:{KILLER}", everywhere=True, named="crashed", exit_status=1,
+    ),
+    "b": Scenario(
+        "one node has a wrong AWS secret", environment={"AWS_SECRET_ACCESS_KEY": "wrong"}, is_named_where=True
+    ),
+    "c": Scenario("one node never reaches S3", before=_block_store, is_named_where=True),
+    "c2": Scenario("one node loses S3 midway", midway=_block_store_midway, is_named_where=True),
+    "d": Scenario("one node has no uadray", fault="missing", named="uadray", is_named_where=True),
+    "e": Scenario("the device of one node fails", fault="device:8", everywhere=True, is_named_where=True),
+    "f": Scenario("one node is cut off for a minute", midway=_cut_off),
+    "g": Scenario("the head is lost; the same command once more on a new cluster", midway=_lose_head, exit_status=1),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What all scenarios share.
+
+    Attributes:
+        network: of hosts.
+        server: S3, on one of them.
+        folder: that all hosts see.
+        slide_ids: of the manifest.
+    """
+
+    network: Network
+    server: SeaweedServer
+    folder: Path
+    slide_ids: tuple[str, ...]
+
+    @property
+    def bucket(self) -> str:
+        """Its URI."""
+        return f"s3://{self.server.bucket}"
+
+
+def run(*, only: Sequence[str] = (), slides: int = 24) -> dict[str, Any]:
+    """Measure; prints nothing but a log line a scenario. Ten minutes and more.
+
+    Args:
+        only: scenarios, by their names; all unless given.
+        slides: of three parts each.
+
+    Raises:
+        InputError: there is no such scenario.
+    """
+    unknown = set(only) - SCENARIOS.keys()
+    if unknown:
+        raise InputError(f"no scenario {', '.join(sorted(unknown))}; there are: {', '.join(SCENARIOS)}")
+    missing = what_is_missing()
+    if missing:
+        return {"skipped": missing, "goals": GOALS, "goals_met": None}
+    found: dict[str, dict[str, Any]] = {}
+    with _stage(slides) as stage:
+        for name in only or SCENARIOS:
+            found[name] = played(stage, name)
+            if "0" in found:
+                found[name]["seconds_over_no_fault"] = round(found[name]["seconds"] - found["0"]["seconds"], 1)
+            log.info("%s: missed %s", name, ", ".join(found[name]["missed"]) or "nothing")
+    met = not any(figures["missed"] for figures in found.values())
+    return {"slides": slides, "cores": os.cpu_count(), "scenarios": found, "goals": GOALS, "goals_met": met}
+
+
+@contextmanager
+def _stage(slides: int) -> Iterator[Stage]:
+    with tempfile.TemporaryDirectory(prefix="uadray-bench-") as name, made_network() as network:
+        folder = Path(name)
+        network.grow(STORE + 1)
+        shutil.copy(sabotage.__file__, folder / "sitecustomize.py")
+        with served(folder / "s3", address=network.address(STORE), inside=network.inside(STORE)) as server:
+            bucket = f"s3://{server.bucket}"
+            write_tiny_bundle(f"{bucket}/bundle")
+            rows = upload_copies(write_slide(folder / "slide.tif", repeats=6, phantom_px=512), f"{bucket}/in", slides)
+            write_manifest(rows, f"{bucket}/manifest.csv")
+            yield Stage(network, server, folder, tuple(row.slide_id for row in rows))
+
+
+def played(stage: Stage, name: str) -> dict[str, Any]:
+    """One scenario's figures."""
+    scenario, network = SCENARIOS[name], stage.network
+    with _cluster(stage, name) as cluster:
+        if scenario.before is not None:
+            scenario.before(network)
+        figures = _screened(stage, cluster, name)
+    network.unblock(BAD, STORE)
+    network.plug_in(HEAD)
+    if name == "g":
+        with _cluster(stage, "0") as cluster:
+            again = _screened(stage, cluster, name, is_again=True)
+            figures["rerun"] = {key: again[key] for key in ("seconds", "exit_status", "last_line")}
+    strikes = _struck(stage, name)
+    if scenario.fault:
+        figures |= {"strikes": len(strikes)}
+    where = figures.get("where") or (strikes[0] if strikes and name == "e" else network.address(BAD))
+    figures |= _ledger_figures(stage, name)
+    if scenario.is_named_where:
+        figures |= {"where": where, "is_named": is_named(figures["printed"], scenario.named, where)}
+    elif scenario.named:
+        figures["is_named"] = is_named(figures["printed"], scenario.named)
+    printed = figures.pop("printed")
+    return {"what": scenario.what, "missed": missed(scenario, figures), **figures, "printed": shortened(printed)}
+
+
+@contextmanager
+def _cluster(stage: Stage, name: str) -> Iterator[Cluster]:
+    scenario, network = SCENARIOS[name], stage.network
+    path = [str(stage.folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    nodes = []
+    for host in (HEAD, BAD, GOOD):
+        environment = {
+            "PYTHONPATH": os.pathsep.join(path),
+            "UADRAY_CACHE": str(stage.folder / f"cache{host}"),
+            sabotage.ADDRESS: network.address(host),
+            sabotage.STRUCK: str(stage.folder / f"struck-{name}"),
+        }
+        if scenario.fault and (scenario.everywhere or host == BAD):
+            environment[sabotage.FAULT] = scenario.fault
+        if host == BAD:
+            environment |= scenario.environment
+        nodes.append(RayNode(host, CPUS, environment))
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with ray_cluster(network, [*nodes, RayNode(DESK, 0)], HEALTH | token) as cluster:
+        wait = f"from uadray.bench import network; network.wait_for_cores({CPUS * len(nodes)})"
+        waiting = [*cluster.inside[DESK], sys.executable, "-c", wait]
+        subprocess.run(waiting, env=cluster.environment, check=True, capture_output=True)
+        yield cluster
+
+
+def _screened(stage: Stage, cluster: Cluster, name: str, *, is_again: bool = False) -> dict[str, Any]:
+    """Run the command to its end or its limit, with what happens midway; what was seen of it."""
+    out, midway = f"{stage.bucket}/out-{name}", None if is_again else SCENARIOS[name].midway
+    command_line = [*cluster.inside[DESK], str(Path(sys.executable).with_name("uadray"))]
+    command_line += ["screen", f"{stage.bucket}/bundle", "--slides", f"{stage.bucket}/manifest.csv", "--out", out]
+    figures: dict[str, Any] = {}
+    with Command(command_line, cluster.environment) as command:
+        while (status := command.wait(0.3)) is None and command.seconds < LIMIT_S:
+            if midway is not None and len(decisions.list_decisions(out)) >= len(stage.slide_ids) / 3:
+                figures, midway = midway(stage.network, command), None
+        seconds = command.seconds
+    lines = command.lines
+    return figures | {
+        "seconds": round(seconds, 1), "ended": status is not None, "exit_status": status,
+        "last_line": lines[-1][1][:300] if lines else "", "lines": len(lines),
+        "longest_silence_s": round(longest_silence([at for at, _ in lines], seconds), 1),
+        "has_traceback": any("Traceback (most recent" in text for _, text in lines),
+        "printed": lines,
+    }  # fmt: skip
+
+
+def _ledger_figures(stage: Stage, name: str) -> dict[str, Any]:
+    """Slides lost, doubled and wrongly failed."""
+    found = decisions.read_decisions(f"{stage.bucket}/out-{name}").table
+    rows = {row["slide_id"]: row for row in found.select(["slide_id", "state", "reason"]).to_pylist()}
+    failed = {slide_id: row["reason"] for slide_id, row in rows.items() if row["state"] == "failed"}
+    killer = {"killer": failed.pop(KILLER, None)} if name == "a" else {}
+    puts = stage.server.puts(f"out-{name}/decisions")
+    return {
+        "lost": len(set(stage.slide_ids) - rows.keys()), "doubled": sum(n > 1 for n in puts.values()),
+        "wrongly_failed": len(failed), "reasons": sorted(set(failed.values())), **killer,
+    }  # fmt: skip
+
+
+def _struck(stage: Stage, name: str) -> list[str]:
+    """The address of the node for each time that the fault of this name has struck."""
+    with suppress(FileNotFoundError):
+        return (stage.folder / f"struck-{name}").read_text().split()
+    return []
+
+
+def longest_silence(line_ends_s: Sequence[float], end_s: float) -> float:
+    """The longest time without a line between the start, at 0, and the end.
+
+    >>> longest_silence([2.0, 3.0, 9.0], 10.0)
+    6.0
+    """
+    ends = [0.0, *line_ends_s, end_s]
+    return max(after - before for before, after in itertools.pairwise(ends))
+
+
+def is_named(lines: Sequence[tuple[float, str]], *texts: str) -> bool:
+    """Whether one line says all of these."""
+    return any(all(text in line for text in texts) for _, line in lines)
+
+
+def shortened(lines: Sequence[tuple[float, str]], *, n: int = 20, width: int = 240) -> list[str]:
+    """The last lines, each with the second it came at."""
+    return [f"{at:.1f} {text[:width]}" for at, text in lines[-n:]]
+
+
+def missed(scenario: Scenario, figures: dict[str, Any]) -> list[str]:
+    """The goals that a scenario has missed."""
+    over = [name for name, most in GOALS.items() if figures.get(name, 0) > most]
+    right = {
+        "ended": figures["ended"],
+        "exit_status": figures["exit_status"] == scenario.exit_status,
+        "no_traceback": not figures["has_traceback"],
+        "is_named": figures.get("is_named", True),
+        "killer": figures.get("killer", "crashed") == "crashed",
+        "fault_happened": figures.get("strikes", 1) > 0 and (scenario.midway is None or "fault_after_s" in figures),
+        "rerun": figures.get("rerun", {"exit_status": 0})["exit_status"] == 0,
+    }
+    return over + [name for name, is_right in right.items() if not is_right]

@@ -1,0 +1,115 @@
+"""What goes wrong on the nodes of `bench faults`: a copy of this file is the `sitecustomize.py` of their interpreters.
+
+Nothing of it is in the product, and nothing in the product knows of it. The fault is named in `UADRAY_BENCH_FAULT`:
+
+    reader:<slide_id>   a process that opens this slide is killed (signal 9)
+    missing             there is no uadray
+    device:<n>          a broken device: the first process of all whose detector has answered n times fails at every
+                        further call, and so does each process on the same node after n calls of its own
+
+Each time it strikes, a line with the node's address (`UADRAY_BENCH_ADDRESS`) goes to the file `UADRAY_BENCH_STRUCK`.
+Imports nothing but the standard library: it runs before anything else does.
+"""
+
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+FAULT, ADDRESS, STRUCK = "UADRAY_BENCH_FAULT", "UADRAY_BENCH_ADDRESS", "UADRAY_BENCH_STRUCK"
+
+
+class Missing(MetaPathFinder):
+    """Finds that there is no uadray."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        """Refuse what belongs to uadray; say nothing of all else."""
+        if name.split(".")[0] == "uadray":
+            _strike()
+            raise ModuleNotFoundError("No module named 'uadray'", name=name)
+
+
+class Changed(MetaPathFinder):
+    """Changes a module once it is loaded."""
+
+    def __init__(self, module: str, change: Callable[[Any], None]) -> None:
+        self._module, self._change = module, change
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Find this one module as others find it."""
+        if name != self._module:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_changed(module: ModuleType) -> None:
+                load(module)
+                self._change(module)
+
+            spec.loader.exec_module = load_changed  # type: ignore[method-assign]
+        return spec
+
+
+def sabotage(fault: str) -> None:
+    """Let a fault strike in this process from now on."""
+    kind, _, which = fault.partition(":")
+    match kind:
+        case "missing":
+            sys.meta_path.insert(0, Missing())
+        case "reader":
+            sys.meta_path.insert(0, Changed("uadray.slides.reader", lambda module: _kill_reader(module, which)))
+        case "device":
+            sys.meta_path.insert(0, Changed("uadray.detector", lambda module: _break_device(module, int(which))))
+        case _:
+            raise ValueError(f"{FAULT}={fault}: expected reader:<slide_id>, missing or device:<n>")
+
+
+def _kill_reader(module: Any, slide_id: str) -> None:
+    opened = module.open_slide
+
+    def open_slide(where: Any, **options: Any) -> Any:
+        if options.get("slide_id") == slide_id:
+            _strike()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return opened(where, **options)
+
+    module.open_slide = open_slide
+
+
+def _break_device(module: Any, good_calls: int) -> None:
+    detect, calls = module.Detector.__call__, [0]
+
+    def broken(detector: Any, pixels: Any) -> Any:
+        calls[0] += 1
+        if calls[0] > good_calls and _is_here():
+            _strike()
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return detect(detector, pixels)
+
+    module.Detector.__call__ = broken
+
+
+def _is_here() -> bool:
+    """Whether the broken device is on this node: it is on the first that asks."""
+    where = Path(f"{os.environ[STRUCK]}.where")
+    with suppress(FileExistsError):
+        where.symlink_to(os.environ[ADDRESS])  # who reads it never finds half of it
+    return str(where.readlink()) == os.environ[ADDRESS]
+
+
+def _strike() -> None:
+    with Path(os.environ[STRUCK]).open("a") as file:
+        file.write(f"{os.environ[ADDRESS]}\n")
+
+
+if __name__ == "sitecustomize" and FAULT in os.environ:
+    sabotage(os.environ[FAULT])
