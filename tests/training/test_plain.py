@@ -99,7 +99,8 @@ def test_workers_and_epochs_have_random_numbers_of_their_own() -> None:
 def test_a_diverged_training_ends_at_its_step_and_says_what_to_lower(
     detector: dict[str, Any], rate: str, epoch: int, said: str
 ) -> None:
-    config = _config(detector | {rate: 1e30}, steps_per_epoch=20)
+    config = _config(detector, steps_per_epoch=20)
+    config = config.model_copy(update={"detector": config.detector.model_copy(update={rate: 1e30})})  # at once
     stream = _tiles_from(config, 0)
     steps: list[int] = []
     with pytest.raises(DivergedError, match=said) as caught:

@@ -149,7 +149,10 @@ def _pieces(
     """What jobs read, by and by: of each at most a block's worth of crops at once."""
     at_once = max(1, BLOCK_BYTES // (3 * input_px**2))
     crops = [partial(random_crop, side=input_px, rng=own) for own in rng.spawn(len(jobs))]
-    for names in journal.groups([job.name for job in jobs]):
+    groups = journal.groups([job.name for job in jobs])
+    left_out = [job for job in jobs if not any(job.name in names for names in groups)]
+    yield [Piece(-1, [], [], job.n_tiles) for job in left_out]
+    for names in groups:
         journal.begin(task, names)
         running = [_told(job, crop, journal) for job, crop in zip(jobs, crops, strict=True) if job.name in names]
         while running:
