@@ -207,7 +207,8 @@ def read_chunk(slide: Slide, tiles: pa.Table, *, spec: TileSpec, normalise: Norm
     errors: list[str | None] = [None] * len(tiles)
     flags: list[str | None] = [None] * len(tiles)
     places = _places(slide, tiles, spec)
-    missing = slide.missing_share(places.level, places.boxes) + tiles["tissue_fraction"].to_numpy() - 1
+    tissue = tiles["tissue_fraction"].to_numpy() if "tissue_fraction" in tiles.column_names else spec.min_tissue
+    missing = slide.missing_share(places.level, places.boxes) + tissue - 1  # of the tissue, in shares of the tile
     for start in range(0, len(tiles), LOOKED_AT_ONCE):
         some = range(start, min(start + LOOKED_AT_ONCE, len(tiles)))
         for i in some:
