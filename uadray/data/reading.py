@@ -212,9 +212,8 @@ def read_chunk(slide: Slide, tiles: pa.Table, *, spec: TileSpec, normalise: Norm
     errors: list[str | None] = [None] * len(tiles)
     flags: list[str | None] = [None] * len(tiles)
     places = _places(slide, tiles, spec)
-    # of tiles that were drawn for training only the least is known
     tissue = tiles["tissue_fraction"].to_numpy() if "tissue_fraction" in tiles.column_names else spec.min_tissue
-    missing = slide.missing_share(places.level, places.boxes) + tissue - 1
+    missing = slide.missing_share(places.level, places.boxes) + tissue - 1  # of the tissue, in shares of the tile
     for start in range(0, len(tiles), LOOKED_AT_ONCE):
         some = range(start, min(start + LOOKED_AT_ONCE, len(tiles)))
         for i in some:
