@@ -17,7 +17,7 @@ from uadray.focus import empty, focus
 from uadray.quality import FLAGS, Flag, QualityConfig, SlideQuality, assess, pixel_flags, slide_quality, tile_flags
 from uadray.slides.reader import open_slide, thumbnail
 from uadray.slides.synthetic import PhantomSpec, paint
-from uadray.tiling import TileSpec, grid, keep_tissue, tile_id
+from uadray.tiling import TileSpec, grid, tile_id
 from uadray.tissue import tissue_mask
 
 Image = np.ndarray
@@ -215,7 +215,7 @@ def _fates(image: Image) -> dict[tuple[int, int], Flag | None]:
     """The flag of each tissue tile of 64 um, for a slide of 1 um a pixel and this thumbnail at 4 um."""
     size = (4 * image.shape[1], 4 * image.shape[0])
     tissue, spec = tissue_mask(image, 4.0), TileSpec(mpp=1.0, tile_px=64)
-    tiles = keep_tissue(grid("s", size, 1.0, tissue, spec), spec)
+    tiles = grid("s", size, 1.0, tissue, spec)
     x, y = tiles["x_level0_px"].to_numpy(), tiles["y_level0_px"].to_numpy()
     flags = tile_flags(slide_quality(image, 4.0, tissue), x, y, side_level0_px=64, size_level0_px=size)
     return dict(zip(zip(x.tolist(), y.tolist(), strict=True), flags, strict=True))

@@ -2,7 +2,8 @@
 
     python -m uadray.data.probe HOST:PORT        # prints one JSON object as its last line
 
-`problem` is empty, or one of `token`, `silent`, `no_node`, `error`; `ray_version` and `python_version` are the head's.
+`problem` is empty, or one of `token`, `silent`, `no_node`, `error`; `ray_version` and `python_version` are those of
+the head.
 """
 
 import json
