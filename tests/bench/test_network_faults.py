@@ -141,11 +141,10 @@ def test_a_slide_kills_its_reader(struck: Path, slide_id: str, status: int) -> N
 
 def test_the_device_of_one_node_breaks(struck: Path) -> None:
     code = (
-        "from uadray.detector import Detector; import numpy as np\n"
-        "class Ready(Detector):\n"
-        "    def __init__(self): pass\n"
-        "    def _batch(self, pixels): return (np.zeros(1),) * 4\n"
-        "ready = Ready(); tile = np.zeros((1, 8, 8, 3), np.uint8)\n"
+        "from uadray.detector import Detector; import numpy as np; import torch\n"
+        "score = lambda x, x_hat: (x.mean((1, 2, 3)), x[:, 0])\n"
+        "ready = Detector(lambda x: x, lambda z: z, score, input_px=8, device=torch.device('cpu'))\n"
+        "tile = np.zeros((1, 8, 8, 3), np.uint8)\n"
         "for i in range(3): print(i, len(ready(tile).score), flush=True)"
     )
     first, other = (_sabotaged(struck, "device:2", code, address=address) for address in ("10.0.0.1", "10.0.0.2"))
