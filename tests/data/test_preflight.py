@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from uadray import storage
 from uadray.data import preflight
 
 pytestmark = pytest.mark.ray
@@ -72,7 +73,7 @@ def test_bad_nodes_are_named_and_not_waited_for(ray_cluster: None, tmp_path: Pat
         assert "uadray cannot be imported (ModuleNotFoundError" in problem
         os.kill(raylet_pid(broken), signal.SIGSTOP)
         began = time.monotonic()
-        found = preflight.examine_nodes(out, timeout_s=4)
-        assert time.monotonic() - began < 10
-        assert found == {own["NodeID"]: [], broken: ["worker: no answer within 4 s; restart Ray there"]}
-    assert list(Path(out).iterdir()) == []
+        found = preflight.examine_nodes(out, timeout_s=6)
+        assert time.monotonic() - began < 20
+        assert found == {own["NodeID"]: [], broken: ["worker: no answer within 6 s; restart Ray there"]}
+    assert list(storage.list_objects(out)) == []
