@@ -386,23 +386,23 @@ def test_slides_that_cannot_be_used_are_left_out_and_counted(
 ) -> None:
     """The bundle's description and the log name neither them nor their files."""
     good = replace(_write_slide(tmp_path / "good.tif", 1), label="Normal")
-    (tmp_path / "bad.tif").write_bytes(b"no slide")
+    (tmp_path / "torn.tif").write_bytes(b"no slide")
     glass = np.full((256, 256, 3), 244, np.uint8)
     write_pyramid(tmp_path / "glass.tif", glass, mpp=1.0, tile_px=128)
-    rows = [SlideRow(n, str(tmp_path / f"{n}.tif")) for n in ("bad", "glass")]
+    rows = [SlideRow(n, str(tmp_path / f"{n}.tif")) for n in ("torn", "glass")]
     write_manifest([good, *rows], str(tmp_path / "m.csv"))
     data = _training_data(str(tmp_path / "m.csv"))
     assert data.n_tiles == PER_SLIDE
     assert data.description["left_out"] == {"unreadable": 1, "no tile with enough tissue": 1}
-    assert f"slide {shown('bad')} is left out of the training: unreadable" in caplog.text
+    assert f"slide {shown('torn')} is left out of the training: unreadable" in caplog.text
     for text in (json.dumps(data.description), caplog.text):
-        assert not any(word in text for word in ("good", "bad", "glass", "m.csv"))
+        assert not any(word in text for word in ("good", "torn", "glass", "m.csv"))
     seen = Seen(data.description["salt"], frozenset(data.description["slides"]))
     assert is_seen(good, seen)
     assert is_seen(SlideRow("other", "/x.tif"), seen, content=content(good.uri))
     assert not is_seen(rows[0], seen)
     write_manifest(rows, str(tmp_path / "n.csv"))
-    with pytest.raises(InputError, match=r"none of 2 slides can be used; the first: .*bad"):
+    with pytest.raises(InputError, match=r"none of 2 slides can be used; the first: .*torn"):
         _training_data(str(tmp_path / "n.csv"))
 
 
@@ -490,7 +490,7 @@ def test_slides_that_cannot_be_reached_end_a_survey_only_if_nothing_can(
         WorkError, match=r"^5 slides could not be reached, for no fault of theirs; slide locked.: unrea"
     ):
         survey([*good, *locked], SPEC)
-    with pytest.raises(WorkError, match=r"^1 slides could not be reached"):
+    with pytest.raises(WorkError, match=r"^1 slide could not be reached"):
         survey(locked[:1], SPEC)
 
 
