@@ -245,7 +245,8 @@ def _surveyed(rows: list[SlideRow], spec: TileSpec) -> Iterator[Survey]:
 
 def _unreached(n: int, last: Survey) -> WorkError:
     return WorkError(
-        f"{n} slide{'s' if n > 1 else ''} could not be reached, for no fault of theirs; slide {last.row.slide_id}: {last.error}; "
+        f"{n} slide{'s' if n > 1 else ''} could not be reached, for no fault of theirs; slide {last.row.slide_id}: "
+        f"{last.error}; "
         "nothing was trained: mend that and run the same command again"
     )
 
