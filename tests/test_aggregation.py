@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from uadray.aggregation import AggregationConfig, Calibration, check_alpha, p_value, slide_score, threshold
+from uadray.aggregation import (
+    AggregationConfig,
+    Calibration,
+    check_alpha,
+    one_a_patient,
+    p_value,
+    slide_score,
+    threshold,
+)
 from uadray.errors import InputError
 
 
@@ -136,3 +145,30 @@ def test_normal_slides_raise_few_false_alarms(distribution: str) -> None:
         assert rate <= alpha + slack
         if distribution != "ties":
             assert rate >= alpha - slack, "without ties it is exact at multiples of 1 / 40"
+
+
+def test_slides_of_one_patient_count_as_one() -> None:
+    """Ten patients of ten slides that are alike: taken for a hundred they seem to support alpha .05, and do not.
+
+    One a patient they support .1. 4,000 slides of new patients; four standard errors of slack.
+    """
+    rng, trials = np.random.default_rng(0), 4000
+    patients = {f"s{i}": ("patient", f"p{i % 10}") for i in range(100)}
+    chosen = one_a_patient(patients)
+    assert sorted(patients[slide_id][1] for slide_id in chosen) == [f"p{i}" for i in range(10)]
+    assert one_a_patient(dict(reversed(patients.items()))) == chosen
+    alarms = {"all": 0, "one": 0}
+    for _ in range(trials):
+        of_patient = rng.normal(size=11)
+        scores = {f"s{i}": of_patient[i % 10] + 0.1 * rng.normal() for i in range(100)}
+        new = of_patient[10] + 0.1 * rng.normal()
+        alarms["all"] += p_value(new, tuple(scores.values())) <= 0.05
+        alarms["one"] += p_value(new, tuple(scores[slide_id] for slide_id in chosen)) <= 0.1
+    assert alarms["all"] / trials > 0.05 + 4 * math.sqrt(0.05 * 0.95 / trials)
+    assert alarms["one"] / trials <= 0.1 + 4 * math.sqrt(0.1 * 0.9 / trials)
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_no_numbers_are_refused(odd: float) -> None:
+    with pytest.raises(ValidationError, match="finite number"):
+        _calibration([1.0, odd], 0.4)

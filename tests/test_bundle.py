@@ -1,12 +1,16 @@
 """A bundle opens as what was written, from a folder and from S3; anything else is refused in one line."""
 
+import hashlib
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 from seaweed import SeaweedServer
 
 from uadray import storage
@@ -48,7 +52,7 @@ def test_round_trip_scores_the_same(config: DpaConfig | FanoganConfig, tmp_path:
     assert read == written
     after = load_detector(uri, read)(PIXELS)
     np.testing.assert_array_equal(before.score, after.score)
-    np.testing.assert_array_equal(before.x_hat, after.x_hat)
+    np.testing.assert_array_equal(before.pictures([0, 4])[1], after.pictures([0, 4])[1])
     np.testing.assert_array_equal(before.residual, after.residual)
     assert np.isfinite(after.score).all()
     assert sorted(p.name for p in Path(uri).iterdir()) == [DESCRIPTION, WEIGHTS]
@@ -122,6 +126,104 @@ def test_damaged_weights_are_refused(folder: Path, tmp_path: Path, damage: str) 
     (folder / WEIGHTS).write_bytes(data)
     with pytest.raises(InputError, match="its SHA-256 differs"):
         load_detector(str(folder))
+
+
+def _edited(folder: Path, path: str, value: object) -> None:
+    """Set a field of `bundle.json`, by its dotted name."""
+    values = json.loads((folder / DESCRIPTION).read_text())
+    *parents, last = path.split(".")
+    node = values
+    for name in parents:
+        node = node[name]
+    node[last] = value
+    (folder / DESCRIPTION).write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("detector.width", 10**9, "detector.width: Input should be less than"),
+        ("detector.latent_dim", 2**40, "detector.latent_dim: Input should be less than"),
+        ("detector.latent_dim", 10**30, "detector.latent_dim: "),
+        ("detector.input_px", 2**20, "detector.input_px: Input should be less than"),
+        ("detector.critic_steps", 10**9, "detector.critic_steps: "),
+        ("detector.kappa", float("inf"), "detector.kappa: "),
+        ("detector.kappa", float("nan"), "detector.kappa: "),
+        ("detector.penalty", float("nan"), "detector.penalty: "),
+        ("detector.gan_learning_rate", float("inf"), "detector.gan_learning_rate: "),
+        ("detector", {"kind": "dpa", "layers": ["block0"] * 10**5}, "detector.layers: "),
+        ("detector", {"kind": "dpa", "layers": ["b" * 10**6]}, "detector.layers.0: "),
+        ("detector", {"kind": "dpa", "latent_channels": 10**7, "input_px": 16}, "detector.latent_channels: "),
+        ("detector.input_px", 64, "detector.input_px 64 is larger than tiles.tile_px 24"),
+        ("tiles.mask_dir", "s3://other/masks", "names a folder of masks, tiles.mask_dir"),
+        ("tiles.mask_dir", None, "names a folder of masks, tiles.mask_dir"),
+        ("name", "n" * 10**6, "name: "),
+    ],
+)
+def test_what_no_bundle_says_is_refused(folder: Path, field: str, value: object, words: str) -> None:
+    _edited(folder, field, value)
+    with pytest.raises(InputError) as caught:
+        read_bundle(str(folder))
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_networks_that_are_large_together_are_refused_before_they_are_built(folder: Path) -> None:
+    """Each size is within its bounds; the three networks would have six gigabytes."""
+    _edited(folder, "tiles.tile_px", 1024)
+    _edited(folder, "detector", {"kind": "fanogan", "width": 256, "input_px": 1024, "latent_dim": 4096})
+    began = time.perf_counter()
+    with pytest.raises(InputError, match=r"detector fanogan: [0-9,]+ parameters, at most 500,000,000 are built"):
+        load_detector(str(folder))
+    assert time.perf_counter() - began < 2
+
+
+@pytest.mark.parametrize("name", [DESCRIPTION, WEIGHTS])
+def test_files_larger_than_they_can_be_are_not_read(folder: Path, name: str) -> None:
+    os.truncate(folder / name, 2**40)  # a terabyte of holes
+    with pytest.raises(InputError, match=f"{name}.* 1099511627776 bytes"):
+        load_detector(str(folder))
+
+
+def test_json_that_is_nested_without_end(folder: Path) -> None:
+    (folder / DESCRIPTION).write_text("[" * 200_000)
+    with pytest.raises(InputError, match=r"bundle\.json is not JSON"):
+        read_bundle(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"critic.score.weight": torch.zeros(32 * 16, 1)}, r"size mismatch for score.weight: F32 \(512, 1\)"),
+        ({"critic.score.weight": torch.zeros(1, 32 * 16, dtype=torch.float64)}, "size mismatch for score.weight: F64"),
+        ({"critic.score.bias": torch.zeros(1, dtype=torch.int32)}, "size mismatch for score.bias: I32"),
+        ({"critic.more": torch.zeros(1)}, "it has no more"),
+        ({"other.weight": torch.zeros(1)}, "other.weight belongs to none of the networks"),
+    ],
+)
+def test_weights_of_other_shapes_and_types_are_refused_at_their_header(
+    folder: Path, change: dict[str, torch.Tensor], words: str
+) -> None:
+    save_file(load_file(folder / WEIGHTS) | change, folder / WEIGHTS)
+    _edited(folder, "weights_sha256", hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())
+    for stages in (("map",), ("map", "reconstruct", "score")):
+        with pytest.raises(InputError, match=words) as caught:
+            load_detector(str(folder), stages=stages)  # type: ignore[arg-type]
+        assert str(caught.value).startswith(f"bundle {folder}: {WEIGHTS}: ")
+
+
+@pytest.mark.parametrize("config", [DPA, GAN], ids=["dpa", "fanogan"])
+def test_loading_leaves_nothing_without_memory(config: DpaConfig | FanoganConfig, tmp_path: Path) -> None:
+    """And takes no random numbers: what a seed gave before, it gives after."""
+    _write(str(tmp_path / "b"), config)
+    state = torch.get_rng_state()
+    detector = load_detector(str(tmp_path / "b"))
+    assert torch.equal(state, torch.get_rng_state())
+    networks = (detector.mapping.encoder, detector.reconstruct, getattr(detector.score, "features", None))  # type: ignore[attr-defined]
+    for network in filter(None, networks):
+        tensors = [*network.parameters(), *network.buffers()]  # type: ignore[union-attr]
+        assert {t.device.type for t in tensors} == {"cpu"}
+        assert not any(p.requires_grad for p in network.parameters())  # type: ignore[union-attr]
 
 
 def test_missing_weights_are_refused(folder: Path) -> None:

@@ -1,11 +1,18 @@
 """Bad input: one clear line on standard error, exit status 2, and nothing done."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
-from commands import run
+from commands import answer, run
 from seaweed import SeaweedServer
+
+from uadray.bundle import write_bundle
+from uadray.manifest import read_manifest
+from uadray.models.build import FanoganConfig, build_networks
+from uadray.tiling import TileSpec
+from uadray.units import Mpp
 
 TRAIN = """\
 name: t
@@ -76,6 +83,63 @@ def test_wrong_credentials(config: Path, tmp_path: Path, s3_server: SeaweedServe
     line = refused("train", str(config), "--data", data, "--out", str(tmp_path / "b"), env=env)
     assert "credentials" in line.lower() or "AWS_" in line
     assert "wrong" not in line
+
+
+def test_tumours_do_not_calibrate_however_their_heading_is_written(tmp_path: Path, data_dir: Path) -> None:
+    config = FanoganConfig(kind="fanogan", input_px=16, width=4, latent_dim=4)
+    write_bundle(
+        str(tmp_path), build_networks(config), name="n", detector=config, tiles=TileSpec(mpp=Mpp(1.0), tile_px=32)
+    )
+    line = refused("calibrate", str(tmp_path), "--slides", str(data_dir / "cases" / "02_headings" / "Label.csv"))
+    assert line.endswith("calibration takes normal slides alone; labelled otherwise: s5, s6, s7, s8, s9")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("open_quote.csv", "row 3: a quote is opened there and not closed"),
+        ("cr.csv", ["007", "008"]),
+    ],
+)
+def test_odd_manifests(tmp_path: Path, data_dir: Path, name: str, expected: str | list[str]) -> None:
+    out = tmp_path / "out.csv"
+    command = ("split", str(data_dir / "cases" / "12_manifests" / name), "--out", str(out))
+    if isinstance(expected, str):
+        assert expected in refused(*command)
+        assert not out.exists()
+    else:
+        done = run(*command)
+        assert (done.returncode, answer(done)["slides"]) == (0, 2), done.stderr
+        assert [row.slide_id for row in read_manifest(str(out))] == expected
+
+
+def test_logs_name_slides_where_they_are_told_to(tmp_path: Path) -> None:
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("slide_id,uri\nsecret1,a.tif\nsecret2,a.tif\n")
+    command = ("split", str(manifest), "--out", str(tmp_path / "o.csv"))
+    silent, told = run(*command), run(*command, "--show-ids")
+    assert "several ids" in silent.stderr
+    assert "secret" not in silent.stderr
+    assert "secret1, secret2" in told.stderr
+
+
+def test_index_counts_what_it_leaves_out(tmp_path: Path) -> None:
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    for name in (b"a.svs", b"b\xe9.svs", b"c.txt"):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).touch()
+    (folder / "dead.svs").symlink_to("nowhere")
+    done = run("index", str(folder), "--out", str(tmp_path / "m.csv"))
+    assert done.returncode == 0, done.stderr
+    assert answer(done) == {
+        "manifest": str(tmp_path / "m.csv"),
+        "slides": 1,
+        "left_out": {
+            "a link that leads nowhere": {"count": 1, "examples": ["dead.svs"]},
+            "its name is no UTF-8": {"count": 1, "examples": ["b\\xe9.svs"]},
+            "suffix .txt": {"count": 1, "examples": ["c.txt"]},
+        },
+    }
 
 
 def test_doctor_is_content_with_this_machine() -> None:

@@ -1,12 +1,15 @@
 """A tile's score is its own: no matter what else is in the call, and of the tile's centre alone."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
-from uadray.detector import BATCH, Detector, build_detector
+from uadray.detector import BATCH, STAGES, Detector, build_detector, network_names
 from uadray.models.build import DpaConfig, FanoganConfig, build_networks
 from uadray.models.pixels import to_input
+from uadray.scoring import PerceptualScore
 from uadray.training.losses import izi_f, relative_perceptual_l1
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
@@ -34,12 +37,74 @@ def test_shapes_and_types(detector: Detector) -> None:
     assert scored.score.shape == (len(PIXELS),)
     assert scored.score.dtype == np.float64
     assert np.isfinite(scored.score).all()
-    assert scored.x_hat.shape == scored.x.shape == PIXELS.shape
-    assert scored.x_hat.dtype == np.uint8
     assert scored.residual.shape[0] == len(PIXELS)
     assert scored.residual.dtype == np.float32
     assert scored.residual.min() >= 0
-    np.testing.assert_array_equal(scored.x, PIXELS)
+    x, x_hat = scored.pictures(range(len(PIXELS)))
+    assert x_hat.shape == x.shape == PIXELS.shape
+    assert x_hat.dtype == np.uint8
+    np.testing.assert_array_equal(x, PIXELS)
+
+
+def test_pictures_are_of_the_tiles_asked_for_in_that_order(detector: Detector) -> None:
+    _, every = detector.pictures(PIXELS)
+    assert every.std() > 0
+    rows = [BATCH + 1, 0, 7, 7]
+    x, x_hat = detector(PIXELS).pictures(rows)
+    np.testing.assert_array_equal(x, PIXELS[rows])
+    np.testing.assert_allclose(x_hat.astype(int), every[rows], atol=1)  # a value half-way between two may go either way
+    assert [len(part) for part in detector(PIXELS).pictures([])] == [0, 0]
+
+
+def test_a_batch_size_changes_nothing_but_the_batches(detector: Detector) -> None:
+    expected = detector(PIXELS)
+    for batch_tiles in (1, 7, 1000):
+        detector.batch_tiles = batch_tiles
+        assert max(len(x) for x in detector.inputs(PIXELS)) == min(batch_tiles, len(PIXELS))
+        found = detector(PIXELS)
+        np.testing.assert_allclose(found.score, expected.score, atol=1e-5)
+        np.testing.assert_allclose(found.residual, expected.residual, atol=1e-5)
+
+
+def test_read_only_tiles_are_scored_as_they_are(detector: Detector) -> None:
+    fixed = PIXELS.copy()
+    fixed.setflags(write=False)  # as arrays from the object store are
+    np.testing.assert_array_equal(detector(fixed).score, detector(PIXELS).score)
+
+
+def test_a_detector_may_have_one_of_its_stages(detector: Detector) -> None:
+    config = DPA if isinstance(detector.score, PerceptualScore) else GAN
+    networks = build_networks(config)
+    names = network_names(config)
+    assert set(names) == set(STAGES)
+    x = next(detector.inputs(PIXELS[:2]))
+    whole = build_detector(config, networks)
+    expected = {"map": whole.mapping(x)}
+    expected["reconstruct"] = whole.reconstruct(expected["map"])
+    for stage in ("map", "reconstruct"):
+        part = build_detector(config, {names[stage]: networks[names[stage]]}, stages=[stage])  # type: ignore[list-item]
+        call = part.mapping if stage == "map" else part.reconstruct
+        given = x if stage == "map" else expected["map"]
+        torch.testing.assert_close(call(given), expected[stage])
+        with pytest.raises(RuntimeError, match="this stage of the detector was not loaded"):
+            part.score(x, x)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: what runs on one was not tested")
+@pytest.mark.parametrize("batch_tiles", [None, 16])
+@pytest.mark.parametrize("config", [DPA, GAN], ids=["dpa", "fanogan"])
+def test_a_gpu_gives_the_scores_of_a_cpu(config: DpaConfig | FanoganConfig, batch_tiles: int | None) -> None:
+    """In one batch, and in several whose bytes travel while others are scored."""
+    torch.manual_seed(0)
+    networks = build_networks(config)
+    expected = build_detector(config, copy.deepcopy(networks))(PIXELS)
+    shown = expected.pictures([3, 0])
+    found = build_detector(config, networks, device="cuda", batch_tiles=batch_tiles)(PIXELS)
+    np.testing.assert_allclose(found.score, expected.score, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.residual, expected.residual, rtol=1e-3, atol=1e-4)
+    for ours, theirs in zip(found.pictures([3, 0]), shown, strict=True):
+        np.testing.assert_allclose(ours.astype(int), theirs, atol=1)
 
 
 def test_a_score_does_not_depend_on_the_others(detector: Detector) -> None:
@@ -62,7 +127,7 @@ def test_larger_tiles_are_cropped_to_their_centre(detector: Detector) -> None:
     framed = np.random.default_rng(2).integers(0, 256, (4, 24, 24, 3), dtype=np.uint8)
     framed[:, 4:20, 4:20] = PIXELS[:4]
     scored = detector(framed)
-    np.testing.assert_array_equal(scored.x, PIXELS[:4])
+    np.testing.assert_array_equal(scored.pictures(range(4))[0], PIXELS[:4])
     np.testing.assert_allclose(scored.score, detector(PIXELS[:4]).score, atol=1e-6)
 
 

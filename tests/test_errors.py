@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from uadray.errors import InputError, SlideError, UadrayError, WorkError
+from uadray.errors import SHOW_IDS, InputError, SlideError, UadrayError, WorkError, shown_text
 
 
 @pytest.mark.parametrize(("kind", "status"), [(InputError, 2), (WorkError, 1), (UadrayError, 1)])
@@ -25,3 +25,10 @@ def test_slide_error_pickles(protocol: int) -> None:
     assert type(error) is SlideError
     assert (error.slide_id, error.reason, error.message) == ("s1", "no_mpp", "text")
     assert str(error) == "slide s1: text"
+
+
+def test_messages_in_logs_have_no_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "node 10.0.0.3: unreadable: /mnt/My Slides/Jane Doe.svs: it is cut off; s3://bucket/p1/a.svs"
+    assert shown_text(text) == "node 10.0.0.3: unreadable: (path): it is cut off; (path)"
+    monkeypatch.setenv(SHOW_IDS, "1")
+    assert shown_text(text) == text

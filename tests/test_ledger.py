@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import screening_drivers as sd
+from fault_proxy import FaultProxy
 from seaweed import SeaweedServer
 
 from uadray import decisions, drivers, leases, ledger, s3_objects, storage
@@ -452,6 +453,18 @@ def _done(out: str, rows: list[SlideRow], bundle: sd.Bundle) -> list[str]:
             assert book.commit(result, sd.verdict(result))  # type: ignore[arg-type]
         book.finish(rows)
     return [row.slide_id for row in todo]
+
+
+@pytest.mark.s3
+def test_a_screening_is_not_begun_on_a_store_that_ignores_conditions(
+    s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = f"s3://{s3.bucket}/unconditional"
+    with FaultProxy(s3.endpoint, lambda r: "unconditional" if r.conditions else None) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        with pytest.raises(InputError, match="does not honour"):
+            sd.book(out)
+        assert list(storage.list_objects(out)) == []
 
 
 def test_a_failure_leaves_no_scores_of_an_earlier_version(tmp_path: Path) -> None:

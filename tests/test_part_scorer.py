@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -18,10 +19,17 @@ N, SIDE = 20, 8
 
 
 class Brightness:
-    """A detector whose scores are mean colours."""
+    """A detector whose scores are mean colours and whose reconstructions are negatives."""
+
+    shown = 0
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> Scored:
-        return Scored(images.mean((1, 2, 3)), images, images, np.zeros((len(images), 2, 2), np.float32))
+        residual = np.zeros((len(images), 2, 2), np.float32)
+        return Scored(images.mean((1, 2, 3)), residual, lambda rows: self.pictures(images[list(rows)]))
+
+    def pictures(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        self.shown += len(images)
+        return images, 255 - images
 
 
 @pytest.fixture
@@ -61,6 +69,18 @@ def test_a_part_that_comes_again_is_not_its_own_rival(scorer: PartScorer) -> Non
     first, again = scorer(_part(0, images)), scorer(_part(0, images))
     other = scorer(_part(0, images, slide=1))
     assert len(_pictures(first)) == len(_pictures(again)) == len(_pictures(other)) == EVIDENCE_TILES
+
+
+def test_pictures_are_made_of_the_tiles_that_are_shown_alone(scorer: PartScorer) -> None:
+    images = np.arange(N, dtype=np.uint8)[:, None, None, None] * np.ones((1, SIDE, SIDE, 3), np.uint8)
+    (best, *_), first = _pictures(scorer(_part(0, images))), scorer.detector.shown  # type: ignore[attr-defined]
+    assert first == EVIDENCE_TILES
+    tile, negative = (
+        cv2.imdecode(np.frombuffer(best[k], np.uint8), cv2.IMREAD_COLOR) for k in ("tile", "reconstruction")
+    )
+    assert (tile.mean(), negative.mean()) == (pytest.approx(N - 1, abs=1), pytest.approx(256 - N, abs=1))
+    scorer(_part(1, images // 2))
+    assert scorer.detector.shown == first  # type: ignore[attr-defined]  # none is above the floor
 
 
 @pytest.mark.parametrize("threads", [2, 3, 64])

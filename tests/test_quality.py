@@ -4,17 +4,20 @@ import csv
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from uadray.artefacts import air_mask, density, fold_mask
+from uadray.artefacts import _is_band, air_mask, density, fold_mask
+from uadray.data.reading import plan_slide
 from uadray.focus import empty, focus
 from uadray.quality import FLAGS, Flag, QualityConfig, SlideQuality, assess, pixel_flags, slide_quality, tile_flags
 from uadray.slides.reader import open_slide, thumbnail
 from uadray.slides.synthetic import PhantomSpec, paint
+from uadray.tiling import TileSpec, grid, tile_id
 from uadray.tissue import tissue_mask
 
 Image = np.ndarray
@@ -130,6 +133,219 @@ def test_an_open_or_coloured_ring_is_no_bubble() -> None:
     for colour, end, closed in (((70, 70, 70), 360, True), ((70, 70, 70), 300, False), ((200, 60, 140), 360, False)):
         image = cv2.ellipse(glass.copy(), (100, 100), (50, 45), 0, 0, end, colour, 4)
         assert air_mask(density(image), 8.0, min_um=300).any() == closed
+
+
+def _ring(colour: int, radii_px: tuple[int, int], width_px: int, *, centre: tuple[int, int] = (150, 150)) -> Image:
+    return cv2.ellipse(np.full((300, 300, 3), 240, np.uint8), centre, radii_px, 20, 0, 360, (colour,) * 3, width_px)
+
+
+def _box(colour: int, inset_px: int, width_px: int) -> Image:
+    corners = (inset_px, inset_px), (299 - inset_px, 299 - inset_px)
+    return cv2.rectangle(np.full((300, 300, 3), 240, np.uint8), *corners, (colour,) * 3, width_px)
+
+
+def _tilted(image: Image) -> Image:
+    turn = cv2.getRotationMatrix2D((150, 150), 25, 0.7)
+    return np.asarray(cv2.warpAffine(image, turn, (300, 300), borderValue=(240, 240, 240)), np.uint8)
+
+
+def _filled(image: Image) -> Image:
+    """A round piece of tissue with a grey border."""
+    image[(image[..., 0] < 100).cumsum(1) * (image[..., 0] < 100)[:, ::-1].cumsum(1)[:, ::-1] > 0] = (200, 90, 150)
+    return cv2.ellipse(image, (150, 150), (60, 50), 20, 0, 360, (70,) * 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("image", "is_bubble"),
+    [
+        pytest.param(_ring(70, (60, 50), 4), True, id="bubble"),
+        pytest.param(_ring(20, (25, 22), 3), True, id="small black bubble"),
+        pytest.param(_ring(120, (130, 120), 6), True, id="large grey bubble"),
+        pytest.param(_ring(70, (60, 50), 14), False, id="wide ring"),
+        pytest.param(_ring(70, (60, 50), 40), False, id="wider ring"),
+        pytest.param(_ring(70, (60, 50), 4, centre=(52, 150)), False, id="at the edge"),
+        pytest.param(_box(0, 0, 3), False, id="frame at the edge"),
+        pytest.param(_box(0, 30, 3), False, id="frame"),
+        pytest.param(_box(130, 60, 5), False, id="grey cover slip"),
+        pytest.param(_ring(70, (145, 145), 3)[4:297, 4:297], False, id="ring that fills the slide"),
+        pytest.param(_tilted(_box(90, 30, 4)), False, id="tilted cover slip"),
+        pytest.param(_filled(_ring(70, (60, 50), 4)), False, id="tissue with a grey border"),
+    ],
+)
+def test_which_closed_dark_line_is_a_bubble(image: Image, is_bubble: bool) -> None:
+    air = air_mask(density(image), 8.0, min_um=300)
+    assert air.any() == is_bubble
+    assert air[len(air) // 2, len(air) // 2] == is_bubble
+
+
+def test_a_bubble_is_at_most_five_millimetres() -> None:
+    assert air_mask(density(_ring(70, (130, 120), 4)), 16.0, min_um=300).any()
+    assert not air_mask(density(_ring(70, (130, 120), 4)), 24.0, min_um=300).any()
+
+
+def test_a_rim_on_glass_around_most_of_the_tissue_is_a_frame() -> None:
+    tissue = np.zeros((300, 300), np.bool_)
+    tissue[130:170, 130:170] = True
+    options = {"min_um": 300, "tissue": tissue}
+    assert not air_mask(density(_ring(70, (60, 50), 4)), 8.0, **options).any()
+    tissue[20:60, 20:70] = True
+    assert air_mask(density(_ring(70, (60, 50), 4)), 8.0, **options).any(), "the larger part lies elsewhere"
+    assert air_mask(density(_ring(70, (60, 50), 4)), 8.0, min_um=300, tissue=~tissue).any(), "tissue at the rim"
+
+
+def test_a_ragged_patch_is_no_band() -> None:
+    """For its gaps it is nowhere wide; a fold with gaps is a band all the same."""
+    ragged = np.random.default_rng(0).random((60, 60)) < 0.8
+    options = {"max_width_um": 250.0, "min_length_um": 300.0}
+    assert not _is_band(ragged, 8.0, **options)
+    assert _is_band(ragged[:12], 8.0, **options)
+
+
+def test_two_bubbles_that_touch_and_what_lies_between(phantom: Image) -> None:
+    image = phantom.copy()
+    for x in (170, 290):
+        image = cv2.circle(image, (x, 250), 60, (80, 80, 82), 8)
+    image = cv2.circle(image, (230, 250), 190, (80, 80, 82), 30)
+    air = slide_quality(image, 4.0, tissue_mask(image, 4.0)).masks["air"]
+    assert air[125, 85]
+    assert air[125, 145]
+    assert not air[60, 115]
+
+
+def _fates(image: Image) -> dict[tuple[int, int], Flag | None]:
+    """The flag of each tissue tile of 64 um, for a slide of 1 um a pixel and this thumbnail at 4 um."""
+    size = (4 * image.shape[1], 4 * image.shape[0])
+    tissue, spec = tissue_mask(image, 4.0), TileSpec(mpp=1.0, tile_px=64)
+    tiles = grid("s", size, 1.0, tissue, spec)
+    x, y = tiles["x_level0_px"].to_numpy(), tiles["y_level0_px"].to_numpy()
+    flags = tile_flags(slide_quality(image, 4.0, tissue), x, y, side_level0_px=64, size_level0_px=size)
+    return dict(zip(zip(x.tolist(), y.tolist(), strict=True), flags, strict=True))
+
+
+def _on_glass(phantom: Image) -> Image:
+    image = np.full((400, 400, 3), 242, np.uint8)
+    image[100:340, 80:320] = phantom[:240, :240]
+    return image
+
+
+SURROUNDINGS: dict[str, Artefact] = {
+    **{f"surround of {value}": lambda image, value=value: _cropped(image, value) for value in (0, 30, 90, 150, 200)},
+    **{
+        f"frame of {width} px, {inset} px inside": lambda image, width=width, inset=inset: cv2.rectangle(
+            image.copy(), (inset,) * 2, (399 - inset,) * 2, (0, 0, 0), width
+        )
+        for width in (1, 5, 12, 40)
+        for inset in (0, 2, 25)
+    },
+    "round field": lambda image: _within(image, cv2.circle(np.zeros((400, 400), np.uint8), (200, 215), 195, 1, -1)),
+    "round frame": lambda image: cv2.circle(image.copy(), (200, 215), 180, (20, 20, 20), 5),
+    "ragged field": lambda image: _within(
+        image,
+        cv2.fillPoly(
+            np.zeros((400, 400), np.uint8), [np.array([[5, 50], [200, 5], [390, 90], [350, 395], [20, 380]])], 1
+        ),
+    ),
+    "black up to the tissue": lambda image: _cropped(image, 0, np.s_[100:340, 80:320]),
+}
+
+
+def _cropped(image: Image, value: int, place: Any = np.s_[30:370, 30:370]) -> Image:
+    out = np.full_like(image, value)
+    out[place] = image[place]
+    return out
+
+
+def _within(image: Image, field: np.ndarray) -> Image:
+    return np.where(field[..., None] > 0, image, 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_what_surrounds_a_slide_flags_no_tissue(phantom: Image, name: str) -> None:
+    white = _on_glass(phantom)
+    expected = _fates(white)
+    assert len(expected) > 100
+    assert set(expected.values()) == {None}
+    assert _fates(SURROUNDINGS[name](white)) == expected
+
+
+def _rings(kind: str, width_px: int) -> np.ndarray:
+    mask = np.zeros((512, 512), np.uint8)
+    circles = {
+        "closed": [(256, 256, 150, 360)],
+        "open": [(256, 256, 150, 300)],
+        "double": [(256, 256, 200, 360), (256, 256, 100, 360)],
+        "several": [(140, 140, 90, 360), (370, 140, 90, 360), (256, 370, 90, 360)],
+        "at the edge": [(20, 256, 150, 360)],
+    }
+    for x, y, radius, end in circles.get(kind, []):
+        cv2.ellipse(mask, (x, y), (radius, round(0.9 * radius)), 0, 0, end, 1, width_px)
+    if kind == "square":
+        cv2.rectangle(mask, (110, 110), (400, 400), 1, width_px)
+    return mask.astype(np.bool_)
+
+
+@pytest.mark.parametrize("kind", ["closed", "open", "double", "several", "at the edge", "square"])
+@pytest.mark.parametrize(
+    ("width_um", "colour"),
+    [(120, "black"), (120, "grey"), (200, "black"), (200, "green"), (300, "black"), (300, "red")],
+)
+def test_a_ring_of_pen_leaves_what_it_marks(phantom: Image, kind: str, width_um: int, colour: str) -> None:
+    """Tiles that ink covers less than a tenth of are as without it; ink of 200 um and more is flagged."""
+    marked = _lesion(phantom)
+    ring = _rings(kind, round(width_um / 4))
+    soft = cv2.GaussianBlur(ring.astype(np.float32), (0, 0), 1)[..., None]
+    image = (marked * (1 - soft) + np.array((INKS | {"grey": (110, 110, 112)})[colour]) * soft).astype(np.uint8)
+    before, after = _fates(marked), _fates(image)
+    grown = cv2.dilate(ring.astype(np.uint8), np.ones((5, 5), np.uint8))
+    covered = {place: grown[place[1] // 4 :, place[0] // 4 :][:16, :16].mean() for place in before}
+    clear = {place: flag for place, flag in before.items() if covered[place] < 0.1}
+    changed = [place for place, flag in clear.items() if after.get(place, "lost") != flag]
+    assert len(clear) > 50
+    assert len(changed) <= 0.03 * len(clear)
+    if width_um >= 200:  # the thinnest stroke there is
+        assert all(after.get(place, "no tissue") for place, share in covered.items() if share > 0.7)
+
+
+def _lesion(phantom: Image) -> Image:
+    image = phantom.copy()
+    for x, y in np.random.default_rng(3).normal(256, 40, (900, 2)).astype(int):
+        cv2.circle(image, (int(x), int(y)), 3, (90, 60, 150), cv2.FILLED)
+    return image
+
+
+def test_what_a_stroke_leaves_over_is_no_fold() -> None:
+    """A dark area is no band; between two strokes what is left of it would be."""
+    image = np.full((300, 300, 3), (220, 160, 190), np.uint8)
+    image[100:200, 40:260] = (200, 105, 150)
+    ink = np.zeros((300, 300), np.bool_)
+    ink[100:138], ink[162:200] = True, True
+    options = {"ratio": 1.5, "max_width_um": 250.0, "min_length_um": 300.0}
+    assert fold_mask(density(image), ~ink, 4.0, **options).any()
+    assert not fold_mask(density(image), ~ink, 4.0, ink=ink, **options).any()
+
+
+def test_surrounds_and_frames_of_slides(data_dir: Path) -> None:
+    plans = {}
+    for name in ("white.tif", "black.tif", "thin_frame_20um.tif"):
+        with open_slide(data_dir / "cases" / "03_black_surround" / name, slide_id="s") as slide:
+            plans[name] = plan_slide(slide, etag="e", spec=TileSpec(mpp=1.0, tile_px=64))
+    expected = set(plans["white.tif"].tiles["tile_id"].to_pylist())
+    for plan in plans.values():
+        found = set(plan.tiles["tile_id"].to_pylist())
+        assert len(found) == 36
+        assert found == expected
+
+
+def test_a_ring_of_pen_on_a_slide(data_dir: Path) -> None:
+    """Eight by eight tiles in its middle are read as without it, and the ring itself is pen."""
+    spec, plans = TileSpec(mpp=1.0, tile_px=64), []
+    for name in ("none.tif", "black.tif"):
+        with open_slide(data_dir / "cases" / "20_pen_ring" / name, slide_id="s") as slide:
+            plans.append(plan_slide(slide, etag="e", spec=spec))
+    inside = {tile_id("s", x, y, spec) for x in range(768, 1280, 64) for y in range(768, 1280, 64)}
+    assert all(inside <= set(plan.tiles["tile_id"].to_pylist()) for plan in plans)
+    assert set(plans[0].flags) == set()
+    assert set(plans[1].flags) == {"pen"}
 
 
 @pytest.mark.parametrize(("sigma_px", "blurred"), [(0.0, False), (2.0, True), (5.0, True)])

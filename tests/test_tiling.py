@@ -14,16 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from uadray import tiling
 from uadray.errors import InputError, SlideError
 from uadray.schemas import TILES
-from uadray.tiling import TilePlace, TileSpec, band, grid, keep_tissue, parse_tile_id, tile_id
+from uadray.tiling import TilePlace, TileSpec, bands, grid, n_grid, parse_tile_id, tile_id
 from uadray.tissue import tissue_fraction
 
 SPEC = TileSpec(mpp=1.0, tile_px=16)
 
 
 def _all_tissue(size_px: tuple[int, int], mpp: float, spec: TileSpec):
-    return grid("s", size_px, mpp, np.ones((4, 4), dtype=bool), spec)
+    """Every tile, those over the edge too."""
+    return grid("s", size_px, mpp, np.ones((4, 4), dtype=bool), spec.model_copy(update={"min_tissue": 0.0}))
 
 
 def _corners(tiles) -> list[tuple[int, int]]:
@@ -72,13 +74,14 @@ def test_fractions_bands_and_ids_by_hand() -> None:
     """A slide of 40 x 16 px whose left 24 px are tissue: 1, 0.5, and a last tile that is half outside."""
     mask = np.zeros((2, 5), dtype=bool)
     mask[:, :3] = True
-    tiles = grid("s", (40, 16), 1.0, mask, SPEC)
+    tiles = grid("s", (40, 16), 1.0, mask, TileSpec(mpp=1, tile_px=16, min_tissue=0))
     assert tiles["tile_id"].to_pylist() == ["s/x0_y0_16px_1mpp", "s/x16_y0_16px_1mpp", "s/x32_y0_16px_1mpp"]
     assert tiles["tissue_fraction"].to_pylist() == [1.0, 0.5, 0.0]
     assert tiles["band"].to_pylist() == ["tissue", "border", "background"]
-    assert keep_tissue(tiles, SPEC)["x_level0_px"].to_pylist() == [0, 16]
-    assert keep_tissue(tiles, TileSpec(mpp=1, tile_px=16, min_tissue=0.51))["x_level0_px"].to_pylist() == [0]
-    assert len(keep_tissue(tiles, TileSpec(mpp=1, tile_px=16, min_tissue=0))) == 3
+    for least, expected in ((0.5, [0, 16]), (0.51, [0])):
+        spec = TileSpec(mpp=1, tile_px=16, min_tissue=least)
+        assert grid("s", (40, 16), 1.0, mask, spec).equals(tiles.slice(0, len(expected)))
+        assert n_grid("s", (40, 16), 1.0, spec) == 3
 
 
 def test_outside_the_slide_is_background() -> None:
@@ -90,7 +93,7 @@ def test_outside_the_slide_is_background() -> None:
     [(1, "tissue"), (0.9, "tissue"), (0.8999, "border"), (0.1001, "border"), (0.1, "background"), (0, "background")],
 )
 def test_bands(fraction: float, expected: str) -> None:
-    assert band(fraction) == expected
+    assert bands(np.array([fraction], np.float64)).to_pylist() == [expected]
 
 
 def test_ids_do_not_depend_on_what_else_is_cut() -> None:
@@ -124,7 +127,7 @@ import sys
 import numpy as np
 from uadray.tiling import TileSpec, grid
 sys.stdout.reconfigure(encoding="utf-8")
-tiles = grid("ä", (320, 50), 0.308, np.ones((1, 1), bool), TileSpec(mpp=0.972, tile_px=16))
+tiles = grid("ä", (320, 50), 0.308, np.ones((1, 1), bool), TileSpec(mpp=0.972, tile_px=16, min_tissue=0))
 print(" ".join(tiles["tile_id"].to_pylist()), end="")
 """
 
@@ -220,7 +223,7 @@ def test_any_plan_round_trips(
     slide_id: str, size_px: tuple[int, int], mpp: float, spec: TileSpec, bits: list[bool]
 ) -> None:
     """Through Arrow IPC, as between processes, and Parquet, as on disks: schema, rows and order."""
-    tiles = keep_tissue(grid(slide_id, size_px, mpp, np.array(bits).reshape(2, 2), spec), spec)
+    tiles = grid(slide_id, size_px, mpp, np.array(bits).reshape(2, 2), spec)
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, tiles.schema) as writer:
         writer.write_table(tiles)
@@ -262,6 +265,8 @@ def test_a_header_that_claims_too_much_is_refused_at_once(size_px: tuple[int, in
     began = time.process_time()
     with pytest.raises(SlideError, match="is its header intact") as caught:
         grid("s", size_px, 0.5, np.ones((2, 2), dtype=bool), spec)
+    with pytest.raises(SlideError, match="is its header intact"):
+        n_grid("s", size_px, 0.5, spec)
     assert caught.value.reason == "too_large"
     assert time.process_time() - began < 1
 
@@ -272,3 +277,43 @@ def test_a_header_that_claims_too_much_is_refused_at_once(size_px: tuple[int, in
 def test_specs_that_make_no_sense(values: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         TileSpec.model_validate({"mpp": 0.5, "tile_px": 16} | values)
+
+
+CLAIMS = """
+import resource, sys
+import numpy as np
+from uadray.tiling import TileSpec, grid, n_grid
+spec = TileSpec(mpp=0.25, tile_px=64)
+mask = np.zeros((512, 512), bool)
+mask[100:120, 100:120] = True
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tiles = grid("s", (90_510, 90_510), 0.25, mask, spec)
+print(n_grid("s", (90_510, 90_510), 0.25, spec), len(tiles))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_glass_takes_no_memory() -> None:
+    """Two million tiles of which 3,058 have tissue: naming all of them took 595 MiB."""
+    run = subprocess.run([sys.executable, "-c", CLAIMS], capture_output=True, text=True, check=True, timeout=60)
+    counts, mebibytes = run.stdout.splitlines()
+    total, kept = map(int, counts.split())
+    assert total == 1415**2
+    assert 2500 < kept < 3500
+    assert int(mebibytes) < 150
+
+
+def test_more_tissue_than_any_slide_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiling, "MAX_TISSUE_TILES", 1000)
+    monkeypatch.setattr(tiling, "TILES_AT_ONCE", 100)
+    with pytest.raises(SlideError, match="tissue in over 1,000 tiles") as caught:
+        _all_tissue((1600, 1600), 1.0, SPEC)
+    assert caught.value.reason == "too_large"
+
+
+def test_tissue_is_looked_at_in_parts_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = np.random.default_rng(0).random((40, 30)) > 0.5
+    whole = grid("s", (997, 1203), 0.7, mask, SPEC)
+    monkeypatch.setattr(tiling, "TILES_AT_ONCE", 100)
+    assert grid("s", (997, 1203), 0.7, mask, SPEC).equals(whole)
+    assert 0 < len(whole) < n_grid("s", (997, 1203), 0.7, SPEC)

@@ -2,13 +2,16 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from uadray.data.reading import plan_slide
 from uadray.slides.reader import open_slide, thumbnail
 from uadray.slides.synthetic import PhantomSpec, paint
+from uadray.tiling import TileSpec
 from uadray.tissue import _lowest_grey, tissue_mask
 
 GLASS = (244, 243, 245)
@@ -65,6 +68,121 @@ def test_size_in_microns_not_in_pixels_decides() -> None:
     image[50:59, 50:59] = PINK
     assert not tissue_mask(image, 4.0).any()
     assert tissue_mask(image, 8.0).any()
+
+
+def _stained(height: int, width: int, strength: float) -> np.ndarray:
+    """Transmission of tissue with nuclei at 4 um a pixel; of pale tissue all density is less."""
+    rng = np.random.default_rng(4)
+    density = np.full((height, width, 3), (0.12, 0.55, 0.28)) * rng.normal(1, 0.1, (height, width, 1))
+    for x, y in rng.uniform(0, (width, height), (height * width // 40, 2)).astype(int):
+        cv2.circle(density, (int(x), int(y)), 1, (0.9, 1.1, 0.45), cv2.FILLED)
+    return np.exp(-strength * density)
+
+
+def _pieces(
+    strength: float, *, dark: bool = True, glass: tuple[int, int, int] = GLASS, gap_px: int = 30, side_px: int = 120
+) -> np.ndarray:
+    """A dark piece on the left, unless left out, and `gap_px` beside it a pale square."""
+    image = np.full((300, 440, 3), glass, np.float64)
+    if dark:
+        image[40:240, 30:210] *= _stained(200, 180, 1.0)
+    image[60 : 60 + side_px, 210 + gap_px : 210 + gap_px + side_px] *= _stained(side_px, side_px, strength)
+    return image
+
+
+def _scanned(image: np.ndarray, *, noise: float = 1.5, jpeg_quality: int = 80) -> np.ndarray:
+    noisy = np.clip(image + np.random.default_rng(5).normal(0, noise, image.shape), 0, 255).astype(np.uint8)
+    data = cv2.imencode(".jpg", noisy[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])[1]
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"gap_px": 0},
+        {"side_px": 50},
+        {"glass": (240, 236, 222)},
+        {"glass": (255, 255, 255)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("strength", [0.25, 0.35, 0.5])
+def test_a_pale_piece_is_found_beside_a_dark_one_as_alone(strength: float, options: dict[str, Any]) -> None:
+    side, left = options.get("side_px", 120), 210 + options.get("gap_px", 30)
+    place = np.s_[60 : 60 + side, left : left + side]
+    alone, beside = (tissue_mask(_scanned(_pieces(strength, dark=dark, **options)), 4.0) for dark in (False, True))
+    assert alone[place].mean() > 0.85
+    assert beside[place].mean() > 0.85
+    assert beside[40:240, 30:210].mean() > 0.95
+    beside[place] = beside[40:240, 30:210] = False
+    assert beside.mean() < 0.012, "soft edges at the most"
+
+
+@pytest.mark.parametrize("mpp", [8.0, 15.0])
+@pytest.mark.parametrize("noise", [0.5, 3.0])
+def test_a_pale_piece_is_found_at_any_resolution_and_noise(mpp: float, noise: float) -> None:
+    image = cv2.resize(_pieces(0.4), None, fx=4 / mpp, fy=4 / mpp, interpolation=cv2.INTER_AREA)
+    mask = tissue_mask(_scanned(image, noise=noise), mpp)
+    truth = np.zeros((300, 440), np.uint8)
+    truth[62:178, 242:358] = 1
+    assert mask[cv2.resize(truth, mask.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0].mean() > 0.9
+
+
+def _blot(density: tuple[float, float, float]) -> np.ndarray:
+    """A soft spot of 600 um on the glass beside dark tissue."""
+    amount = np.zeros((300, 440), np.float32)
+    cv2.circle(amount, (330, 150), 75, 1.0, cv2.FILLED)
+    return _pieces(0.0) * np.exp(-cv2.GaussianBlur(amount, (0, 0), 8)[..., None] * density)
+
+
+def _lines(colour: tuple[int, int, int], width_px: int) -> np.ndarray:
+    return cv2.rectangle(_pieces(0.0), (225, 15), (430, 285), colour, width_px)
+
+
+def _dust() -> np.ndarray:
+    image = _pieces(0.0)
+    for x, y in np.random.default_rng(0).uniform((230, 20), (420, 280), (30, 2)).astype(int):
+        cv2.circle(image, (int(x), int(y)), 4, (190, 140, 175), cv2.FILLED)
+    return image
+
+
+def _padded(glass: tuple[int, int, int]) -> np.ndarray:
+    image = _pieces(0.0, glass=glass)
+    image[:, 350:] = 255
+    return image
+
+
+@pytest.mark.parametrize("jpeg_quality", [35, 90])
+@pytest.mark.parametrize(
+    "image",
+    [
+        pytest.param(_blot((0.3, 0.3, 0.3)), id="shadow"),
+        pytest.param(_blot((0.12, 0.1, 0.06)), id="bluish shadow"),
+        pytest.param(_blot((0.02, 0.04, 0.1)), id="glue"),
+        pytest.param(_blot((0.01, 0.04, 0.01)), id="pink haze"),
+        pytest.param(_lines((190, 190, 190), 2), id="edge of a cover slip"),
+        pytest.param(_lines((215, 195, 215), 8), id="pink edge of a cover slip"),
+        pytest.param(_dust(), id="pink dust"),
+        pytest.param(_padded((240, 232, 238)), id="pinkish glass and white padding"),
+        pytest.param(_padded((240, 234, 215)), id="yellowish glass and white padding"),
+        pytest.param(_pieces(0.0) * np.linspace(1, 0.85, 440)[None, :, None], id="uneven light"),
+    ],
+)
+def test_what_is_no_pale_tissue(image: np.ndarray, jpeg_quality: int) -> None:
+    mask = tissue_mask(_scanned(image, noise=2.0, jpeg_quality=jpeg_quality), 4.0)
+    assert mask[40:240, 30:210].mean() > 0.95
+    assert mask[:, 218:].mean() < 0.004
+
+
+def test_a_pale_piece_of_a_slide(data_dir: Path) -> None:
+    """Alone it has 24 tiles, and the dark piece as many."""
+    counts = []
+    for name in ("alone_45.tif", "beside_45.tif"):
+        with open_slide(data_dir / "cases" / "14_pale_tissue" / name, slide_id="s") as slide:
+            plan = plan_slide(slide, etag="e", spec=TileSpec(mpp=1.0, tile_px=64))
+        counts.append((len(plan.tiles), len(plan.flagged)))
+    assert counts == [(24, 0), (48, 0)]
 
 
 @pytest.mark.parametrize("stain", [0, 1])

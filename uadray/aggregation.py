@@ -3,16 +3,23 @@
 Conformal p-value of a slide score s against n normal slides (Vovk et al. 2005, ch. 2; Bates et al. 2023, "Testing for
 outliers with conformal p-values", eq. 1): p = (1 + #{s_i >= s}) / (n + 1). If the slide is normal and exchangeable
 with the calibration slides, P(p <= alpha) <= alpha, whatever the distribution of the scores.
+
+Slides of one patient are alike, and not exchangeable with those of others: n counts patients. One slide of each is
+taken, without a look at its score ("single subsampling" in Dunn, Wasserman and Ramdas, arXiv 1809.07441); the claim
+then holds for any one slide of a patient who is not among them.
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from uadray.config import Config
 from uadray.errors import InputError
+from uadray.identity import Seen
+from uadray.runs import fingerprint
 
 Scores = npt.NDArray[np.float64]
 
@@ -39,8 +46,10 @@ class Calibration(Config):
         bundle_id: the bundle whose scores these are.
         aggregation: how they were made; screening uses the same.
         alpha: the stated false-alarm rate: at most this share of normal slides is called anomalous.
-        scores: of the normal slides, ascending.
-        slides: fingerprints of the slide ids, sorted: what calibrated is not news in a screening.
+        scores: of the normal slides, one a patient, ascending.
+        slides: marks of all slides that were scored for it (`uadray.identity`), sorted: what calibrated is not news in
+            a screening.
+        salt: of these marks.
         tile_median: of all their tiles: the pale end of a heatmap.
         tile_p99: 99 % of normal tiles score less: tiles above are ringed.
         tile_high: the dark end of a heatmap.
@@ -50,11 +59,17 @@ class Calibration(Config):
     bundle_id: str
     aggregation: AggregationConfig
     alpha: float = Field(gt=0, lt=1)
-    scores: tuple[float, ...] = Field(min_length=1)
+    scores: tuple[FiniteFloat, ...] = Field(min_length=1)
     slides: tuple[str, ...] = ()
-    tile_median: float
-    tile_p99: float
-    tile_high: float
+    salt: str = ""
+    tile_median: FiniteFloat
+    tile_p99: FiniteFloat
+    tile_high: FiniteFloat
+
+    @property
+    def seen(self) -> Seen:
+        """The slides that it was made of."""
+        return Seen(self.salt, frozenset(self.slides))
 
 
 def slide_score(scores: Scores, config: AggregationConfig) -> float:
@@ -86,8 +101,20 @@ def threshold(calibration: Calibration) -> float:
     return scores[_rank(calibration.alpha, len(scores)) - 1]
 
 
+def one_a_patient(patients: Mapping[str, tuple[str, str]]) -> list[str]:
+    """One slide id of each patient, which a hash of the ids chooses: the same every time, whatever the scores are.
+
+    Args:
+        patients: slide id -> patient.
+    """
+    first: dict[tuple[str, str], str] = {}
+    for slide_id in sorted(patients, key=lambda slide_id: (fingerprint([slide_id]), slide_id)):
+        first.setdefault(patients[slide_id], slide_id)
+    return sorted(first.values())
+
+
 def check_alpha(alpha: float, n_slides: int) -> None:
-    """Refuse an alpha below the smallest p-value that n slides can give.
+    """Refuse an alpha below the smallest p-value that n slides of as many patients can give.
 
     Raises:
         InputError: with the number of slides that it would take.
@@ -97,8 +124,8 @@ def check_alpha(alpha: float, n_slides: int) -> None:
     if _rank(alpha, n_slides) < 1:
         needed = math.ceil(round(1 / alpha, 9)) - 1
         raise InputError(
-            f"alpha {alpha:g} needs at least {needed} normal slides that can be scored; there are {n_slides}, whose "
-            f"smallest p-value is {1 / (n_slides + 1):.3g}"
+            f"alpha {alpha:g} needs at least {needed} normal slides that can be scored; there are {n_slides}, one a "
+            f"patient, whose smallest p-value is {1 / (n_slides + 1):.3g}"
         )
 
 

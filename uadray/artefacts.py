@@ -18,8 +18,27 @@ WHITE, DARKEST = 240.0, 4.0
 DARKEST_TISSUE = 1.1
 """OD of a fold over that of the slide's darkest tissue (90th percentile): pale bands side by side are tissue."""
 
+PALE_TISSUE = 0.4
+"""OD of tissue over that of the darkest below which it says nothing of how dark a slide's tissue is."""
+
 SAME_COLOUR = 0.05
 """Greatest difference of a channel's share in the OD between a fold and what is around it."""
+
+GAP_UM = 50.0
+"""Gaps of a fold that are narrower do not part it."""
+
+MAX_UM, RIM_UM = 5_000.0, 80.0
+"""Diameter of the largest bubble, and greatest width of a rim: half of the thinnest stroke of a pen."""
+
+RIM_JOINED = 0.3
+"""Share of a rim's outside that may go on as dark: another bubble, a stroke."""
+
+BESIDE_UM, SAME_DENSITY = 80.0, 0.35
+"""What lies so near to a rim on either side is compared, and the greatest difference of the mean OD of a channel. Of
+bubbles painted anywhere on mosaics, CMU-1, TCGA and phantoms none has more than 0.32."""
+
+RECTANGLE = 0.9
+"""Share of the smallest rectangle around it that an outline fills: an ellipse 0.79, a frame 1."""
 
 FAINT = 0.25
 """OD of the strongest channel below which a colour says nothing: half of all stained pixels are above it."""
@@ -63,7 +82,14 @@ def pen_mask(od: Density, mpp: float, *, ink_ratio: float, red_ratio: float, wid
 
 
 def fold_mask(
-    od: Density, tissue: Mask, mpp: float, *, ratio: float, max_width_um: float, min_length_um: float
+    od: Density,
+    tissue: Mask,
+    mpp: float,
+    *,
+    ratio: float,
+    max_width_um: float,
+    min_length_um: float,
+    ink: Mask | None = None,
 ) -> Mask:
     """Bands of doubled tissue: about twice the OD of the tissue around them, in the same colour, long and thin.
 
@@ -74,22 +100,25 @@ def fold_mask(
         ratio: OD over that of the surroundings.
         max_width_um: of a fold.
         min_length_um: of a fold.
+        ink: [h, w], not in `tissue`. What touches it is no fold: a stroke leaves bands over of whatever it crosses.
     """
     total = cv2.GaussianBlur(cv2.transform(od, np.ones((1, 3))), (0, 0), max(0.5, 10 / mpp))
     side = max(3, int(3 * max_width_um / mpp))
     around, share = _surroundings(total, tissue, side)
     around, _ = _surroundings(total, tissue & (total < 1.3 * around), side)  # without the fold itself
     solid = (share > 0.5) & tissue & (around > 0.5 * around[tissue].mean() if tissue.any() else tissue)
-    darkest = DARKEST_TISSUE * np.percentile(total[tissue], 90) if tissue.any() else 0.0
+    darkest = DARKEST_TISSUE * _darkest(total[tissue]) if tissue.any() else 0.0
     dark = _bytes((total > 0.85 * ratio * around) & solid)
     dark = _connected(dark, _bytes((total > ratio * around) & solid))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(dark, connectivity=8)
     mask = np.zeros(dark.shape, np.bool_)
+    beside_ink = [] if ink is None else np.unique(labels[cv2.dilate(_bytes(ink), _disc(3)) > 0]).tolist()
     for label in np.flatnonzero(np.hypot(stats[:, 2], stats[:, 3]) * mpp >= min_length_um):
         window = _window(stats[label], side // 3)
         part = labels[window] == label
         if (
             label
+            and label not in beside_ink
             and total[window][part].mean() > darkest
             and _is_band(part, mpp, max_width_um=max_width_um, min_length_um=min_length_um)
             and _same_colour(od[window], part, (tissue & (labels == 0))[window], side // 3)
@@ -98,26 +127,74 @@ def fold_mask(
     return np.asarray(cv2.dilate(_bytes(mask), _disc(3)), dtype=np.bool_)
 
 
-def air_mask(od: Density, mpp: float, *, min_um: float) -> Mask:
+def air_mask(od: Density, mpp: float, *, min_um: float, tissue: Mask | None = None) -> Mask:
     """Bubbles under the cover slip, rim and inside.
 
     The rim bends light away: it is dark, thin, without colour, and closed around an area much larger than a fat cell.
+    Other closed dark lines are frames, edges of cover slips, unscanned surroundings and rings of pen: they are wide,
+    have corners, reach the slide's edge, lie on glass around most of its tissue, or part what looks different.
 
     Args:
         od: densities.
         mpp: micrometres per pixel.
         min_um: diameter of the smallest bubble.
+        tissue: [h, w]; where it is given, a rim on bare glass around most of it is a frame.
     """
     red, green, blue = cv2.split(od)
     low, high = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
     rim = _bytes((low > 0.7 * high) & (low > 0.15))
     rim = cv2.morphologyEx(rim, cv2.MORPH_CLOSE, _disc(3))
     contours, tree = cv2.findContours(rim, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    mask = np.zeros(rim.shape, np.uint8)
+    mask = np.zeros(rim.shape, np.bool_)
     for i, contour in enumerate(contours):
-        if tree[0, i, 3] >= 0 and _is_round(contour, min_um / mpp):  # the inner outline of a rim
-            cv2.drawContours(mask, contours, int(tree[0, i, 3]), 1, cv2.FILLED)
-    return np.asarray(mask, dtype=np.bool_)
+        outer = int(tree[0, i, 3])
+        if outer < 0 or _touches_edge(contours[outer], rim.shape) or not _is_round(contour, min_um / mpp, MAX_UM / mpp):
+            continue  # not the inner outline of a rim, or not of a bubble's
+        window = _window(np.array(cv2.boundingRect(contour), np.int32), round((RIM_UM + BESIDE_UM) / mpp) + 2)
+        inside = np.zeros(rim[window].shape, np.uint8)
+        cv2.drawContours(inside, contours, i, 1, cv2.FILLED, offset=(-window[1].start, -window[0].start))
+        beyond_um = cv2.distanceTransform(1 - inside, cv2.DIST_L2, 3) * mpp
+        if _is_thin(rim[window], beyond_um, mpp) and _parts_alike(inside, beyond_um, rim[window], od[window], mpp):
+            bubble = inside | (rim[window] & _bytes(beyond_um <= RIM_UM))
+            if tissue is None or not _is_frame(bubble, beyond_um, tissue, window):
+                mask[window] |= bubble > 0
+    return mask
+
+
+def _is_thin(rim: npt.NDArray[np.uint8], beyond_um: npt.NDArray[np.float32], mpp: float) -> bool:
+    """Whether a rim has ended, nearly all around, at the greatest distance from what it encloses."""
+    end = (beyond_um > RIM_UM) & (beyond_um <= RIM_UM + 2 * mpp)
+    return bool(end.any() and rim[end].mean() < RIM_JOINED)
+
+
+def _parts_alike(
+    inside: npt.NDArray[np.uint8],
+    beyond_um: npt.NDArray[np.float32],
+    rim: npt.NDArray[np.uint8],
+    od: Density,
+    mpp: float,
+) -> bool:
+    """Whether about the same lies on both sides of a rim: the tissue goes on under a bubble."""
+    clear = cv2.dilate(rim, _disc(3)) == 0
+    within = clear & (inside > 0) & (cv2.distanceTransform(inside, cv2.DIST_L2, 3) * mpp <= BESIDE_UM)
+    around = clear & (inside == 0) & (beyond_um <= RIM_UM + BESIDE_UM)
+    if not within.any() or not around.any():
+        return False
+    return bool(np.abs(od[within].mean(0) - od[around].mean(0)).max() < SAME_DENSITY)
+
+
+def _is_frame(
+    bubble: npt.NDArray[np.uint8], beyond_um: npt.NDArray[np.float32], tissue: Mask, window: tuple[slice, slice]
+) -> bool:
+    """Whether most of a slide's tissue lies within, and none at the rim."""
+    here = tissue[window]
+    around = (bubble == 0) & (beyond_um <= RIM_UM + BESIDE_UM)
+    return bool(2 * np.count_nonzero(here & (bubble > 0)) > np.count_nonzero(tissue) and here[around].mean() < 0.05)
+
+
+def _darkest(total: npt.NDArray[np.float32]) -> float:
+    """The 90th percentile of the OD of tissue, however much pale tissue there is beside it."""
+    return float(np.percentile(total[total > PALE_TISSUE * np.percentile(total, 90)], 90))
 
 
 def _surroundings(
@@ -130,10 +207,14 @@ def _surroundings(
 
 
 def _is_band(part: Mask, mpp: float, *, max_width_um: float, min_length_um: float) -> bool:
-    """Whether a piece is as thin as a fold, and long for its width. Length: the area over the mean width."""
-    distance = cv2.distanceTransform(np.pad(_bytes(part), 1), cv2.DIST_L2, 3)
-    width = 2 * float(distance.max())
-    length = float(part.sum()) / max(width, 1.0)
+    """Whether a piece is as thin as a fold, and long for its width. Length: the area over the mean width.
+
+    Gaps are closed first: a ragged patch of dense nuclei is nowhere wide, and no band.
+    """
+    gap = round(GAP_UM / mpp)
+    solid = cv2.morphologyEx(np.pad(_bytes(part), gap + 1), cv2.MORPH_CLOSE, _disc(gap))
+    width = 2 * float(cv2.distanceTransform(solid, cv2.DIST_L2, 3).max())
+    length = float(solid.sum()) / max(width, 1.0)
     return width * mpp <= max_width_um and length * mpp >= min_length_um and length >= 3 * width
 
 
@@ -152,9 +233,18 @@ def _same_colour(od: Density, part: Mask, others: Mask, reach: int) -> bool:
     return bool(np.abs(inside / inside.sum() - around / around.sum()).max() < SAME_COLOUR)
 
 
-def _is_round(contour: npt.NDArray[np.int32], diameter_px: float) -> bool:
+def _is_round(contour: npt.NDArray[np.int32], least_px: float, most_px: float) -> bool:
+    """Whether an outline has about the shape of a bubble, without the corners of a frame, and a diameter in bounds."""
     area, length = cv2.contourArea(contour), cv2.arcLength(contour, closed=True)
-    return bool(area >= np.pi / 4 * diameter_px**2 and 4 * np.pi * area >= 0.5 * length**2)
+    if not np.pi / 4 * least_px**2 <= area <= np.pi / 4 * most_px**2 or 4 * np.pi * area < 0.5 * length**2:
+        return False
+    width, height = cv2.minAreaRect(contour)[1]
+    return bool(area < RECTANGLE * width * height)
+
+
+def _touches_edge(contour: npt.NDArray[np.int32], shape: tuple[int, ...]) -> bool:
+    x, y, width, height = cv2.boundingRect(contour)
+    return bool(x == 0 or y == 0 or x + width == shape[1] or y + height == shape[0])
 
 
 def _connected(mask: npt.NDArray[np.uint8], seeds: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -7,21 +7,29 @@ network scores what the training node scored. Nothing in it is a pickle.
 import hashlib
 import json
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from uadray import __version__, storage
 from uadray.config import Config, parse_config
-from uadray.detector import Detector, build_detector
+from uadray.detector import STAGES, Detector, Stage, build_detector, network_names
 from uadray.errors import InputError
-from uadray.models.build import DetectorConfig, Networks, build_networks
+from uadray.identity import Seen
+from uadray.models.build import DetectorConfig, Networks, outline
 from uadray.tiling import TileSpec
 from uadray.training.checkpoint import load_networks, save_networks
 
 BUNDLE_VERSION = 1
 """Of the layout of `bundle.json`; another version is refused, never half-understood."""
+
+MAX_DESCRIPTION_BYTES = 64 * 2**20
+"""Of `bundle.json`, whose only long part is twenty bytes for each slide that was trained on."""
+
+MAX_HEADER_BYTES = 2**20
+"""Of `weights.safetensors`: some hundred names and shapes. What follows is as long as the networks are large."""
 
 WEIGHTS, DESCRIPTION, CALIBRATION = "weights.safetensors", "bundle.json", "calibration.json"
 
@@ -35,7 +43,8 @@ class Bundle(Config):
         detector: its architecture.
         tiles: how the tiles it was trained on were cut; it scores no others.
         weights_sha256: of `weights.safetensors`; also the bundle's identity.
-        training_data: fingerprint and counts of what it was trained on.
+        training_data: fingerprint and counts of what it was trained on; of slides, `salt` and `slides`, their marks
+            (`uadray.identity`). No slide id and no path: bundles are given away.
         metrics: the last ones of the training.
         uadray_version: that wrote it.
         commit: of the checkout that wrote it, if there was one.
@@ -43,7 +52,7 @@ class Bundle(Config):
     """
 
     version: int
-    name: str
+    name: str = Field(min_length=1, max_length=80)
     detector: DetectorConfig
     tiles: TileSpec
     weights_sha256: str
@@ -56,6 +65,21 @@ class Bundle(Config):
     def with_masks(self, mask_dir: str | None) -> "Bundle":
         """The same bundle for a run with edited masks, see `TileSpec.mask_dir`."""
         return self.model_copy(update={"tiles": self.tiles.model_copy(update={"mask_dir": mask_dir})})
+
+    @model_validator(mode="after")
+    def _tile_covers_input(self) -> "Bundle":
+        if self.detector.input_px > self.tiles.tile_px:
+            raise ValueError(
+                f"detector.input_px {self.detector.input_px} is larger than tiles.tile_px {self.tiles.tile_px}"
+            )
+        return self
+
+    @property
+    def trained_on(self) -> Seen:
+        """The slides it was trained on; none are known of a tile set."""
+        salt, slides = (self.training_data.get(name) for name in ("salt", "slides"))
+        marks = frozenset(map(str, slides)) if isinstance(slides, list) else frozenset[str]()
+        return Seen(salt if isinstance(salt, str) else "", marks)
 
     @property
     def id(self) -> str:
@@ -84,7 +108,7 @@ def read_bundle(uri: str) -> Bundle:
     """Read `bundle.json`.
 
     Raises:
-        InputError: no bundle there, or one of another version.
+        InputError: no bundle there, one of another version, or one that says what no bundle may.
     """
     where = storage.join(uri, DESCRIPTION)
     if not storage.exists(where):
@@ -92,8 +116,8 @@ def read_bundle(uri: str) -> Bundle:
             f"{uri} is no bundle: it has no {DESCRIPTION}; `uadray train CONFIG --data D --out DIR` makes one"
         )
     try:
-        values = json.loads(storage.read_bytes(where))
-    except ValueError as error:
+        values = json.loads(storage.read_bytes(where, max_bytes=MAX_DESCRIPTION_BYTES))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"bundle {uri}: {DESCRIPTION} is not JSON: {error}") from error
     version = values.get("version") if isinstance(values, dict) else None
     if version != BUNDLE_VERSION:
@@ -101,22 +125,39 @@ def read_bundle(uri: str) -> Bundle:
             f"bundle {uri} has version {version}, uadray {__version__} reads version {BUNDLE_VERSION}; "
             "train it again, or use the uadray that wrote it"
         )
+    if isinstance(values.get("tiles"), dict) and "mask_dir" in values["tiles"]:
+        raise InputError(
+            f"bundle {uri}: {DESCRIPTION} names a folder of masks, tiles.mask_dir; masks are of one run (--mask-dir), "
+            "a bundle that brings some would decide where to look: remove the field"
+        )
     return parse_config(Bundle, values, source=f"bundle {uri}")
 
 
-def load_detector(uri: str, bundle: Bundle | None = None, *, device: str = "cpu") -> Detector:
+def load_detector(
+    uri: str, bundle: Bundle | None = None, *, device: str = "cpu", batch_tiles: int | None = None,
+    stages: Collection[Stage] = STAGES,
+) -> Detector:  # fmt: skip
     """Build the detector of a bundle and fill it with its weights.
 
+    Args:
+        uri: of the bundle.
+        bundle: its description; read where it is not given.
+        device: "cpu" or "cuda".
+        batch_tiles: see `build_detector`.
+        stages: that will be used; the networks of others are not loaded.
+
     Raises:
-        InputError: the weights are damaged or are not those that `bundle.json` describes.
+        InputError: the weights are damaged, too large, or not those that `bundle.json` describes.
     """
     bundle = bundle or read_bundle(uri)
-    data = storage.read_bytes(storage.join(uri, WEIGHTS))
+    networks, names = outline(bundle.detector), network_names(bundle.detector)
+    n_bytes = sum(t.numel() * t.element_size() for network in networks.values() for t in network.state_dict().values())
+    data = storage.read_bytes(storage.join(uri, WEIGHTS), max_bytes=n_bytes + MAX_HEADER_BYTES)
     if hashlib.sha256(data).hexdigest() != bundle.weights_sha256:
         raise InputError(f"bundle {uri}: {WEIGHTS} is not the file that {DESCRIPTION} names (its SHA-256 differs)")
-    networks = build_networks(bundle.detector, pretrained=False)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / WEIGHTS
         path.write_bytes(data)
-        load_networks(path, networks)
-    return build_detector(bundle.detector, networks, device=device)
+        del data
+        load_networks(path, networks, names=[names[s] for s in stages], source=f"bundle {uri}: {WEIGHTS}")
+    return build_detector(bundle.detector, networks, device=device, batch_tiles=batch_tiles, stages=stages)

@@ -1,35 +1,43 @@
 """`uadray calibrate`: normal slides -> `calibration.json` beside the bundle."""
 
 import json
+import logging
+from collections.abc import Mapping
 
 import numpy as np
 
-from uadray import runs, storage
-from uadray.aggregation import AggregationConfig, Calibration, check_alpha
+from uadray import identity, runs, storage
+from uadray.aggregation import AggregationConfig, Calibration, check_alpha, one_a_patient
 from uadray.bundle import CALIBRATION, Bundle
 from uadray.config import parse_config
 from uadray.data.nodes import Nodes
 from uadray.data.stream import StreamConfig
-from uadray.errors import InputError
-from uadray.manifest import SlideRow
+from uadray.errors import InputError, shown
+from uadray.manifest import SlideRow, has_label
 from uadray.screening import Progress, judge, scored_slides
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 256 * 2**20
+"""Of `calibration.json`: a million slides' scores and marks."""
 
 
 def calibrate(
     rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle, alpha: float, aggregation: AggregationConfig,
     config: StreamConfig | None = None, progress: Progress | None = None, nodes: Nodes | None = None,
+    contents: Mapping[str, str] | None = None,
 ) -> tuple[Calibration, dict[str, str]]:  # fmt: skip
-    """Score normal slides and keep their scores.
+    """Score normal slides and keep one score a patient. `contents`: what `check` returned, if it was called before.
 
     Returns:
         The calibration, written into the bundle, and the slides that could not be scored with the reason.
 
     Raises:
-        InputError: slides that are labelled otherwise or were trained on, or too few of them for `alpha`.
+        InputError: see `check`; or too few patients' slides can be scored.
     """
-    check_rows(rows, bundle)
-    check_alpha(alpha, len(rows))
+    contents = check(rows, bundle, alpha=alpha) if contents is None else contents
     scores: dict[str, float] = {}
+    etags: dict[str, str | None] = {}
     left_out: dict[str, str] = {}
     tiles: list[np.ndarray] = []
 
@@ -43,12 +51,19 @@ def calibrate(
         verdict = judge(result, aggregation, quality=bundle.tiles.quality)
         if verdict["state"] == "scored" and result.tiles is not None:
             scores[result.row.slide_id] = verdict["score"]
+            etags[result.row.slide_id] = result.header.get("etag")
             tiles.append(result.tiles["score"].drop_null().to_numpy())
         else:
             left_out[result.row.slide_id] = f"{verdict['reason']}: {verdict['message']}"
         tick()
-    check_alpha(alpha, len(scores))
-    calibration = _calibration(scores, np.concatenate(tiles), bundle, alpha, aggregation)
+    chosen = one_a_patient({row.slide_id: row.patient for row in rows if row.slide_id in scores})
+    check_alpha(alpha, len(chosen))
+    _warn_of_equal_scores(scores)
+    salt = identity.new_salt()
+    used = [row for row in rows if row.slide_id in scores]
+    calibration = _calibration(
+        [scores[slide_id] for slide_id in chosen], np.concatenate(tiles), bundle, alpha, aggregation
+    ).model_copy(update={"salt": salt, "slides": tuple(identity.all_marks(used, salt, etags=etags, contents=contents))})
     data = calibration.model_dump_json(indent=2).encode()
     storage.write_bytes(storage.join(bundle_uri, CALIBRATION), data)
     return calibration, left_out
@@ -66,7 +81,7 @@ def read_calibration(bundle_uri: str, bundle: Bundle) -> Calibration:
             f"bundle {bundle_uri} is not calibrated; run `uadray calibrate {bundle_uri} --slides NORMAL.csv`"
         )
     try:
-        values = json.loads(storage.read_bytes(where))
+        values = json.loads(storage.read_bytes(where, max_bytes=MAX_BYTES))
     except ValueError as error:
         raise InputError(f"{where}: not JSON: {error}") from error
     calibration = parse_config(Calibration, values, source=where)
@@ -75,33 +90,62 @@ def read_calibration(bundle_uri: str, bundle: Bundle) -> Calibration:
     return calibration
 
 
-def check_rows(rows: list[SlideRow], bundle: Bundle) -> None:
-    """Calibration slides are normal, and the detector has not seen them.
+def check(rows: list[SlideRow], bundle: Bundle, *, alpha: float) -> dict[str, str]:
+    """Calibration slides are normal, the detector has not seen them, none is there twice, and their patients suffice.
+
+    Returns:
+        Slide id -> `identity.content`, of those that can be read.
 
     Raises:
         InputError: naming the slides.
     """
-    other = [r.slide_id for r in rows if r.label and r.label.casefold() != "normal"]
+    other = [row.slide_id for row in rows if row.label and not has_label(row.label, "normal")]
     if other:
         raise InputError(f"calibration takes normal slides alone; labelled otherwise: {_some(other)}")
-    seen = set(bundle.training_data.get("slides", ()))
-    trained = [r.slide_id for r in rows if runs.fingerprint([r.slide_id]) in seen]
+    check_alpha(alpha, len({row.patient for row in rows}))
+    contents = identity.contents(rows)
+    _check_unseen(rows, bundle.trained_on, contents)
+    places = {row.slide_id: contents.get(row.slide_id, row.uri) for row in rows}
+    if same := identity.groups(places):
+        raise InputError(
+            f"calibration counts each slide once; {len(same)} of its files are there under several ids: "
+            f"{'; '.join(' = '.join(ids[:5]) for ids in same[:3])}; keep one of each"
+        )
+    nobodys = sum(row.patient_id is None for row in rows)
+    if nobodys:
+        log.warning("%d of %d slides have no patient_id: each is taken for a patient of its own", nobodys, len(rows))
+    return contents
+
+
+def _check_unseen(rows: list[SlideRow], trained_on: identity.Seen, contents: Mapping[str, str]) -> None:
+    trained = [r.slide_id for r in rows if identity.is_seen(r, trained_on, content=contents.get(r.slide_id))]
     if trained:
         raise InputError(
-            "calibration slides must not have been trained on (their scores are too low, and the false-alarm rate "
-            f"would not hold): {_some(trained)}"
+            "calibration slides must not have been trained on, under whatever id (their scores are too low, and the "
+            f"false-alarm rate would not hold): {_some(trained)}"
         )
+    known = [row.slide_id for row in rows if identity.patient_mark(row, trained_on.salt) in trained_on.marks]
+    if known:
+        log.warning(
+            "%d of %d slides are of patients whose other slides were trained on: their scores may be too low, and the "
+            "false-alarm rate may not hold; `uadray split` keeps patients together", len(known), len(rows),
+        )  # fmt: skip
+
+
+def _warn_of_equal_scores(scores: Mapping[str, float]) -> None:
+    """Equal ones are of one slide that was saved twice, or of a detector that is broken."""
+    for ids in identity.groups({slide_id: repr(score) for slide_id, score in scores.items()})[:5]:
+        log.warning("%d slides have the same score; are they one? %s", len(ids), ", ".join(map(shown, ids[:5])))
 
 
 def _calibration(
-    scores: dict[str, float], tiles: np.ndarray, bundle: Bundle, alpha: float, aggregation: AggregationConfig
+    scores: list[float], tiles: np.ndarray, bundle: Bundle, alpha: float, aggregation: AggregationConfig
 ) -> Calibration:
-    ordered = tuple(sorted(scores.values()))
-    slide_ids = tuple(sorted(runs.fingerprint([slide_id]) for slide_id in scores))
+    ordered = tuple(sorted(scores))
     name = runs.fingerprint([bundle.id, repr(ordered), repr(alpha), aggregation.model_dump_json()])[:12]
     median, p99 = (float(q) for q in np.quantile(tiles, [0.5, 0.99]))
     return Calibration(
-        id=name, bundle_id=bundle.id, aggregation=aggregation, alpha=alpha, scores=ordered, slides=slide_ids,
+        id=name, bundle_id=bundle.id, aggregation=aggregation, alpha=alpha, scores=ordered,
         tile_median=median, tile_p99=p99, tile_high=median + 1.5 * (p99 - median),
     )  # fmt: skip
 

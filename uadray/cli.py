@@ -31,8 +31,11 @@ GpusOpt = Annotated[float, typer.Option(help="GPUs of each scoring actor.", min=
 def main() -> None:
     """Run a command; errors for people become one line and an exit status (2: input, 1: work)."""
     console.set_up_logging()
+    arguments = [argument for argument in sys.argv[1:] if argument != "--show-ids"]
+    if len(arguments) < len(sys.argv) - 1:  # before or behind the command
+        arguments.insert(0, "--show-ids")
     try:
-        app(standalone_mode=True)
+        app(arguments, standalone_mode=True)
     except UadrayError as error:
         _end(error, error.exit_status)
     except KeyboardInterrupt:
@@ -45,12 +48,13 @@ def main() -> None:
     except Exception as error:
         if console.log_file() is None and not console.is_diverted():
             raise  # before any work: a fault of this program, and its place is worth more than a short line
-        traceback.print_exc()  # goes to the log file
         _end(error, 1)
 
 
 def _end(error: Exception, status: int) -> None:
     """One line, and where the rest is; a cluster that is gone is not waited for."""
+    if console.is_diverted():
+        traceback.print_exception(error)  # goes to the log file
     line = " ".join(f"{'' if isinstance(error, UadrayError) else type(error).__name__ + ': '}{error}".split())[:2000]
     log = console.log_file()
     print(f"uadray: {line}{f' (log: {log})' if log else ''}", file=console.err(), flush=True)
@@ -66,8 +70,12 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
-    pass
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+    show_ids: Annotated[bool, typer.Option("--show-ids", help="Name slides in logs, which else have hashes.")] = False,
+) -> None:
+    if show_ids:
+        console.show_ids()
 
 
 @app.command()
@@ -112,9 +120,11 @@ def index(
     """List the slides in a folder or bucket as a manifest."""
     from uadray import manifest
 
-    rows = manifest.index(uri)
+    left_out: dict[str, list[str]] = {}
+    rows = manifest.index(uri, left_out=left_out)
     manifest.write_manifest(rows, out)
-    console.result({"manifest": out, "slides": len(rows)})
+    counts = {reason: {"count": len(paths), "examples": paths[:3]} for reason, paths in sorted(left_out.items())}
+    console.result({"manifest": out, "slides": len(rows), "left_out": counts})
 
 
 @app.command()
@@ -152,27 +162,29 @@ def tile(
     """Cut tiles once and keep them as Parquet shards; run it again to go on."""
     from uadray.config import parse_config
     from uadray.manifest import read_manifest
+    from uadray.mask_folder import check_folder
     from uadray.tiling import TileSpec
 
     values = {"mpp": mpp, "tile_px": tile_px, "stride_px": stride_px, "min_tissue": min_tissue, "mask_dir": mask_dir}
     spec, rows = parse_config(TileSpec, values, source="uadray tile"), read_manifest(slides)
+    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     if dry_run:
         from uadray.data.estimate import estimate
 
         with console.progress("tile"):
             _join()
             found = estimate(rows, spec, job="tile", tiles_per_slide=tiles_per_slide, quality=quality, seed=seed)
-        console.result(found)
+        console.result(found | {"masks_used": masks_used})
         return
     from uadray.data.materialise import tile_set
 
     with console.progress("tile") as tick:
-        _join()
+        nodes = _join(out=out)
         summary = tile_set(
-            rows, spec, out, tiles_per_slide=tiles_per_slide, seed=seed, quality=quality,
+            rows, spec, out, nodes=nodes, tiles_per_slide=tiles_per_slide, seed=seed, quality=quality,
             progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
         )  # fmt: skip
-    console.result(summary)
+    console.result(summary | {"masks_used": masks_used})
     if summary["failed"]:
         raise typer.Exit(1)
 
@@ -242,23 +254,25 @@ def calibrate(
 ) -> None:
     """Score normal slides that were not trained on; from then on the bundle can decide."""
     from uadray import calibration as job
-    from uadray.aggregation import AggregationConfig, check_alpha
+    from uadray.aggregation import AggregationConfig
     from uadray.bundle import read_bundle
     from uadray.config import parse_config
     from uadray.manifest import read_manifest
+    from uadray.mask_folder import check_folder
 
     described, rows = read_bundle(bundle), read_manifest(slides)
     aggregation = parse_config(AggregationConfig, {"top_fraction": top_fraction}, source="--top-fraction")
-    job.check_rows(rows, described)
-    check_alpha(alpha, len(rows))
+    contents = job.check(rows, described, alpha=alpha)
+    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     with console.progress("calibrate") as tick:
         nodes = _join(bundle=bundle)
         made, left_out = job.calibrate(
             rows, bundle_uri=bundle, bundle=described.with_masks(mask_dir), alpha=alpha, aggregation=aggregation,
-            config=_stream_config(score_workers, gpus), nodes=nodes,
+            config=_stream_config(score_workers, gpus), nodes=nodes, contents=contents,
             progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
         )  # fmt: skip
-    console.result({"calibration": made.id, "slides": len(made.scores), "alpha": alpha, "left_out": left_out})
+    counts = {"slides": len(rows) - len(left_out), "patients": len(made.scores), "masks_used": masks_used}
+    console.result({"calibration": made.id, **counts, "alpha": alpha, "left_out": left_out})
     if left_out:
         raise typer.Exit(1)
 
@@ -279,16 +293,18 @@ def screen(
     from uadray.bundle import read_bundle
     from uadray.calibration import read_calibration
     from uadray.manifest import read_manifest
+    from uadray.mask_folder import check_folder
 
     described = read_bundle(bundle)
     calibrated, rows = read_calibration(bundle, described), read_manifest(slides)
     config = job.ScreenConfig(stream=_stream_config(score_workers, gpus))
     described = described.with_masks(mask_dir)
+    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     if dry_run:
         with console.progress("screen"):
             _join()
             found = job.dry_run(rows, bundle_uri=bundle, bundle=described)
-        console.result(found)
+        console.result(found | {"masks_used": masks_used})
         return
     with console.progress("screen") as tick:
         nodes = _join(bundle=bundle, out=out)
@@ -297,7 +313,7 @@ def screen(
             retry_failed=retry_failed,
             progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
         )  # fmt: skip
-    console.result(summary)
+    console.result(summary | {"masks_used": masks_used})
     if summary["open"]:
         raise WorkError(
             f"{summary['open']} of {summary['slides']} slides are open, no fault of theirs: {summary['why_open']}; "
@@ -313,7 +329,7 @@ def screen(
 @app.command()
 def evaluate(
     path: Annotated[str, typer.Argument(help="scores.parquet of `score`, or the output folder of `screen`.")],
-    labels: Annotated[str | None, typer.Option(help="Manifest with a label column, for a screening.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Manifest: label (for a screening) and patient_id.")] = None,
     outlines: Annotated[str | None, typer.Option(help="Folder of GeoJSON outlines; else beside each slide.")] = None,
 ) -> None:
     """Say how good scores or decisions are, beside what is trivial."""
@@ -421,4 +437,4 @@ def _losses(line: dict[str, Any]) -> str:
 
 
 def _short(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in values.items() if k != "slides"}
+    return {k: v for k, v in values.items() if k not in ("slides", "salt")}

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from uadray.errors import SHOW_IDS
+
 LOG_EVERY_S = 20.0
 """Off a terminal a line of progress at least so often, whether anything has moved or not: silence is a fault."""
 
@@ -48,6 +50,11 @@ def set_up_logging() -> None:
     logging.getLogger("uadray").handlers = [handler]
     logging.getLogger("uadray").setLevel(logging.INFO)
     logging.getLogger("uadray").propagate = False
+
+
+def show_ids() -> None:
+    """Let logs name slides, those of worker processes that are started from here too."""
+    os.environ[SHOW_IDS] = "1"
 
 
 def out() -> TextIO:

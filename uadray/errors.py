@@ -3,7 +3,42 @@
 `InputError` ends a command with exit status 2 (nothing was done: the input is wrong). `SlideError` is about one
 slide and never ends a command: the slide ends in the state `failed(reason)` and the others go on. `WorkError` ends a
 command with exit status 1 (the work was started and could not be finished).
+
+Errors name slides, for whoever gave the command. Logs are kept and sent elsewhere: they have `shown` for a slide.
 """
+
+import hashlib
+import os
+import re
+
+SHOW_IDS = "UADRAY_SHOW_IDS"
+"""The environment variable behind `--show-ids`: set to 1, logs name slides."""
+
+
+_PATH = re.compile(r"\S*/.*?(?=: |$)", re.DOTALL)
+
+
+def shown(slide_id: str) -> str:
+    """What a log calls a slide: eight hex digits, by which whoever has the manifest finds it, or its id if asked for.
+
+    >>> shown("a")
+    'ca978112'
+    """
+    return slide_id if shows_ids() else hashlib.sha256(slide_id.encode()).hexdigest()[:8]
+
+
+def shown_text(message: str) -> str:
+    """A message as logs have it: without paths, which name slides.
+
+    >>> shown_text("unreadable: s3://bucket/Jane Doe.svs: permission denied")
+    'unreadable: (path): permission denied'
+    """
+    return message if shows_ids() else _PATH.sub("(path)", message)
+
+
+def shows_ids() -> bool:
+    """Whether logs may name slides, and what names them: their paths."""
+    return os.environ.get(SHOW_IDS, "") not in ("", "0")
 
 
 class UadrayError(Exception):

@@ -8,7 +8,7 @@ node where there is one.
 import errno
 
 from uadray.errors import SlideError
-from uadray.uris import AccessError, ChangedError, FullError, NotFoundError, UnreachableError
+from uadray.uris import AccessError, BusyError, ChangedError, FullError, NotFoundError, UnreachableError
 
 SYSTEM = frozenset({"no_access", "unreachable", "cache_busy", "disk_full", "memory", "device", "node"})
 """Reasons that are the system's. `memory`: a process could not get what a slide needs; `device`: what scores is broken;
@@ -42,8 +42,8 @@ def reason(error: BaseException) -> tuple[str, str]:
     if isinstance(error, SlideError):
         return error.reason, error.message
     kinds = {
-        AccessError: "no_access", UnreachableError: "unreachable", FullError: "disk_full", ChangedError: "changed",
-        NotFoundError: "missing",
+        AccessError: "no_access", UnreachableError: "unreachable", BusyError: "cache_busy", FullError: "disk_full",
+        ChangedError: "changed", NotFoundError: "missing",
     }  # fmt: skip
     for kind, word in kinds.items():
         if isinstance(error, kind):

@@ -315,7 +315,7 @@ def open_ledger(out: str, *, bundle: "Bundle", calibration: "Calibration", lease
     """Claim an output folder for this bundle and calibration, or go on with it. `lease_s`: see `uadray.drivers`.
 
     Raises:
-        InputError: it belongs to another.
+        InputError: it belongs to another, or its store does not honour conditional puts.
     """
     run = {
         "fingerprint": runs.fingerprint([bundle.id, calibration.id]),
@@ -329,6 +329,8 @@ def open_ledger(out: str, *, bundle: "Bundle", calibration: "Calibration", lease
         "started": _now(),
     }
     where = storage.join(out, RUN)
+    if not storage.exists(where):
+        storage.check_conditional_puts(out)  # all that follows rests on them
     if not storage.put_if_absent(where, json.dumps(run, indent=1).encode()):
         before = json.loads(storage.read_bytes(where))
         if before["fingerprint"] != run["fingerprint"]:

@@ -1,13 +1,13 @@
 """Masks as GeoJSON and back, so that people can mend them in QuPath: polygons with holes in level-0 pixels.
 
 Out goes one annotation a class (`Tissue`, `Pen`, ...). Back comes any GeoJSON of polygons: what is classed `Ignore`,
-`Exclude` or as an artefact is cut out, everything else is tissue. Such files come from people: bytes, vertices and
-the work of filling are bounded.
+`Exclude` or as an artefact is cut out, what is classed as tissue or not at all is tissue (`mask_classes`). Such files
+come from people: bytes, vertices and the work of filling are bounded, and what is not understood is refused.
 """
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import shapely
 
 from uadray.errors import SlideError
+from uadray.mask_classes import Meaning, UnclearError, class_names, meaning
 from uadray.tissue import FULL_RESOLUTION_PX, reduction
 
 Mask = npt.NDArray[np.bool_]
@@ -40,9 +41,6 @@ MAX_VERTICES_OUT = 100_000
 TOLERANCE_PX = 0.75
 """Mask pixels that a simplified outline may stray; not simplified where that changes 1 % of the mask."""
 
-CUT_OUT = frozenset({"ignore", "ignore*", "exclude", "pen", "fold", "air", "blur", "out_of_focus", "out of focus"})
-"""Classes, in small letters, that are no tissue: QuPath's own, and the flags of `quality`."""
-
 COLOURS = {"tissue": (46, 160, 67), "pen": (31, 111, 235), "fold": (219, 154, 4), "air": (0, 181, 204)}
 OTHER_COLOUR = (207, 34, 46)
 """RGB of a class, as QuPath shows it."""
@@ -60,43 +58,61 @@ def write_masks(masks: Mapping[str, Mask], size_level0_px: tuple[int, int]) -> b
 
 
 def read_mask(
-    data: bytes, slide_id: str, size_level0_px: tuple[int, int], shape: tuple[int, int], *, source: str = "its mask"
+    data: bytes,
+    slide_id: str,
+    size_level0_px: tuple[int, int],
+    shape: tuple[int, int],
+    *,
+    source: str = "its mask",
+    found: Mask | None = None,
 ) -> Mask:
     """The tissue that a GeoJSON outlines. A pixel belongs to a polygon that its centre lies in.
 
     Args:
-        data: a FeatureCollection, a Feature or a bare geometry, UTF-8; Polygon and MultiPolygon, level-0 pixels.
+        data: FeatureCollections, Features or bare geometries, UTF-8; Polygon and MultiPolygon, level-0 pixels.
         slide_id: the slide, for errors.
         size_level0_px: width and height of the slide; what lies outside is cut off.
         shape: height and width of the mask.
         source: names the file in errors.
+        found: [h, w], the tissue that a file is about that only says what to cut out; none unless given.
 
     Returns:
         bool [h, w].
 
     Raises:
-        SlideError: reason `bad_mask`: no GeoJSON, another geometry, a coordinate that is no number, or too large.
+        SlideError: reason `bad_mask`: no GeoJSON, another geometry, a coordinate that is no number, a class that is not
+            understood, a region without class within the tissue, or too large.
     """
-    tissue, cut = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    masks = {kind: np.zeros(shape, np.bool_) for kind in get_args(Meaning)}
     scale = np.array([shape[1] / size_level0_px[0], shape[0] / size_level0_px[1]])
     budget = {"filled": MAX_FILLED_PX, "crossings": MAX_CROSSINGS, "vertices": MAX_VERTICES}
     where = ""
     try:
+        regions: dict[Meaning, list[tuple[int, list[Polygon]]]] = {kind: [] for kind in get_args(Meaning)}
         for number, feature in enumerate(read_features(data), 1):
             where = f", feature {number}"
-            into = cut if class_name(feature).lower() in CUT_OUT else tissue
+            shapes = []
             for polygon in polygons(feature):
                 _spend(budget, "vertices", sum(map(len, polygon)))
-                _fill(into, [np.clip(ring, -FAR, FAR) * scale for ring in polygon], budget)
+                shapes.append(polygon)
+            if shapes:
+                regions[meaning(class_names(feature))].append((number, shapes))
+        for kind, numbered in regions.items():  # what has no class last: it is judged by where the tissue is
+            for number, shapes in numbered:
+                where = f", feature {number}"
+                is_within = _draw(masks[kind], shapes, scale, budget, within=masks["tissue"])
+                if kind == "unnamed" and is_within:
+                    raise UnclearError("it has no class and lies within the tissue; name it Ignore* to cut it out")
     except ValueError as error:
-        raise SlideError(
-            slide_id, "bad_mask", f"{source}{where}: {error}; expected GeoJSON polygons in level-0 pixels"
-        ) from error
-    return tissue & ~cut
+        expected = "" if isinstance(error, UnclearError) else "; expected GeoJSON polygons in level-0 pixels"
+        raise SlideError(slide_id, "bad_mask", f"{source}{where}: {error}{expected}") from error
+    if found is not None and regions["cut_out"] and not regions["tissue"] and not regions["unnamed"]:
+        return found & ~masks["cut_out"]
+    return (masks["tissue"] | masks["unnamed"]) & ~masks["cut_out"]
 
 
 def read_features(data: bytes) -> list[dict[str, Any]]:
-    """The features of a GeoJSON text; a bare geometry is one feature.
+    """The features of a GeoJSON text: of collections, in lists or in each other, or one; a bare geometry is a feature.
 
     Raises:
         ValueError: no GeoJSON, or more than `MAX_BYTES`.
@@ -107,24 +123,19 @@ def read_features(data: bytes) -> list[dict[str, Any]]:
         values = json.loads(data)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"an object expected, found {type(values).__name__}")
-    found = values.get("features") if values.get("type") == "FeatureCollection" else [values]
-    if not isinstance(found, list) or not all(isinstance(feature, dict) for feature in found):
-        raise ValueError("a FeatureCollection without a list of features")
-    return [f if f.get("type") == "Feature" else {"type": "Feature", "geometry": f, "properties": {}} for f in found]
-
-
-def class_name(feature: Mapping[str, Any]) -> str:
-    """The name of a feature's class; empty where it has none.
-
-    >>> class_name({"properties": {"classification": {"name": "Pen"}}}), class_name({"properties": None})
-    ('Pen', '')
-    """
-    properties = feature.get("properties")
-    classification = properties.get("classification") if isinstance(properties, dict) else None
-    name = classification.get("name") if isinstance(classification, dict) else None
-    return name if isinstance(name, str) else ""
+    waiting, features = values[::-1] if isinstance(values, list) and values else [values], []
+    while waiting:
+        value = waiting.pop()
+        if not isinstance(value, dict):
+            raise ValueError(f"an object expected, found {type(value).__name__}")
+        if value.get("type") == "FeatureCollection":
+            if not isinstance(value.get("features"), list):
+                raise ValueError("a FeatureCollection without a list of features")
+            waiting += value["features"][::-1]
+        else:
+            is_feature = value.get("type") == "Feature"
+            features.append(value if is_feature else {"type": "Feature", "geometry": value, "properties": {}})
+    return features
 
 
 def polygons(feature: Mapping[str, Any]) -> Iterator[Polygon]:
@@ -133,14 +144,22 @@ def polygons(feature: Mapping[str, Any]) -> Iterator[Polygon]:
     Raises:
         ValueError: another geometry, or a ring that is no list of at least three finite points.
     """
-    geometry = feature.get("geometry")
-    if geometry is None:
-        return
-    kind, coordinates = (geometry.get(k) for k in ("type", "coordinates")) if isinstance(geometry, dict) else ("", None)
-    if kind not in ("Polygon", "MultiPolygon"):
-        raise ValueError(f"geometry {kind!r} is no area")
-    for rings in [coordinates] if kind == "Polygon" else _listed(coordinates):
-        yield [_ring(ring) for ring in _listed(rings)]
+    waiting = [feature.get("geometry")] if feature.get("geometry") is not None else []
+    while waiting:
+        geometry = waiting.pop()
+        kind: Any = ""
+        values: Any = None
+        if isinstance(geometry, dict):
+            kind = geometry.get("type")
+            values = geometry.get("geometries" if kind == "GeometryCollection" else "coordinates")
+        if kind == "GeometryCollection":
+            waiting += _listed(values)
+        elif kind in ("Polygon", "MultiPolygon"):
+            for rings in [values] if kind == "Polygon" else _listed(values):
+                if _listed(rings):
+                    yield [_ring(ring) for ring in rings]
+        else:
+            raise ValueError(f"geometry {kind!r} is no area")
 
 
 def _listed(values: Any) -> list[Any]:
@@ -167,22 +186,34 @@ def _spend(budget: dict[str, int], what: str, amount: int) -> None:
         raise ValueError(f"too large: its {what} are more than is read")
 
 
-def _fill(mask: Mask, polygon: Polygon, budget: dict[str, int]) -> None:
-    """Set the pixels whose centres lie inside (even-odd: holes, and rings that cross themselves, need no care).
+def _draw(mask: Mask, shapes: list[Polygon], scale: Points, budget: dict[str, int], *, within: Mask) -> bool:
+    """Set what lies inside polygons in level-0 pixels, and tell whether there is any and all of it lies `within`."""
+    inside = outside = False
+    for polygon in shapes:
+        window, filled = _filled(mask.shape, [np.clip(ring, -FAR, FAR) * scale for ring in polygon], budget)
+        mask[window] |= filled
+        inside |= bool(filled.any())
+        outside |= bool((filled & ~within[window]).any())
+    return inside and not outside
 
-    Each edge toggles what is right of it in the rows whose centres it spans. OpenCV's `fillPoly` would also set all
-    that an outline touches.
+
+def _filled(shape: tuple[int, ...], polygon: Polygon, budget: dict[str, int]) -> tuple[tuple[slice, slice], Mask]:
+    """A window of a mask, and in it the pixels whose centres lie inside.
+
+    Even-odd: holes, and rings that cross themselves, need no care. Each edge toggles what is right of it in the rows
+    whose centres it spans. OpenCV's `fillPoly` would also set all that an outline touches.
     """
-    limits = np.array([mask.shape[1], mask.shape[0]])
+    limits = np.array([shape[1], shape[0]])
     points = np.concatenate(polygon)
     left, top = np.clip(np.floor(points.min(0)), 0, limits).astype(int)
     right, bottom = np.clip(np.ceil(points.max(0)), 0, limits).astype(int)
+    window = slice(top, bottom), slice(left, right)
     if right <= left or bottom <= top:
-        return
+        return window, np.zeros((bottom - top, right - left), np.bool_)
     _spend(budget, "filled", int((right - left) * (bottom - top)))
     toggles = np.zeros((bottom - top, right - left + 1), np.uint8)
     _toggle(toggles, points - (left, top), _next_in_ring(polygon), budget)
-    mask[top:bottom, left:right] |= (np.cumsum(toggles[:, :-1], axis=1, dtype=np.uint8) & 1).view(np.bool_)
+    return window, (np.cumsum(toggles[:, :-1], axis=1, dtype=np.uint8) & 1).view(np.bool_)
 
 
 def _next_in_ring(rings: list[Points]) -> npt.NDArray[np.int64]:
@@ -236,7 +267,9 @@ def _outlines(mask: Mask) -> list[Polygon]:
     if _vertices(exact) <= MAX_VERTICES_OUT:
         back = np.zeros_like(mask)
         if simple:  # all rings at once: pieces do not overlap
-            _fill(back, [ring for polygon in simple for ring in polygon], {"filled": back.size, "crossings": 2**40})
+            rings = [ring for polygon in simple for ring in polygon]
+            window, filled = _filled(back.shape, rings, {"filled": back.size, "crossings": 2**40})
+            back[window] = filled
         return simple if (back & mask).sum() >= 0.99 * (back | mask).sum() else exact
     while _vertices(simple) > MAX_VERTICES_OUT:
         tolerance *= 2

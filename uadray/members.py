@@ -8,7 +8,6 @@ The version of such a slide (its etag) is made of those of all its files. What a
 key file names, comes from outside: names that would lead out of a folder are refused.
 """
 
-import configparser
 import hashlib
 import re
 import struct
@@ -26,7 +25,9 @@ from uadray.uris import ChangedError, NotFoundError, ObjectInfo, join, name, par
 MAX_FILES = 10_000
 """Slides have tens to hundreds of files. More in one folder is ten list requests, and not one slide."""
 
-_MRXS, _KEY_FILES, _DICOM = (".mrxs",), (".vms", ".vmu"), (".dcm", ".dicom")
+DICOM_SUFFIXES = (".dcm", ".dicom")
+
+_MRXS, _KEY_FILES = (".mrxs",), (".vms", ".vmu")
 _KEY_FILE_BYTES = 64 * 2**10  # OpenSlide takes no larger ones either
 _HEADER_BYTES = (16 * 2**10, 2**20)  # read at first, and where the series is not in there
 _REQUESTS = 32
@@ -71,7 +72,7 @@ def has_many_files(uri: str) -> bool:
     >>> [has_many_files(uri) for uri in ("s3://bucket/a.svs", "s3://bucket/a.MRXS", "/data/a.dcm")]
     [False, True, True]
     """
-    return _suffix(uri).lower() in (*_MRXS, *_KEY_FILES, *_DICOM)
+    return _suffix(uri).lower() in (*_MRXS, *_KEY_FILES, *DICOM_SUFFIXES)
 
 
 def slide_stat(uri: str) -> ObjectInfo:
@@ -95,7 +96,7 @@ def slide_files(uri: str) -> SlideFiles:
         others = _in_folder(uri, uri[: -len(suffix)])
     elif suffix.lower() in _KEY_FILES:
         others = _named_in(info)
-    elif suffix.lower() in _DICOM:
+    elif suffix.lower() in DICOM_SUFFIXES:
         others = _series_members(info)
     return SlideFiles((main, *others))
 
@@ -142,13 +143,7 @@ def _named_in(info: ObjectInfo) -> list[Member]:
     if info.size > _KEY_FILE_BYTES:
         raise InputError(f"{info.uri}: {info.size} bytes, expected a key file of {_KEY_FILE_BYTES} at most")
     (data,) = storage.read_ranges(info.uri, [(0, info.size)], etag=info.etag)
-    parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",), comment_prefixes=("#",))
-    parser.optionxform = str  # type: ignore[assignment, method-assign]  # keys keep their case
-    try:
-        parser.read_string(data.decode(errors="replace"))
-    except configparser.Error as error:
-        raise InputError(f"{info.uri}: not a key file: {' '.join(str(error).split())[:200]}") from error
-    keys = [item for group in parser.sections() for item in parser[group].items()]
+    keys = _keys(data.decode(errors="replace"), info.uri)
     wanted = dict.fromkeys(value for key, value in keys if value and _is_file_key(key))
     for value in wanted:
         if "/" in value:
@@ -166,6 +161,27 @@ def _named_in(info: ObjectInfo) -> list[Member]:
         elif value not in optional:
             raise NotFoundError(f"{info.uri}: names the file {value!r}, which is not beside it; copy it there too")
     return members
+
+
+def _keys(text: str, uri: str) -> list[tuple[str, str]]:
+    """Keys and values of all groups of a key file: lines of `key=value` under headings in brackets.
+
+    (configparser's time grows with the square of a line's length.)
+    """
+    found: dict[tuple[str, str], str] = {}  # of a key that is there twice, the last
+    group = ""
+    for number, line in enumerate(text.lstrip("\ufeff").splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        key, equals, value = line.partition("=")
+        if line.startswith("[") and line.endswith("]"):
+            group = line
+        elif group and equals and key.strip():
+            found[group, key.strip()] = value.strip()
+        else:
+            raise InputError(f"{uri}: not a key file: line {number} is {line[:60]!r}, expected [group] or key=value")
+    return [(key, value) for (_, key), value in found.items()]
 
 
 def _is_file_key(key: str) -> bool:
@@ -190,8 +206,8 @@ def _stat_or_none(uri: str) -> ObjectInfo | None:
 
 def _series_members(info: ObjectInfo) -> list[Member]:
     """The other files of a DICOM series. What is no DICOM is left to OpenSlide to complain about."""
-    series = _series(info)
-    if series is None:
+    own = series(info)
+    if own is None:
         return []
     folder = parent(info.uri)
     beside = [
@@ -200,12 +216,12 @@ def _series_members(info: ObjectInfo) -> list[Member]:
         if parent(other.uri) == folder and name(other.uri) != name(info.uri)
     ]
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        found = [other for other, its in zip(beside, pool.map(_series, beside), strict=True) if its == series]
+        found = [other for other, its in zip(beside, pool.map(series, beside), strict=True) if its == own]
     return [Member(f"{number:05}.dcm", other) for number, other in enumerate(found, start=1)]
 
 
 @lru_cache(maxsize=100_000)
-def _series(info: ObjectInfo) -> str | None:
+def series(info: ObjectInfo) -> str | None:
     """The series of a file; None for what is no DICOM, or is gone. Read once: folders may hold many slides."""
     for n_bytes in _HEADER_BYTES:
         try:

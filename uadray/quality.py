@@ -100,10 +100,10 @@ def slide_quality(
         small, scale, ink_ratio=config.ink_ratio, red_ratio=config.red_ink_ratio, width_um=config.pen_width_um
     )
     fold = fold_mask(
-        small, inside & ~pen, scale,
+        small, inside & ~pen, scale, ink=pen,
         ratio=config.fold_ratio, max_width_um=config.fold_max_width_um, min_length_um=config.fold_min_length_um,
     )  # fmt: skip
-    air = air_mask(small, scale, min_um=config.bubble_min_um) & ~pen
+    air = air_mask(small, scale, min_um=config.bubble_min_um, tissue=inside) & ~pen
     unmarked = tissue & ~_resized(pen, (tissue.shape[1], tissue.shape[0])) if pen.any() else tissue
     blur = blurred_blocks(thumbnail, mpp, unmarked, focus_min=config.focus_min)
     masks: dict[Flag, Mask] = {"pen": pen, "fold": fold, "air": air, "blur": blur}

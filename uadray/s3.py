@@ -51,9 +51,10 @@ _ADVICE = {
 }
 """What to do about an error code that is about who asks, when and where, and never about the object."""
 
+_FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
 _lock = threading.RLock()
-_Settings = tuple[int, tuple[tuple[str, str], ...]]
-_answered: set[_Settings] = set()
+_Settings = tuple[int, tuple[tuple[str, str], ...], tuple[int, ...]]
+_answered: set[tuple[int, tuple[tuple[str, str], ...]]] = set()
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,17 @@ class Connection:
 
 
 def _settings() -> _Settings:
-    """What a connection depends on: a change of environment, or a fork, makes a new one."""
-    return os.getpid(), tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    """What a connection depends on: a change of environment or of the credential files, or a fork, makes a new one."""
+    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    return os.getpid(), environment, tuple(_changed_ns(name) for name in _FILES)
+
+
+def _changed_ns(variable: str) -> int:
+    """When a file of boto3's was last written; 0 where there is none."""
+    try:
+        return os.stat(os.path.expanduser(os.environ.get(variable, _FILES[variable]))).st_mtime_ns  # noqa: PTH116, PTH111
+    except OSError:
+        return 0
 
 
 def connect() -> Connection:
@@ -142,12 +152,12 @@ def _connect(settings: _Settings) -> Connection:
 
 def has_answered() -> bool:
     """Whether the server has ever answered this process, or is known to answer others."""
-    return _settings() in _answered
+    return _settings()[:2] in _answered
 
 
 def known_to_answer() -> None:
     """Wait for the server from the first request on: whoever started this process has reached it under this name."""
-    _answered.add(_settings())
+    _answered.add(_settings()[:2])
 
 
 class _Patience:
@@ -165,11 +175,11 @@ class _Patience:
         from botocore.exceptions import HTTPClientError
 
         if response is not None and (response[0].status_code < 500 or response[0].status_code == 501):
-            _answered.add(self._settings)
+            _answered.add(self._settings[:2])
             return None
         began = request_dict["context"].setdefault("uadray_trouble_began", time.monotonic())
         odd = caught_exception is not None and not isinstance(caught_exception, (HTTPClientError, NoConnectionError))
-        if odd or self._settings not in _answered or time.monotonic() - began > PATIENCE_S:
+        if odd or self._settings[:2] not in _answered or time.monotonic() - began > PATIENCE_S:
             return None
         return min(_PATIENT_WAIT_S, _BACKOFF.total_seconds() * 2.0 ** (attempts - 1)) * random.uniform(0.5, 1)  # noqa: S311
 

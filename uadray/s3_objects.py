@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from uadray.errors import InputError
 from uadray.s3 import IN_FLIGHT, connect, explained, known_to_answer, object_store, one_line
@@ -225,6 +225,13 @@ def write_bytes(uri: str, data: bytes, *, content_type: str | None = None) -> No
             connect().client.upload_fileobj(io.BytesIO(data), bucket, key, ExtraArgs=extra)
 
 
+def write_file(uri: str, file: IO[bytes]) -> None:
+    """Write an object from a file that is open, in parts where it is large: whole or not at all."""
+    bucket, key = split_s3(uri)
+    with explained(uri):
+        connect().client.upload_fileobj(file, bucket, key)
+
+
 def put_if(uri: str, data: bytes, **condition: str) -> bool:
     """Write an object under a condition (`IfNoneMatch`, `IfMatch`) and tell whether it was met.
 
@@ -263,30 +270,3 @@ def delete(uri: str) -> None:
     bucket, key = split_s3(uri)
     with explained(uri):
         connect().client.delete_object(Bucket=bucket, Key=key)
-
-
-def arrow_filesystem(uri: str) -> tuple[Any, str]:
-    """Return pyarrow's own file system for the same endpoint, and the path in it."""
-    from pyarrow import fs
-
-    connection = connect()
-    options: dict[str, Any] = {}
-    if connection.credentials is None:
-        options["anonymous"] = True
-    elif connection.credentials.method not in ("iam-role", "container-role", "assume-role-with-web-identity", "sso"):
-        frozen = connection.credentials.get_frozen_credentials()
-        options |= {"access_key": frozen.access_key, "secret_key": frozen.secret_key, "session_token": frozen.token}
-    bucket, key = split_s3(uri)
-    with explained(uri):
-        endpoint, region = connection.bucket_endpoint(bucket)
-    scheme, _, host = endpoint.partition("://")
-    filesystem = fs.S3FileSystem(
-        endpoint_override=host.rstrip("/"),
-        scheme=scheme,
-        region=region,
-        force_virtual_addressing=connection.virtual_hosts,
-        connect_timeout=5,
-        request_timeout=60,
-        **options,
-    )
-    return filesystem, f"{bucket}/{key}".rstrip("/")

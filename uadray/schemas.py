@@ -69,6 +69,7 @@ SLIDE_DECISIONS = pa.schema(
         pa.field("flags", pa.string()),
         pa.field("evidence", pa.string()),
         pa.field("mask", pa.string()),
+        pa.field("note", pa.string()),
     ]
 )
 """One row a slide. `state` is `scored`, `not_assessable` or `failed`; the last two carry a `reason` and no score.
@@ -76,4 +77,5 @@ SLIDE_DECISIONS = pa.schema(
 tissue tiles that are not flagged; `n_tiles` counts all tissue tiles, `flags` is JSON: the flagged ones by flag.
 `evidence` is JSON: the tiles with the highest scores, best first, each
 `{"tile_id", "x_level0_px", "y_level0_px", "score"}`. `fingerprint` names configuration, bundle and slide version,
-`mask` the version of the edited mask that was used."""
+`mask` the version of the edited mask that was used. `note` is `training` or `calibration` where the slide was used for
+that: its p-value is no news."""

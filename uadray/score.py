@@ -2,6 +2,7 @@
 
 import functools
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,20 +14,22 @@ from uadray.bundle import Bundle
 from uadray.data import tilesets
 from uadray.data.nodes import Nodes
 from uadray.data.stream import StreamConfig, tile_chunks, tile_reads
-from uadray.errors import WorkError
+from uadray.data.tilesets import TileRef
+from uadray.errors import InputError, WorkError
 from uadray.manifest import SlideRow, read_manifest
 from uadray.schemas import TILE_SCORES
 from uadray.screening import Progress, SlideResult, scored_slides
 
 SCORES = pa.schema([*TILE_SCORES, pa.field("label", pa.string())])
-"""`TILE_SCORES` and the label of the tile's folder or of its slide."""
+"""`TILE_SCORES` and the label of the tile's folder or of its slide. `slide_id` is empty where a tile set does not tell
+it."""
 
 
 def score(
     data: str, *, bundle_uri: str, bundle: Bundle, out: str, config: StreamConfig | None = None,
     nodes: Nodes | None = None, progress: Progress | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Score every tile of `data` and write `out`.
+    """Score every tile of `data` and write `out`, by slide and tile id.
 
     Args:
         data: URI of a tile set or of a slide manifest.
@@ -38,7 +41,11 @@ def score(
         progress: told of slides, or parts of a tile set, and tiles.
 
     Returns:
-        Counts of tiles and errors, and of slides that failed, by reason.
+        Counts of tiles with and without a score, and the slides that failed, with the reason.
+
+    Raises:
+        InputError: no tiles, or two with the same id.
+        WorkError: a part of a tile set was lost.
     """
     config = config or StreamConfig()
     failed: dict[str, str] = {}
@@ -50,14 +57,14 @@ def score(
     else:
         table, failed = _slides(read_manifest(data), run)
     sink = io.BytesIO()
-    pq.write_table(table.sort_by("tile_id"), sink, compression="zstd")
+    pq.write_table(table.sort_by([("slide_id", "ascending"), ("tile_id", "ascending")]), sink, compression="zstd")
     storage.write_bytes(out, sink.getvalue())
-    n_errors = len(table) - table["score"].null_count
+    n_scored = len(table) - table["score"].null_count
     return {
         "out": out,
         "tiles": len(table),
-        "scored": n_errors,
-        "unscored": len(table) - n_errors,
+        "scored": n_scored,
+        "unscored": len(table) - n_scored,
         "failed_slides": failed,
     }
 
@@ -84,17 +91,33 @@ def _scored(
 def _tile_set(data: str, bundle: Bundle, run: Run) -> pa.Table:
     tilesets.check_stain(data, bundle.tiles)
     refs = tilesets.list_tiles(data)
-    labels = {ref.tile_id: ref.label for ref in refs}
+    _check_ids(data, refs)
     chunks = tile_chunks(refs, bundle.tiles)
     rows = [SlideRow(str(i), data) for i in range(len(chunks))]
-    tables = [SCORES.empty_table()]
+    tables: dict[int, pa.Table] = {}
     reads = lambda some: tile_reads(data, [chunks[int(row.slide_id)] for row in some], bundle.tiles)  # noqa: E731
     for result in run(rows, reads=reads):
         if result.tiles is None:
             raise WorkError(f"{data}: {': '.join(result.failure or ('lost', 'no answer'))}")
-        found = [labels[tile_id] for tile_id in result.tiles["tile_id"].to_pylist()]
-        tables.append(_labelled(result.tiles, found))
-    return pa.concat_tables(tables)
+        tables[int(result.row.slide_id)] = result.tiles
+    return described(pa.concat_tables([tables[i] for i in sorted(tables)]), refs)
+
+
+def described(table: pa.Table, refs: list[TileRef]) -> pa.Table:
+    """The scores of `refs`, in their order, with slide and label of each: what belongs to a tile goes by its place."""
+    if table["tile_id"].to_pylist() != [ref.tile_id for ref in refs]:
+        raise WorkError("the scores are not those of the tiles that were read; this is a fault of uadray")
+    at = table.schema.get_field_index("slide_id")
+    slides = pa.array([ref.slide_id or "" for ref in refs], pa.string())
+    return _labelled(table.set_column(at, table.schema.field(at), slides), [ref.label for ref in refs])
+
+
+def _check_ids(data: str, refs: list[TileRef]) -> None:
+    """Refuse tiles that could not be told apart in the scores."""
+    (slide_id, tile_id), times = Counter((ref.slide_id, ref.tile_id) for ref in refs).most_common(1)[0]
+    if times > 1:
+        of = f" of slide {slide_id}" if slide_id else ""
+        raise InputError(f"tile set {data}: tile_id {tile_id!r}{of} is there {times} times; ids must tell tiles apart")
 
 
 def _slides(rows: list[SlideRow], run: Run) -> tuple[pa.Table, dict[str, str]]:

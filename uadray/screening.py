@@ -6,13 +6,14 @@ moment and run it again: slides with a decision are left as they are.
 """
 
 import json
+import logging
 import math
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import cv2
@@ -31,7 +32,7 @@ from uadray.data.attempts import Attempts, is_there
 from uadray.data.claims import claimed_reads
 from uadray.data.datasource import Read
 from uadray.data.estimate import estimate
-from uadray.data.nodes import Nodes
+from uadray.data.nodes import Nodes, head_address
 from uadray.data.stream import (
     StreamConfig,
     StreamError,
@@ -47,13 +48,16 @@ from uadray.data.stream import (
 from uadray.data.waiting import Say, Waiting
 from uadray.data.watch import DriversWatch
 from uadray.detector import BATCH, Scored
-from uadray.errors import ClusterLostError, UadrayError, WorkError
+from uadray.errors import ClusterLostError, UadrayError, WorkError, shown
+from uadray.identity import Seen, is_seen, warn_of_same_files
 from uadray.leases import NOT_OURS
 from uadray.manifest import SlideRow
 from uadray.models.pixels import Pixels
 from uadray.monitoring import metrics
 from uadray.quality import QualityConfig, assess
 from uadray.schemas import TILE_SCORES
+
+log = logging.getLogger(__name__)
 
 EVIDENCE_TILES = 5
 SLIDES_AT_ONCE = 64
@@ -109,13 +113,14 @@ class PartScorer:
     """The scoring actor: map, reconstruct and score fused, so that pixels arrive once and never leave."""
 
     def __init__(
-        self, bundle_uri: str, bundle: Bundle, device: str, threads: int, load: LoadDetector = load_detector
-    ) -> None:
+        self, bundle_uri: str, bundle: Bundle, device: str, threads: int, load: LoadDetector = load_detector,
+        batch_tiles: int | None = None,
+    ) -> None:  # fmt: skip
         self._threads = threads if device == "cpu" else 1
         torch.set_num_threads(1 if self._threads > 1 else threads)
         if storage.is_s3(bundle_uri):
             s3.known_to_answer()  # the driver has read the bundle's description there
-        self.detector = load(bundle_uri, bundle, device=device)
+        self.detector = load(bundle_uri, bundle, device=device, **({"batch_tiles": batch_tiles} if batch_tiles else {}))
         self._known = known_tiles(bundle)
         self.detector(self._known)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="uadray-score")
@@ -161,10 +166,17 @@ class PartScorer:
         """On CPUs a thread scores some tiles of its own: 1.2 times as fast as all threads in each operation of one."""
         if self._threads == 1:
             return self.detector(images)
-        step = max(4, BATCH // self._threads)  # together no more activations than one batch has
+        batch_tiles = getattr(self.detector, "batch_tiles", BATCH)
+        step = max(4, batch_tiles // self._threads)  # together no more activations than one batch has
         parts = list(self._pool.map(self.detector, [images[i : i + step] for i in range(0, len(images), step)]))
-        columns = ([getattr(part, each.name) for part in parts] for each in fields(Scored))
-        return Scored(*(np.concatenate(column) for column in columns))
+
+        def pictures(rows: Sequence[int]) -> tuple[Pixels, Pixels]:
+            pairs = [parts[row // step].pictures([row % step]) for row in rows]
+            x, x_hat = (np.concatenate(column) for column in zip(*pairs, strict=True))
+            return x, x_hat
+
+        score, residual = (np.concatenate([getattr(p, name) for p in parts]) for name in ("score", "residual"))
+        return Scored(score, residual, pictures)
 
     def _floor(self, slide: int, part: int) -> float:
         """A tile of this part that scores no more will not be among the slide's evidence: others are, sent before."""
@@ -227,12 +239,15 @@ def _pictures(tiles: pa.Table, scored: Scored | None, floor: float) -> pa.Table:
         return EVIDENCE.empty_table()
     best = np.argsort(-scored.score)[:EVIDENCE_TILES]
     order = [int(i) for i in best if np.isfinite(scored.score[i]) and scored.score[i] > floor]
+    if not order:
+        return EVIDENCE.empty_table()
+    x, x_hat = scored.pictures(order)
     return pa.table(
         {
             "tile_id": [tiles["tile_id"][i].as_py() for i in order],
             "score": [float(scored.score[i]) for i in order],
-            "tile": [evidence.encode_jpeg(scored.x[i]) for i in order],
-            "reconstruction": [evidence.encode_jpeg(scored.x_hat[i]) for i in order],
+            "tile": [evidence.encode_jpeg(picture) for picture in x],
+            "reconstruction": [evidence.encode_jpeg(picture) for picture in x_hat],
         },
         schema=EVIDENCE,
     )
@@ -326,8 +341,10 @@ def _streamed(
     parts: dict[int, dict[int, dict[str, Any]]] = {}
     done: set[int] = set()
     watch = DriversWatch()
-    names = [row.slide_id for row in rows]
-    waiting = Waiting(names, watch=watch, nodes=nodes, timeout_s=config.no_progress_timeout_s, say=say)
+    names = [shown(row.slide_id) for row in rows]
+    waiting = Waiting(
+        names, done, watch=watch, nodes=nodes, timeout_s=config.no_progress_timeout_s, say=say, head=head_address()
+    )
     source = stream(reads, scorer=PartScorer, arguments=arguments, config=config, nodes=nodes, watch=watch)
     try:
         with closing(source):
@@ -337,8 +354,8 @@ def _streamed(
                     if waiting.idle():
                         return
                     continue
-                waiting.row()
                 index = part["slide"]
+                waiting.row(index, 1 + len(parts.get(index, ())), json.loads(part["header"]).get("n_parts", 1))
                 if index in done:
                     continue
                 if part["part"] >= 0:
@@ -350,7 +367,7 @@ def _streamed(
                     done.add(index)
                     parts.pop(index, None)
                     yield result_or_none
-        yield from _crashed(rows, watch.look(timeout_s=LAST_LOOK_S).crashed, done)
+        yield from _crashed(rows, watch.look(LAST_LOOK_S).crashed, done)
         for index in sorted(set(range(len(rows))) - done):  # cannot be; if it is, it is tried again, and said
             yield SlideResult(rows[index], failure=("unreachable", "its reader ended without an answer"))
     finally:
@@ -397,7 +414,8 @@ def _assembled(row: SlideRow, part: dict[str, Any], parts: dict[int, dict[str, A
 
 def scorer_arguments(bundle_uri: str, bundle: Bundle, config: StreamConfig) -> dict[str, Any]:
     """For `PartScorer`: every actor checks its weights against the description that the driver read."""
-    return {"bundle_uri": bundle_uri, "bundle": bundle, "device": "cuda" if config.gpus else "cpu"}
+    device = "cuda" if config.gpus else "cpu"
+    return {"bundle_uri": bundle_uri, "bundle": bundle, "device": device, "batch_tiles": config.batch_tiles}
 
 
 def judge(
@@ -436,6 +454,15 @@ def judge(
         return counts | {"state": "not_assessable", "reason": "low_coverage", "message": what} | _undecided()
     score = aggregation.slide_score(scores, config)
     return counts | {"state": "scored", "score": score} | (_decided(score, calibration) if calibration else {})
+
+
+def note(result: SlideResult, trained_on: Seen, calibrated_on: Seen) -> str | None:
+    """What a slide was used for before, as far as its id, place or etag tell; the field `note` of its decision."""
+    etag = result.header.get("etag")
+    for what, seen in (("training", trained_on), ("calibration", calibrated_on)):
+        if is_seen(result.row, seen, etag=etag):
+            return what
+    return None
 
 
 def _undecided() -> dict[str, Any]:
@@ -498,6 +525,7 @@ def screen(
     run = _Screening(rows, bundle=bundle, calibration=calibration, progress=progress)
     config, nodes = config or ScreenConfig(), nodes or Nodes()
     metrics.start_run(runs.fingerprint([out, str(time.time())])[:8])
+    warn_of_same_files(rows)
     with ledger.open_ledger(out, bundle=bundle, calibration=calibration) as book:
         try:
             for todo in book.rounds(rows, retry_failed=retry_failed, waiting=lambda: run.tick(book)):
@@ -542,7 +570,8 @@ class _Screening:
         self, rows: list[SlideRow], *, bundle: Bundle, calibration: Calibration, progress: Progress | None
     ) -> None:
         self._rows, self._bundle, self._calibration, self._progress = rows, bundle, calibration, progress
-        self._began, self._slides, self._tiles = time.perf_counter(), 0, 0
+        self._began, self._slides, self._tiles, self._noted = time.perf_counter(), 0, 0, 0
+        self._seen = (bundle.trained_on, calibration.seen)
         self._note = ""
 
     def take(self, results: Iterator[SlideResult], book: ledger.Ledger) -> None:
@@ -558,7 +587,7 @@ class _Screening:
                 else:
                     verdict = judge(
                         result, self._calibration.aggregation, self._calibration, quality=self._bundle.tiles.quality
-                    )
+                    ) | {"note": note(result, *self._seen)}
                     writing.append((pool.submit(book.commit, result, verdict), verdict))
                 while len(writing) > COMMITS or (writing and writing[0][0].done()):
                     self._written(*writing.popleft())
@@ -575,6 +604,10 @@ class _Screening:
 
     def facts(self) -> dict[str, Any]:
         """What this run did."""
+        if self._noted:
+            log.warning(
+                "%d slides were used to train or calibrate: their p-values are no news, see `note`", self._noted
+            )
         seconds = time.perf_counter() - self._began
         rate = self._tiles / max(seconds, 1e-9)
         return {"slides_now": self._slides, "tiles_now": self._tiles, "tiles_per_second": rate}
@@ -583,4 +616,5 @@ class _Screening:
         if commit.result():
             metrics.count_slide(verdict["state"])
             self._slides += 1
+            self._noted += verdict["note"] is not None
             self._tiles += int(verdict.get("n_scored") or 0)

@@ -18,7 +18,7 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,15 +99,19 @@ def exists(uri: str) -> bool:
     return True
 
 
-def list_objects(prefix_uri: str, *, suffixes: tuple[str, ...] = ()) -> Iterator[ObjectInfo]:
+def list_objects(
+    prefix_uri: str, *, suffixes: tuple[str, ...] = (), left_out: Callable[[str, str], None] | None = None
+) -> Iterator[ObjectInfo]:
     """List the objects in a folder and below, page by page, sorted as the place sorts; a missing one is empty.
 
     Args:
         prefix_uri: the folder: `s3://bucket/a` lists `a/...`, never `ab/...`.
         suffixes: only names that end so, in upper or lower case.
+        left_out: told of what lies in a local folder and is not listed: the reason, and its path. With it, names that
+            are no UTF-8, which nothing can be written about, are left out too.
     """
     endings = tuple(suffix.lower() for suffix in suffixes)
-    for info in s3_objects.list_objects(prefix_uri) if is_s3(prefix_uri) else _walk(prefix_uri):
+    for info in s3_objects.list_objects(prefix_uri) if is_s3(prefix_uri) else _walk(prefix_uri, left_out):
         if not endings or info.uri.lower().endswith(endings):
             yield info
 
@@ -248,9 +252,14 @@ def delete(uri: str) -> None:
 
 
 def pyarrow_filesystem(uri: str) -> tuple["FileSystem", str]:
-    """Return a pyarrow file system and the path in it: what Ray Train calls `storage_filesystem`, `storage_path`."""
+    """Return a pyarrow file system and the path in it: what Ray Train calls `storage_filesystem`, `storage_path`.
+
+    It may be pickled: each process connects to S3 with the credentials that it finds itself.
+    """
     if is_s3(uri):
-        return s3_objects.arrow_filesystem(uri)
+        from uadray.arrow_files import s3_filesystem
+
+        return s3_filesystem(), uri.removeprefix("s3://").rstrip("/")
     from pyarrow.fs import LocalFileSystem
 
     return LocalFileSystem(), str(local_path(uri).absolute())
@@ -269,15 +278,40 @@ def _expect(uri: str, descriptor: int, etag: str | None) -> ObjectInfo:
     return info
 
 
-def _walk(folder_uri: str) -> Iterator[ObjectInfo]:
+def _walk(folder_uri: str, left_out: Callable[[str, str], None] | None = None) -> Iterator[ObjectInfo]:
     """List a local folder. Links to files are followed, links to folders are not: they may run in circles."""
-    for folder, folders, names in os.walk(local_path(folder_uri)):
+    tell = left_out or (lambda reason, path: None)
+    for folder, folders, names in os.walk(
+        local_path(folder_uri), onerror=lambda error: tell(error.strerror or "unreadable", str(error.filename))
+    ):
         folders.sort()
+        for linked in filter(os.path.islink, (os.path.join(folder, inner) for inner in folders)):  # noqa: PTH118
+            tell("a link to a folder", linked)
         for file in sorted(names):
             path = os.path.join(folder, file)  # noqa: PTH118
-            if not file.endswith(_TEMPORARY):
-                with suppress(FileNotFoundError, NotFoundError):
-                    yield _info(path, os.stat(path))  # noqa: PTH116
+            if file.endswith(_TEMPORARY):
+                continue
+            if left_out is not None and not _is_utf8(path):
+                tell("its name is no UTF-8", path)
+                continue
+            try:
+                info = _info(path, os.stat(path))  # noqa: PTH116
+            except OSError as error:
+                if left_out is None and not isinstance(error, FileNotFoundError):
+                    raise
+                tell("a link that leads nowhere" if os.path.islink(path) else str(error.strerror), path)  # noqa: PTH114
+            except NotFoundError:
+                tell("not a file", path)
+            else:
+                yield info
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager

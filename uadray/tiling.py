@@ -12,11 +12,12 @@ whole pixels instead would give tiles of different mpp.
 """
 
 import re
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from uadray.config import Config
@@ -33,7 +34,11 @@ BAND_BACKGROUND = 0.1
 MAX_TILES = 20_000_000
 """A slide of 250,000 x 250,000 px has 15 million 64 px tiles; a header that claims more is not believed."""
 
-Band = Literal["tissue", "border", "background"]
+MAX_TISSUE_TILES = 5_000_000
+"""25 x 50 mm of nothing but tissue in tiles of 16 um: half a gigabyte of rows."""
+
+TILES_AT_ONCE = 2**18
+"""Tiles of the grid whose tissue is looked at together."""
 
 
 class TileSpec(Config):
@@ -93,6 +98,19 @@ def _id(slide_id: str, x: int, y: int, tile_px: int, mpp: str) -> str:
     return f"{slide_id}/x{x}_y{y}_{tile_px}px_{mpp}mpp"
 
 
+_TILE_ID = re.compile(r"(.*)/x([0-9]+)_y([0-9]+)_([0-9]+)px_([0-9.]+)mpp", re.DOTALL)
+
+
+def slide_of(tile_id: str) -> str | None:
+    """The slide that a tile id names; None for one of another making (those of tile sets are paths).
+
+    >>> slide_of("a/x96_y0_64px_0.5mpp"), slide_of("normal/7.png")
+    ('a', None)
+    """
+    found = _TILE_ID.fullmatch(tile_id)
+    return found[1] if found else None
+
+
 def parse_tile_id(text: str) -> TilePlace:
     """The reverse of `tile_id`.
 
@@ -102,7 +120,7 @@ def parse_tile_id(text: str) -> TilePlace:
     Raises:
         InputError: it is not the id of a tile cut from a slide (those of tile sets are paths).
     """
-    found = re.fullmatch(r"(.*)/x([0-9]+)_y([0-9]+)_([0-9]+)px_([0-9.]+)mpp", text, re.DOTALL)
+    found = _TILE_ID.fullmatch(text)
     if not found:
         raise InputError(f"{text!r} is not a tile id; expected one like 'slide/x96_y0_64px_0.5mpp'")
     return TilePlace(found[1], int(found[2]), int(found[3]), int(found[4]), float(found[5]))
@@ -114,23 +132,23 @@ def _mpp_text(mpp: float) -> str:
     return short if float(short) == mpp else repr(float(mpp))
 
 
-def band(tissue_fraction: float) -> Band:
-    """The coverage band of a tile.
+def bands(tissue_fraction: npt.NDArray[np.float64]) -> pa.Array:
+    """The coverage band of each tile.
 
-    >>> [band(f) for f in (1.0, 0.9, 0.5, 0.1)]
+    >>> bands(np.array([1.0, 0.9, 0.5, 0.1])).to_pylist()
     ['tissue', 'tissue', 'border', 'background']
     """
-    if tissue_fraction >= BAND_TISSUE:
-        return "tissue"
-    return "background" if tissue_fraction <= BAND_BACKGROUND else "border"
+    number = (tissue_fraction > BAND_BACKGROUND).astype(np.int8) + (tissue_fraction >= BAND_TISSUE)
+    return pa.array(["background", "border", "tissue"]).take(pa.array(number))
 
 
 def grid(
     slide_id: str, size_level0_px: tuple[int, int], mpp_level0: float, mask: npt.NDArray[np.bool_], spec: TileSpec
 ) -> pa.Table:
-    """All tiles of a slide, row by row, with their tissue; nothing is left out yet (see `keep_tissue`).
+    """The tiles of a slide with at least `spec.min_tissue` of tissue, row by row.
 
-    The last column and row reach over the slide's edge where the size is no multiple of the stride. A stride below one
+    Tiles on glass are counted (`n_grid`), and never named: memory goes by the tissue, not by what a header claims. The
+    last column and row reach over the slide's edge where the size is no multiple of the stride. A stride below one
     level-0 pixel makes one tile a pixel, so that no id is there twice.
 
     Args:
@@ -138,14 +156,48 @@ def grid(
         size_level0_px: width and height of the slide.
         mpp_level0: the slide's own micrometres per pixel.
         mask: tissue of the whole slide, any resolution, [h, w].
-        spec: where to cut.
+        spec: where to cut, and how much tissue a tile must have.
 
     Returns:
         A table of schema `TILES`.
 
     Raises:
-        SlideError: reason `too_large`: the header claims more tiles than any slide has.
+        SlideError: reason `too_large`: the header claims more tiles than any slide has, or they show more tissue.
     """
+    columns, rows = _sides(slide_id, size_level0_px, mpp_level0, spec)
+    at_once = max(1, TILES_AT_ONCE // len(columns[0]))
+    found: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]] = []
+    n_kept = 0
+    for start in range(0, len(rows[0]), at_once):
+        some = slice(start, start + at_once)
+        x, y = (a.ravel() for a in np.meshgrid(columns[0], rows[0][some]))
+        width, height = (a.ravel() for a in np.meshgrid(columns[1], rows[1][some]))
+        fraction = tissue_fraction(mask, size_level0_px, x, y, width, height)
+        kept = fraction.astype(np.float32) >= spec.min_tissue  # as the table has it
+        found.append((np.stack([x[kept], y[kept], width[kept], height[kept]]), fraction[kept]))
+        n_kept += int(kept.sum())
+        if n_kept > MAX_TISSUE_TILES:
+            raise SlideError(
+                slide_id,
+                "too_large",
+                f"{size_level0_px[0]} x {size_level0_px[1]} px have tissue in over {MAX_TISSUE_TILES:,} tiles of "
+                f"{spec.tile_px} px at {spec.mpp:g} um/px; take larger or coarser tiles",
+            )
+    places, fractions = (np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True))
+    return _table(slide_id, places, fractions, spec)
+
+
+def n_grid(slide_id: str, size_level0_px: tuple[int, int], mpp_level0: float, spec: TileSpec) -> int:
+    """How many tiles the whole grid has, glass included. Arguments and errors as of `grid`."""
+    columns, rows = _sides(slide_id, size_level0_px, mpp_level0, spec)
+    return len(columns[0]) * len(rows[0])
+
+
+_Side = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
+def _sides(slide_id: str, size_level0_px: tuple[int, int], mpp_level0: float, spec: TileSpec) -> tuple[_Side, _Side]:
+    """Origins and widths of the columns, and of the rows."""
     scale = spec.mpp / mpp_level0
     columns, rows = (_spans(side, spec, scale) for side in size_level0_px)
     if columns is None or rows is None or len(columns[0]) * len(rows[0]) > MAX_TILES:
@@ -154,30 +206,36 @@ def grid(
             "too_large",
             f"{size_level0_px[0]} x {size_level0_px[1]} px would be over {MAX_TILES:,} tiles; is its header intact?",
         )
-    x, y = (a.ravel() for a in np.meshgrid(columns[0], rows[0]))
-    width, height = (a.ravel() for a in np.meshgrid(columns[1], rows[1]))
-    fraction = tissue_fraction(mask, size_level0_px, x, y, width, height)
-    mpp_text = _mpp_text(spec.mpp)
+    return columns, rows
+
+
+def _table(
+    slide_id: str, places: npt.NDArray[np.int64], fractions: npt.NDArray[np.float64], spec: TileSpec
+) -> pa.Table:
+    """Rows of schema `TILES`. Texts are made by Arrow, without a Python object each.
+
+    Args:
+        slide_id: of all rows.
+        places: [4, n]: x, y, width and height.
+        fractions: [n], of tissue.
+        spec: of the tiles.
+    """
+    x, y, width, height = (pa.array(values) for values in places)
+    end = f"_{spec.tile_px}px_{_mpp_text(spec.mpp)}mpp"
+    ids = pc.binary_join_element_wise(f"{slide_id}/x", x.cast(pa.string()), "_y", y.cast(pa.string()), end, "")
     return pa.table(
         {
-            "tile_id": [
-                _id(slide_id, *place, spec.tile_px, mpp_text) for place in zip(x.tolist(), y.tolist(), strict=True)
-            ],
-            "slide_id": [slide_id] * len(x),
+            "tile_id": ids,
+            "slide_id": pa.repeat(slide_id, len(x)),
             "x_level0_px": x,
             "y_level0_px": y,
             "width_level0_px": width,
             "height_level0_px": height,
-            "tissue_fraction": fraction.astype(np.float32),
-            "band": [band(f) for f in fraction.tolist()],
+            "tissue_fraction": fractions.astype(np.float32),
+            "band": bands(fractions),
         },
         schema=TILES,
     )
-
-
-def keep_tissue(tiles: pa.Table, spec: TileSpec) -> pa.Table:
-    """The tiles with at least `spec.min_tissue` of tissue."""
-    return tiles.filter(tiles["tissue_fraction"].to_numpy() >= spec.min_tissue)
 
 
 def _spans(side_px: int, spec: TileSpec, scale: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:

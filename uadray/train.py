@@ -1,6 +1,7 @@
 """`uadray train`: data -> Ray Train workers -> bundle, metrics.jsonl and a page of sample reconstructions."""
 
 import html
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,8 @@ from uadray.manifest import read_manifest
 from uadray.models import weights
 from uadray.models.build import DpaConfig
 from uadray.training.config import TrainConfig
-from uadray.training.loop import Line, Sample, fit
+from uadray.training.loop import Sample, fit
+from uadray.training.plain import Line
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 
@@ -45,14 +47,13 @@ def train(
     source = training_data(
         data, tiles=config.tiles, input_px=config.detector.input_px, tiles_per_slide=config.tiles_per_slide,
         label=config.train_label, n_tiles=config.tiles_needed, seed=config.seed, stain_augment=config.stain_augment,
-        done_tiles=_tiles_taken(out, config) if resume else 0,
     )  # fmt: skip
     if source.n_tiles < config.batch_size * config.workers:
         raise InputError(f"{data}: {source.n_tiles} tiles are fewer than a batch of {config.batch_size} a worker")
     storage.write_bytes(storage.join(out, CONFIG), runs.dump_config(config).encode())
     log = RunLog(out, config, progress, keep=resume)
     filesystem, path = storage.pyarrow_filesystem(out)
-    networks, last = fit(config, source.dataset, filesystem=filesystem, path=path, listener=log.take)
+    networks, last = fit(config, source, filesystem=filesystem, path=path, listener=log.take)
     bundle = write_bundle(
         out, networks, name=config.name, detector=config.detector, tiles=source.tiles,
         training_data=source.description, metrics={k: v for k, v in last.items() if isinstance(v, int | float)},
@@ -63,13 +64,16 @@ def train(
 
 
 class RunLog:
-    """metrics.jsonl and samples, written as they come."""
+    """metrics.jsonl and samples, written as they come.
+
+    An epoch has one line: what a killed run had written after its last checkpoint is written again by the next one.
+    """
 
     def __init__(self, out: str, config: TrainConfig, progress: Progress | None, *, keep: bool) -> None:
         self._out, self._progress, self._total = out, progress, config.epochs * config.steps_per_epoch
         where = storage.join(out, METRICS)
         old = storage.read_bytes(where).decode() if keep and storage.exists(where) else ""
-        self._lines = old.splitlines()
+        self._lines = {int(json.loads(line)["epoch"]): line for line in old.splitlines()}
         self._title = config.name
 
     def take(self, lines: list[Line], samples: list[Sample]) -> None:
@@ -80,9 +84,11 @@ class RunLog:
         for epoch, x, x_hat in samples:
             where = storage.join(self._out, "samples", f"epoch_{epoch:04d}.jpg")
             storage.write_bytes(where, encode_jpeg(sample_grid(x, x_hat)), content_type="image/jpeg")
+        for line in finished:
+            earlier = {epoch: text for epoch, text in self._lines.items() if epoch < line["epoch"]}
+            self._lines = earlier | {line["epoch"]: runs.json_line(line)}
         if finished:
-            self._lines += [runs.json_line(line) for line in finished]
-            storage.write_bytes(storage.join(self._out, METRICS), ("\n".join(self._lines) + "\n").encode())
+            storage.write_bytes(storage.join(self._out, METRICS), ("\n".join(self._lines.values()) + "\n").encode())
 
     def close(self) -> None:
         """Write the page of samples, newest first."""
@@ -119,13 +125,6 @@ def check(config: TrainConfig, *, data: str, out: str, resume: bool = False) -> 
         tilesets.check(data)
     else:
         read_manifest(data)
-
-
-def _tiles_taken(out: str, config: TrainConfig) -> int:
-    """Tiles that the workers of an earlier run took, by its finished epochs."""
-    where = storage.join(out, METRICS)
-    epochs = len(storage.read_bytes(where).splitlines()) if storage.exists(where) else 0
-    return epochs * config.steps_per_epoch * config.batch_size * config.workers
 
 
 def _check_free(out: str, config: TrainConfig, *, resume: bool) -> None:

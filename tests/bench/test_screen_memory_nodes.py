@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uadray.bench import memory, nodes, processes, screen, slides
+from uadray.bench import memory, processes, screen, slides
 from uadray.bench.slides import DPA, TINY, gpu_tiles
 from uadray.bundle import read_bundle
 from uadray.config import load_config
@@ -89,13 +89,6 @@ def test_memory_is_counted_by_what_processes_are_for(child: int) -> None:
     sizes = memory._by_role(os.getpid())
     assert 1e8 < sizes["reader"] < 2e8
     assert sizes["job"] == sum(size for name, size in sizes.items() if name not in ("job", "object_store"))
-
-
-def test_without_its_tools_bench_nodes_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    found = nodes.run()
-    assert found["goals_met"] is None
-    assert "root" in found["skipped"] or "iproute2" in found["skipped"]
 
 
 def test_the_tiny_detector_reads_every_tile(slide: Path) -> None:

@@ -1,6 +1,7 @@
 """`uadray tile`: whose bytes are kept, what is resumed, what fails by name, and what a dry run says beforehand."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,17 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import simplejpeg
 from seaweed import SeaweedServer
 
 from uadray import storage
 from uadray.data import shards
 from uadray.data.estimate import estimate
-from uadray.data.materialise import cut_slide, tile_set
+from uadray.data.materialise import chosen_tiles, cut_slide, encoded_tiles, tile_set
+from uadray.data.reading import read_chunks
 from uadray.data.shards import TILE_IMAGES, TILESET
 from uadray.data.tilesets import is_tile_set, kind, list_tiles, read_tiles
-from uadray.errors import InputError
+from uadray.errors import InputError, WorkError
 from uadray.manifest import SlideRow
 from uadray.slides.reader import open_slide, read_tile, thumbnail
 from uadray.slides.synthetic import write_pyramid
@@ -83,6 +86,27 @@ def test_resampled_tiles_are_encoded_at_the_asked_quality(
         assert {row["format"] for row in _tiles(summary["out"]).values()} == {f"jpeg 4:4:4 q{quality}"}
         sizes.append(summary["bytes"])
     assert sizes[1] > 1.5 * sizes[0]
+
+
+def test_tiles_have_the_pixels_that_screening_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Level 1 has exactly the scale asked for, but tiles begin between its pixels, all but the first one."""
+    small = np.random.default_rng(5).integers(0, 80, (126, 126, 3), dtype=np.uint8)
+    image = np.array([210, 110, 180], np.uint8) - cv2.resize(small, (1001, 1001))
+    level = cv2.resize(image, (498, 498), interpolation=cv2.INTER_AREA)
+    monkeypatch.setattr("uadray.slides.synthetic._reduced", lambda *_: level)
+    write_pyramid(tmp_path / "odd.tif", image, mpp=0.5, tile_px=128, downsamples=(2,))
+    with open_slide(tmp_path / "odd.tif", slide_id="odd") as slide:
+        assert slide.downsamples[1][0] % 1
+        spec = TileSpec(mpp=0.5 * slide.downsamples[1][0], tile_px=128, quality=None)
+        tiles, _ = chosen_tiles(slide, "", spec, per_slide=None, seed=0)
+        encoded = {i: (data, own) for i, data, own in encoded_tiles(
+            slide, tiles, spec, quality=100, normalise=None, left_out=Counter())}  # fmt: skip
+        (chunk,) = read_chunks(slide, tiles, spec=spec)
+    assert sum(own for _, own in encoded.values()) == 1
+    assert len(encoded) == len(tiles) == 16
+    for i, (data, _) in encoded.items():
+        difference = simplejpeg.decode_jpeg(data).astype(int) - chunk.pixels[i]
+        assert np.abs(difference).mean() < 1, f"tile {i}: no more than what JPEG of quality 100 loses"
 
 
 def test_a_second_run_does_what_is_missing_and_no_more(ray_cluster: None, rows: list[SlideRow], tmp_path: Path) -> None:
@@ -203,6 +227,21 @@ def test_from_s3_to_s3(ray_cluster: None, s3: SeaweedServer, rows: list[SlideRow
     for ref, image, error in read_tiles(f"{base}/set", list_tiles(f"{base}/set")):
         assert error is None
         np.testing.assert_array_equal(image, here[ref.tile_id])
+
+
+@pytest.mark.s3
+def test_what_the_system_fails_at_ends_the_run_and_is_no_slides_fault(
+    ray_cluster: None, s3: SeaweedServer, rows: list[SlideRow], tmp_path: Path
+) -> None:
+    """The session's cluster knows no way to this server. What was cut stays cut, and nothing is finished."""
+    out = str(tmp_path / "set")
+    storage.write_bytes(f"s3://{s3.bucket}/locked/a.tif", Path(rows[0].uri).read_bytes())
+    locked = [SlideRow(f"locked{i}", f"s3://{s3.bucket}/locked/a.tif") for i in range(6)]
+    with pytest.raises(WorkError, match=r"^6 faults in a row that are no slide's, the last: (unreachable|no_access)"):
+        tile_set([*rows, *locked], OWN, out)
+    assert not json.loads((tmp_path / "set" / TILESET).read_text())["finished"]
+    summary = tile_set(rows, OWN, out)
+    assert (summary["slides_now"], summary["finished"], summary["failed"]) == (0, 2, 0)
 
 
 def test_row_groups_are_samples_of_a_slide(ray_cluster: None, tmp_path: Path) -> None:

@@ -1,5 +1,13 @@
 """Training ingest: what a pass draws, how slides are mixed, and that workers share every pass without overlap."""
 
+import json
+import os
+import signal
+import sys
+import time
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +18,25 @@ import pytest
 import ray
 from hypothesis import given
 from hypothesis import strategies as st
+from seaweed import SeaweedServer
 
-from uadray.data.crops import OpenSlides, SlideSource, crop_blocks, crop_pixels, random_crop
+from uadray import storage
+from uadray.data.crops import Crop, Job, OpenSlides, Piece, SlideSource, crop_blocks, crop_pixels, random_crop
+from uadray.data.journal import Journal
 from uadray.data.materialise import tile_set
-from uadray.data.passes import Passes, along_curve, draw, mixing, plan_passes
-from uadray.data.pipeline import TrainingData, _survey, slide_source, training_data
-from uadray.errors import InputError
+from uadray.data.passes import Ints, Passes, along_curve, draw, mixing, pack_corners, plan_passes, unpack_corners
+from uadray.data.pipeline import (
+    TrainingData,
+    _survey,
+    crop_data,
+    slide_source,
+    survey,
+    taken_labels,
+    training_data,
+)
+from uadray.data.tasks import Crashed, in_parallel
+from uadray.errors import InputError, UadrayError, WorkError, shown
+from uadray.identity import Seen, content, is_seen
 from uadray.manifest import SlideRow, read_manifest, write_manifest
 from uadray.slides.reader import open_slide, read_tile
 from uadray.slides.synthetic import write_pyramid
@@ -52,9 +73,9 @@ def source(manifest: str) -> SlideSource:
     return slide_source(surveys, SPEC, per_slide=PER_SLIDE, seed=7)
 
 
-def _plan(source: SlideSource, *, passes: int, max_tasks: int = 2000) -> Passes:
+def _plan(source: SlideSource, *, passes: int, max_tasks: int = 2000, input_px: int = 32) -> Passes:
     n = int(source.entry_tiles.sum())
-    return plan_passes(n, seed=7, n_tiles=n * (passes - 1), input_px=32, max_tasks=max_tasks)
+    return plan_passes(n, seed=7, n_tiles=n * (passes - 1), input_px=input_px, max_tasks=max_tasks)
 
 
 def _read(source: SlideSource, passes: Passes, tasks: range | None = None, **options: Any) -> pa.Table:
@@ -74,10 +95,10 @@ def _read(source: SlideSource, passes: Passes, tasks: range | None = None, **opt
 )
 def test_every_pass_has_every_entry_once(entries: list[int], passes: int, max_tasks: int, input_px: int) -> None:
     tiles = np.array(entries)
-    plan = plan_passes(int(tiles.sum()), seed=1, n_tiles=passes * int(tiles.sum()), input_px=input_px,
-                       max_tasks=max_tasks, first=3)  # fmt: skip
+    n = int(tiles.sum())
+    plan = plan_passes(n, seed=1, n_tiles=passes * n, input_px=input_px, max_tasks=max_tasks, done_tiles=3 * n)
     assert plan.n_tasks <= max_tasks
-    assert plan.count == passes + 1
+    assert plan.n_blocks == (passes + 1) * plan.blocks_per_pass
     seen: dict[int, list[int]] = {}
     for task in range(plan.n_tasks):
         for turn, _, some in plan.blocks(task, tiles):
@@ -141,7 +162,7 @@ def test_crops_are_the_slides_pixels_turned(source: SlideSource) -> None:
     table = _read(source, _plan(source, passes=1)).slice(0, 40)
     for row, crop in zip(table.to_pylist(), crop_pixels(table, 32), strict=True):
         slide = source.rows[row["slide"]]
-        x, y = source.corners[source.offsets[row["slide"]] + row["tile"]].tolist()
+        x, y = source.corners(row["slide"])[0][row["tile"]].tolist()
         with open_slide(slide.uri, slide_id=slide.slide_id) as opened:
             tile = read_tile(opened, x_level0_px=x, y_level0_px=y, mpp=1.0, tile_px=32)
         turned = [np.rot90(t, k) for t in (tile, tile[:, ::-1]) for k in range(4)]
@@ -166,8 +187,8 @@ def test_tiles_out_of_focus_are_not_trained_on(manifest: str, tmp_path: Path) ->
     spec = TileSpec(mpp=1.0, tile_px=32)
     found = _survey(SlideRow("half", str(tmp_path / "half.tif")), spec)
     half = slide_source([found], spec, per_slide=None, seed=0)
-    x = half.corners[_read(half, _plan(half, passes=1))["tile"].to_numpy(), 0]
-    assert 100 < len(x) < 2 * len(half.corners)
+    x = half.corners(0)[0][_read(half, _plan(half, passes=1))["tile"].to_numpy(), 0]
+    assert 100 < len(x) < 2 * half.n_tiles.sum()
     assert x.max() < 256
 
 
@@ -177,6 +198,118 @@ def test_random_crops_reach_every_corner() -> None:
     crops = [random_crop(tile, 6, rng) for _ in range(300)]
     assert {int(crop.min()) for crop in crops} == {y * 8 + x for y in range(3) for x in range(3)}
     assert len({crop.tobytes() for crop in crops}) == 9 * 8
+
+
+def test_corners_come_back_from_few_bytes() -> None:
+    y, x = np.nonzero(cv2.circle(np.zeros((200, 220), np.uint8), (90, 110), 70, 1, -1))
+    corners = np.rint(np.stack([x, y], axis=1) * 256.256).astype(np.int64)
+    packed = pack_corners(corners)
+    found, cells = unpack_corners(packed)
+    assert len(corners) > 15_000
+    assert len(packed) < 1500, "not 120,000"
+    np.testing.assert_array_equal(found, corners)
+    np.testing.assert_array_equal(cells, np.stack([x - x.min(), y - y.min()], axis=1))
+    assert len(unpack_corners(pack_corners(corners[:0]))[0]) == 0
+
+
+def test_a_slide_that_is_one_entry_is_read_by_and_by(tmp_path: Path) -> None:
+    """All of its tiles once, in tables of bounded size that are mixed like others; 50 MB of pixels in much less."""
+    row = _write_slide(tmp_path / "large.tif", 1, size_px=4096)
+    spec = TileSpec(mpp=1.0, tile_px=256, quality=None)
+    large = replace(slide_source([_survey(row, spec)], spec, per_slide=None, seed=0), whole=np.array([True]))
+    tracemalloc.start()
+    try:
+        tables = [
+            table.drop(["pixels"])
+            for table in crop_blocks(large, _plan(large, passes=1, input_px=256), 0, input_px=256, stain_augment=0)
+        ]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    tiles = [table["tile"].to_numpy() for table in tables]
+    assert sorted(np.concatenate(tiles).tolist()) == list(range(256))
+    assert max(map(len, tiles)) <= 2 * 21
+    assert peak < 30e6
+    x, y = large.corners(0)[0][np.concatenate(tiles[:4])].T // 256
+    assert min(np.ptp(x), np.ptp(y)) > 8, "no patch of the slide"
+
+
+def test_a_training_that_goes_on_begins_with_the_block_it_had_reached(source: SlideSource) -> None:
+    """Where workers had stopped within a pass: what was read and what will be is each tile once, but for one block."""
+    in_pass = N_SLIDES * PER_SLIDE
+    whole = plan_passes(in_pass, seed=7, n_tiles=2 * in_pass, input_px=128)
+    block = in_pass // whole.blocks_per_pass
+    assert whole.blocks_per_pass > 5
+    done = in_pass + 3 * block + 10
+    rest = plan_passes(in_pass, seed=7, n_tiles=2 * in_pass - done, input_px=128, done_tiles=done)
+    blocks = [[b for t in range(p.n_tasks) for b in p.blocks(t, source.entry_tiles)] for p in (whole, rest)]
+    assert [(turn, number) for turn, number, _ in blocks[1]] == [(t, n) for t, n, _ in blocks[0]][-len(blocks[1]) :]
+    assert blocks[1][0][:2] == (1, 3)
+    read_before = [b for b in blocks[0] if b[:2] < (1, 3)]
+    assert sum(int(source.entry_tiles[e].sum()) for *_, e in read_before) == pytest.approx(done, abs=block)
+
+
+def test_a_slide_that_changes_or_goes_costs_its_tiles_and_is_told_once(tmp_path: Path) -> None:
+    rows = [_write_slide(tmp_path / f"{name}.tif", i) for i, name in enumerate(["good", "changed", "gone"])]
+    found = slide_source([_survey(row, SPEC) for row in rows], SPEC, per_slide=None, seed=0)
+    _write_slide(tmp_path / "changed.tif", 9)
+    (tmp_path / "gone.tif").unlink()
+    journal = Journal()
+    table = _read(found, _plan(found, passes=2), journal=journal)
+    assert np.bincount(table["slide"].to_numpy()).tolist() == [2 * 256]
+    told = dict(journal.take())
+    assert told.keys() == {"changed", "gone"}
+    assert told["changed"].startswith("changed: ")
+    assert told["gone"].startswith("missing: ")
+    assert journal.take() == []
+
+
+@pytest.mark.s3
+def test_what_is_the_systems_fault_ends_the_reading_and_is_no_slides_fault(
+    s3: SeaweedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = _write_slide(tmp_path / "a.tif", 1)
+    row = SlideRow("a", f"s3://{s3.bucket}/system/a.tif")
+    storage.write_bytes(row.uri, Path(local.uri).read_bytes())
+    found = slide_source([_survey(row, SPEC)], SPEC, per_slide=None, seed=0)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "out-of-date")
+    survey = _survey(row, SPEC)
+    assert survey.is_systems
+    assert (survey.error or "").startswith("no_access: ")
+    journal = Journal()
+    with pytest.raises(UadrayError, match="SignatureDoesNotMatch"):
+        _read(found, _plan(found, passes=1), journal=journal)
+    assert journal.take() == []
+
+
+@pytest.mark.s3
+def test_a_full_cache_is_the_systems_fault_too(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slide that only OpenSlide reads needs a copy on the disk."""
+    uri = f"s3://{s3.bucket}/full/one.mrxs"
+    storage.write_bytes(uri, b"x" * 1000)
+    storage.write_bytes(f"s3://{s3.bucket}/full/one/Data0000.dat", b"x" * 100_000)
+    monkeypatch.setenv("UADRAY_CACHE_BYTES", "50000")
+    survey = _survey(SlideRow("one", uri), SPEC)
+    assert survey.is_systems
+    assert (survey.error or "").startswith("disk_full: ")
+
+
+def test_what_a_reader_died_over_is_read_alone_and_then_left_out() -> None:
+    journal = Journal()
+    journal.start(3)
+    journal.begin(3, ["a", "b", "c"])
+    journal.start(3)  # again: the process that read all three has died
+    assert journal.groups(["a", "b", "c", "d"]) == [["a"], ["b"], ["c"], ["d"]]
+    journal.begin(3, ["a"])
+    journal.begin(3, ["b"])
+    assert journal.groups(["a", "d"]) == [["a", "d"]], "it was read alone, and nobody died"
+    journal.start(3)
+    assert journal.groups(["a", "b", "c", "d"]) == [["c"], ["a", "d"]]
+    assert journal.take() == [("b", "crashed: 2 processes died while they read it")]
+    journal.begin(3, ["c"])
+    journal.end(3)
+    journal.start(4)
+    assert journal.groups(["b", "c"]) == [["c"]]
 
 
 def test_open_slides_are_bounded(source: SlideSource) -> None:
@@ -214,6 +347,10 @@ def _by_two_workers(data: TrainingData) -> list[list[np.ndarray]]:
     return list(ray.get([_seen_by_a_worker.remote(shard) for shard in shards]))
 
 
+def _all_rows(shards: list[Any]) -> list[np.ndarray]:
+    return [np.concatenate(batches) for batches in ray.get([_seen_by_a_worker.remote(shard) for shard in shards])]
+
+
 def _check_shared_and_mixed(data: TrainingData, *, passes: int) -> None:
     workers = _by_two_workers(data)
     rows = np.concatenate([np.concatenate(batches) for batches in workers])
@@ -244,22 +381,117 @@ def test_shards_are_shared_and_mixed_alike(ray_cluster: None, manifest: str, tmp
 
 
 @pytest.mark.ray
-def test_slides_that_cannot_be_used_are_left_out_by_name(ray_cluster: None, tmp_path: Path) -> None:
-    good = _write_slide(tmp_path / "good.tif", 1)
-    (tmp_path / "bad.tif").write_bytes(b"no slide")
+def test_slides_that_cannot_be_used_are_left_out_and_counted(
+    ray_cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The bundle's description and the log name neither them nor their files."""
+    good = replace(_write_slide(tmp_path / "good.tif", 1), label="Normal")
+    (tmp_path / "torn.tif").write_bytes(b"no slide")
     glass = np.full((256, 256, 3), 244, np.uint8)
     write_pyramid(tmp_path / "glass.tif", glass, mpp=1.0, tile_px=128)
-    rows = [SlideRow(n, str(tmp_path / f"{n}.tif")) for n in ("bad", "glass")]
+    rows = [SlideRow(n, str(tmp_path / f"{n}.tif")) for n in ("torn", "glass")]
     write_manifest([good, *rows], str(tmp_path / "m.csv"))
     data = _training_data(str(tmp_path / "m.csv"))
-    left_out = data.description["left_out"]
     assert data.n_tiles == PER_SLIDE
-    assert list(left_out) == ["bad", "glass"]
-    assert left_out["bad"].startswith("unreadable: ")
-    assert left_out["glass"] == "no tile with enough tissue"
+    assert data.description["left_out"] == {"unreadable": 1, "no tile with enough tissue": 1}
+    assert f"slide {shown('torn')} is left out of the training: unreadable" in caplog.text
+    for text in (json.dumps(data.description), caplog.text):
+        assert not any(word in text for word in ("good", "torn", "glass", "m.csv"))
+    seen = Seen(data.description["salt"], frozenset(data.description["slides"]))
+    assert is_seen(good, seen)
+    assert is_seen(SlideRow("other", "/x.tif"), seen, content=content(good.uri))
+    assert not is_seen(rows[0], seen)
     write_manifest(rows, str(tmp_path / "n.csv"))
-    with pytest.raises(InputError, match=r"none of 2 slides can be used; the first: .*bad"):
+    with pytest.raises(InputError, match=r"none of 2 slides can be used; the first: .*torn"):
         _training_data(str(tmp_path / "n.csv"))
+
+
+@pytest.mark.parametrize("label", ["NORMAL", "Normal"])
+def test_labels_count_in_any_case(tmp_path: Path, label: str) -> None:
+    assert taken_labels("set", "normal", {label, "Tumor"}) == {label}
+    write_manifest([SlideRow("a", "a.tif", label=label)], str(tmp_path / "m.csv"))
+    with pytest.raises(InputError, match="no slide has the label 'tumor'"):
+        _training_data(str(tmp_path / "m.csv"), label="tumor")
+
+
+@pytest.fixture
+def sent_to_workers() -> Iterator[None]:
+    """What this file defines: workers cannot import it."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def _dies_over_two(number: int) -> int:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * number
+
+
+@pytest.mark.ray
+def test_an_item_that_kills_its_process_twice_is_the_only_one_lost(ray_cluster: None, sent_to_workers: None) -> None:
+    found = dict(in_parallel(_dies_over_two, range(6)))
+    assert isinstance(found[2], Crashed)
+    assert "its process died 2 times" in found.pop(2).message
+    assert found == {n: n * n for n in (0, 1, 3, 4, 5)}
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Slides of which one kills whoever reads it."""
+
+    slides: SlideSource
+    slide_id: str
+
+    @property
+    def entry_tiles(self) -> Ints:
+        return self.slides.entry_tiles
+
+    @property
+    def shares(self) -> np.ndarray:
+        return self.slides.shares
+
+    def jobs(self, turn: int, entries: Ints) -> list[Job]:
+        jobs = self.slides.jobs(turn, entries)
+        return [Job(j.name, j.n_tiles, _die if j.name == self.slide_id else j.read) for j in jobs]
+
+
+def _die(crop: Crop) -> Iterator[Piece]:
+    time.sleep(0.3)  # others are being read
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield from ()
+
+
+@pytest.mark.ray
+def test_a_slide_that_kills_its_reader_costs_its_tiles_and_is_named(
+    ray_cluster: None, sent_to_workers: None, source: SlideSource
+) -> None:
+    deadly = Deadly(source, "s3")
+    data = crop_data(deadly, tiles=SPEC, input_px=32, n_tiles=N_SLIDES * PER_SLIDE, seed=0)
+    (rows,) = _all_rows([data.dataset])
+    assert len(rows) == len(np.unique(rows, axis=0)) == 2 * (N_SLIDES - 1) * PER_SLIDE
+    assert 3 not in rows[:, 1]
+    assert ray.get(data.journal.take.remote()) == [("s3", "crashed: 2 processes died while they read it")]
+
+
+@pytest.mark.ray
+@pytest.mark.s3
+def test_slides_that_cannot_be_reached_end_a_survey_only_if_nothing_can(
+    ray_cluster: None, s3: SeaweedServer, manifest: str
+) -> None:
+    """The session's cluster knows no way to this server."""
+    good = read_manifest(manifest)[:2]
+    storage.write_bytes(f"s3://{s3.bucket}/reach/a.tif", Path(good[0].uri).read_bytes())
+    locked = [SlideRow(f"locked{i}", f"s3://{s3.bucket}/reach/a.tif") for i in range(6)]
+    found = survey([good[0], locked[0], good[1]], SPEC)
+    assert [s.n_tiles for s in found] == [256, 0, 256]
+    assert (found[1].error or "").startswith("unreachable: ")
+    with pytest.raises(
+        WorkError, match=r"^5 slides could not be reached, for no fault of theirs; slide locked.: unrea"
+    ):
+        survey([*good, *locked], SPEC)
+    with pytest.raises(WorkError, match=r"^1 slide could not be reached"):
+        survey(locked[:1], SPEC)
 
 
 def test_a_manifest_without_normal_slides_is_refused(tmp_path: Path) -> None:

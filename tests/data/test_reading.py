@@ -98,7 +98,7 @@ def test_chunks_are_all_tiles_in_order(slide_path: Path) -> None:
     assert [i for c in chunks for i in c.tiles["tile_id"].to_pylist()] == tiles["tile_id"].to_pylist()
 
 
-@pytest.mark.parametrize(("tile_px", "expected"), [(96, 256), (64, 256), (256, 256), (320, 163), (512, 64), (4096, 64)])
+@pytest.mark.parametrize(("tile_px", "expected"), [(96, 256), (64, 256), (256, 256), (320, 163), (512, 64), (4096, 1)])
 def test_chunk_sizes(tile_px: int, expected: int) -> None:
     assert chunk_tiles(TileSpec(mpp=1, tile_px=tile_px)) == expected
 

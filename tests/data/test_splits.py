@@ -114,6 +114,22 @@ def test_a_patient_of_two_sites_counts_once(caplog: pytest.LogCaptureFixture) ->
     assert "stratum B: 0 of 1 patients are calib" in caplog.text
 
 
+def test_one_file_under_several_ids_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They may be put into different splits."""
+    rows = [SlideRow("secret1", "/a.tif"), SlideRow("secret2", "/b.tif"), SlideRow("secret3", "/a.tif")]
+    write_manifest(rows, str(tmp_path / "m.csv"))
+    split_manifest(str(tmp_path / "m.csv"), str(tmp_path / "o.csv"))
+    assert "2 of 3 slides are files that the manifest has under several ids" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_labels_are_one_stratum_in_any_case(tmp_path: Path) -> None:
+    rows = [SlideRow(f"s{i}", f"/{i}.tif", label=label) for i, label in enumerate(("Normal", "normal", "TUMOR"))]
+    write_manifest(rows, str(tmp_path / "m.csv"))
+    summary = split_manifest(str(tmp_path / "m.csv"), str(tmp_path / "o.csv"), stratify_by=("label",))
+    assert set(summary["strata"]) == {"normal", "tumor"}
+
+
 def test_slides_of_nobody_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     rows = [SlideRow("a", "/a"), SlideRow("b", "/b"), SlideRow("c", "/c", patient_id="a")]

@@ -121,5 +121,28 @@ def test_tiles_of_one_slide_are_drawn_together() -> None:
     assert grouped == pytest.approx(bootstrap_ci(scores, anomalous), abs=0.05)
 
 
-def test_two_samples_still_have_an_interval() -> None:
-    assert bootstrap_ci(np.array([1.0, 2.0]), _bools("NA")) == [1.0, 1.0]
+@pytest.mark.parametrize(
+    ("labels", "groups", "has_interval"),
+    [
+        ("NA", ["a", "b"], False),
+        ("NNNNA", ["a", "b", "c", "d", "e"], False),
+        ("NNNAAA", ["a", "b", "c", "d", "d", "d"], False),  # three anomalies, one slide
+        ("NANA", ["a", "a", "a", "a"], False),
+        ("NNAA", ["a", "b", "c", "d"], True),
+        ("NANA", ["a", "a", "b", "b"], True),
+    ],
+)
+def test_a_class_in_one_group_has_no_interval(labels: str, groups: list[str], has_interval: bool) -> None:
+    """Every draw would hold the same one: how much the next would differ, nothing tells."""
+    found = bootstrap_ci(np.arange(len(labels), dtype=float), _bools(labels), groups=np.array(groups))
+    assert (found is not None) == has_interval
+
+
+def test_a_draw_of_one_class_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two and two, one draw in eight has one class: all the same each quantile is of as many draws as were asked."""
+    drawn = []
+    monkeypatch.setattr(
+        "uadray.evaluation.detection.np.quantile", lambda values, _: drawn.append(len(values)) or [0, 1]
+    )
+    bootstrap_ci(np.arange(4.0), _bools("NNAA"))
+    assert drawn == [1000]

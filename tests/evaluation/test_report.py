@@ -1,15 +1,19 @@
 """`evaluate` on files as `score` and `screen` leave them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import norm
 
 from uadray.errors import InputError
-from uadray.evaluation.report import evaluate, evaluate_scores, evaluation_page, is_anomalous
+from uadray.evaluation.report import evaluate, evaluate_scores, evaluate_screening, evaluation_page, is_anomalous
+from uadray.manifest import SlideRow, write_manifest
 from uadray.schemas import SLIDE_DECISIONS, TILE_SCORES
 
 
@@ -39,11 +43,82 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     assert "0.833" in (tmp_path / "scores.html").read_text()
 
 
-def test_nan_is_no_score() -> None:
-    table = pa.table({"label": ["normal", "tumor", "tumor"], "score": [1.0, 2.0, float("nan")]})
+def test_nan_is_no_score_and_is_counted() -> None:
+    labels = ["normal", "tumor", "tumor", "normal", "tumor"]
+    table = pa.table({"label": labels, "score": [1.0, 2.0, float("nan"), None, float("inf")]})
     result = evaluate_scores(table)
-    assert (result["auroc"], result["n_unscored"]) == (1.0, 1)
+    assert (result["auroc"], result["n_unscored"], result["n_not_finite"]) == (1.0, 3, 2)
     assert result["trivial"] == {}
+
+
+def test_a_trivial_score_that_is_missing_is_left_out_of_its_figure() -> None:
+    table = pa.table({"label": ["normal", "tumor", "tumor"], "score": [1.0, 2.0, 3.0], "mean_green": [0.5, None, 0.4]})
+    assert evaluate_scores(table)["trivial"] == {"minus_mean_green": 1.0}
+
+
+SHIFT, OF_PATIENT, OF_SLIDE, OF_TILE = 1.2, 0.8, 0.6, 0.5
+TRUE_AUROC = float(norm.cdf(SHIFT / np.sqrt(2 * (OF_PATIENT**2 + OF_SLIDE**2 + OF_TILE**2))))
+
+
+def _clustered(rng: np.random.Generator, *, tiles: int = 12) -> tuple[pa.Table, list[SlideRow]]:
+    """Tiles of two slides of each of 24 patients, half of them ill: what patient and slide have in common is most."""
+    patient = rng.normal(size=24) * OF_PATIENT + SHIFT * (np.arange(24) % 2)
+    slide = np.repeat(patient, 2) + rng.normal(size=48) * OF_SLIDE
+    scores = np.repeat(slide, tiles) + rng.normal(size=48 * tiles) * OF_TILE
+    rows = [
+        SlideRow(f"s{i}", f"s{i}.tif", patient_id=f"p{i // 2}", label=("normal", "tumor")[i // 2 % 2])
+        for i in range(48)
+    ]
+    ids = [f"s{i}/x{96 * j}_y0_96px_1mpp" for i in range(48) for j in range(tiles)]
+    labels = [row.label for row in rows for _ in range(tiles)]
+    return pa.table({"tile_id": ids, "label": labels, "score": scores}), rows
+
+
+def test_the_interval_of_clustered_tiles_holds_the_truth() -> None:
+    """Tiles of a slide, and slides of a patient, are drawn together; each tile by itself, one in four would hold it."""
+    rng, hits, alone = np.random.default_rng(3), 0, 0
+    for _ in range(40):
+        table, rows = _clustered(rng)
+        low, high = evaluate_scores(table, rows)["auroc_ci95"]
+        hits += low <= TRUE_AUROC <= high
+        low, high = evaluate_scores(table.drop_columns(["tile_id"]))["auroc_ci95"]
+        alone += low <= TRUE_AUROC <= high
+    assert hits >= 34, "85 %"
+    assert alone <= 20, "the clusters are too weak for this test to mean something"
+
+
+def test_the_answer_says_what_was_drawn_together(tmp_path: Path) -> None:
+    table, rows = _clustered(np.random.default_rng(0), tiles=3)
+    uri = str(tmp_path / "scores.parquet")
+    pq.write_table(table, uri)
+    manifest = str(tmp_path / "m.csv")
+    write_manifest(rows, manifest)
+    by_patient, by_slide = evaluate(uri, labels=manifest), evaluate(uri)
+    assert (by_patient["grouped_by"], by_patient["n_groups"]) == ("patient", 24)
+    assert (by_slide["grouped_by"], by_slide["n_groups"]) == ("slide", 48)
+    widths = [r["auroc_ci95"][1] - r["auroc_ci95"][0] for r in (by_patient, by_slide)]
+    assert widths[0] > 1.1 * widths[1]
+    named = table.drop_columns(["tile_id"]).append_column(
+        "slide_id", pa.array([f"s{i // 3}" for i in range(len(table))])
+    )
+    assert evaluate_scores(named)["auroc_ci95"] == by_slide["auroc_ci95"]
+    folder = evaluate_scores(table.set_column(0, "tile_id", pa.array([f"normal/{i}.png" for i in range(len(table))])))
+    assert (folder["grouped_by"], folder["n_groups"]) == ("tile", len(table))
+
+
+def test_a_manifest_labels_tiles_that_have_none_and_must_be_the_right_one() -> None:
+    table, rows = _clustered(np.random.default_rng(0), tiles=2)
+    bare = table.set_column(1, "label", pa.nulls(len(table), pa.string()))
+    assert evaluate_scores(bare, rows)["auroc"] == evaluate_scores(table, rows)["auroc"]
+    with pytest.raises(InputError, match="every tile needs a label"):
+        evaluate_scores(bare, [row for row in rows if row.slide_id != "s3"])
+    with pytest.raises(InputError, match="none of the slides of --labels is among them"):
+        evaluate_scores(table, [SlideRow("other", "o.tif", patient_id="p1", label="normal")])
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(InputError, match="the column score has string, expected numbers"):
+        evaluate_scores(pa.table({"label": ["normal", "tumor"], "score": ["low", "high"]}))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +199,7 @@ def screening(tmp_path: Path) -> tuple[str, str]:
         _decision("t2", "failed", None, None),
     ]
     pq.write_table(pa.Table.from_pylist(rows, schema=SLIDE_DECISIONS), out / "decisions.parquet")
-    for name, scores in (("n1", [0.1, 0.2]), ("n2", [0.3, 0.4, None]), ("t1", [0.2, 0.9, 0.5, None])):
+    for name, scores in (("n1", [0.1, 0.2]), ("n2", [0.3, 0.4, None, float("nan")]), ("t1", [0.2, 0.9, 0.5, None])):
         pq.write_table(_tile_table(name, scores), out / "tiles" / f"{name}.parquet")
     manifest = slides / "manifest.csv"
     lines = [f"{i},{i}.tif,{label}" for i, label in (("n1", "normal"), ("n2", "normal"), ("t1", "tumor"))]
@@ -152,7 +227,24 @@ def test_screening_by_tile(screening: tuple[str, str], tmp_path: Path) -> None:
     assert result["tile_auroc"] == 1.0
     tiles = result["tiles"]
     assert (tiles["n_normal"], tiles["n_anomalous"], tiles["n_left_out"]) == (5, 1, 1)
+    assert (tiles["grouped_by"], tiles["n_groups"], tiles["n_not_finite"]) == ("slide", 3, 1)
     assert result["trivial"] == {"mean_saturation": 0.5, "minus_mean_green": 0.5}
+
+
+def test_slides_of_a_patient_are_drawn_together_and_a_score_of_nan_is_counted(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows, decisions = [], []
+    for i in range(24):
+        label, score = ("normal", "tumor")[i // 6 % 2], float(rng.normal() + (i // 6 % 2))
+        rows.append(SlideRow(f"s{i}", f"s{i}.tif", patient_id=f"p{i // 3}", label=label))
+        decisions.append(_decision(f"s{i}", "scored", float("nan") if i == 4 else score, "normal"))
+    pq.write_table(pa.Table.from_pylist(decisions, schema=SLIDE_DECISIONS), tmp_path / "decisions.parquet")
+    grouped = evaluate_screening(str(tmp_path), rows)
+    alone = evaluate_screening(str(tmp_path), [replace(row, patient_id=None) for row in rows])
+    assert (grouped["grouped_by"], grouped["n_groups"], grouped["slides_not_finite"]) == ("patient", 8, 1)
+    assert (alone["grouped_by"], alone["n_groups"]) == ("slide", 23)
+    assert (grouped["n_normal"], grouped["n_anomalous"], grouped["slides_not_scored"]) == (11, 12, 1)
+    assert grouped["auroc_ci95"] != alone["auroc_ci95"]
 
 
 def test_screening_needs_labels(screening: tuple[str, str], tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """Shapes of every network at several sizes (jaxtyping checks the annotations as well), and what each must not mix."""
 
+import weakref
+
 import pytest
 import torch
 from jaxtyping import TypeCheckError
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from uadray.models.build import DpaConfig, FanoganConfig, PerceptualFeatures, build_networks
+from uadray.models.build import FIT_TILES, DpaConfig, FanoganConfig, PerceptualFeatures, build_networks
 from uadray.models.izi_encoder import IziEncoder
 from uadray.models.layers import PreActivationBlock, WganBlock
 from uadray.models.perceptual_autoencoder import Decoder, Encoder
@@ -146,6 +148,33 @@ def test_features_are_normalised_by_channel() -> None:
         assert maps.mean((0, 2, 3)).abs().max() < 1e-3
         deviation = maps.std((0, 2, 3))
         assert ((deviation - 1).abs() < 1e-2).float().mean() > 0.9, "but for channels that are constant"
+
+
+class Watched(nn.Module):
+    """A backbone that counts which of its maps are still held when it is asked for more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[weakref.ref[Tensor]] = []
+        self.most_tiles = 0
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = [100 + x * x, x.roll(1, 1)[..., ::2, ::2]]
+        self.given += [weakref.ref(f) for f in maps]
+        self.most_tiles = max(self.most_tiles, sum(len(f) for ref in self.given if (f := ref()) is not None) // 2)
+        return maps
+
+
+def test_the_normalisation_is_exact_and_holds_few_maps() -> None:
+    backbone = Watched()
+    features = PerceptualFeatures(backbone, [3, 3])
+    x = _images(150, 16) * torch.linspace(0.1, 2, 150).view(-1, 1, 1, 1)
+    features.fit(x)
+    assert backbone.most_tiles <= 2 * FIT_TILES
+    for i, maps in enumerate(Watched()(x.double())):
+        mean, deviation = (features.get_buffer(f"{name}{i}") for name in ("mean", "deviation"))
+        torch.testing.assert_close(mean.double(), maps.mean((0, 2, 3), keepdim=True), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(deviation.double(), maps.std((0, 2, 3), keepdim=True), rtol=1e-5, atol=1e-6)
 
 
 def test_pixels_round_trip() -> None:

@@ -9,16 +9,21 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import uvicorn
+from PIL import Image
 
 from uadray.bundle import load_detector, read_bundle
-from uadray.models.pixels import Pixels
+from uadray.data.tilesets import list_tiles, read_tiles
+from uadray.images import Pixels
 from uadray.serving.deployments import Scores, Whole
 from uadray.serving.endpoints import build_http, digest
+from uadray.serving.images import decode_tile
 from uadray.serving.schemas import ServeConfig
 
 PATH = "/v1/tiles/score"
@@ -102,18 +107,104 @@ def test_a_bad_tile_gets_an_error_and_the_others_their_scores(
     expected = load_detector(bundles["fanogan"])(pixels[:1]).score[0]
     for image, error in (
         ("not base64!", "image is not base64"),
-        ("", "image is neither PNG nor JPEG"),
-        (base64.b64encode(b"GIF89a......").decode(), "image is neither PNG nor JPEG"),
+        ("", "not an image that can be decoded; expected PNG or JPEG"),
+        (base64.b64encode(b"GIF89a......").decode(), "not an image that can be decoded; expected PNG or JPEG"),
         (truncated, "image is damaged and cannot be decoded"),
         (base64.b64encode(base64.b64decode(encode(pixels[1]))[:-40]).decode(), "image is damaged"),
         (encode(pixels[1][:, :30]), "30 x 40 px, the bundle needs 40 px"),
         (png_claiming(257, 100), "257 x 100 px, at most 256 px a side are decoded"),
-        (png_claiming(2**31 - 1, 2**31 - 1), "at most 256 px a side are decoded"),
+        (png_claiming(2**31 - 1, 2**31 - 1), "image claims more pixels than any tile has"),
     ):
         bad, good = ask(port, PATH, request(image, encode(pixels[0]))).body["scores"]
         assert bad["score"] is None
         assert error in bad["error"]
         assert (good["score"], good["error"]) == (pytest.approx(expected, abs=1e-5), None)
+
+
+def png_of(width: int, height: int, value: int = 255) -> str:
+    """A PNG of one colour: some kilobytes for many megapixels."""
+    data: bytes = cv2.imencode(".png", np.full((height, width, 3), value, np.uint8))[1].tobytes()
+    return base64.b64encode(data).decode()
+
+
+@contextmanager
+def peak_growth_mib() -> Iterator[list[float]]:
+    """By how much this process's memory was at its greatest above what it had before; one number, in MiB."""
+
+    def kib(field: str) -> int:
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(lines[field].split()[0])
+
+    Path("/proc/self/clear_refs").write_text("5")
+    before, growth = kib("VmRSS"), [0.0]
+    yield growth
+    growth[0] = (kib("VmHWM") - before) / 1024
+
+
+def test_a_tile_does_not_keep_the_image_it_was_cut_from() -> None:
+    image = png_of(1024, 1024)
+    with peak_growth_mib() as growth:
+        tiles = [decode_tile(image, tile_px=40, max_image_px=4096) for _ in range(30)]
+    assert growth[0] < 40, "one image has 3 MiB, thirty 90"
+    assert all(tile.base is None for tile in tiles)
+
+
+def test_a_request_of_twenty_mib_that_claims_gigapixels_is_refused_unseen(
+    bundles: dict[str, str], ask: Callable[..., Any]
+) -> None:
+    """256 images of 4096 x 4096 px would be 12 GiB."""
+    body = json.dumps(request(*[png_of(4096, 4096)] * 256)).encode()
+    assert 15 * 2**20 < len(body) < 32 * 2**20
+    with serving(bundles["fanogan"]) as port, peak_growth_mib() as growth:
+        answer = ask(port, PATH, body)
+    assert answer.status == 413
+    assert answer.body["error"] == (
+        "images of 4294967296 pixels together; at most 67108864 in a request, send several, or tiles of 40 px"
+    )
+    assert growth[0] < 300
+
+
+def test_as_many_pixels_as_may_be_are_decoded_one_image_after_the_other(
+    bundles: dict[str, str], ask: Callable[..., Any]
+) -> None:
+    images = [png_of(1024, 1024)] * 16
+    with serving(bundles["fanogan"], max_pixels_per_request=16 * 2**20) as port:
+        with peak_growth_mib() as growth:
+            answer = ask(port, PATH, request(*images, png_claiming(5000, 5000), png_claiming(8, 8)))
+        assert ask(port, PATH, request(*images, png_of(40, 40))).status == 413
+    errors = [tile["error"] for tile in answer.body["scores"]]
+    assert errors[:16] == [None] * 16  # what is not decoded does not count
+    assert all(errors[16:])
+    assert growth[0] < 100
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "CMYK", "turned"])
+def test_the_endpoint_and_a_tile_set_see_the_same_pixels(tmp_path: Path, pixels: Pixels, mode: str) -> None:
+    """Whatever a file's colours are held in."""
+    image, kind, options = Image.fromarray(pixels[0]), "PNG", {}
+    match mode:
+        case "RGBA" | "LA":
+            image = image.convert(mode)
+            image.putalpha(Image.fromarray(pixels[1][..., 0]))
+        case "P":
+            image, options = image.quantize(16), {"transparency": 3}
+        case "I;16":
+            image = Image.fromarray(pixels[0][..., 0].astype(np.uint16) * 257)
+        case "CMYK":
+            image, kind = image.convert("CMYK"), "JPEG"
+        case "turned":
+            exif = image.getexif()
+            exif[0x0112] = 6
+            kind, options = "JPEG", {"exif": exif}
+    path = tmp_path / f"tile.{kind.lower()}"
+    image.save(path, kind, **options)
+    ((_, batch, _),) = read_tiles(str(tmp_path), list_tiles(str(tmp_path)))
+    online = decode_tile(base64.b64encode(path.read_bytes()).decode(), tile_px=40, max_image_px=256)
+    np.testing.assert_array_equal(online, batch)
+    if mode in ("RGBA", "LA"):
+        clear = pixels[1][..., 0] < 8
+        assert clear.any()
+        assert (online[clear] > 240).all(), "transparent is white"
 
 
 def test_a_score_that_is_no_number_is_an_error(
@@ -194,6 +285,40 @@ def test_the_token(
         assert ask(port, PATH, b"{", Authorization="Bearer wrong").status == 401  # before the body is looked at
         assert ask(port, PATH, body, Authorization=f"Bearer {TOKEN}").status == 200
         assert ask(port, "/healthz").status == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-For": "192.0.2.1"},
+        {"X-Forwarded-Proto": "https"},
+        {"Forwarded": "for=192.0.2.1"},
+        {"X-Real-IP": "192.0.2.1"},
+        {"Via": "1.1 proxy"},
+        {"Host": "uadray.example.org"},
+        {"Host": "192.0.2.7:8000"},
+        {"Host": "localhost.example.org:8000"},
+        {"Host": "[2001:db8::1]:8000"},
+    ],
+    ids=lambda headers: " ".join(f"{k}: {v}" for k, v in headers.items()),
+)
+def test_what_a_proxy_passes_on_needs_a_token(port: int, ask: Callable[..., Any], headers: dict[str, str]) -> None:
+    """It comes from this machine, and whoever reaches the proxy has sent it."""
+    answer = ask(port, PATH, b"{", **headers)
+    assert answer.status == 401
+    assert "UADRAY_TOKEN" in answer.body["error"]
+    assert "\n" not in answer.body["error"]
+
+
+def test_with_a_token_a_proxy_may_pass_requests_on(bundles: dict[str, str], ask: Callable[..., Any]) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}", "X-Forwarded-For": "192.0.2.1", "Host": "uadray.example.org"}
+    with serving(bundles["fanogan"], token=TOKEN) as port:
+        assert ask(port, PATH, b"{", **headers).status == 422
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1234", "127.0.0.1:1", "[::1]:8000"])
+def test_names_of_this_machine_need_none(port: int, ask: Callable[..., Any], host: str) -> None:
+    assert ask(port, PATH, b"{", Host=host).status == 422
 
 
 def test_overload_and_timeout(

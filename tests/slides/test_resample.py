@@ -24,7 +24,7 @@ def _area_average(source: np.ndarray, x0: float, y0: float, step: float) -> np.n
 
 @pytest.mark.parametrize("offset", [(0, 0), (5, 9), (32, 32)])
 def test_identity_copies(offset: tuple[int, int]) -> None:
-    out = resample(NOISE, offset_px=offset, step_px=1.0, side_px=32)
+    out = resample(NOISE, offset_px=offset, step_px=(1.0, 1.0), side_px=32)
     np.testing.assert_array_equal(out, NOISE[offset[1] : offset[1] + 32, offset[0] : offset[0] + 32])
     assert out.flags.c_contiguous
     assert not np.shares_memory(out, NOISE) or out.base is None
@@ -35,7 +35,7 @@ def test_integer_factors_equal_opencv(factor: int) -> None:
     side = 64 // factor
     source = NOISE[: side * factor, : side * factor]
     expected = cv2.resize(source, (side, side), interpolation=cv2.INTER_AREA)
-    out = resample(source, offset_px=(0, 0), step_px=factor, side_px=side)
+    out = resample(source, offset_px=(0, 0), step_px=(factor, factor), side_px=side)
     assert np.abs(out.astype(int) - expected).max() <= (1 if factor == 2 else 0), "only ties may round otherwise"
     means = source.reshape(side, factor, side, factor, 3).mean((1, 3))
     assert np.abs(out - means).max() <= 0.5 + 1e-4
@@ -44,7 +44,7 @@ def test_integer_factors_equal_opencv(factor: int) -> None:
 @settings(max_examples=30, deadline=None)
 @given(x=st.floats(0, 8), y=st.floats(0, 8), step=st.floats(1, 5))
 def test_equals_brute_force(x: float, y: float, step: float) -> None:
-    out = resample(NOISE, offset_px=(x, y), step_px=step, side_px=6)
+    out = resample(NOISE, offset_px=(x, y), step_px=(step, step), side_px=6)
     for row, column in ((0, 0), (2, 5), (5, 3)):
         expected = _area_average(NOISE, x + column * step, y + row * step, step)
         np.testing.assert_allclose(out[row, column], expected, atol=0.51)
@@ -62,7 +62,7 @@ def test_constants_stay_constant(colour: tuple[int, int, int], x: float, y: floa
     """Also at the source's very edge: no black seeps in."""
     length = int(np.ceil(max(x, y) + side * step)) + 1
     source = np.full((length, length, 3), colour, np.uint8)
-    out = resample(source, offset_px=(x, y), step_px=step, side_px=side)
+    out = resample(source, offset_px=(x, y), step_px=(step, step), side_px=side)
     assert out.shape == (side, side, 3)
     assert (out == np.array(colour)).all()
 
@@ -70,28 +70,30 @@ def test_constants_stay_constant(colour: tuple[int, int, int], x: float, y: floa
 def test_half_pixel_offset_is_the_mean_of_neighbours() -> None:
     source = np.zeros((1 + 1, 4, 3), np.uint8)
     source[:, :] = np.array([0, 10, 30, 100])[None, :, None]
-    out = resample(source, offset_px=(0.5, 0), step_px=1.0, side_px=2)
+    out = resample(source, offset_px=(0.5, 0), step_px=(1.0, 1.0), side_px=2)
     assert out[:, :, 0].tolist() == [[5, 20], [5, 20]]
 
 
 def test_upsampling_is_bilinear() -> None:
     """Step 0.5 from pixel 1: centres at 1.25 and 1.75, a quarter of a pixel to either side of the centre 1.5."""
     source = np.repeat(np.array([0, 40, 80, 120], np.uint8)[None, :, None], 4, axis=0).repeat(3, axis=2)
-    out = resample(source, offset_px=(1, 1), step_px=0.5, side_px=4)
+    out = resample(source, offset_px=(1, 1), step_px=(0.5, 0.5), side_px=4)
     assert out[0, :, 0].tolist() == [30, 50, 70, 90]
     assert (out == out[0]).all()
 
 
 def test_upsampling_equals_opencv_inside() -> None:
     big = cv2.resize(NOISE, (128, 128), interpolation=cv2.INTER_LINEAR)
-    out = resample(NOISE, offset_px=(8, 8), step_px=0.5, side_px=64)
+    out = resample(NOISE, offset_px=(8, 8), step_px=(0.5, 0.5), side_px=64)
     assert np.abs(out.astype(int) - big[16:80, 16:80]).max() <= 1
 
 
 def test_a_mean_does_not_depend_on_where_the_grid_starts() -> None:
     """No drift: shifted windows of a linear ramp differ by exactly the shift."""
     ramp = np.repeat(np.linspace(0, 250, 64)[None, :, None], 64, axis=0).repeat(3, axis=2).round().astype(np.uint8)
-    at = [resample(ramp, offset_px=(x, 0), step_px=2.5, side_px=8)[0, :, 0].astype(float) for x in (0.0, 1.25, 2.5)]
+    at = [
+        resample(ramp, offset_px=(x, 0), step_px=(2.5, 2.5), side_px=8)[0, :, 0].astype(float) for x in (0.0, 1.25, 2.5)
+    ]
     slope = 250 / 63
     np.testing.assert_allclose(at[1] - at[0], 1.25 * slope, atol=1.1)
     np.testing.assert_allclose(at[2][:-1], at[0][1:], atol=0)
@@ -105,7 +107,7 @@ def test_opencv_and_the_matrices_agree(step: float, side: int, x: int, y: int) -
     source = np.random.default_rng(side).integers(0, 256, (length, length, 3), dtype=np.uint8)
     rows, columns = (_weights(float(at), round(step, 9), side, length) for at in (y, x))
     exact = np.stack([rows @ source[..., c].astype(np.float32) @ columns.T for c in range(3)], axis=-1)
-    found = resample(source, offset_px=(x, y), step_px=step, side_px=side)
+    found = resample(source, offset_px=(x, y), step_px=(step, step), side_px=side)
     assert np.abs(found - exact).max() <= 0.5 + 1e-3
     white = np.full_like(source, 255)
-    assert (resample(white, offset_px=(x, y), step_px=step, side_px=side) == 255).all()
+    assert (resample(white, offset_px=(x, y), step_px=(step, step), side_px=side) == 255).all()

@@ -17,7 +17,7 @@ from uadray.errors import SlideError
 from uadray.slides.byte_source import open_source
 from uadray.slides.reader import open_slide
 from uadray.slides.synthetic import write_pyramid
-from uadray.slides.tiff import TiffSlide
+from uadray.slides.tiff import TiffSlide, index_of
 
 MPP = resolution(0.5)
 PEAK_BYTES = 16 * 2**20
@@ -48,10 +48,8 @@ CASES: dict[str, Callable[[], bytes]] = {
     "tiles of no size": lambda: build([_page(t322=(LONG, [0]), t323=(LONG, [0]))]),
     "a slide of no size": lambda: build([_page(t256=(LONG, [0]))]),
     "offsets that are text": lambda: build([_page(t324=(2, b"abcd\0"), t325=(2, b"abcd\0"))]),
-    "tables beyond the file": lambda: build([_page(t347=(7, b"\0" * 70_000))]),
     "tables that are none": lambda: build([_page(t347=(7, b"no tables"))]),
     "directories in a circle": lambda: build([_page(), page(picture(64, 64), reduced=True)], circle=True),
-    "too many directories": lambda: build([_page(), *[Page({254: (SHORT, [1])}, []) for _ in range(300)]]),
     "half a file": lambda: build([_page(), page(picture(64, 64), reduced=True)])[:-200],
 }
 
@@ -73,13 +71,37 @@ def test_refused_with_bounded_memory(tmp_path: Path, case: str) -> None:
     assert time.monotonic() - start < 20
 
 
+LIMITS: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "tables": ("JPEG tables are longer than 64 KiB", lambda: build([_page(t347=(7, b"\0" * 70_000))])),
+    "directories": (
+        "more than 256 directories",
+        lambda: build([_page(), *[Page({254: (SHORT, [1])}, []) for _ in range(300)]]),
+    ),
+    "tiles": (
+        "tiles are 16384 x 16384 px, and those of up to 80,000,000 px are decoded; save it with smaller ones",
+        lambda: build([_page(t322=(LONG, [16_384]), t323=(LONG, [16_384]), t324=(LONG, [8]), t325=(LONG, [9]))]),
+    ),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_limit_of_ours_is_not_called_damage(tmp_path: Path, limit: str) -> None:
+    message, built = LIMITS[limit]
+    path = tmp_path / "s.tif"
+    path.write_bytes(built())
+    with pytest.raises(SlideError, match=message) as caught:
+        open_slide(path, slide_id="s")
+    assert caught.value.reason == "too_large"
+    assert "damaged" not in caught.value.message
+
+
 def test_10_to_the_9_tiles_that_really_are_listed(tmp_path: Path) -> None:
     """A sparse file of 20 GB takes no room on the disk, and its arrays do lie within it."""
     path = tmp_path / "s.tif"
     path.write_bytes(build([_square(BILLION_PX, 31_623**2, 2**20)], big=True))
     os.truncate(path, 20 * 2**30)
     tracemalloc.start()
-    with pytest.raises(SlideError, match="claims 1,000,014,129 tiles"):
+    with pytest.raises(SlideError, match="has 1,000,014,129 tiles; 4,000,000 are read"):
         open_slide(path, slide_id="s")
     assert tracemalloc.get_traced_memory()[1] < PEAK_BYTES
     tracemalloc.stop()
@@ -144,6 +166,45 @@ def test_a_damaged_tile_costs_itself_alone(tmp_path: Path, damage: bytes) -> Non
         assert kept
 
 
+def test_a_jpeg_header_of_endless_segments_costs_itself_alone(tmp_path: Path) -> None:
+    """Comments of no length, and bytes that fill: each is a step."""
+    path = tmp_path / "s.tif"
+    for filling in (b"\xff\xfe\x00\x02" * 5_000, b"\xff" * 20_000):
+        whole = _page()
+        whole.tiles[0] = whole.tiles[0][:2] + filling + whole.tiles[0][2:]
+        path.write_bytes(build([whole]))
+        with open_slide(path, slide_id="s") as slide:
+            with pytest.raises(SlideError, match="more than 1000 segments"):
+                slide.read_region(0, 0, 0, 64, 64)
+            assert slide.read_region(0, 64, 64, 64, 64).std() > 0
+
+
+DESCRIPTIONS = {
+    "an element that never ends": "<OME>" + "<Pixels " * 5000,
+    "attributes that never end": "<OME><Pixels " + 'a="' * 13_000 + ">",
+    "a name that never ends": "<OME><Pixels " + "a" * 40_000 + ">",
+    "many equals signs": "<OME><Pixels " + "a = " * 10_000 + ">",
+    "a prefix that never ends": "<OME>" + "<" + "a:" * 20_000,
+    "nothing but brackets": "<OME" + "<" * 40_000,
+    "entities that grow": "<!DOCTYPE a ["
+    + "".join(f'<!ENTITY a{i + 1} "{f"&a{i};" * 10}">' for i in range(900))
+    + "]><OME>&a900;",
+    "Aperio": "Aperio" + "|" * 20_000 + "=" * 20_000,
+}
+
+
+@pytest.mark.parametrize("case", DESCRIPTIONS)
+def test_a_description_cannot_hang_its_reader(tmp_path: Path, case: str) -> None:
+    """40 kB took 39 s."""
+    path = tmp_path / "s.tif"
+    path.write_bytes(build([page(picture(64, 64), t270=(2, DESCRIPTIONS[case].encode() + b"\0"))]))
+    start = time.process_time()
+    with pytest.raises(SlideError) as caught:
+        open_slide(path, slide_id="s")
+    assert caught.value.reason == "no_mpp"
+    assert time.process_time() - start < 1
+
+
 def test_any_truncation_and_any_flipped_byte_ends_in_a_slide_or_a_named_error(tmp_path: Path) -> None:
     """Every directory byte is struck by chance; nothing else may escape, and no read may hang."""
     good = write_pyramid(tmp_path / "good.tif", picture(200, 200), mpp=0.5, tile_px=64).read_bytes()
@@ -167,9 +228,10 @@ def test_any_truncation_and_any_flipped_byte_ends_in_a_slide_or_a_named_error(tm
 def _end(path: Path) -> str:
     source = open_source(str(path))
     try:
-        slide = TiffSlide.open(source, slide_id="s", mpp=0.5)
-        if slide is None:
+        index = index_of(source, slide_id="s")
+        if index is None or not index.decoded:
             return "left to OpenSlide"
+        slide = TiffSlide.open(source, index, slide_id="s", mpp=0.5)
         for level, (width, height) in enumerate(slide.level_sizes_px):
             try:
                 slide.read_region(level, 0, 0, min(width, 300), min(height, 300))
@@ -178,6 +240,6 @@ def _end(path: Path) -> str:
                     raise
         return "opened"
     except SlideError as error:
-        return "refused" if error.reason == "unreadable" else error.reason
+        return "refused" if error.reason in ("unreadable", "too_large", "several_images") else error.reason
     finally:
         source.close()

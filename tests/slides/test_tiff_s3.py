@@ -53,7 +53,9 @@ def counted(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dela
 
 
 def _tiles(slide: reader.Slide, spec: TileSpec = SPEC) -> pa.Table:
-    tiles = grid("s", slide.level_sizes_px[0], slide.mpp, np.ones((4, 4), np.bool_), spec)
+    tiles = grid(
+        "s", slide.level_sizes_px[0], slide.mpp, np.ones((4, 4), np.bool_), spec.model_copy(update={"min_tissue": 0.0})
+    )
     x, y = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
     return tiles.take(reading_order(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px))
 

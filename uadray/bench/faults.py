@@ -12,26 +12,22 @@ more than once (the server's journal tells), wrongly failed if it failed and the
 Needs root, `ip` (Debian: iproute2) and `unshare`: where they are missing `goals_met` is null, and `skipped` says why.
 """
 
-import itertools
 import logging
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from uadray import decisions
 from uadray.bench import sabotage
+from uadray.bench.command import Command, is_named, longest_silence, shortened
 from uadray.bench.network import Cluster, Network, RayNode, made_network, ray_cluster, what_is_missing
 from uadray.bench.processes import SCORER, title
 from uadray.bench.seaweed import SeaweedServer, served
@@ -71,54 +67,6 @@ HEALTH = {
     "RAY_health_check_failure_threshold": "3",
 }
 """Ray takes a node for dead after 3 x (3 + 5) s instead of 5 x (3 + 10) s."""
-
-
-class Command:
-    """A running `uadray screen`: what it has printed so far, and when. A context manager, at whose end it is killed.
-
-    Attributes:
-        lines: seconds since the start, and the line.
-    """
-
-    def __init__(self, arguments: Sequence[str], environment: dict[str, str]) -> None:
-        self.lines: list[tuple[float, str]] = []
-        self._began = time.monotonic()
-        self._ended_s: float | None = None
-        self._process = subprocess.Popen(
-            arguments, env=environment, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        )  # fmt: skip
-        self._reader = threading.Thread(target=self._read, name="uadray-bench-lines", daemon=True)
-        self._reader.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._reader.join(5)
-
-    @property
-    def seconds(self) -> float:
-        """From the start to now, or to the end."""
-        return time.monotonic() - self._began if self._ended_s is None else self._ended_s
-
-    def wait(self, seconds: float) -> int | None:
-        """The exit status; None if it has not ended after so many seconds."""
-        with suppress(subprocess.TimeoutExpired):
-            status = self._process.wait(max(0.0, seconds))
-            self._ended_s = self.seconds
-            self._reader.join(5)  # not for ever: somebody may have inherited the pipe
-            return status
-        return None
-
-    def _read(self) -> None:
-        for line in self._process.stdout or ():
-            self.lines.append((self.seconds, line.rstrip()))
 
 
 @dataclass(frozen=True)
@@ -189,7 +137,7 @@ SCENARIOS = {
     "c": Scenario("one node never reaches S3", before=_block_store, is_named_where=True),
     "c2": Scenario("one node loses S3 midway", midway=_block_store_midway, is_named_where=True),
     "d": Scenario("one node has no uadray", fault="missing", named="uadray", is_named_where=True),
-    "e": Scenario("the device of one node fails", fault="device:4", everywhere=True, is_named_where=True),
+    "e": Scenario("the device of one node fails", fault="device:8", everywhere=True, is_named_where=True),
     "f": Scenario("one node is cut off for a minute", midway=_cut_off),
     "g": Scenario("the head is lost; the same command once more on a new cluster", midway=_lose_head, exit_status=1),
 }  # fmt: skip
@@ -269,7 +217,8 @@ def played(stage: Stage, name: str) -> dict[str, Any]:
     network.plug_in(HEAD)
     if name == "g":
         with _cluster(stage, "0") as cluster:
-            figures["rerun"] = _screened(stage, cluster, name, is_again=True)
+            again = _screened(stage, cluster, name, is_again=True)
+            figures["rerun"] = {key: again[key] for key in ("seconds", "exit_status", "last_line")}
     strikes = _struck(stage, name)
     if scenario.fault:
         figures |= {"strikes": len(strikes)}
@@ -324,7 +273,7 @@ def _screened(stage: Stage, cluster: Cluster, name: str, *, is_again: bool = Fal
         "seconds": round(seconds, 1), "ended": status is not None, "exit_status": status,
         "last_line": lines[-1][1][:300] if lines else "", "lines": len(lines),
         "longest_silence_s": round(longest_silence([at for at, _ in lines], seconds), 1),
-        "has_traceback": any(text.startswith("Traceback") for _, text in lines),
+        "has_traceback": any("Traceback (most recent" in text for _, text in lines),
         "printed": lines,
     }  # fmt: skip
 
@@ -347,26 +296,6 @@ def _struck(stage: Stage, name: str) -> list[str]:
     with suppress(FileNotFoundError):
         return (stage.folder / f"struck-{name}").read_text().split()
     return []
-
-
-def longest_silence(line_ends_s: Sequence[float], end_s: float) -> float:
-    """The longest time without a line between the start, at 0, and the end.
-
-    >>> longest_silence([2.0, 3.0, 9.0], 10.0)
-    6.0
-    """
-    ends = [0.0, *line_ends_s, end_s]
-    return max(after - before for before, after in itertools.pairwise(ends))
-
-
-def is_named(lines: Sequence[tuple[float, str]], *texts: str) -> bool:
-    """Whether one line says all of these."""
-    return any(all(text in line for text in texts) for _, line in lines)
-
-
-def shortened(lines: Sequence[tuple[float, str]], *, n: int = 20, width: int = 240) -> list[str]:
-    """The last lines, each with the second it came at."""
-    return [f"{at:.1f} {text[:width]}" for at, text in lines[-n:]]
 
 
 def missed(scenario: Scenario, figures: dict[str, Any]) -> list[str]:

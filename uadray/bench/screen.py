@@ -47,7 +47,7 @@ from uadray.data.reading import plan_slide
 from uadray.detector import BATCH, Scored
 from uadray.errors import WorkError
 from uadray.manifest import SlideRow
-from uadray.models.pixels import Pixels
+from uadray.models.pixels import Pixels, staged
 from uadray.slides.byte_source import open_source
 from uadray.slides.read_ahead import touched_tiles
 from uadray.slides.reader import open_slide, tile_places
@@ -90,17 +90,22 @@ many as a section has. What a slide costs by itself (thumbnail, masks, pictures,
 
 
 class StandIn:
-    """A detector as a GPU looks from the CPU: it takes its time and no core, for one caller at a time."""
+    """A detector as a GPU looks from the CPU, which copies tiles to where a GPU fetches them; then it takes its time.
+
+    It takes no core meanwhile, and has one caller at a time.
+    """
 
     def __init__(self) -> None:
         self._busy = threading.Lock()
 
     def __call__(self, pixels: Pixels) -> Scored:
-        """Sleep; then answer as a detector does, with mean colours as scores."""
+        """Copy and sleep; then answer as a detector does, with mean colours as scores."""
+        staged(pixels, pixels.shape[1])
         with self._busy:
             time.sleep(STAND_IN_S * len(pixels))
         corner = pixels[:, :8, :8].astype(np.float64)
-        return Scored(corner.mean((1, 2, 3)), pixels, pixels, np.zeros((len(pixels), 8, 8), np.float32))
+        residual = np.zeros((len(pixels), 8, 8), np.float32)
+        return Scored(corner.mean((1, 2, 3)), residual, lambda rows: (pixels[list(rows)], pixels[list(rows)]))
 
 
 def load_stand_in(uri: str, bundle: Bundle, *, device: str = "cpu") -> StandIn:

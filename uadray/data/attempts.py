@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from uadray import faults, storage
 from uadray.data.nodes import Nodes
-from uadray.errors import SlideError, UadrayError, WorkError
+from uadray.errors import SlideError, UadrayError, WorkError, shown_text
 from uadray.manifest import SlideRow
 from uadray.members import slide_stat
 
@@ -97,7 +97,7 @@ class Attempts:
     def _is_of_the_node(self, reason: str, message: str, node_id: str) -> bool:
         """Leave out the node if it is to blame."""
         if reason in ("device", "node"):
-            self.nodes.leave_out(node_id, message)
+            self.nodes.leave_out(node_id, shown_text(message))
             return True
         return reason in ("no_access", "unreachable") and self.nodes.check([node_id])
 

@@ -1,7 +1,11 @@
 """Readers of the training ingest: blocks of tiles -> blocks of random crops. Plain Python; Ray only carries it.
 
 A source knows its entries (see `uadray.data.passes`) and reads any of them: `SlideSource` cuts tiles from slides,
-`ShardSource` decodes row groups of a Parquet tile set, `FileSource` the images of a folder or zip.
+`ShardSource` decodes row groups of a Parquet tile set, `FileSource` the images of a folder or zip. What is read is
+cropped at once, so that a reader holds crops of a block and whole tiles of a moment, however large slides are.
+
+What is wrong with a slide costs its tiles, and is told once (see `uadray.data.journal`); what is wrong with
+credentials, network or disk ends the reading.
 """
 
 import zlib
@@ -17,13 +21,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from uadray import storage
+from uadray import faults, storage
 from uadray.data import shards, tilesets
-from uadray.data.passes import ENTRY_TILES, Ints, Passes, draw
-from uadray.data.reading import normalizer_of, read_chunks
+from uadray.data.journal import Journal, Notes
+from uadray.data.passes import BLOCK_BYTES, ENTRY_TILES, Ints, Passes, along_curve, draw, unpack_corners
+from uadray.data.reading import normalizer_of, read_chunk
 from uadray.manifest import SlideRow
 from uadray.monitoring import metrics
-from uadray.slides.reader import Slide, open_slide
+from uadray.slides.reader import Slide, open_slide, tile_places
 from uadray.slides.tiff import TiffSlide
 from uadray.stain import Stain
 from uadray.tiling import TileSpec
@@ -38,6 +43,13 @@ THREADS = 8
 """Slides (or shards) that a reader waits for at once: storage answers slowly, decoding is quick."""
 
 
+READ_BYTES = 4 * 2**20
+"""Whole tiles of a slide that a thread reads at once: 21 of 256 px."""
+
+Crop = Callable[[Pixels], Pixels]
+"""A tile [h, w, 3] -> its random crop."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """Tiles of one slide, shard or file list that were read together; those that cannot be read are left out.
@@ -45,14 +57,29 @@ class Piece:
     Attributes:
         slide: number of the slide; -1 where the set does not say.
         tiles: [n], the number of each tile within its slide (or within the set, without slides).
-        pixels: [n] RGB [h, w, 3].
+        crops: [n] RGB [side, side, 3].
         errors: tiles that could not be read.
     """
 
     slide: int
     tiles: list[int]
-    pixels: list[Pixels]
+    crops: list[Pixels]
     errors: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something to read, by one thread at a time.
+
+    Attributes:
+        name: of the slide, or of the file of a tile set.
+        n_tiles: how many it is about.
+        read: yields pieces of some tens of tiles.
+    """
+
+    name: str
+    n_tiles: int
+    read: Callable[[Crop], Iterator[Piece]]
 
 
 class Source(Protocol):
@@ -68,7 +95,7 @@ class Source(Protocol):
         """[n_slides], each slide's share of the tiles of a pass; empty where slides are not known."""
         ...
 
-    def jobs(self, turn: int, entries: Ints) -> list[Callable[[], Piece]]:
+    def jobs(self, turn: int, entries: Ints) -> list[Job]:
         """What is to be read for `entries` of pass `turn`; the jobs may run in any order and at once."""
         ...
 
@@ -86,25 +113,88 @@ def crop_schema(input_px: int) -> pa.Schema:
 
 
 def crop_blocks(
-    source: Source, passes: Passes, task: int, *, input_px: int, stain_augment: float
+    source: Source, passes: Passes, task: int, *, input_px: int, stain_augment: float, journal: Notes | None = None
 ) -> Iterator[pa.Table]:
-    """A read task: its blocks, each shuffled, schema `crop_schema`."""
+    """A read task: its blocks, each shuffled, schema `crop_schema`. One that is large comes in several tables.
+
+    Args:
+        source: what is read.
+        passes: in which order.
+        task: number of the read task.
+        input_px: side of a crop.
+        stain_augment: strength of the stain augmentation; 0 for none.
+        journal: is told what is read now, and what could not be.
+
+    Raises:
+        UadrayError: a fault of the system; no slide's.
+    """
+    journal = journal or Journal()
     with metrics.stage("train_read") as meter, ThreadPoolExecutor(THREADS) as threads:
-        for turn, block, entries in passes.blocks(task, source.entry_tiles):
-            pieces = list(threads.map(lambda job: job(), source.jobs(turn, entries)))
-            rng = np.random.default_rng([passes.seed, turn, block])
-            table = _table(pieces, turn, input_px, stain_augment, rng)
-            meter.add(tiles=len(table), bytes_=table.nbytes, errors=sum(p.errors for p in pieces))
-            yield table
+        journal.start(task)
+        try:
+            for turn, block, entries in passes.blocks(task, source.entry_tiles):
+                rng = np.random.default_rng([passes.seed, turn, block])
+                for pieces in _pieces(source.jobs(turn, entries), threads, journal, task, input_px, rng):
+                    table = _table(pieces, turn, input_px, stain_augment, rng)
+                    meter.add(tiles=len(table), bytes_=table.nbytes, errors=sum(p.errors for p in pieces))
+                    if len(table):
+                        yield table
+        finally:
+            journal.end(task)
+
+
+def _pieces(
+    jobs: list[Job], threads: ThreadPoolExecutor, journal: Notes, task: int, input_px: int, rng: np.random.Generator
+) -> Iterator[list[Piece]]:
+    """What jobs read, by and by: of each at most a block's worth of crops at once."""
+    at_once = max(1, BLOCK_BYTES // (3 * input_px**2))
+    crops = [partial(random_crop, side=input_px, rng=own) for own in rng.spawn(len(jobs))]
+    groups = journal.groups([job.name for job in jobs])
+    left_out = [job for job in jobs if not any(job.name in names for names in groups)]
+    yield [Piece(-1, [], [], job.n_tiles) for job in left_out]
+    for names in groups:
+        journal.begin(task, names)
+        running = [_told(job, crop, journal) for job, crop in zip(jobs, crops, strict=True) if job.name in names]
+        while running:
+            found = list(threads.map(lambda reading: _some(reading, at_once), running))
+            running = [reading for reading, pieces in zip(running, found, strict=True) if _count(pieces) >= at_once]
+            yield [piece for pieces in found for piece in pieces]
+
+
+def _some(reading: Iterator[Piece], n_tiles: int) -> list[Piece]:
+    """The next pieces, until they have `n_tiles` tiles; fewer tiles are the last ones."""
+    pieces: list[Piece] = []
+    while _count(pieces) < n_tiles and (piece := next(reading, None)) is not None:
+        pieces.append(piece)
+    return pieces
+
+
+def _count(pieces: list[Piece]) -> int:
+    return sum(len(piece.tiles) for piece in pieces)
+
+
+def _told(job: Job, crop: Crop, journal: Notes) -> Iterator[Piece]:
+    """Read a job; what cannot be read is told and counted, if it is the fault of what is read."""
+    done = 0
+    try:
+        for piece in job.read(crop):
+            done += len(piece.tiles) + piece.errors
+            yield piece
+    except Exception as error:
+        word, message = faults.reason(error)
+        if word in faults.SYSTEM:
+            raise
+        journal.note(job.name, f"{word}: {' '.join(message.split())[:300]}")
+        yield Piece(-1, [], [], job.n_tiles - done)
 
 
 def _table(pieces: list[Piece], turn: int, input_px: int, stain_augment: float, rng: np.random.Generator) -> pa.Table:
     where = [(piece.slide, tile) for piece in pieces for tile in piece.tiles]
-    tiles = [pixels for piece in pieces for pixels in piece.pixels]
-    crops = np.empty((len(tiles), input_px, input_px, 3), np.uint8)
-    order = rng.permutation(len(tiles))
+    found_crops = [crop for piece in pieces for crop in piece.crops]
+    crops = np.empty((len(found_crops), input_px, input_px, 3), np.uint8)
+    order = rng.permutation(len(found_crops))
     for place, i in enumerate(order):
-        crops[place] = random_crop(tiles[i], input_px, rng)
+        crops[place] = found_crops[i]
     if stain_augment > 0 and len(crops):
         from uadray.stain import augment
 
@@ -133,18 +223,21 @@ def random_crop(pixels: Pixels, side: int, rng: np.random.Generator) -> Pixels:
     crop = pixels[y : y + side, x : x + side]
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
-    return np.ascontiguousarray(np.rot90(crop, int(rng.integers(4))))
+    return np.array(np.rot90(crop, int(rng.integers(4))), order="C")  # a view would hold all that was read with it
 
 
 @dataclass(frozen=True)
 class SlideSource:
     """Random tiles of slides: `per_slide` of each and pass, drawn anew by (seed, pass, slide id).
 
+    Large arrays instead of lists of small ones: all readers of a node share what Ray holds of them.
+
     Attributes:
         rows: the slides.
         etags: of each.
-        corners: [n, 2] x and y in level-0 pixels of all tiles with tissue, slide after slide, each along a Z-curve.
-        offsets: [n_slides + 1], where each slide's tiles begin.
+        n_tiles: [n_slides], tiles with tissue.
+        packed: bytes; the corners of all tiles of all slides, in level-0 pixels (`uadray.data.passes.pack_corners`).
+        offsets: [n_slides + 1], where each slide's corners begin in `packed`.
         whole: [n_slides], slides that are read through a local copy: all their tiles of a pass are one entry.
         stains: of each slide, where colours are normalised.
         spec: how tiles are cut and prepared.
@@ -154,7 +247,8 @@ class SlideSource:
 
     rows: list[SlideRow]
     etags: list[str]
-    corners: npt.NDArray[np.int32]
+    n_tiles: Ints
+    packed: npt.NDArray[np.uint8]
     offsets: Ints
     whole: npt.NDArray[np.bool_]
     stains: list[Stain | None]
@@ -165,8 +259,7 @@ class SlideSource:
     @cached_property
     def counts(self) -> Ints:
         """[n_slides], tiles a pass."""
-        n = np.diff(self.offsets)
-        return n if self.per_slide is None else np.minimum(n, self.per_slide)
+        return self.n_tiles if self.per_slide is None else np.minimum(self.n_tiles, self.per_slide)
 
     @cached_property
     def parts(self) -> Ints:
@@ -185,34 +278,51 @@ class SlideSource:
         """[n_slides], each slide's share of a pass."""
         return np.asarray(self.counts / self.counts.sum())
 
-    def jobs(self, turn: int, entries: Ints) -> list[Callable[[], Piece]]:
+    def jobs(self, turn: int, entries: Ints) -> list[Job]:
         """One job a slide: a slide is used by one thread at a time."""
         ends = self.parts.cumsum()
         slides = np.searchsorted(ends, entries, side="right")
         parts = entries - (ends - self.parts)[slides]
         wanted = {int(s): np.sort(parts[slides == s]) for s in np.unique(slides)}
         OPENED.hold({(self.rows[s].uri, self.etags[s]) for s in wanted})
-        return [partial(self._read, turn, slide, part) for slide, part in wanted.items()]
+        sizes = {s: int(self.entry_tiles[entries[slides == s]].sum()) for s in wanted}
+        return [Job(self.rows[s].slide_id, sizes[s], partial(self._read, turn, s, part)) for s, part in wanted.items()]
 
-    def tiles(self, turn: int, slide: int) -> Ints:
-        """The numbers of the tiles that pass `turn` draws from a slide."""
+    def corners(self, slide: int, some: Ints | None = None) -> tuple[npt.NDArray[np.int32], Ints]:
+        """See `unpack_corners`."""
+        return unpack_corners(self.packed[self.offsets[slide] : self.offsets[slide + 1]].tobytes(), some)
+
+    def drawn(self, turn: int, slide: int) -> tuple[Ints, npt.NDArray[np.int32]]:
+        """The numbers [n] of the tiles that pass `turn` draws from a slide, along a Z-curve; and their corners."""
         key = (self.seed, turn, zlib.crc32(self.rows[slide].slide_id.encode()))
-        return draw(int(self.offsets[slide + 1] - self.offsets[slide]), int(self.counts[slide]), key)
+        numbers = draw(int(self.n_tiles[slide]), int(self.counts[slide]), key)
+        corners, cells = self.corners(slide, numbers)
+        order = along_curve(*cells.T)
+        return numbers[order], corners[order]
 
-    def _read(self, turn: int, slide: int, parts: Ints) -> Piece:
-        split = np.array_split(self.tiles(turn, slide), self.parts[slide])
-        tiles = np.concatenate([split[part] for part in parts])
-        corners = self.corners[self.offsets[slide] : self.offsets[slide + 1]][tiles].astype(np.int64)
+    def _read(self, turn: int, slide: int, parts: Ints, crop: Crop) -> Iterator[Piece]:
+        tiles, corners = self.drawn(turn, slide)
+        runs = np.array_split(np.arange(len(tiles)), self.parts[slide])
+        if self.whole[slide]:  # one entry, but mixed by runs as others are
+            runs = np.array_split(runs[0], -(-len(tiles) // ENTRY_TILES))
+            parts = np.random.default_rng([self.seed, turn, slide, 1]).permutation(len(runs))
+        chosen = np.concatenate([runs[part] for part in parts])
+        tiles, corners = tiles[chosen], corners[chosen].astype(np.int64)
         table = pa.table({"x_level0_px": corners[:, 0], "y_level0_px": corners[:, 1]})
         opened = OPENED.get(self.rows[slide], self.etags[slide])
         normalise = normalizer_of(self.stains[slide], self.spec)
-        chunks = list(read_chunks(opened, table, spec=self.spec, normalise=normalise))
-        if isinstance(opened, TiffSlide):
-            opened.rest()
-        pixels = [image for chunk in chunks for image in chunk.pixels]
-        bad = [error or flag for chunk in chunks for error, flag in zip(chunk.errors, chunk.flags, strict=True)]
-        good = [i for i, why in enumerate(bad) if why is None]
-        return Piece(slide, tiles[good].tolist(), [pixels[i] for i in good], len(tiles) - len(good))
+        places = tile_places(opened, *corners.T, mpp=self.spec.mpp, tile_px=self.spec.tile_px)
+        opened.will_read(places.level, places.boxes)
+        step = max(1, READ_BYTES // (3 * self.spec.tile_px**2))
+        try:
+            for start in range(0, len(tiles), step):
+                chunk = read_chunk(opened, table.slice(start, step), spec=self.spec, normalise=normalise)
+                good = [i for i in range(len(chunk.pixels)) if chunk.errors[i] is None and chunk.flags[i] is None]
+                crops = [crop(chunk.pixels[i]) for i in good]
+                yield Piece(slide, tiles[start:][good].tolist(), crops, len(chunk.pixels) - len(good))
+        finally:
+            if isinstance(opened, TiffSlide):
+                opened.rest()
 
 
 def is_staged(uri: str, slide: Slide) -> bool:
@@ -280,14 +390,12 @@ class ShardSource:
             return np.empty(0)
         return np.asarray(np.bincount(self.slides, weights=self.entry_tiles) / self.entry_tiles.sum())
 
-    def jobs(self, turn: int, entries: Ints) -> list[Callable[[], Piece]]:
+    def jobs(self, turn: int, entries: Ints) -> list[Job]:
         """One job an entry; every pass reads the same."""
-        return [partial(self._read, int(e)) for e in entries]
+        return [Job(self.runs[e].uri, int(self.entry_tiles[e]), partial(self._read, int(e))) for e in entries]
 
-    def _read(self, entry: int) -> Piece:
-        run, errors = self.runs[entry], 0
-        tiles: list[int] = []
-        pixels: list[Pixels] = []
+    def _read(self, entry: int, crop: Crop) -> Iterator[Piece]:
+        run = self.runs[entry]
         for row, values in enumerate(shards.read_run(run)):
             tissue = values["tissue_fraction"]
             if self.labels is not None and values["label"] not in self.labels:
@@ -295,11 +403,9 @@ class ShardSource:
             if tissue is not None and tissue < self.spec.min_tissue:
                 continue
             image = tilesets.decoded(values["image"] or b"")
-            errors += image is None
-            if image is not None and usable(image, self.input_px, self.spec if tissue is None else None):
-                tiles.append(run.first_tile + row)
-                pixels.append(image)
-        return Piece(int(self.slides[entry]), tiles, pixels, errors)
+            good = image is not None and usable(image, self.input_px, self.spec if tissue is None else None)
+            crops = [crop(image)] if image is not None and good else []
+            yield Piece(int(self.slides[entry]), [run.first_tile + row] if good else [], crops, int(image is None))
 
 
 @dataclass(frozen=True)
@@ -334,24 +440,20 @@ class FileSource:
         """Unknown: images do not say from which slide they are."""
         return np.empty(0)
 
-    def jobs(self, turn: int, entries: Ints) -> list[Callable[[], Piece]]:
+    def jobs(self, turn: int, entries: Ints) -> list[Job]:
         """One job for all: the set is opened once."""
         order = np.random.default_rng([self.seed, turn, 1]).permutation(len(self.refs))
         split = np.array_split(order, self._n_entries)
         numbers = np.concatenate([split[int(e)] for e in entries])
-        return [partial(self._read, numbers)]
+        name = f"{self.uri}, {len(numbers)} images of pass {turn}, {self.refs[numbers[0]].tile_id} the first"
+        return [Job(name, len(numbers), partial(self._read, numbers))]
 
-    def _read(self, numbers: Ints) -> Piece:
-        errors = 0
-        tiles: list[int] = []
-        pixels: list[Pixels] = []
+    def _read(self, numbers: Ints, crop: Crop) -> Iterator[Piece]:
         read = tilesets.read_tiles(self.uri, [self.refs[i] for i in numbers])
         for number, (_, image, error) in zip(numbers, read, strict=True):
-            errors += error is not None
-            if image is not None and usable(image, self.input_px, self.spec):
-                tiles.append(int(number))
-                pixels.append(image)
-        return Piece(-1, tiles, pixels, errors)
+            good = image is not None and usable(image, self.input_px, self.spec)
+            crops = [crop(image)] if image is not None and good else []
+            yield Piece(-1, [int(number)] if good else [], crops, int(error is not None))
 
 
 def usable(pixels: Pixels, input_px: int, spec: TileSpec | None) -> bool:

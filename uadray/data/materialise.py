@@ -6,36 +6,40 @@ work twice and write the same. `tileset.json` opens the set for readers when eve
 shards that belong to it. Those of a slide's earlier version have other names, and are left alone.
 
 Where a grid tile is exactly one JPEG tile of the file, its bytes are kept: no generation is lost, nothing is encoded.
+All others have the pixels that screening reads.
 """
 
 import hashlib
 import io
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 import simplejpeg
 from pydantic import ValidationError
 
-from uadray import storage
-from uadray.data.cluster import cores
+from uadray import faults, storage
+from uadray.data.attempts import Attempts, Outcome
+from uadray.data.nodes import Nodes, here
 from uadray.data.passes import draw
 from uadray.data.reading import mask_uri, normalizer_of, plan_slide, read_chunks, slide_etag
 from uadray.data.shards import GROUP_TILES, TILE_IMAGES, TILESET, SlideTiles, TileSet, parse_tile_set
+from uadray.data.tasks import Crashed, in_parallel
 from uadray.data.tilesets import decoded
 from uadray.errors import InputError, SlideError
 from uadray.manifest import SlideRow
 from uadray.monitoring import metrics
 from uadray.quality import pixel_flags
 from uadray.runs import fingerprint
-from uadray.slides.reader import Slide, TilePlaces, open_slide, tile_places
+from uadray.slides.reader import Slide, TilePlaces, open_slide, read_place, tile_places
 from uadray.slides.tiff import TiffSlide
 from uadray.stain import Normalizer
 from uadray.tiling import TileSpec
@@ -55,7 +59,7 @@ Encoded = tuple[int, bytes, bool]
 
 def tile_set(
     rows: Sequence[SlideRow], spec: TileSpec, out: str, *, tiles_per_slide: int | None = None, seed: int = 0,
-    quality: int = 90, progress: Progress | None = None,
+    quality: int = 90, progress: Progress | None = None, nodes: Nodes | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Cut the tiles of all slides into `out`; what is finished there already stays as it is.
 
@@ -67,6 +71,7 @@ def tile_set(
         seed: of the random choice.
         quality: of JPEG (4:4:4), where a tile's bytes cannot be the slide's own.
         progress: told of every slide.
+        nodes: that are used.
 
     Returns:
         Counts: `slides`, `finished`, `failed`, `tiles`, `kept` (bytes of the slide), `unreadable` and `flagged` (both
@@ -75,13 +80,14 @@ def tile_set(
 
     Raises:
         InputError: `out` holds another tile set.
+        WorkError: the system fails at slide after slide; what was cut stays cut.
     """
     options: dict[str, int | None] = {"tiles_per_slide": tiles_per_slide, "seed": seed, "quality": quality}
     _claim(out, spec, options)
     done, pending = _resumed(rows, spec, options, out)
     n_before, tiles_now = len(done), 0
     failed: dict[str, str] = {}
-    for row, found in _in_parallel(pending, spec, options, out):
+    for row, found in _settled(list(pending), spec, options, out, nodes or Nodes()):
         if isinstance(found, SlideTiles):
             done[row.slide_id] = found
             tiles_now += found.n_tiles
@@ -160,44 +166,61 @@ def _record_uri(out: str, slide_id: str) -> str:
     return storage.join(out, "slides", f"{slide_id}.json")
 
 
-def _in_parallel(
-    rows: Iterable[SlideRow], spec: TileSpec, options: dict[str, int | None], out: str
+@dataclass(frozen=True)
+class _Fault:
+    """Why a slide was not cut, and on which node."""
+
+    reason: str
+    message: str
+    node_id: str
+    address: str
+
+
+def _settled(
+    rows: list[SlideRow], spec: TileSpec, options: dict[str, int | None], out: str, nodes: Nodes
 ) -> Iterator[tuple[SlideRow, SlideTiles | str]]:
-    """One task a slide, a few more than there are CPUs at once; yields each as it ends, or why it failed."""
-    task = ray.remote(num_cpus=1)(_cut)
-    waiting, running = iter(rows), dict[Any, SlideRow]()
-    while True:
-        for row in waiting:
-            running[task.remote(row, spec, options, out)] = row
-            if len(running) >= 2 * cores():
-                break
-        if not running:
-            return
-        (first,), _ = ray.wait(list(running), num_returns=1)
-        row = running.pop(first)
-        try:
-            yield row, ray.get(first)
-        except ray.exceptions.RayError as error:  # its process died, three times
-            yield row, f"lost: {' '.join(str(error).split())[:300]}"
+    """Each slide's tiles, or why there are none; what the system fails at is tried again (`uadray.data.attempts`)."""
+    attempts = Attempts(nodes)
+    metrics.start_run(fingerprint([out, str(time.time())])[:8], ("tile",))
+    todo = rows
+    while todo:
+        again: list[SlideRow] = []
+        for row, found in in_parallel(_cut, todo, spec, options, out, nodes=nodes):
+            if isinstance(found, Crashed):
+                attempts.ended()
+                yield row, f"crashed: {found.message}"
+            elif isinstance(found, _Fault):
+                outcome = _outcome(row, found, attempts)
+                if outcome.again:
+                    again.append(row)
+                else:
+                    metrics.Meter("tile").add(errors=1)
+                    yield row, ": ".join(outcome.failure)
+            else:
+                tiles, seconds = found
+                attempts.worked(row)
+                metrics.Meter("tile").add(
+                    tiles=tiles.n_tiles, bytes_=tiles.bytes, errors=tiles.unreadable, seconds=seconds
+                )
+                yield row, tiles
+        todo = again
 
 
-def _cut(row: SlideRow, spec: TileSpec, options: dict[str, int | None], out: str) -> SlideTiles | str:
-    """Cut one slide; whatever goes wrong is the slide's own failure."""
-    with metrics.stage("tile") as meter:
-        try:
-            found = cut_slide(row, spec, options, out)
-            meter.add(tiles=found.n_tiles, bytes_=found.bytes, errors=found.unreadable)
-            return found
-        except SlideError as error:
-            message = f"{error.reason}: {error.message}"
-        except storage.ChangedError as error:
-            message = f"changed: {error}"
-        except (storage.AccessError, storage.UnreachableError, storage.FullError) as error:
-            message = f"storage: {error}"
-        except Exception as error:  # a slide must not take the job with it
-            message = f"unreadable: {type(error).__name__}: {error}"
-        meter.add(errors=1)
-        return " ".join(message.split())[:500]
+def _outcome(row: SlideRow, fault: _Fault, attempts: Attempts) -> Outcome:
+    if fault.reason in faults.SYSTEM:
+        return attempts.failed(row, fault.reason, fault.message, node_id=fault.node_id, address=fault.address)
+    attempts.ended()
+    return Outcome(again=False, failure=(fault.reason, fault.message), is_verdict=True)
+
+
+def _cut(row: SlideRow, spec: TileSpec, options: dict[str, int | None], out: str) -> tuple[SlideTiles, float] | _Fault:
+    """Cut one slide, and how many seconds it took; whatever goes wrong is an answer."""
+    began = time.perf_counter()
+    try:
+        return cut_slide(row, spec, options, out), time.perf_counter() - began
+    except Exception as error:  # a slide must not take the job with it
+        reason, message = faults.reason(error)
+        return _Fault(reason, " ".join(message.split())[:500], *here())
 
 
 def cut_slide(row: SlideRow, spec: TileSpec, options: dict[str, int | None], out: str) -> SlideTiles:
@@ -273,9 +296,12 @@ def encoded_tiles(
 
 
 def _is_file_grid(slide: TiffSlide, tiles: pa.Table, spec: TileSpec) -> bool:
-    """Whether tiles are as large as the file's, and need no resampling."""
+    """Whether tiles are as large as the file's and of the same scale: then some may be the file's own."""
     where = places(slide, tiles, spec)
-    return round(where.step, 9) == 1 and slide.tile_sizes_px[where.level] == (spec.tile_px, spec.tile_px)
+    return all(round(step, 9) == 1 for step in where.steps) and slide.tile_sizes_px[where.level] == (
+        spec.tile_px,
+        spec.tile_px,
+    )
 
 
 def _file_tiles(
@@ -285,10 +311,10 @@ def _file_tiles(
     where = places(slide, tiles, spec)
     slide.will_read(where.level, where.boxes)
     for i, box in enumerate(where.boxes.tolist()):
-        whole = not np.rint(where.offsets_px[i] * 1e6).any()
+        pixels = np.empty((spec.tile_px, spec.tile_px, 3), np.uint8)
         try:
-            data = slide.encoded_tile(where.level, *box) if whole else None
-            pixels = slide.read_region(where.level, *box)[: spec.tile_px, : spec.tile_px]
+            data = slide.encoded_tile(where.level, *box) if where.exact[i] else None
+            read_place(slide, where, i, pixels)
         except SlideError as error:
             if error.reason != "unreadable":
                 raise

@@ -45,6 +45,11 @@ class Nodes:
         self.left_out: dict[str, str] = {}
         self._examine = examine
 
+    @property
+    def can_be_examined(self) -> bool:
+        """Whether there is a way to look at them; not at the one that a command has started itself."""
+        return self._examine is not None
+
     def usable(self) -> dict[str, dict[str, Any]]:
         """What Ray says of the nodes that are alive and used, by id."""
         return {n["NodeID"]: n for n in ray.nodes() if n["Alive"] and n["NodeID"] not in self.left_out}
@@ -103,3 +108,15 @@ class Nodes:
         if self.count() == 0:
             raise WorkError(f"no node can be used; {'; '.join(self.left_out.values())}")
         log.warning("%s; it is not used, its slides go to others", self.left_out[node_id])
+
+
+def head_address() -> str:
+    """`host:port` of the cluster's head, from where its nodes are told what is alive."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def here() -> tuple[str, str]:
+    """Ray's id of this node and its address; empty outside of Ray."""
+    if not ray.is_initialized():
+        return "", ""
+    return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()

@@ -6,6 +6,8 @@ that no byte crosses a process that the network does not see.
 """
 
 import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,13 +16,24 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
+from uadray import faults, s3
 from uadray.data import shards, tilesets
-from uadray.data.crops import FileSource, ShardSource, SlideSource, Source, crop_blocks, is_staged
+from uadray.data.crops import (
+    FileSource,
+    ShardSource,
+    SlideSource,
+    Source,
+    crop_blocks,
+    is_staged,
+)
 from uadray.data.datasource import TaskSource, reading
-from uadray.data.passes import BLOCK_BYTES, Passes, along_curve, plan_passes
+from uadray.data.journal import Journal
+from uadray.data.passes import BLOCK_BYTES, Passes, pack_corners, plan_passes
 from uadray.data.reading import plan_slide, slide_etag
-from uadray.errors import InputError, SlideError
-from uadray.manifest import SlideRow, read_manifest
+from uadray.data.tasks import Crashed, in_parallel, on_this_node
+from uadray.errors import InputError, WorkError, shown, shows_ids
+from uadray.identity import all_marks, contents, new_salt
+from uadray.manifest import SlideRow, has_label, read_manifest
 from uadray.runs import fingerprint
 from uadray.slides.reader import open_slide
 from uadray.stain import Stain, median_stain
@@ -29,25 +42,61 @@ from uadray.tiling import TileSpec
 log = logging.getLogger(__name__)
 
 
+SURVEYS_IN_A_ROW = 5
+"""Slides, one after the other, that cannot be reached for no fault of theirs: then nothing can be."""
+
+
 @dataclass(frozen=True)
 class TrainingData:
-    """What a training reads.
+    """What a training reads. May be pickled: Ray Train makes a dataset anew for every group of workers.
 
     Attributes:
-        dataset: a Ray Dataset, all passes one after the other; rows of `uadray.data.crops.crop_schema`.
+        source: of the tiles, in Ray's object store.
         n_tiles: tiles in one pass.
-        passes: the order of reading.
+        n_needed: tiles that all workers together will take.
+        seed: of draws, order, crops and augmentation.
+        input_px: side of a crop.
+        stain_augment: strength of the stain augmentation.
+        journal: the actor in which readers keep their `uadray.data.journal.Journal`.
+        is_patient: the driver has reached S3, so readers wait for it from their first request on.
         shares: [n_slides], each slide's share of a pass; empty where slides are not known.
         tiles: how slides are cut and prepared, with the stain reference that was fitted, if one was asked for.
         description: fingerprint and counts, for the bundle.
     """
 
-    dataset: Any
+    source: Any
     n_tiles: int
-    passes: Passes
+    n_needed: int
+    seed: int
+    input_px: int
+    stain_augment: float
+    journal: Any
+    is_patient: bool
     shares: npt.NDArray[np.float64]
     tiles: TileSpec
     description: dict[str, Any]
+
+    @property
+    def dataset(self) -> Any:
+        """A Ray Dataset, all passes one after the other; rows of `uadray.data.crops.crop_schema`."""
+        return self.dataset_after(0)
+
+    def dataset_after(self, done_tiles: int) -> Any:
+        """As `dataset`, from where a training has taken so many tiles."""
+        passes = plan_passes(
+            self.n_tiles, seed=self.seed, n_tiles=max(0, self.n_needed - done_tiles), input_px=self.input_px,
+            done_tiles=done_tiles,
+        )  # fmt: skip
+        if self.is_patient:
+            s3.known_to_answer()
+        options = (self.input_px, self.stain_augment, self.journal)
+        reads = [reading(_crops, self.source, passes, task, *options) for task in range(passes.n_tasks)]
+        tasks = TaskSource("crops", reads, bytes_each=BLOCK_BYTES * passes.blocks_per_task)
+        dataset = ray.data.read_datasource(tasks, override_num_blocks=passes.n_tasks)  # else Ray cuts blocks further
+        dataset.context.target_max_block_size = 2 * BLOCK_BYTES  # a block goes out when it is read
+        dataset.context.enable_progress_bars = False
+        dataset.context.print_on_execution_start = False
+        return dataset
 
 
 @dataclass(frozen=True)
@@ -57,25 +106,29 @@ class Survey:
     Attributes:
         row: the slide's line of the manifest.
         etag: the version of its file.
-        corners: [n, 2] x and y of its tiles with enough tissue, in level-0 pixels along a Z-curve.
+        n_tiles: its tiles with enough tissue.
+        packed: their corners in level-0 pixels, see `uadray.data.passes.pack_corners`.
         staged: read through a local copy of the whole file.
         stain: its stain, where colours are normalised.
         error: what went wrong.
+        is_systems: what went wrong says nothing about the slide.
     """
 
     row: SlideRow
-    etag: str
-    corners: npt.NDArray[np.int32]
-    staged: bool
-    stain: Stain | None
-    error: str | None
+    etag: str = ""
+    n_tiles: int = 0
+    packed: bytes = b""
+    staged: bool = False
+    stain: Stain | None = None
+    error: str | None = None
+    is_systems: bool = False
 
 
 def training_data(
     uri: str, *, tiles: TileSpec, input_px: int, tiles_per_slide: int | None, label: str, n_tiles: int, seed: int = 0,
-    done_tiles: int = 0, stain_augment: float = 0.0,
+    stain_augment: float = 0.0,
 ) -> TrainingData:  # fmt: skip
-    """The dataset behind `--data`: a slide manifest, or a tile set of which the tiles labelled `label` are taken.
+    """The data behind `--data`: a slide manifest, or a tile set of which the tiles labelled `label` are taken.
 
     Slides are surveyed first (metadata only): a broken one is named and left out, before a step is made.
 
@@ -87,11 +140,11 @@ def training_data(
         label: see above.
         n_tiles: that all workers together will take; the dataset has at least as many.
         seed: of draws, order, crops and augmentation.
-        done_tiles: that the run took which this one goes on with; its passes are not drawn again.
         stain_augment: strength of the stain augmentation; 0 for none.
 
     Raises:
         InputError: no usable slide or tile.
+        WorkError: slides cannot be surveyed, for no fault of theirs.
     """
     if tilesets.is_tile_set(uri):
         tilesets.check_stain(uri, tiles)
@@ -99,36 +152,103 @@ def training_data(
     else:
         source, description = _from_slides(uri, tiles=tiles, per_slide=tiles_per_slide, label=label, seed=seed)
         tiles = source.spec
+    return crop_data(
+        source, tiles=tiles, input_px=input_px, n_tiles=n_tiles, seed=seed, stain_augment=stain_augment,
+        description=description,
+    )  # fmt: skip
+
+
+def crop_data(
+    source: Source, *, tiles: TileSpec, input_px: int, n_tiles: int, seed: int, stain_augment: float = 0.0,
+    description: dict[str, Any] | None = None,
+) -> TrainingData:  # fmt: skip
+    """The training data of a source; arguments as of `training_data`."""
     in_pass = int(source.entry_tiles.sum())
-    passes = plan_passes(in_pass, seed=seed, n_tiles=n_tiles, input_px=input_px, first=done_tiles // in_pass)
-    dataset = crop_dataset(source, passes, input_px=input_px, stain_augment=stain_augment)
-    return TrainingData(dataset, in_pass, passes, source.shares, tiles, description | {"n_tiles": in_pass})
+    journal = ray.remote(num_cpus=0)(Journal).options(scheduling_strategy=on_this_node()).remote()
+    return TrainingData(
+        source=ray.put(source), n_tiles=in_pass, n_needed=n_tiles, seed=seed, input_px=input_px,
+        stain_augment=stain_augment, journal=journal, is_patient=s3.has_answered(), shares=source.shares,
+        tiles=tiles, description=(description or {}) | {"n_tiles": in_pass},
+    )  # fmt: skip
 
 
-def crop_dataset(source: Source, passes: Passes, *, input_px: int, stain_augment: float = 0.0) -> Any:
-    """A Ray Dataset of all blocks of all passes. The source is put once and fetched once a reader process."""
-    where = ray.put(source)
-    reads = [reading(_crops, where, passes, task, input_px, stain_augment) for task in range(passes.n_tasks)]
-    tasks = TaskSource("crops", reads, bytes_each=BLOCK_BYTES * passes.blocks_per_task)
-    dataset = ray.data.read_datasource(tasks, override_num_blocks=passes.n_tasks)  # else Ray cuts blocks further
-    dataset.context.target_max_block_size = 2 * BLOCK_BYTES  # a block goes out when it is read
-    return dataset
-
-
-def _crops(where: Any, passes: Passes, task: int, input_px: int, stain_augment: float) -> Any:
-    return crop_blocks(_fetched(where), passes, task, input_px=input_px, stain_augment=stain_augment)
+def _crops(where: Any, passes: Passes, task: int, input_px: int, stain_augment: float, journal: Any) -> Any:
+    return crop_blocks(
+        _fetched(where), passes, task, input_px=input_px, stain_augment=stain_augment, journal=FarJournal(journal)
+    )
 
 
 @lru_cache(maxsize=1)
 def _fetched(where: Any) -> Source:
+    """The source is put once and fetched once a reader process."""
     found: Source = ray.get(where)
     return found
 
 
+class FarJournal:
+    """A `Journal` in its actor. Calls of one reader arrive in order; what they answer is waited for."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def start(self, task: int) -> None:
+        """See `Journal`, here and below."""
+        self._actor.start.remote(task)
+
+    def groups(self, names: Sequence[str]) -> list[list[str]]:
+        """Waits."""
+        found: list[list[str]] = ray.get(self._actor.groups.remote(names))
+        return found
+
+    def begin(self, task: int, names: list[str]) -> None:
+        """Waits: it has to be known before it can happen."""
+        ray.get(self._actor.begin.remote(task, names))
+
+    def end(self, task: int) -> None:
+        """Does not wait."""
+        self._actor.end.remote(task)
+
+    def note(self, name: str, why: str) -> None:
+        """Does not wait."""
+        self._actor.note.remote(name, why)
+
+
 def survey(rows: list[SlideRow], spec: TileSpec) -> list[Survey]:
-    """Open every slide on the cluster and lay its grid; order as in `rows`."""
-    task = ray.remote(num_cpus=1)(_survey)
-    return list(ray.get([task.remote(row, spec) for row in rows]))
+    """Open every slide on the cluster and lay its grid; order as in `rows`.
+
+    What cannot be reached for no fault of its own is tried once more when all others are done, beside a slide that
+    could be: if that cannot be reached either, nothing can.
+
+    Raises:
+        WorkError: credentials, network or disk are at fault.
+    """
+    found = {s.row.slide_id: s for s in _surveyed(rows, spec)}
+    unreached = [s for s in found.values() if s.is_systems]
+    if unreached:
+        good = next((s for s in found.values() if not s.is_systems and s.etag), None)
+        again = {s.row.slide_id: s for s in _surveyed([s.row for s in [*unreached, *([good] if good else [])]], spec)}
+        if good is None or again[good.row.slide_id].is_systems:
+            raise _unreached(len(unreached), unreached[0])
+        found |= again
+    return [found[row.slide_id] for row in rows]
+
+
+def _surveyed(rows: list[SlideRow], spec: TileSpec) -> Iterator[Survey]:
+    in_a_row = 0
+    for row, answer in in_parallel(_survey, rows, spec):
+        found = Survey(row, error=f"crashed: {answer.message}") if isinstance(answer, Crashed) else answer
+        in_a_row = in_a_row + 1 if found.is_systems else 0
+        if in_a_row >= SURVEYS_IN_A_ROW:
+            raise _unreached(in_a_row, found)
+        yield found
+
+
+def _unreached(n: int, last: Survey) -> WorkError:
+    return WorkError(
+        f"{n} slide{'s' if n > 1 else ''} could not be reached, for no fault of theirs; slide {last.row.slide_id}: "
+        f"{last.error}; "
+        "nothing was trained: mend that and run the same command again"
+    )
 
 
 def _survey(row: SlideRow, spec: TileSpec) -> Survey:
@@ -136,35 +256,47 @@ def _survey(row: SlideRow, spec: TileSpec) -> Survey:
         etag = slide_etag(row)
         with open_slide(row.uri, slide_id=row.slide_id, mpp=row.mpp, etag=etag) as slide:
             plan = plan_slide(slide, etag=etag, spec=spec)
-            tiles = plan.tiles
-            stride = spec.stride * spec.mpp / slide.mpp
-            x, y = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
-            order = along_curve(np.rint(x / stride).astype(np.int64), np.rint(y / stride).astype(np.int64))
-            corners = np.stack([x, y], axis=1)[order].astype(np.int32)
-            return Survey(row, etag, corners, is_staged(row.uri, slide), plan.stain, None)
-    except SlideError as error:
-        return Survey(row, "", np.empty((0, 2), np.int32), False, None, f"{error.reason}: {error.message}")
+            corners = np.stack([plan.tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px")], axis=1)
+            packed = pack_corners(corners)
+            return Survey(row, etag, len(corners), packed, is_staged(row.uri, slide), plan.stain)
+    except Exception as error:  # of this slide, whatever it is: the others go on
+        word, message = faults.reason(error)
+        return Survey(row, error=f"{word}: {' '.join(message.split())[:300]}", is_systems=word in faults.SYSTEM)
 
 
 def _from_slides(
     uri: str, *, tiles: TileSpec, per_slide: int | None, label: str, seed: int
 ) -> tuple[SlideSource, dict[str, Any]]:
-    rows = [r for r in read_manifest(uri) if r.label in (None, "", label)]
+    listed = read_manifest(uri)
+    rows = [r for r in listed if r.label is None or has_label(r.label, label)]
+    if len(rows) < len(listed):
+        log.info("%d of %d slides are labelled otherwise than %r", len(listed) - len(rows), len(listed), label)
     if not rows:
         raise InputError(f"manifest {uri}: no slide has the label {label!r}; training takes normal slides alone")
     surveys = survey(rows, tiles)
-    usable = [s for s in surveys if len(s.corners)]
-    left_out = {s.row.slide_id: s.error or "no tile with enough tissue" for s in surveys if not len(s.corners)}
+    usable = [s for s in surveys if s.n_tiles]
+    left_out = {s.row.slide_id: s.error or "no tile with enough tissue" for s in surveys if not s.n_tiles}
     for slide_id, why in left_out.items():
-        log.warning("slide %s is left out of the training: %s", slide_id, why)
+        log.warning("slide %s is left out of the training: %s", shown(slide_id), why if shows_ids() else _reason(why))
     if not usable:
         raise InputError(
             f"manifest {uri}: none of {len(rows)} slides can be used; the first: {next(iter(left_out.items()))}"
         )
     print_of = fingerprint(f"{s.row.slide_id}:{s.etag}" for s in usable)
-    seen = sorted(fingerprint([s.row.slide_id]) for s in usable)
-    description = {"uri": uri, "fingerprint": print_of, "n_slides": len(usable), "left_out": left_out, "slides": seen}
+    used, etags, salt = [s.row for s in usable], {s.row.slide_id: s.etag for s in usable}, new_salt()
+    description = {
+        "fingerprint": print_of,
+        "n_slides": len(usable),
+        "left_out": dict(Counter(map(_reason, left_out.values()))),
+        "salt": salt,
+        "slides": all_marks(used, salt, etags=etags, contents=contents(used)),
+    }
     return slide_source(usable, with_reference(tiles, usable), per_slide=per_slide, seed=seed), description
+
+
+def _reason(why: str) -> str:
+    """The word before a message, which may name the slide."""
+    return why.partition(":")[0]
 
 
 def with_reference(spec: TileSpec, surveys: list[Survey]) -> TileSpec:
@@ -180,8 +312,9 @@ def slide_source(surveys: list[Survey], spec: TileSpec, *, per_slide: int | None
     return SlideSource(
         rows=[s.row for s in surveys],
         etags=[s.etag for s in surveys],
-        corners=np.concatenate([s.corners for s in surveys]),
-        offsets=np.cumsum([0, *(len(s.corners) for s in surveys)]),
+        n_tiles=np.array([s.n_tiles for s in surveys], np.int64),
+        packed=np.frombuffer(b"".join(s.packed for s in surveys), np.uint8),
+        offsets=np.cumsum([0, *(len(s.packed) for s in surveys)]),
         whole=np.array([s.staged for s in surveys]),
         stains=[s.stain for s in surveys],
         spec=spec,
@@ -201,12 +334,12 @@ def _from_tile_set(uri: str, *, tiles: TileSpec, input_px: int, label: str, seed
             taken = taken_labels(uri, label, {r.label for r in refs})
             refs = [r for r in refs if r.label in taken]
             source, print_of = FileSource(uri, refs, tiles, input_px, seed), fingerprint(r.tile_id for r in refs)
-    return source, {"uri": uri, "fingerprint": print_of, "label": label}
+    return source, {"fingerprint": print_of, "label": label}
 
 
 def _from_shards(uri: str, *, tiles: TileSpec, input_px: int, label: str) -> tuple[Source, str]:
     found = shards.read_tile_set(uri)
-    numbers = [n for n, s in enumerate(found.slides) if s.label in (None, "", label) and s.n_tiles]
+    numbers = [n for n, s in enumerate(found.slides) if (not s.label or has_label(s.label, label)) and s.n_tiles]
     if not numbers:
         raise InputError(f"tile set {uri}: no slide with tiles has the label {label!r}; set train_label")
     chosen = found.model_copy(update={"slides": [found.slides[n] for n in numbers]})
@@ -237,8 +370,8 @@ def taken_labels(uri: str, label: str, found: set[str | None]) -> set[str | None
     Raises:
         InputError: it has several others.
     """
-    if label in found:
-        return {label}
+    if named_so := {name for name in found if has_label(name, label)}:
+        return named_so
     if found - {None, ""} and len(found) > 1:
         named = ", ".join(sorted(map(str, found))[:8])
         raise InputError(f"tile set {uri}: no tile is labelled {label!r} (found: {named}); set train_label")

@@ -8,23 +8,27 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from uadray import masks, storage
+from uadray import mask_folder, masks, storage
 from uadray.errors import InputError, SlideError
 from uadray.manifest import SlideRow
 from uadray.members import slide_stat
 from uadray.quality import Flag, QualityConfig, SlideQuality, pixel_flags, slide_quality, tile_flags
 from uadray.slides.reader import Slide, TilePlaces, finer_level, read_place, reading_order, thumbnail, tile_places
 from uadray.stain import Normalizer, Stain, StainError, fit, normalizer
-from uadray.tiling import TileSpec, grid, keep_tissue
+from uadray.tiling import TileSpec, grid, n_grid
 from uadray.tissue import shrink, tissue_mask
 
-CHUNK_TILES, MIN_CHUNK_TILES, CHUNK_BYTES = 256, 64, 48 * 2**20
-"""A chunk has 256 tiles, fewer where those are more than so many bytes of pixels, but 64 at the least. Ray Data
+CHUNK_TILES, CHUNK_BYTES = 256, 48 * 2**20
+"""A chunk has 256 tiles, fewer where those are more than so many bytes of pixels. Ray Data
 spends much on a block, whatever is in it: with 64 tiles of 256 px driver and scorer took 0.43 ms of CPU a tile, with
 256 0.25; much larger blocks delay the first score and take memory."""
 
 LOOKED_AT_ONCE = 16
 """Tiles whose quality is looked at together, before their pixels have left the processor's cache."""
+
+MISSING_TISSUE = 0.2
+"""Share of a tile that must be tissue by the overview, and not be in the file at the level that is read, to be an
+error: scanners leave out the tiles of glass, and the overview is not exact to the pixel."""
 
 PREVIEW_PX = 640
 """Longest side of the thumbnail that a slide's page shows."""
@@ -101,8 +105,7 @@ def plan_slide(slide: Slide, *, etag: str, spec: TileSpec) -> SlidePlan:
     image, mpp = thumbnail(slide)
     size = slide.level_sizes_px[0]
     tissue = _tissue(slide, image, mpp, spec)
-    every = grid(slide.slide_id, size, slide.mpp, tissue, spec)
-    tiles = keep_tissue(every, spec)
+    tiles = grid(slide.slide_id, size, slide.mpp, tissue, spec)
     layers = {"Tissue": tissue}
     flags: list[Flag | None] = [None] * len(tiles)
     if spec.quality is not None:
@@ -120,7 +123,7 @@ def plan_slide(slide: Slide, *, etag: str, spec: TileSpec) -> SlidePlan:
         tiles=good.take(reading_order(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px)),
         flagged=tiles.filter(pa.array(~is_good)),
         flags=[flag for flag in flags if flag is not None],
-        n_grid=len(every),
+        n_grid=n_grid(slide.slide_id, size, slide.mpp, spec),
         preview=_preview(image),
         masks=masks.write_masks(layers, size),
         stain=_stain(slide, image, tissue, spec) if len(good) else None,
@@ -136,11 +139,11 @@ def normalizer_of(stain: Stain | None, spec: TileSpec) -> Normalizer | None:
 
 def mask_uri(slide_id: str, spec: TileSpec) -> str | None:
     """Where a slide's edited mask would be."""
-    return storage.join(spec.mask_dir, f"{slide_id}.geojson") if spec.mask_dir else None
+    return mask_folder.mask_uri(spec.mask_dir, slide_id) if spec.mask_dir else None
 
 
 def _tissue(slide: Slide, image: npt.NDArray[np.uint8], mpp: float, spec: TileSpec) -> npt.NDArray[np.bool_]:
-    """The edited mask where there is one, else what is found."""
+    """The edited mask where there is one, else what is found; where a mask only cuts out, found without that."""
     uri = mask_uri(slide.slide_id, spec)
     if uri is None or not storage.exists(uri):
         return tissue_mask(image, mpp)
@@ -149,7 +152,8 @@ def _tissue(slide: Slide, image: npt.NDArray[np.uint8], mpp: float, spec: TileSp
         data = storage.read_bytes(uri, max_bytes=masks.MAX_BYTES)
     except InputError as error:
         raise SlideError(slide.slide_id, "bad_mask", str(error)) from error
-    return masks.read_mask(data, slide.slide_id, slide.level_sizes_px[0], shape, source=uri)
+    found = tissue_mask(image, mpp)
+    return masks.read_mask(data, slide.slide_id, slide.level_sizes_px[0], shape, source=uri, found=found)
 
 
 def _flags(found: SlideQuality, tiles: pa.Table, size: tuple[int, int], config: QualityConfig) -> list[Flag | None]:
@@ -175,8 +179,12 @@ def _preview(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def chunk_tiles(spec: TileSpec) -> int:
-    """Tiles of a chunk: 64 to 256."""
-    return max(MIN_CHUNK_TILES, min(CHUNK_TILES, CHUNK_BYTES // (3 * spec.tile_px**2)))
+    """Tiles of a chunk: 256, fewer of larger tiles, at least one.
+
+    >>> [chunk_tiles(TileSpec(mpp=0.5, tile_px=side)) for side in (96, 256, 512, 1024, 4096)]
+    [256, 256, 64, 16, 1]
+    """
+    return max(1, min(CHUNK_TILES, CHUNK_BYTES // (3 * spec.tile_px**2)))
 
 
 def read_chunks(
@@ -184,7 +192,8 @@ def read_chunks(
 ) -> Iterator[TileChunk]:
     """Read `tiles` in order, which is `reading_order` at best; of a slide in S3 the next chunks are fetched meanwhile.
 
-    A tile that cannot be read carries its error, the others are read all the same.
+    A tile that cannot be read carries its error, the others are read all the same. Tissue that is not in the file is
+    such an error, glass that is not is white.
 
     Raises:
         SlideError: it is not one tile that cannot be read: the slide is `changed`, `unreachable`, `too_coarse`, ...
@@ -203,11 +212,15 @@ def read_chunk(slide: Slide, tiles: pa.Table, *, spec: TileSpec, normalise: Norm
     errors: list[str | None] = [None] * len(tiles)
     flags: list[str | None] = [None] * len(tiles)
     places = _places(slide, tiles, spec)
+    tissue = tiles["tissue_fraction"].to_numpy() if "tissue_fraction" in tiles.column_names else spec.min_tissue
+    missing = slide.missing_share(places.level, places.boxes) + tissue - 1  # of the tissue, in shares of the tile
     for start in range(0, len(tiles), LOOKED_AT_ONCE):
         some = range(start, min(start + LOOKED_AT_ONCE, len(tiles)))
         for i in some:
             try:
                 read_place(slide, places, i, pixels[i])
+                if missing[i] > MISSING_TISSUE:
+                    raise SlideError(slide.slide_id, "unreadable", "the overview shows tissue, and the file no pixels")
             except SlideError as error:
                 if error.reason != "unreadable":
                     raise

@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from uadray.errors import InputError
+from uadray.identity import warn_of_same_files
 from uadray.manifest import SlideRow, read_manifest, write_manifest
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def split_manifest(
     if uri == out:
         raise InputError(f"{out}: is the manifest that is split; give another file, other columns are not carried over")
     rows = read_manifest(uri)
+    warn_of_same_files(rows)
     found = split(rows, fractions, seed=seed, stratify_by=stratify_by, even=even)
     write_manifest([replace(row, split=found[row.slide_id]) for row in rows], out)
     patients = _patients(rows)
@@ -107,17 +109,22 @@ def _check(fractions: Mapping[str, float], stratify_by: Sequence[str]) -> None:
 
 
 def _patients(rows: Sequence[SlideRow]) -> dict[tuple[str, str], list[SlideRow]]:
-    """Slides by patient; a slide's own name is no patient's."""
+    """Slides by patient."""
     patients: dict[tuple[str, str], list[SlideRow]] = defaultdict(list)
     for row in rows:
-        patients[("slide", row.slide_id) if row.patient_id is None else ("patient", row.patient_id)].append(row)
+        patients[row.patient].append(row)
     return patients
 
 
 def _stratum(slides: Sequence[SlideRow], columns: Sequence[str]) -> str:
     """What a patient counts as: the commonest values among the slides, of equally common ones the first by name."""
-    values = Counter(" | ".join(getattr(row, column) or "-" for column in columns) for row in slides)
+    values = Counter(" | ".join(_value(row, column) for column in columns) for row in slides)
     return min(values, key=lambda value: (-values[value], value))
+
+
+def _value(row: SlideRow, column: str) -> str:
+    value: str = getattr(row, column) or "-"
+    return value.casefold() if column == "label" else value
 
 
 def _place(patient: tuple[str, str], seed: str) -> float:

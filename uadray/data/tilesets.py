@@ -1,35 +1,35 @@
 """Tile sets: a folder or a zip of images (the parent folder is the label), or Parquet (see `uadray.data.shards`)."""
 
-import io
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
-from uadray import cache, storage
+from uadray import cache, images, storage
 from uadray.data import shards
 from uadray.errors import InputError
-from uadray.tiling import TileSpec
+from uadray.images import ImageError, Pixels
+from uadray.tiling import TileSpec, slide_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 MAX_IMAGE_BYTES = 64 * 2**20
 """A tile file larger than this is no tile; in a zip it may be a bomb."""
 
-MAX_IMAGE_PX = 64 * 2**20
-"""Nor is an image of more pixels: some kilobytes of PNG can claim gigabytes."""
-
 WINDOW = 512
 """Tiles of Parquet that are looked for together: their row groups are read once, and their bytes held."""
 
+IN_FLIGHT = 32
+"""Images of a folder in S3 that are asked for at once: each takes a round trip, whatever its size."""
+
 Kind = Literal["folder", "zip", "parquet", "shards"]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,13 @@ class TileRef:
         tile_id: its path within the set, or the Parquet file's own `tile_id`.
         label: name of the parent folder, or the Parquet file's own `label`; None where there is none.
         member: what to ask the container for: a URI, a zip member, or `<row group>:<row>:<URI of the Parquet file>`.
+        slide_id: that it is cut from, where a Parquet file tells, by a column or by its tile ids; else None.
     """
 
     tile_id: str
     label: str | None
     member: str
+    slide_id: str | None = None
 
 
 def is_tile_set(uri: str) -> bool:
@@ -78,7 +80,9 @@ def list_tiles(uri: str, *, label: str | None = None) -> list[TileRef]:
             refs = _parquet_refs(uri)
         case "shards":
             whole = shards.read_tile_set(uri)
-            refs = [ref for _, run in shards.folder_runs(uri, whole) for ref in _run_refs(run)]
+            runs = [run for _, run in shards.folder_runs(uri, whole)]
+            with ThreadPoolExecutor(IN_FLIGHT if storage.is_s3(uri) else 1) as threads:
+                refs = [ref for some in _ahead(threads, _run_refs, runs) for ref in some]
         case "folder":
             found = storage.list_objects(uri, suffixes=IMAGE_SUFFIXES)
             prefix = len(storage.join(uri, "x")) - 1
@@ -114,25 +118,21 @@ def check(uri: str) -> None:
         list_tiles(uri)
 
 
-def read_tiles(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, npt.NDArray[np.uint8] | None, str | None]]:
+def read_tiles(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, Pixels | None, str | None]]:
     """Decode tiles one by one: (ref, RGB [h, w, 3], None), or (ref, None, error) for one that cannot be."""
     for ref, data in _encoded(uri, refs):
-        image = decoded(data)
-        yield ref, image, None if image is not None else f"{ref.tile_id}: not an image that can be decoded"
+        try:
+            yield ref, images.decode(data), None
+        except ImageError as error:
+            yield ref, None, f"{ref.tile_id}: {error}"
 
 
-def decoded(data: bytes) -> npt.NDArray[np.uint8] | None:
-    """RGB [h, w, 3]; None for what is no image, is damaged, or claims in its header to be larger than any tile."""
+def decoded(data: bytes) -> Pixels | None:
+    """RGB [h, w, 3], see `uadray.images`; None for what cannot be decoded."""
     try:
-        with Image.open(io.BytesIO(data)) as header:
-            if header.width * header.height > MAX_IMAGE_PX:
-                return None
-            if "A" in header.getbands():
-                return _on_white(header)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except (cv2.error, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return images.decode(data)
+    except ImageError:
         return None
-    return None if image is None else np.asarray(image, dtype=np.uint8)
 
 
 def _encoded(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
@@ -145,21 +145,32 @@ def _encoded(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
             for start in range(0, len(refs), WINDOW):
                 yield from _rows(refs[start : start + WINDOW])
         case "folder":
-            for ref in refs:
-                try:
-                    data = storage.read_bytes(ref.member, max_bytes=MAX_IMAGE_BYTES)
-                except (storage.AccessError, storage.UnreachableError):
-                    raise
-                except InputError:  # too large, or gone since it was listed
-                    data = b""
-                yield ref, data
+            with ThreadPoolExecutor(IN_FLIGHT if storage.is_s3(uri) else 1) as threads:
+                yield from zip(refs, _ahead(threads, _image_bytes, [ref.member for ref in refs]), strict=True)
 
 
-def _on_white(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """What is transparent is white, as outside a slide."""
-    page = Image.new("RGBA", image.size, "white")
-    page.alpha_composite(image.convert("RGBA"))
-    return np.asarray(page.convert("RGB"), dtype=np.uint8)
+def _image_bytes(uri: str) -> bytes:
+    try:
+        return storage.read_bytes(uri, max_bytes=MAX_IMAGE_BYTES)
+    except (storage.AccessError, storage.UnreachableError):
+        raise
+    except InputError:  # too large, or gone since it was listed
+        return b""
+
+
+def _ahead(threads: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Results in the order of `items`, `IN_FLIGHT` of them asked for ahead: what is held is bounded."""
+    waiting = deque[Future[R]]()
+    try:
+        for item in items:
+            waiting.append(threads.submit(function, item))
+            if len(waiting) >= IN_FLIGHT:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -198,8 +209,9 @@ def _parquet_refs(uri: str) -> list[TileRef]:
 
 
 def _run_refs(run: shards.Run) -> Iterator[TileRef]:
-    for row, values in enumerate(shards.read_run(run, ("tile_id", "label"))):
-        yield TileRef(values["tile_id"], values["label"], f"{run.group}:{run.start + row}:{run.uri}")
+    for row, values in enumerate(shards.read_run(run, ("tile_id", "label", "slide_id")), start=run.start):
+        slide_id = values["slide_id"] or slide_of(str(values["tile_id"]))
+        yield TileRef(values["tile_id"], values["label"], f"{run.group}:{row}:{run.uri}", slide_id)
 
 
 def _rows(refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:

@@ -147,7 +147,7 @@ class DriversWatch:
         self._asked: Any = None
         self.seen = Look([], {})
 
-    def look(self, *, timeout_s: float = 0.0) -> Look:
+    def look(self, timeout_s: float = 0.0) -> Look:
         """What the actor last said; asks it anew. Waits for its answer no longer than `timeout_s`."""
         if self._asked is None:
             self._asked = self._actor.look.remote()

@@ -31,12 +31,12 @@ def detection(scores: Floats, anomalous: Bools, *, groups: npt.NDArray[np.str_] 
     Args:
         scores: higher = more abnormal; finite.
         anomalous: the truth.
-        groups: [n] what is drawn together in the bootstrap (slides: their tiles are not independent); each by itself
-            where not given.
+        groups: [n] what is drawn together in the bootstrap (tiles of a slide, slides of a patient: they are not
+            independent); each by itself where not given.
 
     Returns:
-        `auroc`, `auroc_ci95` (percentile bootstrap), `average_precision`, `sensitivity_at_95_specificity`, `n_normal`,
-        `n_anomalous`.
+        `auroc`, `auroc_ci95` (percentile bootstrap, see `bootstrap_ci`), `average_precision`,
+        `sensitivity_at_95_specificity`, `n_normal`, `n_anomalous`, `n_groups`.
 
     Raises:
         InputError: one of the two classes is missing.
@@ -54,6 +54,7 @@ def detection(scores: Floats, anomalous: Bools, *, groups: npt.NDArray[np.str_] 
         "sensitivity_at_95_specificity": sensitivity_at(scores, anomalous, specificity=0.95),
         "n_normal": int((~anomalous).sum()),
         "n_anomalous": int(anomalous.sum()),
+        "n_groups": len(scores if groups is None else np.unique(groups)),
     }
 
 
@@ -68,19 +69,24 @@ def bootstrap_ci(
 ) -> list[float] | None:
     """95 % percentile interval of the AUROC over resampled groups (Efron and Tibshirani 1993, ch. 13).
 
-    Whole groups are drawn with replacement; draws with one class only are drawn again. None where no draw has both.
+    Whole groups are drawn with replacement; a draw with one class only is drawn again. None where a class is in fewer
+    than two groups: every draw would have the same one, and the interval would not be of it.
     """
     rng = np.random.default_rng(seed)
     _, member = np.unique(groups if groups is not None else np.arange(len(scores)), return_inverse=True)
+    if any(len(np.unique(member[of_class])) < 2 for of_class in (anomalous, ~anomalous)):
+        return None
+    n_groups = int(member.max()) + 1
     order = np.argsort(scores, kind="stable")
     _, rank = np.unique(scores[order], return_inverse=True)
-    values = []
-    for _ in range(BOOTSTRAPS):
-        weight = rng.multinomial(member.max() + 1, np.full(member.max() + 1, 1 / (member.max() + 1)))[member][order]
-        value = _weighted_auroc(rank, anomalous[order], weight.astype(np.float64))
+    member, truth = member[order], anomalous[order]
+    values: list[float] = []
+    while len(values) < BOOTSTRAPS:  # at least every second draw has both classes
+        weight = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups))[member]
+        value = _weighted_auroc(rank, truth, weight.astype(np.float64))
         if value is not None:
             values.append(value)
-    return [float(q) for q in np.quantile(values, [0.025, 0.975])] if values else None
+    return [float(q) for q in np.quantile(values, [0.025, 0.975])]
 
 
 def _weighted_auroc(rank: npt.NDArray[np.int64], anomalous: Bools, weight: Floats) -> float | None:

@@ -1,18 +1,30 @@
-"""The detectors' configurations, a discriminated union, and the one `match` that builds their networks."""
+"""The detectors' configurations, a discriminated union, and the one `match` that builds their networks.
+
+A configuration may come with a bundle from elsewhere: every size in it is bounded, and so is what they make together.
+"""
 
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 from torch import Tensor, nn
 
 from uadray.config import Config
+from uadray.errors import InputError
 from uadray.models.izi_encoder import IziEncoder
 from uadray.models.perceptual import build_backbone
 from uadray.models.perceptual_autoencoder import Decoder, Encoder
 from uadray.models.wgan_gp import START_PX, Critic, Generator
 
 Networks = dict[str, nn.Module]
+
+MAX_PARAMETERS = 500_000_000
+"""Of all networks of a detector: 2 GB. VGG19 to its last layer has 20 million, f-AnoGAN of the paper's size 30."""
+
+LayerName = Annotated[str, StringConstraints(max_length=40)]
+
+FIT_TILES = 16
+"""Tiles whose feature maps are held at once: 270 MB of `relu1_2` of VGG at 256 px, of 256 tiles 4.3 GB."""
 
 
 class DpaConfig(Config):
@@ -34,13 +46,13 @@ class DpaConfig(Config):
     kind: Literal["dpa"]
     input_px: int = Field(default=64, ge=16, le=1024)
     backbone: Literal["efficientnet_lite0", "vgg16", "vgg19", "alexnet"] = "efficientnet_lite0"
-    layers: tuple[str, ...] = Field(default=("block4", "block7"), min_length=1)
-    width: int = Field(default=16, ge=4)
+    layers: tuple[LayerName, ...] = Field(default=("block4", "block7"), min_length=1, max_length=32)
+    width: int = Field(default=16, ge=4, le=256)
     halvings: int = Field(default=3, ge=1, le=6)
-    latent_channels: int = Field(default=4, ge=1)
+    latent_channels: int = Field(default=4, ge=1, le=1024)
     score: Literal["relative_l1", "relative_l2"] = "relative_l1"
-    pixel_weight: float = Field(default=0.0, ge=0)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    pixel_weight: float = Field(default=0.0, ge=0, le=1e6)
+    learning_rate: float = Field(default=1e-3, gt=0, le=10)
 
     @model_validator(mode="after")
     def _divisible(self) -> "DpaConfig":
@@ -66,14 +78,14 @@ class FanoganConfig(Config):
 
     kind: Literal["fanogan"]
     input_px: int = Field(default=64, ge=16, le=1024)
-    width: int = Field(default=16, ge=4)
-    latent_dim: int = Field(default=128, ge=2)
-    critic_steps: int = Field(default=5, ge=1)
-    penalty: float = Field(default=10.0, ge=0)
-    kappa: float = Field(default=1.0, ge=0)
+    width: int = Field(default=16, ge=4, le=256)
+    latent_dim: int = Field(default=128, ge=2, le=4096)
+    critic_steps: int = Field(default=5, ge=1, le=1000)
+    penalty: float = Field(default=10.0, ge=0, le=1e6)
+    kappa: float = Field(default=1.0, ge=0, le=1e6)
     encoder_fraction: float = Field(default=0.4, gt=0, lt=1)
-    gan_learning_rate: float = Field(default=1e-4, gt=0)
-    encoder_learning_rate: float = Field(default=1e-4, gt=0)
+    gan_learning_rate: float = Field(default=1e-4, gt=0, le=10)
+    encoder_learning_rate: float = Field(default=1e-4, gt=0, le=10)
 
     @model_validator(mode="after")
     def _power_of_two(self) -> "FanoganConfig":
@@ -102,33 +114,72 @@ class PerceptualFeatures(nn.Module):
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
-        """Take the statistics of normal tiles x [N, 3, h, w]; N of some hundreds is enough."""
-        parts = [self.backbone(batch) for batch in x.split(64)]
-        for i in range(len(parts[0])):
-            maps = torch.cat([part[i] for part in parts])
-            self.get_buffer(f"mean{i}").copy_(maps.mean((0, 2, 3), keepdim=True))
-            self.get_buffer(f"deviation{i}").copy_(maps.std((0, 2, 3), keepdim=True).clamp_min(1e-6))
+        """Take the statistics of normal tiles x [N, 3, h, w]; N of some hundreds is enough.
+
+        `FIT_TILES` at a time: a map of the first layers is many times as large as its tile. Means and squared
+        deviations of the parts are put together in float64 (Chan et al. 1979, "Updating Formulae").
+        """
+        n, means, squares = 0, list[Tensor](), list[Tensor]()
+        for batch in x.split(FIT_TILES):
+            maps = self.backbone(batch)
+            if not n:
+                means = [torch.zeros(f.shape[1], dtype=torch.float64, device=f.device) for f in maps]
+                squares = [torch.zeros_like(mean) for mean in means]
+            for i, f in enumerate(maps):
+                more, before = f.numel() // f.shape[1], n * f[0, 0].numel()
+                variance, mean = (t.double() for t in torch.var_mean(f, (0, 2, 3), correction=0))
+                delta, total = mean - means[i], before + more
+                means[i] += delta * more / total
+                squares[i] += variance * more + delta**2 * before * more / total
+            n += len(batch)
+            cells = [f[0, 0].numel() for f in maps]
+        for i, (mean, square, count) in enumerate(zip(means, squares, cells, strict=True)):
+            deviation = (square / (n * count - 1)).sqrt().clamp_min(1e-6)
+            self.get_buffer(f"mean{i}").copy_(mean.view(1, -1, 1, 1))
+            self.get_buffer(f"deviation{i}").copy_(deviation.view(1, -1, 1, 1))
 
 
-def build_networks(config: DpaConfig | FanoganConfig, *, pretrained: bool = True) -> Networks:
+def build_networks(config: DetectorConfig, *, pretrained: bool = True) -> Networks:
     """The networks of a detector, by name, untrained.
 
     Args:
         config: which and how large.
         pretrained: load the backbone's published weights; False where a bundle's own follow.
+
+    Raises:
+        InputError: see `outline`.
     """
+    outline(config)
+    return _networks(config, pretrained=pretrained)
+
+
+def outline(config: DetectorConfig) -> Networks:
+    """The networks as names and shapes alone, on torch's device `meta`: nothing is allocated.
+
+    Raises:
+        InputError: they would have more than `MAX_PARAMETERS`, or the backbone has no such layer.
+    """
+    with torch.device("meta"):
+        networks = _networks(config, pretrained=False)
+    count = sum(t.numel() for network in networks.values() for t in network.state_dict().values())
+    if count > MAX_PARAMETERS:
+        raise InputError(
+            f"detector {config.kind}: {count:,} parameters, at most {MAX_PARAMETERS:,} are built; lower width"
+        )
+    return networks
+
+
+def _networks(config: DetectorConfig, *, pretrained: bool) -> Networks:
     match config:
         case DpaConfig():
             sizes = {
                 "width": config.width, "halvings": config.halvings, "latent_channels": config.latent_channels
             }  # fmt: skip
             backbone = build_backbone(config.backbone, config.layers, pretrained=pretrained)
-            with torch.no_grad():
-                channels = [f.shape[1] for f in backbone(torch.zeros(1, 3, config.input_px, config.input_px))]
             return {
                 "encoder": Encoder(**sizes),
                 "decoder": Decoder(**sizes),
-                "features": PerceptualFeatures(backbone, channels),
+                "features": PerceptualFeatures(backbone, list(backbone.channels)),
             }
         case FanoganConfig():
             width, side, latent = config.width, config.input_px, config.latent_dim

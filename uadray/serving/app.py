@@ -23,7 +23,7 @@ from uadray import console, storage
 from uadray.bundle import Bundle, read_bundle
 from uadray.data.cluster import connect
 from uadray.errors import InputError, WorkError
-from uadray.models.pixels import Pixels
+from uadray.images import Pixels
 from uadray.serving.deployments import Encoder, Generator, Scorer, Scores, Whole
 from uadray.serving.endpoints import RefusedError, build_http, digest
 from uadray.serving.schemas import ServeConfig, StageConfig
@@ -105,7 +105,9 @@ def build_app(config: ServeConfig) -> serve.Application:
         raise InputError(f"bundle {uri} normalises stain by slide; tiles that come alone cannot be scored with it")
     classes: list[Any] = [Whole] if config.one_replica else [Encoder, Generator, Scorer]
     stages = [
-        _deployment(cls, stage, max_ongoing_requests=STAGE_ONGOING).bind(uri, bundle, threads=max(1, int(stage.cpus)))
+        _deployment(cls, stage, max_ongoing_requests=STAGE_ONGOING).bind(
+            uri, bundle, threads=max(1, int(stage.cpus)), batch_tiles=config.batch_tiles
+        )
         for cls, stage in zip(classes, config.stages.values(), strict=True)
     ]
     # the ingress counts for itself, and refuses in JSON; Serve's own limit leaves room for that and for /healthz

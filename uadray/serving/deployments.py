@@ -5,13 +5,13 @@
     Scorer     pixels, x_hat                     -> Scores
     Whole      pixels                            -> Scores, the three in one replica
 
-Each keeps its stage of the same `Detector` that batch uses, so that scores are the same numbers. Between replicas go
+Each loads its stage of the same `Detector` that batch uses, so that scores are the same numbers. Between replicas go
 numpy arrays. The pixels travel twice, as bytes: the scorer makes its own x of them, at a quarter of x's size.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from uadray.bundle import Bundle, load_detector
-from uadray.detector import BATCH, Detector
-from uadray.models.pixels import Pixels, to_input
+from uadray.detector import Detector, Stage
+from uadray.images import Pixels
 from uadray.monitoring import metrics
 
 Floats = npt.NDArray[np.float32]
@@ -41,64 +41,89 @@ class Scores:
 
 
 class _Stage:
-    """A replica's detector; each stage uses its own part of it."""
+    """A replica's detector, of which it loads what its stage works with."""
 
-    def __init__(self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None) -> None:
+    stages: ClassVar[tuple[Stage, ...]]
+
+    def __init__(
+        self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None, batch_tiles: int | None = None,
+        detector: Detector | None = None,
+    ) -> None:  # fmt: skip
         _set_threads(threads)
-        self.detector, self._bundle_id = load_detector(bundle_uri, bundle, device=device()), bundle.id
+        self._bundle_id = bundle.id
+        self.detector = detector or load_detector(
+            bundle_uri, bundle, device=device(), batch_tiles=batch_tiles, stages=self.stages
+        )
 
     def bundle_id(self) -> str:
         """Of the bundle that this replica has loaded."""
         return self._bundle_id
 
+    def _sent(self, batch: Floats) -> Tensor:
+        return torch.tensor(batch, device=self.detector.device)
+
+    def _batches(self, array: Floats) -> Iterator[Tensor]:
+        """As `Detector` has them, so that neither memory nor rounding differs from it."""
+        step = self.detector.batch_tiles
+        return (self._sent(array[start : start + step]) for start in range(0, len(array), step))
+
 
 class Encoder(_Stage):
     """The stage `map`."""
 
+    stages = ("map",)
+
+    @torch.inference_mode()
     def __call__(self, pixels: Pixels) -> Floats:
         """Latents of RGB tiles, [N, ...]."""
         with metrics.stage("serve_map") as meter:
-            (z,) = _in_batches(lambda p: (self.detector.mapping(_input(p, self.detector)),), pixels)
+            z = _joined([self.detector.mapping(x) for x in self.detector.inputs(pixels)])
             meter.add(tiles=len(pixels), bytes_=pixels.nbytes)
-        return z.astype(np.float32, copy=False)
+        return z
 
 
 class Generator(_Stage):
     """The stage `reconstruct`."""
 
+    stages = ("reconstruct",)
+
+    @torch.inference_mode()
     def __call__(self, z: Floats) -> Floats:
         """Reconstructions [N, 3, h, w] of latents."""
         with metrics.stage("serve_reconstruct") as meter:
-            (x_hat,) = _in_batches(
-                lambda part: (self.detector.reconstruct(torch.tensor(part, device=self.detector.device)),), z
-            )
+            x_hat = _joined([self.detector.reconstruct(part) for part in self._batches(z)])
             meter.add(tiles=len(z))
-        return x_hat.astype(np.float32, copy=False)
+        return x_hat
 
 
 class Scorer(_Stage):
     """The stage `score`."""
 
+    stages = ("score",)
+
+    @torch.inference_mode()
     def __call__(self, pixels: Pixels, x_hat: Floats, *, maps: bool = False) -> Scores:
         """Scores of RGB tiles against their reconstructions."""
         with metrics.stage("serve_score") as meter:
-            score, residual = _in_batches(
-                lambda p, part: self.detector.score(
-                    _input(p, self.detector), torch.tensor(part, device=self.detector.device)
-                ),
-                pixels,
-                x_hat,
-            )
+            pairs = zip(self.detector.inputs(pixels), self._batches(x_hat), strict=True)
+            scores, residuals = zip(*(self.detector.score(x, part) for x, part in pairs), strict=True)
+            score = torch.cat(scores).double().cpu().numpy()
+            residual = _joined(residuals) if maps else None
             meter.add(tiles=len(pixels))
-        return Scores(score.astype(np.float64), residual.astype(np.float32, copy=False) if maps else None)
+        return Scores(score, residual)
 
 
 class Whole:
-    """The three stages in one replica."""
+    """The three stages in one replica, of one detector."""
 
-    def __init__(self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None) -> None:
-        self.encoder = Encoder(bundle_uri, bundle, threads=threads)
-        self.generator, self.scorer = Generator(bundle_uri, bundle), Scorer(bundle_uri, bundle)
+    def __init__(
+        self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None, batch_tiles: int | None = None
+    ) -> None:
+        _set_threads(threads)
+        detector = load_detector(bundle_uri, bundle, device=device(), batch_tiles=batch_tiles)
+        self.encoder = Encoder(bundle_uri, bundle, detector=detector)
+        self.generator = Generator(bundle_uri, bundle, detector=detector)
+        self.scorer = Scorer(bundle_uri, bundle, detector=detector)
 
     def bundle_id(self) -> str:
         """Of the bundle that this replica has loaded."""
@@ -119,14 +144,5 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
 
 
-def _input(pixels: Pixels, detector: Detector) -> Tensor:
-    # what comes out of the object store is read-only, of which torch warns
-    return to_input(pixels if pixels.flags.writeable else pixels.copy(), detector.input_px).to(detector.device)
-
-
-@torch.inference_mode()
-def _in_batches(function: Callable[..., tuple[Tensor, ...]], *arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-    """Apply to `BATCH` rows at a time, as `Detector` does, so that neither memory nor rounding differs from it."""
-    starts = range(0, len(arrays[0]), BATCH)
-    parts = [function(*(array[start : start + BATCH] for array in arrays)) for start in starts]
-    return [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
+def _joined(batches: Sequence[Tensor]) -> Floats:
+    return torch.cat(list(batches)).float().cpu().numpy()

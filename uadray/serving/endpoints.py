@@ -1,6 +1,7 @@
 """The HTTP side: who may ask, how much at a time, and every refusal as one line of JSON. Knows nothing of Ray.
 
-The order is that of cost: token, room in the queue, size of the body, its fields, and only then an image.
+The order is that of cost: token, room in the queue, size of the body, its fields, the sizes that images claim, and only
+then an image.
 """
 
 import asyncio
@@ -10,7 +11,8 @@ import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +24,10 @@ from starlette.requests import ClientDisconnect
 
 from uadray import __version__
 from uadray.bundle import Bundle
-from uadray.models.pixels import Pixels
+from uadray.images import ImageError, Pixels
 from uadray.monitoring import metrics
 from uadray.serving.deployments import Scores
-from uadray.serving.images import ImageError, decode_tile
+from uadray.serving.images import claimed_px, decode_tile
 from uadray.serving.schemas import (
     Health,
     Problem,
@@ -34,13 +36,19 @@ from uadray.serving.schemas import (
     TileRequest,
     TileResponse,
     TileScore,
+    host_name,
     is_loopback,
 )
 
 DECODE_CHUNK = 16
 """Tiles decoded in one visit to a thread: a request that has timed out stops after at most these."""
 
+FORWARDING = frozenset({"forwarded", "via", "x-real-ip"})
+"""Headers by which a proxy tells of itself, beside all that begin with `x-forwarded-`."""
+
 log = logging.getLogger("uadray.serving")
+
+Result = TypeVar("Result")
 
 Score = Callable[[Pixels, bool], Awaitable[Scores]]
 Ready = Callable[[], Awaitable[bool]]
@@ -71,7 +79,8 @@ def build_http(config: ServeConfig, bundle: Bundle, *, token_digest: str | None,
     Args:
         config: limits.
         bundle: what scores.
-        token_digest: of the bearer token; None answers this machine alone, without one.
+        token_digest: of the bearer token; None answers this machine alone, without one, and nothing that shows that a
+            proxy passed it on.
         score: pixels [N, tile, tile, 3], and whether maps are wanted -> their scores.
         ready: whether every stage has loaded the bundle.
     """
@@ -134,16 +143,36 @@ class _Gate:
 
 def _authorise(request: Request, token_digest: str | None) -> None:
     if token_digest is None:
-        # whatever address the proxy listens on, without a token this machine alone is answered
-        if request.client is not None and is_loopback(request.client.host):
-            return
-        raise RefusedError(
-            401, "this server has no token, so it answers its own machine only; start it with UADRAY_TOKEN"
-        )
+        _check_local(request)
+        return
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not hmac.compare_digest(digest(token.strip()), token_digest):
         raise RefusedError(
             401, "missing or wrong token; send the header Authorization: Bearer <token>", {"WWW-Authenticate": "Bearer"}
+        )
+
+
+def _check_local(request: Request) -> None:
+    """Without a token this machine alone is answered, whatever address is listened on.
+
+    A reverse proxy on this machine looks like it. Most tell of themselves, by a header or by the name that was asked
+    for; one that passes requests on without a sign of it cannot be noticed.
+
+    Raises:
+        RefusedError: 401.
+    """
+    start_it = "start it with UADRAY_TOKEN"
+    if request.client is None or not is_loopback(request.client.host):
+        raise RefusedError(401, f"this server has no token, so it answers its own machine only; {start_it}")
+    told = [name for name in request.headers if name in FORWARDING or name.startswith("x-forwarded-")]
+    if told:
+        raise RefusedError(
+            401,
+            f"this server has no token, so it answers nothing that a proxy passes on (header {told[0]}); {start_it}",
+        )
+    if not is_loopback(host_name(request.headers.get("host", ""))):
+        raise RefusedError(
+            401, f"this server has no token, so it answers to localhost and 127.0.0.1 only (host); {start_it}"
         )
 
 
@@ -190,32 +219,64 @@ def parse_request(body: bytes, max_tiles: int) -> TileRequest:
 
 
 async def _answer(asked: TileRequest, *, config: ServeConfig, bundle: Bundle, score: Score) -> TileResponse:
-    decoded: list[Pixels | str] = []
-    for start in range(0, len(asked.tiles), DECODE_CHUNK):
-        images = [tile.image for tile in asked.tiles[start : start + DECODE_CHUNK]]
-        decoded += await asyncio.to_thread(_decode, images, bundle.tiles.tile_px, config.max_image_px)
-    good = [part for part in decoded if not isinstance(part, str)]
-    scores = await score(np.stack(good), asked.maps) if good else Scores(np.empty(0), None)
-    if len(scores.score) != len(good):
-        raise RuntimeError(f"{len(scores.score)} scores for {len(good)} tiles")
-    metrics.Meter("serve_map").add(errors=len(decoded) - len(good))
-    position, results = iter(range(len(good))), []
-    for tile, part in zip(asked.tiles, decoded, strict=True):
-        outcome = _failed(part) if isinstance(part, str) else _scored(scores, next(position))
+    pixels, errors = await _decoded([tile.image for tile in asked.tiles], config, bundle.tiles.tile_px)
+    scores = await score(pixels, asked.maps) if len(pixels) else Scores(np.empty(0), None)
+    if len(scores.score) != len(pixels):
+        raise RuntimeError(f"{len(scores.score)} scores for {len(pixels)} tiles")
+    metrics.Meter("serve_map").add(errors=len(errors) - len(pixels))
+    position, results = iter(range(len(pixels))), []
+    for tile, error in zip(asked.tiles, errors, strict=True):
+        outcome = _scored(scores, next(position)) if error is None else _failed(error)
         results.append(
             TileScore(id=tile.id, **outcome, **({"map": None} if asked.maps and "map" not in outcome else {}))
         )
     return TileResponse(bundle_id=bundle.id, scores=results)
 
 
-def _decode(images: list[str], tile_px: int, max_image_px: int) -> list[Pixels | str]:
-    parts: list[Pixels | str] = []
-    for image in images:
-        try:
-            parts.append(decode_tile(image, tile_px=tile_px, max_image_px=max_image_px))
-        except ImageError as error:
-            parts.append(str(error))
-    return parts
+async def _decoded(images: list[str], config: ServeConfig, tile_px: int) -> tuple[Pixels, list[str | None]]:
+    """RGB [n_good, tile_px, tile_px, 3], and what is wrong with each image: None for a good one.
+
+    Raises:
+        RefusedError: 413, before anything is decoded, where the headers claim too many pixels together.
+    """
+    claimed = partial(claimed_px, tile_px=tile_px, max_image_px=config.max_image_px)
+    claims = [px async for px in _in_thread(claimed, images)]
+    if sum(claims) > config.max_pixels_per_request:
+        raise RefusedError(
+            413,
+            f"images of {sum(claims)} pixels together; at most {config.max_pixels_per_request} in a request, "
+            f"send several, or tiles of {tile_px} px",
+        )
+    pixels = np.empty((sum(px > 0 for px in claims), tile_px, tile_px, 3), np.uint8)
+    errors: list[str | None] = []
+    n_good = 0
+    tile = partial(_tile_or_error, tile_px=tile_px, max_image_px=config.max_image_px)
+    async for part in _in_thread(tile, images):
+        if isinstance(part, str):
+            errors.append(part)
+            continue
+        errors.append(None)
+        pixels[n_good] = part
+        n_good += 1
+    return pixels[:n_good], errors
+
+
+async def _in_thread(function: Callable[[str], Result], images: list[str]) -> AsyncIterator[Result]:
+    """Apply to each image in a thread, some at a time."""
+    for start in range(0, len(images), DECODE_CHUNK):
+        for result in await asyncio.to_thread(_each, function, images[start : start + DECODE_CHUNK]):
+            yield result
+
+
+def _each(function: Callable[[str], Result], images: list[str]) -> list[Result]:
+    return [function(image) for image in images]
+
+
+def _tile_or_error(image: str, *, tile_px: int, max_image_px: int) -> Pixels | str:
+    try:
+        return decode_tile(image, tile_px=tile_px, max_image_px=max_image_px)
+    except ImageError as error:
+        return str(error)
 
 
 def _failed(error: str) -> dict[str, Any]:

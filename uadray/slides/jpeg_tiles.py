@@ -1,10 +1,14 @@
 """JPEG tiles of TIFF -> RGB, by libjpeg-turbo (simplejpeg), with the pixels that OpenSlide has.
 
-A TIFF says in its own header how a tile's colours are meant and shares tables among tiles, so each tile's JPEG header
-is written anew: the shared tables, an Adobe marker for the colour transform (libjpeg's way to be told), and the tile's
-own frame and scan. The frame's size is checked first: nothing is allocated for a picture of another size.
+A TIFF shares tables among tiles, so each tile's JPEG header is written anew: the shared tables, an Adobe marker for the
+colour transform (libjpeg's way to be told), and the tile's own frame and scan. The frame's size is checked first:
+nothing is allocated for a picture of another size.
+
+What the components are, RGB or YCbCr, is said by the JPEG itself where it says so, and by the TIFF's tag only where it
+does not. Files of which the two disagree are common, and then it is the tag that was not kept up.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import simplejpeg
@@ -14,9 +18,18 @@ from uadray.slides.reader import Rgb
 MAX_SCANS = 500
 """Of a progressive JPEG: libjpeg-turbo's own limit for untrusted input. Encoders write about ten."""
 
-_SOI, _SOS, _DQT, _DHT, _DRI = 0xD8, 0xDA, 0xDB, 0xC4, 0xDD
+MAX_SCANNED_PX = 2**33
+"""Pixels of a progressive JPEG times its scans: 500 scans of 4096 x 4096 px take minutes."""
+
+MAX_STEPS = 1000
+"""Segments, and bytes that fill between them, before a tile's pixels; a colour profile takes a few hundred at most."""
+
+_SOI, _SOS, _DQT, _DHT, _DRI, _APP0, _APP14 = 0xD8, 0xDA, 0xDB, 0xC4, 0xDD, 0xE0, 0xEE
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
 _PROGRESSIVE = 0xC2
+
+Segments = Sequence[tuple[int, bytes]]
+"""Marker and bytes, from the marker on."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,7 @@ class TileDecoder:
 
     Args:
         tile_px: width and height that each tile must have.
-        rgb: the components are red, green, blue; otherwise YCbCr.
+        rgb: what the TIFF says of tiles that do not say it: red, green, blue; otherwise YCbCr.
         tables: JPEG stream of shared tables (tag JPEGTables); may be empty.
 
     Raises:
@@ -39,10 +52,10 @@ class TileDecoder:
     """
 
     def __init__(self, tile_px: tuple[int, int], *, rgb: bool, tables: bytes) -> None:
-        self._tile_px = tile_px
-        adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + (b"\x00" if rgb else b"\x01")
-        shared = b"".join(raw for marker, raw in _segments(tables)[0] if marker in (_DQT, _DHT)) if tables else b""
-        self._start = b"\xff\xd8" + adobe + shared
+        self._tile_px, self._rgb = tile_px, rgb
+        self._max_scans = min(MAX_SCANS, MAX_SCANNED_PX // (tile_px[0] * tile_px[1]))
+        self._shared = _segments(tables)[0] if tables else []
+        self._tables = b"".join(raw for marker, raw in self._shared if marker in (_DQT, _DHT))
         self._head: _Head | None = None  # of the tile before: encoders write the same for all
 
     def decode(self, data: bytes, out: Rgb | None = None) -> Rgb:
@@ -63,8 +76,8 @@ class TileDecoder:
         head = self._head
         if head is None or not data.startswith(head.own):
             head = self._head = self._read_head(data)
-        if head.progressive and data.count(b"\xff\xda") > MAX_SCANS:
-            raise ValueError(f"JPEG of more than {MAX_SCANS} scans")
+        if head.progressive and data.count(b"\xff\xda") > self._max_scans:
+            raise ValueError(f"JPEG of more than {self._max_scans} scans")
         return head.rewritten + data[len(head.own) :]
 
     def _read_head(self, data: bytes) -> _Head:
@@ -78,9 +91,43 @@ class TileDecoder:
                 f"JPEG of {width} x {height} px and {components} components, where the file says "
                 f"{self._tile_px[0]} x {self._tile_px[1]} px in colour"
             )
+        says = _says_rgb(segments, self._shared)
+        rgb = self._rgb if says is None else says
+        adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + (b"\x00" if rgb else b"\x01")
         kept = (*_FRAMES, _DQT, _DHT, _DRI, _SOS)
         own = b"".join(raw for marker, raw in segments if marker in kept)
-        return _Head(data[:end], self._start + own, frames[0][1] == _PROGRESSIVE)
+        return _Head(data[:end], b"\xff\xd8" + adobe + self._tables + own, frames[0][1] == _PROGRESSIVE)
+
+
+def says_rgb(data: bytes, tables: bytes) -> bool | None:
+    """Whether a tile's JPEG calls its components RGB (True) or YCbCr (False); None where it does not say.
+
+    Args:
+        data: the tile, or its beginning.
+        tables: JPEG stream of shared tables; may be empty.
+
+    Raises:
+        ValueError: no JPEG stream, or one that breaks off within its header.
+    """
+    return _says_rgb(_segments(data)[0], _segments(tables)[0] if tables else [])
+
+
+def _says_rgb(own: Segments, shared: Segments) -> bool | None:
+    """By the rules of libjpeg: JFIF is YCbCr, Adobe's marker says which; then, as nobody thins out red, subsampling."""
+    frame = next((raw for marker, raw in own if marker in _FRAMES), b"")
+    parts = [frame[10 + 3 * i : 13 + 3 * i] for i in range(3)]
+    subsampled = all(len(part) == 3 for part in parts) and any(part[1] != parts[0][1] for part in parts[1:])
+    for segments in (own, shared):
+        if any(marker == _APP0 and raw[4:9] == b"JFIF\0" for marker, raw in segments):
+            return False
+        adobe = [raw for marker, raw in segments if marker == _APP14 and raw[4:9] == b"Adobe" and len(raw) >= 16]
+        if adobe:
+            return adobe[-1][15] == 0
+        if segments is own and subsampled:
+            return False
+        if segments is own and b"".join(part[:1] for part in parts) == b"RGB":
+            return True
+    return None
 
 
 def _segments(data: bytes) -> tuple[list[tuple[int, bytes]], int]:
@@ -93,7 +140,9 @@ def _segments(data: bytes) -> tuple[list[tuple[int, bytes]], int]:
         raise ValueError("not a JPEG stream")
     found: list[tuple[int, bytes]] = []
     at = 2
-    while at + 4 <= len(data):
+    for _ in range(MAX_STEPS):
+        if at + 4 > len(data):
+            return found, at
         if data[at] != 0xFF:
             raise ValueError("a JPEG header in disorder")
         marker = data[at + 1]
@@ -101,12 +150,12 @@ def _segments(data: bytes) -> tuple[list[tuple[int, bytes]], int]:
             at += 1
             continue
         if marker == 0xD9 or 0xD0 <= marker <= _SOI or marker in (0x00, 0x01):
-            break
+            return found, at
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
         if end > len(data) or end < at + 4:
             raise ValueError("a JPEG header that breaks off")
         found.append((marker, data[at:end]))
         at = end
         if marker == _SOS:
-            break
-    return found, at
+            return found, at
+    raise ValueError(f"a JPEG header of more than {MAX_STEPS} segments")

@@ -1,37 +1,58 @@
 """Every format OpenSlide knows, behind the `Slide` protocol."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import openslide
 
 from uadray.cache import local_copy
 from uadray.errors import SlideError
 from uadray.slides.byte_source import slide_error
+from uadray.slides.levels import factors
+from uadray.slides.pixel_size import level0_mpp, openslide_size
 from uadray.slides.reader import Boxes, Rgb
+from uadray.slides.tiff_index import TiffIndex
 from uadray.storage import AccessError, ChangedError, NotFoundError, UnreachableError, name
-
-ANISOTROPY_LIMIT = 0.02
-"""mpp-x and mpp-y of one scanner differ in the fourth digit; by 2 % or more, one of them is wrong."""
 
 
 class OpenSlideSlide:
     """An OpenSlide handle. Safe to read from several threads."""
 
-    def __init__(self, handle: Any, path: Path, copy: ExitStack, *, slide_id: str, mpp: float) -> None:
+    def __init__(
+        self, handle: Any, path: Path, copy: ExitStack, *, slide_id: str, mpp: float, index: TiffIndex | None = None
+    ) -> None:
         self.slide_id = slide_id
         self.mpp = mpp
-        self.level_sizes_px = tuple((int(w), int(h)) for w, h in handle.level_dimensions)
-        self.downsamples = tuple(float(d) for d in handle.level_downsamples)
-        self.tile_sizes_px = tuple(_tile_px(handle.properties, level) for level in range(len(self.downsamples)))
+        sizes = [(int(w), int(h)) for w, h in handle.level_dimensions]
+        known = {level.size_px for level in index.levels} if index is not None else set(sizes)
+        self._numbers = [number for number, size in enumerate(sizes) if size in known]
+        self._factors = [float(handle.level_downsamples[number]) for number in self._numbers]
+        self.level_sizes_px = tuple(sizes[number] for number in self._numbers)
+        self.downsamples = tuple(
+            _both(factor, sizes[0], size) for factor, size in zip(self._factors, self.level_sizes_px, strict=True)
+        )
+        self.tile_sizes_px = tuple(_tile_px(handle.properties, number) for number in self._numbers)
+        self.unused_levels = _unused(index, self.level_sizes_px)
         self._handle, self._path, self._copy = handle, path, copy
 
     @classmethod
-    def open(cls, uri: str, *, slide_id: str, mpp: float | None, etag: str | None = None) -> Self:
-        """See `uadray.slides.reader.open_slide`. Of an object in S3 the copy is held until `close`."""
+    def open(
+        cls, uri: str, *, slide_id: str, mpp: float | None, etag: str | None = None, index: TiffIndex | None = None
+    ) -> Self:
+        """See `uadray.slides.reader.open_slide`. Of an object in S3 the copy is held until `close`.
+
+        Args:
+            uri: the slide.
+            slide_id: names it in errors.
+            mpp: see there.
+            etag: see there.
+            index: of a TIFF, what it holds; levels and pixel size are taken from there and not from OpenSlide.
+        """
         with ExitStack() as copy:
             try:
                 staged = nullcontext(Path(uri)) if Path(uri).is_dir() else local_copy(uri, slide_id=slide_id, etag=etag)
@@ -43,21 +64,33 @@ class OpenSlideSlide:
             except (openslide.OpenSlideError, OSError) as error:
                 raise SlideError(slide_id, "unreadable", f"OpenSlide cannot open {name(uri)}: {error}") from error
             try:
-                found = mpp or own_mpp(handle.properties, slide_id)
-                return cls(handle, path, copy.pop_all(), slide_id=slide_id, mpp=found)
+                stated = openslide_size(handle.properties) if index is None else index.size
+                found = level0_mpp(stated, given=mpp, slide_id=slide_id)
+                if index is not None and tuple(handle.level_dimensions[0]) != index.levels[0].size_px:
+                    raise SlideError(
+                        slide_id,
+                        "several_images",
+                        f"OpenSlide, which reads this format, would read an image of {handle.level_dimensions[0][0]} x "
+                        f"{handle.level_dimensions[0][1]} px of {name(uri)}, and not {index.levels[0].name}",
+                    )
+                return cls(handle, path, copy.pop_all(), slide_id=slide_id, mpp=found, index=index)
             except BaseException:
                 handle.close()
                 raise
+
+    def missing_share(self, level: int, boxes: Boxes) -> npt.NDArray[np.float64]:
+        """Unknown: OpenSlide does not tell."""
+        return np.zeros(len(boxes))
 
     def will_read(self, level: int, boxes: Boxes) -> None:
         """Nothing to prepare: OpenSlide reads when asked."""
 
     def read_region(self, level: int, x: int, y: int, width: int, height: int, out: Rgb | None = None) -> Rgb:
         """See `Slide.read_region`."""
-        downsample = self.downsamples[level]
-        corner = (round(x * downsample), round(y * downsample))
+        factor = self._factors[level]  # OpenSlide's own, one for both sides: so it gets back to x and y
+        corner = (round(x * factor), round(y * factor))
         try:
-            rgba = np.asarray(self._handle.read_region(corner, level, (width, height)))
+            rgba = np.asarray(self._handle.read_region(corner, self._numbers[level], (width, height)))
         except (openslide.OpenSlideError, OSError, ValueError) as error:
             self._reopen()
             raise SlideError(self.slide_id, "unreadable", f"pixels at {corner} cannot be read: {error}") from error
@@ -94,25 +127,20 @@ def _tile_px(properties: Any, level: int) -> tuple[int, int]:
     return width, height
 
 
-def own_mpp(properties: Any, slide_id: str) -> float:
-    """The pixel size that the file itself gives.
+def _both(factor: float, whole: tuple[int, int], part: tuple[int, int]) -> tuple[float, float]:
+    """A level's factors along x and y.
 
-    Raises:
-        SlideError: reason `no_mpp`.
+    OpenSlide takes the mean of both sides', but for formats that say theirs: there, sizes are rounded to whole tiles.
     """
-    try:
-        x, y = (float(properties[f"openslide.mpp-{axis}"]) for axis in "xy")
-    except (KeyError, ValueError):
-        raise SlideError(
-            slide_id,
-            "no_mpp",
-            "the file does not say its micrometres per pixel; give them in the manifest's mpp column",
-        ) from None
-    if not (0.01 < x < 100 and abs(x - y) <= ANISOTROPY_LIMIT * max(x, y)):
-        raise SlideError(
-            slide_id, "no_mpp", f"the file says {x:g} x {y:g} um/px, which cannot be; correct it in the manifest's mpp"
-        )
-    return (x + y) / 2
+    mean = (whole[0] / part[0] + whole[1] / part[1]) / 2
+    return factors(whole, part) if abs(mean - factor) < 1e-6 * factor else (factor, factor)
+
+
+def _unused(index: TiffIndex | None, sizes: Sequence[tuple[int, int]]) -> tuple[str, ...]:
+    """Levels that the file has and OpenSlide does not see, or that have gaps, in words."""
+    if index is None:
+        return ()
+    return (*(level.name for level in index.levels if level.size_px not in sizes), *index.left_out)
 
 
 def _on_white(rgba: Rgb) -> Rgb:

@@ -39,6 +39,11 @@ OVERVIEW_MAX_PX = 2**31
 """Pixels that are read for a thumbnail at the most, 1 to 2 minutes of decoding; more means a slide without pyramid."""
 
 
+TILE_SOURCE_MAX_PX = 8192
+"""Side of what is read for one tile: 200 MB, and a gigabyte while it is resampled. More means a slide without levels,
+or tiles of several millimetres."""
+
+
 class Slide(Protocol):
     """An open slide. What is said of levels runs from the finest level (0) to the coarsest.
 
@@ -46,15 +51,17 @@ class Slide(Protocol):
         slide_id: names it in errors and tile ids.
         mpp: micrometres per pixel of level 0.
         level_sizes_px: width and height of each level.
-        downsamples: of each level, against level 0.
+        downsamples: of each level, against level 0: along x and along y, which rounding makes differ.
         tile_sizes_px: width and height of the tiles that the file stores at each level.
+        unused_levels: that the file has and that cannot be used, in words.
     """
 
     slide_id: str
     mpp: float
     level_sizes_px: tuple[tuple[int, int], ...]
-    downsamples: tuple[float, ...]
+    downsamples: tuple[tuple[float, float], ...]
     tile_sizes_px: tuple[tuple[int, int], ...]
+    unused_levels: tuple[str, ...]
 
     def read_region(self, level: int, x: int, y: int, width: int, height: int, out: Rgb | None = None) -> Rgb:
         """RGB [height, width, 3] at `level`, with x and y in pixels of that level; white outside.
@@ -65,6 +72,10 @@ class Slide(Protocol):
             SlideError: `unreadable`: these pixels are damaged, others may be readable. All other reasons are about the
                 whole slide: `changed` (replaced while it was read), `unreachable`, `missing`, `no_access`.
         """
+        ...
+
+    def missing_share(self, level: int, boxes: Boxes) -> npt.NDArray[np.float64]:
+        """[n] Share of each box (0 to 1) that lies on file tiles that are not there, and is read as white."""
         ...
 
     def will_read(self, level: int, boxes: Boxes) -> None:
@@ -89,8 +100,9 @@ class Slide(Protocol):
 def open_slide(where: str | Path, *, slide_id: str, mpp: float | None = None, etag: str | None = None) -> Slide:
     """Open a slide, on a disk or in S3.
 
-    Tiled JPEG in TIFF, SVS and OME-TIFF is read here, tile by tile and without a copy (`tiff.TiffSlide`); what else
-    OpenSlide knows is read by OpenSlide, of an object in S3 from a copy that is held until the slide is closed.
+    Tiled JPEG, LZW, deflate and uncompressed pixels in TIFF, SVS and OME-TIFF are read here, tile by tile and without a
+    copy (`tiff.TiffSlide`); what else OpenSlide knows is read by OpenSlide, of an object in S3 from a copy that is held
+    until the slide is closed. Which image of a TIFF is the slide, its levels and its pixel size do not depend on that.
 
     Args:
         where: a local path, `file://` or `s3://`.
@@ -100,17 +112,20 @@ def open_slide(where: str | Path, *, slide_id: str, mpp: float | None = None, et
 
     Raises:
         SlideError: `missing`, `changed` (not that version), `no_access`, `unreachable`, `unreadable` (no slide, or
-            broken), or `no_mpp`: neither the file nor `mpp` gives the pixel size. It is never guessed.
+            broken), `too_large`, `several_images` (some would not be read), `colours` (they would be read as others);
+            or `no_mpp`: neither the file nor `mpp` gives a pixel size that can be. It is never guessed.
         FullError: the slide cache has no room for the copy.
     """
     from uadray.slides.byte_source import open_source, slide_error
     from uadray.slides.openslide import OpenSlideSlide
-    from uadray.slides.tiff import TiffSlide
+    from uadray.slides.pixel_size import level0_mpp
+    from uadray.slides.tiff import TiffSlide, index_of
 
     uri = str(where)
     path = None if storage.is_s3(uri) else storage.local_path(uri)
     if path is not None and not path.exists():
         raise SlideError(slide_id, "missing", f"no such file: {path}")
+    index = None
     if not has_many_files(uri) and (path is None or path.is_file()):
         try:
             source = open_source(uri, etag=etag)
@@ -118,13 +133,16 @@ def open_slide(where: str | Path, *, slide_id: str, mpp: float | None = None, et
             raise slide_error(slide_id, error) from error
         fast = None
         try:
-            fast = TiffSlide.open(source, slide_id=slide_id, mpp=mpp)
+            index = index_of(source, slide_id=slide_id)
+            if index is not None and index.decoded:
+                found = level0_mpp(index.size, given=mpp, slide_id=slide_id)
+                fast = TiffSlide.open(source, index, slide_id=slide_id, mpp=found)
         finally:
             if fast is None:
                 source.close()
         if fast is not None:
             return fast
-    return OpenSlideSlide.open(uri, slide_id=slide_id, mpp=mpp, etag=etag)
+    return OpenSlideSlide.open(uri, slide_id=slide_id, mpp=mpp, etag=etag, index=index)
 
 
 @dataclass(frozen=True)
@@ -133,14 +151,14 @@ class TilePlaces:
 
     Attributes:
         level: that they are cut from.
-        step: pixels of the level for one of the tile.
+        steps: pixels of the level for one of the tile, along x and y.
         boxes: [n, 4] whole pixels of the level that cover each tile.
         offsets_px: [n, 2] x and y of the tile's corner in its box.
         exact: [n], the box is the tile: no resampling.
     """
 
     level: int
-    step: float
+    steps: tuple[float, float]
     boxes: Boxes
     offsets_px: npt.NDArray[np.float64]
     exact: npt.NDArray[np.bool_]
@@ -160,16 +178,25 @@ def tile_places(
         SlideError: `too_coarse`: level 0 is more than 10 % coarser than `mpp`.
     """
     level = finer_level(slide, mpp)
-    downsample = slide.downsamples[level]
-    step = mpp / (slide.mpp * downsample)
-    pad = 0 if step >= 1 else 1  # bilinear reads half a pixel beyond the edge
-    corners = np.array([x_level0_px, y_level0_px], np.float64).T / downsample
-    starts = np.floor(corners + 1e-6) - pad
+    factors = np.array(slide.downsamples[level])
+    steps = mpp / (slide.mpp * factors)
+    if tile_px * steps.max() > TILE_SOURCE_MAX_PX:
+        raise SlideError(
+            slide.slide_id,
+            "too_large",
+            f"a tile of {tile_px} px at {mpp:g} um/px covers {tile_px * steps[0]:.0f} x {tile_px * steps[1]:.0f} px of "
+            f"its level {level}, expected {TILE_SOURCE_MAX_PX:,} a side at most; add pyramid levels, or take smaller "
+            f"tiles{_unused(slide)}",
+        )
+    pads = np.where(steps >= 1, 0, 1)  # bilinear reads half a pixel beyond the edge
+    corners = np.array([x_level0_px, y_level0_px], np.float64).T / factors
+    starts = np.floor(corners + 1e-6) - pads
     offsets = corners - starts
-    sides = np.ceil(tile_px * step + offsets.max(axis=1, initial=0) - 1e-6) + pad
-    boxes = np.column_stack([starts, sides, sides]).astype(np.int64)
-    exact = (round(step, 9) == 1) & (sides == tile_px) & (np.round(offsets, 6) == 0).all(axis=1)
-    return TilePlaces(level, step, boxes, offsets, exact)
+    sides = np.ceil(tile_px * steps + np.maximum(offsets, 0) - 1e-6) + pads
+    boxes = np.column_stack([starts, sides]).astype(np.int64)
+    unscaled = bool((np.round(steps, 9) == 1).all())
+    exact = unscaled & (sides == tile_px).all(axis=1) & (np.round(offsets, 6) == 0).all(axis=1)
+    return TilePlaces(level, (float(steps[0]), float(steps[1])), boxes, offsets, exact)
 
 
 def read_place(slide: Slide, places: TilePlaces, index: int, out: Rgb) -> None:
@@ -180,7 +207,7 @@ def read_place(slide: Slide, places: TilePlaces, index: int, out: Rgb) -> None:
         return
     source = slide.read_region(places.level, x, y, width, height)
     offset_px = tuple(places.offsets_px[index].tolist())
-    out[:] = resample(source, offset_px=offset_px, step_px=places.step, side_px=len(out))
+    out[:] = resample(source, offset_px=offset_px, step_px=places.steps, side_px=len(out))
 
 
 def read_tile(slide: Slide, *, x_level0_px: int, y_level0_px: int, mpp: float, tile_px: int) -> Rgb:
@@ -224,15 +251,15 @@ def reading_order(
     """
     level = finer_level(slide, mpp)
     width, height = slide.tile_sizes_px[level]
-    side = tile_px * mpp / (slide.mpp * slide.downsamples[level])
-    rows = int(np.ceil(side / height)) + 2
+    factor_x, factor_y = slide.downsamples[level]
+    rows = int(np.ceil(tile_px * mpp / (slide.mpp * factor_y) / height)) + 2
     columns = max(1, DECODED_BYTES // (rows * 3 * width * height))
-    strip = x_level0_px // max(1, round(columns * width * slide.downsamples[level]))
+    strip = x_level0_px // max(1, round(columns * width * factor_x))
     return np.lexsort((x_level0_px, y_level0_px, strip))
 
 
 def finer_level(slide: Slide, mpp: float) -> int:
-    """The coarsest level that is not coarser than `mpp`.
+    """The coarsest level that is not coarser than `mpp`, along x or y.
 
     Raises:
         SlideError: reason `too_coarse`.
@@ -241,7 +268,7 @@ def finer_level(slide: Slide, mpp: float) -> int:
         raise SlideError(
             slide.slide_id, "too_coarse", f"level 0 has {slide.mpp:g} um/px, tiles were asked for at {mpp:g} um/px"
         )
-    fitting = [i for i, d in enumerate(slide.downsamples) if slide.mpp * d <= mpp * (1 + 1e-3)]
+    fitting = [i for i, factors in enumerate(slide.downsamples) if slide.mpp * max(factors) <= mpp * (1 + 1e-3)]
     return fitting[-1] if fitting else 0
 
 
@@ -258,14 +285,23 @@ def thumbnail(slide: Slide) -> tuple[Rgb, float]:
     """
     width0, height0 = slide.level_sizes_px[0]
     factor = max(THUMBNAIL_MPP / slide.mpp, max(width0, height0) / THUMBNAIL_MAX_PX, 1.0)
-    level = [i for i, d in enumerate(slide.downsamples) if d <= factor * (1 + 1e-3)][-1]
+    level = [i for i, factors in enumerate(slide.downsamples) if max(factors) <= factor * (1 + 1e-3)][-1]
     width, height = slide.level_sizes_px[level]
     if width * height > OVERVIEW_MAX_PX:
         raise SlideError(
-            slide.slide_id, "no_overview", f"its coarsest usable level is {width} x {height} px; add pyramid levels"
+            slide.slide_id,
+            "no_overview",
+            f"its coarsest usable level is {width} x {height} px; add pyramid levels{_unused(slide)}",
         )
     size = (max(1, round(width0 / factor)), max(1, round(height0 / factor)))
     return _shrink(slide, level, size), slide.mpp * width0 / size[0]
+
+
+def _unused(slide: Slide) -> str:
+    """For errors about levels that are missing: those that are there, and cannot be used."""
+    if not slide.unused_levels:
+        return ""
+    return f" (not usable: {', '.join(slide.unused_levels[:8])}: in parts missing, not marked, or not OpenSlide's)"
 
 
 def _shrink(slide: Slide, level: int, size: tuple[int, int]) -> Rgb:

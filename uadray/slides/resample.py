@@ -11,39 +11,42 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+KEPT_WEIGHTS = 2**18
+"""Weights of a matrix that is kept, at the most: 256 of them are 256 MB. A 4096 px tile has 60 times as many."""
+
 
 def resample(
-    source: npt.NDArray[np.uint8], *, offset_px: tuple[float, float], step_px: float, side_px: int
+    source: npt.NDArray[np.uint8], *, offset_px: tuple[float, float], step_px: tuple[float, float], side_px: int
 ) -> npt.NDArray[np.uint8]:
     """Cut a square of `side_px` pixels out of `source`.
 
     Args:
         source: [h, w, 3]; must cover the square.
         offset_px: x and y of the square's corner in source pixels.
-        step_px: source pixels per output pixel.
+        step_px: source pixels per output pixel, along x and y.
         side_px: pixels of the result.
 
     Returns:
         [side_px, side_px, 3].
     """
     x, y = (round(float(o), 6) for o in offset_px)
-    step = round(step_px, 9)
-    if step == 1 and x.is_integer() and y.is_integer():
+    step_x, step_y = (round(float(s), 9) for s in step_px)
+    if step_x == step_y == 1 and x.is_integer() and y.is_integer():
         return np.ascontiguousarray(source[int(y) : int(y) + side_px, int(x) : int(x) + side_px])
-    if x.is_integer() and y.is_integer() and _opencv_is_exact(step, side_px):
-        return _by_opencv(source[int(y) :, int(x) :], step, side_px)
+    if x.is_integer() and y.is_integer() and _opencv_is_exact(step_x, side_px) and _opencv_is_exact(step_y, side_px):
+        return _by_opencv(source[int(y) :, int(x) :], step_x, step_y, side_px)
     height, width, channels = source.shape
-    rows, columns = _weights(y, step, side_px, height), _weights(x, step, side_px, width)
+    rows, columns = _weights(y, step_y, side_px, height), _weights(x, step_x, side_px, width)
     flat = rows @ source.reshape(height, width * channels).astype(np.float32)  # [side, w * 3]
     turned = flat.reshape(side_px, width, channels).transpose(1, 0, 2).reshape(width, side_px * channels)
     result = (columns @ turned).reshape(side_px, side_px, channels).transpose(1, 0, 2)
     return np.asarray(np.clip(np.rint(result), 0, 255), dtype=np.uint8)
 
 
-def _by_opencv(source: npt.NDArray[np.uint8], step: float, side: int) -> npt.NDArray[np.uint8]:
+def _by_opencv(source: npt.NDArray[np.uint8], step_x: float, step_y: float, side: int) -> npt.NDArray[np.uint8]:
     """The same averages from whole source pixels on, 2 to 6 times as fast as the matrices."""
-    covered = math.ceil(side * step - 1e-6)
-    found = cv2.resize(source[:covered, :covered], None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA)
+    width, height = (math.ceil(side * step - 1e-6) for step in (step_x, step_y))
+    found = cv2.resize(source[:height, :width], None, fx=1 / step_x, fy=1 / step_y, interpolation=cv2.INTER_AREA)
     return np.asarray(found[:side, :side], dtype=np.uint8)
 
 
@@ -58,8 +61,12 @@ def _opencv_is_exact(step: float, side: int) -> bool:
     return bool(edges[-1] * (1 - 1 / step) > 0.6 and ((slivers < 1e-7) | (slivers > 1e-3)).all())
 
 
-@lru_cache(maxsize=256)
 def _weights(offset: float, step: float, side: int, length: int) -> npt.NDArray[np.float32]:
+    """As `_new_weights`; those of large tiles are not kept."""
+    return (_kept_weights if side * length <= KEPT_WEIGHTS else _new_weights)(offset, step, side, length)
+
+
+def _new_weights(offset: float, step: float, side: int, length: int) -> npt.NDArray[np.float32]:
     """[side, length] matrix: row i averages source pixels over [offset + i * step, offset + (i + 1) * step].
 
     Where the output is finer than the source (`step` < 1) the window is one source pixel wide about the output pixel's
@@ -72,3 +79,6 @@ def _weights(offset: float, step: float, side: int, length: int) -> npt.NDArray[
     overlap = np.clip(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0, None)
     total = overlap.sum(1, keepdims=True)
     return np.asarray(overlap / np.where(total == 0, 1, total), dtype=np.float32)
+
+
+_kept_weights = lru_cache(maxsize=256)(_new_weights)

@@ -183,8 +183,10 @@ def _append_level(file: BinaryIO, link: int, tags: _Tags, tiles: Sequence[bytes]
 
 
 def _reduced(image: Bytes, factor: int) -> Bytes:
-    size = (max(1, image.shape[1] // factor), max(1, image.shape[0] // factor))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    """As scanners do it: what is left over of a side is left out."""
+    width, height = (max(1, side // factor) for side in (image.shape[1], image.shape[0]))
+    used = image[: height * factor, : width * factor]
+    return np.asarray(cv2.resize(used, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _tiles(image: Bytes, tile_px: int) -> Iterator[Bytes]:

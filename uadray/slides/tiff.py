@@ -1,10 +1,11 @@
-"""The fast path: tiled JPEG in TIFF, SVS and OME-TIFF, read tile by tile, from a disk or straight from S3.
+"""The fast path: tiled TIFF, SVS and OME-TIFF, read tile by tile, from a disk or straight from S3.
 
-`tiff_index` says where each tile lies, `byte_source` reads it, `jpeg_tiles` decodes it. The pixels are OpenSlide's own,
-byte for byte (a test asserts it): both end in libjpeg-turbo. What it leaves out is OpenSlide's compositor.
+`tiff_index` says where each tile lies, `byte_source` reads it, `jpeg_tiles` or `lossless_tiles` decodes it. Of JPEG the
+pixels are OpenSlide's own, byte for byte (a test asserts it), where tag and JPEG agree on what the colours are: both
+end in libjpeg-turbo. What it leaves out is OpenSlide's compositor.
 
-Not decoded here, and left to OpenSlide: JPEG 2000 and all other compressions, planes, strips, grey or 16-bit pixels,
-Aperio's slides with missing tiles, and the TIFFs of Hamamatsu, Leica, Philips, Trestle, Ventana, Huron and Argos.
+Not decoded here, and left to OpenSlide: JPEG 2000 and all compressions but JPEG, LZW and deflate, planes, strips, grey
+or 16-bit pixels, and the TIFFs of Hamamatsu, Leica, Philips, Trestle, Ventana, Huron and Argos.
 """
 
 import threading
@@ -13,57 +14,146 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 
 from uadray.errors import SlideError, UadrayError
 from uadray.slides.byte_source import ByteSource, Span, slide_error
 from uadray.slides.jpeg_tiles import TileDecoder
-from uadray.slides.openslide import own_mpp
+from uadray.slides.levels import factors
+from uadray.slides.lossless_tiles import LosslessDecoder
 from uadray.slides.read_ahead import Plan, touched_tiles
 from uadray.slides.reader import DECODED_BYTES, Boxes, Rgb
-from uadray.slides.tiff_index import BadTiffError, TiffIndex, TiffLevel, read_index
+from uadray.slides.tiff_header import BadTiffError, TiffLimitError
+from uadray.slides.tiff_index import JPEG, TiffIndex, TiffLevel, read_index
 
 READ_BYTES = 8 * 2**20
 """Encoded bytes that one region asks S3 for at once, where nothing was announced."""
 
+TWO_LARGE_TILES_BYTES = 256 * 2**20
+"""Two file tiles are kept decoded, even if they are more than `DECODED_BYTES`, where they are not more than this."""
+
+COMPARED_TILES, COMPARED_PX = 3, 2048
+"""Of a level that the file does not mark as one: file tiles that are compared with the next finer level, and pixels of
+that, a side."""
 
 _Tile = tuple[int, bytes | None]
 """Number and, where they have been read already, bytes."""
 
 
+def index_of(source: ByteSource, *, slide_id: str) -> TiffIndex | None:
+    """What a TIFF holds, whoever decodes it; None where this is none, or only OpenSlide understands it.
+
+    Raises:
+        SlideError: `unreadable` (damaged), `too_large` (beyond what is read here), `several_images` (some would not be
+            read), `colours` (OpenSlide would show others), or what `slide_error` makes of storage's errors.
+    """
+    try:
+        index = read_index(source)
+    except UadrayError as error:
+        raise slide_error(slide_id, error) from error
+    except TiffLimitError as error:
+        raise SlideError(slide_id, "too_large", f"{source.name} is beyond what is read here: {error}") from error
+    except (BadTiffError, ValueError) as error:
+        raise _damaged_file(source, slide_id, error) from error
+    if index is not None and index.others:
+        images = ", ".join(index.others[:5]) + (f" and {len(index.others) - 5} more" if len(index.others) > 5 else "")
+        raise SlideError(
+            slide_id,
+            "several_images",
+            f"{source.name} holds several images of a slide's size; {index.levels[0].name} would be read, and not "
+            f"{images}: save each as a file of its own, or, if one is a smaller level, mark it so (NewSubfileType 1)",
+        )
+    if index is not None and index.colours:
+        raise SlideError(
+            slide_id,
+            "colours",
+            f"{source.name}: {index.colours}. OpenSlide, which reads this format, goes by what it is called, and would "
+            "show other colours; convert it, or mend the tag PhotometricInterpretation",
+        )
+    return index
+
+
+def _damaged_file(source: ByteSource, slide_id: str, error: Exception) -> SlideError:
+    return SlideError(slide_id, "unreadable", f"{source.name} is damaged: {error}")
+
+
 class TiffSlide:
-    """A slide whose levels are tiled JPEG. Safe to read from several threads; owns `source`."""
+    """A slide whose levels are tiles that are decoded here. Safe to read from several threads; owns `source`."""
 
     def __init__(self, source: ByteSource, index: TiffIndex, *, slide_id: str, mpp: float) -> None:
         self.slide_id, self.mpp = slide_id, mpp
         self.level_sizes_px = tuple(level.size_px for level in index.levels)
         self.downsamples = _downsamples(index.levels)
         self.tile_sizes_px = tuple(level.tile_px for level in index.levels)
+        self.unused_levels = index.left_out
         self._source, self._levels = source, index.levels
-        self._decoders = [TileDecoder(each.tile_px, rgb=each.rgb, tables=each.tables) for each in index.levels]
+        self._decoders = [_decoder(level) for level in index.levels]
         self._decoded: OrderedDict[tuple[int, int], Rgb] = OrderedDict()
         self._decoded_bytes = 0
         self._lock = threading.Lock()
         self._plan: Plan | None = None
 
     @classmethod
-    def open(cls, source: ByteSource, *, slide_id: str, mpp: float | None) -> Self | None:
-        """Read the index; None where the file is not of the kind that is read here.
+    def open(cls, source: ByteSource, index: TiffIndex, *, slide_id: str, mpp: float) -> Self:
+        """Open what `index_of` found.
 
         Raises:
-            SlideError: `unreadable`, `no_mpp`, or what `slide_error` makes of storage's errors.
+            SlideError: `unreadable`, or `several_images`: what looks like a smaller level by its size shows something
+                else; or what `slide_error` makes of storage's errors.
         """
         try:
-            index = read_index(source)
-            if index is None or list(_downsamples(index.levels)) != sorted(_downsamples(index.levels)):
-                return None
-            return cls(source, index, slide_id=slide_id, mpp=mpp or own_mpp(index.properties, slide_id))
-        except SlideError:
-            raise
-        except UadrayError as error:
-            raise slide_error(slide_id, error) from error
-        except (BadTiffError, ValueError) as error:
-            raise SlideError(slide_id, "unreadable", f"{source.name} is damaged: {error}") from error
+            slide = cls(source, index, slide_id=slide_id, mpp=mpp)
+        except ValueError as error:
+            raise _damaged_file(source, slide_id, error) from error
+        for number, level in enumerate(index.levels):
+            if level.unproven and not slide._shows_the_slide(number):
+                raise SlideError(
+                    slide_id,
+                    "several_images",
+                    f"{source.name}: {level.name} has the size of a smaller level and does not show what "
+                    f"{index.levels[0].name} shows, so it would not be read: save each image as a file of its own",
+                )
+        slide.rest()
+        return slide
+
+    def _shows_the_slide(self, level: int) -> bool:
+        """Whether a level is the next finer one, made smaller: compared where there is most to see, much reduced."""
+        at, finer = self._levels[level], self._levels[level - 1]
+        scale = factors(finer.size_px, at.size_px)
+        for number in np.argsort(-at.lengths, kind="stable")[:COMPARED_TILES].tolist():
+            row, column = divmod(number, at.columns)
+            corner = (column * at.tile_px[0], row * at.tile_px[1])
+            size = [
+                min(at.tile_px[i], at.size_px[i] - corner[i], max(1, int(COMPARED_PX / scale[i]))) for i in range(2)
+            ]
+            box = [round(value * scale[i % 2]) for i, value in enumerate((*corner, *size))]
+            own = self.read_region(level, *corner, *size)
+            whole = self.read_region(level - 1, box[0], box[1], max(1, box[2]), max(1, box[3]))
+            few = (max(1, size[0] // 8), max(1, size[1] // 8))
+            a, b = (cv2.resize(each, few, interpolation=cv2.INTER_AREA).astype(np.float64) for each in (own, whole))
+            # what is not the same differs by more than it varies, and what is by a fraction of that
+            if np.abs(a - b).mean() > 3 + np.abs(b - b.mean((0, 1))).mean() / 2:
+                return False
+        return True
+
+    def missing_share(self, level: int, boxes: Boxes) -> npt.NDArray[np.float64]:
+        """See `Slide.missing_share`."""
+        at = self._levels[level]
+        share = np.zeros(len(boxes))
+        if at.lengths.all():
+            return share
+        box, tile = touched_tiles(at, boxes)
+        absent = at.lengths[tile] == 0
+        box, tile = box[absent], tile[absent]
+        overlap = np.ones(len(box), np.int64)
+        for axis, number in enumerate(divmod(tile.astype(np.int64), at.columns)[::-1]):
+            first, stop = boxes[box, axis], boxes[box, axis] + boxes[box, 2 + axis]
+            begin, end = number * at.tile_px[axis], np.minimum((number + 1) * at.tile_px[axis], at.size_px[axis])
+            overlap *= np.minimum(stop, end) - np.maximum(first, begin)
+        np.add.at(share, box, overlap)
+        return share / (boxes[:, 2] * boxes[:, 3])
 
     def will_read(self, level: int, boxes: Boxes) -> None:
         """See `Slide.will_read`. On a disk it only tells which decoded tiles are needed again."""
@@ -85,7 +175,7 @@ class TiffSlide:
                 plan.advance()
 
     def _damaged(self, level: int, x: int, y: int, error: ValueError) -> SlideError:
-        corner = tuple(round(at * self.downsamples[level]) for at in (x, y))
+        corner = tuple(round(at * factor) for at, factor in zip((x, y), self.downsamples[level], strict=True))
         return SlideError(self.slide_id, "unreadable", f"pixels at {corner} cannot be read: {error}")
 
     def _region(self, level: int, box: tuple[int, int, int, int], plan: Plan | None, out: Rgb | None) -> Rgb:
@@ -173,7 +263,8 @@ class TiffSlide:
             if key not in self._decoded:
                 self._decoded[key] = tile
                 self._decoded_bytes += tile.nbytes
-            while self._decoded_bytes > DECODED_BYTES:
+            room = max(DECODED_BYTES, tile.nbytes, min(2 * tile.nbytes, TWO_LARGE_TILES_BYTES))
+            while self._decoded_bytes > room:
                 self._decoded_bytes -= self._decoded.popitem(last=False)[1].nbytes
 
     def _forget(self) -> None:
@@ -182,7 +273,7 @@ class TiffSlide:
             self._plan = None
 
     def encoded_tile(self, level: int, x: int, y: int, width: int, height: int) -> bytes | None:
-        """The file's own JPEG of a region that is exactly one of its tiles, as a stream of its own; else None.
+        """The file's own JPEG of a region that is exactly one of its JPEG tiles, as a stream of its own; else None.
 
         A region that was announced may be asked for here before it is read.
 
@@ -194,10 +285,11 @@ class TiffSlide:
         if (width, height) != at.tile_px or x % width or y % height or not inside:
             return None
         number = y // height * at.columns + x // width
-        if not at.lengths[number]:
+        decoder = self._decoders[level]
+        if not at.lengths[number] or not isinstance(decoder, TileDecoder):
             return None
         try:
-            return self._decoders[level].whole(self._bytes(level, number))
+            return decoder.whole(self._bytes(level, number))
         except UadrayError as error:
             raise slide_error(self.slide_id, error) from error
         except ValueError as error:
@@ -235,7 +327,12 @@ def _spans(level: TiffLevel, numbers: Sequence[int]) -> list[Span]:
     return [(start := int(level.offsets[n]), start + int(level.lengths[n])) for n in numbers]
 
 
-def _downsamples(levels: Sequence[TiffLevel]) -> tuple[float, ...]:
-    """Of each level against the first, the mean of both sides', as OpenSlide has it."""
-    (width, height), *others = [level.size_px for level in levels]
-    return (1.0, *((width / w + height / h) / 2 for w, h in others))
+def _downsamples(levels: Sequence[TiffLevel]) -> tuple[tuple[float, float], ...]:
+    """Of each level against the first, along x and y."""
+    return tuple(factors(levels[0].size_px, level.size_px) for level in levels)
+
+
+def _decoder(level: TiffLevel) -> TileDecoder | LosslessDecoder:
+    if level.compression == JPEG:
+        return TileDecoder(level.tile_px, rgb=level.rgb, tables=level.tables)
+    return LosslessDecoder(level.tile_px, compression=level.compression, predictor=level.predictor)

@@ -1,51 +1,54 @@
-"""The tile index of a TIFF: which bytes are which tile. Nothing here decodes a pixel, and nothing is believed.
+"""The index of a TIFF: which of its images is the slide, its levels, its pixel size, and which bytes are which tile.
 
-Read once when a slide is opened: the header, the chain of directories, and then the arrays of all levels in one go, so
-that a slide in S3 costs one round trip a level and a few more. (tifffile, the peer the tests compare with, asks for
-each tag by itself, and has a tuple of Python integers for each array.) Sources: TIFF 6.0; BigTIFF; JPEG in TIFF:
-Technical Note 2; Aperio's and OpenSlide's descriptions of SVS; the OME-TIFF specification, sub-resolutions in SubIFDs.
+Nothing here decodes a pixel, and nothing is believed. Read once when a slide is opened: the header, the chain of
+directories, and then the arrays of all levels in one go, so that a slide in S3 costs one round trip a level and a few
+more. (tifffile, the peer the tests compare with, asks for each tag by itself, and has a tuple of Python integers for
+each array.) Sources: JPEG in TIFF: Technical Note 2; Aperio's and OpenSlide's descriptions of SVS; the OME-TIFF
+specification, sub-resolutions in SubIFDs.
+
+What is said here of a file holds whoever decodes its tiles, `tiff.TiffSlide` or OpenSlide.
 
 A file that claims the impossible (10^9 tiles, tiles beyond its end, directories in a circle) is refused with
-`BadTiffError` before anything of the claimed size is allocated.
+`BadTiffError`, one that is larger than what is read here with `TiffLimitError`, before anything of the claimed size is
+allocated.
 """
 
-import html
 import re
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from uadray.slides.byte_source import ByteSource, Span
+from uadray.slides.byte_source import ByteSource
+from uadray.slides.jpeg_tiles import says_rgb
+from uadray.slides.levels import reduction
+from uadray.slides.lossless_tiles import COMPRESSIONS
+from uadray.slides.ome_xml import OmeImage, ome_images
+from uadray.slides.pixel_size import StatedSize, number
+from uadray.slides.tiff_header import MAX_DIRECTORIES, BadTiffError, Directory, Tag, TiffHeader, TiffLimitError
 
 MAX_FILE_TILES = 4_000_000
 """Of a level: a slide of 500,000 x 500,000 px in tiles of 256 px."""
 
-MAX_TILE_PX = 4096
-"""Side of a file tile; scanners write 240 to 1024. A decoded tile is 48 MiB at the most."""
-
-MAX_DIRECTORIES = 256
-MAX_TAGS = 1024
-MAX_TEXT_BYTES = 4 * 2**20  # descriptions; OME-XML of a slide with many regions is long
-DIRECTORY_BYTES, BEFORE_BYTES = 4 * 2**10, 8 * 2**10
-"""What is read of a directory at once, behind its beginning and before: some twenty tags of 12 or 20 bytes, texts, and
-the arrays of a level of up to a thousand tiles."""
+MAX_TILE_PX, MAX_TILE_AREA_PX = 65_535, 80_000_000
+"""Side of a file tile, which is JPEG's, and its area: 240 MB decoded. Scanners write sides of 240 to 1024."""
 
 ASPECT_LIMIT = 0.02
 """A level has the slide's shape; what differs by more (and by more than a pixel) is a macro or label image."""
 
+SLIDE_SHARE, SLIDE_SHARE_STRIPS = 0.01, 0.25
+"""Least area of an image, of the slide's, that is taken for one more piece of glass and not for a label or macro image.
+These are nearly always marked or named, and mostly kept in strips."""
+
+OVERVIEW_RATIO = 4
+"""An image whose pixels are so many times as large as the slide's is an overview of it."""
+
+JPEG = 7
+_RGB, _YCBCR, _CHUNKY = 2, 6, 1
 _OF_THE_SLIDE = (270, 271, 305, 700, 282, 283)  # tags of its texts, and of its resolution
 _OF_A_LEVEL = (258, 324, 325, 347)  # tags of its bits, of where its tiles are, and of their tables
-_JPEG, _RGB, _YCBCR, _CHUNKY = 7, 2, 6, 1
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
-_OME_UNITS = {"m": 1e6, "cm": 1e4, "mm": 1e3, "\u00b5m": 1.0, "\u03bcm": 1.0, "um": 1.0, "nm": 1e-3}
-
-
-class BadTiffError(Exception):
-    """The file says it is a tiled JPEG TIFF, and cannot be."""
+_HEAD_OF_A_TILE = 2**16
 
 
 @dataclass(frozen=True)
@@ -56,208 +59,108 @@ class TiffLevel:
         size_px: width and height of the level.
         tile_px: width and height of a file tile.
         columns: tiles a row.
-        rgb: the JPEG's components are red, green, blue; otherwise they are YCbCr.
+        compression: tag 259.
+        predictor: tag 317, of lossless tiles.
+        rgb: the tag says that components are red, green, blue; otherwise YCbCr.
         tables: JPEG stream with the tables that the tiles share; may be empty.
         offsets: of each tile in the file, row by row.
         lengths: in bytes; 0 for a tile that is not there.
+        page: what people call it: the directories of the file, counted from 1.
+        unproven: the file does not mark it as a reduction of the slide: that is still to be seen from its pixels.
     """
 
     size_px: tuple[int, int]
     tile_px: tuple[int, int]
     columns: int
+    compression: int
+    predictor: int
     rgb: bool
     tables: bytes
     offsets: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
+    page: int
+    unproven: bool
+
+    @property
+    def name(self) -> str:
+        """For errors."""
+        return f"page {self.page} ({self.size_px[0]} x {self.size_px[1]} px)"
 
 
 @dataclass(frozen=True)
 class TiffIndex:
-    """Levels from the finest to the coarsest, and what the file says of its pixel size, as OpenSlide names it."""
+    """What the file holds.
+
+    Attributes:
+        levels: of the slide, from the finest to the coarsest.
+        size: of a pixel of the finest, as the file states it.
+        decoded: `TiffSlide` decodes all levels; otherwise OpenSlide may.
+        others: further images as large as slides, in words.
+        left_out: levels that lack tiles which finer ones have, and are not among `levels`, in words.
+        colours: what only OpenSlide decodes, and would show in other colours than the file has, in words.
+    """
 
     levels: tuple[TiffLevel, ...]
-    properties: dict[str, str]
+    size: StatedSize | None
+    decoded: bool
+    others: tuple[str, ...]
+    left_out: tuple[str, ...]
+    colours: str | None
 
 
 @dataclass(frozen=True)
-class _Tag:
-    kind: int
-    count: int
-    at: int
+class _Page:
+    number: int
+    tags: Directory
+    size: tuple[int, int]
+    tiled: bool
+    reduced: bool
 
     @property
-    def length(self) -> int:
-        return _SIZES.get(self.kind, 0) * self.count
+    def area(self) -> int:
+        return self.size[0] * self.size[1]
 
-
-_Directory = dict[int, _Tag]
+    def __str__(self) -> str:
+        return f"page {self.number} ({self.size[0]} x {self.size[1]} px)"
 
 
 def read_index(source: ByteSource) -> TiffIndex | None:
-    """Read the index; None where this is not a tiled JPEG TIFF, SVS or OME-TIFF that `TiffSlide` reads.
+    """Read the index; None where this is no TIFF, or one that only OpenSlide understands.
 
     Raises:
-        BadTiffError: it is one, and broken or made to do harm.
+        BadTiffError: it is broken, or made to do harm.
+        TiffLimitError: it is larger than what is read here.
         UadrayError: its bytes cannot be read.
     """
-    file = _Header(source)
+    file = TiffHeader(source)
     if not file.start():
         return None
     try:
         first, following = file.directory(file.first)
-        if not _covered(file, first):
-            return None
         file.fetch([first[code] for code in (*_OF_THE_SLIDE, *_OF_A_LEVEL) if code in first], following)
-        kind = _kind(file, first)
-    except BadTiffError:
+        kind, ours = _kind(file, first), _decoded(file, first)
+    except (BadTiffError, TiffLimitError):
         if file.first >= source.size:
             raise
         return None  # not ours to judge: there are TIFFs, NDPI above all, that only OpenSlide understands
-    if kind is None:
+    if kind == "hamamatsu":
         return None
-    if kind == "ome" and 330 in first:  # sub-resolutions
-        subordinate = [file.directory(at)[0] for at in file.integers(first[330], MAX_DIRECTORIES)]
-        chosen = [first, *(each for each in subordinate if _tiled(each))]
-    elif kind == "aperio":
-        chosen = [each for each in (first, *_chain(file, following)) if _tiled(each)]
-    else:
-        found = [first, *_chain(file, following)]
-        chosen = [each for i, each in enumerate(found) if _tiled(each) and (i == 0 or file.integer(each, 254, 0) & 1)]
-        chosen.sort(key=lambda each: -file.integer(each, 256))
-    chosen = [each for each in chosen if _same_shape(_size(file, chosen[0]), _size(file, each))]
-    if not all(_covered(file, each) for each in chosen):
+    try:
+        pages = [_page(file, number, tags) for number, tags in enumerate([first, *_chain(file, following)], 1)]
+        found = [page for page in pages if page is not None]
+        return _vendors(file, found) if kind == "vendor" else _index(file, found, kind)
+    except (BadTiffError, TiffLimitError):
+        if ours and kind not in ("hamamatsu", "vendor"):
+            raise
         return None
-    levels = _levels(file, chosen)
-    if not all(set(file.integers(each[258], 16)) == {8} for each in chosen):
-        return None
-    if kind == "aperio" and any((level.lengths == 0).any() for level in levels):
-        return None  # OpenSlide draws tiles that are missing from finer levels
-    return TiffIndex(levels, _properties(file, first, kind))
 
 
-class _Header:
-    """The file's structure, read in blocks that are kept: directories and their values lie close together."""
-
-    def __init__(self, source: ByteSource) -> None:
-        self._source = source
-        self._blocks = list(source.known)
-        self.order, self.big, self.first = "<", False, 0
-
-    def start(self) -> bool:
-        """Read the header; False where this is no TIFF that can be opened here."""
-        head = self._blocks[0][1][:16]
-        if len(head) < 16:
-            return False
-        if head[:2] not in (b"II", b"MM"):
-            return False
-        self.order = "<" if head[:2] == b"II" else ">"
-        version, offset_bytes = struct.unpack(f"{self.order}HH", head[2:6])
-        if version not in (42, 43) or (version == 43 and offset_bytes != 8):
-            return False
-        self.big = version == 43
-        self.first = struct.unpack(f"{self.order}{'Q' if self.big else 'I'}", head[8:16] if self.big else head[4:8])[0]
-        return self.first != 0 and not self._source.name.lower().endswith(".ndpi")  # beyond 4 GiB no valid TIFF
-
-    def bytes_at(self, at: int, length: int) -> bytes:
-        if at < 0 or at + length > self._source.size:
-            raise BadTiffError(
-                f"its header points to byte {at + length:,}, and it has {self._source.size:,}; was it copied whole?"
-            )
-        for start, blob in self._blocks:
-            if start <= at and at + length <= start + len(blob):
-                return blob[at - start : at - start + length]
-        start, stop = self._around(at, length)
-        blob = self._source.read([(start, stop)])[0]
-        self._blocks.append((start, blob))
-        return blob[at - start : at - start + length]
-
-    def _around(self, at: int, length: int = 0) -> Span:
-        """What to read at once for what begins at a byte: some write a directory's values before it, some behind it."""
-        return max(0, at - BEFORE_BYTES), min(self._source.size, at + max(length, DIRECTORY_BYTES))
-
-    def fetch(self, tags: Sequence[_Tag], following: int = 0, *, limit: int = 2**16) -> None:
-        """Read values of tags (of up to `limit` bytes each) and the next directory in one round trip, to have them."""
-        end = self._source.size
-        spans = {(tag.at, tag.at + tag.length) for tag in tags if tag.at + tag.length <= end and tag.length <= limit}
-        if 0 < following < end:
-            spans.add(self._around(following))
-        missing = [(a, b) for a, b in sorted(spans) if not any(_in(a, b, at, blob) for at, blob in self._blocks)]
-        blobs = self._source.read(missing) if missing else []
-        self._blocks += [(start, blob) for (start, _), blob in zip(missing, blobs, strict=True)]
-
-    def directory(self, at: int) -> tuple[_Directory, int]:
-        """The tags of a directory, and where the next one is (0: nowhere)."""
-        head, entry, offset = ("Q", "HHQQ", "Q") if self.big else ("H", "HHII", "I")
-        head_bytes, entry_bytes, offset_bytes = (struct.calcsize(f"<{each}") for each in (head, entry, offset))
-        (count,) = struct.unpack(f"{self.order}{head}", self.bytes_at(at, head_bytes))
-        if count > MAX_TAGS:
-            raise BadTiffError(f"a directory claims {count:,} tags; expected {MAX_TAGS} at most")
-        body = self.bytes_at(at + head_bytes, count * entry_bytes + offset_bytes)
-        tags: _Directory = {}
-        for i, (code, kind, n, value) in enumerate(
-            struct.iter_unpack(f"{self.order}{entry}", body[: count * entry_bytes])
-        ):
-            inline = _SIZES.get(kind, 0) * n <= offset_bytes
-            tags[code] = _Tag(kind, n, at + head_bytes + (i + 1) * entry_bytes - offset_bytes if inline else value)
-        return tags, struct.unpack(f"{self.order}{offset}", body[-offset_bytes:])[0]
-
-    def array(self, tag: _Tag) -> npt.NDArray[np.int64]:
-        if tag.kind not in _INTEGERS:
-            raise BadTiffError(f"a tag of integers has type {tag.kind}")
-        return np.frombuffer(self.bytes_at(tag.at, tag.length), f"{self.order}{_INTEGERS[tag.kind]}").astype(np.int64)
-
-    def integers(self, tag: _Tag, limit: int) -> list[int]:
-        if tag.count > limit:
-            raise BadTiffError(f"a tag claims {tag.count:,} values; expected {limit:,} at most")
-        return [int(value) for value in self.array(tag)]
-
-    def integer(self, tags: _Directory, code: int, default: int | None = None) -> int:
-        values = self.integers(tags[code], 16) if code in tags else []
-        if values:
-            return values[0]
-        if default is None:
-            raise BadTiffError(f"a directory lacks tag {code}")
-        return default
-
-    def raw(self, tags: _Directory, code: int) -> bytes:
-        """A value of bytes, cut off at `MAX_TEXT_BYTES`; empty where it is missing."""
-        tag = tags.get(code)
-        return self.bytes_at(tag.at, min(tag.length, MAX_TEXT_BYTES)) if tag else b""
-
-    def text(self, tags: _Directory, code: int) -> str:
-        return self.raw(tags, code).split(b"\0")[0].decode("utf-8", "replace")
-
-    def ratio(self, tags: _Directory, code: int) -> float | None:
-        tag = tags.get(code)
-        if tag is None or tag.kind != 5 or tag.count < 1:
-            return None
-        above, below = struct.unpack(f"{self.order}II", self.bytes_at(tag.at, 8))
-        return above / below if above and below else None
-
-
-def _in(start: int, stop: int, at: int, blob: bytes) -> bool:
-    return at <= start and stop <= at + len(blob)
-
-
-def _chain(file: _Header, at: int) -> list[_Directory]:
-    seen, found = {file.first}, []
-    while at:
-        if at in seen:
-            raise BadTiffError("its directories run in a circle")
-        if len(seen) >= MAX_DIRECTORIES:
-            raise BadTiffError(f"it has more than {MAX_DIRECTORIES} directories")
-        seen.add(at)
-        tags, at = file.directory(at)
-        file.fetch([tags[code] for code in _OF_A_LEVEL if code in tags and _tiled(tags)], at)
-        found.append(tags)
-    return found
-
-
-def _kind(file: _Header, tags: _Directory) -> str | None:
-    """`aperio`, `ome`, `generic`, or None for what only OpenSlide understands. By OpenSlide's own signs."""
+def _kind(file: TiffHeader, tags: Directory) -> str:
+    """`aperio`, `ome`, `generic`; `hamamatsu` or `vendor`: only OpenSlide understands it. By OpenSlide's own signs."""
+    if 65420 in tags:
+        return "hamamatsu"
     description = file.text(tags, 270)
     others = (
-        65420 in tags,  # Hamamatsu
         65000 in tags,  # Argos
         b"iScan" in file.raw(tags, 700),  # Ventana
         file.text(tags, 305).startswith(("MedScan", "Philips")),  # Trestle, Philips
@@ -265,32 +168,118 @@ def _kind(file: _Header, tags: _Directory) -> str | None:
         "leica-microsystems.com/scn" in description,
     )
     if any(others):
-        return None
+        return "vendor"
     if description.startswith("Aperio"):
         return "aperio"
-    return "ome" if "<OME" in description[:4096] else "generic"
+    return "ome" if re.search(r"<(?:\w{1,20}:)?OME\b", description[:4096]) else "generic"
 
 
-def _tiled(tags: _Directory) -> bool:
-    return 322 in tags and 323 in tags
+def _chain(file: TiffHeader, at: int) -> list[Directory]:
+    seen, found = {file.first}, []
+    while at:
+        if at in seen:
+            raise BadTiffError("its directories run in a circle")
+        if len(seen) >= MAX_DIRECTORIES:
+            raise TiffLimitError(f"it has more than {MAX_DIRECTORIES} directories")
+        seen.add(at)
+        tags, at = file.directory(at)
+        file.fetch([tags[code] for code in _OF_A_LEVEL if code in tags and 322 in tags], at)
+        found.append(tags)
+    return found
 
 
-def _covered(file: _Header, tags: _Directory) -> bool:
-    """Whether the tiles are JPEG of three interleaved components; that they have 8 bits is looked at later."""
-    return (
-        _tiled(tags)
-        and 324 in tags
-        and 325 in tags
-        and file.integer(tags, 259, 1) == _JPEG
-        and file.integer(tags, 262, 0) in (_RGB, _YCBCR)
-        and file.integer(tags, 277, 1) == 3
-        and file.integer(tags, 284, _CHUNKY) == _CHUNKY
-        and 258 in tags
+def _page(file: TiffHeader, number: int, tags: Directory) -> _Page | None:
+    """A directory that is an image; None for any other."""
+    if 256 not in tags or 257 not in tags:
+        return None
+    if file.integer(tags, 254, 0) & 4:  # a mask
+        return None
+    size = (file.integer(tags, 256), file.integer(tags, 257))
+    reduced = bool(file.integer(tags, 254, 0) & 1) or file.integer(tags, 255, 1) == 2
+    return _Page(number, tags, size, 322 in tags and 323 in tags, reduced)
+
+
+def _index(file: TiffHeader, pages: Sequence[_Page], kind: str) -> TiffIndex | None:
+    images = ome_images(file.text(pages[0].tags, 270)) if kind == "ome" and pages else []
+    whole = [page for page in pages if page.tiled and not page.reduced]
+    whole = [page for page in whole if not _is_associated(file, page, images, kind)] or whole
+    if not whole:
+        return None
+    slide = whole[0] if kind == "aperio" else max(whole, key=lambda page: page.area)
+    below = _below(file, slide)
+    marked = [page for page in pages if page.tiled and page.reduced and _is_level(slide, page)]
+    unmarked = [page for page in whole if (_is_level if kind == "aperio" else _is_reduction)(slide, page)]
+    taken = {page.number for page in (slide, *marked, *unmarked)}
+    others = [page for page in pages if page.number not in taken]
+    has_rivals = any(page in whole for page in others)
+    levels = {page.size: page for page in (*unmarked, *marked, *below)}  # of two of one size, the better known
+    chosen = [slide, *sorted(levels.values(), key=lambda page: -page.area)]
+    unproven = {page.number for page in (*unmarked, *(marked if has_rivals else ())) if kind != "aperio"}
+    decoded = all(_decoded(file, page.tags) for page in chosen)
+    if not decoded:  # nobody compares their pixels
+        others += [page for page in chosen if page.number in unproven]
+        chosen = [page for page in chosen if page.number not in unproven]
+    found = _levels(file, chosen, unproven, decoded=decoded)
+    kept = _without_gaps(found)
+    return TiffIndex(
+        levels=kept,
+        size=_stated_size(file, slide, images, kind),
+        decoded=decoded,
+        others=tuple(str(page) for page in others if _is_slide_sized(file, page, slide, images, kind)),
+        left_out=tuple(level.name for level in found if level.size_px not in {each.size_px for each in kept}),
+        colours=None if decoded else _disagreement(file, chosen),
     )
 
 
-def _size(file: _Header, tags: _Directory) -> tuple[int, int]:
-    return file.integer(tags, 256), file.integer(tags, 257)
+def _vendors(file: TiffHeader, pages: Sequence[_Page]) -> TiffIndex | None:
+    """Of a vendor's TIFF, which OpenSlide decodes by its tags, nothing is said but that they are wrong."""
+    wrong = _disagreement(file, pages)
+    return TiffIndex((), None, decoded=False, others=(), left_out=(), colours=wrong) if wrong else None
+
+
+def _below(file: TiffHeader, slide: _Page) -> list[_Page]:
+    """Levels in sub-directories (tag 330)."""
+    if 330 not in slide.tags:
+        return []
+    found = [_page(file, slide.number, file.directory(at)[0]) for at in file.integers(slide.tags[330], MAX_DIRECTORIES)]
+    return [page for page in found if page is not None and page.tiled and _is_level(slide, page)]
+
+
+def _image_of(page: _Page, images: Sequence[OmeImage]) -> OmeImage | None:
+    """What the OME-XML says of a page."""
+    return next((image for image in images if page.number - 1 in image.directories), None)
+
+
+def _is_associated(file: TiffHeader, page: _Page, images: Sequence[OmeImage], kind: str) -> bool:
+    """Whether it is called a label, a macro image or the like."""
+    image = _image_of(page, images)
+    name = file.text(page.tags, 285) if image is None else image.name
+    if kind != "ome":
+        name += " " + file.text(page.tags, 270)[:200]
+    return bool(re.search(r"\b(label|macro|thumb|thumbnail|overview|preview|barcode)\b", name, re.IGNORECASE))
+
+
+def _is_slide_sized(file: TiffHeader, page: _Page, slide: _Page, images: Sequence[OmeImage], kind: str) -> bool:
+    """Whether an image that is not read may show tissue that the slide does not."""
+    if page.reduced and page.size != slide.size:
+        return False
+    if (kind == "aperio" and not page.tiled) or _is_associated(file, page, images, kind):
+        return False
+    sizes = [image.size.x for image in (_image_of(page, images), _image_of(slide, images)) if image and image.size]
+    if len(sizes) == 2 and all(isinstance(size, float) for size in sizes):
+        own, other = (float(size) for size in sizes)
+        if own >= OVERVIEW_RATIO * other:
+            return False
+    return page.area >= (SLIDE_SHARE if page.tiled else SLIDE_SHARE_STRIPS) * slide.area
+
+
+def _is_level(slide: _Page, page: _Page) -> bool:
+    return 0 < page.area < slide.area and page.size[0] <= slide.size[0] and _same_shape(slide.size, page.size)
+
+
+def _is_reduction(slide: _Page, page: _Page) -> bool:
+    n = reduction(slide.size, page.size)
+    return n is not None and 2 <= n <= 1024
 
 
 def _same_shape(whole: tuple[int, int], part: tuple[int, int]) -> bool:
@@ -303,46 +292,76 @@ def _same_shape(whole: tuple[int, int], part: tuple[int, int]) -> bool:
     return abs(expected - part[1]) <= max(ASPECT_LIMIT * expected, 1 + whole[1] / max(1, whole[0]))
 
 
-def _levels(file: _Header, directories: Sequence[_Directory]) -> tuple[TiffLevel, ...]:
-    plans = [_plan(file, tags) for tags in directories]
-    if sum(columns * rows for _, _, columns, rows in plans) > 2 * MAX_FILE_TILES:
-        raise BadTiffError(f"its levels claim more than {2 * MAX_FILE_TILES:,} tiles together")
-    file.fetch([tags[code] for tags in directories for code in _OF_A_LEVEL if code in tags], limit=2**62)
+def _decoded(file: TiffHeader, tags: Directory) -> bool:
+    """Whether `TiffSlide` decodes the tiles: JPEG or lossless, of three interleaved components of 8 bits."""
+    if not all(code in tags for code in (258, 322, 323, 324, 325)):
+        return False
+    compression, colours = file.integer(tags, 259, 1), file.integer(tags, 262, 0)
+    if compression == JPEG:
+        known = colours in (_RGB, _YCBCR)
+    else:
+        plain = file.integer(tags, 317, 1) in (1, 2) and file.integer(tags, 266, 1) == 1
+        known = compression in COMPRESSIONS and colours == _RGB and plain
+    return (
+        known
+        and file.integer(tags, 277, 1) == 3
+        and file.integer(tags, 284, _CHUNKY) == _CHUNKY
+        and file.integer(tags, 339, 1) == 1
+        and set(file.integers(tags[258], 16)) == {8}
+    )
+
+
+def _levels(file: TiffHeader, pages: Sequence[_Page], unproven: set[int], *, decoded: bool) -> tuple[TiffLevel, ...]:
+    plans = [_plan(file, page, decoded=decoded) for page in pages]
+    if sum(columns * rows for _, columns, rows in plans) > 2 * MAX_FILE_TILES:
+        raise TiffLimitError(f"its levels have more than {2 * MAX_FILE_TILES:,} tiles together")
+    file.fetch([page.tags[code] for page in pages for code in _OF_A_LEVEL if code in page.tags], limit=2**62)
     levels = []
-    for tags, (size, tile, columns, _) in zip(directories, plans, strict=True):
+    for page, (tile, columns, rows) in zip(pages, plans, strict=True):
+        tags = page.tags
         levels.append(
             TiffLevel(
-                size_px=size,
+                size_px=page.size,
                 tile_px=tile,
                 columns=columns,
-                rgb=file.integer(tags, 262) == _RGB,
+                compression=file.integer(tags, 259, 1),
+                predictor=file.integer(tags, 317, 1),
+                rgb=file.integer(tags, 262, 0) == _RGB,
                 tables=file.raw(tags, 347),
-                offsets=file.array(tags[324]),
-                lengths=file.array(tags[325]),
+                offsets=file.array(tags[324])[: columns * rows],
+                lengths=file.array(tags[325])[: columns * rows],
+                page=page.number,
+                unproven=page.number in unproven,
             )
         )
-        _check_spans(levels[-1], file._source.size)
+        if decoded:
+            _check_spans(levels[-1], file.size)
     return tuple(levels)
 
 
-def _plan(file: _Header, tags: _Directory) -> tuple[tuple[int, int], tuple[int, int], int, int]:
-    """Size, tile, columns and rows of a level whose numbers agree with each other."""
-    size, tile = _size(file, tags), (file.integer(tags, 322), file.integer(tags, 323))
+def _plan(file: TiffHeader, page: _Page, *, decoded: bool) -> tuple[tuple[int, int], int, int]:
+    """Tile, columns and rows of a level whose numbers agree with each other."""
+    tags, size = page.tags, page.size
+    tile = (file.integer(tags, 322), file.integer(tags, 323))
     if min(size) < 1 or min(tile) < 1 or max(tile) > MAX_TILE_PX:
         raise BadTiffError(f"a level of {size[0]} x {size[1]} px in tiles of {tile[0]} x {tile[1]} px cannot be")
-    columns, rows = -(-size[0] // tile[0]), -(-size[1] // tile[1])
-    counts = {columns * rows, tags[324].count, tags[325].count}
-    if len(counts) > 1:
-        raise BadTiffError(
-            f"a level of {columns} x {rows} tiles lists {tags[324].count:,} offsets and {tags[325].count:,} lengths"
+    if decoded and tile[0] * tile[1] > MAX_TILE_AREA_PX:
+        raise TiffLimitError(
+            f"its tiles are {tile[0]} x {tile[1]} px, and those of up to {MAX_TILE_AREA_PX:,} px are decoded; "
+            "save it with smaller ones, of 256 or 512 px"
         )
-    if columns * rows > MAX_FILE_TILES:
-        raise BadTiffError(f"a level claims {columns * rows:,} tiles; expected {MAX_FILE_TILES:,} at most")
+    columns, rows = -(-size[0] // tile[0]), -(-size[1] // tile[1])
+    planes = file.integer(tags, 277, 1) if file.integer(tags, 284, _CHUNKY) != _CHUNKY else 1
+    if {columns * rows * planes} != {tags[code].count if code in tags else 0 for code in (324, 325)}:
+        listed = [tags[code].count if code in tags else 0 for code in (324, 325)]
+        raise BadTiffError(f"a level of {columns} x {rows} tiles lists {listed[0]:,} offsets and {listed[1]:,} lengths")
+    for code in (324, 325):
+        file.check_inside(tags[code].at, tags[code].length)
+    if columns * rows * planes > MAX_FILE_TILES:
+        raise TiffLimitError(f"a level has {columns * rows:,} tiles; {MAX_FILE_TILES:,} are read at most")
     if 347 in tags and tags[347].length > 2**16:
-        raise BadTiffError("its JPEG tables are longer than 64 KiB")
-    if tags[258].count > 16:
-        raise BadTiffError(f"a pixel claims {tags[258].count:,} components")
-    return size, tile, columns, rows
+        raise TiffLimitError("its JPEG tables are longer than 64 KiB")
+    return tile, columns, rows
 
 
 def _check_spans(level: TiffLevel, file_bytes: int) -> None:
@@ -355,41 +374,72 @@ def _check_spans(level: TiffLevel, file_bytes: int) -> None:
             f"({file_bytes:,} bytes); was it copied whole?"
         )
     if level.lengths.max(initial=0) > longest:
-        raise BadTiffError(f"a tile claims {level.lengths.max():,} bytes; expected {longest:,} at most")
+        raise TiffLimitError(f"a tile has {level.lengths.max():,} bytes; {longest:,} are read at most")
 
 
-def _properties(file: _Header, tags: _Directory, kind: str) -> dict[str, str]:
-    """The pixel size as OpenSlide's properties give it (`openslide.mpp-x`, `-y`); empty where the file has none."""
+def _without_gaps(levels: Sequence[TiffLevel]) -> tuple[TiffLevel, ...]:
+    """The levels that lack no tile of which a finer level has some. What the finest lacks was not scanned: glass."""
+    kept = [levels[0]]
+    kept += [level for level in levels[1:] if not _lacks(level, kept[-1])]
+    return tuple(kept)
+
+
+def _lacks(level: TiffLevel, finer: TiffLevel) -> bool:
+    absent = np.flatnonzero(level.lengths == 0)
+    if not len(absent):
+        return False
+    there = (finer.lengths != 0).reshape(-1, finer.columns)
+    sums = np.zeros((there.shape[0] + 1, there.shape[1] + 1), np.int64)
+    sums[1:, 1:] = there.cumsum(0).cumsum(1)
+    spans = []
+    for axis, at in enumerate(divmod(absent, level.columns)[::-1]):
+        scale = finer.size_px[axis] / level.size_px[axis] / finer.tile_px[axis]  # file tiles of `finer` a pixel
+        first, stop = at * level.tile_px[axis], np.minimum((at + 1) * level.tile_px[axis], level.size_px[axis])
+        low = np.floor((first + 1) * scale).astype(np.int64)  # a pixel less a side: sizes of levels are rounded
+        high = np.clip(np.ceil((stop - 1) * scale).astype(np.int64), low, there.shape[1 - axis])
+        spans.append((np.minimum(low, high), high))
+    (x0, x1), (y0, y1) = spans
+    return bool((sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0] > 0).any())
+
+
+def _disagreement(file: TiffHeader, pages: Sequence[_Page]) -> str | None:
+    """The first page whose tag says another colour space than its JPEG does, in words."""
+    for page in pages:
+        tags = page.tags
+        called = {_RGB: True, _YCBCR: False}.get(file.integer(tags, 262, 0))
+        if called is None or file.integer(tags, 259, 1) != JPEG or not all(code in tags for code in (322, 324, 325)):
+            continue
+        offsets, lengths = (file.array(_shortened(tags[code])) for code in (324, 325))
+        there = np.flatnonzero(lengths[: len(offsets)])
+        if not len(there):
+            continue
+        at, length = int(offsets[there[0]]), min(int(lengths[there[0]]), _HEAD_OF_A_TILE)
+        try:
+            says = says_rgb(file.bytes_at(at, length), file.raw(tags, 347))
+        except ValueError:
+            continue  # whoever decodes it will say so
+        if says is not None and says != called:
+            names = ("RGB", "YCbCr") if called else ("YCbCr", "RGB")
+            return f"page {page.number} is called {names[0]}, and its JPEG tiles say that they are {names[1]}"
+    return None
+
+
+def _shortened(tag: Tag) -> Tag:
+    return Tag(tag.kind, min(tag.count, 1024), tag.at)
+
+
+def _stated_size(file: TiffHeader, slide: _Page, images: Sequence[OmeImage], kind: str) -> StatedSize | None:
+    """The pixel size, by whichever of the file's statements its kind has; None where the file has none."""
     if kind == "aperio":
-        pairs = [part.partition("=") for part in file.text(tags, 270).split("|")[1:]]
+        pairs = [part.partition("=") for part in file.text(slide.tags, 270).split("|")[1:]]
         values = {name.strip(): value.strip() for name, equals, value in pairs if equals}
-        return {f"openslide.mpp-{axis}": values["MPP"] for axis in "xy"} if "MPP" in values else {}
-    found = _ome_mpp(file.text(tags, 270)) if kind == "ome" else None
-    if found is None:
-        unit_um = {2: 25_400.0, 3: 10_000.0}.get(file.integer(tags, 296, 2))
-        x, y = file.ratio(tags, 282), file.ratio(tags, 283)
-        if unit_um is None or x is None or y is None:
-            return {}
-        found = (unit_um / x, unit_um / y)
-    return {"openslide.mpp-x": repr(found[0]), "openslide.mpp-y": repr(found[1])}
-
-
-def _ome_mpp(description: str) -> tuple[float, float] | None:
-    """PhysicalSizeX and Y of the first image, in micrometres.
-
-    >>> _ome_mpp('<OME><Image><Pixels PhysicalSizeX="250" PhysicalSizeXUnit="nm" PhysicalSizeY="0.25" SizeX="8"/>')
-    (0.25, 0.25)
-    """
-    pixels = re.search(r"<(?:\w+:)?Pixels\s[^>]*>", description)
-    if pixels is None:
+        found = number(values["MPP"]) if "MPP" in values else None
+        return None if found is None else StatedSize(found, found, "MPP in its Aperio description")
+    own = _image_of(slide, images) or next((image for image in images if image.size_px == slide.size), None)
+    if own is not None and own.size is not None:
+        return own.size
+    unit = {2: ("inch", 25_400.0), 3: ("centimetre", 10_000.0)}.get(file.integer(slide.tags, 296, 2))
+    x, y = file.ratio(slide.tags, 282), file.ratio(slide.tags, 283)
+    if unit is None or x is None or y is None:
         return None
-    values = dict(re.findall(r'(\w+)\s*=\s*"([^"]*)"', pixels[0]))
-    try:
-        x, y = (
-            float(values[f"PhysicalSize{axis}"])
-            * _OME_UNITS[html.unescape(values.get(f"PhysicalSize{axis}Unit", "\u00b5m"))]
-            for axis in "XY"
-        )
-    except (KeyError, ValueError):
-        return None
-    return x, y
+    return StatedSize(unit[1] / x, unit[1] / y, f"its resolution tag ({x:g} pixels per {unit[0]})")

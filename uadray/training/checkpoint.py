@@ -1,20 +1,27 @@
 """Networks and optimizers in safetensors: nothing that is opened can run code.
 
 A checkpoint folder holds `networks.safetensors` (keys `<network>.<tensor>`), `optimizers.safetensors` (keys
-`<optimizer>.<parameter index>.<state>`) and `progress.json`.
+`<optimizer>.<parameter index>.<state>`), `progress.json`, and `samples.safetensors`: the tiles that people are shown.
 """
 
 import json
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from uadray.errors import InputError
 from uadray.models.build import Networks
+from uadray.models.pixels import Pixels
+
+_DTYPES = {torch.float32: "F32", torch.int64: "I64"}
+"""The types that networks have, by the names of safetensors."""
 
 
 def save_networks(path: Path, networks: Networks) -> None:
@@ -23,22 +30,57 @@ def save_networks(path: Path, networks: Networks) -> None:
     save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, path)
 
 
-def load_networks(path: Path, networks: Networks) -> None:
-    """Fill networks in place.
+def load_networks(path: Path, networks: Networks, *, names: Collection[str] | None = None, source: str = "") -> None:
+    """Fill networks in place, once the file's header says that all of them fit; those on `meta` get memory only then.
+
+    Args:
+        path: of the file.
+        networks: all that the file is of, by name.
+        names: of those to fill; None fills all.
+        source: what errors call the file; its path unless given.
 
     Raises:
-        InputError: the file is no safetensors, or names other tensors or shapes than the networks have.
+        InputError: the file is no safetensors, or names other tensors, shapes or types than the networks have.
     """
-    tensors = _read(path)
-    foreign = sorted(key for key in tensors if key.partition(".")[0] not in networks)
+    source = source or str(path)
+    with _opened(path, source) as file:
+        _check_fit(file, networks, source)
+        for name in networks if names is None else names:
+            state = networks[name].state_dict()
+            own = {key: file.get_tensor(f"{name}.{key}").clone() for key in state}  # of its own: the file may go
+            networks[name].load_state_dict(own, assign=any(t.is_meta for t in state.values()))
+
+
+@contextmanager
+def _opened(path: Path, source: str) -> Iterator[Any]:
+    try:
+        file = safe_open(path, framework="pt")
+    except Exception as error:  # safetensors raises its own, OSError and ValueError alike
+        raise InputError(f"{source}: not a readable safetensors file: {error}") from error
+    with file:
+        yield file
+
+
+def _check_fit(file: Any, networks: Networks, source: str) -> None:
+    """Compare the header with the networks; no tensor is read."""
+    there = set(file.keys())
+    foreign = sorted(key for key in there if key.partition(".")[0] not in networks)
     if foreign:
-        raise InputError(f"{path}: {foreign[0]} belongs to none of the networks {', '.join(networks)}")
+        raise InputError(f"{source}: {foreign[0]} belongs to none of the networks {', '.join(networks)}")
     for name, network in networks.items():
-        own = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
-        try:
-            network.load_state_dict(own)
-        except RuntimeError as error:
-            raise InputError(f"{path}: weights do not fit the {name}: {' '.join(str(error).split())[:300]}") from error
+        state = network.state_dict()
+        own = {key.removeprefix(f"{name}.") for key in there if key.startswith(f"{name}.")}
+        problems = [f"it has no {key}" for key in sorted(own - state.keys())]
+        problems += [f"{key} is missing" for key in state if key not in own]
+        for key in own & state.keys():
+            found = file.get_slice(f"{name}.{key}")
+            shape, kind = tuple(found.get_shape()), found.get_dtype()
+            wanted, wanted_kind = tuple(state[key].shape), _DTYPES.get(state[key].dtype)
+            if (shape, kind) != (wanted, wanted_kind):
+                problems.append(f"size mismatch for {key}: {kind} {shape}, expected {wanted_kind} {wanted}")
+        if problems:
+            more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+            raise InputError(f"{source}: weights do not fit the {name}: {'; '.join(problems[:3])[:300]}{more}")
 
 
 def save_state(folder: Path, networks: Networks, optimizers: dict[str, Optimizer], progress: dict[str, Any]) -> None:
@@ -74,6 +116,17 @@ def load_state(folder: Path, networks: Networks, optimizers: dict[str, Optimizer
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: progress.json cannot be read: {error}") from error
     return progress
+
+
+def save_samples(folder: Path, pixels: Pixels) -> None:
+    """Keep the tiles [n, h, w, 3] that are reconstructed at every epoch."""
+    save_file({"pixels": torch.from_numpy(pixels).contiguous()}, folder / "samples.safetensors")
+
+
+def load_samples(folder: Path) -> Pixels:
+    """What `save_samples` kept."""
+    found: Pixels = _read(folder / "samples.safetensors")["pixels"].numpy()
+    return found
 
 
 def _read(path: Path) -> dict[str, Tensor]:

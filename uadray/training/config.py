@@ -56,7 +56,12 @@ class TrainConfig(Config):
             )
         return self
 
+    def tiles_taken(self, epochs: int) -> int:
+        """Tiles that all workers have taken together after so many epochs, those for the normalisation included."""
+        preparing = -(-PREPARE_TILES // self.batch_size)
+        return self.workers * self.batch_size * (preparing + epochs * self.steps_per_epoch)
+
     @property
     def tiles_needed(self) -> int:
-        """Tiles that all workers take together, those for the normalisation and two batches in flight included."""
-        return self.workers * (self.batch_size * (self.epochs * self.steps_per_epoch + 2) + PREPARE_TILES)
+        """Tiles of the whole training, with two batches a worker that are in flight."""
+        return self.tiles_taken(self.epochs) + 2 * self.workers * self.batch_size

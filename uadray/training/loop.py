@@ -1,14 +1,16 @@
 """Training on Ray: the worker (config, state, restore, loop) and `fit`, which runs a group of them."""
 
 import itertools
+import logging
+import os
+import re
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
 import ray.train
@@ -16,35 +18,56 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.data.collate_fn import ArrowBatchCollateFn
-from torch import Tensor, nn
+from torch import Tensor
 
 from uadray.data.cluster import cores
 from uadray.data.crops import crop_pixels
-from uadray.errors import WorkError
+from uadray.data.pipeline import TrainingData
+from uadray.data.tasks import on_this_node
+from uadray.errors import WorkError, shown, shown_text
 from uadray.models.build import Networks, build_networks
-from uadray.models.pixels import Pixels, to_pixels
+from uadray.models.pixels import Pixels, to_input, to_pixels
 from uadray.monitoring import metrics
-from uadray.training.checkpoint import load_networks, load_state, save_state
-from uadray.training.config import PREPARE_TILES, TrainConfig
+from uadray.training.checkpoint import load_networks, load_samples, load_state, save_samples, save_state
+from uadray.training.config import TrainConfig
+from uadray.training.plain import (
+    DivergedError,
+    Line,
+    any_of_group,
+    average_over_group,
+    prepare,
+    reconstructed,
+    run_epoch,
+    threads_of,
+)
 from uadray.training.steps import Trainee, alone, build_trainee
 
-SAMPLES = 16
-"""Tiles that are reconstructed for people to look at, the same ones at every epoch."""
+log = logging.getLogger(__name__)
 
-Line = dict[str, Any]
+MAX_RESTARTS = 2
+"""Groups of workers that are started again from the last checkpoint, after one that failed."""
+
+RUN = "checkpoints"
+"""Name of Ray Train's run: the folder of the checkpoints."""
+
 Sample = tuple[int, Pixels, Pixels]
 """Epoch, tiles [N, h, w, 3], their reconstructions."""
 
 Listener = Callable[[list[Line], list[Sample]], None]
 
+_TorchBackend = ray.train.torch.TorchConfig().backend_cls
+
 
 @ray.remote(num_cpus=0)
 class Board:
-    """Where rank 0 posts what the driver shows: metrics a line, sample pictures. Lives as long as the driver."""
+    """Where workers post what the driver shows. Lives as long as the driver, on its node."""
 
     def __init__(self) -> None:
         self._lines: list[Line] = []
         self._samples: list[Sample] = []
+        self._losses: list[str] = []
+        self._places: dict[int, str] = {}
+        self._diverged = ""
 
     def post(self, line: Line, sample: tuple[Pixels, Pixels] | None = None) -> None:
         """Add a line of metrics and, at an epoch's end, tiles and their reconstructions."""
@@ -52,33 +75,109 @@ class Board:
         if sample is not None:
             self._samples.append((int(line["epoch"]), *sample))
 
-    def take(self) -> tuple[list[Line], list[Sample]]:
-        """What came since the last call."""
-        lines, samples = self._lines, self._samples
-        self._lines, self._samples = [], []
-        return lines, samples
+    def sits(self, rank: int, address: str) -> None:
+        """A worker says where it is."""
+        self._places[rank] = address
+
+    def lose(self, errors: dict[int, str], restart: int, epochs_done: int) -> None:
+        """A group of workers has failed: why, by rank ("" for a process that is gone)."""
+        self._losses.append(loss_line(errors, self._places, restart=restart, epochs_done=epochs_done))
+
+    def diverge(self, message: str) -> None:
+        """The training has diverged."""
+        self._diverged = self._diverged or message
+
+    def take(self) -> tuple[list[Line], list[Sample], list[str], str]:
+        """Lines, samples and losses that came since the last call; and how the training diverged, if it did."""
+        found = self._lines, self._samples, self._losses, self._diverged
+        self._lines, self._samples, self._losses = [], [], []
+        return found
+
+
+def loss_line(errors: dict[int, str], places: dict[int, str], *, restart: int, epochs_done: int) -> str:
+    """What happened to a group of workers, and what comes now. Of a process that is gone the others' errors follow.
+
+    >>> loss_line({0: "connection reset", 1: ""}, {1: "10.0.0.3"}, restart=1, epochs_done=4)
+    'training: worker 1 on 10.0.0.3 was lost (its process or node died); restart 1 of 2, after epoch 3'
+    >>> loss_line({0: "no more disk"}, {}, restart=3, epochs_done=0)
+    'training: worker 0 failed (no more disk); no more restarts'
+    """
+    gone = {rank for rank, error in errors.items() if not error}
+    rank = min(gone or errors)
+    where = f" on {places[rank]}" if rank in places else ""
+    what = "was lost (its process or node died)" if gone else f"failed ({errors[rank]})"
+    begin = f"after epoch {epochs_done - 1}" if epochs_done else "from the beginning"
+    then = f"restart {restart} of {MAX_RESTARTS}, {begin}" if restart <= MAX_RESTARTS else "no more restarts"
+    return f"training: worker {rank}{where} {what}; {then}"
+
+
+class Losses(ray.train.UserCallback):  # type: ignore[misc]  # Ray is untyped
+    """Tells the board of groups that failed; lives in Ray Train's controller."""
+
+    def __init__(self, board: Any, epochs_done: int) -> None:
+        self._board, self._epochs_done, self._restarts = board, epochs_done, 0
+
+    def after_report(self, run_context: Any, metrics: list[Line], checkpoint: Any) -> None:
+        """A checkpoint is kept."""
+        self._epochs_done = int(metrics[0]["epoch"]) + 1
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """A group has failed."""
+        self._restarts += 1
+        errors = {rank: "" if _is_gone(error) else sentence(error) for rank, error in worker_exceptions.items()}
+        self._board.lose.remote(errors, self._restarts, self._epochs_done)
+
+
+def _is_gone(error: Exception) -> bool:
+    """Whether a worker's process ended without a word, alone or with its node."""
+    cause = getattr(error, "health_check_failure", error)
+    return isinstance(cause, ray.exceptions.RayActorError)
+
+
+def sentence(error: BaseException) -> str:
+    r"""What an error says to people: of a traceback in it, the last error that is uadray's own; else its last line.
+
+    >>> sentence(RuntimeError("a task failed\nuadray.uris.AccessError: s3://a/b: refused\n  in line 7"))
+    's3://a/b: refused'
+    """
+    lines = str(error).strip().splitlines() or [repr(error)]
+    own = [found[1] for line in lines if (found := re.match(r"uadray\.[\w.]+: (.+)", line.strip()))]
+    return (own or lines)[-1].strip()[:500]
 
 
 def train_worker(settings: dict[str, Any]) -> None:
     """What each Ray Train worker runs; `settings` holds the configuration as a dict, and the board."""
     config = TrainConfig.model_validate(settings["config"])
+    board = settings["board"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(config.threads or max(1, settings["node_cores"] // world))
+    board.sits.remote(rank, ray.util.get_node_ip_address())
+    torch.set_num_threads(threads_of(config.threads, _node_cpus(), context.get_local_world_size()))
     torch.manual_seed(config.seed)
     device = ray.train.torch.get_device() if config.use_gpu else torch.device("cpu")
     networks = build_networks(config.detector)
     for network in networks.values():
         network.to(device).to(memory_format=torch.channels_last)
-    trainee = build_trainee(config.detector, networks, average=_average if world > 1 else alone)
+    trainee = build_trainee(config.detector, networks, average=average_over_group if world > 1 else alone)
     shard = ray.train.get_dataset_shard("train")
     stream = batches(shard, config, device, seed=config.seed * 1000 + rank)
-    first_epoch = _start(trainee, networks, stream, world)
-    torch.manual_seed(config.seed + 1 + rank + 1000 * first_epoch)  # latents and penalties differ by worker
-    samples = next(stream)[:SAMPLES]
+    first_epoch, samples = _start(config, trainee, stream, world, device)
+    any_of = partial(any_of_group, device=device) if world > 1 else bool
     for epoch in range(first_epoch, config.epochs):
-        line = _epoch(config, trainee, stream, epoch, settings["board"] if rank == 0 else None)
-        _report(config, trainee, epoch, line, samples, settings["board"], rank=rank)
+        try:
+            with metrics.stage("train_step") as meter:
+                each = partial(_after_step, meter, board if rank == 0 else None, epoch)
+                line = run_epoch(config, trainee, stream, epoch, rank=rank, any_of=any_of, each=each)
+        except DivergedError as error:
+            ray.get(board.diverge.remote(str(error)))
+            return  # in all workers: a failure would be tried again
+        _report(config, trainee, line, samples, board, rank=rank)
+
+
+def _after_step(meter: metrics.Meter, board: Any, epoch: int, n_tiles: int, step: int) -> None:
+    meter.add(tiles=n_tiles)
+    if board is not None:
+        board.post.remote({"epoch": epoch, "step": step})
 
 
 class Collate(ArrowBatchCollateFn):  # type: ignore[misc]  # Ray is untyped
@@ -113,94 +212,60 @@ def batches(shard: Any, config: TrainConfig, device: torch.device, *, seed: int)
             rows += len(x)
             yield x
         if not rows:
-            raise RuntimeError(
+            raise WorkError(
                 f"a worker's share holds fewer tiles than one batch of {config.batch_size}; lower batch_size"
             )
 
 
-def _start(trainee: Trainee, networks: Networks, stream: Iterator[Tensor], world: int) -> int:
-    """Restore the last checkpoint, or prepare; every worker begins with rank 0's networks. Returns the epoch."""
+def _start(
+    config: TrainConfig, trainee: Trainee, stream: Iterator[Tensor], world: int, device: torch.device
+) -> tuple[int, Tensor]:
+    """Restore the last checkpoint, or prepare; every worker begins with rank 0's networks.
+
+    Returns:
+        The epoch to begin with, and the tiles to show.
+    """
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
-            return int(load_state(Path(folder), networks, trainee.optimizers)["epochs_done"])
-    seen: list[Tensor] = []
-    while sum(len(x) for x in seen) < PREPARE_TILES:
-        seen.append(next(stream))
-    trainee.prepare(torch.cat(seen))
+            progress = load_state(Path(folder), trainee.networks, trainee.optimizers)
+            trainee.counts.update(progress["counts"])
+            samples = to_input(load_samples(Path(folder)), config.detector.input_px).to(device)
+            return int(progress["epochs_done"]), samples
+    samples = prepare(trainee, stream)
     if world > 1:
-        for network in networks.values():
+        for network in trainee.networks.values():
             for tensor in network.state_dict().values():
                 dist.broadcast(tensor, src=0)
-    return 0
+    return 0, samples
 
 
-def _epoch(config: TrainConfig, trainee: Trainee, stream: Iterator[Tensor], epoch: int, board: Any) -> Line:
-    """Run one epoch; returns the means of its losses and its pace."""
-    for network in trainee.networks.values():
-        network.train()
-    sums: dict[str, list[float]] = {}
-    start, waited = time.perf_counter(), 0.0
-    total = config.epochs * config.steps_per_epoch
-    with metrics.stage("train_step") as meter:
-        for step in range(config.steps_per_epoch):
-            asked = time.perf_counter()
-            x = next(stream)
-            waited += time.perf_counter() - asked
-            done = epoch * config.steps_per_epoch + step
-            for name, value in trainee.step(x, done / total).items():
-                sums.setdefault(name, []).append(value)
-            meter.add(tiles=len(x))
-            if board is not None:
-                board.post.remote({"epoch": epoch, "step": done + 1})
-    seconds = time.perf_counter() - start
-    means = {name: float(np.mean(values)) for name, values in sums.items()}
-    bad = [name for name, value in means.items() if not np.isfinite(value)]
-    if bad:
-        raise RuntimeError(f"training diverged in epoch {epoch}: {', '.join(bad)} not finite; lower the learning rate")
-    pace = {"seconds": seconds, "tiles_per_second": config.steps_per_epoch * config.batch_size / seconds}
-    return {"epoch": epoch, "step": (epoch + 1) * config.steps_per_epoch, "waiting": waited / seconds} | pace | means
-
-
-def _report(
-    config: TrainConfig, trainee: Trainee, epoch: int, line: Line, samples: Tensor, board: Any, *, rank: int
-) -> None:
+def _report(config: TrainConfig, trainee: Trainee, line: Line, samples: Tensor, board: Any, *, rank: int) -> None:
     """Checkpoint and sample picture from rank 0; every worker reports."""
     if rank:
         ray.train.report(line)
         return
     ray.get(board.post.remote(line | {"end_of_epoch": True}, reconstructed(trainee, samples)))
     with tempfile.TemporaryDirectory() as folder:
-        progress = {"epochs_done": epoch + 1, "epochs": config.epochs}
+        done = int(line["epoch"]) + 1
+        progress = {"epochs_done": done, "epochs": config.epochs, "counts": trainee.counts}
+        progress |= {"tiles_taken": config.tiles_taken(done)}
         save_state(Path(folder), trainee.networks, trainee.optimizers, progress)
+        save_samples(Path(folder), to_pixels(samples))
         ray.train.report(line, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-@torch.no_grad()
-def reconstructed(trainee: Trainee, x: Tensor) -> tuple[Pixels, Pixels]:
-    """Tiles x [N, 3, h, w] and their reconstructions as bytes, networks in the mode in which they score."""
-    for network in trainee.networks.values():
-        network.eval()
-    return to_pixels(x), to_pixels(trainee.reconstruct(x))
-
-
-def _average(parameters: Iterable[nn.Parameter]) -> None:
-    """Mean of the gradients over all workers, in one message."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    parts = torch.split(flat, [g.numel() for g in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
-
-
-def fit(config: TrainConfig, dataset: Any, *, filesystem: Any, path: str, listener: Listener) -> tuple[Networks, Line]:
+def fit(
+    config: TrainConfig, data: TrainingData, *, filesystem: Any, path: str, listener: Listener
+) -> tuple[Networks, Line]:
     """Run the worker group to the end, going on from the last checkpoint under `path` if there is one.
+
+    A group that fails is started again from the last checkpoint, `MAX_RESTARTS` times; that is logged, as are slides
+    that give no tiles.
 
     Args:
         config: the run.
-        dataset: rows `{"pixels": bytes}`.
+        data: what is trained on.
         filesystem: pyarrow filesystem of `path`.
         path: folder for Ray Train's checkpoints.
         listener: told about once a second of the metrics and samples that came.
@@ -209,33 +274,96 @@ def fit(config: TrainConfig, dataset: Any, *, filesystem: Any, path: str, listen
         The trained networks on the CPU, and the last epoch's metrics.
 
     Raises:
-        WorkError: the workers failed for good.
+        WorkError: the workers failed for good, or the training diverged.
     """
-    board = Board.remote()  # type: ignore[attr-defined]
+    board = Board.options(scheduling_strategy=on_this_node()).remote()  # type: ignore[attr-defined]
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "board": board, "node_cores": _node_cores()},
+        train_loop_config={"config": config.model_dump(mode="json"), "board": board},
+        torch_config=OwnInterface(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
             use_gpu=config.use_gpu,
             resources_per_worker={"CPU": worker_cpus(config.workers, cores())} | ({"GPU": 1} if config.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
-            name="checkpoints",
+            name=RUN,
             storage_path=path,
             storage_filesystem=filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=2),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_RESTARTS),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            callbacks=[Losses(board, epochs_done(filesystem, path))],
         ),
-        datasets={"train": dataset},
+        # called for every group of workers, so that each begins with the tiles that its checkpoint has not seen
+        datasets={"train": partial(_dataset, data, config, filesystem, path)},
     )
-    result = _watched(trainer.fit, lambda: listener(*ray.get(board.take.remote())))
+    result = _watched(trainer.fit, partial(_look, board, data.journal, listener))
     if result.checkpoint is None:
         raise WorkError(f"{path}: the training ended without a checkpoint")
     networks = build_networks(config.detector, pretrained=False)
     with result.checkpoint.as_directory() as folder:
         load_networks(Path(folder) / "networks.safetensors", networks)
     return networks, result.metrics or {}
+
+
+def _look(board: Any, journal: Any, listener: Listener) -> None:
+    (lines, samples, losses, diverged), unread = ray.get([board.take.remote(), journal.take.remote()])
+    for loss in losses:
+        log.warning("%s", loss)
+    for name, why in unread:
+        log.warning("%s gives no more tiles to this training: %s", shown(name), shown_text(why))
+    listener(lines, samples)
+    if diverged:
+        raise DivergedError(diverged)
+
+
+def epochs_done(filesystem: Any, path: str) -> int:
+    """Epochs of the last checkpoint under `path`; 0 where there is none."""
+    try:
+        found = ray.train.Result.from_path(f"{path}/{RUN}", storage_filesystem=filesystem)
+    except RuntimeError:  # no run, or none that has come to a checkpoint
+        return 0
+    return int(found.metrics["epoch"]) + 1 if found.metrics else 0
+
+
+def _dataset(data: TrainingData, config: TrainConfig, filesystem: Any, path: str) -> Any:
+    done = epochs_done(filesystem, path)
+    return data.dataset_after(config.tiles_taken(done) if done else 0)
+
+
+class OwnInterface(ray.train.torch.TorchConfig):  # type: ignore[misc]  # Ray is untyped
+    """Has workers talk to each other by the interface that Ray knows their nodes by."""
+
+    @property
+    def backend_cls(self) -> type:
+        """What sets up the process group."""
+        return OwnInterfaceBackend
+
+
+class OwnInterfaceBackend(_TorchBackend):  # type: ignore[misc, valid-type]
+    """Gloo takes the address that a host's own name resolves to, which on Debian is 127.0.1.1."""
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        """Set up the process group."""
+        worker_group.execute(use_own_interface)
+        super().on_start(worker_group, backend_config)
+
+
+def use_own_interface() -> None:
+    """In a worker, before its process group starts: tell Gloo the interface. What is set already stays."""
+    interface = interface_of(ray.util.get_node_ip_address())
+    if interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+
+
+def interface_of(address: str) -> str | None:
+    """Name of the network interface that has this address; None where none has (behind a translated address)."""
+    import psutil  # type: ignore[import-untyped]  # Ray's own
+
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address.partition("%")[0] == address for each in addresses):
+            return str(name)
+    return None
 
 
 def worker_cpus(workers: int, n_cpus: int) -> float:
@@ -264,11 +392,22 @@ def _watched(run: Callable[[], Any], look: Callable[[], None]) -> Any:
         look()
     look()
     if "error" in outcome:
-        cause = str(outcome["error"]).strip().splitlines()
-        raise WorkError(f"training failed: {cause[-1] if cause else repr(outcome['error'])}") from outcome["error"]
+        raise WorkError(
+            f"training failed: {_cause(outcome['error'])}; the same command with --resume goes on from the last epoch"
+        ) from outcome["error"]
     return outcome["result"]
 
 
-def _node_cores() -> int:
-    """CPUs of the smallest node: what the torch threads of one node's workers share."""
-    return min(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
+def _cause(error: Exception) -> str:
+    """In a line, of a group's errors that of a worker that can say something."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    said = [sentence(failure) for _, failure in sorted(failures.items()) if not _is_gone(failure)]
+    if failures and not said:
+        return f"worker {min(failures)} was lost (its process or node died), after {MAX_RESTARTS} restarts"
+    return said[0] if said else sentence(error)
+
+
+def _node_cpus() -> float:
+    """CPUs of this process's node."""
+    here = ray.get_runtime_context().get_node_id()
+    return max(float(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["NodeID"] == here)

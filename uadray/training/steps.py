@@ -28,6 +28,8 @@ class Trainee(Protocol):
 
     networks: Networks
     optimizers: dict[str, Optimizer]
+    counts: dict[str, int]
+    """What a checkpoint has to keep besides: what was counted since the first step."""
 
     def prepare(self, x: Tensor) -> None:
         """Look at some hundred normal tiles [N, 3, h, w] before the first step."""
@@ -50,6 +52,7 @@ class DpaTrainee:
         self.encoder, self.decoder, self.features = (networks[n] for n in ("encoder", "decoder", "features"))
         self.parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
         self.optimizers: dict[str, Optimizer] = {"adam": torch.optim.Adam(self.parameters, lr=config.learning_rate)}
+        self.counts: dict[str, int] = {}
 
     def prepare(self, x: Tensor) -> None:
         """Fit the normalisation of the features."""
@@ -93,18 +96,18 @@ class FanoganTrainee:
             "critic": torch.optim.Adam(self.critic.parameters(), lr=rate, betas=betas),
             "encoder": torch.optim.Adam(self.encoder.parameters(), lr=config.encoder_learning_rate),
         }
-        self.critic_steps_done = 0
+        self.counts = {"critic_steps": 0}
 
     def prepare(self, x: Tensor) -> None:
         """Nothing to prepare."""
 
     def step(self, x: Tensor, progress: float) -> dict[str, float]:
         """A critic step (and every `critic_steps` a generator step), or an encoder step."""
-        if progress >= 1 - self.config.encoder_fraction:
+        if trains_encoder(self.config, progress):
             return self.encoder_step(x)
         result = self.critic_step(x)
-        self.critic_steps_done += 1
-        if self.critic_steps_done % self.config.critic_steps == 0:
+        self.counts["critic_steps"] += 1
+        if self.counts["critic_steps"] % self.config.critic_steps == 0:
             result |= self.generator_step(x.shape[0], x.device)
         return result
 
@@ -150,6 +153,22 @@ class FanoganTrainee:
         loss.backward()
         self.average(network.parameters())
         optimizer.step()
+
+
+def trains_encoder(config: FanoganConfig, progress: float) -> bool:
+    """Whether a run is so far that generator and critic stand still."""
+    return progress >= 1 - config.encoder_fraction
+
+
+def what_to_lower(config: DpaConfig | FanoganConfig, progress: float) -> str:
+    """The learning rate that is in use at `progress` (0 to 1), by its name in the configuration, and its value."""
+    match config:
+        case DpaConfig():
+            return f"detector.learning_rate (now {config.learning_rate:g})"
+        case FanoganConfig():
+            if trains_encoder(config, progress):
+                return f"detector.encoder_learning_rate (now {config.encoder_learning_rate:g})"
+            return f"detector.gan_learning_rate (now {config.gan_learning_rate:g})"
 
 
 def build_trainee(config: DpaConfig | FanoganConfig, networks: Networks, *, average: Average = alone) -> Trainee:

@@ -1,0 +1,184 @@
+"""S3 as a pyarrow file system, which is what Ray Train keeps checkpoints in and Parquet is read through.
+
+pyarrow's own one is made with keys: pickled into Ray's store they could be read there, and a role's keys end within the
+hour. This one holds nothing: every process that it comes to connects with the credentials that boto3 finds there, and
+renews. Paths are `bucket/key`.
+"""
+
+import errno
+import io
+from pathlib import PurePosixPath
+from tempfile import SpooledTemporaryFile
+from typing import Any, NoReturn
+
+import pyarrow as pa
+from pyarrow.fs import FileInfo, FileSelector, FileSystemHandler, FileType, PyFileSystem
+
+from uadray import s3_objects
+from uadray.uris import NotFoundError
+
+IN_MEMORY_BYTES = 64 * 2**20
+"""Of a file that is being written; more goes to a temporary file."""
+
+
+def s3_filesystem() -> PyFileSystem:
+    """The file system of all buckets; holds no state and no secret, however it is pickled."""
+    return PyFileSystem(Objects())
+
+
+class Objects(FileSystemHandler):  # type: ignore[misc]  # pyarrow is untyped
+    """What pyarrow asks of a file system, in terms of `uadray.s3_objects`. Folders are what object names say."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Objects)
+
+    def __hash__(self) -> int:
+        return hash(Objects)
+
+    def get_type_name(self) -> str:
+        """A name for messages."""
+        return "uadray-s3"
+
+    def normalize_path(self, path: str) -> str:
+        """Without a slash at the end."""
+        return path.rstrip("/")
+
+    def get_file_info(self, paths: list[str]) -> list[FileInfo]:
+        """Of objects and folders."""
+        return [self._info(path) for path in paths]
+
+    def _info(self, path: str) -> FileInfo:
+        if "/" in path.rstrip("/"):
+            try:
+                return FileInfo(path, FileType.File, size=s3_objects.stat(_uri(path)).size)
+            except NotFoundError:
+                pass
+        is_folder = any(True for _ in s3_objects.list_objects(_uri(path)))
+        return FileInfo(path, FileType.Directory if is_folder else FileType.NotFound)
+
+    def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
+        """The objects in a folder; of those in folders below it, the folders, or the objects too (`recursive`)."""
+        base = selector.base_dir.rstrip("/")
+        found: dict[str, FileInfo] = {}
+        for info in s3_objects.list_objects(_uri(base)):
+            path = info.uri.removeprefix("s3://")
+            above = [str(p) for p in PurePosixPath(path[len(base) + 1 :]).parents][-2::-1]
+            for folder in above if selector.recursive else above[:1]:
+                found[f"{base}/{folder}"] = FileInfo(f"{base}/{folder}", FileType.Directory)
+            if selector.recursive or not above:
+                found[path] = FileInfo(path, FileType.File, size=info.size)
+        if not found and not selector.allow_not_found:
+            raise FileNotFoundError(errno.ENOENT, f"nothing is in {_uri(base)}")
+        return list(found.values())
+
+    def create_dir(self, path: str, recursive: bool) -> None:
+        """Nothing to make."""
+
+    def delete_dir(self, path: str) -> None:
+        """Delete all objects in a folder."""
+        self.delete_dir_contents(path)
+
+    def delete_dir_contents(self, path: str, missing_dir_ok: bool = True) -> None:
+        """As `delete_dir`."""
+        if not path.strip("/"):
+            self.delete_root_dir_contents()
+        for info in list(s3_objects.list_objects(_uri(path))):
+            s3_objects.delete(info.uri)
+
+    def delete_root_dir_contents(self) -> NoReturn:
+        """Refused."""
+        raise NotImplementedError("all buckets at once are not deleted")
+
+    def delete_file(self, path: str) -> None:
+        """Delete an object."""
+        s3_objects.delete(_uri(path))
+
+    def move(self, src: str, dest: str) -> NoReturn:
+        """Refused: S3 has no such thing."""
+        raise NotImplementedError(f"objects cannot be moved ({src} to {dest})")
+
+    def copy_file(self, src: str, dest: str) -> None:
+        """Read and write."""
+        s3_objects.write_bytes(_uri(dest), s3_objects.read_bytes(_uri(src)))
+
+    def open_input_stream(self, path: str) -> pa.PythonFile:
+        """As `open_input_file`."""
+        return self.open_input_file(path)
+
+    def open_input_file(self, path: str) -> pa.PythonFile:
+        """An object, to be read in ranges."""
+        try:
+            return pa.PythonFile(_Reader(_uri(path)), mode="r")
+        except NotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, str(error)) from error
+
+    def open_output_stream(self, path: str, metadata: Any) -> pa.PythonFile:
+        """An object, which is there, whole, once the stream is closed."""
+        return pa.PythonFile(_Writer(_uri(path)), mode="w")
+
+    def open_append_stream(self, path: str, metadata: Any) -> NoReturn:
+        """Refused: S3 has no such thing."""
+        raise NotImplementedError(f"nothing can be appended to {_uri(path)}")
+
+
+def _uri(path: str) -> str:
+    return f"s3://{path.strip('/')}"
+
+
+class _Reader(io.RawIOBase):
+    """One version of an object."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__()
+        self._info, self._at = s3_objects.stat(uri), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._info.size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._info.size - self._at)
+        stop = self._at + (left if size is None or size < 0 else min(size, left))
+        step = s3_objects.JOIN_MAX_BYTES
+        spans = [(start, min(start + step, stop)) for start in range(self._at, stop, step)]
+        self._at = stop
+        return b"".join(s3_objects.read_ranges(self._info.uri, spans, etag=self._info.etag))
+
+
+class _Writer:
+    """Collects what is written; puts it in place when it is closed, and never when it is only forgotten."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri, self.closed = uri, False
+        self._file = SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115 - closed below
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def write(self, data: bytes) -> int:
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        """Nothing is seen before the end."""
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            with self._file:
+                self._file.seek(0)
+                s3_objects.write_file(self._uri, self._file)
+
+    def __del__(self) -> None:
+        self._file.close()

@@ -1,0 +1,65 @@
+"""The folder of edited masks, looked at before a job starts: which files will be used, and which match no slide."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from uadray import storage
+from uadray.errors import InputError
+
+SUFFIX = ".geojson"
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """What lies in a folder of edited masks.
+
+    Attributes:
+        used: ids of the slides that have a mask, sorted.
+        unknown: names of the files that match no slide, sorted.
+    """
+
+    used: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+def mask_uri(mask_dir: str, slide_id: str) -> str:
+    """Where a slide's edited mask would be."""
+    return storage.join(mask_dir, f"{slide_id}{SUFFIX}")
+
+
+def check_folder(mask_dir: str | None, slide_ids: Iterable[str]) -> MaskFolder:
+    """Say which masks will be used, and warn of files that match no slide. Without a folder none are.
+
+    Raises:
+        InputError: there is no such folder, or nothing in it matches a slide: the masks would be ignored.
+    """
+    if mask_dir is None:
+        return MaskFolder((), ())
+    if not storage.is_s3(mask_dir) and not storage.local_path(mask_dir).is_dir():
+        raise InputError(f"--mask-dir {mask_dir}: there is no such folder")
+    ids, used, unknown = set(slide_ids), [], []
+    folder = storage.parent(mask_uri(mask_dir, "x"))
+    for info in storage.list_objects(mask_dir):
+        name = storage.name(info.uri)
+        if name.startswith("."):  # what systems and editors leave
+            continue
+        slide_id, place = name.removesuffix(SUFFIX), storage.parent(info.uri)
+        if name.endswith(SUFFIX) and slide_id in ids and place == folder:
+            used.append(slide_id)
+        else:
+            unknown.append(name if place == folder else f"{storage.name(place)}/{name}")
+    examples = ", ".join(sorted(unknown)[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
+    if not used:
+        found = f"none of its {len(unknown):,} files ({examples}) is" if unknown else "it is empty; a mask is"
+        raise InputError(f"--mask-dir {mask_dir}: {found} named <slide_id>{SUFFIX} after a slide of the manifest")
+    if unknown:
+        log.warning(
+            "--mask-dir %s: %d files match no slide and are not used: %s; expected <slide_id>%s",
+            *(mask_dir, len(unknown), examples, SUFFIX),
+        )
+    return MaskFolder(tuple(sorted(used)), tuple(sorted(unknown)))
