@@ -100,6 +100,7 @@ def test_a_command_ends_before_anything_is_started(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 def test_commands_say_how_many_masks_they_used(ray_cluster: None, data_dir: Path, tmp_path: Path) -> None:
     """Half of the slide is cut out: 32 of 64 tiles are left."""
     case = data_dir / "cases" / "05_edited_masks"
@@ -117,7 +118,7 @@ def test_commands_say_how_many_masks_they_used(ray_cluster: None, data_dir: Path
     screened = _answer("screen", str(bundle), *common, "--out", str(tmp_path / "out"))
     assert (screened["masks_used"], screened["scored"]) == (1, 2)
     decision = json.loads((tmp_path / "out" / "decisions" / "s1.json").read_bytes())
-    assert decision["n_tissue"] == 32
+    assert decision["n_tiles"] == 32
 
 
 GRID = ("--mpp", "1", "--tile-px", "64", "--min-tissue", "0.5")

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,3 +64,17 @@ def test_the_series_of_a_file_is_not_that_of_what_it_refers_to() -> None:
     for length in range(132, len(start + sequences + own)):
         with pytest.raises(struct.error):
             series_uid((start + sequences + own)[:length])
+
+
+def test_a_key_file_cannot_hang_its_reader(tmp_path: Path) -> None:
+    """A line of spaces took 16 s by configparser; of a key that is there twice in a group, the last counts."""
+    path = tmp_path / "a.vmu"
+    path.write_text("[a]\nImageFile=no.ngr\nImageFile=b.ngr\n[b]\nLayer" + " " * 60_000 + "x=1\n")
+    (tmp_path / "b.ngr").write_bytes(b"b")
+    start = time.process_time()
+    assert [member.path for member in members.slide_files(path.as_uri()).members] == ["slide.vmu", "b.ngr"]
+    assert time.process_time() - start < 1
+    path.write_text("[a]\nImageFile" + " " * 60_000 + "x\n")
+    with pytest.raises(InputError, match="not a key file: line 2 is 'ImageFile"):
+        members.slide_files(path.as_uri())
+    assert time.process_time() - start < 1

@@ -112,7 +112,7 @@ def fold_mask(
     dark = _connected(dark, _bytes((total > ratio * around) & solid))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(dark, connectivity=8)
     mask = np.zeros(dark.shape, np.bool_)
-    beside_ink = frozenset() if ink is None else frozenset(labels[cv2.dilate(_bytes(ink), _disc(3)) > 0].tolist())
+    beside_ink = [] if ink is None else np.unique(labels[cv2.dilate(_bytes(ink), _disc(3)) > 0]).tolist()
     for label in np.flatnonzero(np.hypot(stats[:, 2], stats[:, 3]) * mpp >= min_length_um):
         window = _window(stats[label], side // 3)
         part = labels[window] == label
@@ -164,7 +164,7 @@ def air_mask(od: Density, mpp: float, *, min_um: float, tissue: Mask | None = No
 def _is_thin(rim: npt.NDArray[np.uint8], beyond_um: npt.NDArray[np.float32], mpp: float) -> bool:
     """Whether a rim has ended, nearly all around, at the greatest distance from what it encloses."""
     end = (beyond_um > RIM_UM) & (beyond_um <= RIM_UM + 2 * mpp)
-    return bool(rim[end].mean() < RIM_JOINED)
+    return bool(end.any() and rim[end].mean() < RIM_JOINED)
 
 
 def _parts_alike(

@@ -245,8 +245,9 @@ def _surveyed(rows: list[SlideRow], spec: TileSpec) -> Iterator[Survey]:
 
 def _unreached(n: int, last: Survey) -> WorkError:
     return WorkError(
-        f"{n} slide{'s' if n > 1 else ''} could not be reached, for no fault of theirs; "
-        f"slide {last.row.slide_id}: {last.error}; nothing was trained: mend that and run the same command again"
+        f"{n} slide{'s' if n > 1 else ''} could not be reached, for no fault of theirs; slide {last.row.slide_id}: "
+        f"{last.error}; "
+        "nothing was trained: mend that and run the same command again"
     )
 
 

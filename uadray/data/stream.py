@@ -256,7 +256,7 @@ def what_was_raised(error: BaseException) -> str:
     return raised[-1][:300] + (f" (node {nodes[-1]})" if nodes else "")
 
 
-def _watched_read(watch: str, index: int, read: Read) -> Iterator[pa.Table]:
+def _watched_read(watch: str | None, index: int, read: Read) -> Iterator[pa.Table]:
     """A slide's rows; what has killed its readers before is left."""
     cv2.setNumThreads(1)  # a node has as many readers as CPUs
     with watched(watch, "read", index) as refusal:

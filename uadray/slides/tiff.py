@@ -89,6 +89,7 @@ class TiffSlide:
         self.tile_sizes_px = tuple(level.tile_px for level in index.levels)
         self.unused_levels = index.left_out
         self._source, self._levels = source, index.levels
+        self._complete = [bool(level.lengths.all()) for level in index.levels]
         self._decoders = [_decoder(level) for level in index.levels]
         self._decoded: OrderedDict[tuple[int, int], Rgb] = OrderedDict()
         self._decoded_bytes = 0
@@ -142,7 +143,7 @@ class TiffSlide:
         """See `Slide.missing_share`."""
         at = self._levels[level]
         share = np.zeros(len(boxes))
-        if at.lengths.all():
+        if self._complete[level]:
             return share
         box, tile = touched_tiles(at, boxes)
         absent = at.lengths[tile] == 0

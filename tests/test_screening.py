@@ -1,0 +1,87 @@
+"""How streams follow each other: what is given back comes again, and a node that is left out ends one."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import pytest
+
+from uadray import screening
+from uadray.data import stream
+from uadray.data.nodes import Nodes
+from uadray.manifest import SlideRow
+from uadray.screening import SlideResult, scored_slides
+from uadray.tiling import TileSpec
+
+ROWS = [SlideRow(f"s{i}", f"/slides/s{i}.tif") for i in range(7)]
+SCORED = {"address": "10.0.0.1"}
+
+
+class Described:
+    """What `scored_slides` asks of a bundle."""
+
+    tiles = TileSpec(mpp=0.5, tile_px=64)
+
+
+class Streams:
+    """Stands for streams on a cluster: each slide has a list of what becomes of it, stream after stream."""
+
+    def __init__(self, faults: dict[str, list[str]]) -> None:
+        self.faults, self.seen = faults, list[list[str]]()
+
+    def __call__(self, rows: Sequence[SlideRow], reads: Sequence[Any], **_: Any) -> Iterator[SlideResult]:
+        self.seen.append([row.slide_id for row in rows])
+        for row in rows:
+            left = self.faults.get(row.slide_id, [])
+            failure = (left.pop(0), "what happened") if left else None
+            yield SlideResult(row, header=SCORED | {"node_id": "b"}, failure=failure)
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, faults: dict[str, list[str]], **constants: int) -> tuple[Streams, list[Any]]:
+    streams = Streams(faults)
+    monkeypatch.setattr(screening, "_streamed", streams)
+    for name, value in constants.items():
+        monkeypatch.setattr(screening, name, value)
+    monkeypatch.setattr("uadray.data.nodes.ray.nodes", lambda: [
+        {"NodeID": name, "Alive": True, "NodeManagerAddress": name, "Resources": {"CPU": 2}} for name in "ab"
+    ])  # fmt: skip
+    results = scored_slides(
+        ROWS,
+        bundle_uri="",
+        bundle=Described(),
+        config=stream.StreamConfig(),
+        reads=list,
+        nodes=Nodes(),  # type: ignore[arg-type]
+    )
+    return streams, [(r.row.slide_id, r.failure and r.failure[0], r.is_open) for r in results]
+
+
+def test_a_stream_has_so_many_slides_and_each_slide_one_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray puts every read task before the first one runs: an archive is not one stream."""
+    streams, ends = _run(monkeypatch, {"s3": ["unreadable"]}, SLIDES_A_STREAM=3)
+    assert [len(slides) for slides in streams.seen] == [3, 3, 1]
+    assert ends == [(row.slide_id, "unreadable" if row.slide_id == "s3" else None, False) for row in ROWS]
+
+
+def test_what_is_given_back_comes_last_and_three_times_at_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams, ends = _run(monkeypatch, {"s0": ["unreachable"], "s1": ["disk_full"] * 3}, SLIDES_A_STREAM=4)
+    assert streams.seen == [["s0", "s1", "s2", "s3"], ["s4", "s5", "s6", "s0"], ["s1"], ["s1"]]
+    assert [end for end in ends if end[1]] == [("s1", "disk_full", True)]
+    assert sorted(end[0] for end in ends) == [row.slide_id for row in ROWS]
+
+
+def test_a_node_that_is_left_out_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has begun goes to others; what had ended before stays ended."""
+    streams, ends = _run(monkeypatch, {"s2": ["device"]})
+    assert streams.seen == [[row.slide_id for row in ROWS], ["s2", "s3", "s4", "s5", "s6"]]
+    assert ends == [(row.slide_id, None, False) for row in ROWS]
+
+
+def test_readers_leave_the_threads_of_opencv_alone() -> None:
+    """A node has as many readers as CPUs."""
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(4)
+        assert list(stream._watched_read(None, 0, lambda: iter([cv2.getNumThreads()]))) == [1]  # type: ignore[list-item]
+    finally:
+        cv2.setNumThreads(before)
