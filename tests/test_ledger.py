@@ -442,6 +442,12 @@ def test_decisions_with_masks_outlast_a_run_without(tmp_path: Path) -> None:
     assert _done(out, rows, sd.Bundle()) == []
     (masks / "s00001.geojson").unlink()
     assert _done(out, rows, with_masks) == ["s00001"]
+    (masks / "below").mkdir()
+    (masks / "below" / "s00001.geojson").write_text("{}")  # is nobody's mask
+    assert _done(out, rows, with_masks) == []
+    Path(rows[2].uri).write_bytes(b"another version")  # screened anew without the mask, and so it says
+    assert _done(out, rows, sd.Bundle()) == ["s00002"]
+    assert json.loads(storage.read_bytes(f"{out}/decisions/s00002.json"))["mask"] is None
 
 
 def _done(out: str, rows: list[SlideRow], bundle: sd.Bundle) -> list[str]:

@@ -38,6 +38,7 @@ from uadray import __version__, decisions, drivers, evidence, leases, runs, stor
 from uadray.errors import InputError, UadrayError, WorkError
 from uadray.leases import REQUESTS
 from uadray.manifest import SlideRow
+from uadray.mask_folder import SUFFIX, mask_uri
 from uadray.schemas import SLIDE_DECISIONS
 
 if TYPE_CHECKING:
@@ -101,13 +102,16 @@ class Ledger:
         known = {row["slide_id"]: row for row in found.table.select(names).to_pylist()}
         decided = [row for row in rows if row.slide_id in known]
         sound = [row for row in decided if known[row.slide_id]["state"] != "failed"]
-        self._mask_etags = self._read_mask_etags() if self.bundle.tiles.mask_dir else _kept_masks(sound, known)
+        folder = self.bundle.tiles.mask_dir
+        self._mask_etags = _mask_etags(folder) if folder else _kept_masks(sound, known)
         again = versions.replaced(
             sound, lambda row, etag: self.slide_fingerprint(row, etag) == known[row.slide_id]["fingerprint"]
         )
         if retry_failed:
             again += [row for row in decided if known[row.slide_id]["state"] == "failed"]
         self.withdrawn = {row.slide_id: known[row.slide_id]["decision_etag"] for row in again}
+        if not folder:  # what is screened anew is screened without
+            self._mask_etags = {key: etag for key, etag in self._mask_etags.items() if key not in self.withdrawn}
         return [row for row in rows if row.slide_id not in known or row.slide_id in self.withdrawn]
 
     def rounds(
@@ -225,11 +229,6 @@ class Ledger:
         mask = [self._mask_etags[row.slide_id]] if row.slide_id in self._mask_etags else []
         return runs.fingerprint([self.run["fingerprint"], str(row.mpp), str(etag), *mask])
 
-    def _read_mask_etags(self) -> dict[str, str]:
-        folder = self.bundle.tiles.mask_dir
-        found = storage.list_objects(folder or "", suffixes=(".geojson",))
-        return {storage.name(info.uri).rpartition(".")[0]: info.etag for info in found}
-
     def _is_outdated(self, slide_id: str) -> bool:
         """Whether the decision that is there is about an older version of the slide."""
         return slide_id in self.withdrawn and slide_id in self.open
@@ -346,6 +345,12 @@ def _reasons(table: pa.Table) -> dict[str, int]:
     """How many slides failed, by reason, the most frequent first."""
     failed = table.filter(pc.equal(table["state"], "failed"))
     return dict(Counter(failed["reason"].to_pylist()).most_common())
+
+
+def _mask_etags(folder: str) -> dict[str, str]:
+    """Etags of the masks that a run uses, by slide."""
+    found = {storage.name(info.uri).removesuffix(SUFFIX): info for info in storage.list_objects(folder)}
+    return {key: info.etag for key, info in found.items() if info.uri == mask_uri(folder, key)}
 
 
 def _kept_masks(rows: Sequence[SlideRow], known: dict[str, dict[str, Any]]) -> dict[str, str]:

@@ -35,19 +35,13 @@ class Reader:
 def test_rays_endpoint_shows_what_was_counted() -> None:
     reader = Reader.remote()
     worker = ray.get(reader.read.remote())
-    port = ray.nodes()[0]["MetricsExportPort"]
     expected = {
         f'ray_{metrics.TILES}{{stage="screen_read"}}': 7.0,
         f'ray_{metrics.BYTES}{{stage="screen_read"}}': 700.0,
         f'ray_{metrics.ERRORS}{{stage="screen_read"}}': 2.0,
         f'ray_{metrics.SLIDES}{{state="failed"}}': 1.0,
     }
-    found: dict[str, float] = {}
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not expected.items() <= found.items():
-        time.sleep(1)
-        found = scraped(port, worker)
-    assert expected.items() <= found.items()
+    found = _awaited(worker, expected, labels=("stage", "state"))
     assert any(name.startswith(f"ray_{metrics.SECONDS}") for name in found)
 
 
@@ -83,12 +77,18 @@ def test_a_screening_counts_from_zero_under_its_own_name() -> None:
         f'ray_{metrics.SLIDES}{{run="r1",state="scored"}}': 1.0,
         f'ray_{metrics.SLIDES}{{run="r1",state="failed"}}': 0.0,
     }
+    _awaited(worker, expected, labels=("stage", "state", "run"))
+
+
+def _awaited(worker: str, expected: dict[str, float], *, labels: tuple[str, ...]) -> dict[str, float]:
+    """The series of a process, once they are as expected."""
     found: dict[str, float] = {}
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not expected.items() <= found.items():
         time.sleep(1)
-        found = scraped(ray.nodes()[0]["MetricsExportPort"], worker, labels=("stage", "state", "run"))
+        found = scraped(ray.nodes()[0]["MetricsExportPort"], worker, labels)
     assert expected.items() <= found.items()
+    return found
 
 
 def test_rays_own_names_that_are_used_are_there() -> None:
@@ -101,7 +101,7 @@ def test_rays_own_names_that_are_used_are_there() -> None:
     assert callable(StreamingExecutor.shutdown)
 
 
-def scraped(port: int, worker: str, labels: tuple[str, ...] = ("stage", "state")) -> dict[str, float]:
+def scraped(port: int, worker: str, labels: tuple[str, ...]) -> dict[str, float]:
     """The series of one process: other tests of the session count on the same cluster."""
     from prometheus_client.parser import text_string_to_metric_families
 

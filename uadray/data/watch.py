@@ -24,6 +24,8 @@ from typing import Any
 
 import ray
 
+from uadray.data.tasks import on_this_node
+
 MAX_KILLS = 2
 """A slide that has killed so many processes is not given to another."""
 
@@ -138,12 +140,9 @@ class DriversWatch:
     """The driver's side: one for each stream."""
 
     def __init__(self) -> None:
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        )
         self.name = f"uadray-watch-{os.urandom(6).hex()}"
         actor = ray.remote(num_cpus=0, max_restarts=-1)(WatchActor)
-        self._actor: Any = actor.options(name=self.name, scheduling_strategy=here).remote()
+        self._actor: Any = actor.options(name=self.name, scheduling_strategy=on_this_node()).remote()
         self._asked: Any = None
         self.seen = Look([], {})
 
