@@ -102,7 +102,6 @@ def demo(
     """The whole job on slides it makes itself: train, calibrate, screen, evaluate; minutes on a laptop."""
     from uadray.demo import run
 
-    console.divert()
     with console.progress("demo") as tick:
         summary = run(out, tick, epochs=epochs)
     console.say(
@@ -206,13 +205,14 @@ def train(
 
     job.check(settings, data=data, out=out, resume=resume)
     with console.progress(f"train {settings.name}") as tick:
-        _join()
+        nodes = _join(out=out)
         bundle = job.train(
             settings,
             data=data,
             out=out,
             resume=resume,
             progress=lambda done, total, line: tick(done, total, _losses(line)),
+            nodes=nodes,
         )
     console.result({"bundle": out, "id": bundle.id, "metrics": bundle.metrics, "data": _short(bundle.training_data)})
 
@@ -397,7 +397,6 @@ def weights_list() -> None:
 
 def _join(*, bundle: str | None = None, out: str | None = None) -> Any:
     """Join the cluster, or start one here. Returns the nodes that can be used: each of a cluster is looked at first."""
-    console.divert()
     from uadray import bundle as bundles
     from uadray import storage
     from uadray.data.cluster import connect

@@ -121,7 +121,11 @@ def _new_log_file() -> Path:
 
 @contextmanager
 def progress(title: str) -> Iterator[Tick]:
-    """A progress bar on a terminal; off a terminal a log line every 20 seconds, and one at each end."""
+    """A progress bar on a terminal; off a terminal a log line every 20 seconds, and one at each end.
+
+    What has progress works on a cluster: from here on all else that is printed goes to the log file, see `divert`.
+    """
+    divert()
     if err().isatty():
         with _bar(title) as bar:
             yield bar
@@ -193,13 +197,39 @@ def _bar(title: str) -> Iterator[Tick]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(file=err())) as bar:
+    screen = Console(file=err())
+    note = TextColumn("{task.fields[note]}")
+    with Progress(*columns, note, console=screen, redirect_stdout=False, redirect_stderr=False) as bar:
         task = bar.add_task(title, total=None, note="")
 
         def tick(done: int, total: int, note: str = "") -> None:
             bar.update(task, completed=done, total=total, note=note)
 
-        yield tick
+        with _logged_to(_AboveBar(screen)):
+            yield tick
+
+
+class _AboveBar(logging.Handler):
+    """Prints above a bar, which is drawn anew below."""
+
+    def __init__(self, screen: Any) -> None:
+        super().__init__()
+        self._screen = screen
+        self.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line, as it is."""
+        self._screen.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _logged_to(handler: logging.Handler) -> Iterator[None]:
+    log = logging.getLogger("uadray")
+    before, log.handlers = log.handlers, [handler]
+    try:
+        yield
+    finally:
+        log.handlers = before
 
 
 def say(text: str) -> None:

@@ -10,6 +10,7 @@ import yaml
 from uadray import runs, storage
 from uadray.bundle import Bundle, write_bundle
 from uadray.data import tilesets
+from uadray.data.nodes import Nodes
 from uadray.data.pipeline import training_data
 from uadray.errors import InputError
 from uadray.evidence import encode_jpeg, sample_grid
@@ -27,8 +28,9 @@ Progress = Callable[[int, int, dict[str, Any]], None]
 
 
 def train(
-    config: TrainConfig, *, data: str, out: str, resume: bool = False, progress: Progress | None = None
-) -> Bundle:
+    config: TrainConfig, *, data: str, out: str, resume: bool = False, progress: Progress | None = None,
+    nodes: Nodes | None = None,
+) -> Bundle:  # fmt: skip
     """Train a detector and write it as a bundle.
 
     Args:
@@ -37,6 +39,7 @@ def train(
         out: URI of a folder; gets the bundle, `config.yaml`, `metrics.jsonl`, `samples.html`, `checkpoints/`.
         resume: go on from the last checkpoint in `out`.
         progress: told of every step.
+        nodes: that are used.
 
     Raises:
         InputError: `out` holds another run, or the data is unusable.
@@ -47,13 +50,14 @@ def train(
     source = training_data(
         data, tiles=config.tiles, input_px=config.detector.input_px, tiles_per_slide=config.tiles_per_slide,
         label=config.train_label, n_tiles=config.tiles_needed, seed=config.seed, stain_augment=config.stain_augment,
+        nodes=nodes,
     )  # fmt: skip
     if source.n_tiles < config.batch_size * config.workers:
         raise InputError(f"{data}: {source.n_tiles} tiles are fewer than a batch of {config.batch_size} a worker")
     storage.write_bytes(storage.join(out, CONFIG), runs.dump_config(config).encode())
     log = RunLog(out, config, progress, keep=resume)
     filesystem, path = storage.pyarrow_filesystem(out)
-    networks, last = fit(config, source, filesystem=filesystem, path=path, listener=log.take)
+    networks, last = fit(config, source, filesystem=filesystem, path=path, listener=log.take, nodes=nodes)
     bundle = write_bundle(
         out, networks, name=config.name, detector=config.detector, tiles=source.tiles,
         training_data=source.description, metrics={k: v for k, v in last.items() if isinstance(v, int | float)},

@@ -28,6 +28,7 @@ from uadray.data.crops import (
 )
 from uadray.data.datasource import TaskSource, reading
 from uadray.data.journal import Journal
+from uadray.data.nodes import Nodes
 from uadray.data.passes import BLOCK_BYTES, Passes, pack_corners, plan_passes
 from uadray.data.reading import plan_slide, slide_etag
 from uadray.data.tasks import Crashed, in_parallel, on_this_node
@@ -62,6 +63,7 @@ class TrainingData:
         shares: [n_slides], each slide's share of a pass; empty where slides are not known.
         tiles: how slides are cut and prepared, with the stain reference that was fitted, if one was asked for.
         description: fingerprint and counts, for the bundle.
+        selector: labels of the nodes that read, where some are left out.
     """
 
     source: Any
@@ -75,6 +77,7 @@ class TrainingData:
     shares: npt.NDArray[np.float64]
     tiles: TileSpec
     description: dict[str, Any]
+    selector: dict[str, str] | None = None
 
     @property
     def dataset(self) -> Any:
@@ -94,6 +97,7 @@ class TrainingData:
         tasks = TaskSource("crops", reads, bytes_each=BLOCK_BYTES * passes.blocks_per_task)
         dataset = ray.data.read_datasource(tasks, override_num_blocks=passes.n_tasks)  # else Ray cuts blocks further
         dataset.context.target_max_block_size = 2 * BLOCK_BYTES  # a block goes out when it is read
+        dataset.context.execution_options.label_selector = self.selector
         dataset.context.enable_progress_bars = False
         dataset.context.print_on_execution_start = False
         return dataset
@@ -126,7 +130,7 @@ class Survey:
 
 def training_data(
     uri: str, *, tiles: TileSpec, input_px: int, tiles_per_slide: int | None, label: str, n_tiles: int, seed: int = 0,
-    stain_augment: float = 0.0,
+    stain_augment: float = 0.0, nodes: Nodes | None = None,
 ) -> TrainingData:  # fmt: skip
     """The data behind `--data`: a slide manifest, or a tile set of which the tiles labelled `label` are taken.
 
@@ -141,6 +145,7 @@ def training_data(
         n_tiles: that all workers together will take; the dataset has at least as many.
         seed: of draws, order, crops and augmentation.
         stain_augment: strength of the stain augmentation; 0 for none.
+        nodes: that are used.
 
     Raises:
         InputError: no usable slide or tile.
@@ -150,17 +155,19 @@ def training_data(
         tilesets.check_stain(uri, tiles)
         source, description = _from_tile_set(uri, tiles=tiles, input_px=input_px, label=label, seed=seed)
     else:
-        source, description = _from_slides(uri, tiles=tiles, per_slide=tiles_per_slide, label=label, seed=seed)
+        source, description = _from_slides(
+            uri, tiles=tiles, per_slide=tiles_per_slide, label=label, seed=seed, nodes=nodes
+        )
         tiles = source.spec
     return crop_data(
         source, tiles=tiles, input_px=input_px, n_tiles=n_tiles, seed=seed, stain_augment=stain_augment,
-        description=description,
+        description=description, nodes=nodes,
     )  # fmt: skip
 
 
 def crop_data(
     source: Source, *, tiles: TileSpec, input_px: int, n_tiles: int, seed: int, stain_augment: float = 0.0,
-    description: dict[str, Any] | None = None,
+    description: dict[str, Any] | None = None, nodes: Nodes | None = None,
 ) -> TrainingData:  # fmt: skip
     """The training data of a source; arguments as of `training_data`."""
     in_pass = int(source.entry_tiles.sum())
@@ -169,6 +176,7 @@ def crop_data(
         source=ray.put(source), n_tiles=in_pass, n_needed=n_tiles, seed=seed, input_px=input_px,
         stain_augment=stain_augment, journal=journal, is_patient=s3.has_answered(), shares=source.shares,
         tiles=tiles, description=(description or {}) | {"n_tiles": in_pass},
+        selector=nodes.selector() if nodes is not None else None,
     )  # fmt: skip
 
 
@@ -213,7 +221,7 @@ class FarJournal:
         self._actor.note.remote(name, why)
 
 
-def survey(rows: list[SlideRow], spec: TileSpec) -> list[Survey]:
+def survey(rows: list[SlideRow], spec: TileSpec, nodes: Nodes | None = None) -> list[Survey]:
     """Open every slide on the cluster and lay its grid; order as in `rows`.
 
     What cannot be reached for no fault of its own is tried once more when all others are done, beside a slide that
@@ -222,20 +230,21 @@ def survey(rows: list[SlideRow], spec: TileSpec) -> list[Survey]:
     Raises:
         WorkError: credentials, network or disk are at fault.
     """
-    found = {s.row.slide_id: s for s in _surveyed(rows, spec)}
+    found = {s.row.slide_id: s for s in _surveyed(rows, spec, nodes)}
     unreached = [s for s in found.values() if s.is_systems]
     if unreached:
         good = next((s for s in found.values() if not s.is_systems and s.etag), None)
-        again = {s.row.slide_id: s for s in _surveyed([s.row for s in [*unreached, *([good] if good else [])]], spec)}
+        asked = [s.row for s in [*unreached, *([good] if good else [])]]
+        again = {s.row.slide_id: s for s in _surveyed(asked, spec, nodes)}
         if good is None or again[good.row.slide_id].is_systems:
             raise _unreached(len(unreached), unreached[0])
         found |= again
     return [found[row.slide_id] for row in rows]
 
 
-def _surveyed(rows: list[SlideRow], spec: TileSpec) -> Iterator[Survey]:
+def _surveyed(rows: list[SlideRow], spec: TileSpec, nodes: Nodes | None) -> Iterator[Survey]:
     in_a_row = 0
-    for row, answer in in_parallel(_survey, rows, spec):
+    for row, answer in in_parallel(_survey, rows, spec, nodes=nodes):
         found = Survey(row, error=f"crashed: {answer.message}") if isinstance(answer, Crashed) else answer
         in_a_row = in_a_row + 1 if found.is_systems else 0
         if in_a_row >= SURVEYS_IN_A_ROW:
@@ -246,8 +255,7 @@ def _surveyed(rows: list[SlideRow], spec: TileSpec) -> Iterator[Survey]:
 def _unreached(n: int, last: Survey) -> WorkError:
     return WorkError(
         f"{n} slide{'s' if n > 1 else ''} could not be reached, for no fault of theirs; slide {last.row.slide_id}: "
-        f"{last.error}; "
-        "nothing was trained: mend that and run the same command again"
+        f"{last.error}; nothing was trained: mend that and run the same command again"
     )
 
 
@@ -265,7 +273,7 @@ def _survey(row: SlideRow, spec: TileSpec) -> Survey:
 
 
 def _from_slides(
-    uri: str, *, tiles: TileSpec, per_slide: int | None, label: str, seed: int
+    uri: str, *, tiles: TileSpec, per_slide: int | None, label: str, seed: int, nodes: Nodes | None
 ) -> tuple[SlideSource, dict[str, Any]]:
     listed = read_manifest(uri)
     rows = [r for r in listed if r.label is None or has_label(r.label, label)]
@@ -273,7 +281,7 @@ def _from_slides(
         log.info("%d of %d slides are labelled otherwise than %r", len(listed) - len(rows), len(listed), label)
     if not rows:
         raise InputError(f"manifest {uri}: no slide has the label {label!r}; training takes normal slides alone")
-    surveys = survey(rows, tiles)
+    surveys = survey(rows, tiles, nodes)
     usable = [s for s in surveys if s.n_tiles]
     left_out = {s.row.slide_id: s.error or "no tile with enough tissue" for s in surveys if not s.n_tiles}
     for slide_id, why in left_out.items():

@@ -20,8 +20,8 @@ import torch.distributed as dist
 from ray.data.collate_fn import ArrowBatchCollateFn
 from torch import Tensor
 
-from uadray.data.cluster import cores
 from uadray.data.crops import crop_pixels
+from uadray.data.nodes import Nodes
 from uadray.data.pipeline import TrainingData
 from uadray.data.tasks import on_this_node
 from uadray.errors import WorkError, shown, shown_text
@@ -256,8 +256,9 @@ def _report(config: TrainConfig, trainee: Trainee, line: Line, samples: Tensor, 
 
 
 def fit(
-    config: TrainConfig, data: TrainingData, *, filesystem: Any, path: str, listener: Listener
-) -> tuple[Networks, Line]:
+    config: TrainConfig, data: TrainingData, *, filesystem: Any, path: str, listener: Listener,
+    nodes: Nodes | None = None,
+) -> tuple[Networks, Line]:  # fmt: skip
     """Run the worker group to the end, going on from the last checkpoint under `path` if there is one.
 
     A group that fails is started again from the last checkpoint, `MAX_RESTARTS` times; that is logged, as are slides
@@ -269,6 +270,7 @@ def fit(
         filesystem: pyarrow filesystem of `path`.
         path: folder for Ray Train's checkpoints.
         listener: told about once a second of the metrics and samples that came.
+        nodes: that are used.
 
     Returns:
         The trained networks on the CPU, and the last epoch's metrics.
@@ -276,6 +278,7 @@ def fit(
     Raises:
         WorkError: the workers failed for good, or the training diverged.
     """
+    used = nodes or Nodes()
     board = Board.options(scheduling_strategy=on_this_node()).remote()  # type: ignore[attr-defined]
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
@@ -284,7 +287,9 @@ def fit(
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
             use_gpu=config.use_gpu,
-            resources_per_worker={"CPU": worker_cpus(config.workers, cores())} | ({"GPU": 1} if config.use_gpu else {}),
+            resources_per_worker={"CPU": worker_cpus(config.workers, used.cores())}
+            | ({"GPU": 1} if config.use_gpu else {}),
+            label_selector=used.selector(),
         ),
         run_config=ray.train.RunConfig(
             name=RUN,
