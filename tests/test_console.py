@@ -85,7 +85,7 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path: Path) ->
 def test_an_error_is_one_line_with_its_log(tmp_path: Path, error: str, status: int) -> None:
     code = (
         "import sys; from uadray import cli, console, errors\n"
-        f"def fail(*_, **__):\n with console.progress('x'): raise errors.{error}('what\\nhappened')\n"
+        f"def fail(*_, **__):\n with console.progress('x'): raise errors.{error}('what\\nhappened') from OSError('why')\n"
         "cli.app = fail; cli.main()"
     )
     done = subprocess.run(
@@ -100,4 +100,4 @@ def test_an_error_is_one_line_with_its_log(tmp_path: Path, error: str, status: i
     last = done.stderr.splitlines()[-1]
     assert last.startswith("uadray: what happened (log: ")
     assert "Traceback" not in done.stderr
-    assert f"errors.{error}: what" in Path(last.rpartition("log: ")[2].rstrip(")")).read_text()
+    assert "OSError: why" in Path(last.rpartition("log: ")[2].rstrip(")")).read_text()

@@ -53,7 +53,7 @@ def main() -> None:
 
 def _end(error: Exception, status: int) -> None:
     """One line, and where the rest is; a cluster that is gone is not waited for."""
-    if console.is_diverted():
+    if console.is_diverted() and (error.__cause__ is not None or not isinstance(error, UadrayError)):
         traceback.print_exception(error)  # goes to the log file
     line = " ".join(f"{'' if isinstance(error, UadrayError) else type(error).__name__ + ': '}{error}".split())[:2000]
     log = console.log_file()
