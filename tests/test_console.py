@@ -85,7 +85,8 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path: Path) ->
 def test_an_error_is_one_line_with_its_log(tmp_path: Path, error: str, status: int) -> None:
     code = (
         "import sys; from uadray import cli, console, errors\n"
-        f"def fail(*_, **__):\n with console.progress('x'): raise errors.{error}('what\\nhappened') from OSError('why')\n"
+        "def fail(*_, **__):\n with console.progress('x'): "
+        f"raise errors.{error}('what\\nhappened') from OSError('why')\n"
         "cli.app = fail; cli.main()"
     )
     done = subprocess.run(
