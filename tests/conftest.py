@@ -4,8 +4,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from seaweed import SeaweedServer, weed_path
+
+hypothesis.settings.register_profile("ci", derandomize=True)  # a change lands or not for what it changes
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -434,11 +434,11 @@ def test_a_login_that_has_expired(tmp_path: Path) -> None:
 
 @pytest.mark.s3
 def test_without_credentials_requests_are_unsigned(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    public = f"s3://{s3.public_bucket}/open.svs"
+    public = f"s3://{s3.public_bucket}/unsigned/open.svs"
     storage.write_bytes(public, b"0123")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    assert [info.uri for info in storage.list_objects(f"s3://{s3.public_bucket}")] == [public]
+    assert [info.uri for info in storage.list_objects(f"s3://{s3.public_bucket}/unsigned")] == [public]
     assert storage.read_bytes(public) == b"0123"
     assert storage.read_ranges(public, [(1, 2)], etag=storage.stat(public).etag) == [b"1"]
     filesystem, path = storage.pyarrow_filesystem(public)
