@@ -30,7 +30,7 @@ MAX_KILLS = 2
 """A slide that has killed so many processes is not given to another."""
 
 PULSE_S = 10.0
-"""A reader says so often whether it is moving."""
+"""Who works says so often whether it is moving."""
 
 MOVING_CPU_S, MOVING_BYTES = 0.1, 2**20
 """A process moves that has used so much of a processor or written so much to a disk between two pulses. Waiting for a
@@ -179,7 +179,7 @@ def watched(name: str | None, what: str, slide: int, part: int = 0) -> Iterator[
         if what == "read" or context.was_current_actor_reconstructed:
             refusal = ray.get(asked, timeout=ANSWER_S)
     ended = threading.Event()
-    if what == "read" and refusal is None:
+    if refusal is None:
         threading.Thread(target=_pulse, args=(name, task, ended), name="uadray-pulse", daemon=True).start()
     try:
         yield refusal
