@@ -27,7 +27,6 @@ from uadray.data.journal import Journal, Notes
 from uadray.data.passes import BLOCK_BYTES, ENTRY_TILES, Ints, Passes, along_curve, draw, unpack_corners
 from uadray.data.reading import normalizer_of, read_chunk
 from uadray.manifest import SlideRow
-from uadray.monitoring import metrics
 from uadray.slides.reader import Slide, open_slide, tile_places
 from uadray.slides.tiff import TiffSlide
 from uadray.stain import Stain
@@ -129,14 +128,13 @@ def crop_blocks(
         UadrayError: a fault of the system; no slide's.
     """
     journal = journal or Journal()
-    with metrics.stage("train_read") as meter, ThreadPoolExecutor(THREADS) as threads:
+    with ThreadPoolExecutor(THREADS) as threads:
         journal.start(task)
         try:
             for turn, block, entries in passes.blocks(task, source.entry_tiles):
                 rng = np.random.default_rng([passes.seed, turn, block])
                 for pieces in _pieces(source.jobs(turn, entries), threads, journal, task, input_px, rng):
                     table = _table(pieces, turn, input_px, stain_augment, rng)
-                    meter.add(tiles=len(table), bytes_=table.nbytes, errors=sum(p.errors for p in pieces))
                     if len(table):
                         yield table
         finally:

@@ -5,6 +5,7 @@ outside Ray nothing is counted. Slide ids are never labels: they are patient dat
 
 A process that lives shortly must not count: its series begins at its full count, which a rate does not see. So what
 readers and scorers of a screening do is told by their rows and counted by the driver, once for each row, from 0 on.
+Tiles of a training are counted by the workers that learn from them.
 """
 
 import time
@@ -30,7 +31,7 @@ DESCRIPTIONS = {
 }
 
 STAGES = (
-    "train_read", "train_step", "tile", "screen_read", "screen_score", "serve_map", "serve_reconstruct", "serve_score",
+    "train_step", "tile", "screen_read", "screen_score", "serve_map", "serve_reconstruct", "serve_score",
 )  # fmt: skip
 """Values of the label `stage`."""
 
