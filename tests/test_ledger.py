@@ -482,7 +482,9 @@ def test_a_failure_leaves_no_scores_of_an_earlier_version(tmp_path: Path) -> Non
         leases.claim(book.tenure, row.slide_id, replaces=book.withdrawn[row.slide_id])
         failed = sd.Result(row, failure=("unreadable", "x"))
         assert book.commit(failed, sd.verdict(failed))  # type: ignore[arg-type]
+        summary = book.finish(rows)
     assert [storage.name(info.uri) for info in storage.list_objects(f"{out}/tiles")] == ["s00001.parquet"]
+    assert (summary["failures"], summary["why_failed"]) == ({"unreadable": 1}, "s00000: unreadable: x")
 
 
 def test_a_slide_that_could_not_be_judged_is_not_screened_again(tmp_path: Path) -> None:

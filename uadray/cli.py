@@ -313,17 +313,16 @@ def screen(
             retry_failed=retry_failed,
             progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
         )  # fmt: skip
-    console.result(summary | {"masks_used": masks_used})
+        troubles = nodes.troubles()
+    console.result(summary | {"masks_used": masks_used} | ({"node_troubles": troubles} if troubles else {}))
     if summary["open"]:
         raise WorkError(
             f"{summary['open']} of {summary['slides']} slides are open, no fault of theirs: {summary['why_open']}; "
             "the same command tries them again"
         )
     if summary["failed"]:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in summary["failures"].items())
-        raise WorkError(
-            f"{summary['failed']} of {summary['slides']} slides failed ({reasons}); {summary['worklist']} says why"
-        )
+        n_failed = f"{summary['failed']} of {summary['slides']} slides"
+        raise WorkError(f"{n_failed} failed: {summary['why_failed']}; see {summary['worklist']}")
 
 
 @app.command()

@@ -215,6 +215,7 @@ class Ledger:
             "anomalous": verdicts["anomalous"],
             "failures": _reasons(table),
         }
+        why = {"why_failed": _first_failures(table)} if states["failed"] else {}
         storage.write_bytes(storage.join(self.out, DECISIONS), _parquet(table))
         html = worklist.render_worklist(table, title=f"Worklist: {self.bundle.name}", run=self._page_facts(len(rows)))
         storage.write_bytes(page, html.encode(), content_type="text/html; charset=utf-8")
@@ -222,7 +223,7 @@ class Ledger:
             storage.join(self.out, "worklist.csv"), worklist.worklist_csv(table).encode(), content_type="text/csv"
         )
         storage.write_bytes(storage.join(self.out, "summary.json"), json.dumps(summary, indent=1).encode())
-        return summary | {"worklist": page}
+        return summary | why | {"worklist": page}
 
     def slide_fingerprint(self, row: SlideRow, etag: str | None) -> str:
         """Changes with the bundle, the calibration, the slide's file, its mpp and its edited mask."""
@@ -345,6 +346,13 @@ def _reasons(table: pa.Table) -> dict[str, int]:
     """How many slides failed, by reason, the most frequent first."""
     failed = table.filter(pc.equal(table["state"], "failed"))
     return dict(Counter(failed["reason"].to_pylist()).most_common())
+
+
+def _first_failures(table: pa.Table, n: int = 3) -> str:
+    """The first slides that failed, each with its reason, and how many more."""
+    failed = table.filter(pc.equal(table["state"], "failed")).select(["slide_id", "reason", "message"]).to_pylist()
+    named = "; ".join(f"{row['slide_id']}: {row['reason']}: {row['message']}"[:300] for row in failed[:n])
+    return named + (f" and {len(failed) - n} more" if len(failed) > n else "")
 
 
 def _mask_etags(folder: str) -> dict[str, str]:

@@ -45,6 +45,15 @@ def test_a_broken_node_is_left_out_and_its_slides_are_tried_again(caplog: pytest
         _failed(attempts, ROWS[0], "node", "a")
 
 
+def test_nodes_that_are_lost_are_told(cluster: list[dict[str, object]]) -> None:
+    nodes = Nodes()
+    assert nodes.count() == 2
+    assert nodes.troubles() == []
+    nodes.leave_out("a", "no uadray")
+    cluster[2]["Alive"] = False
+    assert nodes.troubles() == ["node 10.0.0.1: no uadray", "node 10.0.0.2: lost"]
+
+
 @pytest.mark.usefixtures("cluster")
 def test_a_node_without_access_is_looked_at() -> None:
     asked: list[list[str]] = []

@@ -44,6 +44,7 @@ class Nodes:
     def __init__(self, examine: Examine | None = None) -> None:
         self.left_out: dict[str, str] = {}
         self._examine = examine
+        self._seen: dict[str, str] = {}
 
     @property
     def can_be_examined(self) -> bool:
@@ -52,7 +53,15 @@ class Nodes:
 
     def usable(self) -> dict[str, dict[str, Any]]:
         """What Ray says of the nodes that are alive and used, by id."""
-        return {n["NodeID"]: n for n in ray.nodes() if n["Alive"] and n["NodeID"] not in self.left_out}
+        found = {n["NodeID"]: n for n in ray.nodes() if n["Alive"] and n["NodeID"] not in self.left_out}
+        self._seen |= {node_id: str(node["NodeManagerAddress"]) for node_id, node in found.items()}
+        return found
+
+    def troubles(self) -> list[str]:
+        """What was wrong with nodes in this job, and where: those that were left out, and those that were lost."""
+        alive = self.usable()
+        gone = [address for i, address in self._seen.items() if i not in alive and i not in self.left_out]
+        return [*self.left_out.values(), *(f"node {address}: lost" for address in gone)]
 
     def count(self) -> int:
         """Nodes that have CPUs."""
