@@ -161,9 +161,11 @@ def train_worker(settings: dict[str, Any]) -> None:
     trainee = build_trainee(config.detector, networks, average=average_over_group if world > 1 else alone)
     shard = ray.train.get_dataset_shard("train")
     stream = batches(shard, config, device, seed=config.seed * 1000 + rank)
-    first_epoch, samples = _start(config, trainee, stream, world, device)
+    lines, samples = _start(config, trainee, stream, world, device)
+    for line in lines if rank == 0 else ():  # the driver may have been killed before it wrote them
+        ray.get(board.post.remote(line | {"end_of_epoch": True}))
     any_of = partial(any_of_group, device=device) if world > 1 else bool
-    for epoch in range(first_epoch, config.epochs):
+    for epoch in range(len(lines), config.epochs):
         try:
             with metrics.stage("train_step") as meter:
                 each = partial(_after_step, meter, board if rank == 0 else None, epoch)
@@ -171,7 +173,8 @@ def train_worker(settings: dict[str, Any]) -> None:
         except DivergedError as error:
             ray.get(board.diverge.remote(str(error)))
             return  # in all workers: a failure would be tried again
-        _report(config, trainee, line, samples, board, rank=rank)
+        lines.append(line)
+        _report(config, trainee, lines, samples, board, rank=rank)
 
 
 def _after_step(meter: metrics.Meter, board: Any, epoch: int, n_tiles: int, step: int) -> None:
@@ -219,11 +222,11 @@ def batches(shard: Any, config: TrainConfig, device: torch.device, *, seed: int)
 
 def _start(
     config: TrainConfig, trainee: Trainee, stream: Iterator[Tensor], world: int, device: torch.device
-) -> tuple[int, Tensor]:
+) -> tuple[list[Line], Tensor]:
     """Restore the last checkpoint, or prepare; every worker begins with rank 0's networks.
 
     Returns:
-        The epoch to begin with, and the tiles to show.
+        The metrics of the epochs that are done, and the tiles to show.
     """
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
@@ -231,24 +234,27 @@ def _start(
             progress = load_state(Path(folder), trainee.networks, trainee.optimizers)
             trainee.counts.update(progress["counts"])
             samples = to_input(load_samples(Path(folder)), config.detector.input_px).to(device)
-            return int(progress["epochs_done"]), samples
+            return list(progress["lines"]), samples
     samples = prepare(trainee, stream)
     if world > 1:
         for network in trainee.networks.values():
             for tensor in network.state_dict().values():
                 dist.broadcast(tensor, src=0)
-    return 0, samples
+    return [], samples
 
 
-def _report(config: TrainConfig, trainee: Trainee, line: Line, samples: Tensor, board: Any, *, rank: int) -> None:
-    """Checkpoint and sample picture from rank 0; every worker reports."""
+def _report(
+    config: TrainConfig, trainee: Trainee, lines: list[Line], samples: Tensor, board: Any, *, rank: int
+) -> None:
+    """Checkpoint and sample picture from rank 0; every worker reports its last line."""
+    line = lines[-1]
     if rank:
         ray.train.report(line)
         return
     ray.get(board.post.remote(line | {"end_of_epoch": True}, reconstructed(trainee, samples)))
     with tempfile.TemporaryDirectory() as folder:
-        done = int(line["epoch"]) + 1
-        progress = {"epochs_done": done, "epochs": config.epochs, "counts": trainee.counts}
+        done = len(lines)
+        progress = {"epochs_done": done, "epochs": config.epochs, "counts": trainee.counts, "lines": lines}
         progress |= {"tiles_taken": config.tiles_taken(done)}
         save_state(Path(folder), trainee.networks, trainee.optimizers, progress)
         save_samples(Path(folder), to_pixels(samples))
