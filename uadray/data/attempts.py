@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from uadray import faults, storage
 from uadray.data.nodes import Nodes
-from uadray.errors import SlideError, UadrayError, WorkError, shown_text
+from uadray.errors import UadrayError, WorkError, shown_text
 from uadray.manifest import SlideRow
 from uadray.members import slide_stat
 
@@ -114,7 +114,7 @@ class Attempts:
             return False
         try:
             slide_stat(self._good.uri)
-        except (UadrayError, SlideError):
+        except UadrayError:
             return False
         return True
 

@@ -23,13 +23,8 @@ def examiner(out: str | None, reads: Sequence[str]) -> Examine:
     """Looks at what a job needs of a node: uadray, `reads`, and where it writes to."""
 
     def examine(node_ids: Collection[str], timeout_s: float) -> dict[str, list[str]]:
-        return examine_nodes(
-            out,
-            reads=reads,
-            timeout_s=timeout_s,
-            store_timeout_s=min(STORE_TIMEOUT_S, timeout_s / 2),
-            node_ids=node_ids,
-        )
+        store_s = min(STORE_TIMEOUT_S, timeout_s / 4)  # once for what is read, once for where is written
+        return examine_nodes(out, reads=reads, timeout_s=timeout_s, store_timeout_s=store_s, node_ids=node_ids)
 
     return examine
 
