@@ -21,7 +21,7 @@ from uadray.data.stream import StreamConfig
 from uadray.errors import InputError, shown
 from uadray.manifest import SlideRow
 from uadray.models.build import FanoganConfig, build_networks
-from uadray.runs import fingerprint
+from uadray.provenance import fingerprint
 from uadray.slides.synthetic import write_pyramid
 from uadray.tiling import TileSpec
 

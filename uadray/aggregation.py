@@ -19,7 +19,7 @@ from pydantic import Field, FiniteFloat
 from uadray.config import Config
 from uadray.errors import InputError
 from uadray.identity import Seen
-from uadray.runs import fingerprint
+from uadray.provenance import fingerprint
 
 Scores = npt.NDArray[np.float64]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from uadray import identity, runs, storage
+from uadray import identity, provenance, storage
 from uadray.aggregation import AggregationConfig, Calibration, check_alpha, one_a_patient
 from uadray.bundle import CALIBRATION, Bundle
 from uadray.config import parse_config
@@ -142,7 +142,7 @@ def _calibration(
     scores: list[float], tiles: np.ndarray, bundle: Bundle, alpha: float, aggregation: AggregationConfig
 ) -> Calibration:
     ordered = tuple(sorted(scores))
-    name = runs.fingerprint([bundle.id, repr(ordered), repr(alpha), aggregation.model_dump_json()])[:12]
+    name = provenance.fingerprint([bundle.id, repr(ordered), repr(alpha), aggregation.model_dump_json()])[:12]
     median, p99 = (float(q) for q in np.quantile(tiles, [0.5, 0.99]))
     return Calibration(
         id=name, bundle_id=bundle.id, aggregation=aggregation, alpha=alpha, scores=ordered,

@@ -20,7 +20,7 @@ from uadray import members, storage
 from uadray.errors import UadrayError, shown
 from uadray.manifest import SlideRow
 from uadray.members import SlideFiles
-from uadray.runs import fingerprint
+from uadray.provenance import fingerprint
 
 log = logging.getLogger(__name__)
 

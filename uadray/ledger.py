@@ -34,7 +34,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from uadray import __version__, decisions, drivers, evidence, leases, runs, storage, versions, worklist
+from uadray import __version__, decisions, drivers, evidence, leases, provenance, storage, versions, worklist
 from uadray.errors import InputError, UadrayError, WorkError
 from uadray.leases import REQUESTS
 from uadray.manifest import SlideRow
@@ -228,7 +228,7 @@ class Ledger:
     def slide_fingerprint(self, row: SlideRow, etag: str | None) -> str:
         """Changes with the bundle, the calibration, the slide's file, its mpp and its edited mask."""
         mask = [self._mask_etags[row.slide_id]] if row.slide_id in self._mask_etags else []
-        return runs.fingerprint([self.run["fingerprint"], str(row.mpp), str(etag), *mask])
+        return provenance.fingerprint([self.run["fingerprint"], str(row.mpp), str(etag), *mask])
 
     def _is_outdated(self, slide_id: str) -> bool:
         """Whether the decision that is there is about an older version of the slide."""
@@ -318,14 +318,14 @@ def open_ledger(out: str, *, bundle: "Bundle", calibration: "Calibration", lease
         InputError: it belongs to another, or its store does not honour conditional puts.
     """
     run = {
-        "fingerprint": runs.fingerprint([bundle.id, calibration.id]),
+        "fingerprint": provenance.fingerprint([bundle.id, calibration.id]),
         "bundle_id": bundle.id,
         "bundle": bundle.name,
         "detector": bundle.detector.kind,
         "calibration_id": calibration.id,
         "tiles": bundle.tiles.model_dump(),
         "uadray_version": __version__,
-        "commit": runs.commit(),
+        "commit": provenance.commit(),
         "started": _now(),
     }
     where = storage.join(out, RUN)

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import torch
 from pydantic import Field
 
-from uadray import aggregation, evidence, faults, ledger, runs, s3, storage
+from uadray import aggregation, evidence, faults, ledger, metrics, provenance, s3, storage
 from uadray.aggregation import AggregationConfig, Calibration
 from uadray.bundle import Bundle, load_detector
 from uadray.config import Config
@@ -53,7 +53,6 @@ from uadray.identity import Seen, is_seen, warn_of_same_files
 from uadray.leases import NOT_OURS
 from uadray.manifest import SlideRow
 from uadray.models.pixels import Pixels
-from uadray.monitoring import metrics
 from uadray.quality import QualityConfig, assess
 from uadray.schemas import TILE_SCORES
 
@@ -524,7 +523,7 @@ def screen(
     """
     run = _Screening(rows, bundle=bundle, calibration=calibration, progress=progress)
     config, nodes = config or ScreenConfig(), nodes or Nodes()
-    metrics.start_run(runs.fingerprint([out, str(time.time())])[:8])
+    metrics.start_run(provenance.fingerprint([out, str(time.time())])[:8])
     warn_of_same_files(rows)
     with ledger.open_ledger(out, bundle=bundle, calibration=calibration) as book:
         try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from uadray import runs, storage
+from uadray import provenance, storage
 from uadray.bundle import Bundle, write_bundle
 from uadray.data import tilesets
 from uadray.data.nodes import Nodes
@@ -54,14 +54,14 @@ def train(
     )  # fmt: skip
     if source.n_tiles < config.batch_size * config.workers:
         raise InputError(f"{data}: {source.n_tiles} tiles are fewer than a batch of {config.batch_size} a worker")
-    storage.write_bytes(storage.join(out, CONFIG), runs.dump_config(config).encode())
+    storage.write_bytes(storage.join(out, CONFIG), provenance.dump_config(config).encode())
     log = RunLog(out, config, progress, keep=resume)
     filesystem, path = storage.pyarrow_filesystem(out)
     networks, last = fit(config, source, filesystem=filesystem, path=path, listener=log.take, nodes=nodes)
     bundle = write_bundle(
         out, networks, name=config.name, detector=config.detector, tiles=source.tiles,
         training_data=source.description, metrics={k: v for k, v in last.items() if isinstance(v, int | float)},
-        commit=runs.commit(), licences=_licences(config),
+        commit=provenance.commit(), licences=_licences(config),
     )  # fmt: skip
     log.close()
     return bundle
@@ -90,7 +90,7 @@ class RunLog:
             storage.write_bytes(where, encode_jpeg(sample_grid(x, x_hat)), content_type="image/jpeg")
         for line in finished:
             earlier = {epoch: text for epoch, text in self._lines.items() if epoch < line["epoch"]}
-            self._lines = earlier | {line["epoch"]: runs.json_line(line)}
+            self._lines = earlier | {line["epoch"]: provenance.json_line(line)}
         if finished:
             storage.write_bytes(storage.join(self._out, METRICS), ("\n".join(self._lines.values()) + "\n").encode())
 
@@ -133,7 +133,7 @@ def check(config: TrainConfig, *, data: str, out: str, resume: bool = False) -> 
 
 def _check_free(out: str, config: TrainConfig, *, resume: bool) -> None:
     """An output folder belongs to one configuration; `--resume` goes on, anything else is refused."""
-    where, text = storage.join(out, CONFIG), runs.dump_config(config)
+    where, text = storage.join(out, CONFIG), provenance.dump_config(config)
     if not storage.exists(where):
         return
     if not resume:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import simplejpeg
 from pydantic import ValidationError
 
-from uadray import faults, storage
+from uadray import faults, metrics, storage
 from uadray.data.attempts import Attempts, Outcome
 from uadray.data.nodes import Nodes, here
 from uadray.data.passes import draw
@@ -36,9 +36,8 @@ from uadray.data.tasks import Crashed, in_parallel
 from uadray.data.tilesets import decoded
 from uadray.errors import InputError, SlideError
 from uadray.manifest import SlideRow
-from uadray.monitoring import metrics
+from uadray.provenance import fingerprint
 from uadray.quality import pixel_flags
-from uadray.runs import fingerprint
 from uadray.slides.reader import Slide, TilePlaces, open_slide, read_place, tile_places
 from uadray.slides.tiff import TiffSlide
 from uadray.stain import Normalizer

@@ -35,7 +35,7 @@ from uadray.data.tasks import Crashed, in_parallel, on_this_node
 from uadray.errors import InputError, WorkError, shown, shows_ids
 from uadray.identity import all_marks, contents, new_salt
 from uadray.manifest import SlideRow, has_label, read_manifest
-from uadray.runs import fingerprint
+from uadray.provenance import fingerprint
 from uadray.slides.reader import open_slide
 from uadray.stain import Stain, median_stain
 from uadray.tiling import TileSpec

@@ -19,10 +19,10 @@ import ray
 import torch
 from torch import Tensor
 
+from uadray import metrics
 from uadray.bundle import Bundle, load_detector
 from uadray.detector import Detector, Stage
 from uadray.images import Pixels
-from uadray.monitoring import metrics
 
 Floats = npt.NDArray[np.float32]
 

@@ -22,10 +22,9 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from uadray import __version__
+from uadray import __version__, metrics
 from uadray.bundle import Bundle
 from uadray.images import ImageError, Pixels
-from uadray.monitoring import metrics
 from uadray.serving.deployments import Scores
 from uadray.serving.images import claimed_px, decode_tile
 from uadray.serving.schemas import (

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from ray.data.collate_fn import ArrowBatchCollateFn
 from torch import Tensor
 
+from uadray import metrics
 from uadray.data.crops import crop_pixels
 from uadray.data.nodes import Nodes
 from uadray.data.pipeline import TrainingData
@@ -27,7 +28,6 @@ from uadray.data.tasks import on_this_node
 from uadray.errors import WorkError, shown, shown_text
 from uadray.models.build import Networks, build_networks
 from uadray.models.pixels import Pixels, to_input, to_pixels
-from uadray.monitoring import metrics
 from uadray.training.checkpoint import load_networks, load_samples, load_state, save_samples, save_state
 from uadray.training.config import TrainConfig
 from uadray.training.plain import (

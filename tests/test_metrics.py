@@ -11,8 +11,8 @@ import pytest
 import ray
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
+from uadray import metrics
 from uadray.data.stream import to_ipc
-from uadray.monitoring import metrics
 from uadray.screening import count_part
 
 

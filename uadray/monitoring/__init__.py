@@ -1,1 +1,0 @@
-"""Metrics: every name, once."""
