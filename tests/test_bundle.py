@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from seaweed import SeaweedServer
 
-from uadray import storage
 from uadray.bundle import CALIBRATION, DESCRIPTION, WEIGHTS, Bundle, load_detector, read_bundle, write_bundle
 from uadray.detector import build_detector
 from uadray.errors import InputError
 from uadray.models.build import DpaConfig, FanoganConfig, Networks, build_networks
+from uadray.storage import objects
 from uadray.tiling import TileSpec
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
@@ -250,10 +250,10 @@ def test_rewriting_removes_the_calibration_of_the_old_weights(folder: Path) -> N
 @pytest.mark.s3
 def test_s3_round_trip(s3: SeaweedServer) -> None:
     uri = f"s3://{s3.bucket}/models/bundle-test"
-    storage.write_bytes(storage.join(uri, CALIBRATION), b"{}")
+    objects.write_bytes(objects.join(uri, CALIBRATION), b"{}")
     written, networks = _write(uri)
     assert read_bundle(uri) == written
-    assert not storage.exists(storage.join(uri, CALIBRATION))
+    assert not objects.exists(objects.join(uri, CALIBRATION))
     np.testing.assert_array_equal(load_detector(uri)(PIXELS).score, build_detector(GAN, networks)(PIXELS).score)
     with pytest.raises(InputError, match="is no bundle"):
         read_bundle(f"s3://{s3.bucket}/models/none")

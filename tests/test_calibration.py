@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from seaweed import SeaweedServer
 
-from uadray import identity, screening, storage
+from uadray import identity, screening
 from uadray.aggregation import AggregationConfig
 from uadray.bundle import CALIBRATION, Bundle, read_bundle, write_bundle
 from uadray.calibration import calibrate, check, read_calibration
@@ -23,6 +23,7 @@ from uadray.manifest import SlideRow
 from uadray.models.build import FanoganConfig, build_networks
 from uadray.provenance import fingerprint
 from uadray.slides.synthetic import write_pyramid
+from uadray.storage import objects
 from uadray.tiling import TileSpec
 
 pytestmark = pytest.mark.filterwarnings(
@@ -100,7 +101,7 @@ def test_one_file_under_several_ids_is_refused(tmp_path: Path, rows: list[SlideR
 def test_content_is_the_same_in_s3(s3: SeaweedServer, rows: list[SlideRow], tmp_path: Path) -> None:
     uri = f"s3://{s3.bucket}/identity/x.svs"
     data = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8).tobytes()
-    storage.write_bytes(uri, data)
+    objects.write_bytes(uri, data)
     (tmp_path / "y.tif").write_bytes(data)
     (tmp_path / "z.tif").write_bytes(data[:-1] + b"!")
     here, there, other = map(identity.content, (str(tmp_path / "y.tif"), uri, str(tmp_path / "z.tif")))
@@ -169,7 +170,7 @@ def test_numbers_that_are_none_are_refused(tmp_path: Path, value: str, name: str
     numbers[name] = f"[1.0, {value}]" if name == "scores" else value
     fields = [f'"{key}": {number}' for key, number in numbers.items()]
     text = json.dumps({"id": "c", "bundle_id": bundle.id, "aggregation": {}, "alpha": 0.5})
-    storage.write_bytes(f"{uri}/{CALIBRATION}", (text[:-1] + ", " + ", ".join(fields) + "}").encode())
+    objects.write_bytes(f"{uri}/{CALIBRATION}", (text[:-1] + ", " + ", ".join(fields) + "}").encode())
     with pytest.raises(InputError, match=rf"{name}.*finite number"):
         read_calibration(uri, read_bundle(uri))
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from seaweed import SeaweedServer
 
-from uadray import checks, storage
+from uadray import checks
+from uadray.storage import objects
 
 
 def good(out: str) -> checks.Finding:
@@ -20,9 +21,9 @@ def test_a_local_folder_and_its_marker(tmp_path: Path) -> None:
     finding = checks.store(out, marker)
     assert not finding.ok
     assert "is another place here than on the driver's machine: mount it on every node" in finding.message
-    storage.write_bytes(marker.uri, b"not")
+    objects.write_bytes(marker.uri, b"not")
     assert not checks.store(out, marker).ok
-    storage.write_bytes(marker.uri, marker.content)
+    objects.write_bytes(marker.uri, marker.content)
     assert checks.store(out, marker) == good(out)
 
 
@@ -43,9 +44,9 @@ def test_a_store_with_wrong_credentials(s3: SeaweedServer, monkeypatch: pytest.M
 def test_inputs_that_cannot_be_read(s3: SeaweedServer) -> None:
     uri = f"s3://{s3.bucket}/checks/bundle.json"
     assert "no such object" in checks.readable([uri]).message
-    storage.write_bytes(uri, b"{}")
+    objects.write_bytes(uri, b"{}")
     assert checks.readable([uri]).ok
-    storage.delete(uri)
+    objects.delete(uri)
 
 
 def test_a_store_that_keeps_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,9 @@ import pytest
 from commands import run
 from seaweed import SeaweedServer
 
-from uadray import doctor, storage
+from uadray import doctor
 from uadray.checks import Finding
+from uadray.storage import objects
 
 
 @pytest.mark.s3
@@ -62,4 +63,4 @@ def test_every_node_is_looked_at(ray_cluster: None, monkeypatch: pytest.MonkeyPa
     assert node.ok, node
     assert node.what.startswith("node ")
     assert f"{tmp_path} can be written, read, replaced" in node.message
-    assert list(storage.list_objects(str(tmp_path))) == []
+    assert list(objects.list_objects(str(tmp_path))) == []

@@ -30,7 +30,6 @@ from commands import start
 from fault_proxy import FaultProxy, Request
 from seaweed import SeaweedServer
 
-from uadray import storage
 from uadray.aggregation import slide_score
 from uadray.bench.processes import READER, SCORER, peak_rss, titled
 from uadray.bench.slides import write_calibration, write_slide, write_tiny_bundle
@@ -39,6 +38,7 @@ from uadray.data.cluster import ENVIRONMENT
 from uadray.data.reading import plan_slide, read_chunks
 from uadray.manifest import SlideRow, write_manifest
 from uadray.slides.reader import open_slide
+from uadray.storage import objects
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -177,13 +177,13 @@ class Job:
 
     def decided(self) -> dict[str, str]:
         """Etags of the decisions that are there."""
-        found = storage.list_objects(f"{self.uri}/out/decisions")
-        return {storage.name(info.uri).removesuffix(".json"): info.etag for info in found}
+        found = objects.list_objects(f"{self.uri}/out/decisions")
+        return {objects.name(info.uri).removesuffix(".json"): info.etag for info in found}
 
     def decisions(self) -> dict[str, dict[str, Any]]:
         """All decisions."""
         return {
-            name: json.loads(storage.read_bytes(f"{self.uri}/out/decisions/{name}.json")) for name in self.decided()
+            name: json.loads(objects.read_bytes(f"{self.uri}/out/decisions/{name}.json")) for name in self.decided()
         }
 
 
@@ -192,7 +192,7 @@ def _job(archive: Archive, name: str, n: int = N_SLIDES, **others: bytes) -> Job
     contents = {f"s{i}": archive.slide for i in range(n)} | others
     rows = [SlideRow(slide_id=key, uri=f"{archive.root}/{name}/slides/{key}.tif") for key in contents]
     for row in rows:
-        storage.write_bytes(row.uri, contents[row.slide_id])
+        objects.write_bytes(row.uri, contents[row.slide_id])
     write_manifest(rows, f"{archive.root}/{name}/m.csv")
     archive.proxy.requests.clear()
     archive.proxy.faults.clear()
@@ -206,7 +206,7 @@ def _as_undisturbed(job: Job, names: Iterable[str]) -> None:
     for name in names:
         assert decisions[name]["state"] == "scored", decisions[name]["message"]
         assert decisions[name]["score"] == pytest.approx(archive.score, abs=1e-5)
-        tiles = pq.read_table(pa.BufferReader(storage.read_bytes(f"{job.uri}/out/tiles/{name}.parquet")))
+        tiles = pq.read_table(pa.BufferReader(objects.read_bytes(f"{job.uri}/out/tiles/{name}.parquet")))
         pairs = zip(tiles["tile_id"].to_pylist(), tiles["score"].to_pylist(), strict=True)
         scores = {tile_id.partition("/")[2]: score for tile_id, score in pairs}
         assert scores.keys() == archive.tile_scores.keys()
@@ -306,7 +306,7 @@ def test_files_that_lie_and_a_full_disk(archive: Archive, data_dir: Path) -> Non
 
     def fault(request: Request) -> str | None:
         if request.method == "GET" and request.path.endswith("/changing.tif") and request.number == 2:
-            storage.write_bytes(f"{job.uri}/slides/changing.tif", good + b"!")
+            objects.write_bytes(f"{job.uri}/slides/changing.tif", good + b"!")
         return None
 
     archive.proxy.fault = fault

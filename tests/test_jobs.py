@@ -14,11 +14,12 @@ import pytest
 from commands import answer, run, start
 from seaweed import SeaweedServer
 
-from uadray import demo, storage
+from uadray import demo
 from uadray.bench.processes import titled
 from uadray.bundle import load_detector, read_bundle
 from uadray.manifest import SlideRow, read_manifest, write_manifest
 from uadray.slides.reader import open_slide, read_tile
+from uadray.storage import objects
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -84,11 +85,11 @@ def test_a_killed_driver_loses_nothing_and_does_nothing_twice(
 def _copy(folder: Path, uri: str, *, leave_out: str = "nothing") -> None:
     for path in folder.rglob("*"):
         if path.is_file() and leave_out not in path.parts:
-            storage.write_bytes(storage.join(uri, str(path.relative_to(folder))), path.read_bytes())
+            objects.write_bytes(objects.join(uri, str(path.relative_to(folder))), path.read_bytes())
 
 
 def _etags(uri: str) -> dict[str, str]:
-    return {info.uri: info.etag for info in storage.list_objects(uri)}
+    return {info.uri: info.etag for info in objects.list_objects(uri)}
 
 
 def _kill_after(process: Any, uri: str, *, slides: int) -> dict[str, str]:
@@ -104,7 +105,7 @@ def _kill_after(process: Any, uri: str, *, slides: int) -> dict[str, str]:
 def _same_decisions(local: Path, uri: str) -> None:
     for path in sorted((local / "decisions").glob("*.json")):
         here, there = (
-            json.loads(data) for data in (path.read_bytes(), storage.read_bytes(f"{uri}/decisions/{path.name}"))
+            json.loads(data) for data in (path.read_bytes(), objects.read_bytes(f"{uri}/decisions/{path.name}"))
         )
         assert there["score"] == pytest.approx(here["score"], abs=1e-5)
         assert there["decision"] == here["decision"]

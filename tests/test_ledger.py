@@ -20,10 +20,11 @@ import screening_drivers as sd
 from fault_proxy import FaultProxy
 from seaweed import SeaweedServer
 
-from uadray import decisions, drivers, leases, ledger, s3_objects, storage
+from uadray import decisions, drivers, leases, ledger
 from uadray.errors import InputError
 from uadray.ledger import Ledger
 from uadray.manifest import SlideRow
+from uadray.storage import objects, s3
 
 DRIVERS = Path(__file__).with_name("screening_drivers.py")
 
@@ -63,19 +64,19 @@ def _consistent(out: str, rows: list[SlideRow]) -> list[float]:
     """The slides' scores, after a look whether each decision stands beside the tiles that it was made from."""
     scores = []
     for row in rows:
-        decision = json.loads(storage.read_bytes(leases.decision_uri(out, row.slide_id)))
-        tiles = pq.read_table(pa.BufferReader(storage.read_bytes(f"{out}/tiles/{row.slide_id}.parquet")))
+        decision = json.loads(objects.read_bytes(leases.decision_uri(out, row.slide_id)))
+        tiles = pq.read_table(pa.BufferReader(objects.read_bytes(f"{out}/tiles/{row.slide_id}.parquet")))
         assert set(tiles["score"].to_pylist()) == {decision["score"]}, row.slide_id
         scores.append(decision["score"])
     return scores
 
 
 def _table(out: str) -> pa.Table:
-    return pq.read_table(pa.BufferReader(storage.read_bytes(f"{out}/decisions.parquet")))
+    return pq.read_table(pa.BufferReader(objects.read_bytes(f"{out}/decisions.parquet")))
 
 
 def _left_behind(out: str) -> list[str]:
-    return [info.uri for name in ("leases", "drivers") for info in storage.list_objects(f"{out}/{name}")]
+    return [info.uri for name in ("leases", "drivers") for info in objects.list_objects(f"{out}/{name}")]
 
 
 @pytest.fixture
@@ -94,10 +95,10 @@ def test_eight_drivers_screen_every_slide_once(out: str, tmp_path: Path) -> None
     assert herd.count("begun") == herd.count("committed") == Counter(row.slide_id for row in rows)
     assert len({pid for pid in herd.pids if any("committed" in event for event in herd.events(pid))}) > 1
     assert _table(out)["slide_id"].to_pylist() == [row.slide_id for row in rows]
-    assert json.loads(storage.read_bytes(f"{out}/summary.json"))["scored"] == 24
+    assert json.loads(objects.read_bytes(f"{out}/summary.json"))["scored"] == 24
     assert _consistent(out, rows) == [1.5] * 24
     assert _left_behind(out) == []
-    assert 1 <= len(list(storage.list_objects(f"{out}/segments"))) <= 8
+    assert 1 <= len(list(objects.list_objects(f"{out}/segments"))) <= 8
 
 
 @pytest.mark.s3
@@ -130,11 +131,11 @@ def test_a_driver_that_stood_still_commits_nothing_twice(tmp_path: Path) -> None
     os.kill(herd.pids[0], signal.SIGSTOP)
     other = Herd(tmp_path, {"score": 2.0}, **both)
     assert other.codes() == [0]
-    before = {info.uri: info.etag for info in storage.list_objects(f"{out}/decisions")}
+    before = {info.uri: info.etag for info in objects.list_objects(f"{out}/decisions")}
     assert len(before) == 10
     os.kill(herd.pids[0], signal.SIGCONT)
     assert herd.codes() == [0]
-    assert {info.uri: info.etag for info in storage.list_objects(f"{out}/decisions")} == before
+    assert {info.uri: info.etag for info in objects.list_objects(f"{out}/decisions")} == before
     committed = herd.count("committed") + other.count("committed")
     assert set(committed.values()) == {1}
     assert len(committed) == 10
@@ -147,17 +148,17 @@ def test_failed_slides_are_tried_again_once_by_two_drivers(out: str, tmp_path: P
     """Also where the driver that was at it is killed: the failed decision stays until another takes its place."""
     shared = {"out": out, "folder": str(tmp_path), "n_slides": 14, "lease_s": 3.0}
     assert Herd(tmp_path, {"fail": "3"}, **shared).codes() == [0]
-    assert json.loads(storage.read_bytes(f"{out}/summary.json"))["failed"] == 2
-    before = {info.uri: info.etag for info in storage.list_objects(f"{out}/decisions")}
+    assert json.loads(objects.read_bytes(f"{out}/summary.json"))["failed"] == 2
+    before = {info.uri: info.etag for info in objects.list_objects(f"{out}/decisions")}
     herd = Herd(tmp_path, {"retry_failed": True, "hang_after": 0}, **shared)
     herd.wait_for(lambda: {"hangs": True} in herd.events())
     os.kill(herd.pids[0], signal.SIGKILL)
     assert herd.codes() == [-signal.SIGKILL]
-    assert {info.uri: info.etag for info in storage.list_objects(f"{out}/decisions")} == before
+    assert {info.uri: info.etag for info in objects.list_objects(f"{out}/decisions")} == before
     herd = Herd(tmp_path, *[{"retry_failed": True}] * 2, **shared)
     assert herd.codes() == [0, 0]
     assert herd.count("committed") == herd.count("begun") == Counter(["s00003", "s00013"])
-    after = {info.uri: info.etag for info in storage.list_objects(f"{out}/decisions")}
+    after = {info.uri: info.etag for info in objects.list_objects(f"{out}/decisions")}
     assert {uri[-11:-5] for uri in after if after[uri] != before[uri]} == {"s00003", "s00013"}
     assert _table(out)["state"].to_pylist() == ["scored"] * 14
     assert _left_behind(out) == []
@@ -213,7 +214,7 @@ def _steps(monkeypatch: pytest.MonkeyPatch) -> None:
         return call
 
     for name in ("stat", "read_bytes", "read_ranges", "put_if_absent", "replace_if_match", "delete"):
-        monkeypatch.setattr(storage, name, stopping(getattr(storage, name)))
+        monkeypatch.setattr(objects, name, stopping(getattr(objects, name)))
     monkeypatch.setattr(os, "fsync", lambda _: None)  # hundreds of files; nothing here is about a disk
 
 
@@ -240,7 +241,7 @@ def test_whoever_stops_where_decision_and_tiles_agree(late: int, tmp_path: Path)
         out, row = str(tmp_path / f"out{place}"), SlideRow("s", str(tmp_path / "s.tif"))
         first = _paused(out, [row])
         a = Stopped(_commit(first, row, 1.0), late)
-        storage.write_bytes(leases.driver_uri(out, first._driver.id), drivers.GRAVESTONE)
+        objects.write_bytes(leases.driver_uri(out, first._driver.id), drivers.GRAVESTONE)
         second = sd.book(out, lease_s=0)
         mine = next(second.rounds([row]), None)
         if mine is None or leases.claim(second.tenure, "s") == "decided":
@@ -252,7 +253,7 @@ def test_whoever_stops_where_decision_and_tiles_agree(late: int, tmp_path: Path)
         assert True in committed
         scores = _consistent(out, [row])
         assert committed[1 if scores == [2.0] else 0] is True
-        assert not list(storage.list_objects(f"{out}/leases"))
+        assert not list(objects.list_objects(f"{out}/leases"))
 
 
 @pytest.mark.usefixtures("_steps")
@@ -261,8 +262,8 @@ def test_a_third_driver_does_not_trust_what_two_have_mixed(tmp_path: Path) -> No
     out, row = str(tmp_path / "out"), SlideRow("s", str(tmp_path / "s.tif"))
     first = _paused(out, [row])
     a = Stopped(_commit(first, row, 1.0), 2)  # after: is it ours, tiles; before: decision
-    assert storage.exists(f"{out}/tiles/s.parquet")
-    storage.write_bytes(leases.driver_uri(out, first._driver.id), drivers.GRAVESTONE)
+    assert objects.exists(f"{out}/tiles/s.parquet")
+    objects.write_bytes(leases.driver_uri(out, first._driver.id), drivers.GRAVESTONE)
     second, third = sd.book(out, lease_s=0), sd.book(out)
     assert next(second.rounds([row])) == next(third.rounds([row])) == [row]
     assert leases.claim(second.tenure, "s") == "ours"
@@ -280,7 +281,7 @@ def test_claims_by_threads(tmp_path: Path) -> None:
     out = str(tmp_path)
     tenures = [leases.Tenure(out, f"d{i}", 1) for i in range(8)]
     for tenure in tenures:
-        storage.write_bytes(leases.driver_uri(out, tenure.driver), b'{"beat": 1}')
+        objects.write_bytes(leases.driver_uri(out, tenure.driver), b'{"beat": 1}')
     slides, barrier, got = [f"s{i}" for i in range(12)], threading.Barrier(8), Counter[str]()
 
     def run(tenure: leases.Tenure) -> None:
@@ -302,7 +303,7 @@ def test_claims_by_threads(tmp_path: Path) -> None:
 def _beating_elsewhere(out: str, lease_s: float) -> str:
     """The heartbeat of a driver on another machine."""
     uri = leases.driver_uri(out, "far")
-    storage.write_bytes(uri, json.dumps({"driver": "far", "machine": "m", "lease_s": lease_s}).encode())
+    objects.write_bytes(uri, json.dumps({"driver": "far", "machine": "m", "lease_s": lease_s}).encode())
     return uri
 
 
@@ -313,27 +314,27 @@ def test_a_driver_elsewhere_is_dead_when_it_was_seen_unchanged(tmp_path: Path) -
     assert me.look() == {me.id, "far"}
     time.sleep(1)  # a pause of the observer counts as half of it at most
     assert me.look() == {me.id, "far"}
-    storage.write_bytes(uri, json.dumps({"driver": "far", "lease_s": 0.3, "beat": 2}).encode())
+    objects.write_bytes(uri, json.dumps({"driver": "far", "lease_s": 0.3, "beat": 2}).encode())
     for _ in range(2):
         time.sleep(0.2)
         assert me.look() == {me.id, "far"}
     time.sleep(0.2)
     assert me.look() == {me.id}
-    assert storage.read_bytes(uri) == drivers.GRAVESTONE
+    assert objects.read_bytes(uri) == drivers.GRAVESTONE
 
 
 def test_a_buried_driver_joins_again_and_knows(tmp_path: Path) -> None:
     with drivers.Driver(str(tmp_path)) as me:
         me.beat()
         assert not me.in_doubt
-        for act in (lambda uri: storage.write_bytes(uri, drivers.GRAVESTONE), storage.delete):
+        for act in (lambda uri: objects.write_bytes(uri, drivers.GRAVESTONE), objects.delete):
             act(leases.driver_uri(me.out, me.id))
             me.beat()
             assert me.in_doubt
-            assert json.loads(storage.read_bytes(leases.driver_uri(me.out, me.id)))["driver"] == me.id
+            assert json.loads(objects.read_bytes(leases.driver_uri(me.out, me.id)))["driver"] == me.id
             me.tenure()
             assert not me.in_doubt
-    assert not storage.exists(leases.driver_uri(me.out, me.id))
+    assert not objects.exists(leases.driver_uri(me.out, me.id))
 
 
 # --- what is decided --------------------------------------------------------------------------------------------------
@@ -342,7 +343,7 @@ def test_a_buried_driver_joins_again_and_knows(tmp_path: Path) -> None:
 def _slides(folder: Path, n: int) -> list[SlideRow]:
     rows = sd.rows(str(folder), n)
     for row in rows:
-        storage.write_bytes(row.uri, row.slide_id.encode())
+        objects.write_bytes(row.uri, row.slide_id.encode())
     return rows
 
 
@@ -353,7 +354,7 @@ def _screened(out: str, rows: list[SlideRow], *, fail: str = "-", **how: Any) ->
         for todo in book.rounds(rows, **how):
             for row in todo:
                 assert leases.claim(book.tenure, row.slide_id, replaces=book.withdrawn.get(row.slide_id)) == "ours"
-                result = sd.scored(row, etag=storage.stat(row.uri).etag)
+                result = sd.scored(row, etag=objects.stat(row.uri).etag)
                 if row.slide_id.endswith(fail):
                     result = sd.Result(row, failure=("unreadable", "x"))
                 assert book.commit(result, sd.verdict(result))  # type: ignore[arg-type]
@@ -366,39 +367,39 @@ def test_replaced_and_failed_slides_are_done_again_and_no_other(tmp_path: Path) 
     out, rows = str(tmp_path / "out"), _slides(tmp_path / "slides", 6)
     assert len(_screened(out, rows, fail="2")) == 6
     assert _screened(out, rows) == []
-    before = {info.uri: info.etag for info in storage.list_objects(f"{out}/decisions")}
-    storage.write_bytes(rows[4].uri, b"another version")
-    storage.delete(rows[5].uri)  # gone: what was screened stays screened
+    before = {info.uri: info.etag for info in objects.list_objects(f"{out}/decisions")}
+    objects.write_bytes(rows[4].uri, b"another version")
+    objects.delete(rows[5].uri)  # gone: what was screened stays screened
     with sd.book(out) as book:
         assert [row.slide_id for row in book.pending(rows)] == ["s00004"]
         assert [row.slide_id for row in book.pending(rows, retry_failed=True)] == ["s00002", "s00004"]
-    assert {info.uri: info.etag for info in storage.list_objects(f"{out}/decisions")} == before
+    assert {info.uri: info.etag for info in objects.list_objects(f"{out}/decisions")} == before
     assert _screened(out, rows, retry_failed=True, fail="2") == ["s00002", "s00004"]  # once, though it fails again
     assert _screened(out, rows, retry_failed=True) == ["s00002"]
-    after = {info.uri: info.etag for info in storage.list_objects(f"{out}/decisions")}
+    after = {info.uri: info.etag for info in objects.list_objects(f"{out}/decisions")}
     assert sum(after[uri] != before[uri] for uri in after) == 2
-    assert _table(out)["etag"][4].as_py() == storage.stat(rows[4].uri).etag
+    assert _table(out)["etag"][4].as_py() == objects.stat(rows[4].uri).etag
     assert _table(out)["state"].to_pylist() == ["scored"] * 6
-    assert len(list(storage.list_objects(f"{out}/segments"))) == 1
+    assert len(list(objects.list_objects(f"{out}/segments"))) == 1
 
 
 def test_a_segment_is_never_the_truth(tmp_path: Path) -> None:
     """Old, damaged, foreign, lost: the JSONs are what counts."""
     out, rows = str(tmp_path / "out"), _slides(tmp_path / "slides", 4)
     _screened(out, rows)
-    (segment,) = storage.list_objects(f"{out}/segments")
+    (segment,) = objects.list_objects(f"{out}/segments")
     uri = leases.decision_uri(out, "s00001")
-    record = json.loads(storage.read_bytes(uri)) | {"score": 9.0}
-    storage.write_bytes(uri, json.dumps(record).encode())
-    storage.delete(leases.decision_uri(out, "s00002"))
-    storage.write_bytes(f"{out}/segments/damaged.parquet", storage.read_bytes(segment.uri)[:-9])
+    record = json.loads(objects.read_bytes(uri)) | {"score": 9.0}
+    objects.write_bytes(uri, json.dumps(record).encode())
+    objects.delete(leases.decision_uri(out, "s00002"))
+    objects.write_bytes(f"{out}/segments/damaged.parquet", objects.read_bytes(segment.uri)[:-9])
     pq.write_table(pa.table({"slide_id": ["s00003"]}), f"{out}/segments/foreign.parquet")
     found = decisions.read_decisions(out)
     assert dict(zip(found.table["slide_id"].to_pylist(), found.table["score"].to_pylist(), strict=True)) == {
         "s00000": 1.5, "s00001": 9.0, "s00003": 1.5,
     }  # fmt: skip
     assert found.loose == 1
-    storage.delete(segment.uri)
+    objects.delete(segment.uri)
     assert len(decisions.read_decisions(out).table) == 3
     with sd.book(out) as book:
         summary = book.finish(rows)
@@ -416,13 +417,13 @@ def test_a_slide_that_is_given_back_stays_open_and_is_the_next_runs(tmp_path: Pa
             if row.slide_id == "s00001":
                 book.give_back(row.slide_id, "unreachable", "no answer")
             else:
-                result = sd.scored(row, etag=storage.stat(row.uri).etag)
+                result = sd.scored(row, etag=objects.stat(row.uri).etag)
                 book.commit(result, sd.verdict(result))  # type: ignore[arg-type]
         assert next(rounds, None) is None
         summary = book.finish(rows)
     assert (summary["scored"], summary["failed"], summary["open"]) == (2, 0, 1)
     assert book.given_back == {"s00001": "unreachable: no answer"}
-    assert list(storage.list_objects(f"{out}/leases")) == []
+    assert list(objects.list_objects(f"{out}/leases")) == []
     with sd.book(out) as book:
         assert [row.slide_id for row in book.pending(rows)] == ["s00001"]
 
@@ -447,7 +448,7 @@ def test_decisions_with_masks_outlast_a_run_without(tmp_path: Path) -> None:
     assert _done(out, rows, with_masks) == []
     Path(rows[2].uri).write_bytes(b"another version")  # screened anew without the mask, and so it says
     assert _done(out, rows, sd.Bundle()) == ["s00002"]
-    assert json.loads(storage.read_bytes(f"{out}/decisions/s00002.json"))["mask"] is None
+    assert json.loads(objects.read_bytes(f"{out}/decisions/s00002.json"))["mask"] is None
 
 
 def _done(out: str, rows: list[SlideRow], bundle: sd.Bundle) -> list[str]:
@@ -455,7 +456,7 @@ def _done(out: str, rows: list[SlideRow], bundle: sd.Bundle) -> list[str]:
         todo = next(book.rounds(rows), [])
         for row in todo:
             leases.claim(book.tenure, row.slide_id, replaces=book.withdrawn.get(row.slide_id))
-            result = sd.scored(row, etag=storage.stat(row.uri).etag)
+            result = sd.scored(row, etag=objects.stat(row.uri).etag)
             assert book.commit(result, sd.verdict(result))  # type: ignore[arg-type]
         book.finish(rows)
     return [row.slide_id for row in todo]
@@ -470,7 +471,7 @@ def test_a_screening_is_not_begun_on_a_store_that_ignores_conditions(
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         with pytest.raises(InputError, match="does not honour"):
             sd.book(out)
-        assert list(storage.list_objects(out)) == []
+        assert list(objects.list_objects(out)) == []
 
 
 def test_a_failure_leaves_no_scores_of_an_earlier_version(tmp_path: Path) -> None:
@@ -483,7 +484,7 @@ def test_a_failure_leaves_no_scores_of_an_earlier_version(tmp_path: Path) -> Non
         failed = sd.Result(row, failure=("unreadable", "x"))
         assert book.commit(failed, sd.verdict(failed))  # type: ignore[arg-type]
         summary = book.finish(rows)
-    assert [storage.name(info.uri) for info in storage.list_objects(f"{out}/tiles")] == ["s00001.parquet"]
+    assert [objects.name(info.uri) for info in objects.list_objects(f"{out}/tiles")] == ["s00001.parquet"]
     assert (summary["failures"], summary["why_failed"]) == ({"unreadable": 1}, "s00000: unreadable: x")
 
 
@@ -493,7 +494,7 @@ def test_a_slide_that_could_not_be_judged_is_not_screened_again(tmp_path: Path) 
     with sd.book(out) as book:
         (row,) = next(book.rounds(rows))
         leases.claim(book.tenure, row.slide_id)
-        result = sd.Result(row, {"etag": storage.stat(row.uri).etag}, failure=("no_stain", "one colour"))
+        result = sd.Result(row, {"etag": objects.stat(row.uri).etag}, failure=("no_stain", "one colour"))
         verdict = {"state": "not_assessable", "decision": "not_assessable", "reason": "no_stain", "message": "x"}
         book.commit(result, verdict)  # type: ignore[arg-type]
         assert book.pending(rows) == []
@@ -506,7 +507,7 @@ def test_segments_are_written_on_the_way(tmp_path: Path, monkeypatch: pytest.Mon
     with sd.book(out) as book:
         for row in next(book.rounds(rows)):
             leases.claim(book.tenure, row.slide_id)
-            result = sd.scored(row, etag=storage.stat(row.uri).etag)
+            result = sd.scored(row, etag=objects.stat(row.uri).etag)
             book.commit(result, sd.verdict(result))  # type: ignore[arg-type]
     found = decisions.read_decisions(out)
     assert (len(found.table), len(found.segments), found.loose) == (10, 2, 2)
@@ -519,10 +520,10 @@ def test_segments_are_written_on_the_way(tmp_path: Path, monkeypatch: pytest.Mon
 @contextmanager
 def _requests(server: SeaweedServer) -> Iterator[Counter[str]]:
     """Requests that leave this process."""
-    from uadray.s3 import connect
+    from uadray.storage.s3_client import connect
 
     count: Counter[str] = Counter()
-    events, plain = connect().client.meta.events, s3_objects._get
+    events, plain = connect().client.meta.events, s3._get
 
     def ranged(*args: Any) -> Any:
         count["range"] += 1
@@ -531,13 +532,13 @@ def _requests(server: SeaweedServer) -> Iterator[Counter[str]]:
     def seen(request: Any, **_: Any) -> None:
         count[request.method] += 1
 
-    s3_objects._get = ranged
+    s3._get = ranged
     events.register("before-send.s3", seen, unique_id="count")
     try:
         yield count
     finally:
         events.unregister("before-send.s3", unique_id="count")
-        s3_objects._get = plain
+        s3._get = plain
 
 
 @pytest.mark.s3
@@ -545,7 +546,7 @@ def test_going_on_takes_few_requests(s3: SeaweedServer, out: str) -> None:
     """Not three a slide."""
     rows = sd.rows(f"{out}/slides", 20)
     for row in rows:
-        storage.write_bytes(row.uri, b"x")
+        objects.write_bytes(row.uri, b"x")
     with _requests(s3) as count:
         _screened(f"{out}/run", rows)
     # slide: lease, is it decided, tiles, masks, thumbnail, heatmap, decision, lease gone, and the test's own stat
@@ -554,8 +555,8 @@ def test_going_on_takes_few_requests(s3: SeaweedServer, out: str) -> None:
         assert book.pending(rows) == []
         book.finish(rows)
     assert count.total() <= 20, count
-    storage.write_bytes(rows[7].uri, b"y")
-    storage.delete(rows[8].uri)
+    objects.write_bytes(rows[7].uri, b"y")
+    objects.delete(rows[8].uri)
     with sd.book(f"{out}/run") as book:
         assert [row.slide_id for row in book.pending(rows)] == ["s00007"]
 

@@ -16,10 +16,10 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from seaweed import SeaweedServer
 
-from uadray import storage
 from uadray.errors import InputError
 from uadray.manifest import SlideRow, index, read_manifest, write_manifest
 from uadray.schemas import SLIDES
+from uadray.storage import objects
 from uadray.units import Mpp
 
 
@@ -284,7 +284,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_a_missing_manifest(tmp_path: Path) -> None:
-    with pytest.raises(storage.NotFoundError, match="there is no such file"):
+    with pytest.raises(objects.NotFoundError, match="there is no such file"):
         read_manifest(str(tmp_path / "none.csv"))
 
 
@@ -337,7 +337,7 @@ def test_no_slide_id_leads_out_of_a_folder(tmp_path_factory: pytest.TempPathFact
         pq.write_table(pa.table({"slide_id": [slide_id], "uri": ["a.tif"]}), out)
     except UnicodeEncodeError:
         return  # half a character: no file can hold it
-    storage.write_bytes(str(folder / "m.parquet"), out.getvalue())
+    objects.write_bytes(str(folder / "m.parquet"), out.getvalue())
     refused: InputError | None = None
     try:
         (row,) = read_manifest(str(folder / "m.parquet"))
@@ -348,10 +348,10 @@ def test_no_slide_id_leads_out_of_a_folder(tmp_path_factory: pytest.TempPathFact
         return
     for root in ("s3://bucket/run", str(folder), folder.as_uri()):
         for file in (f"{row.slide_id}.json", f"{row.slide_id}.parquet", row.slide_id):
-            uri = storage.join(root, "decisions", file)
-            assert storage.resolve(uri, "/") == uri
-            assert storage.parent(uri) == storage.join(root, "decisions")
-            assert storage.name(uri) == file
+            uri = objects.join(root, "decisions", file)
+            assert objects.resolve(uri, "/") == uri
+            assert objects.parent(uri) == objects.join(root, "decisions")
+            assert objects.name(uri) == file
     path = folder / "decisions" / f"{row.slide_id}.parquet"
     path.parent.mkdir(exist_ok=True)
     path.touch()  # and the disk takes it
@@ -460,16 +460,16 @@ def test_index_refuses_what_it_cannot_name(tmp_path: Path) -> None:
 def test_in_a_bucket(s3: SeaweedServer) -> None:
     root = f"s3://{s3.bucket}/index me"
     for key in ["one/a.svs", "b.tif", "readme.txt"]:
-        storage.write_bytes(f"{root}/{key}", b"x")
+        objects.write_bytes(f"{root}/{key}", b"x")
     rows = index(root)
     assert {(row.slide_id, row.uri) for row in rows} == {("one__a", f"{root}/one/a.svs"), ("b", f"{root}/b.tif")}
     assert len(index(f"s3://{s3.bucket}")) >= 2
     for name in ["m.csv", "m.parquet"]:
         write_manifest(rows, f"{root}/{name}")
         assert read_manifest(f"{root}/{name}") == rows
-    storage.write_bytes(f"{root}/relative.csv", b"slide_id,uri\na,one/a.svs\n")
+    objects.write_bytes(f"{root}/relative.csv", b"slide_id,uri\na,one/a.svs\n")
     assert read_manifest(f"{root}/relative.csv") == [SlideRow("a", f"{root}/one/a.svs")]
-    storage.write_bytes(f"{root}/local.csv", b"slide_id,uri\na,/etc/passwd\n")
+    objects.write_bytes(f"{root}/local.csv", b"slide_id,uri\na,/etc/passwd\n")
     with pytest.raises(InputError, match="row 2: /etc/passwd: an absolute path in a manifest"):
         read_manifest(f"{root}/local.csv")
     with pytest.raises(InputError, match="no slides there"):

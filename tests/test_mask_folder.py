@@ -10,12 +10,12 @@ from commands import run
 from seaweed import SeaweedServer
 from typer.testing import CliRunner
 
-from uadray import storage
 from uadray.bundle import write_bundle
 from uadray.cli import app
 from uadray.errors import InputError
 from uadray.mask_folder import MaskFolder, check_folder
 from uadray.models.build import FanoganConfig, build_networks
+from uadray.storage import objects
 from uadray.tiling import TileSpec
 
 NO_REGION = b'{"type": "FeatureCollection", "features": []}'
@@ -32,7 +32,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixt
 
 def _put(folder: str, *names: str) -> None:
     for name in names:
-        storage.write_bytes(storage.join(folder, name), NO_REGION)
+        objects.write_bytes(objects.join(folder, name), NO_REGION)
 
 
 @pytest.mark.parametrize("place", ["disk", pytest.param("s3", marks=pytest.mark.s3)])

@@ -13,12 +13,13 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from uadray import __version__, storage
+from uadray import __version__
 from uadray.config import Config, parse_config
 from uadray.detector import STAGES, Detector, Stage, build_detector, network_names
 from uadray.errors import InputError
 from uadray.identity import Seen
 from uadray.models.build import DetectorConfig, Networks, outline
+from uadray.storage import objects
 from uadray.tiling import TileSpec
 from uadray.training.checkpoint import load_networks, save_networks
 
@@ -93,14 +94,14 @@ def write_bundle(uri: str, networks: Networks, **description: Any) -> Bundle:
 
     A calibration that lies there belongs to other weights and is removed first.
     """
-    storage.delete(storage.join(uri, CALIBRATION))
+    objects.delete(objects.join(uri, CALIBRATION))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / WEIGHTS
         save_networks(path, networks)
         data = path.read_bytes()
     bundle = Bundle(version=BUNDLE_VERSION, weights_sha256=hashlib.sha256(data).hexdigest(), **description)
-    storage.write_bytes(storage.join(uri, WEIGHTS), data)
-    storage.write_bytes(storage.join(uri, DESCRIPTION), bundle.model_dump_json(indent=2).encode())
+    objects.write_bytes(objects.join(uri, WEIGHTS), data)
+    objects.write_bytes(objects.join(uri, DESCRIPTION), bundle.model_dump_json(indent=2).encode())
     return bundle
 
 
@@ -110,13 +111,13 @@ def read_bundle(uri: str) -> Bundle:
     Raises:
         InputError: no bundle there, one of another version, or one that says what no bundle may.
     """
-    where = storage.join(uri, DESCRIPTION)
-    if not storage.exists(where):
+    where = objects.join(uri, DESCRIPTION)
+    if not objects.exists(where):
         raise InputError(
             f"{uri} is no bundle: it has no {DESCRIPTION}; `uadray train CONFIG --data D --out DIR` makes one"
         )
     try:
-        values = json.loads(storage.read_bytes(where, max_bytes=MAX_DESCRIPTION_BYTES))
+        values = json.loads(objects.read_bytes(where, max_bytes=MAX_DESCRIPTION_BYTES))
     except (ValueError, RecursionError) as error:
         raise InputError(f"bundle {uri}: {DESCRIPTION} is not JSON: {error}") from error
     version = values.get("version") if isinstance(values, dict) else None
@@ -152,7 +153,7 @@ def load_detector(
     bundle = bundle or read_bundle(uri)
     networks, names = outline(bundle.detector), network_names(bundle.detector)
     n_bytes = sum(t.numel() * t.element_size() for network in networks.values() for t in network.state_dict().values())
-    data = storage.read_bytes(storage.join(uri, WEIGHTS), max_bytes=n_bytes + MAX_HEADER_BYTES)
+    data = objects.read_bytes(objects.join(uri, WEIGHTS), max_bytes=n_bytes + MAX_HEADER_BYTES)
     if hashlib.sha256(data).hexdigest() != bundle.weights_sha256:
         raise InputError(f"bundle {uri}: {WEIGHTS} is not the file that {DESCRIPTION} names (its SHA-256 differs)")
     with tempfile.TemporaryDirectory() as folder:

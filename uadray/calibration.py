@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from uadray import identity, provenance, storage
+from uadray import identity, provenance
 from uadray.aggregation import AggregationConfig, Calibration, check_alpha, one_a_patient
 from uadray.bundle import CALIBRATION, Bundle
 from uadray.config import parse_config
@@ -15,6 +15,7 @@ from uadray.data.stream import StreamConfig
 from uadray.errors import InputError, shown
 from uadray.manifest import SlideRow, has_label
 from uadray.screening import Progress, judge, scored_slides
+from uadray.storage import objects
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def calibrate(
         [scores[slide_id] for slide_id in chosen], np.concatenate(tiles), bundle, alpha, aggregation
     ).model_copy(update={"salt": salt, "slides": tuple(identity.all_marks(used, salt, etags=etags, contents=contents))})
     data = calibration.model_dump_json(indent=2).encode()
-    storage.write_bytes(storage.join(bundle_uri, CALIBRATION), data)
+    objects.write_bytes(objects.join(bundle_uri, CALIBRATION), data)
     return calibration, left_out
 
 
@@ -75,13 +76,13 @@ def read_calibration(bundle_uri: str, bundle: Bundle) -> Calibration:
     Raises:
         InputError: there is none, or it belongs to other weights.
     """
-    where = storage.join(bundle_uri, CALIBRATION)
-    if not storage.exists(where):
+    where = objects.join(bundle_uri, CALIBRATION)
+    if not objects.exists(where):
         raise InputError(
             f"bundle {bundle_uri} is not calibrated; run `uadray calibrate {bundle_uri} --slides NORMAL.csv`"
         )
     try:
-        values = json.loads(storage.read_bytes(where, max_bytes=MAX_BYTES))
+        values = json.loads(objects.read_bytes(where, max_bytes=MAX_BYTES))
     except ValueError as error:
         raise InputError(f"{where}: not JSON: {error}") from error
     calibration = parse_config(Calibration, values, source=where)

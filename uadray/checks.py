@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import uadray
-from uadray import s3, s3_objects, storage
 from uadray.errors import InputError, UadrayError
+from uadray.storage import objects, s3, s3_client
 
 STORE_TIMEOUT_S = 20.0
 """For so long a check waits for a store. botocore's own patience with one that drops packets is half a minute."""
@@ -166,13 +166,13 @@ def credentials(*, timeout_s: float = STORE_TIMEOUT_S) -> Finding:
     """Whether the S3 server takes the credentials. Where neither is set nobody is asked."""
 
     def ask() -> str:
-        connection = s3.connect()
+        connection = s3_client.connect()
         found = connection.credentials
         if found is None and connection.is_amazon:
             return "no credentials found; public buckets are read anonymously"
         if found is None:
             return f"no credentials found for {connection.endpoint}; requests will be anonymous"
-        buckets = s3_objects.visible_buckets()
+        buckets = s3.visible_buckets()
         seen = "they may not list buckets" if buckets is None else f"they see {buckets} buckets"
         return f"{connection.endpoint} takes the credentials (from {found.method}); {seen}"
 
@@ -184,7 +184,7 @@ def readable(uris: Sequence[str], *, timeout_s: float = STORE_TIMEOUT_S) -> Find
 
     def ask() -> str:
         for uri in uris:
-            storage.read_ranges(uri, [(0, min(1, storage.stat(uri).size))], etag=None)
+            objects.read_ranges(uri, [(0, min(1, objects.stat(uri).size))], etag=None)
         return f"{len(uris)} objects can be read"
 
     return _asked("input", ask, timeout_s)
@@ -201,9 +201,9 @@ def store(out_uri: str, marker: Marker | None = None, *, timeout_s: float = STOR
 
     def use() -> str:
         if marker is not None and not _is_seen(marker):
-            fix = "set the same AWS_ENDPOINT_URL" if storage.is_s3(out_uri) else "mount it on every node, or use s3://"
+            fix = "set the same AWS_ENDPOINT_URL" if objects.is_s3(out_uri) else "mount it on every node, or use s3://"
             raise InputError(f"{out_uri} is another place here than on the driver's machine: {fix}")
-        storage.check_conditional_puts(out_uri)
+        objects.check_conditional_puts(out_uri)
         return f"{out_uri} can be written, read, replaced under a condition and deleted"
 
     return _asked("output", use, timeout_s)
@@ -211,8 +211,8 @@ def store(out_uri: str, marker: Marker | None = None, *, timeout_s: float = STOR
 
 def _is_seen(marker: Marker) -> bool:
     try:
-        return storage.read_bytes(marker.uri, max_bytes=len(marker.content)) == marker.content
-    except storage.NotFoundError:
+        return objects.read_bytes(marker.uri, max_bytes=len(marker.content)) == marker.content
+    except objects.NotFoundError:
         return False
 
 
@@ -221,10 +221,10 @@ def _asked(what: str, ask: Callable[[], str], timeout_s: float) -> Finding:
     found = within(timeout_s, ask)
     if isinstance(found, str):
         return Finding(what, True, found)
-    if isinstance(found, (TimeoutError, storage.UnreachableError)):
+    if isinstance(found, (TimeoutError, objects.UnreachableError)):
         late = f"no answer within {timeout_s:.0f} s; check network, firewall and AWS_ENDPOINT_URL"
-        text = str(found) if isinstance(found, storage.UnreachableError) else late
-        return Finding(what, False, text, required=what != "S3" or not s3.connect().is_amazon)
+        text = str(found) if isinstance(found, objects.UnreachableError) else late
+        return Finding(what, False, text, required=what != "S3" or not s3_client.connect().is_amazon)
     return Finding(what, False, str(found) if isinstance(found, UadrayError) else f"{type(found).__name__}: {found}")
 
 

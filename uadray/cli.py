@@ -397,14 +397,14 @@ def weights_list() -> None:
 def _join(*, bundle: str | None = None, out: str | None = None) -> Any:
     """Join the cluster, or start one here. Returns the nodes that can be used: each of a cluster is looked at first."""
     from uadray import bundle as bundles
-    from uadray import storage
     from uadray.data.cluster import connect
     from uadray.data.nodes import Nodes, examiner
+    from uadray.storage import objects
 
     connect()
     if not os.environ.get("RAY_ADDRESS"):
         return Nodes()
-    reads = [storage.join(bundle, bundles.DESCRIPTION)] if bundle else []
+    reads = [objects.join(bundle, bundles.DESCRIPTION)] if bundle else []
     nodes = Nodes(examiner(out, reads))
     nodes.check()
     return nodes

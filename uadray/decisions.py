@@ -19,9 +19,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uadray import storage
 from uadray.leases import REQUESTS, read_version
 from uadray.schemas import SLIDE_DECISIONS
+from uadray.storage import objects
 
 SEGMENT_ROWS = 1000
 """Decisions of a new segment at least, while a screening runs: one page of a listing."""
@@ -47,16 +47,16 @@ class Decided:
     loose: int
 
 
-def list_decisions(out: str) -> dict[str, storage.ObjectInfo]:
+def list_decisions(out: str) -> dict[str, objects.ObjectInfo]:
     """The decisions' JSONs by slide id: one request a thousand."""
-    found = storage.list_objects(storage.join(out, "decisions"), suffixes=(".json",))
-    return {storage.name(info.uri).removesuffix(".json"): info for info in found}
+    found = objects.list_objects(objects.join(out, "decisions"), suffixes=(".json",))
+    return {objects.name(info.uri).removesuffix(".json"): info for info in found}
 
 
 def read_decisions(out: str) -> Decided:
     """Read them all: a listing, the segments, and one by one what is in no segment."""
     listed = list_decisions(out)
-    names = [info.uri for info in storage.list_objects(storage.join(out, "segments"), suffixes=(".parquet",))]
+    names = [info.uri for info in objects.list_objects(objects.join(out, "segments"), suffixes=(".parquet",))]
     with ThreadPoolExecutor(REQUESTS) as pool:
         stored = _current(pa.concat_tables([_SEGMENT.empty_table(), *pool.map(_read_segment, names)]), listed)
     known = set(stored["slide_id"].to_pylist())
@@ -84,9 +84,9 @@ def write_segment(out: str, table: pa.Table, *, instead_of: Iterable[str] = ()) 
     if len(table):
         sink = io.BytesIO()
         pq.write_table(table.cast(_SEGMENT), sink, compression="zstd")
-        storage.write_bytes(storage.join(out, "segments", f"{secrets.token_hex(8)}.parquet"), sink.getvalue())
+        objects.write_bytes(objects.join(out, "segments", f"{secrets.token_hex(8)}.parquet"), sink.getvalue())
     for old in instead_of:
-        storage.delete(old)
+        objects.delete(old)
 
 
 def tidy(out: str, decided: Decided, *, whole: bool) -> None:
@@ -97,7 +97,7 @@ def tidy(out: str, decided: Decided, *, whole: bool) -> None:
         write_segment(out, decided.table.slice(len(decided.table) - decided.loose))
 
 
-def _current(table: pa.Table, listed: Mapping[str, storage.ObjectInfo]) -> pa.Table:
+def _current(table: pa.Table, listed: Mapping[str, objects.ObjectInfo]) -> pa.Table:
     """The first row of each slide that tells of the JSON as it is now."""
     places: dict[str, int] = {}
     pairs = zip(table["slide_id"].to_pylist(), table["decision_etag"].to_pylist(), strict=True)
@@ -109,32 +109,32 @@ def _current(table: pa.Table, listed: Mapping[str, storage.ObjectInfo]) -> pa.Ta
 
 def _read_segment(uri: str) -> pa.Table:
     try:
-        table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
+        table = pq.read_table(pa.BufferReader(objects.read_bytes(uri)))
         return table.select(_SEGMENT.names).cast(_SEGMENT)
-    except (storage.NotFoundError, KeyError, ValueError):  # merged meanwhile, or of another version: the JSONs remain
+    except (objects.NotFoundError, KeyError, ValueError):  # merged meanwhile, or of another version: the JSONs remain
         return _SEGMENT.empty_table()
 
 
-def _read_loose(infos: Sequence[storage.ObjectInfo]) -> pa.Table:
+def _read_loose(infos: Sequence[objects.ObjectInfo]) -> pa.Table:
     with ThreadPoolExecutor(REQUESTS) as pool:
         rows = [row for row in pool.map(_read_one, infos) if row is not None]
     return pa.Table.from_pylist(rows, schema=_SEGMENT)
 
 
-def _read_one(info: storage.ObjectInfo) -> dict[str, Any] | None:
+def _read_one(info: objects.ObjectInfo) -> dict[str, Any] | None:
     """One decision as it is now; None where it is gone."""
     while True:
         data = read_version(info)
         if data is not None:
             return dict(json.loads(data)) | {"decision_etag": info.etag}
         try:
-            info = storage.stat(info.uri)
-        except storage.NotFoundError:
+            info = objects.stat(info.uri)
+        except objects.NotFoundError:
             return None
 
 
-def _slide_id(info: storage.ObjectInfo) -> str:
-    return storage.name(info.uri).removesuffix(".json")
+def _slide_id(info: objects.ObjectInfo) -> str:
+    return objects.name(info.uri).removesuffix(".json")
 
 
 def _md5(data: bytes) -> str:

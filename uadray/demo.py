@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from uadray import screening, storage
+from uadray import screening
 from uadray.aggregation import AggregationConfig
 from uadray.calibration import calibrate
 from uadray.config import parse_config
@@ -22,6 +22,7 @@ from uadray.errors import InputError
 from uadray.evaluation.report import evaluate
 from uadray.manifest import read_manifest
 from uadray.slides.synthetic import write_archive
+from uadray.storage import objects
 from uadray.train import train
 from uadray.training.config import TrainConfig
 
@@ -117,7 +118,7 @@ def paint_archives(folder: Path) -> dict[str, Path]:
 
 def _fresh(out: str) -> Path:
     """An empty folder of the demo's; a folder that somebody else filled is not touched."""
-    if storage.is_s3(out):
+    if objects.is_s3(out):
         raise InputError(f"the demo writes to a local folder, not to {out}")
     folder = Path(out)
     if folder.exists() and any(os.scandir(folder)):

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from uadray import storage
 from uadray.errors import UadrayError
 from uadray.leases import REQUESTS, Tenure, driver_uri, read_version, take_over, version
+from uadray.storage import objects
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Driver:
         self._ended.set()
         self._thread.join()
         with suppress(UadrayError):  # else it will be found dead
-            storage.delete(self._uri)
+            objects.delete(self._uri)
 
     def tenure(self) -> Tenure:
         """A new round of work."""
@@ -100,8 +100,8 @@ class Driver:
     def beat(self) -> None:
         """Renew the heartbeat; learn, perhaps, that others have taken this driver for dead, and join them again."""
         began = _clock()
-        if storage.replace_if_match(self._uri, self._body(), self._etag):
-            self._etag, self._confirmed = storage.stat(self._uri).etag, began
+        if objects.replace_if_match(self._uri, self._body(), self._etag):
+            self._etag, self._confirmed = objects.stat(self._uri).etag, began
             return
         there = version(self._uri)
         if there is not None and there[1].get("driver") == self.id:
@@ -119,21 +119,21 @@ class Driver:
         """Look at the other drivers and bury the dead; returns those alive, this one among them."""
         with self._looking:
             listed = {
-                storage.name(info.uri).removesuffix(".json"): info
-                for info in storage.list_objects(storage.join(self.out, "drivers"), suffixes=(".json",))
+                objects.name(info.uri).removesuffix(".json"): info
+                for info in objects.list_objects(objects.join(self.out, "drivers"), suffixes=(".json",))
             }
             listed.pop(self.id, None)
             self._watched = {driver: self._watch(driver, info) for driver, info in listed.items()}
             for driver, watch in self._watched.items():
                 if not watch.dead and (watch.unchanged_s >= watch.lease_s or _is_gone(watch.facts)):
-                    watch.dead = storage.replace_if_match(listed[driver].uri, GRAVESTONE, watch.etag)
+                    watch.dead = objects.replace_if_match(listed[driver].uri, GRAVESTONE, watch.etag)
             return {self.id, *(driver for driver, watch in self._watched.items() if not watch.dead)}
 
     def free(self, slide_ids: Sequence[str]) -> set[str]:
         """Those of `slide_ids` that no living driver holds: decided, given up, or left by a dead one."""
         leases = {
-            storage.name(info.uri).removesuffix(".json"): info
-            for info in storage.list_objects(storage.join(self.out, "leases"), suffixes=(".json",))
+            objects.name(info.uri).removesuffix(".json"): info
+            for info in objects.list_objects(objects.join(self.out, "leases"), suffixes=(".json",))
         }
         alive = self.look() - {self.id}
         mine = set(slide_ids) & leases.keys()
@@ -141,7 +141,7 @@ class Driver:
         with ThreadPoolExecutor(REQUESTS) as pool:
             for info, data in zip(new, pool.map(read_version, new), strict=True):
                 holder = "" if data is None else json.loads(data)["driver"]
-                self._leases[storage.name(info.uri).removesuffix(".json")] = (info.etag, holder)
+                self._leases[objects.name(info.uri).removesuffix(".json")] = (info.etag, holder)
         return {i for i in slide_ids if i not in leases or self._leases[i][1] not in alive}
 
     def sweep(self, decided: set[str]) -> None:
@@ -149,17 +149,17 @@ class Driver:
         tenure = self.tenure()
         alive = self.look()
         for driver in self._watched.keys() - alive:
-            storage.delete(driver_uri(self.out, driver))
-        for info in storage.list_objects(storage.join(self.out, "leases"), suffixes=(".json",)):
-            slide_id = storage.name(info.uri).removesuffix(".json")
+            objects.delete(driver_uri(self.out, driver))
+        for info in objects.list_objects(objects.join(self.out, "leases"), suffixes=(".json",)):
+            slide_id = objects.name(info.uri).removesuffix(".json")
             if slide_id in decided and take_over(tenure, info.uri) is not None:
-                storage.delete(info.uri)
+                objects.delete(info.uri)
 
     def pause(self) -> None:
         """Wait before the next look; no two drivers in step."""
         time.sleep(self.poll_s * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
 
-    def _watch(self, driver: str, info: storage.ObjectInfo) -> _Watch:
+    def _watch(self, driver: str, info: objects.ObjectInfo) -> _Watch:
         """What is known of a driver after this look."""
         now, watch = _clock(), self._watched.get(driver)
         if watch is None or watch.etag != info.etag:
@@ -173,8 +173,8 @@ class Driver:
 
     def _join(self) -> None:
         began = _clock()
-        storage.put_if_absent(self._uri, self._body())
-        self._etag, self._confirmed = storage.stat(self._uri).etag, began
+        objects.put_if_absent(self._uri, self._body())
+        self._etag, self._confirmed = objects.stat(self._uri).etag, began
 
     def _body(self) -> bytes:
         self._beats += 1

@@ -8,7 +8,7 @@ node where there is one.
 import errno
 
 from uadray.errors import SlideError
-from uadray.uris import AccessError, BusyError, ChangedError, FullError, NotFoundError, UnreachableError
+from uadray.storage.uris import AccessError, BusyError, ChangedError, FullError, NotFoundError, UnreachableError
 
 SYSTEM = frozenset({"no_access", "unreachable", "cache_busy", "disk_full", "memory", "device", "node"})
 """Reasons that are the system's. `memory`: a process could not get what a slide needs; `device`: what scores is broken;

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 
-from uadray import members, storage
 from uadray.errors import UadrayError, shown
 from uadray.manifest import SlideRow
-from uadray.members import SlideFiles
 from uadray.provenance import fingerprint
+from uadray.storage import objects, slide_files
+from uadray.storage.slide_files import SlideFiles
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def content(uri: str) -> str:
     Raises:
         UadrayError: it is not there or cannot be read.
     """
-    return _content(members.slide_files(uri))
+    return _content(slide_files.slide_files(uri))
 
 
 @lru_cache(maxsize=100_000)
@@ -56,7 +56,7 @@ def _content(files: SlideFiles) -> str:
     starts = {i * max(0, largest.size - SAMPLE_BYTES) // (SAMPLES - 1) for i in range(SAMPLES)}
     ranges = [(start, min(start + SAMPLE_BYTES, largest.size)) for start in sorted(starts)]
     digest = hashlib.sha256(repr(sorted(member.info.size for member in files.members)).encode())
-    for sample in storage.read_ranges(largest.uri, ranges, etag=largest.etag):
+    for sample in objects.read_ranges(largest.uri, ranges, etag=largest.etag):
         digest.update(sample)
     return digest.hexdigest()[:16]
 
@@ -75,7 +75,7 @@ def contents(rows: Collection[SlideRow]) -> dict[str, str]:
 def _content_or_none(row: SlideRow) -> str | None:
     try:
         return content(row.uri)
-    except storage.UnreachableError:
+    except objects.UnreachableError:
         raise
     except UadrayError:
         return None

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from uadray import storage
+from uadray.storage import objects
 
 REQUESTS = 32
 """Small requests in flight."""
@@ -42,12 +42,12 @@ class Tenure:
 
 def lease_uri(out: str, slide_id: str) -> str:
     """Where a slide's lease is."""
-    return storage.join(out, "leases", f"{slide_id}.json")
+    return objects.join(out, "leases", f"{slide_id}.json")
 
 
 def decision_uri(out: str, slide_id: str) -> str:
     """Where a slide's decision is."""
-    return storage.join(out, "decisions", f"{slide_id}.json")
+    return objects.join(out, "decisions", f"{slide_id}.json")
 
 
 def claim(tenure: Tenure, slide_id: str, *, replaces: str | None = None) -> Outcome:
@@ -59,27 +59,27 @@ def claim(tenure: Tenure, slide_id: str, *, replaces: str | None = None) -> Outc
         replaces: etag of a decision that is to be made anew.
     """
     where, before = lease_uri(tenure.out, slide_id), None
-    if not storage.put_if_absent(where, tenure.lease):
+    if not objects.put_if_absent(where, tenure.lease):
         before = take_over(tenure, where)
         if before is None:
             return "held"
     if not _is_settled(decision_uri(tenure.out, slide_id), before, replaces):
         return "ours"
-    storage.delete(where)
+    objects.delete(where)
     return "decided"
 
 
 def holds(tenure: Tenure, slide_id: str) -> bool:
     """Whether the slide is still ours."""
     try:
-        return storage.read_bytes(lease_uri(tenure.out, slide_id)) == tenure.lease
-    except storage.NotFoundError:
+        return objects.read_bytes(lease_uri(tenure.out, slide_id)) == tenure.lease
+    except objects.NotFoundError:
         return False
 
 
 def release(tenure: Tenure, slide_id: str) -> None:
     """Give up the lease of a slide that is ours."""
-    storage.delete(lease_uri(tenure.out, slide_id))
+    objects.delete(lease_uri(tenure.out, slide_id))
 
 
 def take_over(tenure: Tenure, where: str) -> dict[str, Any] | None:
@@ -94,14 +94,14 @@ def take_over(tenure: Tenure, where: str) -> dict[str, Any] | None:
         heartbeat = version(driver_uri(tenure.out, lease["driver"]))
         if heartbeat is not None and not heartbeat[1].get("dead"):
             return None
-    return lease if storage.replace_if_match(where, tenure.lease, etag) else None
+    return lease if objects.replace_if_match(where, tenure.lease, etag) else None
 
 
-def read_version(info: storage.ObjectInfo) -> bytes | None:
+def read_version(info: objects.ObjectInfo) -> bytes | None:
     """Read the very version that was listed; None where there is another or none by now."""
     try:
-        return storage.read_ranges(info.uri, [(0, info.size)], etag=info.etag)[0]
-    except (storage.NotFoundError, storage.ChangedError):
+        return objects.read_ranges(info.uri, [(0, info.size)], etag=info.etag)[0]
+    except (objects.NotFoundError, objects.ChangedError):
         return None
 
 
@@ -112,8 +112,8 @@ def _is_settled(decision: str, before: dict[str, Any] | None, replaces: str | No
     tile scores are its own, nobody knows.
     """
     try:
-        storage.read_bytes(decision)  # one request where there is none; `storage.stat` asks twice
-    except storage.NotFoundError:
+        objects.read_bytes(decision)  # one request where there is none; `storage.stat` asks twice
+    except objects.NotFoundError:
         return False
     if before is None and replaces is None:
         return True
@@ -125,8 +125,8 @@ def version(uri: str) -> tuple[str, dict[str, Any]] | None:
     """Etag and content of a small JSON object; None where there is none."""
     while True:
         try:
-            info = storage.stat(uri)
-        except storage.NotFoundError:
+            info = objects.stat(uri)
+        except objects.NotFoundError:
             return None
         data = read_version(info)
         if data is not None:
@@ -135,4 +135,4 @@ def version(uri: str) -> tuple[str, dict[str, Any]] | None:
 
 def driver_uri(out: str, driver: str) -> str:
     """Where a driver's heartbeat is."""
-    return storage.join(out, "drivers", f"{driver}.json")
+    return objects.join(out, "drivers", f"{driver}.json")

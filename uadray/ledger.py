@@ -34,12 +34,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from uadray import __version__, decisions, drivers, evidence, leases, provenance, storage, versions, worklist
+from uadray import __version__, decisions, drivers, evidence, leases, provenance, versions, worklist
 from uadray.errors import InputError, UadrayError, WorkError
 from uadray.leases import REQUESTS
 from uadray.manifest import SlideRow
 from uadray.mask_folder import SUFFIX, mask_uri
 from uadray.schemas import SLIDE_DECISIONS
+from uadray.storage import objects
 
 if TYPE_CHECKING:
     from uadray.aggregation import Calibration
@@ -150,13 +151,13 @@ class Ledger:
         tops: list[dict[str, Any]] = []
         if result.tiles is not None and result.evidence is not None:
             tops = _top_tiles(result)
-            if not self._put(storage.join(self.out, "tiles", f"{slide_id}.parquet"), _parquet(result.tiles), slide_id):
+            if not self._put(objects.join(self.out, "tiles", f"{slide_id}.parquet"), _parquet(result.tiles), slide_id):
                 return False
             places = {f"evidence/{slide_id}/{name}": data for name, data in self._pictures(result).items()}
             places[f"masks/{slide_id}.geojson"] = result.masks
             list(self._pool.map(self._write, places, places.values()))
         elif slide_id in self.withdrawn:  # beside a failure there are no scores, those of an earlier version neither
-            storage.delete(storage.join(self.out, "tiles", f"{slide_id}.parquet"))
+            objects.delete(objects.join(self.out, "tiles", f"{slide_id}.parquet"))
         header = result.header
         width, height = header.get("size_level0_px", (None, None))
         record = dict.fromkeys(SLIDE_DECISIONS.names) | verdict | {
@@ -207,7 +208,7 @@ class Ledger:
         order = pa.array([place[slide_id] for slide_id in decided], pa.int64())
         table = found.table.select(SLIDE_DECISIONS.names).take(order).cast(SLIDE_DECISIONS)
         states, verdicts = (Counter(table[name].to_pylist()) for name in ("state", "decision"))
-        page = storage.join(self.out, WORKLIST)
+        page = objects.join(self.out, WORKLIST)
         summary = {
             "slides": len(rows),
             **{state: states[state] for state in STATES},
@@ -216,13 +217,13 @@ class Ledger:
             "failures": _reasons(table),
         }
         why = {"why_failed": _first_failures(table)} if states["failed"] else {}
-        storage.write_bytes(storage.join(self.out, DECISIONS), _parquet(table))
+        objects.write_bytes(objects.join(self.out, DECISIONS), _parquet(table))
         html = worklist.render_worklist(table, title=f"Worklist: {self.bundle.name}", run=self._page_facts(len(rows)))
-        storage.write_bytes(page, html.encode(), content_type="text/html; charset=utf-8")
-        storage.write_bytes(
-            storage.join(self.out, "worklist.csv"), worklist.worklist_csv(table).encode(), content_type="text/csv"
+        objects.write_bytes(page, html.encode(), content_type="text/html; charset=utf-8")
+        objects.write_bytes(
+            objects.join(self.out, "worklist.csv"), worklist.worklist_csv(table).encode(), content_type="text/csv"
         )
-        storage.write_bytes(storage.join(self.out, "summary.json"), json.dumps(summary, indent=1).encode())
+        objects.write_bytes(objects.join(self.out, "summary.json"), json.dumps(summary, indent=1).encode())
         return summary | why | {"worklist": page}
 
     def slide_fingerprint(self, row: SlideRow, etag: str | None) -> str:
@@ -260,20 +261,20 @@ class Ledger:
 
     def _put(self, uri: str, data: bytes, slide_id: str) -> bool:
         """Put an object where none is, or in place of one that is there, if the slide is still ours then."""
-        while not storage.put_if_absent(uri, data):
+        while not objects.put_if_absent(uri, data):
             try:
-                etag = storage.stat(uri).etag  # before the lease: whoever has taken it since writes after this version
-            except storage.NotFoundError:
+                etag = objects.stat(uri).etag  # before the lease: whoever has taken it since writes after this version
+            except objects.NotFoundError:
                 continue
             if not leases.holds(self.tenure, slide_id):
                 return False
-            if storage.replace_if_match(uri, data, etag):
+            if objects.replace_if_match(uri, data, etag):
                 break
         return True
 
     def _write(self, place: str, data: bytes) -> None:
         kind = "image/jpeg" if place.endswith(".jpg") else "application/geo+json"
-        storage.write_bytes(storage.join(self.out, *place.split("/")), data, content_type=kind)
+        objects.write_bytes(objects.join(self.out, *place.split("/")), data, content_type=kind)
 
     def _compact(self) -> None:
         n_decided = decisions.compact(self.out, self._written)
@@ -328,11 +329,11 @@ def open_ledger(out: str, *, bundle: "Bundle", calibration: "Calibration", lease
         "commit": provenance.commit(),
         "started": _now(),
     }
-    where = storage.join(out, RUN)
-    if not storage.exists(where):
-        storage.check_conditional_puts(out)  # all that follows rests on them
-    if not storage.put_if_absent(where, json.dumps(run, indent=1).encode()):
-        before = json.loads(storage.read_bytes(where))
+    where = objects.join(out, RUN)
+    if not objects.exists(where):
+        objects.check_conditional_puts(out)  # all that follows rests on them
+    if not objects.put_if_absent(where, json.dumps(run, indent=1).encode()):
+        before = json.loads(objects.read_bytes(where))
         if before["fingerprint"] != run["fingerprint"]:
             raise InputError(
                 f"{out} holds a screening with bundle {before['bundle_id']}, calibration {before['calibration_id']}; "
@@ -357,7 +358,7 @@ def _first_failures(table: pa.Table, n: int = 3) -> str:
 
 def _mask_etags(folder: str) -> dict[str, str]:
     """Etags of the masks that a run uses, by slide."""
-    found = {storage.name(info.uri).removesuffix(SUFFIX): info for info in storage.list_objects(folder)}
+    found = {objects.name(info.uri).removesuffix(SUFFIX): info for info in objects.list_objects(folder)}
     return {key: info.etag for key, info in found.items() if info.uri == mask_uri(folder, key)}
 
 

@@ -18,9 +18,10 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from uadray import manifest_columns, manifest_csv, members, storage
+from uadray import manifest_columns, manifest_csv
 from uadray.errors import InputError
 from uadray.schemas import SLIDES
+from uadray.storage import objects, slide_files
 from uadray.units import Mpp
 
 SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".czi")
@@ -71,7 +72,7 @@ def read_manifest(uri: str) -> list[SlideRow]:
     Raises:
         InputError: it cannot be used, in one line: which column or row, what was expected.
     """
-    data = storage.read_bytes(uri)
+    data = objects.read_bytes(uri)
     if not data:
         raise InputError(f"{uri}: the manifest is empty (0 bytes)")
     table = _without_blank_rows(
@@ -103,7 +104,7 @@ def index(
     Raises:
         InputError: there are none, or an id is not unique.
     """
-    root = storage.join(storage.resolve(uri, "."), "").rstrip("/") + "/"
+    root = objects.join(objects.resolve(uri, "."), "").rstrip("/") + "/"
     others: dict[str, list[str]] = defaultdict(list)
     found = list(_listed(root, others))
     slides = [info for info in found if info.uri.lower().endswith(suffixes)]
@@ -128,9 +129,9 @@ def index(
     return sorted(rows, key=lambda row: row.uri)
 
 
-def _listed(root: str, others: dict[str, list[str]]) -> Iterator[storage.ObjectInfo]:
+def _listed(root: str, others: dict[str, list[str]]) -> Iterator[objects.ObjectInfo]:
     """What a folder holds, but for hidden files."""
-    for info in storage.list_objects(root, left_out=lambda reason, path: others[reason].append(_shown(path, root))):
+    for info in objects.list_objects(root, left_out=lambda reason, path: others[reason].append(_shown(path, root))):
         path = info.uri.removeprefix(root)
         if any(part.startswith(".") for part in path.split("/")):
             others["hidden"].append(path)
@@ -152,12 +153,12 @@ def _lies_in(uri: str, folders: set[str], root: str) -> bool:
     return False
 
 
-def _series(rest: list[storage.ObjectInfo], root: str, others: dict[str, list[str]]) -> list[storage.ObjectInfo]:
+def _series(rest: list[objects.ObjectInfo], root: str, others: dict[str, list[str]]) -> list[objects.ObjectInfo]:
     """The first file of each DICOM series of a folder; what else is there goes to `others` by its suffix."""
-    dicom = [info for info in rest if info.uri.lower().endswith(members.DICOM_SUFFIXES)]
+    dicom = [info for info in rest if info.uri.lower().endswith(slide_files.DICOM_SUFFIXES)]
     with ThreadPoolExecutor(_REQUESTS) as pool:
         found = dict(zip((info.uri for info in dicom), pool.map(_series_or_none, dicom), strict=True))
-    first: dict[tuple[str, str], storage.ObjectInfo] = {}
+    first: dict[tuple[str, str], objects.ObjectInfo] = {}
     for info in sorted(rest, key=lambda info: info.uri):
         path = info.uri.removeprefix(root)
         if info.uri not in found:
@@ -166,14 +167,14 @@ def _series(rest: list[storage.ObjectInfo], root: str, others: dict[str, list[st
         elif (series := found[info.uri]) is None:
             others["no DICOM series can be read in it"].append(path)
         else:
-            first.setdefault((storage.parent(info.uri), series), info)
+            first.setdefault((objects.parent(info.uri), series), info)
     return list(first.values())
 
 
-def _series_or_none(info: storage.ObjectInfo) -> str | None:
+def _series_or_none(info: objects.ObjectInfo) -> str | None:
     try:
-        return members.series(info)
-    except storage.AccessError:
+        return slide_files.series(info)
+    except objects.AccessError:
         return None
 
 
@@ -187,7 +188,7 @@ def write_manifest(rows: list[SlideRow], uri: str) -> None:
         pq.write_table(_table(rows), out)
     else:
         arrow_csv.write_csv(_table(rows), out, arrow_csv.WriteOptions(quoting_style="needed"))
-    storage.write_bytes(uri, out.getvalue())
+    objects.write_bytes(uri, out.getvalue())
 
 
 def _table(rows: list[SlideRow]) -> pa.Table:
@@ -326,7 +327,7 @@ def _check_mpp(table: pa.Table, uri: str) -> None:
 
 
 def _rows(table: pa.Table, uri: str) -> list[SlideRow]:
-    base = storage.parent(storage.resolve(uri, "."))
+    base = objects.parent(objects.resolve(uri, "."))
     empty: list[str | None] = [None] * table.num_rows
     columns = {
         field.name: table[field.name].to_pylist() if field.name in table.column_names else empty
@@ -336,7 +337,7 @@ def _rows(table: pa.Table, uri: str) -> list[SlideRow]:
     resolved = []
     for row, found in zip(table["row"].to_pylist(), columns["uri"], strict=True):
         try:
-            resolved.append(found if found.startswith("s3://") else storage.resolve(found, base))
+            resolved.append(found if found.startswith("s3://") else objects.resolve(found, base))
         except InputError as error:
             raise InputError(f"{uri}: row {row}: {error}") from error
     columns["uri"] = resolved

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from uadray import storage
 from uadray.errors import InputError
+from uadray.storage import objects
 
 SUFFIX = ".geojson"
 
@@ -29,7 +29,7 @@ class MaskFolder:
 
 def mask_uri(mask_dir: str, slide_id: str) -> str:
     """Where a slide's edited mask would be."""
-    return storage.join(mask_dir, f"{slide_id}{SUFFIX}")
+    return objects.join(mask_dir, f"{slide_id}{SUFFIX}")
 
 
 def check_folder(mask_dir: str | None, slide_ids: Iterable[str]) -> MaskFolder:
@@ -40,19 +40,19 @@ def check_folder(mask_dir: str | None, slide_ids: Iterable[str]) -> MaskFolder:
     """
     if mask_dir is None:
         return MaskFolder((), ())
-    if not storage.is_s3(mask_dir) and not storage.local_path(mask_dir).is_dir():
+    if not objects.is_s3(mask_dir) and not objects.local_path(mask_dir).is_dir():
         raise InputError(f"--mask-dir {mask_dir}: there is no such folder")
     ids, used, unknown = set(slide_ids), [], []
-    folder = storage.parent(mask_uri(mask_dir, "x"))
-    for info in storage.list_objects(mask_dir):
-        name = storage.name(info.uri)
+    folder = objects.parent(mask_uri(mask_dir, "x"))
+    for info in objects.list_objects(mask_dir):
+        name = objects.name(info.uri)
         if name.startswith("."):  # what systems and editors leave
             continue
-        slide_id, place = name.removesuffix(SUFFIX), storage.parent(info.uri)
+        slide_id, place = name.removesuffix(SUFFIX), objects.parent(info.uri)
         if name.endswith(SUFFIX) and slide_id in ids and place == folder:
             used.append(slide_id)
         else:
-            unknown.append(name if place == folder else f"{storage.name(place)}/{name}")
+            unknown.append(name if place == folder else f"{objects.name(place)}/{name}")
     examples = ", ".join(sorted(unknown)[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
     if not used:
         found = f"none of its {len(unknown):,} files ({examples}) is" if unknown else "it is empty; a mask is"

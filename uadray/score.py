@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uadray import storage
 from uadray.bundle import Bundle
 from uadray.data import tilesets
 from uadray.data.nodes import Nodes
@@ -19,6 +18,7 @@ from uadray.errors import InputError, WorkError
 from uadray.manifest import SlideRow, read_manifest
 from uadray.schemas import TILE_SCORES
 from uadray.screening import Progress, SlideResult, scored_slides
+from uadray.storage import objects
 
 SCORES = pa.schema([*TILE_SCORES, pa.field("label", pa.string())])
 """`TILE_SCORES` and the label of the tile's folder or of its slide. `slide_id` is empty where a tile set does not tell
@@ -58,7 +58,7 @@ def score(
         table, failed = _slides(read_manifest(data), run)
     sink = io.BytesIO()
     pq.write_table(table.sort_by([("slide_id", "ascending"), ("tile_id", "ascending")]), sink, compression="zstd")
-    storage.write_bytes(out, sink.getvalue())
+    objects.write_bytes(out, sink.getvalue())
     n_scored = len(table) - table["score"].null_count
     return {
         "out": out,

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import torch
 from pydantic import Field
 
-from uadray import aggregation, evidence, faults, ledger, metrics, provenance, s3, storage
+from uadray import aggregation, evidence, faults, ledger, metrics, provenance
 from uadray.aggregation import AggregationConfig, Calibration
 from uadray.bundle import Bundle, load_detector
 from uadray.config import Config
@@ -55,6 +55,7 @@ from uadray.manifest import SlideRow
 from uadray.models.pixels import Pixels
 from uadray.quality import QualityConfig, assess
 from uadray.schemas import TILE_SCORES
+from uadray.storage import objects, s3_client
 
 log = logging.getLogger(__name__)
 
@@ -117,8 +118,8 @@ class PartScorer:
     ) -> None:  # fmt: skip
         self._threads = threads if device == "cpu" else 1
         torch.set_num_threads(1 if self._threads > 1 else threads)
-        if storage.is_s3(bundle_uri):
-            s3.known_to_answer()  # the driver has read the bundle's description there
+        if objects.is_s3(bundle_uri):
+            s3_client.known_to_answer()  # the driver has read the bundle's description there
         self.detector = load(bundle_uri, bundle, device=device, **({"batch_tiles": batch_tiles} if batch_tiles else {}))
         self._known = known_tiles(bundle)
         self.detector(self._known)
@@ -319,7 +320,7 @@ def _settled(result: SlideResult, attempts: Attempts) -> SlideResult | None:
         attempts.worked(result.row)
         return result
     word, message = result.failure
-    if word == "missing" and not storage.is_s3(result.row.uri) and is_there(result.row.uri):
+    if word == "missing" and not objects.is_s3(result.row.uri) and is_there(result.row.uri):
         word, message = "node", f"{result.row.uri} is not there, and on the driver's machine it is"
     if word not in faults.SYSTEM:
         if word not in NOT_OURS:
@@ -540,7 +541,7 @@ def screen(
             summary = book.finish(rows)
             if summary["open"]:
                 summary["why_open"] = _some(list(book.given_back.items()))
-        except (WorkError, storage.AccessError, storage.UnreachableError) as error:
+        except (WorkError, objects.AccessError, objects.UnreachableError) as error:
             raise _stopped(error, book, rows, out) from error
     return summary | run.facts()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from uadray import provenance, storage
+from uadray import provenance
 from uadray.bundle import Bundle, write_bundle
 from uadray.data import tilesets
 from uadray.data.nodes import Nodes
@@ -17,6 +17,7 @@ from uadray.evidence import encode_jpeg, sample_grid
 from uadray.manifest import read_manifest
 from uadray.models import weights
 from uadray.models.build import DpaConfig
+from uadray.storage import objects
 from uadray.training.config import TrainConfig
 from uadray.training.loop import Sample, fit
 from uadray.training.plain import Line
@@ -54,9 +55,9 @@ def train(
     )  # fmt: skip
     if source.n_tiles < config.batch_size * config.workers:
         raise InputError(f"{data}: {source.n_tiles} tiles are fewer than a batch of {config.batch_size} a worker")
-    storage.write_bytes(storage.join(out, CONFIG), provenance.dump_config(config).encode())
+    objects.write_bytes(objects.join(out, CONFIG), provenance.dump_config(config).encode())
     log = RunLog(out, config, progress, keep=resume)
-    filesystem, path = storage.pyarrow_filesystem(out)
+    filesystem, path = objects.pyarrow_filesystem(out)
     networks, last = fit(config, source, filesystem=filesystem, path=path, listener=log.take, nodes=nodes)
     bundle = write_bundle(
         out, networks, name=config.name, detector=config.detector, tiles=source.tiles,
@@ -75,8 +76,8 @@ class RunLog:
 
     def __init__(self, out: str, config: TrainConfig, progress: Progress | None, *, keep: bool) -> None:
         self._out, self._progress, self._total = out, progress, config.epochs * config.steps_per_epoch
-        where = storage.join(out, METRICS)
-        old = storage.read_bytes(where).decode() if keep and storage.exists(where) else ""
+        where = objects.join(out, METRICS)
+        old = objects.read_bytes(where).decode() if keep and objects.exists(where) else ""
         self._lines = {int(json.loads(line)["epoch"]): line for line in old.splitlines()}
         self._title = config.name
 
@@ -86,20 +87,20 @@ class RunLog:
             self._progress(int(lines[-1]["step"]), self._total, lines[-1])
         finished = [line for line in lines if line.pop("end_of_epoch", False)]
         for epoch, x, x_hat in samples:
-            where = storage.join(self._out, "samples", f"epoch_{epoch:04d}.jpg")
-            storage.write_bytes(where, encode_jpeg(sample_grid(x, x_hat)), content_type="image/jpeg")
+            where = objects.join(self._out, "samples", f"epoch_{epoch:04d}.jpg")
+            objects.write_bytes(where, encode_jpeg(sample_grid(x, x_hat)), content_type="image/jpeg")
         for line in finished:
             earlier = {epoch: text for epoch, text in self._lines.items() if epoch < line["epoch"]}
             self._lines = earlier | {line["epoch"]: provenance.json_line(line)}
         if finished:
-            storage.write_bytes(storage.join(self._out, METRICS), ("\n".join(self._lines.values()) + "\n").encode())
+            objects.write_bytes(objects.join(self._out, METRICS), ("\n".join(self._lines.values()) + "\n").encode())
 
     def close(self) -> None:
         """Write the page of samples, newest first."""
-        folder = storage.join(self._out, "samples")
-        names = sorted((storage.name(i.uri) for i in storage.list_objects(folder, suffixes=(".jpg",))), reverse=True)
-        storage.write_bytes(
-            storage.join(self._out, "samples.html"), samples_page(self._title, names).encode(), content_type="text/html"
+        folder = objects.join(self._out, "samples")
+        names = sorted((objects.name(i.uri) for i in objects.list_objects(folder, suffixes=(".jpg",))), reverse=True)
+        objects.write_bytes(
+            objects.join(self._out, "samples.html"), samples_page(self._title, names).encode(), content_type="text/html"
         )
 
 
@@ -133,12 +134,12 @@ def check(config: TrainConfig, *, data: str, out: str, resume: bool = False) -> 
 
 def _check_free(out: str, config: TrainConfig, *, resume: bool) -> None:
     """An output folder belongs to one configuration; `--resume` goes on, anything else is refused."""
-    where, text = storage.join(out, CONFIG), provenance.dump_config(config)
-    if not storage.exists(where):
+    where, text = objects.join(out, CONFIG), provenance.dump_config(config)
+    if not objects.exists(where):
         return
     if not resume:
         raise InputError(f"{out} already holds a training; use --resume to go on with it, or another --out")
-    before, now = (yaml.safe_load(t) for t in (storage.read_bytes(where).decode(), text))
+    before, now = (yaml.safe_load(t) for t in (objects.read_bytes(where).decode(), text))
     changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
     if changed:
         raise InputError(

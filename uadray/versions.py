@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from uadray import storage
 from uadray.data.reading import slide_etag
 from uadray.errors import SlideError
 from uadray.leases import REQUESTS
 from uadray.manifest import SlideRow
+from uadray.storage import objects
 
 LISTED_PER_SLIDE = 30
 """A listing is given up after so many objects a slide (1,000 in one request, against 32 single requests at once)."""
@@ -22,7 +22,7 @@ LISTED_PER_SLIDE = 30
 
 def replaced(rows: Sequence[SlideRow], is_same: Callable[[SlideRow, str], bool]) -> list[SlideRow]:
     """Those of `rows` whose file is there and for whose etag `is_same` is false."""
-    listed = _listed([row.uri for row in rows if storage.is_s3(row.uri)])
+    listed = _listed([row.uri for row in rows if objects.is_s3(row.uri)])
     asked = [row for row in rows if row.uri not in listed or not is_same(row, listed[row.uri])]
     with ThreadPoolExecutor(REQUESTS) as pool:
         changed = list(pool.map(lambda row: _has_changed(row, is_same), asked))
@@ -45,8 +45,8 @@ def _listed(uris: Sequence[str]) -> dict[str, str]:
     for wanted in buckets.values():
         folder = os.path.commonprefix(sorted(wanted)).rpartition("/")[0]  # noqa: RUF071 - cut at a slash
         budget, left = LISTED_PER_SLIDE * len(wanted), len(wanted)
-        with suppress(storage.AccessError):  # whoever may read slides need not be allowed to list them
-            for seen, info in enumerate(storage.list_objects(folder), 1):
+        with suppress(objects.AccessError):  # whoever may read slides need not be allowed to list them
+            for seen, info in enumerate(objects.list_objects(folder), 1):
                 if info.uri in wanted:
                     etags[info.uri] = info.etag
                     left -= 1

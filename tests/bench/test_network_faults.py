@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from seaweed import SeaweedServer
 
-from uadray import storage
 from uadray.bench import faults, index, network, nodes, sabotage
 from uadray.bench.command import Command, is_named, longest_silence
 from uadray.bench.faults import SCENARIOS
 from uadray.errors import InputError
+from uadray.storage import objects
 
 GOOD = {
     "lost": 0, "doubled": 0, "wrongly_failed": 0, "lines": 20, "longest_silence_s": 30.0, "ended": True,
@@ -101,10 +101,10 @@ def test_a_command_that_does_not_end_is_killed() -> None:
 def test_puts_are_counted_by_the_server(s3: SeaweedServer) -> None:
     folder = f"s3://{s3.bucket}/counted"
     for name in ("once.json", "twice.json", "twice.json"):
-        storage.write_bytes(f"{folder}/decisions/{name}", name.encode())
-    assert not storage.put_if_absent(f"{folder}/decisions/once.json", b"refused")
-    storage.delete(f"{folder}/decisions/once.json")
-    storage.write_bytes(f"{folder}/run.json", b"elsewhere")
+        objects.write_bytes(f"{folder}/decisions/{name}", name.encode())
+    assert not objects.put_if_absent(f"{folder}/decisions/once.json", b"refused")
+    objects.delete(f"{folder}/decisions/once.json")
+    objects.write_bytes(f"{folder}/run.json", b"elsewhere")
     time.sleep(0.01)  # the journal is read up to a millisecond ago
     assert s3.puts("counted/decisions") == {"once.json": 1, "twice.json": 2}
 

@@ -5,11 +5,11 @@ from collections.abc import Collection
 import pytest
 from seaweed import SeaweedServer
 
-from uadray import storage
 from uadray.data.attempts import MAX_BREAKS, MAX_IN_A_ROW, MAX_TRIES, Attempts
 from uadray.data.nodes import Nodes
 from uadray.errors import WorkError
 from uadray.manifest import SlideRow
+from uadray.storage import objects
 
 ROWS = [SlideRow(f"s{i}", f"/nowhere/s{i}.tif") for i in range(20)]
 
@@ -105,7 +105,7 @@ def test_a_refusal_is_a_verdict_only_if_the_driver_meets_it_too(
     """Refused to a node and to the driver, which can read others: it is about this slide."""
     rows = {name: SlideRow(name, f"s3://{bucket}/attempts/{name}.tif") for name, bucket in _buckets(s3).items()}
     for row in rows.values():
-        storage.write_bytes(row.uri, b"x")
+        objects.write_bytes(row.uri, b"x")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")  # from here on requests are anonymous
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     for worked, asked, expected in (

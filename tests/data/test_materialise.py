@@ -12,7 +12,6 @@ import pytest
 import simplejpeg
 from seaweed import SeaweedServer
 
-from uadray import storage
 from uadray.data import shards
 from uadray.data.estimate import estimate
 from uadray.data.materialise import chosen_tiles, cut_slide, encoded_tiles, tile_set
@@ -24,6 +23,7 @@ from uadray.manifest import SlideRow
 from uadray.slides.reader import open_slide, read_tile, thumbnail
 from uadray.slides.synthetic import write_pyramid
 from uadray.stain import StainConfig, fit
+from uadray.storage import objects
 from uadray.tiling import TileSpec
 
 pytestmark = pytest.mark.ray
@@ -213,7 +213,7 @@ def test_random_tiles_follow_from_seed_and_slide(ray_cluster: None, rows: list[S
 def test_from_s3_to_s3(ray_cluster: None, s3: SeaweedServer, rows: list[SlideRow], tmp_path: Path) -> None:
     base = f"s3://{s3.bucket}/tile"
     for row in rows:
-        storage.write_bytes(f"{base}/{row.slide_id}.tif", Path(row.uri).read_bytes())
+        objects.write_bytes(f"{base}/{row.slide_id}.tif", Path(row.uri).read_bytes())
     there = [SlideRow(row.slide_id, f"{base}/{row.slide_id}.tif", label=row.label) for row in rows]
     options = {"tiles_per_slide": 9, "seed": 0, "quality": 90}
     for row in there:  # here, for the session's cluster was started without this server's credentials
@@ -235,7 +235,7 @@ def test_what_the_system_fails_at_ends_the_run_and_is_no_slides_fault(
 ) -> None:
     """The session's cluster knows no way to this server. What was cut stays cut, and nothing is finished."""
     out = str(tmp_path / "set")
-    storage.write_bytes(f"s3://{s3.bucket}/locked/a.tif", Path(rows[0].uri).read_bytes())
+    objects.write_bytes(f"s3://{s3.bucket}/locked/a.tif", Path(rows[0].uri).read_bytes())
     locked = [SlideRow(f"locked{i}", f"s3://{s3.bucket}/locked/a.tif") for i in range(6)]
     with pytest.raises(WorkError, match=r"^6 faults in a row that are no slide's, the last: (unreachable|no_access)"):
         tile_set([*rows, *locked], OWN, out)

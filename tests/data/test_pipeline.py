@@ -20,7 +20,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seaweed import SeaweedServer
 
-from uadray import storage
 from uadray.data.crops import Crop, Job, OpenSlides, Piece, SlideSource, crop_blocks, crop_pixels, random_crop
 from uadray.data.journal import Journal
 from uadray.data.materialise import tile_set
@@ -40,6 +39,7 @@ from uadray.identity import Seen, content, is_seen
 from uadray.manifest import SlideRow, read_manifest, write_manifest
 from uadray.slides.reader import open_slide, read_tile
 from uadray.slides.synthetic import write_pyramid
+from uadray.storage import objects
 from uadray.tiling import TileSpec
 
 pytestmark = pytest.mark.filterwarnings(
@@ -270,7 +270,7 @@ def test_what_is_the_systems_fault_ends_the_reading_and_is_no_slides_fault(
 ) -> None:
     local = _write_slide(tmp_path / "a.tif", 1)
     row = SlideRow("a", f"s3://{s3.bucket}/system/a.tif")
-    storage.write_bytes(row.uri, Path(local.uri).read_bytes())
+    objects.write_bytes(row.uri, Path(local.uri).read_bytes())
     found = slide_source([_survey(row, SPEC)], SPEC, per_slide=None, seed=0)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "out-of-date")
     survey = _survey(row, SPEC)
@@ -286,8 +286,8 @@ def test_what_is_the_systems_fault_ends_the_reading_and_is_no_slides_fault(
 def test_a_full_cache_is_the_systems_fault_too(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slide that only OpenSlide reads needs a copy on the disk."""
     uri = f"s3://{s3.bucket}/full/one.mrxs"
-    storage.write_bytes(uri, b"x" * 1000)
-    storage.write_bytes(f"s3://{s3.bucket}/full/one/Data0000.dat", b"x" * 100_000)
+    objects.write_bytes(uri, b"x" * 1000)
+    objects.write_bytes(f"s3://{s3.bucket}/full/one/Data0000.dat", b"x" * 100_000)
     monkeypatch.setenv("UADRAY_CACHE_BYTES", "50000")
     survey = _survey(SlideRow("one", uri), SPEC)
     assert survey.is_systems
@@ -481,7 +481,7 @@ def test_slides_that_cannot_be_reached_end_a_survey_only_if_nothing_can(
 ) -> None:
     """The session's cluster knows no way to this server."""
     good = read_manifest(manifest)[:2]
-    storage.write_bytes(f"s3://{s3.bucket}/reach/a.tif", Path(good[0].uri).read_bytes())
+    objects.write_bytes(f"s3://{s3.bucket}/reach/a.tif", Path(good[0].uri).read_bytes())
     locked = [SlideRow(f"locked{i}", f"s3://{s3.bucket}/reach/a.tif") for i in range(6)]
     found = survey([good[0], locked[0], good[1]], SPEC)
     assert [s.n_tiles for s in found] == [256, 0, 256]

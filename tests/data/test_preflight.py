@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from uadray import storage
 from uadray.data import preflight
+from uadray.storage import objects
 
 pytestmark = pytest.mark.ray
 
@@ -76,4 +76,4 @@ def test_bad_nodes_are_named_and_not_waited_for(ray_cluster: None, tmp_path: Pat
         found = preflight.examine_nodes(out, timeout_s=6)
         assert time.monotonic() - began < 20
         assert found == {own["NodeID"]: [], broken: ["worker: no answer within 6 s; restart Ray there"]}
-    assert list(storage.list_objects(out)) == []
+    assert list(objects.list_objects(out)) == []

@@ -16,10 +16,10 @@ import pytest
 from fault_proxy import FaultProxy, Request
 from seaweed import SeaweedServer
 
-from uadray import storage
 from uadray.data import shards, tilesets
 from uadray.data.tilesets import TileRef, is_tile_set, kind, list_tiles, read_tiles
 from uadray.errors import InputError
+from uadray.storage import objects
 
 MEMBERS = ("normal/b.png", "normal/a.png", "tumor/c.PNG", "loose.png")
 
@@ -96,9 +96,9 @@ def test_some_tiles_in_any_order(tmp_path: Path, container: str) -> None:
 def test_on_s3(s3: SeaweedServer, tmp_path: Path) -> None:
     base = f"s3://{s3.bucket}/tilesets"
     for name, data in FILES.items():
-        storage.write_bytes(storage.join(base, "set", name), data)
-    storage.write_bytes(storage.join(base, "set.zip"), Path(_zip(tmp_path)).read_bytes())
-    for uri in (storage.join(base, "set"), storage.join(base, "set.zip")):
+        objects.write_bytes(objects.join(base, "set", name), data)
+    objects.write_bytes(objects.join(base, "set.zip"), Path(_zip(tmp_path)).read_bytes())
+    for uri in (objects.join(base, "set"), objects.join(base, "set.zip")):
         refs = list_tiles(uri)
         assert [(r.tile_id, r.label) for r in refs][1] == ("normal/a.png", "normal")
         assert all(image is not None for _, image, _ in read_tiles(uri, refs))
@@ -119,7 +119,7 @@ def test_a_folder_in_s3_is_read_many_images_at_once(s3: SeaweedServer, monkeypat
     """In order, with answers that take 50 ms each, and no more ahead than are asked for at once."""
     base = f"s3://{s3.bucket}/many"
     for i in range(96):
-        storage.write_bytes(f"{base}/normal/{i:03d}.png", _png(_image(i)))
+        objects.write_bytes(f"{base}/normal/{i:03d}.png", _png(_image(i)))
     at_once: list[int] = []
     lock, running = threading.Lock(), [0]
 

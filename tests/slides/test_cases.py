@@ -19,13 +19,13 @@ from PIL import Image
 from seaweed import SeaweedServer
 from slides.tiff_files import ASCII, LONG, SHORT, Page, Value, build, page, picture, resolution
 
-from uadray import storage
 from uadray.data.reading import plan_slide, read_chunks
 from uadray.errors import SlideError
 from uadray.slides.openslide import OpenSlideSlide
 from uadray.slides.reader import Slide, open_slide, read_tile, thumbnail, tile_places
 from uadray.slides.synthetic import write_pyramid
 from uadray.slides.tiff import TiffSlide
+from uadray.storage import objects
 from uadray.tiling import TileSpec
 
 MPP = resolution(0.5)
@@ -657,14 +657,14 @@ def test_the_same_from_s3(tmp_path: Path, s3: SeaweedServer) -> None:
     gaps = _pyramid_with_gaps("deflate", {3: [0]}, **MPP)
     for name, pages in {"ome": ome, "unmarked": unmarked, "gaps": gaps}.items():
         path, uri = _write(tmp_path / f"{name}.tif", pages), f"s3://{s3.bucket}/cases/{name}.tif"
-        storage.write_bytes(uri, path.read_bytes())
+        objects.write_bytes(uri, path.read_bytes())
         with _open(path) as local, open_slide(uri, slide_id="s") as remote:
             assert (local.mpp, local.level_sizes_px) == (remote.mpp, remote.level_sizes_px)
             assert len(local.level_sizes_px) == 3
             for level in range(3):
                 np.testing.assert_array_equal(_level(local, level), _level(remote, level))
     uri = f"s3://{s3.bucket}/cases/two.tif"
-    storage.write_bytes(uri, build([page(SLIDE, **MPP), page(OTHER)]))
+    objects.write_bytes(uri, build([page(SLIDE, **MPP), page(OTHER)]))
     with pytest.raises(SlideError, match="not page 2") as caught:
         open_slide(uri, slide_id="s")
     assert caught.value.reason == "several_images"

@@ -12,7 +12,6 @@ from seaweed import SeaweedServer
 from slides.tiff_files import ASCII, page, picture
 from slides.tiff_files import build as build_tiff
 
-from uadray import cache, storage
 from uadray.bench.proxy import DelayProxy
 from uadray.data.reading import read_chunk, read_chunks
 from uadray.errors import SlideError
@@ -22,6 +21,7 @@ from uadray.slides.openslide import OpenSlideSlide
 from uadray.slides.reader import open_slide, reading_order, thumbnail
 from uadray.slides.synthetic import write_pyramid
 from uadray.slides.tiff import TiffSlide
+from uadray.storage import local_copies, objects
 from uadray.tiling import TileSpec, grid
 
 pytestmark = pytest.mark.s3
@@ -40,7 +40,7 @@ def slide_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def uri(s3: SeaweedServer, slide_path: Path) -> str:
     uri = f"s3://{s3.bucket}/fast/s.tif"
-    storage.write_bytes(uri, slide_path.read_bytes())
+    objects.write_bytes(uri, slide_path.read_bytes())
     return uri
 
 
@@ -144,7 +144,7 @@ def test_an_object_replaced_while_it_is_read_fails_the_slide(
         tiles = _tiles(slide)
         chunks, expected = read_chunks(slide, tiles, spec=SPEC), read_chunks(local, tiles, spec=SPEC)
         np.testing.assert_array_equal(next(chunks).pixels, next(expected).pixels)
-        storage.write_bytes(uri, slide_path.read_bytes()[::-1])
+        objects.write_bytes(uri, slide_path.read_bytes()[::-1])
         with pytest.raises(SlideError) as caught:  # noqa: PT012
             for chunk, right in zip(chunks, expected, strict=True):
                 np.testing.assert_array_equal(chunk.pixels, right.pixels)
@@ -156,7 +156,7 @@ def test_an_object_replaced_while_it_is_read_fails_the_slide(
 
 
 def test_one_version_is_meant(uri: str) -> None:
-    with _fast(uri, storage.stat(uri).etag):
+    with _fast(uri, objects.stat(uri).etag):
         pass
     with pytest.raises(SlideError) as caught:
         _fast(uri, "0" * 32)
@@ -172,7 +172,7 @@ def test_missing_in_s3(s3: SeaweedServer) -> None:
 def test_a_truncated_upload_is_refused_without_a_copy(s3: SeaweedServer, slide_path: Path, counted: DelayProxy) -> None:
     uri = f"s3://{s3.bucket}/fast/half.tif"
     data = slide_path.read_bytes()
-    storage.write_bytes(uri, data[: len(data) * 3 // 4])
+    objects.write_bytes(uri, data[: len(data) * 3 // 4])
     before = counted.received
     with pytest.raises(SlideError, match="was it copied whole") as caught:
         open_slide(uri, slide_id="s")
@@ -198,14 +198,14 @@ def _fetchers() -> list[str]:
 def test_other_formats_are_read_from_a_copy_held_until_closed(s3: SeaweedServer, data_dir: Path) -> None:
     path = data_dir / "wsi" / "tcga-cr-7395-01a-01-ts1.svs"
     uri = f"s3://{s3.bucket}/fast/jpeg2000.svs"
-    storage.write_bytes(uri, path.read_bytes())
+    objects.write_bytes(uri, path.read_bytes())
     with open_slide(uri, slide_id="s", mpp=0.25) as slide:
         assert isinstance(slide, OpenSlideSlide)
         held = slide._path
         assert held.exists()
         expected = open_slide(path, slide_id="s", mpp=0.25).read_region(1, 900, 900, 64, 64)
         np.testing.assert_array_equal(slide.read_region(1, 900, 900, 64, 64), expected)
-    with cache.local_copy(uri) as again:
+    with local_copies.local_copy(uri) as again:
         assert again == held
 
 
@@ -213,7 +213,7 @@ def test_a_slide_of_no_mpp_leaves_no_copy_held(s3: SeaweedServer) -> None:
     uri = f"s3://{s3.bucket}/fast/aperio.svs"
     missing = page(picture(128, 128), t270=(ASCII, b"Aperio\r\n\0"))
     missing.tiles[0] = b""  # left to OpenSlide
-    storage.write_bytes(uri, build_tiff([missing]))
+    objects.write_bytes(uri, build_tiff([missing]))
     with pytest.raises(SlideError) as caught:
         open_slide(uri, slide_id="s")
     assert caught.value.reason == "no_mpp"

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from uadray import storage
 from uadray.bench.decode import plain_tiles
 from uadray.bench.proxy import DelayProxy
 from uadray.bench.seaweed import environment, served
@@ -29,6 +28,7 @@ from uadray.slides.openslide import OpenSlideSlide
 from uadray.slides.reader import Slide, open_slide, reading_order, thumbnail, tile_places
 from uadray.slides.synthetic import PhantomSpec, paint, write_pyramid
 from uadray.slides.tiff import TiffSlide
+from uadray.storage import objects
 from uadray.tiling import grid
 
 ROUND_TRIP_S = 0.02
@@ -63,7 +63,7 @@ def run(*, repeats: int = 6, rounds: int = 3, phantom_px: int = PHANTOM_PX) -> d
     ):
         path = _write_slide(Path(folder) / "slide.tif", repeats, phantom_px)
         uri = f"s3://{server.bucket}/slide.tif"
-        storage.write_bytes(uri, path.read_bytes())
+        objects.write_bytes(uri, path.read_bytes())
         cache = Path(folder) / "cache"
         with environment({"AWS_ENDPOINT_URL": proxy.endpoint, "UADRAY_CACHE_SLIDES": str(cache)}):
             return {"slide_bytes": path.stat().st_size, **_measured(uri, proxy, cache, rounds)}

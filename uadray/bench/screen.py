@@ -37,7 +37,6 @@ import simplejpeg
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from uadray import storage
 from uadray.bench.processes import cpu_by_role, cpu_seconds
 from uadray.bench.seaweed import served
 from uadray.bench.slides import gpu_tiles, upload_copies, write_calibration, write_dpa_bundle, write_slide
@@ -52,6 +51,7 @@ from uadray.slides.byte_source import open_source
 from uadray.slides.read_ahead import touched_tiles
 from uadray.slides.reader import open_slide, tile_places
 from uadray.slides.tiff_index import read_index
+from uadray.storage import objects
 from uadray.tiling import TileSpec
 
 STAND_IN_S = 20e-6
@@ -213,7 +213,7 @@ def _bundle(case: str, uri: str) -> Bundle:
         return write_dpa_bundle(uri)
     bundle = write_dpa_bundle(uri)  # never loaded: it stands for the GPU's, and says how tiles are cut
     bundle = bundle.model_copy(update={"tiles": gpu_tiles()})
-    storage.write_bytes(storage.join(uri, "bundle.json"), bundle.model_dump_json().encode())
+    objects.write_bytes(objects.join(uri, "bundle.json"), bundle.model_dump_json().encode())
     write_calibration(uri, bundle)
     return bundle
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from uadray import storage
 from uadray.aggregation import AggregationConfig, Calibration
 from uadray.bundle import CALIBRATION, Bundle, write_bundle
 from uadray.config import parse_config
 from uadray.manifest import SlideRow
 from uadray.models.build import build_networks
 from uadray.slides.synthetic import PhantomSpec, paint, write_pyramid
+from uadray.storage import objects
 from uadray.tiling import TileSpec
 from uadray.training.config import TrainConfig
 
@@ -51,9 +51,9 @@ def write_slide(path: Path, *, repeats: int, phantom_px: int = PHANTOM_PX, seed:
 def upload_copies(path: Path, folder_uri: str, n: int) -> list[SlideRow]:
     """Put `n` copies of a slide into a folder or bucket; their lines of a manifest."""
     data = path.read_bytes()
-    rows = [SlideRow(slide_id=f"s{i:04d}", uri=storage.join(folder_uri, f"s{i:04d}.tif")) for i in range(n)]
+    rows = [SlideRow(slide_id=f"s{i:04d}", uri=objects.join(folder_uri, f"s{i:04d}.tif")) for i in range(n)]
     for row in rows:
-        storage.write_bytes(row.uri, data)
+        objects.write_bytes(row.uri, data)
     return rows
 
 
@@ -89,7 +89,7 @@ def write_calibration(uri: str, bundle: Bundle, *, scores: tuple[float, ...] | N
         id="bench", bundle_id=bundle.id, aggregation=AggregationConfig(), alpha=0.1, scores=tuple(sorted(scores)),
         tile_median=scores[0], tile_p99=scores[-1], tile_high=scores[-1] + 1.0,
     )  # fmt: skip
-    storage.write_bytes(storage.join(uri, CALIBRATION), calibration.model_dump_json().encode())
+    objects.write_bytes(objects.join(uri, CALIBRATION), calibration.model_dump_json().encode())
     return calibration
 
 

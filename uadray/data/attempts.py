@@ -11,11 +11,12 @@ a fault of the system at a slide
 from collections import Counter
 from dataclasses import dataclass
 
-from uadray import faults, storage
+from uadray import faults
 from uadray.data.nodes import Nodes
 from uadray.errors import UadrayError, WorkError, shown_text
 from uadray.manifest import SlideRow
-from uadray.members import slide_stat
+from uadray.storage import objects
+from uadray.storage.slide_files import slide_stat
 
 MAX_TRIES = 3
 """Of a slide."""
@@ -122,6 +123,6 @@ class Attempts:
 def is_there(uri: str) -> bool:
     """Whether the driver sees the file of a slide; False where that cannot be told."""
     try:
-        return storage.exists(uri)
+        return objects.exists(uri)
     except UadrayError:
         return False

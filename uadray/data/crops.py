@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from uadray import faults, storage
+from uadray import faults
 from uadray.data import shards, tilesets
 from uadray.data.journal import Journal, Notes
 from uadray.data.passes import BLOCK_BYTES, ENTRY_TILES, Ints, Passes, along_curve, draw, unpack_corners
@@ -30,6 +30,7 @@ from uadray.manifest import SlideRow
 from uadray.slides.reader import Slide, open_slide, tile_places
 from uadray.slides.tiff import TiffSlide
 from uadray.stain import Stain
+from uadray.storage import objects
 from uadray.tiling import TileSpec
 from uadray.tissue import tissue_mask
 
@@ -325,7 +326,7 @@ class SlideSource:
 
 def is_staged(uri: str, slide: Slide) -> bool:
     """Whether an open slide holds a copy of the whole object on this node."""
-    return storage.is_s3(uri) and not isinstance(slide, TiffSlide)
+    return objects.is_s3(uri) and not isinstance(slide, TiffSlide)
 
 
 class OpenSlides:

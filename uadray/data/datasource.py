@@ -9,7 +9,7 @@ import pyarrow as pa
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from uadray import s3
+from uadray.storage import s3_client
 
 Read = Callable[[], Iterable[pa.Table]]
 
@@ -24,7 +24,7 @@ class TaskSource(Datasource):  # type: ignore[misc]  # Ray is untyped
     def __init__(self, name: str, reads: Sequence[Read], *, bytes_each: int) -> None:
         super().__init__()
         self._name, self._bytes_each = name, bytes_each
-        self._reads = [functools.partial(_patient, read) for read in reads] if s3.has_answered() else list(reads)
+        self._reads = [functools.partial(_patient, read) for read in reads] if s3_client.has_answered() else list(reads)
 
     def get_name(self) -> str:
         """As it appears in Ray's statistics."""
@@ -44,7 +44,7 @@ class TaskSource(Datasource):  # type: ignore[misc]  # Ray is untyped
 
 def _patient(read: Read) -> Iterable[pa.Table]:
     """A reader waits for the server that its driver has reached, from its first request on."""
-    s3.known_to_answer()
+    s3_client.known_to_answer()
     return read()
 
 

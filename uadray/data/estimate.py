@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from uadray import storage
 from uadray.data.cluster import cores
 from uadray.data.materialise import chosen_tiles, encoded_tiles, places
 from uadray.data.reading import read_chunks, slide_etag
@@ -27,6 +26,7 @@ from uadray.schemas import TILE_SCORES
 from uadray.slides.reader import Slide, open_slide
 from uadray.slides.tiff import TiffSlide
 from uadray.stain import Normalizer
+from uadray.storage import objects
 from uadray.tiling import TileSpec
 
 RESAMPLES = 1000
@@ -171,4 +171,4 @@ def _bytes_read(slide: Slide, row: SlideRow, tiles: pa.Table, spec: TileSpec) ->
     if isinstance(slide, TiffSlide):
         where = places(slide, tiles, spec)
         return slide.encoded_bytes(where.level, where.boxes)
-    return storage.stat(row.uri).size
+    return objects.stat(row.uri).size

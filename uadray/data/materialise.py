@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import simplejpeg
 from pydantic import ValidationError
 
-from uadray import faults, metrics, storage
+from uadray import faults, metrics
 from uadray.data.attempts import Attempts, Outcome
 from uadray.data.nodes import Nodes, here
 from uadray.data.passes import draw
@@ -41,6 +41,7 @@ from uadray.quality import pixel_flags
 from uadray.slides.reader import Slide, TilePlaces, open_slide, read_place, tile_places
 from uadray.slides.tiff import TiffSlide
 from uadray.stain import Normalizer
+from uadray.storage import objects
 from uadray.tiling import TileSpec
 
 SHARD_BYTES = 64 * 2**20
@@ -97,7 +98,7 @@ def tile_set(
     slides = [done[row.slide_id] for row in rows if row.slide_id in done]
     whole = fingerprint([_options_print(spec, options), *(s.slide_id + ":" + s.fingerprint for s in slides)])
     made = TileSet(spec=spec, options=options, fingerprint=whole, finished=True, slides=slides, failed=failed)
-    storage.write_bytes(storage.join(out, TILESET), made.model_dump_json(indent=1).encode())
+    objects.write_bytes(objects.join(out, TILESET), made.model_dump_json(indent=1).encode())
     return {
         "out": out,
         "slides": len(rows),
@@ -117,7 +118,7 @@ def tile_set(
 def _claim(out: str, spec: TileSpec, options: dict[str, int | None]) -> None:
     """A folder holds one tile set: that of these options."""
     mine = TileSet(spec=spec, options=options, fingerprint=_options_print(spec, options), finished=False)
-    if storage.put_if_absent(storage.join(out, TILESET), mine.model_dump_json(indent=1).encode()):
+    if objects.put_if_absent(objects.join(out, TILESET), mine.model_dump_json(indent=1).encode()):
         return
     theirs = parse_tile_set(out)
     if _options_print(theirs.spec, theirs.options) != _options_print(spec, options):
@@ -133,7 +134,7 @@ def _options_print(spec: TileSpec, options: dict[str, int | None]) -> str:
 def _slide_print(row: SlideRow, spec: TileSpec, options: dict[str, int | None], etag: str) -> str:
     """Of the options, the version of the slide, and that of its edited mask."""
     mask = mask_uri(row.slide_id, spec)
-    edited = storage.stat(mask).etag if mask and storage.exists(mask) else ""
+    edited = objects.stat(mask).etag if mask and objects.exists(mask) else ""
     return fingerprint([_options_print(spec, options), etag, edited])
 
 
@@ -141,8 +142,8 @@ def _resumed(
     rows: Sequence[SlideRow], spec: TileSpec, options: dict[str, int | None], out: str
 ) -> tuple[dict[str, SlideTiles], list[SlideRow]]:
     """Slides that are committed as they are now, and the others."""
-    folder = storage.join(out, "slides")
-    names = {storage.name(info.uri) for info in storage.list_objects(folder, suffixes=(".json",))}
+    folder = objects.join(out, "slides")
+    names = {objects.name(info.uri) for info in objects.list_objects(folder, suffixes=(".json",))}
     there = [row for row in rows if f"{row.slide_id}.json" in names]
     with ThreadPoolExecutor(REQUESTS) as pool:
         found = list(pool.map(lambda row: _committed(row, spec, options, out), there))
@@ -152,7 +153,7 @@ def _resumed(
 
 def _committed(row: SlideRow, spec: TileSpec, options: dict[str, int | None], out: str) -> SlideTiles | None:
     try:
-        found = SlideTiles.model_validate_json(storage.read_bytes(_record_uri(out, row.slide_id)))
+        found = SlideTiles.model_validate_json(objects.read_bytes(_record_uri(out, row.slide_id)))
         etag = slide_etag(row)
     except ValidationError:
         return None
@@ -162,7 +163,7 @@ def _committed(row: SlideRow, spec: TileSpec, options: dict[str, int | None], ou
 
 
 def _record_uri(out: str, slide_id: str) -> str:
-    return storage.join(out, "slides", f"{slide_id}.json")
+    return objects.join(out, "slides", f"{slide_id}.json")
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ def cut_slide(row: SlideRow, spec: TileSpec, options: dict[str, int | None], out
                 part[i] for i in rng.permutation(len(part))
             ]  # a row group is a sample of the slide, no patch of it
             data = _shard(mixed, tiles, spec, row.label, quality)
-            storage.write_bytes(storage.join(out, name), data)
+            objects.write_bytes(objects.join(out, name), data)
             shards.append(name)
             rows.append(len(part))
             kept += sum(own for *_, own in part)
@@ -255,7 +256,7 @@ def cut_slide(row: SlideRow, spec: TileSpec, options: dict[str, int | None], out
         shards=shards, rows=rows, kept=kept, unreadable=left_out["unreadable"], flagged=left_out["flagged"],
         bytes=n_bytes,
     )  # fmt: skip
-    storage.write_bytes(_record_uri(out, row.slide_id), found.model_dump_json(indent=1).encode())
+    objects.write_bytes(_record_uri(out, row.slide_id), found.model_dump_json(indent=1).encode())
     return found
 
 

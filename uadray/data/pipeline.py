@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
-from uadray import faults, s3
+from uadray import faults
 from uadray.data import shards, tilesets
 from uadray.data.crops import (
     FileSource,
@@ -38,6 +38,7 @@ from uadray.manifest import SlideRow, has_label, read_manifest
 from uadray.provenance import fingerprint
 from uadray.slides.reader import open_slide
 from uadray.stain import Stain, median_stain
+from uadray.storage import s3_client
 from uadray.tiling import TileSpec
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class TrainingData:
             done_tiles=done_tiles,
         )  # fmt: skip
         if self.is_patient:
-            s3.known_to_answer()
+            s3_client.known_to_answer()
         options = (self.input_px, self.stain_augment, self.journal)
         reads = [reading(_crops, self.source, passes, task, *options) for task in range(passes.n_tasks)]
         tasks = TaskSource("crops", reads, bytes_each=BLOCK_BYTES * passes.blocks_per_task)
@@ -174,7 +175,7 @@ def crop_data(
     journal = ray.remote(num_cpus=0)(Journal).options(scheduling_strategy=on_this_node()).remote()
     return TrainingData(
         source=ray.put(source), n_tiles=in_pass, n_needed=n_tiles, seed=seed, input_px=input_px,
-        stain_augment=stain_augment, journal=journal, is_patient=s3.has_answered(), shares=source.shares,
+        stain_augment=stain_augment, journal=journal, is_patient=s3_client.has_answered(), shares=source.shares,
         tiles=tiles, description=(description or {}) | {"n_tiles": in_pass},
         selector=nodes.selector() if nodes is not None else None,
     )  # fmt: skip

@@ -13,9 +13,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from uadray import storage
 from uadray.checks import STORE_TIMEOUT_S, Finding, Marker, examine_node, versions
 from uadray.errors import UadrayError
+from uadray.storage import objects
 
 TIMEOUT_S = 90.0
 """For a worker process to start on a busy node, to import, and to wait for the store."""
@@ -54,8 +54,8 @@ def findings(
     """All that was looked at on each living node, good and bad, keyed by Ray's node id; see `examine_nodes`."""
     marker = None
     if out_uri is not None:
-        marker = Marker(storage.join(out_uri, f".{secrets.token_hex(8)}.uadray-tmp"), secrets.token_bytes(16))
-        storage.write_bytes(marker.uri, marker.content)
+        marker = Marker(objects.join(out_uri, f".{secrets.token_hex(8)}.uadray-tmp"), secrets.token_bytes(16))
+        objects.write_bytes(marker.uri, marker.content)
     expected = versions()
     task = ray.remote(num_cpus=0, max_retries=0)(_look)
     try:
@@ -76,7 +76,7 @@ def findings(
     finally:
         if marker is not None:
             with suppress(UadrayError):
-                storage.delete(marker.uri)
+                objects.delete(marker.uri)
 
 
 def living_nodes() -> list[dict[str, Any]]:

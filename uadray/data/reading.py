@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from uadray import mask_folder, masks, storage
+from uadray import mask_folder, masks
 from uadray.errors import InputError, SlideError
 from uadray.manifest import SlideRow
-from uadray.members import slide_stat
 from uadray.quality import Flag, QualityConfig, SlideQuality, pixel_flags, slide_quality, tile_flags
 from uadray.slides.reader import Slide, TilePlaces, finer_level, read_place, reading_order, thumbnail, tile_places
 from uadray.stain import Normalizer, Stain, StainError, fit, normalizer
+from uadray.storage import objects
+from uadray.storage.slide_files import slide_stat
 from uadray.tiling import TileSpec, grid, n_grid
 from uadray.tissue import shrink, tissue_mask
 
@@ -90,7 +91,7 @@ def slide_etag(row: SlideRow) -> str:
     """
     try:
         return slide_stat(row.uri).etag
-    except storage.NotFoundError as error:
+    except objects.NotFoundError as error:
         raise SlideError(row.slide_id, "missing", str(error)) from error
 
 
@@ -145,11 +146,11 @@ def mask_uri(slide_id: str, spec: TileSpec) -> str | None:
 def _tissue(slide: Slide, image: npt.NDArray[np.uint8], mpp: float, spec: TileSpec) -> npt.NDArray[np.bool_]:
     """The edited mask where there is one, else what is found; where a mask only cuts out, found without that."""
     uri = mask_uri(slide.slide_id, spec)
-    if uri is None or not storage.exists(uri):
+    if uri is None or not objects.exists(uri):
         return tissue_mask(image, mpp)
     shape = (image.shape[0], image.shape[1])
     try:
-        data = storage.read_bytes(uri, max_bytes=masks.MAX_BYTES)
+        data = objects.read_bytes(uri, max_bytes=masks.MAX_BYTES)
     except InputError as error:
         raise SlideError(slide.slide_id, "bad_mask", str(error)) from error
     found = tissue_mask(image, mpp)

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
-from uadray import storage
 from uadray.config import Config
 from uadray.errors import InputError, UadrayError
 from uadray.schemas import TILES
+from uadray.storage import objects
 from uadray.tiling import TileSpec
 
 TILESET = "tileset.json"
@@ -128,7 +128,7 @@ class Run:
 
 def is_folder(uri: str) -> bool:
     """Whether `uri` is a folder that `uadray tile` wrote."""
-    return storage.exists(storage.join(uri, TILESET))
+    return objects.exists(objects.join(uri, TILESET))
 
 
 def read_tile_set(uri: str) -> TileSet:
@@ -145,9 +145,9 @@ def read_tile_set(uri: str) -> TileSet:
 
 def parse_tile_set(uri: str) -> TileSet:
     """As `read_tile_set`, of an unfinished one too."""
-    where = storage.join(uri, TILESET)
+    where = objects.join(uri, TILESET)
     try:
-        found = TileSet.model_validate_json(storage.read_bytes(where))
+        found = TileSet.model_validate_json(objects.read_bytes(where))
     except ValidationError as error:
         raise InputError(f"{where}: not a tile set of this version of uadray: {error.errors()[0]['msg']}") from error
     if found.version != 1:
@@ -161,7 +161,7 @@ def folder_runs(uri: str, found: TileSet) -> list[tuple[int, Run]]:
     for number, slide in enumerate(found.slides):
         first = 0
         for shard, rows in zip(slide.shards, slide.rows, strict=True):
-            where = storage.join(uri, shard)
+            where = objects.join(uri, shard)
             for group, start in enumerate(range(0, rows, found.group_tiles)):
                 count = min(found.group_tiles, rows - start)
                 runs.append((number, Run(where, group, 0, count, first + start)))
@@ -202,7 +202,7 @@ def parquet(uri: str) -> pq.ParquetFile:
     Raises:
         InputError: there is none, or it is none.
     """
-    filesystem, path = storage.pyarrow_filesystem(uri)
+    filesystem, path = objects.pyarrow_filesystem(uri)
     with _explained(uri):
         return pq.ParquetFile(path, filesystem=filesystem)
 

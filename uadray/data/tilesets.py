@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from uadray import cache, images, storage
+from uadray import images
 from uadray.data import shards
 from uadray.errors import InputError
 from uadray.images import ImageError, Pixels
+from uadray.storage import local_copies, objects
 from uadray.tiling import TileSpec, slide_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
@@ -81,11 +82,11 @@ def list_tiles(uri: str, *, label: str | None = None) -> list[TileRef]:
         case "shards":
             whole = shards.read_tile_set(uri)
             runs = [run for _, run in shards.folder_runs(uri, whole)]
-            with ThreadPoolExecutor(IN_FLIGHT if storage.is_s3(uri) else 1) as threads:
+            with ThreadPoolExecutor(IN_FLIGHT if objects.is_s3(uri) else 1) as threads:
                 refs = [ref for some in _ahead(threads, _run_refs, runs) for ref in some]
         case "folder":
-            found = storage.list_objects(uri, suffixes=IMAGE_SUFFIXES)
-            prefix = len(storage.join(uri, "x")) - 1
+            found = objects.list_objects(uri, suffixes=IMAGE_SUFFIXES)
+            prefix = len(objects.join(uri, "x")) - 1
             refs = [_ref(info.uri[prefix:], info.uri) for info in found]
     refs = [r for r in refs if label is None or r.label == label]
     if container != "shards":
@@ -145,14 +146,14 @@ def _encoded(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
             for start in range(0, len(refs), WINDOW):
                 yield from _rows(refs[start : start + WINDOW])
         case "folder":
-            with ThreadPoolExecutor(IN_FLIGHT if storage.is_s3(uri) else 1) as threads:
+            with ThreadPoolExecutor(IN_FLIGHT if objects.is_s3(uri) else 1) as threads:
                 yield from zip(refs, _ahead(threads, _image_bytes, [ref.member for ref in refs]), strict=True)
 
 
 def _image_bytes(uri: str) -> bytes:
     try:
-        return storage.read_bytes(uri, max_bytes=MAX_IMAGE_BYTES)
-    except (storage.AccessError, storage.UnreachableError):
+        return objects.read_bytes(uri, max_bytes=MAX_IMAGE_BYTES)
+    except (objects.AccessError, objects.UnreachableError):
         raise
     except InputError:  # too large, or gone since it was listed
         return b""
@@ -189,9 +190,9 @@ def _ref(tile_id: str, member: str) -> TileRef:
 @contextmanager
 def _zip(uri: str) -> Iterator[zipfile.ZipFile]:
     """Open a zip; of one in S3 the node's copy, fetched once."""
-    if not storage.exists(uri):
+    if not objects.exists(uri):
         raise InputError(f"tile set {uri}: no such file")
-    with cache.local_copy(uri) as path:
+    with local_copies.local_copy(uri) as path:
         try:
             archive = zipfile.ZipFile(path)
         except zipfile.BadZipFile as error:

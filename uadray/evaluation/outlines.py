@@ -8,9 +8,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import shapely
 
-from uadray import storage
 from uadray.errors import InputError
 from uadray.masks import read_features
+from uadray.storage import objects
 
 ANOMALOUS_OVERLAP = 0.5
 """A tile at least half inside an outline is anomalous; one that is touched less is left out."""
@@ -22,10 +22,10 @@ def read_outlines(uri: str) -> Any | None:
     Raises:
         InputError: the file is not GeoJSON.
     """
-    if not storage.exists(uri):
+    if not objects.exists(uri):
         return None
     try:
-        features = read_features(storage.read_bytes(uri))
+        features = read_features(objects.read_bytes(uri))
         shapes = [shapely.make_valid(shapely.geometry.shape(feature["geometry"])) for feature in features]
         return shapely.union_all([s for s in shapes if s.area > 0])
     except (ValueError, KeyError, TypeError, AttributeError, shapely.errors.ShapelyError) as error:
@@ -49,11 +49,11 @@ def outline_uri(slide_uri: str, slide_id: str, folder: str | None) -> str:
     ('a/b.geojson', 'c/s1.geojson')
     """
     if folder is not None:
-        return storage.join(folder, f"{slide_id}.geojson")
+        return objects.join(folder, f"{slide_id}.geojson")
     stem, _, _ = slide_uri.rpartition(".")
     return f"{stem}.geojson"
 
 
 def any_outline(uris: Sequence[str]) -> bool:
     """Whether one of them exists: no file at all means that nobody outlined anything."""
-    return any(storage.exists(uri) for uri in uris)
+    return any(objects.exists(uri) for uri in uris)

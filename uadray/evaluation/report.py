@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uadray import storage
 from uadray.errors import InputError
 from uadray.evaluation.detection import auroc, detection
 from uadray.evaluation.outlines import any_outline, outline_uri, read_outlines, tile_truth
 from uadray.manifest import SlideRow, read_manifest
+from uadray.storage import objects
 from uadray.tiling import slide_of
 
 TRIVIAL = {"mean_saturation": 1.0, "minus_mean_green": -1.0}
@@ -48,9 +48,9 @@ def evaluate(uri: str, *, labels: str | None = None, outlines: str | None = None
         if labels is None:
             raise InputError(f"evaluating the screening {uri} needs --labels MANIFEST with a label column")
         result = evaluate_screening(uri, rows, outlines=outlines)
-        beside = storage.join(uri, "evaluation") + "."
-    storage.write_bytes(beside + "json", json.dumps(result, indent=1).encode())
-    storage.write_bytes(beside + "html", evaluation_page(uri, result).encode(), content_type="text/html; charset=utf-8")
+        beside = objects.join(uri, "evaluation") + "."
+    objects.write_bytes(beside + "json", json.dumps(result, indent=1).encode())
+    objects.write_bytes(beside + "html", evaluation_page(uri, result).encode(), content_type="text/html; charset=utf-8")
     return result | {"page": beside + "html"}
 
 
@@ -85,7 +85,7 @@ def evaluate_scores(table: pa.Table, rows: Sequence[SlideRow] = ()) -> dict[str,
 
 def evaluate_screening(out: str, rows: list[SlideRow], *, outlines: str | None = None) -> dict[str, Any]:
     """Metrics by slide (against `label`) and, where there are outlines, by tile."""
-    decisions = {d["slide_id"]: d for d in _read_table(storage.join(out, "decisions.parquet")).to_pylist()}
+    decisions = {d["slide_id"]: d for d in _read_table(objects.join(out, "decisions.parquet")).to_pylist()}
     labelled = [r for r in rows if r.label and r.slide_id in decisions]
     if not labelled:
         raise InputError(f"{out}: no slide of the manifest was screened there and has a label")
@@ -117,7 +117,7 @@ def _tiles(out: str, rows: Sequence[SlideRow], outlines: str | None) -> dict[str
     tables, truths, n_not_finite = [], [], 0
     slides: list[str] = []
     for row, uri in zip(rows, uris, strict=True):
-        tiles = _read_table(storage.join(out, "tiles", f"{row.slide_id}.parquet"))
+        tiles = _read_table(objects.join(out, "tiles", f"{row.slide_id}.parquet"))
         outline = read_outlines(uri)
         if outline is None and is_anomalous(row.label):
             continue  # nobody said where its lesions are
@@ -190,10 +190,10 @@ def _trivial(table: pa.Table, anomalous: npt.NDArray[np.bool_]) -> dict[str, flo
 
 
 def _read_table(uri: str) -> pa.Table:
-    if not storage.exists(uri):
+    if not objects.exists(uri):
         raise InputError(f"{uri}: not there; is it the output of `uadray score` or a finished `uadray screen`?")
     try:
-        return pq.read_table(io.BytesIO(storage.read_bytes(uri)))
+        return pq.read_table(io.BytesIO(objects.read_bytes(uri)))
     except pa.ArrowInvalid as error:
         raise InputError(f"{uri}: not a Parquet file: {error}") from error
 

@@ -29,11 +29,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from uadray import storage
 from uadray.errors import InputError, WorkError
 from uadray.models import weight_sources as sources
 from uadray.models.weight_registry import Weights, registry
 from uadray.models.weight_sources import Source, SourceError, State
+from uadray.storage import objects
 
 __all__ = ["Status", "Weights", "cache_folder", "ensure", "load", "pull", "registry", "state_bytes", "verify"]
 
@@ -154,12 +154,12 @@ def _from_mirror(weights: Weights, mirror: str, scratch: Path) -> bytes:
         InputError: it holds one, and it is not what was published.
     """
     try:
-        if weights.sha256 and storage.exists(uri := storage.join(mirror, weights.file_name)):
-            return _checked(weights, storage.read_bytes(uri, max_bytes=weights.size_bytes), uri)
+        if weights.sha256 and objects.exists(uri := objects.join(mirror, weights.file_name)):
+            return _checked(weights, objects.read_bytes(uri, max_bytes=weights.size_bytes), uri)
         for source in weights.sources:
-            if storage.exists(uri := storage.join(mirror, source.file_name)):
+            if objects.exists(uri := objects.join(mirror, source.file_name)):
                 path = scratch / source.file_name
-                path.write_bytes(storage.read_bytes(uri, max_bytes=source.size_bytes))
+                path.write_bytes(objects.read_bytes(uri, max_bytes=source.size_bytes))
                 return _checked(weights, state_bytes(sources.read(source, path, scratch)), uri)
     except SourceError as error:
         raise InputError(f"weights {weights.name}: the mirror {mirror} holds a wrong file: {error}") from error

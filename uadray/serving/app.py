@@ -19,7 +19,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from uadray import console, storage
+from uadray import console
 from uadray.bundle import Bundle, read_bundle
 from uadray.data.cluster import connect
 from uadray.errors import InputError, WorkError
@@ -27,6 +27,7 @@ from uadray.images import Pixels
 from uadray.serving.deployments import Encoder, Generator, Scorer, Scores, Whole
 from uadray.serving.endpoints import RefusedError, build_http, digest
 from uadray.serving.schemas import ServeConfig, StageConfig
+from uadray.storage import objects
 
 APP = "uadray"
 TOKEN = "UADRAY_TOKEN"  # noqa: S105 (the name of a variable)
@@ -99,7 +100,7 @@ def build_app(config: ServeConfig) -> serve.Application:
         InputError: no bundle there, or a host that others reach and no token.
     """
     token = _token(config)
-    uri = storage.resolve(config.bundle, str(Path.cwd()))
+    uri = objects.resolve(config.bundle, str(Path.cwd()))
     bundle = read_bundle(uri)
     if bundle.tiles.stain is not None:
         raise InputError(f"bundle {uri} normalises stain by slide; tiles that come alone cannot be scored with it")

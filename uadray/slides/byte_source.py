@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from uadray import storage
 from uadray.errors import SlideError, UadrayError
-from uadray.s3_objects import JOIN_GAP_BYTES, read_ends
-from uadray.storage import AccessError, ChangedError, NotFoundError, UnreachableError
+from uadray.storage import objects
+from uadray.storage.objects import AccessError, ChangedError, NotFoundError, UnreachableError
+from uadray.storage.s3 import JOIN_GAP_BYTES, read_ends
 
 Span = tuple[int, int]
 """Bytes from `start` to before `stop`."""
@@ -62,7 +62,7 @@ class LocalFile:
         self.name = str(path)
         self._file = os.open(path, os.O_RDONLY)
         try:
-            info = storage.stat(str(path))
+            info = objects.stat(str(path))
             found = os.fstat(self._file)
             self.size, self._version = found.st_size, (found.st_size, found.st_mtime_ns)
             if info.size != self.size or etag not in (None, info.etag):
@@ -105,7 +105,7 @@ class RemoteObject:
 
     def read(self, spans: Sequence[Span]) -> list[bytes]:
         """See `ByteSource.read`."""
-        return storage.read_ranges(self.name, spans, etag=self._etag, gap_bytes=_gap_bytes(spans))
+        return objects.read_ranges(self.name, spans, etag=self._etag, gap_bytes=_gap_bytes(spans))
 
     def close(self) -> None:
         """Nothing is held: connections belong to the process."""
@@ -130,9 +130,9 @@ def _gap_bytes(spans: Sequence[Span]) -> int:
 
 def open_source(uri: str, *, etag: str | None = None) -> LocalFile | RemoteObject:
     """Open a local path, `file://` or `s3://`."""
-    if storage.is_s3(uri):
+    if objects.is_s3(uri):
         return RemoteObject(uri, etag=etag)
-    return LocalFile(storage.local_path(uri), etag=etag)
+    return LocalFile(objects.local_path(uri), etag=etag)
 
 
 def slide_error(slide_id: str, error: Exception) -> SlideError:

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import openslide
 
-from uadray.cache import local_copy
 from uadray.errors import SlideError
 from uadray.slides.byte_source import slide_error
 from uadray.slides.levels import factors
 from uadray.slides.pixel_size import level0_mpp, openslide_size
 from uadray.slides.reader import Boxes, Rgb
 from uadray.slides.tiff_index import TiffIndex
-from uadray.storage import AccessError, ChangedError, NotFoundError, UnreachableError, name
+from uadray.storage.local_copies import local_copy
+from uadray.storage.objects import AccessError, ChangedError, NotFoundError, UnreachableError, name
 
 
 class OpenSlideSlide:

@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from uadray import storage
 from uadray.errors import InputError, SlideError
-from uadray.members import has_many_files
 from uadray.slides.resample import resample
+from uadray.storage import objects
+from uadray.storage.slide_files import has_many_files
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -122,14 +122,14 @@ def open_slide(where: str | Path, *, slide_id: str, mpp: float | None = None, et
     from uadray.slides.tiff import TiffSlide, index_of
 
     uri = str(where)
-    path = None if storage.is_s3(uri) else storage.local_path(uri)
+    path = None if objects.is_s3(uri) else objects.local_path(uri)
     if path is not None and not path.exists():
         raise SlideError(slide_id, "missing", f"no such file: {path}")
     index = None
     if not has_many_files(uri) and (path is None or path.is_file()):
         try:
             source = open_source(uri, etag=etag)
-        except (storage.ChangedError, InputError) as error:
+        except (objects.ChangedError, InputError) as error:
             raise slide_error(slide_id, error) from error
         fast = None
         try:

@@ -18,9 +18,9 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import PurePosixPath
 
-from uadray import storage
 from uadray.errors import InputError
-from uadray.uris import ChangedError, NotFoundError, ObjectInfo, join, name, parent
+from uadray.storage import objects
+from uadray.storage.uris import ChangedError, NotFoundError, ObjectInfo, join, name, parent
 
 MAX_FILES = 10_000
 """Slides have tens to hundreds of files. More in one folder is ten list requests, and not one slide."""
@@ -88,7 +88,7 @@ def slide_files(uri: str) -> SlideFiles:
         NotFoundError: there is no such slide, or a file that belongs to it is missing.
         InputError: a folder of absurdly many objects, a name that leads out of the slide's folder, a broken key file.
     """
-    info = storage.stat(uri)
+    info = objects.stat(uri)
     suffix = _suffix(uri)
     main = Member(f"slide{suffix}", info)
     others: Iterable[Member] = ()
@@ -108,7 +108,7 @@ def _suffix(uri: str) -> str:
 
 
 def _objects(uri: str, folder: str) -> list[ObjectInfo]:
-    found = list(islice(storage.list_objects(folder), MAX_FILES + 1))
+    found = list(islice(objects.list_objects(folder), MAX_FILES + 1))
     if len(found) > MAX_FILES:
         raise InputError(
             f"{uri}: more than {MAX_FILES:,} objects in {folder}/, expected the files of one slide; "
@@ -142,7 +142,7 @@ def _named_in(info: ObjectInfo) -> list[Member]:
     """The files that a VMS or VMU names: images of one focal plane, map, macro, restart markers."""
     if info.size > _KEY_FILE_BYTES:
         raise InputError(f"{info.uri}: {info.size} bytes, expected a key file of {_KEY_FILE_BYTES} at most")
-    (data,) = storage.read_ranges(info.uri, [(0, info.size)], etag=info.etag)
+    (data,) = objects.read_ranges(info.uri, [(0, info.size)], etag=info.etag)
     keys = _keys(data.decode(errors="replace"), info.uri)
     wanted = dict.fromkeys(value for key, value in keys if value and _is_file_key(key))
     for value in wanted:
@@ -199,7 +199,7 @@ def _is_file_key(key: str) -> bool:
 
 def _stat_or_none(uri: str) -> ObjectInfo | None:
     try:
-        return storage.stat(uri)
+        return objects.stat(uri)
     except NotFoundError:
         return None
 
@@ -225,7 +225,7 @@ def series(info: ObjectInfo) -> str | None:
     """The series of a file; None for what is no DICOM, or is gone. Read once: folders may hold many slides."""
     for n_bytes in _HEADER_BYTES:
         try:
-            (data,) = storage.read_ranges(info.uri, [(0, min(info.size, n_bytes))], etag=info.etag)
+            (data,) = objects.read_ranges(info.uri, [(0, min(info.size, n_bytes))], etag=info.etag)
         except (ChangedError, NotFoundError):
             return None
         try:

@@ -18,10 +18,10 @@ import pytest
 from fault_proxy import FaultProxy, Request
 from seaweed import SeaweedServer, free_port
 
-from uadray import s3 as s3_module
-from uadray import storage
 from uadray.errors import InputError, UadrayError
-from uadray.s3_objects import join_ranges
+from uadray.storage import objects
+from uadray.storage import s3_client as s3_module
+from uadray.storage.s3 import join_ranges
 
 KEYS = ["a.svs", "folder b/ü ö.svs", "100%.svs", "x%20y.svs", "a#b?.svs", "~t*[1]&+.svs"]
 
@@ -37,95 +37,95 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_what_is_written_is_read_and_listed(root: str, key: str) -> None:
-    uri = storage.join(root, key)
-    assert not storage.exists(uri)
-    storage.write_bytes(uri, b"0123456789")
-    info = storage.stat(uri)
+    uri = objects.join(root, key)
+    assert not objects.exists(uri)
+    objects.write_bytes(uri, b"0123456789")
+    info = objects.stat(uri)
     assert (info.uri, info.size) == (uri, 10)
-    assert storage.read_bytes(uri) == b"0123456789"
-    assert storage.read_ranges(uri, [(8, 10), (0, 3), (4, 4), (1, 2)], etag=info.etag) == [b"89", b"012", b"", b"1"]
-    assert [found.uri for found in storage.list_objects(root)] == [uri]
-    storage.delete(uri)
-    storage.delete(uri)
-    assert not storage.exists(uri)
+    assert objects.read_bytes(uri) == b"0123456789"
+    assert objects.read_ranges(uri, [(8, 10), (0, 3), (4, 4), (1, 2)], etag=info.etag) == [b"89", b"012", b"", b"1"]
+    assert [found.uri for found in objects.list_objects(root)] == [uri]
+    objects.delete(uri)
+    objects.delete(uri)
+    assert not objects.exists(uri)
 
 
 def test_etag_changes_with_content(root: str) -> None:
-    uri = storage.join(root, "a")
-    storage.write_bytes(uri, b"old")
-    before = storage.stat(uri)
-    assert storage.stat(uri) == before
-    storage.write_bytes(uri, b"newer")
-    assert storage.stat(uri).etag != before.etag
-    with pytest.raises(storage.ChangedError, match="has changed"):
-        storage.read_ranges(uri, [(0, 2)], etag=before.etag)
-    assert storage.read_ranges(uri, [(0, 2)], etag=None) == [b"ne"]
+    uri = objects.join(root, "a")
+    objects.write_bytes(uri, b"old")
+    before = objects.stat(uri)
+    assert objects.stat(uri) == before
+    objects.write_bytes(uri, b"newer")
+    assert objects.stat(uri).etag != before.etag
+    with pytest.raises(objects.ChangedError, match="has changed"):
+        objects.read_ranges(uri, [(0, 2)], etag=before.etag)
+    assert objects.read_ranges(uri, [(0, 2)], etag=None) == [b"ne"]
 
 
 def test_ranges_outside_the_object_are_refused(root: str) -> None:
-    uri = storage.join(root, "a")
-    storage.write_bytes(uri, b"0123456789")
+    uri = objects.join(root, "a")
+    objects.write_bytes(uri, b"0123456789")
     for wrong in [(5, 11), (20, 30)]:
         with pytest.raises(InputError, match="has 10 bytes"):
-            storage.read_ranges(uri, [wrong], etag=None)
+            objects.read_ranges(uri, [wrong], etag=None)
     for impossible in [(-1, 3), (4, 2)]:
         with pytest.raises(InputError, match="not a byte range"):
-            storage.read_ranges(uri, [impossible], etag=None)
+            objects.read_ranges(uri, [impossible], etag=None)
 
 
 def test_many_ranges_come_back_in_order(root: str) -> None:
-    uri = storage.join(root, "a")
+    uri = objects.join(root, "a")
     data = os.urandom(3_000_000)
-    storage.write_bytes(uri, data)
+    objects.write_bytes(uri, data)
     ranges = [((i * 7_919_993) % 2_900_000, (i * 7_919_993) % 2_900_000 + 997) for i in range(500)]
-    assert storage.read_ranges(uri, ranges, etag=storage.stat(uri).etag) == [data[a:b] for a, b in ranges]
+    assert objects.read_ranges(uri, ranges, etag=objects.stat(uri).etag) == [data[a:b] for a, b in ranges]
 
 
 def test_reading_refuses_more_than_asked_for(root: str) -> None:
-    uri = storage.join(root, "a")
-    storage.write_bytes(uri, b"0123")
-    assert storage.read_bytes(uri, max_bytes=4) == b"0123"
+    uri = objects.join(root, "a")
+    objects.write_bytes(uri, b"0123")
+    assert objects.read_bytes(uri, max_bytes=4) == b"0123"
     with pytest.raises(InputError, match="4 bytes, expected 3 at most"):
-        storage.read_bytes(uri, max_bytes=3)
+        objects.read_bytes(uri, max_bytes=3)
 
 
 def test_listing_is_of_a_folder_not_of_a_prefix(root: str) -> None:
     for key in ["a/1.SVS", "a/b/2.svs", "a/3.txt", "ab/4.svs"]:
-        storage.write_bytes(storage.join(root, key), b"x")
-    found = [info.uri.removeprefix(root) for info in storage.list_objects(storage.join(root, "a"), suffixes=(".svs",))]
+        objects.write_bytes(objects.join(root, key), b"x")
+    found = [info.uri.removeprefix(root) for info in objects.list_objects(objects.join(root, "a"), suffixes=(".svs",))]
     assert found == ["/a/1.SVS", "/a/b/2.svs"]
-    assert list(storage.list_objects(storage.join(root, "nowhere"))) == []
+    assert list(objects.list_objects(objects.join(root, "nowhere"))) == []
 
 
 def test_of_sixteen_creators_one_wins(root: str) -> None:
-    uri = storage.join(root, "decision.json")
+    uri = objects.join(root, "decision.json")
     barrier = threading.Barrier(16)
 
     def create(number: int) -> bool:
         barrier.wait()
-        return storage.put_if_absent(uri, f"creator {number}".encode())
+        return objects.put_if_absent(uri, f"creator {number}".encode())
 
     with ThreadPoolExecutor(16) as pool:
         won = list(pool.map(create, range(16)))
     assert won.count(True) == 1
-    assert storage.read_bytes(uri) == f"creator {won.index(True)}".encode()
+    assert objects.read_bytes(uri) == f"creator {won.index(True)}".encode()
 
 
 def test_of_sixteen_replacers_one_wins_each_round(root: str) -> None:
-    uri = storage.join(root, "lease.json")
-    assert not storage.replace_if_match(uri, b"0", "no such etag")
-    storage.write_bytes(uri, b"start")
+    uri = objects.join(root, "lease.json")
+    assert not objects.replace_if_match(uri, b"0", "no such etag")
+    objects.write_bytes(uri, b"start")
     for turn in range(5):  # new content each turn: an S3 etag is its hash
-        etag = storage.stat(uri).etag
+        etag = objects.stat(uri).etag
         with ThreadPoolExecutor(16) as pool:
-            won = list(pool.map(lambda n: storage.replace_if_match(uri, f"{turn} {n}".encode(), etag), range(16)))  # noqa: B023
+            won = list(pool.map(lambda n: objects.replace_if_match(uri, f"{turn} {n}".encode(), etag), range(16)))  # noqa: B023
         assert won.count(True) == 1
-        assert storage.read_bytes(uri) == f"{turn} {won.index(True)}".encode()
+        assert objects.read_bytes(uri) == f"{turn} {won.index(True)}".encode()
 
 
 def test_conditions_that_a_place_honours(root: str) -> None:
-    storage.check_conditional_puts(storage.join(root, "out"))
-    assert list(storage.list_objects(root)) == []
+    objects.check_conditional_puts(objects.join(root, "out"))
+    assert list(objects.list_objects(root)) == []
 
 
 def _without(header: str) -> Callable[[Request], str | None]:
@@ -142,9 +142,9 @@ def test_a_store_that_ignores_conditions_is_refused(
     with FaultProxy(s3.endpoint, _without(header)) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         with pytest.raises(InputError, match=rf"(?i){out}: this store does not honour {header}: .* use Amazon S3") as e:
-            storage.check_conditional_puts(out)
+            objects.check_conditional_puts(out)
         assert "\n" not in str(e.value)
-        assert list(storage.list_objects(out)) == []
+        assert list(objects.list_objects(out)) == []
         assert proxy.faults["unconditional"] >= 1
 
 
@@ -152,7 +152,7 @@ def test_a_store_that_ignores_conditions_is_refused(
 def test_looking_whether_conditions_are_honoured_is_cheap(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with FaultProxy(s3.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        storage.check_conditional_puts(f"s3://{s3.bucket}/cheap")
+        objects.check_conditional_puts(f"s3://{s3.bucket}/cheap")
         assert [request.method for request in proxy.requests] == ["PUT", "PUT", "PUT", "HEAD", "PUT", "DELETE"]
 
 
@@ -161,26 +161,26 @@ def test_a_server_without_conditional_puts(s3: SeaweedServer, monkeypatch: pytes
     """Some say so, by a 501; it is not asked again for two minutes."""
     with FaultProxy(s3.endpoint, lambda request: "501 NotImplemented" if request.conditions else None) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        assert not storage.exists(f"s3://{s3.bucket}/none")
+        assert not objects.exists(f"s3://{s3.bucket}/none")
         began = time.monotonic()
         with pytest.raises(InputError, match="cannot do what was asked for: NotImplemented"):
-            storage.check_conditional_puts(f"s3://{s3.bucket}/none")
+            objects.check_conditional_puts(f"s3://{s3.bucket}/none")
         assert time.monotonic() - began < 20
 
 
 def test_local_writes_leave_nothing_half_done(tmp_path: Path) -> None:
     uri = str(tmp_path / "deep" / "a")
-    storage.write_bytes(uri, b"1")
-    assert not storage.put_if_absent(uri, b"2")
+    objects.write_bytes(uri, b"1")
+    assert not objects.put_if_absent(uri, b"2")
     (tmp_path / "deep" / ".0123.uadray-tmp").write_bytes(b"left by a crash")
-    assert [info.uri for info in storage.list_objects(str(tmp_path))] == [uri]
+    assert [info.uri for info in objects.list_objects(str(tmp_path))] == [uri]
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == [".0123.uadray-tmp", "a"]
 
 
 HOLD = """
 import sys
 from pathlib import Path
-from uadray import storage
+from uadray.storage import objects
 with storage._locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -189,8 +189,8 @@ with storage._locked(Path(sys.argv[1])):
 
 def test_what_is_locked_is_a_file(tmp_path: Path) -> None:
     """Of a lock on a folder other machines do not hear; of one on a file that is open for writing they do, on NFS."""
-    storage.write_bytes(f"{tmp_path}/a", b"1")
-    etag = storage.stat(f"{tmp_path}/a").etag
+    objects.write_bytes(f"{tmp_path}/a", b"1")
+    etag = objects.stat(f"{tmp_path}/a").etag
     with (
         subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdin=-1, stdout=-1) as process,
         ThreadPoolExecutor(1) as pool,
@@ -201,17 +201,17 @@ def test_what_is_locked_is_a_file(tmp_path: Path) -> None:
         (inode,) = [int(line[5].split(":")[2]) for line in held if line[4] == str(process.pid)]
         (path,) = [path for path in (tmp_path, *tmp_path.iterdir()) if path.stat().st_ino == inode]
         assert stat.S_ISREG(path.stat().st_mode)
-        waits = pool.submit(storage.replace_if_match, f"{tmp_path}/a", b"2", etag)
+        waits = pool.submit(objects.replace_if_match, f"{tmp_path}/a", b"2", etag)
         time.sleep(0.2)
         assert not waits.done()
         process.communicate(b"")
         assert waits.result(timeout=20)
-    assert [info.uri for info in storage.list_objects(str(tmp_path))] == [f"{tmp_path}/a"]
+    assert [info.uri for info in objects.list_objects(str(tmp_path))] == [f"{tmp_path}/a"]
 
 
 COUNT = """
 import sys
-from uadray import storage
+from uadray.storage import objects
 uri, done = sys.argv[1], 0
 while done < 100:
     info = storage.stat(uri)
@@ -247,19 +247,19 @@ def test_two_mounts_of_one_folder_lose_nothing(tmp_path: Path) -> None:
 def test_local_trouble_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for uri in [f"{tmp_path}/none", str(tmp_path), f"{tmp_path}/file/below"]:
-        with pytest.raises(storage.NotFoundError):
-            storage.stat(uri)
+        with pytest.raises(objects.NotFoundError):
+            objects.stat(uri)
     with pytest.raises(UadrayError, match="file/below"):
-        storage.write_bytes(f"{tmp_path}/file/below", b"x")
+        objects.write_bytes(f"{tmp_path}/file/below", b"x")
 
 
 def test_uris() -> None:
-    assert storage.resolve("a.svs", "/data") == "/data/a.svs"
-    assert storage.resolve("../b.svs", "/data/m") == "/data/b.svs"
-    assert storage.resolve("file:///data/a%20b.svs", "s3://bucket/m") == "/data/a b.svs"
-    assert storage.resolve("a.svs", "s3://bucket") == "s3://bucket/a.svs"
-    assert storage.resolve("s3://other/a.svs", "/data") == "s3://other/a.svs"
-    assert storage.resolve("a.svs", ".") == str(Path.cwd() / "a.svs")
+    assert objects.resolve("a.svs", "/data") == "/data/a.svs"
+    assert objects.resolve("../b.svs", "/data/m") == "/data/b.svs"
+    assert objects.resolve("file:///data/a%20b.svs", "s3://bucket/m") == "/data/a b.svs"
+    assert objects.resolve("a.svs", "s3://bucket") == "s3://bucket/a.svs"
+    assert objects.resolve("s3://other/a.svs", "/data") == "s3://other/a.svs"
+    assert objects.resolve("a.svs", ".") == str(Path.cwd() / "a.svs")
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_uris() -> None:
 )
 def test_uris_that_are_refused(uri: str, base: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        storage.resolve(uri, base)
+        objects.resolve(uri, base)
 
 
 def test_joined_ranges_cover_what_was_asked() -> None:
@@ -294,36 +294,36 @@ def test_odd_keys_are_read_too(s3: SeaweedServer) -> None:
     """The Rust client refuses empty parts and control characters in a key; boto3 reads those."""
     for key in ["odd//a.svs", "tab\there.svs"]:
         uri = f"s3://{s3.bucket}/{key}"
-        storage.write_bytes(uri, b"0123")
-        etag = storage.stat(uri).etag
-        assert storage.read_ranges(uri, [(1, 3)], etag=etag) == [b"12"]
-        with pytest.raises(storage.ChangedError):
-            storage.read_ranges(uri, [(1, 3)], etag="0" * 32)
-        storage.delete(uri)
+        objects.write_bytes(uri, b"0123")
+        etag = objects.stat(uri).etag
+        assert objects.read_ranges(uri, [(1, 3)], etag=etag) == [b"12"]
+        with pytest.raises(objects.ChangedError):
+            objects.read_ranges(uri, [(1, 3)], etag="0" * 32)
+        objects.delete(uri)
 
 
 @pytest.mark.s3
 def test_large_objects_go_up_in_parts(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uadray.s3_objects._MULTIPART_BYTES", 8 * 2**20)
+    monkeypatch.setattr("uadray.storage.s3._MULTIPART_BYTES", 8 * 2**20)
     uri, data = f"s3://{s3.bucket}/large", os.urandom(18 * 2**20)
-    storage.write_bytes(uri, data, content_type="application/octet-stream")
-    info = storage.stat(uri)
+    objects.write_bytes(uri, data, content_type="application/octet-stream")
+    info = objects.stat(uri)
     assert info.etag.endswith("-3")
-    assert storage.read_ranges(uri, [(8 * 2**20 - 5, 8 * 2**20 + 5)], etag=info.etag) == [data[8 * 2**20 - 5 :][:10]]
-    assert storage.read_bytes(uri) == data
+    assert objects.read_ranges(uri, [(8 * 2**20 - 5, 8 * 2**20 + 5)], etag=info.etag) == [data[8 * 2**20 - 5 :][:10]]
+    assert objects.read_bytes(uri) == data
 
 
 def _asks(uri: str) -> list[object]:
     """Every way to ask: all of them have to fail alike."""
     return [
-        lambda: storage.stat(uri),
-        lambda: storage.exists(uri),
-        lambda: storage.read_bytes(uri),
-        lambda: storage.read_ranges(uri, [(0, 1)], etag=None),
-        lambda: list(storage.list_objects(storage.parent(uri))),
-        lambda: storage.write_bytes(uri, b"x"),
-        lambda: storage.put_if_absent(uri, b"x"),
-        lambda: storage.delete(uri),
+        lambda: objects.stat(uri),
+        lambda: objects.exists(uri),
+        lambda: objects.read_bytes(uri),
+        lambda: objects.read_ranges(uri, [(0, 1)], etag=None),
+        lambda: list(objects.list_objects(objects.parent(uri))),
+        lambda: objects.write_bytes(uri, b"x"),
+        lambda: objects.put_if_absent(uri, b"x"),
+        lambda: objects.delete(uri),
     ]
 
 
@@ -338,14 +338,14 @@ def _assert_all_fail(uri: str, error: type[Exception], message: str, *, but: tup
 
 @pytest.mark.s3
 def test_missing_bucket(s3: SeaweedServer) -> None:
-    _assert_all_fail("s3://nowhere/a.svs", storage.NotFoundError, "no bucket nowhere at http://127", but=(7,))
+    _assert_all_fail("s3://nowhere/a.svs", objects.NotFoundError, "no bucket nowhere at http://127", but=(7,))
 
 
 @pytest.mark.s3
 def test_a_key_may_say_no_bucket(s3: SeaweedServer) -> None:
-    assert not storage.exists(f"s3://{s3.bucket}/there is no bucket here.svs")
-    with pytest.raises(storage.NoBucketError):
-        storage.exists("s3://nowhere/a.svs")
+    assert not objects.exists(f"s3://{s3.bucket}/there is no bucket here.svs")
+    with pytest.raises(objects.NoBucketError):
+        objects.exists("s3://nowhere/a.svs")
 
 
 @pytest.mark.s3
@@ -362,14 +362,14 @@ def test_who_asks_when_and_where(s3: SeaweedServer, monkeypatch: pytest.MonkeyPa
     """A server's refusals that are not about the object are never taken for a fault of it."""
     with FaultProxy(s3.endpoint, lambda request: answer) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        _assert_all_fail(f"s3://{s3.bucket}/a.svs", storage.AccessError, f"{answer.split()[1]}.*{message}.*check AWS_")
+        _assert_all_fail(f"s3://{s3.bucket}/a.svs", objects.AccessError, f"{answer.split()[1]}.*{message}.*check AWS_")
 
 
 @pytest.mark.s3
 def test_missing_object(s3: SeaweedServer) -> None:
     uri = f"s3://{s3.bucket}/nothing.svs"
-    for ask in (storage.stat, storage.read_bytes, lambda u: storage.read_ranges(u, [(0, 1)], etag=None)):
-        with pytest.raises(storage.NotFoundError, match="no such object"):
+    for ask in (objects.stat, objects.read_bytes, lambda u: objects.read_ranges(u, [(0, 1)], etag=None)):
+        with pytest.raises(objects.NotFoundError, match="no such object"):
             ask(uri)
 
 
@@ -383,7 +383,7 @@ def test_missing_object(s3: SeaweedServer) -> None:
 )
 def test_wrong_keys(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str) -> None:
     monkeypatch.setenv(name, value)
-    _assert_all_fail(f"s3://{s3.bucket}/a.svs", storage.AccessError, message)
+    _assert_all_fail(f"s3://{s3.bucket}/a.svs", objects.AccessError, message)
 
 
 @pytest.mark.s3
@@ -398,18 +398,18 @@ def test_a_profile_is_used_and_named(s3: SeaweedServer, monkeypatch: pytest.Monk
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     uri = f"s3://{s3.bucket}/profile.svs"
     monkeypatch.setenv("AWS_PROFILE", "archive")
-    storage.write_bytes(uri, b"0123")
-    assert storage.read_ranges(uri, [(1, 2)], etag=storage.stat(uri).etag) == [b"1"]
-    filesystem, path = storage.pyarrow_filesystem(uri)
+    objects.write_bytes(uri, b"0123")
+    assert objects.read_ranges(uri, [(1, 2)], etag=objects.stat(uri).etag) == [b"1"]
+    filesystem, path = objects.pyarrow_filesystem(uri)
     assert filesystem.get_file_info(path).size == 4
     monkeypatch.setenv("AWS_PROFILE", "wrong")
-    _assert_all_fail(uri, storage.AccessError, "check profile wrong")
+    _assert_all_fail(uri, objects.AccessError, "check profile wrong")
     monkeypatch.setenv("AWS_PROFILE", "missing")
-    _assert_all_fail(uri, storage.AccessError, "missing.* could not be found")
+    _assert_all_fail(uri, objects.AccessError, "missing.* could not be found")
 
 
 STAT = """
-from uadray import storage
+from uadray.storage import objects
 try:
     storage.stat("s3://slides/a.svs")
 except storage.AccessError as error:
@@ -435,25 +435,25 @@ def test_a_login_that_has_expired(tmp_path: Path) -> None:
 @pytest.mark.s3
 def test_without_credentials_requests_are_unsigned(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     public = f"s3://{s3.public_bucket}/unsigned/open.svs"
-    storage.write_bytes(public, b"0123")
+    objects.write_bytes(public, b"0123")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    assert [info.uri for info in storage.list_objects(f"s3://{s3.public_bucket}/unsigned")] == [public]
-    assert storage.read_bytes(public) == b"0123"
-    assert storage.read_ranges(public, [(1, 2)], etag=storage.stat(public).etag) == [b"1"]
-    filesystem, path = storage.pyarrow_filesystem(public)
+    assert [info.uri for info in objects.list_objects(f"s3://{s3.public_bucket}/unsigned")] == [public]
+    assert objects.read_bytes(public) == b"0123"
+    assert objects.read_ranges(public, [(1, 2)], etag=objects.stat(public).etag) == [b"1"]
+    filesystem, path = objects.pyarrow_filesystem(public)
     assert filesystem.get_file_info(path).size == 4
-    with pytest.raises(storage.AccessError, match="anonymous"):
-        storage.write_bytes(public, b"x")
-    with pytest.raises(storage.AccessError, match="the request was anonymous"):
-        storage.stat(f"s3://{s3.bucket}/a.svs")
+    with pytest.raises(objects.AccessError, match="anonymous"):
+        objects.write_bytes(public, b"x")
+    with pytest.raises(objects.AccessError, match="the request was anonymous"):
+        objects.stat(f"s3://{s3.bucket}/a.svs")
 
 
 def test_no_one_at_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setattr(s3_module, "_TRIES", 2)
     s3_module._connect.cache_clear()
-    _assert_all_fail("s3://slides/a.svs", storage.UnreachableError, "check AWS_ENDPOINT_URL")
+    _assert_all_fail("s3://slides/a.svs", objects.UnreachableError, "check AWS_ENDPOINT_URL")
 
 
 def test_an_endpoint_that_says_nothing_ends_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,8 +464,8 @@ def test_an_endpoint_that_says_nothing_ends_in_an_error(monkeypatch: pytest.Monk
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         s3_module._connect.cache_clear()
         start = time.monotonic()
-        with pytest.raises(storage.UnreachableError, match="check AWS_ENDPOINT_URL"):
-            storage.read_ranges("s3://slides/a.svs", [(0, 1)], etag=None)
+        with pytest.raises(objects.UnreachableError, match="check AWS_ENDPOINT_URL"):
+            objects.read_ranges("s3://slides/a.svs", [(0, 1)], etag=None)
         assert time.monotonic() - start < 20
 
 
@@ -473,28 +473,28 @@ def test_an_endpoint_that_says_nothing_ends_in_an_error(monkeypatch: pytest.Monk
 def test_an_endpoint_that_is_none(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     with pytest.raises(InputError, match="AWS_ENDPOINT_URL"):
-        storage.stat("s3://slides/a.svs")
+        objects.stat("s3://slides/a.svs")
 
 
 @pytest.mark.parametrize("uri", ["s3://", "s3:///a.svs", "s3://bucket", "s3://bucket/", "s3://no such bucket!/a"])
 def test_impossible_s3_uris(uri: str) -> None:
     with pytest.raises(InputError, match="s3://"):
-        storage.stat(uri)
+        objects.stat(uri)
 
 
 @pytest.mark.s3
 def test_a_server_killed_while_reading_and_started_again(s3: SeaweedServer) -> None:
     """Reads ride out a restart of a few seconds, and every byte is right."""
     uri, data = f"s3://{s3.bucket}/killed.svs", os.urandom(8_000_000)
-    storage.write_bytes(uri, data)
-    etag = storage.stat(uri).etag
+    objects.write_bytes(uri, data)
+    etag = objects.stat(uri).etag
     ranges = [(start, start + 2_000) for start in range(0, 7_900_000, 100_000)]
     stop = threading.Event()
 
     def read_on() -> int:
         rounds = 0
         while not stop.is_set():
-            assert storage.read_ranges(uri, ranges, etag=etag) == [data[a:b] for a, b in ranges]
+            assert objects.read_ranges(uri, ranges, etag=etag) == [data[a:b] for a, b in ranges]
             rounds += 1
         return rounds
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from uadray.errors import InputError, UadrayError
-from uadray.uris import AccessError, ChangedError, NoBucketError, NotFoundError, UnreachableError, split_s3
+from uadray.storage.uris import AccessError, ChangedError, NoBucketError, NotFoundError, UnreachableError, split_s3
 
 if TYPE_CHECKING:
     from obstore.store import S3Store

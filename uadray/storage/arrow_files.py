@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystemHandler, FileType, PyFileSystem
 
-from uadray import s3_objects
-from uadray.uris import NotFoundError
+from uadray.storage import s3
+from uadray.storage.uris import NotFoundError
 
 IN_MEMORY_BYTES = 64 * 2**20
 """Of a file that is being written; more goes to a temporary file."""
@@ -27,7 +27,7 @@ def s3_filesystem() -> PyFileSystem:
 
 
 class Objects(FileSystemHandler):  # type: ignore[misc]  # pyarrow is untyped
-    """What pyarrow asks of a file system, in terms of `uadray.s3_objects`. Folders are what object names say."""
+    """What pyarrow asks of a file system, in terms of `uadray.storage.s3`. Folders are what object names say."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Objects)
@@ -50,17 +50,17 @@ class Objects(FileSystemHandler):  # type: ignore[misc]  # pyarrow is untyped
     def _info(self, path: str) -> FileInfo:
         if "/" in path.rstrip("/"):
             try:
-                return FileInfo(path, FileType.File, size=s3_objects.stat(_uri(path)).size)
+                return FileInfo(path, FileType.File, size=s3.stat(_uri(path)).size)
             except NotFoundError:
                 pass
-        is_folder = any(True for _ in s3_objects.list_objects(_uri(path)))
+        is_folder = any(True for _ in s3.list_objects(_uri(path)))
         return FileInfo(path, FileType.Directory if is_folder else FileType.NotFound)
 
     def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
         """The objects in a folder; of those in folders below it, the folders, or the objects too (`recursive`)."""
         base = selector.base_dir.rstrip("/")
         found: dict[str, FileInfo] = {}
-        for info in s3_objects.list_objects(_uri(base)):
+        for info in s3.list_objects(_uri(base)):
             path = info.uri.removeprefix("s3://")
             above = [str(p) for p in PurePosixPath(path[len(base) + 1 :]).parents][-2::-1]
             for folder in above if selector.recursive else above[:1]:
@@ -82,8 +82,8 @@ class Objects(FileSystemHandler):  # type: ignore[misc]  # pyarrow is untyped
         """As `delete_dir`."""
         if not path.strip("/"):
             self.delete_root_dir_contents()
-        for info in list(s3_objects.list_objects(_uri(path))):
-            s3_objects.delete(info.uri)
+        for info in list(s3.list_objects(_uri(path))):
+            s3.delete(info.uri)
 
     def delete_root_dir_contents(self) -> NoReturn:
         """Refused."""
@@ -91,7 +91,7 @@ class Objects(FileSystemHandler):  # type: ignore[misc]  # pyarrow is untyped
 
     def delete_file(self, path: str) -> None:
         """Delete an object."""
-        s3_objects.delete(_uri(path))
+        s3.delete(_uri(path))
 
     def move(self, src: str, dest: str) -> NoReturn:
         """Refused: S3 has no such thing."""
@@ -99,7 +99,7 @@ class Objects(FileSystemHandler):  # type: ignore[misc]  # pyarrow is untyped
 
     def copy_file(self, src: str, dest: str) -> None:
         """Read and write."""
-        s3_objects.write_bytes(_uri(dest), s3_objects.read_bytes(_uri(src)))
+        s3.write_bytes(_uri(dest), s3.read_bytes(_uri(src)))
 
     def open_input_stream(self, path: str) -> pa.PythonFile:
         """As `open_input_file`."""
@@ -130,7 +130,7 @@ class _Reader(io.RawIOBase):
 
     def __init__(self, uri: str) -> None:
         super().__init__()
-        self._info, self._at = s3_objects.stat(uri), 0
+        self._info, self._at = s3.stat(uri), 0
 
     def readable(self) -> bool:
         return True
@@ -148,10 +148,10 @@ class _Reader(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         left = max(0, self._info.size - self._at)
         stop = self._at + (left if size is None or size < 0 else min(size, left))
-        step = s3_objects.JOIN_MAX_BYTES
+        step = s3.JOIN_MAX_BYTES
         spans = [(start, min(start + step, stop)) for start in range(self._at, stop, step)]
         self._at = stop
-        return b"".join(s3_objects.read_ranges(self._info.uri, spans, etag=self._info.etag))
+        return b"".join(s3.read_ranges(self._info.uri, spans, etag=self._info.etag))
 
 
 class _Writer:
@@ -178,7 +178,7 @@ class _Writer:
             self.closed = True
             with self._file:
                 self._file.seek(0)
-                s3_objects.write_file(self._uri, self._file)
+                s3.write_file(self._uri, self._file)
 
     def __del__(self) -> None:
         self._file.close()

@@ -5,7 +5,7 @@
     won = put_if_absent("s3://bucket/run/decisions/a.json", b"{}")
 
 Writes are whole or not at all, in both places. Endpoint, region and credentials are those that boto3 finds; without
-any, requests are unsigned. Libraries that need a local file get one from `uadray.cache.local_copy`.
+any, requests are unsigned. Libraries that need a local file get one from `uadray.storage.local_copies.local_copy`.
 
 Errors, all of them one line that says what to check:
 
@@ -23,9 +23,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uadray import s3_objects
 from uadray.errors import InputError, UadrayError
-from uadray.uris import (
+from uadray.storage import s3
+from uadray.storage.uris import (
     AccessError,
     BusyError,
     ChangedError,
@@ -83,7 +83,7 @@ def stat(uri: str) -> ObjectInfo:
         NotFoundError: there is nothing, or a folder.
     """
     if is_s3(uri):
-        return s3_objects.stat(uri)
+        return s3.stat(uri)
     with _explained(uri):
         return _info(uri, os.stat(local_path(uri)))  # noqa: PTH116
 
@@ -111,7 +111,7 @@ def list_objects(
             are no UTF-8, which nothing can be written about, are left out too.
     """
     endings = tuple(suffix.lower() for suffix in suffixes)
-    for info in s3_objects.list_objects(prefix_uri) if is_s3(prefix_uri) else _walk(prefix_uri, left_out):
+    for info in s3.list_objects(prefix_uri) if is_s3(prefix_uri) else _walk(prefix_uri, left_out):
         if not endings or info.uri.lower().endswith(endings):
             yield info
 
@@ -123,7 +123,7 @@ def read_bytes(uri: str, *, max_bytes: int | None = None) -> bytes:
         InputError: it is larger than `max_bytes`: nothing is cut off silently.
     """
     if is_s3(uri):
-        return s3_objects.read_bytes(uri, max_bytes=max_bytes)
+        return s3.read_bytes(uri, max_bytes=max_bytes)
     with _explained(uri), local_path(uri).open("rb") as file:
         size = _info(uri, os.fstat(file.fileno())).size
         if max_bytes is not None and size > max_bytes:
@@ -132,7 +132,7 @@ def read_bytes(uri: str, *, max_bytes: int | None = None) -> bytes:
 
 
 def read_ranges(
-    uri: str, ranges: Sequence[tuple[int, int]], *, etag: str | None, gap_bytes: int = s3_objects.JOIN_GAP_BYTES
+    uri: str, ranges: Sequence[tuple[int, int]], *, etag: str | None, gap_bytes: int = s3.JOIN_GAP_BYTES
 ) -> list[bytes]:
     """Read byte ranges, in the order asked for. In S3, near ones are joined and 32 requests are in flight.
 
@@ -150,7 +150,7 @@ def read_ranges(
         if not 0 <= start <= stop:
             raise InputError(f"{uri}: not a byte range: {start} to {stop}")
     if is_s3(uri):
-        return s3_objects.read_ranges(uri, ranges, etag=etag, gap_bytes=gap_bytes)
+        return s3.read_ranges(uri, ranges, etag=etag, gap_bytes=gap_bytes)
     with _explained(uri), local_path(uri).open("rb", buffering=0) as file:
         _expect(uri, file.fileno(), etag)
         found = [os.pread(file.fileno(), stop - start, start) for start, stop in ranges]
@@ -164,7 +164,7 @@ def read_ranges(
 def write_bytes(uri: str, data: bytes, *, content_type: str | None = None) -> None:
     """Write an object, over one that may be there. Local folders are made; `content_type` is for S3 alone."""
     if is_s3(uri):
-        s3_objects.write_bytes(uri, data, content_type=content_type)
+        s3.write_bytes(uri, data, content_type=content_type)
         return
     with _explained(uri), _written(uri, data) as temporary:
         temporary.replace(local_path(uri))
@@ -173,7 +173,7 @@ def write_bytes(uri: str, data: bytes, *, content_type: str | None = None) -> No
 def put_if_absent(uri: str, data: bytes) -> bool:
     """Write an object unless there is one, and tell whether this call did. Of any number of racers one wins."""
     if is_s3(uri):
-        return s3_objects.put_if(uri, data, IfNoneMatch="*")
+        return s3.put_if(uri, data, IfNoneMatch="*")
     with _explained(uri), _written(uri, data) as temporary:
         try:
             os.link(temporary, local_path(uri))
@@ -193,7 +193,7 @@ def replace_if_match(uri: str, data: bytes, etag: str) -> bool:
     with locks (not mounted `nolock` or `local_lock`); not against other programs.
     """
     if is_s3(uri):
-        return s3_objects.put_if(uri, data, IfMatch=f'"{etag}"')
+        return s3.put_if(uri, data, IfMatch=f'"{etag}"')
     if not exists(uri):
         return False
     with _explained(uri), _written(uri, data) as temporary, _locked(local_path(uri).parent):
@@ -245,7 +245,7 @@ def _ignores(uri: str, what: str) -> str:
 def delete(uri: str) -> None:
     """Delete an object; one that does not exist is fine."""
     if is_s3(uri):
-        s3_objects.delete(uri)
+        s3.delete(uri)
         return
     with _explained(uri):
         local_path(uri).unlink(missing_ok=True)
@@ -257,7 +257,7 @@ def pyarrow_filesystem(uri: str) -> tuple["FileSystem", str]:
     It may be pickled: each process connects to S3 with the credentials that it finds itself.
     """
     if is_s3(uri):
-        from uadray.arrow_files import s3_filesystem
+        from uadray.storage.arrow_files import s3_filesystem
 
         return s3_filesystem(), uri.removeprefix("s3://").rstrip("/")
     from pyarrow.fs import LocalFileSystem

@@ -24,9 +24,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from uadray import storage
-from uadray.members import Member, SlideFiles
-from uadray.uris import UnreachableError, split_s3
+from uadray.storage import objects
+from uadray.storage.slide_files import Member, SlideFiles
+from uadray.storage.uris import UnreachableError, split_s3
 
 PART_BYTES = 8 * 2**20
 PARTS_AT_ONCE = 8
@@ -166,7 +166,7 @@ def _download(copy: Path, members: Sequence[Member]) -> dict[str, _Sums]:
 
 def _fetch(copy: Path, part: _Part, *, keep: bool) -> tuple[int, bytes | None]:
     info = part.member.info
-    (blob,) = storage.read_ranges(info.uri, [(part.start, part.stop)], etag=info.etag)
+    (blob,) = objects.read_ranges(info.uri, [(part.start, part.stop)], etag=info.etag)
     descriptor = os.open(_path(copy, part.member), os.O_WRONLY)
     try:
         view, done = memoryview(blob), 0

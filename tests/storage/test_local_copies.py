@@ -22,10 +22,10 @@ import openslide
 import pytest
 from seaweed import SeaweedServer
 
-from uadray import copies, members, s3_objects, storage
-from uadray.cache import local_copy
 from uadray.errors import InputError
-from uadray.members import slide_files, slide_stat
+from uadray.storage import copies, objects
+from uadray.storage.local_copies import local_copy
+from uadray.storage.slide_files import slide_files, slide_stat
 
 MIB = 2**20
 
@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def put(server: SeaweedServer, name: str, size: int = MIB) -> tuple[str, bytes]:
     uri, data = f"s3://{server.bucket}/cache/{name}", os.urandom(size)
-    storage.write_bytes(uri, data)
+    objects.write_bytes(uri, data)
     return uri, data
 
 
@@ -73,23 +73,23 @@ def copy_of(path: Path) -> Path:
 
 def test_a_local_slide_is_used_where_it_lies(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "a.svs").write_bytes(b"x")
-    etag = storage.stat(str(tmp_path / "a.svs")).etag
+    etag = objects.stat(str(tmp_path / "a.svs")).etag
     for uri in [str(tmp_path / "a.svs"), (tmp_path / "a.svs").as_uri()]:
         with local_copy(uri, etag=etag) as path:
             assert path == tmp_path / "a.svs"
     assert not folder.exists()
-    with pytest.raises(storage.NotFoundError), local_copy(str(tmp_path / "b.svs")):
+    with pytest.raises(objects.NotFoundError), local_copy(str(tmp_path / "b.svs")):
         pass
-    with pytest.raises(storage.ChangedError), local_copy(str(tmp_path / "a.svs"), etag="other"):
+    with pytest.raises(objects.ChangedError), local_copy(str(tmp_path / "a.svs"), etag="other"):
         pass
 
 
 @pytest.mark.s3
 @pytest.mark.parametrize("size", [0, 1, 8 * MIB, 16 * MIB + 1])
 def test_an_object_is_copied_once(s3: SeaweedServer, folder: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_objects, "_MULTIPART_BYTES", 9 * MIB)
+    monkeypatch.setattr("uadray.storage.s3._MULTIPART_BYTES", 9 * MIB)
     uri, data = put(s3, "slide one.svs", size)
-    assert ("-" in storage.stat(uri).etag) == (size > 9 * MIB)  # else it is an MD5
+    assert ("-" in objects.stat(uri).etag) == (size > 9 * MIB)  # else it is an MD5
     with local_copy(uri) as path:
         assert copy_of(path).parent == folder
         assert path.name == "slide.svs"
@@ -103,14 +103,14 @@ def test_an_object_is_copied_once(s3: SeaweedServer, folder: Path, size: int, mo
 @pytest.mark.s3
 def test_a_changed_object_is_copied_anew(s3: SeaweedServer, folder: Path) -> None:
     uri, _ = put(s3, "changing.svs")
-    etag = storage.stat(uri).etag
+    etag = objects.stat(uri).etag
     with local_copy(uri, etag=etag) as old:
-        storage.write_bytes(uri, b"new")
+        objects.write_bytes(uri, b"new")
         with local_copy(uri) as new:
             assert new != old
             assert new.read_bytes() == b"new"
         assert old.stat().st_size == MIB
-    with pytest.raises(storage.ChangedError, match="has changed"), local_copy(uri, etag=etag):
+    with pytest.raises(objects.ChangedError, match="has changed"), local_copy(uri, etag=etag):
         pass
 
 
@@ -120,8 +120,8 @@ def test_an_object_that_changes_while_it_is_copied(
 ) -> None:
     uri, _ = put(s3, "torn.svs")
     monkeypatch.setattr(copies, "PART_BYTES", MIB // 4)
-    before(monkeypatch, lambda: storage.write_bytes(uri, b"x" * MIB), fetch=3)
-    with pytest.raises(storage.ChangedError), local_copy(uri):
+    before(monkeypatch, lambda: objects.write_bytes(uri, b"x" * MIB), fetch=3)
+    with pytest.raises(objects.ChangedError), local_copy(uri):
         pass
     assert entries(folder) == []
 
@@ -153,7 +153,7 @@ def test_a_copy_in_use_stays(s3: SeaweedServer, folder: Path, monkeypatch: pytes
             assert held.exists()
             assert not other.exists()
             with (
-                pytest.raises(storage.BusyError, match=r"slide one: no room for 1048576.*in use.*UADRAY_CACHE_BYTES"),
+                pytest.raises(objects.BusyError, match=r"slide one: no room for 1048576.*in use.*UADRAY_CACHE_BYTES"),
                 local_copy(uris[1], slide_id="one", wait_s=0.3),
             ):
                 pass
@@ -191,7 +191,7 @@ def test_those_who_wait_for_each_other_do_not_wait_for_ever(
                 both.wait(timeout=60)
                 with local_copy(wanted, wait_s=wait_s):
                     return "had both"
-        except storage.BusyError:
+        except objects.BusyError:
             return "gave up"
 
     with ThreadPoolExecutor(2) as pool:
@@ -205,7 +205,7 @@ def test_a_slide_larger_than_the_cache(s3: SeaweedServer, folder: Path, monkeypa
     monkeypatch.setenv("UADRAY_CACHE_BYTES", "1000")
     with (
         pytest.raises(
-            storage.FullError,
+            objects.FullError,
             match=r"slide large\.svs: 1048576 bytes, and UADRAY_CACHE_BYTES .*to 1048576 at",
         ),
         local_copy(uri),
@@ -218,7 +218,8 @@ def test_a_slide_larger_than_the_cache(s3: SeaweedServer, folder: Path, monkeypa
 
 COPY = """
 import sys, threading, time
-from uadray import cache, copies
+from uadray.storage import local_copies
+from uadray.storage import copies
 fetch = copies._fetch
 def counted(*args, **kwargs):
     print("fetch", flush=True)
@@ -245,7 +246,8 @@ def start_copy(*uris: str, delay_s: float) -> "subprocess.Popen[str]":
 
 HOLD = """
 import sys
-from uadray import cache, storage
+from uadray.storage import local_copies
+from uadray.storage import objects
 try:
     with cache.local_copy(sys.argv[1], wait_s=30):
         print("has", flush=True)
@@ -294,7 +296,7 @@ def test_who_waits_waits_as_long_as_bytes_arrive(
         assert said(holder) == "has"
         began = time.monotonic()
         with (
-            pytest.raises(storage.BusyError, match="nothing moved for 1 s"),
+            pytest.raises(objects.BusyError, match="nothing moved for 1 s"),
             local_copy(after, wait_s=1),
         ):
             pass
@@ -371,7 +373,7 @@ def test_what_a_killed_process_leaves_is_cleared(
         assert [process.stdout.readline() for _ in range(2)] == ["fetch\n"] * 2
         left = entries(folder)
         assert [(path.suffix, copies.slide_bytes(path)) for path in left] == [(".part", MIB)] * 2
-        with pytest.raises(storage.BusyError, match="in use"), local_copy(put(s3, "other-1.svs")[0], wait_s=0):
+        with pytest.raises(objects.BusyError, match="in use"), local_copy(put(s3, "other-1.svs")[0], wait_s=0):
             pass  # it lives, and holds what it has
         process.send_signal(signal.SIGKILL)
     with local_copy(put(s3, "other-1.svs")[0]), local_copy(put(s3, "other-2.svs")[0]):
@@ -451,21 +453,21 @@ def test_a_full_disk(s3: SeaweedServer, small_disk: Path) -> None:
     large, small = put(s3, "disk-large.svs", 5 * MIB)[0], [put(s3, f"disk-{n}.svs", 3 * MIB)[0] for n in range(2)]
     with (
         pytest.raises(
-            storage.FullError, match=f"slide large: the disk of the cache {small_disk} is full.*UADRAY_CACHE"
+            objects.FullError, match=f"slide large: the disk of the cache {small_disk} is full.*UADRAY_CACHE"
         ),
         local_copy(large, slide_id="large"),
     ):
         pass
     assert entries(small_disk) == []
     several = put_mrxs(s3, "disk", {"Data0000.dat": 3 * MIB, "Data0001.dat": 3 * MIB})[0]
-    with pytest.raises(storage.FullError, match=r"slide disk\.mrxs: the disk of the cache"), local_copy(several):
+    with pytest.raises(objects.FullError, match=r"slide disk\.mrxs: the disk of the cache"), local_copy(several):
         pass
     assert entries(small_disk) == []
     for uri in small:  # the second evicts the first, though UADRAY_CACHE_BYTES would allow both
         with local_copy(uri) as path:
             assert path.stat().st_size == 3 * MIB
-    with pytest.raises(storage.FullError, match="the disk is full"):
-        storage.write_bytes(str(small_disk / "big"), b"x" * 5 * MIB)
+    with pytest.raises(objects.FullError, match="the disk is full"):
+        objects.write_bytes(str(small_disk / "big"), b"x" * 5 * MIB)
     assert entries(small_disk) == [copy_of(path)]
 
 
@@ -475,7 +477,7 @@ def test_a_disk_full_of_copies_in_use_is_busy(s3: SeaweedServer, small_disk: Pat
     held, wanted = (put(s3, f"disk-{name}.svs", 3 * MIB)[0] for name in ("held", "wanted"))
     with start_hold(held) as holder, ThreadPoolExecutor(1) as pool:
         assert said(holder) == "has"
-        with pytest.raises(storage.BusyError, match="in use"), local_copy(wanted, wait_s=0.2):
+        with pytest.raises(objects.BusyError, match="in use"), local_copy(wanted, wait_s=0.2):
             pass
         waits = pool.submit(_size, wanted)
         until(lambda: tickets(small_disk) == 1)
@@ -493,7 +495,7 @@ def test_a_disk_without_room_for_anything(s3: SeaweedServer, small_disk: Path) -
     uri, _ = put(s3, "disk-none.svs", 1)
     with suppress(OSError):
         (small_disk / "somebody else's").write_bytes(b"x" * 5 * MIB)
-    with pytest.raises(storage.FullError, match=r"slide disk-none\.svs: the disk of the cache"), local_copy(uri):
+    with pytest.raises(objects.FullError, match=r"slide disk-none\.svs: the disk of the cache"), local_copy(uri):
         pass
     assert [path.name for path in entries(small_disk)] == ["somebody else's"]
 
@@ -502,8 +504,8 @@ def series_in(server: SeaweedServer, data_dir: Path, prefix: str) -> str:
     """A folder with a DICOM series of two files, another series, a slide, and a folder below; returns its URI."""
     root = f"s3://{server.bucket}/cache/{prefix}"
     for name in ("boxes_0.dcm", "boxes_1.dcm", "jpeg.dicom", "small.svs"):
-        storage.write_bytes(f"{root}/{name}", (data_dir / "wsi" / name).read_bytes())
-    storage.write_bytes(f"{root}/older/boxes_2.dcm", (data_dir / "wsi" / "boxes_0.dcm").read_bytes())
+        objects.write_bytes(f"{root}/{name}", (data_dir / "wsi" / name).read_bytes())
+    objects.write_bytes(f"{root}/older/boxes_2.dcm", (data_dir / "wsi" / "boxes_0.dcm").read_bytes())
     return root
 
 
@@ -533,12 +535,12 @@ def test_a_local_series_has_the_version_of_all_its_files(tmp_path: Path, data_di
         (tmp_path / name).write_bytes((data_dir / "wsi" / name).read_bytes())
     uri = (tmp_path / "boxes_0.dcm").as_uri()
     first = slide_stat(uri).etag
-    for etag in (first, storage.stat(uri).etag):
+    for etag in (first, objects.stat(uri).etag):
         with local_copy(uri, etag=etag) as path:
             assert path == tmp_path / "boxes_0.dcm"
     os.utime(tmp_path / "boxes_1.dcm", ns=(1, 1))
     assert slide_stat(uri).etag != first
-    with pytest.raises(storage.ChangedError, match="the slide has changed"), local_copy(uri, etag=first):
+    with pytest.raises(objects.ChangedError, match="the slide has changed"), local_copy(uri, etag=first):
         pass
 
 
@@ -556,9 +558,9 @@ def test_a_key_file_stands_for_what_it_names(s3: SeaweedServer, folder: Path) ->
     image = np.random.default_rng(0).integers(0, 256, (64, 128, 3))
     keys = "[Uncompressed Virtual Microscope Specimen]\nMapFile=map 1.ngr\nBitsPerPixel=36\nPixelOrder=RGB\n"
     keys += "ImageFile={}\nImageFile(1)=other focal plane.ngr\nOptimisationFile=not there.opt\n"
-    storage.write_bytes(f"{root}/full.ngr", ngr(image))
-    storage.write_bytes(f"{root}/map 1.ngr", ngr(image[::8, ::8]))
-    storage.write_bytes(f"{root}/a.vmu", keys.format("full.ngr").encode())
+    objects.write_bytes(f"{root}/full.ngr", ngr(image))
+    objects.write_bytes(f"{root}/map 1.ngr", ngr(image[::8, ::8]))
+    objects.write_bytes(f"{root}/a.vmu", keys.format("full.ngr").encode())
     with local_copy(f"{root}/a.vmu") as path, openslide.OpenSlide(str(path)) as slide:
         assert set(contents(path)) == {"slide.vmu", "full.ngr", "map 1.ngr"}
         assert (np.asarray(slide.read_region((0, 0), 0, (128, 64)))[..., :3] == image).all()
@@ -568,13 +570,13 @@ def test_a_key_file_stands_for_what_it_names(s3: SeaweedServer, folder: Path) ->
         ("/etc/passwd", "expected one beside it"),
         ("..", "cannot be the name of a file"),
     ):
-        storage.write_bytes(f"{root}/b.vmu", keys.format(named).encode())
+        objects.write_bytes(f"{root}/b.vmu", keys.format(named).encode())
         with pytest.raises(InputError, match=message), local_copy(f"{root}/b.vmu"):
             pass
-    storage.write_bytes(f"{root}/b.vmu", b"ImageFile=1\n")
+    objects.write_bytes(f"{root}/b.vmu", b"ImageFile=1\n")
     with pytest.raises(InputError, match="not a key file"), local_copy(f"{root}/b.vmu"):
         pass
-    storage.write_bytes(f"{root}/b.vmu", b"x" * 100_000)
+    objects.write_bytes(f"{root}/b.vmu", b"x" * 100_000)
     with pytest.raises(InputError, match="100000 bytes, expected a key file of 65536"), local_copy(f"{root}/b.vmu"):
         pass
 
@@ -585,17 +587,17 @@ def test_an_mrxs_comes_with_its_folder(s3: SeaweedServer, folder: Path, monkeypa
     monkeypatch.setenv("UADRAY_CACHE_BYTES", str(2 * MIB))
     with local_copy(uri, etag=slide_stat(uri).etag) as path:
         assert contents(path) == files
-    with local_copy(uri, etag=storage.stat(uri).etag) as again:
+    with local_copy(uri, etag=objects.stat(uri).etag) as again:
         assert again == path
     assert used_bytes(folder) == slide_stat(uri).size == sum(map(len, files.values()))
     with local_copy(put(s3, "single.svs")[0]):  # both do not fit: the whole folder makes room
         assert len(entries(folder)) == 1
     monkeypatch.setenv("UADRAY_CACHE_BYTES", str(MIB))
-    with pytest.raises(storage.FullError, match="UADRAY_CACHE_BYTES allows"), local_copy(uri):
+    with pytest.raises(objects.FullError, match="UADRAY_CACHE_BYTES allows"), local_copy(uri):
         pass
-    with pytest.raises(storage.NotFoundError, match=r"bare\.mrxs: nothing is in .*/bare/"):
+    with pytest.raises(objects.NotFoundError, match=r"bare\.mrxs: nothing is in .*/bare/"):
         slide_files(put(s3, "bare.mrxs", 1)[0])
-    monkeypatch.setattr(members, "MAX_FILES", 4)
+    monkeypatch.setattr("uadray.storage.slide_files.MAX_FILES", 4)
     with pytest.raises(InputError, match=r"with\.mrxs: more than 4 objects in .*/with/, expected the files of one"):
         slide_files(uri)
 
@@ -611,8 +613,8 @@ def test_a_member_replaced_or_added_while_the_slide_is_staged(
         uri, _ = put_mrxs(s3, f"replaced-{fetch}-{name}", sizes)
         with monkeypatch.context() as patch:
             new = f"{uri.removesuffix('.mrxs')}/{name}"
-            before(patch, partial(storage.write_bytes, new, b"x"), fetch=fetch)
-            with pytest.raises(storage.ChangedError, match="changed since it was looked at"), local_copy(uri):
+            before(patch, partial(objects.write_bytes, new, b"x"), fetch=fetch)
+            with pytest.raises(objects.ChangedError, match="changed since it was looked at"), local_copy(uri):
                 pass
         assert entries(folder) == []
 
@@ -769,7 +771,7 @@ def test_damage_on_the_wire_is_noticed(
                 assert path.read_bytes() == data
             assert left == []
         else:
-            with pytest.raises(storage.UnreachableError, match=r"wire\.svs: arrives damaged"), local_copy(uri):
+            with pytest.raises(objects.UnreachableError, match=r"wire\.svs: arrives damaged"), local_copy(uri):
                 pass
             assert entries(folder) == []
     finally:
@@ -781,8 +783,8 @@ def test_an_etag_that_only_looks_like_an_md5(s3: SeaweedServer, folder: Path, mo
     """As those of objects that KMS encrypts. Found out by a second download, once for a bucket and process."""
     uris = [f"s3://{s3.public_bucket}/kms-{number}.svs" for number in range(2)]
     for uri in uris:
-        storage.write_bytes(uri, uri.encode() * 1000)
-    etags = {storage.stat(uri).etag.encode(): hashlib.sha256(uri.encode()).hexdigest()[:32].encode() for uri in uris}
+        objects.write_bytes(uri, uri.encode() * 1000)
+    etags = {objects.stat(uri).etag.encode(): hashlib.sha256(uri.encode()).hexdigest()[:32].encode() for uri in uris}
 
     def replaced(pairs: dict[bytes, bytes], passing: bytes) -> bytes:
         for old, new in pairs.items():
@@ -809,4 +811,4 @@ def test_an_etag_that_only_looks_like_an_md5(s3: SeaweedServer, folder: Path, mo
     finally:
         wire.close()
         for uri in uris:
-            storage.delete(uri)
+            objects.delete(uri)

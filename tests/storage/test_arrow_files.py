@@ -16,16 +16,16 @@ import pytest
 from pyarrow import fs
 from seaweed import SeaweedServer
 
-from uadray import storage
 from uadray.errors import UadrayError
+from uadray.storage import objects
 
 pytestmark = pytest.mark.s3
 
 
 def test_what_is_pickled_holds_no_secret_and_works_elsewhere(s3: SeaweedServer) -> None:
     uri = f"s3://{s3.bucket}/arrow/a"
-    filesystem, path = storage.pyarrow_filesystem(uri)
-    storage.write_bytes(uri, b"mine")
+    filesystem, path = objects.pyarrow_filesystem(uri)
+    objects.write_bytes(uri, b"mine")
     pickled = pickle.dumps(filesystem)
     for secret in (s3.env["AWS_SECRET_ACCESS_KEY"], s3.env["AWS_ACCESS_KEY_ID"]):
         assert secret.encode() not in pickled
@@ -39,7 +39,7 @@ def test_what_is_pickled_holds_no_secret_and_works_elsewhere(s3: SeaweedServer) 
 
 
 def test_what_ray_train_does_with_a_checkpoint(s3: SeaweedServer, tmp_path: Path) -> None:
-    filesystem, path = storage.pyarrow_filesystem(f"s3://{s3.bucket}/arrow/run/")
+    filesystem, path = objects.pyarrow_filesystem(f"s3://{s3.bucket}/arrow/run/")
     rng = np.random.default_rng(0)
     files = {"networks.safetensors": rng.bytes(9 * 2**20), "deep/progress.json": b"{}", "empty": b""}
     for name, data in files.items():
@@ -69,21 +69,21 @@ def test_parquet_is_read_in_ranges_of_one_version(s3: SeaweedServer) -> None:
     sink = io.BytesIO()
     table = pa.table({"a": range(10_000)})
     pq.write_table(table, sink, row_group_size=1000)
-    storage.write_bytes(uri, sink.getvalue())
-    filesystem, path = storage.pyarrow_filesystem(uri)
+    objects.write_bytes(uri, sink.getvalue())
+    filesystem, path = objects.pyarrow_filesystem(uri)
     file = pq.ParquetFile(path, filesystem=filesystem)
     assert file.read_row_group(7).equals(table.slice(7000, 1000))
-    storage.write_bytes(uri, sink.getvalue()[::-1])
-    with pytest.raises(storage.ChangedError, match=r"t\.parquet: the object has changed"):
+    objects.write_bytes(uri, sink.getvalue()[::-1])
+    with pytest.raises(objects.ChangedError, match=r"t\.parquet: the object has changed"):
         file.read_row_group(3)
 
 
 def test_a_write_that_breaks_off_leaves_nothing(s3: SeaweedServer) -> None:
-    filesystem, path = storage.pyarrow_filesystem(f"s3://{s3.bucket}/arrow/half")
+    filesystem, path = objects.pyarrow_filesystem(f"s3://{s3.bucket}/arrow/half")
     stream = filesystem.open_output_stream(path)
     stream.write(b"half")
     del stream
-    assert not storage.exists(f"s3://{s3.bucket}/arrow/half")
+    assert not objects.exists(f"s3://{s3.bucket}/arrow/half")
 
 
 @pytest.mark.parametrize("kept_in", ["credentials", "process"])
@@ -107,7 +107,7 @@ def test_keys_that_are_renewed_are_picked_up(
     process = f"credential_process = cat {tmp_path / 'keys.json'}" if kept_in == "process" else ""
     (tmp_path / "config").write_text(f"[default]\n{process}\n")
     keys_are(s3.env["AWS_SECRET_ACCESS_KEY"])
-    filesystem, path = storage.pyarrow_filesystem(f"s3://{s3.bucket}/arrow/renewed")
+    filesystem, path = objects.pyarrow_filesystem(f"s3://{s3.bucket}/arrow/renewed")
     with filesystem.open_output_stream(path) as stream:
         stream.write(b"first")
     keys_are("out-of-date")

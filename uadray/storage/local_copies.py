@@ -4,7 +4,7 @@
         ...                                     # the copy is not evicted before the block ends
 
 Copies lie in `$UADRAY_CACHE_SLIDES` or else `$UADRAY_CACHE/slides` (by default `~/.cache/uadray/slides`), each a folder
-named after URI and etag (see `uadray.copies`), with all files of the slide (see `uadray.members`). They take at most
+named after URI and etag (see `uadray.storage.copies`), with all files of the slide (see `uadray.storage.slide_files`). They take at most
 `UADRAY_CACHE_BYTES` (by default 20 GiB): the least recently used that nobody holds goes first. Any number of processes
 may share the cache, on a local disk:
 
@@ -37,10 +37,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from uadray import copies, storage
 from uadray.errors import InputError, WorkError
-from uadray.members import SlideFiles, has_many_files, slide_files
-from uadray.uris import BusyError, ChangedError, FullError, is_s3, local_path, name
+from uadray.storage import copies, objects
+from uadray.storage.slide_files import SlideFiles, has_many_files, slide_files
+from uadray.storage.uris import BusyError, ChangedError, FullError, is_s3, local_path, name
 
 DEFAULT_BYTES = 20 * 2**30
 _PARTIAL = ".part"
@@ -105,7 +105,7 @@ def local_copy(
 
 def _check_etag(uri: str, etag: str | None) -> None:
     """Check a local slide; the other files of one are looked at only where its own etag is not the expected one."""
-    found = storage.stat(uri).etag
+    found = objects.stat(uri).etag
     if etag in (None, found) or (has_many_files(uri) and etag == slide_files(uri).etag):
         return
     raise _changed(uri, etag, found)
