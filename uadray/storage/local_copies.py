@@ -4,7 +4,7 @@
         ...                                     # the copy is not evicted before the block ends
 
 Copies lie in `$UADRAY_CACHE_SLIDES` or else `$UADRAY_CACHE/slides` (by default `~/.cache/uadray/slides`), each a folder
-named after URI and etag (see `uadray.storage.copies`), with all files of the slide (see `uadray.storage.slide_files`). They take at most
+named after URI and etag (see `copies`), with all files of the slide (see `slide_files`). They take at most
 `UADRAY_CACHE_BYTES` (by default 20 GiB): the least recently used that nobody holds goes first. Any number of processes
 may share the cache, on a local disk:
 
