@@ -19,8 +19,8 @@ from uadray import leases
 from uadray.aggregation import AggregationConfig, Calibration
 from uadray.evidence import encode_jpeg
 from uadray.ledger import Ledger, open_ledger
-from uadray.manifest import SlideRow
 from uadray.schemas import TILE_SCORES
+from uadray.slides.manifest import SlideRow
 from uadray.tiling import TileSpec
 from uadray.units import Mpp
 

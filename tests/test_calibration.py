@@ -13,15 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from seaweed import SeaweedServer
 
-from uadray import identity, screening
+from uadray import screening
 from uadray.aggregation import AggregationConfig
 from uadray.bundle import CALIBRATION, Bundle, read_bundle, write_bundle
 from uadray.calibration import calibrate, check, read_calibration
 from uadray.data.stream import StreamConfig
 from uadray.errors import InputError, shown
-from uadray.manifest import SlideRow
 from uadray.models.build import FanoganConfig, build_networks
 from uadray.provenance import fingerprint
+from uadray.slides import identity
+from uadray.slides.manifest import SlideRow
 from uadray.slides.synthetic import write_pyramid
 from uadray.storage import objects
 from uadray.tiling import TileSpec

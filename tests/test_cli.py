@@ -9,8 +9,8 @@ from commands import answer, run
 from seaweed import SeaweedServer
 
 from uadray.bundle import write_bundle
-from uadray.manifest import read_manifest
 from uadray.models.build import FanoganConfig, build_networks
+from uadray.slides.manifest import read_manifest
 from uadray.tiling import TileSpec
 from uadray.units import Mpp
 

@@ -36,8 +36,8 @@ from uadray.bench.slides import write_calibration, write_slide, write_tiny_bundl
 from uadray.bundle import Bundle, load_detector
 from uadray.data.cluster import ENVIRONMENT
 from uadray.data.reading import plan_slide, read_chunks
-from uadray.manifest import SlideRow, write_manifest
-from uadray.slides.reader import open_slide
+from uadray.slides.manifest import SlideRow, write_manifest
+from uadray.slides.slide import open_slide
 from uadray.storage import objects
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow, pytest.mark.timeout(600)]

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from uadray.aggregation import AggregationConfig, Calibration
-from uadray.manifest import SlideRow
 from uadray.schemas import SLIDE_DECISIONS, TILE_SCORES
 from uadray.screening import SlideResult, judge
+from uadray.slides.manifest import SlideRow
 
 ROW = SlideRow("s1", "/slides/s1.tif")
 CONFIG = AggregationConfig(top_fraction=0.5, min_tiles=4, min_coverage=0.75)

@@ -23,7 +23,7 @@ from seaweed import SeaweedServer
 from uadray import decisions, drivers, leases, ledger
 from uadray.errors import InputError
 from uadray.ledger import Ledger
-from uadray.manifest import SlideRow
+from uadray.slides.manifest import SlideRow
 from uadray.storage import objects, s3
 
 DRIVERS = Path(__file__).with_name("screening_drivers.py")

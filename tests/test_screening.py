@@ -9,8 +9,8 @@ import pytest
 from uadray import screening
 from uadray.data import stream
 from uadray.data.nodes import Nodes
-from uadray.manifest import SlideRow
 from uadray.screening import SlideResult, scored_slides
+from uadray.slides.manifest import SlideRow
 from uadray.tiling import TileSpec
 
 ROWS = [SlideRow(f"s{i}", f"/slides/s{i}.tif") for i in range(7)]

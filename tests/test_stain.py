@@ -17,7 +17,7 @@ from torchstain.numpy.normalizers import NumpyMacenkoNormalizer
 from uadray import stain
 from uadray.config import parse_config
 from uadray.errors import InputError
-from uadray.slides.reader import open_slide, thumbnail
+from uadray.slides.slide import open_slide, thumbnail
 from uadray.stain import Stain, StainConfig, StainError, augment, fit_macenko, fit_vahadane, median_stain, normalizer
 from uadray.tissue import tissue_mask
 

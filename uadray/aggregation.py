@@ -18,8 +18,8 @@ from pydantic import Field, FiniteFloat
 
 from uadray.config import Config
 from uadray.errors import InputError
-from uadray.identity import Seen
 from uadray.provenance import fingerprint
+from uadray.slides.identity import Seen
 
 Scores = npt.NDArray[np.float64]
 
@@ -47,8 +47,8 @@ class Calibration(Config):
         aggregation: how they were made; screening uses the same.
         alpha: the stated false-alarm rate: at most this share of normal slides is called anomalous.
         scores: of the normal slides, one a patient, ascending.
-        slides: marks of all slides that were scored for it (`uadray.identity`), sorted: what calibrated is not news in
-            a screening.
+        slides: marks of all slides that were scored for it (`slides.identity`), sorted: what calibrated is no news in a
+            screening.
         salt: of these marks.
         tile_median: of all their tiles: the pale end of a heatmap.
         tile_p99: 99 % of normal tiles score less: tiles above are ringed.

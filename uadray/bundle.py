@@ -17,8 +17,8 @@ from uadray import __version__
 from uadray.config import Config, parse_config
 from uadray.detector import STAGES, Detector, Stage, build_detector, network_names
 from uadray.errors import InputError
-from uadray.identity import Seen
 from uadray.models.build import DetectorConfig, Networks, outline
+from uadray.slides.identity import Seen
 from uadray.storage import objects
 from uadray.tiling import TileSpec
 from uadray.training.checkpoint import load_networks, save_networks
@@ -45,7 +45,7 @@ class Bundle(Config):
         tiles: how the tiles it was trained on were cut; it scores no others.
         weights_sha256: of `weights.safetensors`; also the bundle's identity.
         training_data: fingerprint and counts of what it was trained on; of slides, `salt` and `slides`, their marks
-            (`uadray.identity`). No slide id and no path: bundles are given away.
+            (`uadray.slides.identity`). No slide id and no path: bundles are given away.
         metrics: the last ones of the training.
         uadray_version: that wrote it.
         commit: of the checkout that wrote it, if there was one.

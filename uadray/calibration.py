@@ -6,15 +6,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from uadray import identity, provenance
+from uadray import provenance
 from uadray.aggregation import AggregationConfig, Calibration, check_alpha, one_a_patient
 from uadray.bundle import CALIBRATION, Bundle
 from uadray.config import parse_config
 from uadray.data.nodes import Nodes
 from uadray.data.stream import StreamConfig
 from uadray.errors import InputError, shown
-from uadray.manifest import SlideRow, has_label
 from uadray.screening import Progress, judge, scored_slides
+from uadray.slides import identity
+from uadray.slides.manifest import SlideRow, has_label
 from uadray.storage import objects
 
 log = logging.getLogger(__name__)

@@ -117,7 +117,7 @@ def index(
     out: Annotated[str, typer.Option(help="Manifest to write, .csv or .parquet.")],
 ) -> None:
     """List the slides in a folder or bucket as a manifest."""
-    from uadray import manifest
+    from uadray.slides import manifest
 
     left_out: dict[str, list[str]] = {}
     rows = manifest.index(uri, left_out=left_out)
@@ -160,8 +160,8 @@ def tile(
 ) -> None:
     """Cut tiles once and keep them as Parquet shards; run it again to go on."""
     from uadray.config import parse_config
-    from uadray.manifest import read_manifest
     from uadray.mask_folder import check_folder
+    from uadray.slides.manifest import read_manifest
     from uadray.tiling import TileSpec
 
     values = {"mpp": mpp, "tile_px": tile_px, "stride_px": stride_px, "min_tissue": min_tissue, "mask_dir": mask_dir}
@@ -257,8 +257,8 @@ def calibrate(
     from uadray.aggregation import AggregationConfig
     from uadray.bundle import read_bundle
     from uadray.config import parse_config
-    from uadray.manifest import read_manifest
     from uadray.mask_folder import check_folder
+    from uadray.slides.manifest import read_manifest
 
     described, rows = read_bundle(bundle), read_manifest(slides)
     aggregation = parse_config(AggregationConfig, {"top_fraction": top_fraction}, source="--top-fraction")
@@ -292,8 +292,8 @@ def screen(
     from uadray import screening as job
     from uadray.bundle import read_bundle
     from uadray.calibration import read_calibration
-    from uadray.manifest import read_manifest
     from uadray.mask_folder import check_folder
+    from uadray.slides.manifest import read_manifest
 
     described = read_bundle(bundle)
     calibrated, rows = read_calibration(bundle, described), read_manifest(slides)

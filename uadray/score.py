@@ -15,9 +15,9 @@ from uadray.data.nodes import Nodes
 from uadray.data.stream import StreamConfig, tile_chunks, tile_reads
 from uadray.data.tilesets import TileRef
 from uadray.errors import InputError, WorkError
-from uadray.manifest import SlideRow, read_manifest
 from uadray.schemas import TILE_SCORES
 from uadray.screening import Progress, SlideResult, scored_slides
+from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.storage import objects
 
 SCORES = pa.schema([*TILE_SCORES, pa.field("label", pa.string())])

@@ -14,9 +14,9 @@ from uadray.data.nodes import Nodes
 from uadray.data.pipeline import training_data
 from uadray.errors import InputError
 from uadray.evidence import encode_jpeg, sample_grid
-from uadray.manifest import read_manifest
 from uadray.models import weights
 from uadray.models.build import DpaConfig
+from uadray.slides.manifest import read_manifest
 from uadray.storage import objects
 from uadray.training.config import TrainConfig
 from uadray.training.loop import Sample, fit

@@ -13,7 +13,7 @@ from contextlib import suppress
 from uadray.data.reading import slide_etag
 from uadray.errors import SlideError
 from uadray.leases import REQUESTS
-from uadray.manifest import SlideRow
+from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 
 LISTED_PER_SLIDE = 30

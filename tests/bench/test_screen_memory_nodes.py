@@ -14,7 +14,7 @@ from uadray.bench import memory, processes, screen, slides
 from uadray.bench.slides import DPA, TINY, gpu_tiles
 from uadray.bundle import read_bundle
 from uadray.config import load_config
-from uadray.slides.reader import open_slide, read_tile
+from uadray.slides.slide import open_slide, read_tile
 from uadray.training.config import TrainConfig
 
 CONFIG = Path(__file__).parents[2] / "configs" / "train" / "dpa.yaml"

@@ -8,7 +8,7 @@ from seaweed import SeaweedServer
 from uadray.data.attempts import MAX_BREAKS, MAX_IN_A_ROW, MAX_TRIES, Attempts
 from uadray.data.nodes import Nodes
 from uadray.errors import WorkError
-from uadray.manifest import SlideRow
+from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 
 ROWS = [SlideRow(f"s{i}", f"/nowhere/s{i}.tif") for i in range(20)]

@@ -19,8 +19,8 @@ from uadray.data.reading import read_chunks
 from uadray.data.shards import TILE_IMAGES, TILESET
 from uadray.data.tilesets import is_tile_set, kind, list_tiles, read_tiles
 from uadray.errors import InputError, WorkError
-from uadray.manifest import SlideRow
-from uadray.slides.reader import open_slide, read_tile, thumbnail
+from uadray.slides.manifest import SlideRow
+from uadray.slides.slide import open_slide, read_tile, thumbnail
 from uadray.slides.synthetic import write_pyramid
 from uadray.stain import StainConfig, fit
 from uadray.storage import objects

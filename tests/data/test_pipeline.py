@@ -35,9 +35,9 @@ from uadray.data.pipeline import (
 )
 from uadray.data.tasks import Crashed, in_parallel
 from uadray.errors import InputError, UadrayError, WorkError, shown
-from uadray.identity import Seen, content, is_seen
-from uadray.manifest import SlideRow, read_manifest, write_manifest
-from uadray.slides.reader import open_slide, read_tile
+from uadray.slides.identity import Seen, content, is_seen
+from uadray.slides.manifest import SlideRow, read_manifest, write_manifest
+from uadray.slides.slide import open_slide, read_tile
 from uadray.slides.synthetic import write_pyramid
 from uadray.storage import objects
 from uadray.tiling import TileSpec

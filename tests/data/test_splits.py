@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from uadray.data.splits import FRACTIONS, split, split_manifest
 from uadray.errors import InputError
-from uadray.manifest import SlideRow, read_manifest, write_manifest
+from uadray.slides.manifest import SlideRow, read_manifest, write_manifest
 
 PINNED = ["train", "train", "calib", "train", "train", "test", "train", "train"]
 

@@ -19,8 +19,8 @@ from uadray.data.datasource import reading
 from uadray.data.stream import StreamConfig, failed_part, read_slide
 from uadray.detector import Scored
 from uadray.errors import WorkError
-from uadray.manifest import SlideRow
 from uadray.screening import SlideResult, scored_slides
+from uadray.slides.manifest import SlideRow
 from uadray.tiling import TileSpec
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module

@@ -13,8 +13,8 @@ from scipy.stats import norm
 
 from uadray.errors import InputError
 from uadray.evaluation.report import evaluate, evaluate_scores, evaluate_screening, evaluation_page, is_anomalous
-from uadray.manifest import SlideRow, write_manifest
 from uadray.schemas import SLIDE_DECISIONS, TILE_SCORES
+from uadray.slides.manifest import SlideRow, write_manifest
 
 
 def _scores(tmp_path: Path, **columns: list[Any]) -> str:

@@ -22,9 +22,9 @@ from slides.tiff_files import ASCII, LONG, SHORT, Page, Value, build, page, pict
 from uadray.data.reading import plan_slide, read_chunks
 from uadray.errors import SlideError
 from uadray.slides.openslide import OpenSlideSlide
-from uadray.slides.reader import Slide, open_slide, read_tile, thumbnail, tile_places
+from uadray.slides.slide import Slide, open_slide, read_tile, thumbnail, tile_places
 from uadray.slides.synthetic import write_pyramid
-from uadray.slides.tiff import TiffSlide
+from uadray.slides.tiff.slide import TiffSlide
 from uadray.storage import objects
 from uadray.tiling import TileSpec
 
@@ -506,7 +506,7 @@ def test_aperio_with_gaps_is_read_from_finer_levels(tmp_path: Path) -> None:
 def test_a_slide_that_has_no_other_overview_says_which_level_has_gaps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("uadray.slides.reader.OVERVIEW_MAX_PX", 200 * 200)
+    monkeypatch.setattr("uadray.slides.slide.OVERVIEW_MAX_PX", 200 * 200)
     gaps = {1: [0], 2: [0], 3: [0]}
     path = _write(tmp_path / "s.tif", _pyramid_with_gaps("JPEG", gaps, **MPP))
     _refused(path, "no_overview", r"512 x 512 px; add pyramid levels \(not usable: page 2 \(256 x 256 px\), page 3")

@@ -33,7 +33,7 @@ from uadray.bench.processes import SCORER, title
 from uadray.bench.seaweed import SeaweedServer, served
 from uadray.bench.slides import upload_copies, write_slide, write_tiny_bundle
 from uadray.errors import InputError
-from uadray.manifest import write_manifest
+from uadray.slides.manifest import write_manifest
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from uadray.data.cluster import connect, cores
 from uadray.data.materialise import tile_set
 from uadray.data.passes import mixing
 from uadray.data.pipeline import TrainingData, training_data
-from uadray.manifest import write_manifest
+from uadray.slides.manifest import write_manifest
 from uadray.training.config import TrainConfig
 from uadray.training.loop import batches, worker_cpus
 

@@ -18,7 +18,7 @@ from typing import Any
 from uadray.bench.processes import Memory, descendants, memory, role
 from uadray.bench.slides import upload_copies, write_slide, write_tiny_bundle
 from uadray.errors import WorkError
-from uadray.manifest import write_manifest
+from uadray.slides.manifest import write_manifest
 
 GOALS = {"growth": 1.10}
 """Most that the peak at `many` slides may be, over the peak at `few`."""

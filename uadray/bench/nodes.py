@@ -30,7 +30,7 @@ from uadray.bench.network import HERE, Network, RayNode, made_network, ray_clust
 from uadray.bench.slides import upload_copies, write_slide, write_tiny_bundle
 from uadray.data.stream import from_ipc, part_row
 from uadray.errors import WorkError
-from uadray.manifest import read_manifest, write_manifest
+from uadray.slides.manifest import read_manifest, write_manifest
 
 GOALS = {"efficiency": 0.9, "slides_decided_once": 1.0}
 """Least efficiency on two and on four nodes; share of slides that end in the ledger exactly once with a node killed."""

@@ -45,12 +45,12 @@ from uadray.data.cluster import ENVIRONMENT
 from uadray.data.reading import plan_slide
 from uadray.detector import BATCH, Scored
 from uadray.errors import WorkError
-from uadray.manifest import SlideRow
 from uadray.models.pixels import Pixels, staged
-from uadray.slides.byte_source import open_source
-from uadray.slides.read_ahead import touched_tiles
-from uadray.slides.reader import open_slide, tile_places
-from uadray.slides.tiff_index import read_index
+from uadray.slides.manifest import SlideRow
+from uadray.slides.slide import open_slide, tile_places
+from uadray.slides.tiff.byte_source import open_source
+from uadray.slides.tiff.index import read_index
+from uadray.slides.tiff.read_ahead import touched_tiles
 from uadray.storage import objects
 from uadray.tiling import TileSpec
 

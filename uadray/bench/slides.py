@@ -12,8 +12,8 @@ import numpy as np
 from uadray.aggregation import AggregationConfig, Calibration
 from uadray.bundle import CALIBRATION, Bundle, write_bundle
 from uadray.config import parse_config
-from uadray.manifest import SlideRow
 from uadray.models.build import build_networks
+from uadray.slides.manifest import SlideRow
 from uadray.slides.synthetic import PhantomSpec, paint, write_pyramid
 from uadray.storage import objects
 from uadray.tiling import TileSpec

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from uadray import faults
 from uadray.data.nodes import Nodes
 from uadray.errors import UadrayError, WorkError, shown_text
-from uadray.manifest import SlideRow
+from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 from uadray.storage.slide_files import slide_stat
 

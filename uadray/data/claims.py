@@ -8,7 +8,7 @@ from uadray import faults, leases
 from uadray.data.datasource import Read, reading
 from uadray.data.stream import failed_part, read_slide
 from uadray.leases import Tenure
-from uadray.manifest import SlideRow
+from uadray.slides.manifest import SlideRow
 from uadray.tiling import TileSpec
 
 

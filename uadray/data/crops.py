@@ -26,9 +26,9 @@ from uadray.data import shards, tilesets
 from uadray.data.journal import Journal, Notes
 from uadray.data.passes import BLOCK_BYTES, ENTRY_TILES, Ints, Passes, along_curve, draw, unpack_corners
 from uadray.data.reading import normalizer_of, read_chunk
-from uadray.manifest import SlideRow
-from uadray.slides.reader import Slide, open_slide, tile_places
-from uadray.slides.tiff import TiffSlide
+from uadray.slides.manifest import SlideRow
+from uadray.slides.slide import Slide, open_slide, tile_places
+from uadray.slides.tiff.slide import TiffSlide
 from uadray.stain import Stain
 from uadray.storage import objects
 from uadray.tiling import TileSpec

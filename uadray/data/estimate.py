@@ -21,10 +21,10 @@ from uadray.data.cluster import cores
 from uadray.data.materialise import chosen_tiles, encoded_tiles, places
 from uadray.data.reading import read_chunks, slide_etag
 from uadray.errors import SlideError, UadrayError
-from uadray.manifest import SlideRow
 from uadray.schemas import TILE_SCORES
-from uadray.slides.reader import Slide, open_slide
-from uadray.slides.tiff import TiffSlide
+from uadray.slides.manifest import SlideRow
+from uadray.slides.slide import Slide, open_slide
+from uadray.slides.tiff.slide import TiffSlide
 from uadray.stain import Normalizer
 from uadray.storage import objects
 from uadray.tiling import TileSpec

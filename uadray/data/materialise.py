@@ -35,11 +35,11 @@ from uadray.data.shards import GROUP_TILES, TILE_IMAGES, TILESET, SlideTiles, Ti
 from uadray.data.tasks import Crashed, in_parallel
 from uadray.data.tilesets import decoded
 from uadray.errors import InputError, SlideError
-from uadray.manifest import SlideRow
 from uadray.provenance import fingerprint
 from uadray.quality import pixel_flags
-from uadray.slides.reader import Slide, TilePlaces, open_slide, read_place, tile_places
-from uadray.slides.tiff import TiffSlide
+from uadray.slides.manifest import SlideRow
+from uadray.slides.slide import Slide, TilePlaces, open_slide, read_place, tile_places
+from uadray.slides.tiff.slide import TiffSlide
 from uadray.stain import Normalizer
 from uadray.storage import objects
 from uadray.tiling import TileSpec

@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from uadray import mask_folder, masks
 from uadray.errors import InputError, SlideError
-from uadray.manifest import SlideRow
 from uadray.quality import Flag, QualityConfig, SlideQuality, pixel_flags, slide_quality, tile_flags
-from uadray.slides.reader import Slide, TilePlaces, finer_level, read_place, reading_order, thumbnail, tile_places
+from uadray.slides.manifest import SlideRow
+from uadray.slides.slide import Slide, TilePlaces, finer_level, read_place, reading_order, thumbnail, tile_places
 from uadray.stain import Normalizer, Stain, StainError, fit, normalizer
 from uadray.storage import objects
 from uadray.storage.slide_files import slide_stat

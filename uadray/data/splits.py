@@ -20,8 +20,8 @@ from dataclasses import replace
 from typing import Any
 
 from uadray.errors import InputError
-from uadray.identity import warn_of_same_files
-from uadray.manifest import SlideRow, read_manifest, write_manifest
+from uadray.slides.identity import warn_of_same_files
+from uadray.slides.manifest import SlideRow, read_manifest, write_manifest
 
 log = logging.getLogger(__name__)
 

@@ -53,9 +53,9 @@ from uadray.data.tilesets import TileRef, read_tiles
 from uadray.data.watch import DriversWatch, watched
 from uadray.errors import InputError
 from uadray.evidence import encode_jpeg
-from uadray.manifest import SlideRow
 from uadray.schemas import TILE_SCORES, TILES
-from uadray.slides.reader import open_slide
+from uadray.slides.manifest import SlideRow
+from uadray.slides.slide import open_slide
 from uadray.tiling import TileSpec
 
 PARTS = pa.schema(

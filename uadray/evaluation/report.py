@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from uadray.errors import InputError
 from uadray.evaluation.detection import auroc, detection
 from uadray.evaluation.outlines import any_outline, outline_uri, read_outlines, tile_truth
-from uadray.manifest import SlideRow, read_manifest
+from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.storage import objects
 from uadray.tiling import slide_of
 

@@ -15,12 +15,12 @@ from slides.tiff_files import build as build_tiff
 from uadray.bench.proxy import DelayProxy
 from uadray.data.reading import read_chunk, read_chunks
 from uadray.errors import SlideError
-from uadray.slides import read_ahead, reader
-from uadray.slides.byte_source import RemoteObject
 from uadray.slides.openslide import OpenSlideSlide
-from uadray.slides.reader import open_slide, reading_order, thumbnail
+from uadray.slides.slide import Slide, open_slide, reading_order, thumbnail
 from uadray.slides.synthetic import write_pyramid
-from uadray.slides.tiff import TiffSlide
+from uadray.slides.tiff import read_ahead
+from uadray.slides.tiff.byte_source import RemoteObject
+from uadray.slides.tiff.slide import TiffSlide
 from uadray.storage import local_copies, objects
 from uadray.tiling import TileSpec, grid
 
@@ -52,7 +52,7 @@ def counted(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dela
         yield proxy
 
 
-def _tiles(slide: reader.Slide, spec: TileSpec = SPEC) -> pa.Table:
+def _tiles(slide: Slide, spec: TileSpec = SPEC) -> pa.Table:
     tiles = grid(
         "s", slide.level_sizes_px[0], slide.mpp, np.ones((4, 4), np.bool_), spec.model_copy(update={"min_tissue": 0.0})
     )
@@ -98,7 +98,7 @@ def test_same_pixels_and_no_file_tile_fetched_twice(
         assert (remote._plan is not None, len(remote._plan.ahead._held)) == (True, 0)  # type: ignore[union-attr]
 
 
-def _sizes(slide: reader.Slide) -> tuple[object, object]:
+def _sizes(slide: Slide) -> tuple[object, object]:
     return slide.level_sizes_px, slide.downsamples
 
 
@@ -107,7 +107,7 @@ def test_little_is_read_for_few_scattered_tiles(uri: str, counted: DelayProxy) -
     with _fast(uri) as slide:
         every = _tiles(slide, spec)
         some = every.take(np.sort(np.random.default_rng(0).permutation(len(every))[:100]))
-        places = reader.tile_places(
+        places = slide.tile_places(
             slide, *(some[n].to_numpy() for n in ("x_level0_px", "y_level0_px")), mpp=1, tile_px=32
         )
         before = counted.received

@@ -116,10 +116,10 @@ def open_slide(where: str | Path, *, slide_id: str, mpp: float | None = None, et
             or `no_mpp`: neither the file nor `mpp` gives a pixel size that can be. It is never guessed.
         FullError: the slide cache has no room for the copy.
     """
-    from uadray.slides.byte_source import open_source, slide_error
     from uadray.slides.openslide import OpenSlideSlide
     from uadray.slides.pixel_size import level0_mpp
-    from uadray.slides.tiff import TiffSlide, index_of
+    from uadray.slides.tiff.byte_source import open_source, slide_error
+    from uadray.slides.tiff.slide import TiffSlide, index_of
 
     uri = str(where)
     path = None if objects.is_s3(uri) else objects.local_path(uri)

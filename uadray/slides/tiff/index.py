@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from uadray.slides.byte_source import ByteSource
-from uadray.slides.jpeg_tiles import says_rgb
 from uadray.slides.levels import reduction
-from uadray.slides.lossless_tiles import COMPRESSIONS
-from uadray.slides.ome_xml import OmeImage, ome_images
 from uadray.slides.pixel_size import StatedSize, number
-from uadray.slides.tiff_header import MAX_DIRECTORIES, BadTiffError, Directory, Tag, TiffHeader, TiffLimitError
+from uadray.slides.tiff.byte_source import ByteSource
+from uadray.slides.tiff.header import MAX_DIRECTORIES, BadTiffError, Directory, Tag, TiffHeader, TiffLimitError
+from uadray.slides.tiff.jpeg import says_rgb
+from uadray.slides.tiff.lossless import COMPRESSIONS
+from uadray.slides.tiff.ome_xml import OmeImage, ome_images
 
 MAX_FILE_TILES = 4_000_000
 """Of a level: a slide of 500,000 x 500,000 px in tiles of 256 px."""

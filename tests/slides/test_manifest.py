@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from seaweed import SeaweedServer
 
 from uadray.errors import InputError
-from uadray.manifest import SlideRow, index, read_manifest, write_manifest
 from uadray.schemas import SLIDES
+from uadray.slides.manifest import SlideRow, index, read_manifest, write_manifest
 from uadray.storage import objects
 from uadray.units import Mpp
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from uadray.errors import InputError
-from uadray.manifest_columns import is_known, known_columns
+from uadray.slides.manifest_columns import is_known, known_columns
 
 log = logging.getLogger(__name__)
 

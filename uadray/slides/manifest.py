@@ -1,7 +1,7 @@
 """Manifests: which slides there are. CSV or Parquet, local or in S3, from one row to a million.
 
-Only `slide_id` and `uri` are required; `uadray.manifest_columns` says how headings are understood, and
-`uadray.manifest_csv` which CSV. A URI may be relative to the manifest's folder. Ids are text: 007 and 7 are two slides.
+Only `slide_id` and `uri` are required; `manifest_columns` says how headings are understood, and
+`manifest_csv` which CSV. A URI may be relative to the manifest's folder. Ids are text: 007 and 7 are two slides.
 
 Row numbers in errors are those a spreadsheet shows: the header is row 1.
 """
@@ -18,9 +18,9 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from uadray import manifest_columns, manifest_csv
 from uadray.errors import InputError
 from uadray.schemas import SLIDES
+from uadray.slides import manifest_columns, manifest_csv
 from uadray.storage import objects, slide_files
 from uadray.units import Mpp
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import simplejpeg
 
-from uadray.slides.reader import Rgb
+from uadray.slides.slide import Rgb
 
 MAX_SCANS = 500
 """Of a progressive JPEG: libjpeg-turbo's own limit for untrusted input. Encoders write about ten."""

@@ -17,8 +17,8 @@ from functools import lru_cache
 from itertools import islice
 
 from uadray.errors import UadrayError, shown
-from uadray.manifest import SlideRow
 from uadray.provenance import fingerprint
+from uadray.slides.manifest import SlideRow
 from uadray.storage import objects, slide_files
 from uadray.storage.slide_files import SlideFiles
 

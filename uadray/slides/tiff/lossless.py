@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from uadray.slides.reader import Rgb
+from uadray.slides.slide import Rgb
 
 COMPRESSIONS = {1: "uncompressed", 5: "LZW", 8: "deflate", 32946: "deflate"}
 """By the number in tag 259."""

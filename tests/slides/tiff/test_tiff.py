@@ -13,15 +13,14 @@ from slides.tiff_files import ASCII, LONG, SHORT, Page, build, page, picture, re
 from uadray.data.reading import read_chunk, read_chunks
 from uadray.errors import SlideError
 from uadray.schemas import TILES
-from uadray.slides import reader
-from uadray.slides.byte_source import open_source
-from uadray.slides.jpeg_tiles import TileDecoder
 from uadray.slides.openslide import OpenSlideSlide
-from uadray.slides.read_ahead import touched_tiles
-from uadray.slides.reader import open_slide, read_tile, reading_order, thumbnail, tile_places
+from uadray.slides.slide import Slide, open_slide, read_tile, reading_order, thumbnail, tile_places
 from uadray.slides.synthetic import write_archive, write_pyramid
-from uadray.slides.tiff import TiffSlide
-from uadray.slides.tiff_index import read_index
+from uadray.slides.tiff.byte_source import open_source
+from uadray.slides.tiff.index import read_index
+from uadray.slides.tiff.jpeg import TileDecoder
+from uadray.slides.tiff.read_ahead import touched_tiles
+from uadray.slides.tiff.slide import TiffSlide
 from uadray.tiling import TileSpec, grid
 
 MPP = resolution(0.5)
@@ -255,7 +254,7 @@ def test_another_version_than_the_one_that_is_meant_is_refused(tmp_path: Path) -
     assert caught.value.reason == "changed"
 
 
-def _grid(slide: reader.Slide, spec: TileSpec) -> object:
+def _grid(slide: Slide, spec: TileSpec) -> object:
     return grid(
         "s", slide.level_sizes_px[0], slide.mpp, np.ones((4, 4), np.bool_), spec.model_copy(update={"min_tissue": 0.0})
     )
@@ -279,8 +278,8 @@ def test_a_grid_across_file_tiles_decodes_each_about_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int]
 ) -> None:
     """40 px tiles at 1.3 times level 0's mpp, over file tiles of 32 px; 48 are kept, and a row has 60."""
-    monkeypatch.setattr(reader, "DECODED_BYTES", 48 * 32 * 32 * 3)
-    monkeypatch.setattr("uadray.slides.tiff.DECODED_BYTES", 48 * 32 * 32 * 3)
+    monkeypatch.setattr("uadray.slides.slide.DECODED_BYTES", 48 * 32 * 32 * 3)
+    monkeypatch.setattr("uadray.slides.tiff.slide.DECODED_BYTES", 48 * 32 * 32 * 3)
     path = write_pyramid(tmp_path / "s.tif", picture(640, 1920), mpp=1.0, tile_px=32, downsamples=())
     spec = TileSpec(mpp=1.3, tile_px=40)
     with _fast(path) as slide:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from uadray.slides.byte_source import ByteSource, Span
+from uadray.slides.tiff.byte_source import ByteSource, Span
 
 MAX_DIRECTORIES = 256
 MAX_TAGS = 1024

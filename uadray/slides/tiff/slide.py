@@ -19,14 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from uadray.errors import SlideError, UadrayError
-from uadray.slides.byte_source import ByteSource, Span, slide_error
-from uadray.slides.jpeg_tiles import TileDecoder
 from uadray.slides.levels import factors
-from uadray.slides.lossless_tiles import LosslessDecoder
-from uadray.slides.read_ahead import Plan, touched_tiles
-from uadray.slides.reader import DECODED_BYTES, Boxes, Rgb
-from uadray.slides.tiff_header import BadTiffError, TiffLimitError
-from uadray.slides.tiff_index import JPEG, TiffIndex, TiffLevel, read_index
+from uadray.slides.slide import DECODED_BYTES, Boxes, Rgb
+from uadray.slides.tiff.byte_source import ByteSource, Span, slide_error
+from uadray.slides.tiff.header import BadTiffError, TiffLimitError
+from uadray.slides.tiff.index import JPEG, TiffIndex, TiffLevel, read_index
+from uadray.slides.tiff.jpeg import TileDecoder
+from uadray.slides.tiff.lossless import LosslessDecoder
+from uadray.slides.tiff.read_ahead import Plan, touched_tiles
 
 READ_BYTES = 8 * 2**20
 """Encoded bytes that one region asks S3 for at once, where nothing was announced."""

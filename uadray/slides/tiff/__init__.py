@@ -1,0 +1,1 @@
+"""TIFF, SVS and OME-TIFF, read by byte ranges from where they lie."""
