@@ -20,10 +20,10 @@ from uadray.calibration import calibrate, check, read_calibration
 from uadray.data.stream import StreamConfig
 from uadray.errors import InputError, shown
 from uadray.models.build import FanoganConfig, build_networks
+from uadray.phantoms.slides import write_pyramid
 from uadray.provenance import fingerprint
 from uadray.slides import identity
 from uadray.slides.manifest import SlideRow
-from uadray.slides.synthetic import write_pyramid
 from uadray.storage import objects
 from uadray.tiling import TileSpec
 

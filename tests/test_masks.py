@@ -15,8 +15,8 @@ from uadray import masks
 from uadray.data.reading import plan_slide
 from uadray.errors import SlideError
 from uadray.masks import read_mask, write_masks
+from uadray.phantoms.slides import PhantomSpec, paint
 from uadray.slides.slide import open_slide, thumbnail
-from uadray.slides.synthetic import PhantomSpec, paint
 from uadray.tiling import TileSpec
 from uadray.tissue import tissue_mask
 

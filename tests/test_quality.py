@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from uadray.artefacts import _is_band, air_mask, density, fold_mask
 from uadray.data.reading import plan_slide
 from uadray.focus import empty, focus
+from uadray.phantoms.slides import PhantomSpec, paint
 from uadray.quality import FLAGS, Flag, QualityConfig, SlideQuality, assess, pixel_flags, slide_quality, tile_flags
 from uadray.slides.slide import open_slide, thumbnail
-from uadray.slides.synthetic import PhantomSpec, paint
 from uadray.tiling import TileSpec, grid, tile_id
 from uadray.tissue import tissue_mask
 

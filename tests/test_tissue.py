@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from uadray.data.reading import plan_slide
+from uadray.phantoms.slides import PhantomSpec, paint
 from uadray.slides.slide import open_slide, thumbnail
-from uadray.slides.synthetic import PhantomSpec, paint
 from uadray.tiling import TileSpec
 from uadray.tissue import _lowest_grey, tissue_mask
 

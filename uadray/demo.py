@@ -20,8 +20,8 @@ from uadray.console import Tick
 from uadray.data.cluster import connect
 from uadray.errors import InputError
 from uadray.evaluation.report import evaluate
+from uadray.phantoms.slides import write_archive
 from uadray.slides.manifest import read_manifest
-from uadray.slides.synthetic import write_archive
 from uadray.storage import objects
 from uadray.train import train
 from uadray.training.config import TrainConfig

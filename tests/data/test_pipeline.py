@@ -35,10 +35,10 @@ from uadray.data.pipeline import (
 )
 from uadray.data.tasks import Crashed, in_parallel
 from uadray.errors import InputError, UadrayError, WorkError, shown
+from uadray.phantoms.slides import write_pyramid
 from uadray.slides.identity import Seen, content, is_seen
 from uadray.slides.manifest import SlideRow, read_manifest, write_manifest
 from uadray.slides.slide import open_slide, read_tile
-from uadray.slides.synthetic import write_pyramid
 from uadray.storage import objects
 from uadray.tiling import TileSpec
 

@@ -19,9 +19,9 @@ from uadray.data.reading import (
     slide_etag,
 )
 from uadray.errors import SlideError
+from uadray.phantoms.slides import write_pyramid
 from uadray.slides.manifest import SlideRow
 from uadray.slides.slide import open_slide, read_tile, thumbnail
-from uadray.slides.synthetic import write_pyramid
 from uadray.stain import StainConfig, fit
 from uadray.tiling import TileSpec
 

@@ -11,8 +11,8 @@ import shapely
 
 from uadray.errors import InputError
 from uadray.evaluation.outlines import any_outline, outline_uri, read_outlines, tile_truth
+from uadray.phantoms.slides import write_archive
 from uadray.schemas import TILES
-from uadray.slides.synthetic import write_archive
 
 
 def _tiles(corners: list[tuple[int, int]], side: int = 10) -> pa.Table:

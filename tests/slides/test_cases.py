@@ -21,9 +21,9 @@ from slides.tiff_files import ASCII, LONG, SHORT, Page, Value, build, page, pict
 
 from uadray.data.reading import plan_slide, read_chunks
 from uadray.errors import SlideError
+from uadray.phantoms.slides import write_pyramid
 from uadray.slides.openslide import OpenSlideSlide
 from uadray.slides.slide import Slide, open_slide, read_tile, thumbnail, tile_places
-from uadray.slides.synthetic import write_pyramid
 from uadray.slides.tiff.slide import TiffSlide
 from uadray.storage import objects
 from uadray.tiling import TileSpec

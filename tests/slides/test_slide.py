@@ -10,10 +10,10 @@ import pytest
 import tifffile
 
 from uadray.errors import SlideError
+from uadray.phantoms.slides import write_pyramid
 from uadray.slides import openslide as openslide_module
 from uadray.slides.pixel_size import level0_mpp, openslide_size
 from uadray.slides.slide import finer_level, open_slide, read_tile, thumbnail
-from uadray.slides.synthetic import write_pyramid
 
 Make = Callable[..., Path]
 

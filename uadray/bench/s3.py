@@ -24,9 +24,9 @@ from uadray.bench.seaweed import environment, served
 from uadray.bench.slides import DOWNSAMPLES, MPP, PHANTOM_PX
 from uadray.data.reading import read_chunks
 from uadray.errors import WorkError
+from uadray.phantoms.slides import PhantomSpec, paint, write_pyramid
 from uadray.slides.openslide import OpenSlideSlide
 from uadray.slides.slide import Slide, open_slide, reading_order, thumbnail, tile_places
-from uadray.slides.synthetic import PhantomSpec, paint, write_pyramid
 from uadray.slides.tiff.slide import TiffSlide
 from uadray.storage import objects
 from uadray.tiling import grid

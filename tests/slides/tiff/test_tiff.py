@@ -12,10 +12,10 @@ from slides.tiff_files import ASCII, LONG, SHORT, Page, build, page, picture, re
 
 from uadray.data.reading import read_chunk, read_chunks
 from uadray.errors import SlideError
+from uadray.phantoms.slides import write_archive, write_pyramid
 from uadray.schemas import TILES
 from uadray.slides.openslide import OpenSlideSlide
 from uadray.slides.slide import Slide, open_slide, read_tile, reading_order, thumbnail, tile_places
-from uadray.slides.synthetic import write_archive, write_pyramid
 from uadray.slides.tiff.byte_source import open_source
 from uadray.slides.tiff.index import read_index
 from uadray.slides.tiff.jpeg import TileDecoder

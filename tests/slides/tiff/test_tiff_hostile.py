@@ -14,8 +14,8 @@ import pytest
 from slides.tiff_files import LONG, LONG8, SHORT, Page, Value, build, page, picture, resolution
 
 from uadray.errors import SlideError
+from uadray.phantoms.slides import write_pyramid
 from uadray.slides.slide import open_slide
-from uadray.slides.synthetic import write_pyramid
 from uadray.slides.tiff.byte_source import open_source
 from uadray.slides.tiff.slide import TiffSlide, index_of
 

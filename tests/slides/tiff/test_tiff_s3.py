@@ -15,9 +15,9 @@ from slides.tiff_files import build as build_tiff
 from uadray.bench.proxy import DelayProxy
 from uadray.data.reading import read_chunk, read_chunks
 from uadray.errors import SlideError
+from uadray.phantoms.slides import write_pyramid
 from uadray.slides.openslide import OpenSlideSlide
 from uadray.slides.slide import Slide, open_slide, reading_order, thumbnail
-from uadray.slides.synthetic import write_pyramid
 from uadray.slides.tiff import read_ahead
 from uadray.slides.tiff.byte_source import RemoteObject
 from uadray.slides.tiff.slide import TiffSlide

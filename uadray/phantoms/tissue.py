@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uadray.slides.phantom_brushes import (
+from uadray.phantoms.brushes import (
     Bytes,
     Floats,
     Nuclei,

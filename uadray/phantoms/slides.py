@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from uadray.slides.phantom_brushes import Bytes
-from uadray.slides.phantom_tissue import STAINS, PhantomSpec, Polygon, paint
+from uadray.phantoms.brushes import Bytes
+from uadray.phantoms.tissue import STAINS, PhantomSpec, Polygon, paint
 
 __all__ = ["PhantomSpec", "paint", "write_archive", "write_pyramid"]
 

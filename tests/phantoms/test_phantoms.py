@@ -15,7 +15,7 @@ import simplejpeg
 import tifffile
 from sklearn.metrics import roc_auc_score
 
-from uadray.slides.synthetic import PhantomSpec, paint, write_archive, write_pyramid
+from uadray.phantoms.slides import PhantomSpec, paint, write_archive, write_pyramid
 
 TILE_PX = 64  # at 1 um a pixel
 

@@ -1,0 +1,1 @@
+"""Slides that are painted, for the demo and the tests."""
