@@ -21,7 +21,7 @@ from uadray.evidence import encode_jpeg
 from uadray.ledger import Ledger, open_ledger
 from uadray.schemas import TILE_SCORES
 from uadray.slides.manifest import SlideRow
-from uadray.tiling import TileSpec
+from uadray.tiles.spec import TileSpec
 from uadray.units import Mpp
 
 PREVIEW = encode_jpeg(np.full((30, 40, 3), 200, np.uint8))

@@ -18,7 +18,7 @@ from uadray.detector import build_detector
 from uadray.errors import InputError
 from uadray.models.build import DpaConfig, FanoganConfig, Networks, build_networks
 from uadray.storage import objects
-from uadray.tiling import TileSpec
+from uadray.tiles.spec import TileSpec
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 

@@ -25,7 +25,7 @@ from uadray.provenance import fingerprint
 from uadray.slides import identity
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
-from uadray.tiling import TileSpec
+from uadray.tiles.spec import TileSpec
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.* is deprecated:DeprecationWarning:ray.data.context"

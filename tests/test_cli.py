@@ -11,7 +11,7 @@ from seaweed import SeaweedServer
 from uadray.bundle import write_bundle
 from uadray.models.build import FanoganConfig, build_networks
 from uadray.slides.manifest import read_manifest
-from uadray.tiling import TileSpec
+from uadray.tiles.spec import TileSpec
 from uadray.units import Mpp
 
 TRAIN = """\

@@ -35,10 +35,10 @@ from uadray.bench.processes import READER, SCORER, peak_rss, titled
 from uadray.bench.slides import write_calibration, write_slide, write_tiny_bundle
 from uadray.bundle import Bundle, load_detector
 from uadray.data.cluster import ENVIRONMENT
-from uadray.data.reading import plan_slide, read_chunks
 from uadray.slides.manifest import SlideRow, write_manifest
 from uadray.slides.slide import open_slide
 from uadray.storage import objects
+from uadray.tiles.plan import plan_slide, read_chunks
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -21,7 +21,7 @@ from uadray.models.build import FanoganConfig, build_networks
 from uadray.schemas import TILE_SCORES
 from uadray.score import described, score
 from uadray.serving.images import decode_tile
-from uadray.tiling import TileSpec
+from uadray.tiles.spec import TileSpec
 
 GAN = FanoganConfig(kind="fanogan", input_px=16, width=4, latent_dim=4)
 N = 300

@@ -11,7 +11,7 @@ from uadray.data import stream
 from uadray.data.nodes import Nodes
 from uadray.screening import SlideResult, scored_slides
 from uadray.slides.manifest import SlideRow
-from uadray.tiling import TileSpec
+from uadray.tiles.spec import TileSpec
 
 ROWS = [SlideRow(f"s{i}", f"/slides/s{i}.tif") for i in range(7)]
 SCORED = {"address": "10.0.0.1"}

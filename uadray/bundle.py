@@ -20,7 +20,7 @@ from uadray.errors import InputError
 from uadray.models.build import DetectorConfig, Networks, outline
 from uadray.slides.identity import Seen
 from uadray.storage import objects
-from uadray.tiling import TileSpec
+from uadray.tiles.spec import TileSpec
 from uadray.training.checkpoint import load_networks, save_networks
 
 BUNDLE_VERSION = 1

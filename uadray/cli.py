@@ -160,9 +160,9 @@ def tile(
 ) -> None:
     """Cut tiles once and keep them as Parquet shards; run it again to go on."""
     from uadray.config import parse_config
-    from uadray.mask_folder import check_folder
     from uadray.slides.manifest import read_manifest
-    from uadray.tiling import TileSpec
+    from uadray.tiles.mask_folder import check_folder
+    from uadray.tiles.spec import TileSpec
 
     values = {"mpp": mpp, "tile_px": tile_px, "stride_px": stride_px, "min_tissue": min_tissue, "mask_dir": mask_dir}
     spec, rows = parse_config(TileSpec, values, source="uadray tile"), read_manifest(slides)
@@ -257,8 +257,8 @@ def calibrate(
     from uadray.aggregation import AggregationConfig
     from uadray.bundle import read_bundle
     from uadray.config import parse_config
-    from uadray.mask_folder import check_folder
     from uadray.slides.manifest import read_manifest
+    from uadray.tiles.mask_folder import check_folder
 
     described, rows = read_bundle(bundle), read_manifest(slides)
     aggregation = parse_config(AggregationConfig, {"top_fraction": top_fraction}, source="--top-fraction")
@@ -292,8 +292,8 @@ def screen(
     from uadray import screening as job
     from uadray.bundle import read_bundle
     from uadray.calibration import read_calibration
-    from uadray.mask_folder import check_folder
     from uadray.slides.manifest import read_manifest
+    from uadray.tiles.mask_folder import check_folder
 
     described = read_bundle(bundle)
     calibrated, rows = read_calibration(bundle, described), read_manifest(slides)

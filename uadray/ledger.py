@@ -37,10 +37,10 @@ import pyarrow.parquet as pq
 from uadray import __version__, decisions, drivers, evidence, leases, provenance, versions, worklist
 from uadray.errors import InputError, UadrayError, WorkError
 from uadray.leases import REQUESTS
-from uadray.mask_folder import SUFFIX, mask_uri
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
+from uadray.tiles.mask_folder import SUFFIX, mask_uri
 
 if TYPE_CHECKING:
     from uadray.aggregation import Calibration

@@ -51,11 +51,11 @@ from uadray.detector import BATCH, Scored
 from uadray.errors import ClusterLostError, UadrayError, WorkError, shown
 from uadray.leases import NOT_OURS
 from uadray.models.pixels import Pixels
-from uadray.quality import QualityConfig, assess
 from uadray.schemas import TILE_SCORES
 from uadray.slides.identity import Seen, is_seen, warn_of_same_files
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects, s3_client
+from uadray.tiles.quality import QualityConfig, assess
 
 log = logging.getLogger(__name__)
 

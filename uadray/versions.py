@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from uadray.data.reading import slide_etag
 from uadray.errors import SlideError
 from uadray.leases import REQUESTS
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
+from uadray.tiles.plan import slide_etag
 
 LISTED_PER_SLIDE = 30
 """A listing is given up after so many objects a slide (1,000 in one request, against 32 single requests at once)."""

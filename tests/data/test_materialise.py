@@ -15,16 +15,16 @@ from seaweed import SeaweedServer
 from uadray.data import shards
 from uadray.data.estimate import estimate
 from uadray.data.materialise import chosen_tiles, cut_slide, encoded_tiles, tile_set
-from uadray.data.reading import read_chunks
 from uadray.data.shards import TILE_IMAGES, TILESET
 from uadray.data.tilesets import is_tile_set, kind, list_tiles, read_tiles
 from uadray.errors import InputError, WorkError
 from uadray.phantoms.slides import write_pyramid
 from uadray.slides.manifest import SlideRow
 from uadray.slides.slide import open_slide, read_tile, thumbnail
-from uadray.stain import StainConfig, fit
 from uadray.storage import objects
-from uadray.tiling import TileSpec
+from uadray.tiles.plan import read_chunks
+from uadray.tiles.spec import TileSpec
+from uadray.tiles.stain import StainConfig, fit
 
 pytestmark = pytest.mark.ray
 

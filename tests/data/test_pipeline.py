@@ -40,7 +40,7 @@ from uadray.slides.identity import Seen, content, is_seen
 from uadray.slides.manifest import SlideRow, read_manifest, write_manifest
 from uadray.slides.slide import open_slide, read_tile
 from uadray.storage import objects
-from uadray.tiling import TileSpec
+from uadray.tiles.spec import TileSpec
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.* is deprecated:DeprecationWarning:ray.data.context"

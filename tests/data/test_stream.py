@@ -21,7 +21,7 @@ from uadray.detector import Scored
 from uadray.errors import WorkError
 from uadray.screening import SlideResult, scored_slides
 from uadray.slides.manifest import SlideRow
-from uadray.tiling import TileSpec
+from uadray.tiles.spec import TileSpec
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
 

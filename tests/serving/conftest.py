@@ -14,7 +14,7 @@ import torch
 from uadray.bundle import write_bundle
 from uadray.models.build import DpaConfig, FanoganConfig, build_networks
 from uadray.models.pixels import Pixels
-from uadray.tiling import TileSpec
+from uadray.tiles.spec import TileSpec
 
 TILE_PX = 40
 

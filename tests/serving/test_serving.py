@@ -19,10 +19,10 @@ import torch
 from uadray.bundle import load_detector, read_bundle
 from uadray.config import load_config
 from uadray.errors import InputError
-from uadray.images import Pixels
 from uadray.serving.app import build_app
 from uadray.serving.deployments import Encoder, Generator, Scorer, Whole
 from uadray.serving.schemas import ServeConfig, StageConfig
+from uadray.tiles.images import Pixels
 
 SMALL = {name: StageConfig(cpus=0.1) for name in ("ingress", "encoder", "generator", "scorer", "detector")}
 KINDS = ("dpa", "fanogan")

@@ -19,14 +19,14 @@ from PIL import Image
 from seaweed import SeaweedServer
 from slides.tiff_files import ASCII, LONG, SHORT, Page, Value, build, page, picture, resolution
 
-from uadray.data.reading import plan_slide, read_chunks
 from uadray.errors import SlideError
 from uadray.phantoms.slides import write_pyramid
 from uadray.slides.openslide import OpenSlideSlide
 from uadray.slides.slide import Slide, open_slide, read_tile, thumbnail, tile_places
 from uadray.slides.tiff.slide import TiffSlide
 from uadray.storage import objects
-from uadray.tiling import TileSpec
+from uadray.tiles.plan import plan_slide, read_chunks
+from uadray.tiles.spec import TileSpec
 
 MPP = resolution(0.5)
 SPEC = TileSpec(mpp=1.0, tile_px=64)

@@ -22,13 +22,13 @@ import pyarrow as pa
 import simplejpeg
 
 from uadray.bench.slides import MPP, PHANTOM_PX, gpu_tiles, write_slide
-from uadray.data.reading import read_chunks
 from uadray.errors import WorkError
 from uadray.slides.openslide import OpenSlideSlide
 from uadray.slides.slide import Slide, open_slide, reading_order
 from uadray.slides.tiff.byte_source import open_source
 from uadray.slides.tiff.index import read_index
-from uadray.tiling import TileSpec, grid
+from uadray.tiles.plan import read_chunks
+from uadray.tiles.spec import TileSpec, grid
 
 GOALS = {"over_bare": 0.7, "over_openslide": 5.0}
 """Least ratios of tiles per second, on one thread and on two."""

@@ -97,7 +97,7 @@ def _streamed(network: Network, folder: str, nodes: int, part_s: float) -> dict[
     from uadray.data.nodes import Nodes
     from uadray.data.stream import StreamConfig, slide_reads, stream
     from uadray.data.watch import DriversWatch
-    from uadray.tiling import TileSpec
+    from uadray.tiles.spec import TileSpec
 
     began = time.perf_counter()
     connect()

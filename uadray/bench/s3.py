@@ -22,14 +22,14 @@ from uadray.bench.decode import plain_tiles
 from uadray.bench.proxy import DelayProxy
 from uadray.bench.seaweed import environment, served
 from uadray.bench.slides import DOWNSAMPLES, MPP, PHANTOM_PX
-from uadray.data.reading import read_chunks
 from uadray.errors import WorkError
 from uadray.phantoms.slides import PhantomSpec, paint, write_pyramid
 from uadray.slides.openslide import OpenSlideSlide
 from uadray.slides.slide import Slide, open_slide, reading_order, thumbnail, tile_places
 from uadray.slides.tiff.slide import TiffSlide
 from uadray.storage import objects
-from uadray.tiling import grid
+from uadray.tiles.plan import read_chunks
+from uadray.tiles.spec import grid
 
 ROUND_TRIP_S = 0.02
 SHARES = {"5_percent": 0.05, "100_percent": 1.0}

@@ -42,7 +42,6 @@ from uadray.bench.seaweed import served
 from uadray.bench.slides import gpu_tiles, upload_copies, write_calibration, write_dpa_bundle, write_slide
 from uadray.bundle import Bundle, load_detector
 from uadray.data.cluster import ENVIRONMENT
-from uadray.data.reading import plan_slide
 from uadray.detector import BATCH, Scored
 from uadray.errors import WorkError
 from uadray.models.pixels import Pixels, staged
@@ -52,7 +51,8 @@ from uadray.slides.tiff.byte_source import open_source
 from uadray.slides.tiff.index import read_index
 from uadray.slides.tiff.read_ahead import touched_tiles
 from uadray.storage import objects
-from uadray.tiling import TileSpec
+from uadray.tiles.plan import plan_slide
+from uadray.tiles.spec import TileSpec
 
 STAND_IN_S = 20e-6
 """Seconds a tile: a GPU that scores 50,000 tiles a second."""

@@ -16,7 +16,7 @@ from uadray.models.build import build_networks
 from uadray.phantoms.slides import PhantomSpec, paint, write_pyramid
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
-from uadray.tiling import TileSpec
+from uadray.tiles.spec import TileSpec
 from uadray.training.config import TrainConfig
 
 MPP = 0.486

@@ -9,7 +9,7 @@ from uadray.data.datasource import Read, reading
 from uadray.data.stream import failed_part, read_slide
 from uadray.leases import Tenure
 from uadray.slides.manifest import SlideRow
-from uadray.tiling import TileSpec
+from uadray.tiles.spec import TileSpec
 
 
 def claimed_reads(

@@ -25,14 +25,14 @@ from uadray import faults
 from uadray.data import shards, tilesets
 from uadray.data.journal import Journal, Notes
 from uadray.data.passes import BLOCK_BYTES, ENTRY_TILES, Ints, Passes, along_curve, draw, unpack_corners
-from uadray.data.reading import normalizer_of, read_chunk
 from uadray.slides.manifest import SlideRow
 from uadray.slides.slide import Slide, open_slide, tile_places
 from uadray.slides.tiff.slide import TiffSlide
-from uadray.stain import Stain
 from uadray.storage import objects
-from uadray.tiling import TileSpec
-from uadray.tissue import tissue_mask
+from uadray.tiles.plan import normalizer_of, read_chunk
+from uadray.tiles.spec import TileSpec
+from uadray.tiles.stain import Stain
+from uadray.tiles.tissue import tissue_mask
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -195,7 +195,7 @@ def _table(pieces: list[Piece], turn: int, input_px: int, stain_augment: float, 
     for place, i in enumerate(order):
         crops[place] = found_crops[i]
     if stain_augment > 0 and len(crops):
-        from uadray.stain import augment
+        from uadray.tiles.stain import augment
 
         crops = augment(crops, rng, sigma_alpha=stain_augment, sigma_beta=stain_augment)
     found = np.array(where, np.int32).reshape(-1, 2)[order]

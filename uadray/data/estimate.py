@@ -19,15 +19,15 @@ import ray
 
 from uadray.data.cluster import cores
 from uadray.data.materialise import chosen_tiles, encoded_tiles, places
-from uadray.data.reading import read_chunks, slide_etag
 from uadray.errors import SlideError, UadrayError
 from uadray.schemas import TILE_SCORES
 from uadray.slides.manifest import SlideRow
 from uadray.slides.slide import Slide, open_slide
 from uadray.slides.tiff.slide import TiffSlide
-from uadray.stain import Normalizer
 from uadray.storage import objects
-from uadray.tiling import TileSpec
+from uadray.tiles.plan import read_chunks, slide_etag
+from uadray.tiles.spec import TileSpec
+from uadray.tiles.stain import Normalizer
 
 RESAMPLES = 1000
 """Of the bootstrap (Efron 1979) behind `_low` and `_high`: the 5th and 95th percentile of the sample's mean."""

@@ -30,19 +30,19 @@ from uadray import faults, metrics
 from uadray.data.attempts import Attempts, Outcome
 from uadray.data.nodes import Nodes, here
 from uadray.data.passes import draw
-from uadray.data.reading import mask_uri, normalizer_of, plan_slide, read_chunks, slide_etag
 from uadray.data.shards import GROUP_TILES, TILE_IMAGES, TILESET, SlideTiles, TileSet, parse_tile_set
 from uadray.data.tasks import Crashed, in_parallel
 from uadray.data.tilesets import decoded
 from uadray.errors import InputError, SlideError
 from uadray.provenance import fingerprint
-from uadray.quality import pixel_flags
 from uadray.slides.manifest import SlideRow
 from uadray.slides.slide import Slide, TilePlaces, open_slide, read_place, tile_places
 from uadray.slides.tiff.slide import TiffSlide
-from uadray.stain import Normalizer
 from uadray.storage import objects
-from uadray.tiling import TileSpec
+from uadray.tiles.plan import mask_uri, normalizer_of, plan_slide, read_chunks, slide_etag
+from uadray.tiles.quality import pixel_flags
+from uadray.tiles.spec import TileSpec
+from uadray.tiles.stain import Normalizer
 
 SHARD_BYTES = 64 * 2**20
 """Encoded tiles of a shard, more or less: what a task holds in memory, and what one write has to repeat."""

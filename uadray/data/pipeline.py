@@ -30,16 +30,16 @@ from uadray.data.datasource import TaskSource, reading
 from uadray.data.journal import Journal
 from uadray.data.nodes import Nodes
 from uadray.data.passes import BLOCK_BYTES, Passes, pack_corners, plan_passes
-from uadray.data.reading import plan_slide, slide_etag
 from uadray.data.tasks import Crashed, in_parallel, on_this_node
 from uadray.errors import InputError, WorkError, shown, shows_ids
 from uadray.provenance import fingerprint
 from uadray.slides.identity import all_marks, contents, new_salt
 from uadray.slides.manifest import SlideRow, has_label, read_manifest
 from uadray.slides.slide import open_slide
-from uadray.stain import Stain, median_stain
 from uadray.storage import s3_client
-from uadray.tiling import TileSpec
+from uadray.tiles.plan import plan_slide, slide_etag
+from uadray.tiles.spec import TileSpec
+from uadray.tiles.stain import Stain, median_stain
 
 log = logging.getLogger(__name__)
 

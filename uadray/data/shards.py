@@ -20,7 +20,7 @@ from uadray.config import Config
 from uadray.errors import InputError, UadrayError
 from uadray.schemas import TILES
 from uadray.storage import objects
-from uadray.tiling import TileSpec
+from uadray.tiles.spec import TileSpec
 
 TILESET = "tileset.json"
 

@@ -39,7 +39,14 @@ from uadray import faults
 from uadray.config import Config
 from uadray.data.datasource import Read, TaskSource, reading
 from uadray.data.nodes import Nodes, here
-from uadray.data.reading import (
+from uadray.data.tilesets import TileRef, read_tiles
+from uadray.data.watch import DriversWatch, watched
+from uadray.errors import InputError
+from uadray.evidence import encode_jpeg
+from uadray.schemas import TILE_SCORES, TILES
+from uadray.slides.manifest import SlideRow
+from uadray.slides.slide import open_slide
+from uadray.tiles.plan import (
     SlidePlan,
     TileChunk,
     chunk_tiles,
@@ -49,14 +56,7 @@ from uadray.data.reading import (
     read_chunks,
     slide_etag,
 )
-from uadray.data.tilesets import TileRef, read_tiles
-from uadray.data.watch import DriversWatch, watched
-from uadray.errors import InputError
-from uadray.evidence import encode_jpeg
-from uadray.schemas import TILE_SCORES, TILES
-from uadray.slides.manifest import SlideRow
-from uadray.slides.slide import open_slide
-from uadray.tiling import TileSpec
+from uadray.tiles.spec import TileSpec
 
 PARTS = pa.schema(
     [

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from uadray import images
 from uadray.data import shards
 from uadray.errors import InputError
-from uadray.images import ImageError, Pixels
 from uadray.storage import local_copies, objects
-from uadray.tiling import TileSpec, slide_of
+from uadray.tiles import images
+from uadray.tiles.images import ImageError, Pixels
+from uadray.tiles.spec import TileSpec, slide_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 MAX_IMAGE_BYTES = 64 * 2**20
@@ -129,7 +129,7 @@ def read_tiles(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, Pixels 
 
 
 def decoded(data: bytes) -> Pixels | None:
-    """RGB [h, w, 3], see `uadray.images`; None for what cannot be decoded."""
+    """RGB [h, w, 3], see `uadray.tiles.images`; None for what cannot be decoded."""
     try:
         return images.decode(data)
     except ImageError:

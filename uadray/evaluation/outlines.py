@@ -9,8 +9,8 @@ import pyarrow as pa
 import shapely
 
 from uadray.errors import InputError
-from uadray.masks import read_features
 from uadray.storage import objects
+from uadray.tiles.mask_geojson import read_features
 
 ANOMALOUS_OVERLAP = 0.5
 """A tile at least half inside an outline is anomalous; one that is touched less is left out."""

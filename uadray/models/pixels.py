@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from uadray.images import Pixels
+from uadray.tiles.images import Pixels
 
 __all__ = ["Pixels", "centre", "staged", "to_float", "to_input", "to_pixels"]
 

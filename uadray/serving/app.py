@@ -23,11 +23,11 @@ from uadray import console
 from uadray.bundle import Bundle, read_bundle
 from uadray.data.cluster import connect
 from uadray.errors import InputError, WorkError
-from uadray.images import Pixels
 from uadray.serving.deployments import Encoder, Generator, Scorer, Scores, Whole
 from uadray.serving.endpoints import RefusedError, build_http, digest
 from uadray.serving.schemas import ServeConfig, StageConfig
 from uadray.storage import objects
+from uadray.tiles.images import Pixels
 
 APP = "uadray"
 TOKEN = "UADRAY_TOKEN"  # noqa: S105 (the name of a variable)

@@ -22,7 +22,7 @@ from torch import Tensor
 from uadray import metrics
 from uadray.bundle import Bundle, load_detector
 from uadray.detector import Detector, Stage
-from uadray.images import Pixels
+from uadray.tiles.images import Pixels
 
 Floats = npt.NDArray[np.float32]
 

@@ -24,7 +24,6 @@ from starlette.requests import ClientDisconnect
 
 from uadray import __version__, metrics
 from uadray.bundle import Bundle
-from uadray.images import ImageError, Pixels
 from uadray.serving.deployments import Scores
 from uadray.serving.images import claimed_px, decode_tile
 from uadray.serving.schemas import (
@@ -38,6 +37,7 @@ from uadray.serving.schemas import (
     host_name,
     is_loopback,
 )
+from uadray.tiles.images import ImageError, Pixels
 
 DECODE_CHUNK = 16
 """Tiles decoded in one visit to a thread: a request that has timed out stops after at most these."""

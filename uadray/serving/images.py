@@ -3,8 +3,8 @@
 import base64
 import binascii
 
-from uadray import images
-from uadray.images import ImageError, Pixels
+from uadray.tiles import images
+from uadray.tiles.images import ImageError, Pixels
 
 FORMATS = ("PNG", "JPEG")
 

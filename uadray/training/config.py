@@ -4,7 +4,7 @@ from pydantic import Field, model_validator
 
 from uadray.config import Config
 from uadray.models.build import DetectorConfig
-from uadray.tiling import TileSpec
+from uadray.tiles.spec import TileSpec
 
 PREPARE_TILES = 256
 """Tiles whose features set the normalisation; its error at 256 x 64 positions is far below the features' deviation."""

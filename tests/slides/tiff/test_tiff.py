@@ -10,7 +10,6 @@ import simplejpeg
 import tifffile
 from slides.tiff_files import ASCII, LONG, SHORT, Page, build, page, picture, resolution
 
-from uadray.data.reading import read_chunk, read_chunks
 from uadray.errors import SlideError
 from uadray.phantoms.slides import write_archive, write_pyramid
 from uadray.schemas import TILES
@@ -21,7 +20,8 @@ from uadray.slides.tiff.index import read_index
 from uadray.slides.tiff.jpeg import TileDecoder
 from uadray.slides.tiff.read_ahead import touched_tiles
 from uadray.slides.tiff.slide import TiffSlide
-from uadray.tiling import TileSpec, grid
+from uadray.tiles.plan import read_chunk, read_chunks
+from uadray.tiles.spec import TileSpec, grid
 
 MPP = resolution(0.5)
 

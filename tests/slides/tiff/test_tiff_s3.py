@@ -13,7 +13,6 @@ from slides.tiff_files import ASCII, page, picture
 from slides.tiff_files import build as build_tiff
 
 from uadray.bench.proxy import DelayProxy
-from uadray.data.reading import read_chunk, read_chunks
 from uadray.errors import SlideError
 from uadray.phantoms.slides import write_pyramid
 from uadray.slides.openslide import OpenSlideSlide
@@ -22,7 +21,8 @@ from uadray.slides.tiff import read_ahead
 from uadray.slides.tiff.byte_source import RemoteObject
 from uadray.slides.tiff.slide import TiffSlide
 from uadray.storage import local_copies, objects
-from uadray.tiling import TileSpec, grid
+from uadray.tiles.plan import read_chunk, read_chunks
+from uadray.tiles.spec import TileSpec, grid
 
 pytestmark = pytest.mark.s3
 
@@ -71,7 +71,7 @@ def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FIRST_WINDOW_BYTES", "WINDOW_BYTES"):
         monkeypatch.setattr(read_ahead, name, 64 * 2**10)
     monkeypatch.setattr(read_ahead, "AHEAD_BYTES", 200 * 2**10)
-    monkeypatch.setattr("uadray.data.reading.CHUNK_BYTES", 0)  # 64 tiles, the least
+    monkeypatch.setattr("uadray.tiles.plan.CHUNK_BYTES", 0)  # 64 tiles, the least
     for module in ("reader", "tiff"):
         monkeypatch.setattr(f"uadray.slides.{module}.DECODED_BYTES", 64 * 32 * 32 * 3)
 

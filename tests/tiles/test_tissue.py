@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from uadray.data.reading import plan_slide
 from uadray.phantoms.slides import PhantomSpec, paint
 from uadray.slides.slide import open_slide, thumbnail
-from uadray.tiling import TileSpec
-from uadray.tissue import _lowest_grey, tissue_mask
+from uadray.tiles.plan import plan_slide
+from uadray.tiles.spec import TileSpec
+from uadray.tiles.tissue import _lowest_grey, tissue_mask
 
 GLASS = (244, 243, 245)
 PINK = (215, 160, 190)

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from uadray.bundle import write_bundle
 from uadray.cli import app
 from uadray.errors import InputError
-from uadray.mask_folder import MaskFolder, check_folder
 from uadray.models.build import FanoganConfig, build_networks
 from uadray.storage import objects
-from uadray.tiling import TileSpec
+from uadray.tiles.mask_folder import MaskFolder, check_folder
+from uadray.tiles.spec import TileSpec
 
 NO_REGION = b'{"type": "FeatureCollection", "features": []}'
 
@@ -24,7 +24,7 @@ NO_REGION = b'{"type": "FeatureCollection", "features": []}'
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """What is logged, also where the command line has set logging up."""
-    logger = logging.getLogger("uadray.mask_folder")
+    logger = logging.getLogger("uadray.tiles.mask_folder")
     logger.addHandler(caplog.handler)
     yield caplog
     logger.removeHandler(caplog.handler)

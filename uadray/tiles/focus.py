@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from uadray.tissue import FULL_RESOLUTION_PX, reduction, shrink
+from uadray.tiles.tissue import FULL_RESOLUTION_PX, reduction, shrink
 
 Mask = npt.NDArray[np.bool_]
 

@@ -22,10 +22,10 @@ from pydantic import Field, model_validator
 
 from uadray.config import Config
 from uadray.errors import InputError, SlideError
-from uadray.quality import QualityConfig
 from uadray.schemas import TILES
-from uadray.stain import StainConfig
-from uadray.tissue import tissue_fraction
+from uadray.tiles.quality import QualityConfig
+from uadray.tiles.stain import StainConfig
+from uadray.tiles.tissue import tissue_fraction
 
 BAND_TISSUE = 0.9
 BAND_BACKGROUND = 0.1

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import shapely
 
 from uadray.errors import SlideError
-from uadray.mask_classes import Meaning, UnclearError, class_names, meaning
-from uadray.tissue import FULL_RESOLUTION_PX, reduction
+from uadray.tiles.mask_classes import Meaning, UnclearError, class_names, meaning
+from uadray.tiles.tissue import FULL_RESOLUTION_PX, reduction
 
 Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]

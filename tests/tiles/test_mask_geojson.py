@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from uadray import masks
-from uadray.data.reading import plan_slide
 from uadray.errors import SlideError
-from uadray.masks import read_mask, write_masks
 from uadray.phantoms.slides import PhantomSpec, paint
 from uadray.slides.slide import open_slide, thumbnail
-from uadray.tiling import TileSpec
-from uadray.tissue import tissue_mask
+from uadray.tiles import mask_geojson
+from uadray.tiles.mask_geojson import read_mask, write_masks
+from uadray.tiles.plan import plan_slide
+from uadray.tiles.spec import TileSpec
+from uadray.tiles.tissue import tissue_mask
 
 SIZE = (1000, 800)
 SHAPE = (80, 100)
@@ -249,7 +249,7 @@ def test_hostile_sizes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         _read(feature)
         with monkeypatch.context() as patch:
-            patch.setattr(masks, name, limit)
+            patch.setattr(mask_geojson, name, limit)
             with pytest.raises(SlideError, match=what):
                 _read(feature)
 
@@ -308,7 +308,7 @@ def _round_trip_and_small(mask: np.ndarray, size: tuple[int, int]) -> None:
 
 
 def test_too_many_vertices_are_simplified_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masks, "MAX_VERTICES_OUT", 60)
+    monkeypatch.setattr(mask_geojson, "MAX_VERTICES_OUT", 60)
     y, x = np.ogrid[:80, :100]
     mask = np.hypot(x - 50, y - 40) < 30 + 4 * np.sin(np.arctan2(y - 40, x - 50) * 20)
     data = write_masks({"Tissue": mask}, SIZE)

@@ -27,7 +27,7 @@ from pydantic import Field, model_validator
 
 from uadray.config import Config
 from uadray.errors import UadrayError
-from uadray.tissue import DARK
+from uadray.tiles.tissue import DARK
 
 Rgb = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]

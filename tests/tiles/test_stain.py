@@ -14,12 +14,21 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torchstain.numpy.normalizers import NumpyMacenkoNormalizer
 
-from uadray import stain
 from uadray.config import parse_config
 from uadray.errors import InputError
 from uadray.slides.slide import open_slide, thumbnail
-from uadray.stain import Stain, StainConfig, StainError, augment, fit_macenko, fit_vahadane, median_stain, normalizer
-from uadray.tissue import tissue_mask
+from uadray.tiles import stain
+from uadray.tiles.stain import (
+    Stain,
+    StainConfig,
+    StainError,
+    augment,
+    fit_macenko,
+    fit_vahadane,
+    median_stain,
+    normalizer,
+)
+from uadray.tiles.tissue import tissue_mask
 
 RUIFROK = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))
 MACENKO = ((0.5626, 0.7201, 0.4062), (0.2159, 0.8012, 0.5581))

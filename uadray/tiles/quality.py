@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from uadray.artefacts import air_mask, density, fold_mask, pen_mask
 from uadray.config import Config
-from uadray.focus import blurred_blocks, empty, focus
-from uadray.tissue import shrink, tissue_fraction
+from uadray.tiles.artefacts import air_mask, density, fold_mask, pen_mask
+from uadray.tiles.focus import blurred_blocks, empty, focus
+from uadray.tiles.tissue import shrink, tissue_fraction
 
 Flag = Literal["pen", "fold", "air", "blur", "out_of_focus"]
 FLAGS: tuple[Flag, ...] = get_args(Flag)

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from uadray.data.reading import (
+from uadray.errors import SlideError
+from uadray.phantoms.slides import write_pyramid
+from uadray.slides.manifest import SlideRow
+from uadray.slides.slide import open_slide, read_tile, thumbnail
+from uadray.tiles.plan import (
     PREVIEW_PX,
     chunk_tiles,
     normalizer_of,
@@ -18,12 +22,8 @@ from uadray.data.reading import (
     read_chunks,
     slide_etag,
 )
-from uadray.errors import SlideError
-from uadray.phantoms.slides import write_pyramid
-from uadray.slides.manifest import SlideRow
-from uadray.slides.slide import open_slide, read_tile, thumbnail
-from uadray.stain import StainConfig, fit
-from uadray.tiling import TileSpec
+from uadray.tiles.spec import TileSpec
+from uadray.tiles.stain import StainConfig, fit
 
 SPEC = TileSpec(mpp=1.0, tile_px=64)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uadray.images import MAX_SCANS, ImageError, decode, size_px
+from uadray.tiles.images import MAX_SCANS, ImageError, decode, size_px
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 SMOOTH = np.array(Image.fromarray(RGB).resize((90, 60)))

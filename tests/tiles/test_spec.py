@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from uadray import tiling
 from uadray.errors import InputError, SlideError
 from uadray.schemas import TILES
-from uadray.tiling import TilePlace, TileSpec, bands, grid, n_grid, parse_tile_id, tile_id
-from uadray.tissue import tissue_fraction
+from uadray.tiles import spec
+from uadray.tiles.spec import TilePlace, TileSpec, bands, grid, n_grid, parse_tile_id, tile_id
+from uadray.tiles.tissue import tissue_fraction
 
 SPEC = TileSpec(mpp=1.0, tile_px=16)
 
@@ -125,7 +125,7 @@ GOLDEN_GRID = "0 50 101 151 202 252 303"  # 16 px at 0.972 on a slide of 0.308 u
 PRINT_IDS = """
 import sys
 import numpy as np
-from uadray.tiling import TileSpec, grid
+from uadray.tiles.spec import TileSpec, grid
 sys.stdout.reconfigure(encoding="utf-8")
 tiles = grid("ä", (320, 50), 0.308, np.ones((1, 1), bool), TileSpec(mpp=0.972, tile_px=16, min_tissue=0))
 print(" ".join(tiles["tile_id"].to_pylist()), end="")
@@ -282,7 +282,7 @@ def test_specs_that_make_no_sense(values: dict[str, float]) -> None:
 CLAIMS = """
 import resource, sys
 import numpy as np
-from uadray.tiling import TileSpec, grid, n_grid
+from uadray.tiles.spec import TileSpec, grid, n_grid
 spec = TileSpec(mpp=0.25, tile_px=64)
 mask = np.zeros((512, 512), bool)
 mask[100:120, 100:120] = True
@@ -304,8 +304,8 @@ def test_glass_takes_no_memory() -> None:
 
 
 def test_more_tissue_than_any_slide_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiling, "MAX_TISSUE_TILES", 1000)
-    monkeypatch.setattr(tiling, "TILES_AT_ONCE", 100)
+    monkeypatch.setattr(spec, "MAX_TISSUE_TILES", 1000)
+    monkeypatch.setattr(spec, "TILES_AT_ONCE", 100)
     with pytest.raises(SlideError, match="tissue in over 1,000 tiles") as caught:
         _all_tissue((1600, 1600), 1.0, SPEC)
     assert caught.value.reason == "too_large"
@@ -314,6 +314,6 @@ def test_more_tissue_than_any_slide_has_is_refused(monkeypatch: pytest.MonkeyPat
 def test_tissue_is_looked_at_in_parts_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     mask = np.random.default_rng(0).random((40, 30)) > 0.5
     whole = grid("s", (997, 1203), 0.7, mask, SPEC)
-    monkeypatch.setattr(tiling, "TILES_AT_ONCE", 100)
+    monkeypatch.setattr(spec, "TILES_AT_ONCE", 100)
     assert grid("s", (997, 1203), 0.7, mask, SPEC).equals(whole)
     assert 0 < len(whole) < n_grid("s", (997, 1203), 0.7, SPEC)

@@ -11,14 +11,23 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from uadray.artefacts import _is_band, air_mask, density, fold_mask
-from uadray.data.reading import plan_slide
-from uadray.focus import empty, focus
 from uadray.phantoms.slides import PhantomSpec, paint
-from uadray.quality import FLAGS, Flag, QualityConfig, SlideQuality, assess, pixel_flags, slide_quality, tile_flags
 from uadray.slides.slide import open_slide, thumbnail
-from uadray.tiling import TileSpec, grid, tile_id
-from uadray.tissue import tissue_mask
+from uadray.tiles.artefacts import _is_band, air_mask, density, fold_mask
+from uadray.tiles.focus import empty, focus
+from uadray.tiles.plan import plan_slide
+from uadray.tiles.quality import (
+    FLAGS,
+    Flag,
+    QualityConfig,
+    SlideQuality,
+    assess,
+    pixel_flags,
+    slide_quality,
+    tile_flags,
+)
+from uadray.tiles.spec import TileSpec, grid, tile_id
+from uadray.tiles.tissue import tissue_mask
 
 Image = np.ndarray
 Artefact = Callable[[Image], tuple[Image, np.ndarray]]

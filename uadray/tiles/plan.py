@@ -8,16 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from uadray import mask_folder, masks
 from uadray.errors import InputError, SlideError
-from uadray.quality import Flag, QualityConfig, SlideQuality, pixel_flags, slide_quality, tile_flags
 from uadray.slides.manifest import SlideRow
 from uadray.slides.slide import Slide, TilePlaces, finer_level, read_place, reading_order, thumbnail, tile_places
-from uadray.stain import Normalizer, Stain, StainError, fit, normalizer
 from uadray.storage import objects
 from uadray.storage.slide_files import slide_stat
-from uadray.tiling import TileSpec, grid, n_grid
-from uadray.tissue import shrink, tissue_mask
+from uadray.tiles import mask_folder, mask_geojson
+from uadray.tiles.quality import Flag, QualityConfig, SlideQuality, pixel_flags, slide_quality, tile_flags
+from uadray.tiles.spec import TileSpec, grid, n_grid
+from uadray.tiles.stain import Normalizer, Stain, StainError, fit, normalizer
+from uadray.tiles.tissue import shrink, tissue_mask
 
 CHUNK_TILES, CHUNK_BYTES = 256, 48 * 2**20
 """A chunk has 256 tiles, fewer where those are more than so many bytes of pixels. Ray Data
@@ -62,7 +62,7 @@ class SlidePlan:
     flags: list[str]
     n_grid: int
     preview: npt.NDArray[np.uint8]
-    masks: bytes
+    mask_geojson: bytes
     stain: Stain | None
 
 
@@ -126,7 +126,7 @@ def plan_slide(slide: Slide, *, etag: str, spec: TileSpec) -> SlidePlan:
         flags=[flag for flag in flags if flag is not None],
         n_grid=n_grid(slide.slide_id, size, slide.mpp, spec),
         preview=_preview(image),
-        masks=masks.write_masks(layers, size),
+        masks=mask_geojson.write_masks(layers, size),
         stain=_stain(slide, image, tissue, spec) if len(good) else None,
     )
 
@@ -150,11 +150,11 @@ def _tissue(slide: Slide, image: npt.NDArray[np.uint8], mpp: float, spec: TileSp
         return tissue_mask(image, mpp)
     shape = (image.shape[0], image.shape[1])
     try:
-        data = objects.read_bytes(uri, max_bytes=masks.MAX_BYTES)
+        data = objects.read_bytes(uri, max_bytes=mask_geojson.MAX_BYTES)
     except InputError as error:
         raise SlideError(slide.slide_id, "bad_mask", str(error)) from error
     found = tissue_mask(image, mpp)
-    return masks.read_mask(data, slide.slide_id, slide.level_sizes_px[0], shape, source=uri, found=found)
+    return mask_geojson.read_mask(data, slide.slide_id, slide.level_sizes_px[0], shape, source=uri, found=found)
 
 
 def _flags(found: SlideQuality, tiles: pa.Table, size: tuple[int, int], config: QualityConfig) -> list[Flag | None]:

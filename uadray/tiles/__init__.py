@@ -1,0 +1,1 @@
+"""From the thumbnail to good tiles, and from these to pixels."""
