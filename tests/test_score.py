@@ -14,7 +14,6 @@ from PIL import Image
 
 from uadray.bundle import load_detector, read_bundle, write_bundle
 from uadray.data.stream import StreamConfig
-from uadray.data.tilesets import TileRef
 from uadray.errors import InputError, WorkError
 from uadray.evaluation.report import evaluate
 from uadray.models.build import FanoganConfig, build_networks
@@ -22,6 +21,7 @@ from uadray.schemas import TILE_SCORES
 from uadray.score import described, score
 from uadray.serving.images import decode_tile
 from uadray.tiles.spec import TileSpec
+from uadray.tilesets.containers import TileRef
 
 GAN = FanoganConfig(kind="fanogan", input_px=16, width=4, latent_dim=4)
 N = 300

@@ -10,15 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uadray.bundle import Bundle
-from uadray.data import tilesets
 from uadray.data.nodes import Nodes
 from uadray.data.stream import StreamConfig, tile_chunks, tile_reads
-from uadray.data.tilesets import TileRef
 from uadray.errors import InputError, WorkError
 from uadray.schemas import TILE_SCORES
 from uadray.screening import Progress, SlideResult, scored_slides
 from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.storage import objects
+from uadray.tilesets import containers
+from uadray.tilesets.containers import TileRef
 
 SCORES = pa.schema([*TILE_SCORES, pa.field("label", pa.string())])
 """`TILE_SCORES` and the label of the tile's folder or of its slide. `slide_id` is empty where a tile set does not tell
@@ -52,7 +52,7 @@ def score(
     run = functools.partial(
         _scored, bundle_uri=bundle_uri, bundle=bundle, config=config, nodes=nodes, progress=progress
     )
-    if tilesets.is_tile_set(data):
+    if containers.is_tile_set(data):
         table = _tile_set(data, bundle, run)
     else:
         table, failed = _slides(read_manifest(data), run)
@@ -89,8 +89,8 @@ def _scored(
 
 
 def _tile_set(data: str, bundle: Bundle, run: Run) -> pa.Table:
-    tilesets.check_stain(data, bundle.tiles)
-    refs = tilesets.list_tiles(data)
+    containers.check_stain(data, bundle.tiles)
+    refs = containers.list_tiles(data)
     _check_ids(data, refs)
     chunks = tile_chunks(refs, bundle.tiles)
     rows = [SlideRow(str(i), data) for i in range(len(chunks))]

@@ -9,7 +9,6 @@ import yaml
 
 from uadray import provenance
 from uadray.bundle import Bundle, write_bundle
-from uadray.data import tilesets
 from uadray.data.nodes import Nodes
 from uadray.data.pipeline import training_data
 from uadray.errors import InputError
@@ -18,6 +17,7 @@ from uadray.models import weights
 from uadray.models.build import DpaConfig
 from uadray.slides.manifest import read_manifest
 from uadray.storage import objects
+from uadray.tilesets import containers
 from uadray.training.config import TrainConfig
 from uadray.training.loop import Sample, fit
 from uadray.training.plain import Line
@@ -126,8 +126,8 @@ def check(config: TrainConfig, *, data: str, out: str, resume: bool = False) -> 
         InputError: see `train`.
     """
     _check_free(out, config, resume=resume)
-    if tilesets.is_tile_set(data):
-        tilesets.check(data)
+    if containers.is_tile_set(data):
+        containers.check(data)
     else:
         read_manifest(data)
 

@@ -22,7 +22,6 @@ from seaweed import SeaweedServer
 
 from uadray.data.crops import Crop, Job, OpenSlides, Piece, SlideSource, crop_blocks, crop_pixels, random_crop
 from uadray.data.journal import Journal
-from uadray.data.materialise import tile_set
 from uadray.data.passes import Ints, Passes, along_curve, draw, mixing, pack_corners, plan_passes, unpack_corners
 from uadray.data.pipeline import (
     TrainingData,
@@ -41,6 +40,7 @@ from uadray.slides.manifest import SlideRow, read_manifest, write_manifest
 from uadray.slides.slide import open_slide, read_tile
 from uadray.storage import objects
 from uadray.tiles.spec import TileSpec
+from uadray.tilesets.cutting import tile_set
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.* is deprecated:DeprecationWarning:ray.data.context"

@@ -19,12 +19,12 @@ import uvicorn
 from PIL import Image
 
 from uadray.bundle import load_detector, read_bundle
-from uadray.data.tilesets import list_tiles, read_tiles
 from uadray.serving.deployments import Scores, Whole
 from uadray.serving.endpoints import build_http, digest
 from uadray.serving.images import decode_tile
 from uadray.serving.schemas import ServeConfig
 from uadray.tiles.images import Pixels
+from uadray.tilesets.containers import list_tiles, read_tiles
 
 PATH = "/v1/tiles/score"
 TOKEN = "correct-horse"

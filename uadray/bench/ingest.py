@@ -28,10 +28,10 @@ from uadray.bench.seaweed import served
 from uadray.bench.slides import DPA, upload_copies, write_slide
 from uadray.config import parse_config
 from uadray.data.cluster import connect, cores
-from uadray.data.materialise import tile_set
 from uadray.data.passes import mixing
 from uadray.data.pipeline import TrainingData, training_data
 from uadray.slides.manifest import write_manifest
+from uadray.tilesets.cutting import tile_set
 from uadray.training.config import TrainConfig
 from uadray.training.loop import batches, worker_cpus
 

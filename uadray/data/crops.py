@@ -22,7 +22,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from uadray import faults
-from uadray.data import shards, tilesets
 from uadray.data.journal import Journal, Notes
 from uadray.data.passes import BLOCK_BYTES, ENTRY_TILES, Ints, Passes, along_curve, draw, unpack_corners
 from uadray.slides.manifest import SlideRow
@@ -33,6 +32,7 @@ from uadray.tiles.plan import normalizer_of, read_chunk
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain import Stain
 from uadray.tiles.tissue import tissue_mask
+from uadray.tilesets import containers, shards
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -401,7 +401,7 @@ class ShardSource:
                 continue
             if tissue is not None and tissue < self.spec.min_tissue:
                 continue
-            image = tilesets.decoded(values["image"] or b"")
+            image = containers.decoded(values["image"] or b"")
             good = image is not None and usable(image, self.input_px, self.spec if tissue is None else None)
             crops = [crop(image)] if image is not None and good else []
             yield Piece(int(self.slides[entry]), [run.first_tile + row] if good else [], crops, int(image is None))
@@ -420,7 +420,7 @@ class FileSource:
     """
 
     uri: str
-    refs: list[tilesets.TileRef]
+    refs: list[containers.TileRef]
     spec: TileSpec
     input_px: int
     seed: int
@@ -448,7 +448,7 @@ class FileSource:
         return [Job(name, len(numbers), partial(self._read, numbers))]
 
     def _read(self, numbers: Ints, crop: Crop) -> Iterator[Piece]:
-        read = tilesets.read_tiles(self.uri, [self.refs[i] for i in numbers])
+        read = containers.read_tiles(self.uri, [self.refs[i] for i in numbers])
         for number, (_, image, error) in zip(numbers, read, strict=True):
             good = image is not None and usable(image, self.input_px, self.spec)
             crops = [crop(image)] if image is not None and good else []

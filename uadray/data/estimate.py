@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import ray
 
 from uadray.data.cluster import cores
-from uadray.data.materialise import chosen_tiles, encoded_tiles, places
 from uadray.errors import SlideError, UadrayError
 from uadray.schemas import TILE_SCORES
 from uadray.slides.manifest import SlideRow
@@ -28,6 +27,7 @@ from uadray.storage import objects
 from uadray.tiles.plan import read_chunks, slide_etag
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain import Normalizer
+from uadray.tilesets.cutting import chosen_tiles, encoded_tiles, places
 
 RESAMPLES = 1000
 """Of the bootstrap (Efron 1979) behind `_low` and `_high`: the 5th and 95th percentile of the sample's mean."""

@@ -17,7 +17,6 @@ import numpy.typing as npt
 import ray
 
 from uadray import faults
-from uadray.data import shards, tilesets
 from uadray.data.crops import (
     FileSource,
     ShardSource,
@@ -40,6 +39,7 @@ from uadray.storage import s3_client
 from uadray.tiles.plan import plan_slide, slide_etag
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain import Stain, median_stain
+from uadray.tilesets import containers, shards
 
 log = logging.getLogger(__name__)
 
@@ -152,8 +152,8 @@ def training_data(
         InputError: no usable slide or tile.
         WorkError: slides cannot be surveyed, for no fault of theirs.
     """
-    if tilesets.is_tile_set(uri):
-        tilesets.check_stain(uri, tiles)
+    if containers.is_tile_set(uri):
+        containers.check_stain(uri, tiles)
         source, description = _from_tile_set(uri, tiles=tiles, input_px=input_px, label=label, seed=seed)
     else:
         source, description = _from_slides(
@@ -333,13 +333,13 @@ def slide_source(surveys: list[Survey], spec: TileSpec, *, per_slide: int | None
 
 
 def _from_tile_set(uri: str, *, tiles: TileSpec, input_px: int, label: str, seed: int) -> tuple[Source, dict[str, Any]]:
-    match tilesets.kind(uri):
+    match containers.kind(uri):
         case "shards":
             source, print_of = _from_shards(uri, tiles=tiles, input_px=input_px, label=label)
         case "parquet":
             source, print_of = _from_parquet(uri, tiles=tiles, input_px=input_px, label=label)
         case _:
-            refs = tilesets.list_tiles(uri)
+            refs = containers.list_tiles(uri)
             taken = taken_labels(uri, label, {r.label for r in refs})
             refs = [r for r in refs if r.label in taken]
             source, print_of = FileSource(uri, refs, tiles, input_px, seed), fingerprint(r.tile_id for r in refs)
@@ -359,7 +359,7 @@ def _from_shards(uri: str, *, tiles: TileSpec, input_px: int, label: str) -> tup
 
 
 def _from_parquet(uri: str, *, tiles: TileSpec, input_px: int, label: str) -> tuple[Source, str]:
-    refs = tilesets.list_tiles(uri)
+    refs = containers.list_tiles(uri)
     taken = taken_labels(uri, label, {r.label for r in refs})
     chosen = {r.member for r in refs if r.label in taken}
     runs, sizes = [], []

@@ -39,7 +39,6 @@ from uadray import faults
 from uadray.config import Config
 from uadray.data.datasource import Read, TaskSource, reading
 from uadray.data.nodes import Nodes, here
-from uadray.data.tilesets import TileRef, read_tiles
 from uadray.data.watch import DriversWatch, watched
 from uadray.errors import InputError
 from uadray.evidence import encode_jpeg
@@ -57,6 +56,7 @@ from uadray.tiles.plan import (
     slide_etag,
 )
 from uadray.tiles.spec import TileSpec
+from uadray.tilesets.containers import TileRef, read_tiles
 
 PARTS = pa.schema(
     [

@@ -1,4 +1,4 @@
-"""Tile sets: a folder or a zip of images (the parent folder is the label), or Parquet (see `uadray.data.shards`)."""
+"""Tile sets: a folder or a zip of images (the parent folder is the label), or Parquet (see `uadray.tilesets.shards`)."""
 
 import json
 import zipfile
@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from uadray.data import shards
 from uadray.errors import InputError
 from uadray.storage import local_copies, objects
 from uadray.tiles import images
 from uadray.tiles.images import ImageError, Pixels
 from uadray.tiles.spec import TileSpec, slide_of
+from uadray.tilesets import shards
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 MAX_IMAGE_BYTES = 64 * 2**20

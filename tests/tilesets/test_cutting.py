@@ -12,11 +12,7 @@ import pytest
 import simplejpeg
 from seaweed import SeaweedServer
 
-from uadray.data import shards
 from uadray.data.estimate import estimate
-from uadray.data.materialise import chosen_tiles, cut_slide, encoded_tiles, tile_set
-from uadray.data.shards import TILE_IMAGES, TILESET
-from uadray.data.tilesets import is_tile_set, kind, list_tiles, read_tiles
 from uadray.errors import InputError, WorkError
 from uadray.phantoms.slides import write_pyramid
 from uadray.slides.manifest import SlideRow
@@ -25,6 +21,10 @@ from uadray.storage import objects
 from uadray.tiles.plan import read_chunks
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain import StainConfig, fit
+from uadray.tilesets import shards
+from uadray.tilesets.containers import is_tile_set, kind, list_tiles, read_tiles
+from uadray.tilesets.cutting import chosen_tiles, cut_slide, encoded_tiles, tile_set
+from uadray.tilesets.shards import TILE_IMAGES, TILESET
 
 pytestmark = pytest.mark.ray
 

@@ -30,9 +30,7 @@ from uadray import faults, metrics
 from uadray.data.attempts import Attempts, Outcome
 from uadray.data.nodes import Nodes, here
 from uadray.data.passes import draw
-from uadray.data.shards import GROUP_TILES, TILE_IMAGES, TILESET, SlideTiles, TileSet, parse_tile_set
 from uadray.data.tasks import Crashed, in_parallel
-from uadray.data.tilesets import decoded
 from uadray.errors import InputError, SlideError
 from uadray.provenance import fingerprint
 from uadray.slides.manifest import SlideRow
@@ -43,6 +41,8 @@ from uadray.tiles.plan import mask_uri, normalizer_of, plan_slide, read_chunks, 
 from uadray.tiles.quality import pixel_flags
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain import Normalizer
+from uadray.tilesets.containers import decoded
+from uadray.tilesets.shards import GROUP_TILES, TILE_IMAGES, TILESET, SlideTiles, TileSet, parse_tile_set
 
 SHARD_BYTES = 64 * 2**20
 """Encoded tiles of a shard, more or less: what a task holds in memory, and what one write has to repeat."""

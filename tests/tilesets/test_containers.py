@@ -16,10 +16,10 @@ import pytest
 from fault_proxy import FaultProxy, Request
 from seaweed import SeaweedServer
 
-from uadray.data import shards, tilesets
-from uadray.data.tilesets import TileRef, is_tile_set, kind, list_tiles, read_tiles
 from uadray.errors import InputError
 from uadray.storage import objects
+from uadray.tilesets import containers, shards
+from uadray.tilesets.containers import TileRef, is_tile_set, kind, list_tiles, read_tiles
 
 MEMBERS = ("normal/b.png", "normal/a.png", "tumor/c.PNG", "loose.png")
 
@@ -138,12 +138,12 @@ def test_a_folder_in_s3_is_read_many_images_at_once(s3: SeaweedServer, monkeypat
         began = time.monotonic()
         read = read_tiles(base, refs)
         np.testing.assert_array_equal(next(read)[1], _image(0))
-        assert len(proxy.gets(".png")) <= tilesets.IN_FLIGHT + 1
+        assert len(proxy.gets(".png")) <= containers.IN_FLIGHT + 1
         for i, (ref, image, _) in enumerate(read, start=1):
             assert ref == refs[i]
             np.testing.assert_array_equal(image, _image(i))
         assert time.monotonic() - began < 96 * 0.05 / 3
-    assert 8 < max(at_once) <= tilesets.IN_FLIGHT
+    assert 8 < max(at_once) <= containers.IN_FLIGHT
 
 
 def test_labels_are_the_parent_folder_only(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_broken_image_is_one_tiles_error(
 
 def test_a_zip_bomb_is_one_tiles_error(tmp_path: Path) -> None:
     """65 MiB of zeros in 65 KB: never unpacked."""
-    uri = _zip(tmp_path, {"a.png": b"\0" * (tilesets.MAX_IMAGE_BYTES + 1), "b.png": FILES["loose.png"]})
+    uri = _zip(tmp_path, {"a.png": b"\0" * (containers.MAX_IMAGE_BYTES + 1), "b.png": FILES["loose.png"]})
     assert Path(uri).stat().st_size < 200_000
     assert [error is None for _, _, error in read_tiles(uri, list_tiles(uri))] == [False, True]
 
@@ -250,7 +250,7 @@ def test_a_file_too_large_or_gone_is_one_tiles_error(tmp_path: Path) -> None:
     uri = _folder(tmp_path)
     refs = list_tiles(uri)
     with (tmp_path / "set" / "normal" / "a.png").open("r+b") as file:
-        file.truncate(tilesets.MAX_IMAGE_BYTES + 1)
+        file.truncate(containers.MAX_IMAGE_BYTES + 1)
     (tmp_path / "set" / "normal" / "b.png").unlink()
     assert [error is None for _, _, error in read_tiles(uri, refs)] == [True, False, False, True]
 

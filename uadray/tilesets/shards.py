@@ -4,7 +4,7 @@ A folder has, besides other things that are left alone:
 
 tileset.json                            what it is: `TileSet`
 part-<slide_id>-<version>-<n>.parquet   shards of one slide each, schema `TILE_IMAGES`
-slides/<slide_id>.json                  the commit of a slide, see `uadray.data.materialise`
+slides/<slide_id>.json                  the commit of a slide, see `uadray.tilesets.cutting`
 """
 
 from collections.abc import Iterator

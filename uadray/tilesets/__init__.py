@@ -1,0 +1,1 @@
+"""Tiles kept as files: folders, zips and Parquet shards."""
