@@ -124,7 +124,7 @@ def cache_disk() -> Finding:
 
 def weights() -> Finding:
     """Whether the cached weights are what they should be."""
-    from uadray.models import weights as cached
+    from uadray.networks import weights as cached
 
     status = {w.name: str(cached.verify(w.name)) for w in cached.registry()}
     corrupt = [name for name, state in status.items() if state == "corrupt"]

@@ -369,7 +369,7 @@ def weights_pull(
     mirror: Annotated[str | None, typer.Option("--from", help="Folder or s3:// URI to copy from.")] = None,
 ) -> None:
     """Fetch weights into the cache, checked against their SHA-256."""
-    from uadray.models import weights
+    from uadray.networks import weights
 
     console.result({name: str(weights.pull(name, mirror=mirror)) for name in names})
 
@@ -377,7 +377,7 @@ def weights_pull(
 @weights_app.command("verify")
 def weights_verify(names: Annotated[list[str] | None, typer.Argument()] = None) -> None:
     """Check cached weights against their SHA-256."""
-    from uadray.models import weights
+    from uadray.networks import weights
 
     status = {name: str(weights.verify(name)) for name in names or [w.name for w in weights.registry()]}
     console.result(status)
@@ -388,7 +388,7 @@ def weights_verify(names: Annotated[list[str] | None, typer.Argument()] = None) 
 @weights_app.command("list")
 def weights_list() -> None:
     """List known weights with licence, size and state."""
-    from uadray.models import weights
+    from uadray.networks import weights
 
     for entry in weights.registry():
         print(f"{entry.name:20} {entry.size_bytes / 1e6:8.1f} MB  {weights.verify(entry.name):9} {entry.licence}")

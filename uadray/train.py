@@ -13,8 +13,8 @@ from uadray.data.nodes import Nodes
 from uadray.data.pipeline import training_data
 from uadray.errors import InputError
 from uadray.evidence import encode_jpeg, sample_grid
-from uadray.models import weights
 from uadray.models.build import DpaConfig
+from uadray.networks import weights
 from uadray.slides.manifest import read_manifest
 from uadray.storage import objects
 from uadray.tilesets import containers

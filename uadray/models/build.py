@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from uadray.config import Config
 from uadray.errors import InputError
-from uadray.models.izi_encoder import IziEncoder
-from uadray.models.perceptual import build_backbone
 from uadray.models.perceptual_autoencoder import Decoder, Encoder
-from uadray.models.wgan_gp import START_PX, Critic, Generator
+from uadray.networks.backbones import build_backbone
+from uadray.networks.izi_encoder import IziEncoder
+from uadray.networks.wgan_gp import START_PX, Critic, Generator
 
 Networks = dict[str, nn.Module]
 
@@ -33,7 +33,7 @@ class DpaConfig(Config):
     Attributes:
         input_px: side of the network's input; larger tiles are cropped (at random in training, centred in scoring).
         backbone: the frozen network whose features compare image and reconstruction.
-        layers: its layers, by the names of `uadray.models.perceptual`.
+        layers: its layers, by the names of `uadray.networks.backbones`.
         width: channels at full resolution.
         halvings: how often the side is halved down to the latent.
         latent_channels: channels of the latent; with `halvings` they set how much of an image can pass.
@@ -62,7 +62,7 @@ class DpaConfig(Config):
 
 
 class FanoganConfig(Config):
-    """f-AnoGAN: WGAN-GP, then the izi_f encoder (see `uadray.models.wgan_gp` and `izi_encoder`).
+    """f-AnoGAN: WGAN-GP, then the izi_f encoder (see `uadray.networks.wgan_gp` and `izi_encoder`).
 
     Attributes:
         input_px: side of the network's input, a power of two from 16.

@@ -10,7 +10,7 @@ Different: no progressive growing (the resolution is fixed), nearest-neighbour u
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from uadray.models.layers import PreActivationBlock
+from uadray.networks.layers import PreActivationBlock
 
 WIDEST = 64
 """Channels stop doubling here: at 64 px the bottleneck, not the width, is what keeps anomalies out."""

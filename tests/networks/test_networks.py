@@ -9,11 +9,11 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from uadray.models.build import FIT_TILES, DpaConfig, FanoganConfig, PerceptualFeatures, build_networks
-from uadray.models.izi_encoder import IziEncoder
-from uadray.models.layers import PreActivationBlock, WganBlock
 from uadray.models.perceptual_autoencoder import Decoder, Encoder
 from uadray.models.pixels import to_input, to_pixels
-from uadray.models.wgan_gp import Critic, Generator, Trunk, channel_plan
+from uadray.networks.izi_encoder import IziEncoder
+from uadray.networks.layers import PreActivationBlock, WganBlock
+from uadray.networks.wgan_gp import Critic, Generator, Trunk, channel_plan
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 

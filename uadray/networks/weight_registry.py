@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from uadray.models.weight_sources import (
+from uadray.networks.weight_sources import (
     Source,
     State,
     flax_alexnet,

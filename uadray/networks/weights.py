@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 
 from uadray.errors import InputError, WorkError
-from uadray.models import weight_sources as sources
-from uadray.models.weight_registry import Weights, registry
-from uadray.models.weight_sources import Source, SourceError, State
+from uadray.networks import weight_sources as sources
+from uadray.networks.weight_registry import Weights, registry
+from uadray.networks.weight_sources import Source, SourceError, State
 from uadray.storage import objects
 
 __all__ = ["Status", "Weights", "cache_folder", "ensure", "load", "pull", "registry", "state_bytes", "verify"]

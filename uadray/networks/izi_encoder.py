@@ -9,7 +9,7 @@ so the output is linear; the paper bounds it by tanh, which could not reach half
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from uadray.models.wgan_gp import Trunk
+from uadray.networks.wgan_gp import Trunk
 
 
 class IziEncoder(nn.Module):

@@ -10,8 +10,8 @@ import torchvision
 from torch import Tensor, nn
 
 from uadray.errors import InputError
-from uadray.models import weights
-from uadray.models.perceptual import (
+from uadray.networks import weights
+from uadray.networks.backbones import (
     LPIPS_LAYERS,
     ConvTrunk,
     EfficientNetLite0,

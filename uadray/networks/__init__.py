@@ -1,0 +1,1 @@
+"""Architectures, one paper a file, and the frozen backbones with their weights."""
