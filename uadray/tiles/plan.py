@@ -62,7 +62,7 @@ class SlidePlan:
     flags: list[str]
     n_grid: int
     preview: npt.NDArray[np.uint8]
-    mask_geojson: bytes
+    masks: bytes
     stain: Stain | None
 
 

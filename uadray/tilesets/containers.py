@@ -1,4 +1,4 @@
-"""Tile sets: a folder or a zip of images (the parent folder is the label), or Parquet (see `uadray.tilesets.shards`)."""
+"""Tile sets: a folder or a zip of images (the parent folder is the label), or Parquet (see `shards`)."""
 
 import json
 import zipfile
