@@ -15,11 +15,11 @@ from seaweed import SeaweedServer
 
 from uadray import screening
 from uadray.aggregation import AggregationConfig
-from uadray.bundle import CALIBRATION, Bundle, read_bundle, write_bundle
 from uadray.calibration import calibrate, check, read_calibration
 from uadray.data.stream import StreamConfig
+from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle, write_bundle
+from uadray.detectors.catalog import FanoganConfig, build_networks
 from uadray.errors import InputError, shown
-from uadray.models.build import FanoganConfig, build_networks
 from uadray.phantoms.slides import write_pyramid
 from uadray.provenance import fingerprint
 from uadray.slides import identity

@@ -8,8 +8,8 @@ import pytest
 from commands import answer, run
 from seaweed import SeaweedServer
 
-from uadray.bundle import write_bundle
-from uadray.models.build import FanoganConfig, build_networks
+from uadray.detectors.bundle import write_bundle
+from uadray.detectors.catalog import FanoganConfig, build_networks
 from uadray.slides.manifest import read_manifest
 from uadray.tiles.spec import TileSpec
 from uadray.units import Mpp

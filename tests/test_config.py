@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from uadray.config import load_config, parse_config
+from uadray.detectors.catalog import DpaConfig, FanoganConfig
 from uadray.errors import InputError
-from uadray.models.build import DpaConfig, FanoganConfig
 from uadray.training.config import TrainConfig
 
 TEXT = """

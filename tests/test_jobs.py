@@ -16,7 +16,7 @@ from seaweed import SeaweedServer
 
 from uadray import demo
 from uadray.bench.processes import titled
-from uadray.bundle import load_detector, read_bundle
+from uadray.detectors.bundle import load_detector, read_bundle
 from uadray.slides.manifest import SlideRow, read_manifest, write_manifest
 from uadray.slides.slide import open_slide, read_tile
 from uadray.storage import objects

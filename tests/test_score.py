@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from uadray.bundle import load_detector, read_bundle, write_bundle
 from uadray.data.stream import StreamConfig
+from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
+from uadray.detectors.catalog import FanoganConfig, build_networks
 from uadray.errors import InputError, WorkError
 from uadray.evaluation.report import evaluate
-from uadray.models.build import FanoganConfig, build_networks
 from uadray.schemas import TILE_SCORES
 from uadray.score import described, score
 from uadray.serving.images import decode_tile

@@ -227,7 +227,7 @@ def score(
 ) -> None:
     """Score every tile of a tile set or of slides."""
     from uadray import score as job
-    from uadray.bundle import read_bundle
+    from uadray.detectors.bundle import read_bundle
 
     described = read_bundle(bundle)
     config = _stream_config(score_workers, gpus)
@@ -255,8 +255,8 @@ def calibrate(
     """Score normal slides that were not trained on; from then on the bundle can decide."""
     from uadray import calibration as job
     from uadray.aggregation import AggregationConfig
-    from uadray.bundle import read_bundle
     from uadray.config import parse_config
+    from uadray.detectors.bundle import read_bundle
     from uadray.slides.manifest import read_manifest
     from uadray.tiles.mask_folder import check_folder
 
@@ -290,8 +290,8 @@ def screen(
 ) -> None:
     """Screen an archive, slide by slide; run it again to go on after whatever stopped it."""
     from uadray import screening as job
-    from uadray.bundle import read_bundle
     from uadray.calibration import read_calibration
+    from uadray.detectors.bundle import read_bundle
     from uadray.slides.manifest import read_manifest
     from uadray.tiles.mask_folder import check_folder
 
@@ -396,9 +396,9 @@ def weights_list() -> None:
 
 def _join(*, bundle: str | None = None, out: str | None = None) -> Any:
     """Join the cluster, or start one here. Returns the nodes that can be used: each of a cluster is looked at first."""
-    from uadray import bundle as bundles
     from uadray.data.cluster import connect
     from uadray.data.nodes import Nodes, examiner
+    from uadray.detectors import bundle as bundles
     from uadray.storage import objects
 
     connect()

@@ -44,7 +44,7 @@ from uadray.tiles.mask_folder import SUFFIX, mask_uri
 
 if TYPE_CHECKING:
     from uadray.aggregation import Calibration
-    from uadray.bundle import Bundle
+    from uadray.detectors.bundle import Bundle
     from uadray.screening import SlideResult
 
 RUN, DECISIONS, WORKLIST = "run.json", "decisions.parquet", "worklist.html"

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uadray.bundle import Bundle
 from uadray.data.nodes import Nodes
 from uadray.data.stream import StreamConfig, tile_chunks, tile_reads
+from uadray.detectors.bundle import Bundle
 from uadray.errors import InputError, WorkError
 from uadray.schemas import TILE_SCORES
 from uadray.screening import Progress, SlideResult, scored_slides

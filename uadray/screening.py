@@ -26,7 +26,6 @@ from pydantic import Field
 
 from uadray import aggregation, evidence, faults, ledger, metrics, provenance
 from uadray.aggregation import AggregationConfig, Calibration
-from uadray.bundle import Bundle, load_detector
 from uadray.config import Config
 from uadray.data.attempts import Attempts, is_there
 from uadray.data.claims import claimed_reads
@@ -47,10 +46,11 @@ from uadray.data.stream import (
 )
 from uadray.data.waiting import Say, Waiting
 from uadray.data.watch import DriversWatch
-from uadray.detector import BATCH, Scored
+from uadray.detectors.bundle import Bundle, load_detector
+from uadray.detectors.detector import BATCH, Scored
+from uadray.detectors.pixels import Pixels
 from uadray.errors import ClusterLostError, UadrayError, WorkError, shown
 from uadray.leases import NOT_OURS
-from uadray.models.pixels import Pixels
 from uadray.schemas import TILE_SCORES
 from uadray.slides.identity import Seen, is_seen, warn_of_same_files
 from uadray.slides.manifest import SlideRow

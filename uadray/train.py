@@ -8,12 +8,12 @@ from typing import Any
 import yaml
 
 from uadray import provenance
-from uadray.bundle import Bundle, write_bundle
 from uadray.data.nodes import Nodes
 from uadray.data.pipeline import training_data
+from uadray.detectors.bundle import Bundle, write_bundle
+from uadray.detectors.catalog import DpaConfig
 from uadray.errors import InputError
 from uadray.evidence import encode_jpeg, sample_grid
-from uadray.models.build import DpaConfig
 from uadray.networks import weights
 from uadray.slides.manifest import read_manifest
 from uadray.storage import objects

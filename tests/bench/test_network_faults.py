@@ -141,7 +141,7 @@ def test_a_slide_kills_its_reader(struck: Path, slide_id: str, status: int) -> N
 
 def test_the_device_of_one_node_breaks(struck: Path) -> None:
     code = (
-        "from uadray.detector import Detector; import numpy as np; import torch\n"
+        "from uadray.detectors.detector import Detector; import numpy as np; import torch\n"
         "score = lambda x, x_hat: (x.mean((1, 2, 3)), x[:, 0])\n"
         "ready = Detector(lambda x: x, lambda z: z, score, input_px=8, device=torch.device('cpu'))\n"
         "tile = np.zeros((1, 8, 8, 3), np.uint8)\n"

@@ -12,8 +12,8 @@ import pytest
 
 from uadray.bench import memory, processes, screen, slides
 from uadray.bench.slides import DPA, TINY, gpu_tiles
-from uadray.bundle import read_bundle
 from uadray.config import load_config
+from uadray.detectors.bundle import read_bundle
 from uadray.slides.slide import open_slide, read_tile
 from uadray.training.config import TrainConfig
 

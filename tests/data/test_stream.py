@@ -14,10 +14,10 @@ import pytest
 import ray
 
 from uadray.bench.slides import write_slide, write_tiny_bundle
-from uadray.bundle import Bundle
 from uadray.data.datasource import reading
 from uadray.data.stream import StreamConfig, failed_part, read_slide
-from uadray.detector import Scored
+from uadray.detectors.bundle import Bundle
+from uadray.detectors.detector import Scored
 from uadray.errors import WorkError
 from uadray.screening import SlideResult, scored_slides
 from uadray.slides.manifest import SlideRow

@@ -8,9 +8,9 @@ from jaxtyping import TypeCheckError
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from uadray.models.build import FIT_TILES, DpaConfig, FanoganConfig, PerceptualFeatures, build_networks
-from uadray.models.perceptual_autoencoder import Decoder, Encoder
-from uadray.models.pixels import to_input, to_pixels
+from uadray.detectors.catalog import FIT_TILES, DpaConfig, FanoganConfig, PerceptualFeatures, build_networks
+from uadray.detectors.dpa import Decoder, Encoder
+from uadray.detectors.pixels import to_input, to_pixels
 from uadray.networks.izi_encoder import IziEncoder
 from uadray.networks.layers import PreActivationBlock, WganBlock
 from uadray.networks.wgan_gp import Critic, Generator, Trunk, channel_plan

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from uadray.bundle import write_bundle
-from uadray.models.build import DpaConfig, FanoganConfig, build_networks
-from uadray.models.pixels import Pixels
+from uadray.detectors.bundle import write_bundle
+from uadray.detectors.catalog import DpaConfig, FanoganConfig, build_networks
+from uadray.detectors.pixels import Pixels
 from uadray.tiles.spec import TileSpec
 
 TILE_PX = 40

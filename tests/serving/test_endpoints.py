@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from uadray.bundle import load_detector, read_bundle
+from uadray.detectors.bundle import load_detector, read_bundle
 from uadray.serving.deployments import Scores, Whole
 from uadray.serving.endpoints import build_http, digest
 from uadray.serving.images import decode_tile

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from uadray.bundle import load_detector, read_bundle
 from uadray.config import load_config
+from uadray.detectors.bundle import load_detector, read_bundle
 from uadray.errors import InputError
 from uadray.serving.app import build_app
 from uadray.serving.deployments import Encoder, Generator, Scorer, Whole

@@ -10,10 +10,10 @@ from commands import run
 from seaweed import SeaweedServer
 from typer.testing import CliRunner
 
-from uadray.bundle import write_bundle
 from uadray.cli import app
+from uadray.detectors.bundle import write_bundle
+from uadray.detectors.catalog import FanoganConfig, build_networks
 from uadray.errors import InputError
-from uadray.models.build import FanoganConfig, build_networks
 from uadray.storage import objects
 from uadray.tiles.mask_folder import MaskFolder, check_folder
 from uadray.tiles.spec import TileSpec

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from uadray.models.build import FanoganConfig, build_networks
+from uadray.detectors.catalog import FanoganConfig, build_networks
+from uadray.detectors.trainee import FanoganTrainee, alone
 from uadray.training.plain import any_of_group, average_over_group
-from uadray.training.steps import FanoganTrainee, alone
 
 CONFIG = FanoganConfig(kind="fanogan", input_px=16, width=4, latent_dim=8, kappa=0.5)
 

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from uadray.detectors.catalog import DpaConfig, FanoganConfig, Networks, build_networks
+from uadray.detectors.trainee import Trainee, build_trainee
 from uadray.errors import InputError
-from uadray.models.build import DpaConfig, FanoganConfig, Networks, build_networks
 from uadray.training.checkpoint import load_networks, load_state, save_networks, save_state
-from uadray.training.steps import Trainee, build_trainee
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 

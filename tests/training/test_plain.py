@@ -15,12 +15,12 @@ from group_worker import CONFIG, trained_weights
 from torch import Tensor
 
 from uadray.config import parse_config
-from uadray.models.build import build_networks
+from uadray.detectors.catalog import build_networks
+from uadray.detectors.trainee import Trainee, build_trainee
 from uadray.training.checkpoint import load_samples, load_state, save_samples, save_state
 from uadray.training.config import PREPARE_TILES, TrainConfig
 from uadray.training.loop import interface_of
 from uadray.training.plain import SAMPLES, DivergedError, prepare, run_epoch
-from uadray.training.steps import Trainee, build_trainee
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 

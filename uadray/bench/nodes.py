@@ -132,11 +132,11 @@ def _streamed(network: Network, folder: str, nodes: int, part_s: float) -> dict[
 
 def _screened_with_a_loss(network: Network, folder: str) -> dict[str, Any]:
     """Screen all slides; kill the last node when a third of them is decided."""
-    from uadray.bundle import read_bundle
     from uadray.calibration import read_calibration
     from uadray.data.cluster import connect
     from uadray.data.stream import StreamConfig
     from uadray.decisions import read_decisions
+    from uadray.detectors.bundle import read_bundle
     from uadray.screening import ScreenConfig, screen
 
     uri, out, rows = f"{folder}/bundle", f"{folder}/out", read_manifest(f"{folder}/m.csv")

@@ -68,7 +68,9 @@ def sabotage(fault: str) -> None:
         case "reader":
             sys.meta_path.insert(0, Changed("uadray.slides.slide", lambda module: _kill_reader(module, which)))
         case "device":
-            sys.meta_path.insert(0, Changed("uadray.detector", lambda module: _break_device(module, int(which))))
+            sys.meta_path.insert(
+                0, Changed("uadray.detectors.detector", lambda module: _break_device(module, int(which)))
+            )
         case _:
             raise ValueError(f"{FAULT}={fault}: expected reader:<slide_id>, missing or device:<n>")
 

@@ -40,11 +40,11 @@ from torch.utils.data import DataLoader, Dataset
 from uadray.bench.processes import cpu_by_role, cpu_seconds
 from uadray.bench.seaweed import served
 from uadray.bench.slides import gpu_tiles, upload_copies, write_calibration, write_dpa_bundle, write_slide
-from uadray.bundle import Bundle, load_detector
 from uadray.data.cluster import ENVIRONMENT
-from uadray.detector import BATCH, Scored
+from uadray.detectors.bundle import Bundle, load_detector
+from uadray.detectors.detector import BATCH, Scored
+from uadray.detectors.pixels import Pixels, staged
 from uadray.errors import WorkError
-from uadray.models.pixels import Pixels, staged
 from uadray.slides.manifest import SlideRow
 from uadray.slides.slide import open_slide, tile_places
 from uadray.slides.tiff.byte_source import open_source

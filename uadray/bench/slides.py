@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from uadray.aggregation import AggregationConfig, Calibration
-from uadray.bundle import CALIBRATION, Bundle, write_bundle
 from uadray.config import parse_config
-from uadray.models.build import build_networks
+from uadray.detectors.bundle import CALIBRATION, Bundle, write_bundle
+from uadray.detectors.catalog import build_networks
 from uadray.phantoms.slides import PhantomSpec, paint, write_pyramid
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects

@@ -20,8 +20,8 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from uadray import console
-from uadray.bundle import Bundle, read_bundle
 from uadray.data.cluster import connect
+from uadray.detectors.bundle import Bundle, read_bundle
 from uadray.errors import InputError, WorkError
 from uadray.serving.deployments import Encoder, Generator, Scorer, Scores, Whole
 from uadray.serving.endpoints import RefusedError, build_http, digest

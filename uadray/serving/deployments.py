@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from uadray import metrics
-from uadray.bundle import Bundle, load_detector
-from uadray.detector import Detector, Stage
+from uadray.detectors.bundle import Bundle, load_detector
+from uadray.detectors.detector import Detector, Stage
 from uadray.tiles.images import Pixels
 
 Floats = npt.NDArray[np.float32]

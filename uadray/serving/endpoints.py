@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from uadray import __version__, metrics
-from uadray.bundle import Bundle
+from uadray.detectors.bundle import Bundle
 from uadray.serving.deployments import Scores
 from uadray.serving.images import claimed_px, decode_tile
 from uadray.serving.schemas import (

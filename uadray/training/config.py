@@ -3,7 +3,7 @@
 from pydantic import Field, model_validator
 
 from uadray.config import Config
-from uadray.models.build import DetectorConfig
+from uadray.detectors.catalog import DetectorConfig
 from uadray.tiles.spec import TileSpec
 
 PREPARE_TILES = 256

@@ -25,9 +25,10 @@ from uadray.data.crops import crop_pixels
 from uadray.data.nodes import Nodes
 from uadray.data.pipeline import TrainingData
 from uadray.data.tasks import on_this_node
+from uadray.detectors.catalog import Networks, build_networks
+from uadray.detectors.pixels import Pixels, to_input, to_pixels
+from uadray.detectors.trainee import Trainee, alone, build_trainee
 from uadray.errors import WorkError, shown, shown_text
-from uadray.models.build import Networks, build_networks
-from uadray.models.pixels import Pixels, to_input, to_pixels
 from uadray.training.checkpoint import load_networks, load_samples, load_state, save_samples, save_state
 from uadray.training.config import TrainConfig
 from uadray.training.plain import (
@@ -40,7 +41,6 @@ from uadray.training.plain import (
     run_epoch,
     threads_of,
 )
-from uadray.training.steps import Trainee, alone, build_trainee
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from uadray.detectors.pixels import Pixels, to_pixels
+from uadray.detectors.trainee import Trainee, what_to_lower
 from uadray.errors import WorkError
-from uadray.models.pixels import Pixels, to_pixels
 from uadray.training.config import PREPARE_TILES, TrainConfig
-from uadray.training.steps import Trainee, what_to_lower
 
 SAMPLES = 16
 """Tiles that are reconstructed for people to look at, the same ones at every epoch."""

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uadray.training.losses import izi_f
+from uadray.detectors.losses import izi_f
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """Features of x and of x_hat, one map a layer -> [N]."""

@@ -9,11 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from uadray.mapping import EncoderMapping, Mapping
-from uadray.models.build import DetectorConfig, DpaConfig, FanoganConfig, Networks
-from uadray.models.pixels import Pixels, centre, staged, to_float, to_pixels
-from uadray.scoring import IziScore, PerceptualScore, Score
-from uadray.training.losses import relative_perceptual_l1, relative_perceptual_l2
+from uadray.detectors.catalog import DetectorConfig, DpaConfig, FanoganConfig, Networks
+from uadray.detectors.latents import EncoderMapping, Mapping
+from uadray.detectors.losses import relative_perceptual_l1, relative_perceptual_l2
+from uadray.detectors.pixels import Pixels, centre, staged, to_float, to_pixels
+from uadray.detectors.scores import IziScore, PerceptualScore, Score
 
 BATCH = 64
 """Tiles in one forward pass on a CPU: larger is no faster there, and bounds the memory of the activations."""

@@ -15,9 +15,9 @@ from pydantic import Field, model_validator
 
 from uadray import __version__
 from uadray.config import Config, parse_config
-from uadray.detector import STAGES, Detector, Stage, build_detector, network_names
+from uadray.detectors.catalog import DetectorConfig, Networks, outline
+from uadray.detectors.detector import STAGES, Detector, Stage, build_detector, network_names
 from uadray.errors import InputError
-from uadray.models.build import DetectorConfig, Networks, outline
 from uadray.slides.identity import Seen
 from uadray.storage import objects
 from uadray.tiles.spec import TileSpec

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from uadray.models.build import DpaConfig, FanoganConfig, Networks, PerceptualFeatures
-from uadray.training import losses
+from uadray.detectors import losses
+from uadray.detectors.catalog import DpaConfig, FanoganConfig, Networks, PerceptualFeatures
 
 Average = Callable[[Iterable[nn.Parameter]], None]
 

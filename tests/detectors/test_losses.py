@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from uadray.training.losses import (
+from uadray.detectors.losses import (
     critic_loss,
     generator_loss,
     gradient_penalty,

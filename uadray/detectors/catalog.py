@@ -10,8 +10,8 @@ from pydantic import Field, StringConstraints, model_validator
 from torch import Tensor, nn
 
 from uadray.config import Config
+from uadray.detectors.dpa import Decoder, Encoder
 from uadray.errors import InputError
-from uadray.models.perceptual_autoencoder import Decoder, Encoder
 from uadray.networks.backbones import build_backbone
 from uadray.networks.izi_encoder import IziEncoder
 from uadray.networks.wgan_gp import START_PX, Critic, Generator
@@ -28,7 +28,7 @@ FIT_TILES = 16
 
 
 class DpaConfig(Config):
-    """A deep perceptual autoencoder (see `uadray.models.perceptual_autoencoder`).
+    """A deep perceptual autoencoder (see `uadray.detectors.dpa`).
 
     Attributes:
         input_px: side of the network's input; larger tiles are cropped (at random in training, centred in scoring).

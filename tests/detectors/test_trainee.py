@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from uadray.models.build import DpaConfig, FanoganConfig, Networks, build_networks
-from uadray.training.steps import DpaTrainee, FanoganTrainee, build_trainee
+from uadray.detectors.catalog import DpaConfig, FanoganConfig, Networks, build_networks
+from uadray.detectors.trainee import DpaTrainee, FanoganTrainee, build_trainee
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from seaweed import SeaweedServer
 
-from uadray.bundle import CALIBRATION, DESCRIPTION, WEIGHTS, Bundle, load_detector, read_bundle, write_bundle
-from uadray.detector import build_detector
+from uadray.detectors.bundle import CALIBRATION, DESCRIPTION, WEIGHTS, Bundle, load_detector, read_bundle, write_bundle
+from uadray.detectors.catalog import DpaConfig, FanoganConfig, Networks, build_networks
+from uadray.detectors.detector import build_detector
 from uadray.errors import InputError
-from uadray.models.build import DpaConfig, FanoganConfig, Networks, build_networks
 from uadray.storage import objects
 from uadray.tiles.spec import TileSpec
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from uadray.detector import BATCH, STAGES, Detector, build_detector, network_names
-from uadray.models.build import DpaConfig, FanoganConfig, build_networks
-from uadray.models.pixels import to_input
-from uadray.scoring import PerceptualScore
-from uadray.training.losses import izi_f, relative_perceptual_l1
+from uadray.detectors.catalog import DpaConfig, FanoganConfig, build_networks
+from uadray.detectors.detector import BATCH, STAGES, Detector, build_detector, network_names
+from uadray.detectors.losses import izi_f, relative_perceptual_l1
+from uadray.detectors.pixels import to_input
+from uadray.detectors.scores import PerceptualScore
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 

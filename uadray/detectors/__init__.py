@@ -1,0 +1,1 @@
+"""One file a detector; the catalog names them."""
