@@ -16,7 +16,7 @@ from seaweed import SeaweedServer
 from uadray import screening
 from uadray.aggregation import AggregationConfig
 from uadray.calibration import calibrate, check, read_calibration
-from uadray.data.stream import StreamConfig
+from uadray.cluster.stream import StreamConfig
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle, write_bundle
 from uadray.detectors.catalog import FanoganConfig, build_networks
 from uadray.errors import InputError, shown

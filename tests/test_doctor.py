@@ -8,7 +8,7 @@ from commands import run
 from seaweed import SeaweedServer
 
 from uadray import doctor
-from uadray.checks import Finding
+from uadray.cluster.checks import Finding
 from uadray.storage import objects
 
 

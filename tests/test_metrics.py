@@ -12,7 +12,7 @@ import ray
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from uadray import metrics
-from uadray.data.stream import to_ipc
+from uadray.cluster.stream import to_ipc
 from uadray.screening import count_part
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from uadray.data.stream import from_ipc, part_row, pixels_of
+from uadray.cluster.stream import from_ipc, part_row, pixels_of
 from uadray.detectors.detector import Scored
 from uadray.schemas import TILES
 from uadray.screening import EVIDENCE_TILES, PartScorer, trivial_scores

@@ -7,8 +7,8 @@ import cv2
 import pytest
 
 from uadray import screening
-from uadray.data import stream
-from uadray.data.nodes import Nodes
+from uadray.cluster import stream
+from uadray.cluster.nodes import Nodes
 from uadray.screening import SlideResult, scored_slides
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.spec import TileSpec
@@ -42,7 +42,7 @@ def _run(monkeypatch: pytest.MonkeyPatch, faults: dict[str, list[str]], **consta
     monkeypatch.setattr(screening, "_streamed", streams)
     for name, value in constants.items():
         monkeypatch.setattr(screening, name, value)
-    monkeypatch.setattr("uadray.data.nodes.ray.nodes", lambda: [
+    monkeypatch.setattr("uadray.cluster.nodes.ray.nodes", lambda: [
         {"NodeID": name, "Alive": True, "NodeManagerAddress": name, "Resources": {"CPU": 2}} for name in "ab"
     ])  # fmt: skip
     results = scored_slides(

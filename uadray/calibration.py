@@ -8,9 +8,9 @@ import numpy as np
 
 from uadray import provenance
 from uadray.aggregation import AggregationConfig, Calibration, check_alpha, one_a_patient
+from uadray.cluster.nodes import Nodes
+from uadray.cluster.stream import StreamConfig
 from uadray.config import parse_config
-from uadray.data.nodes import Nodes
-from uadray.data.stream import StreamConfig
 from uadray.detectors.bundle import CALIBRATION, Bundle
 from uadray.errors import InputError, shown
 from uadray.screening import Progress, judge, scored_slides

@@ -396,8 +396,8 @@ def weights_list() -> None:
 
 def _join(*, bundle: str | None = None, out: str | None = None) -> Any:
     """Join the cluster, or start one here. Returns the nodes that can be used: each of a cluster is looked at first."""
-    from uadray.data.cluster import connect
-    from uadray.data.nodes import Nodes, examiner
+    from uadray.cluster.connection import connect
+    from uadray.cluster.nodes import Nodes, examiner
     from uadray.detectors import bundle as bundles
     from uadray.storage import objects
 
@@ -424,7 +424,7 @@ def _share(text: str, fractions: str) -> float:
 
 
 def _stream_config(score_workers: int | None, gpus: float) -> Any:
-    from uadray.data.stream import StreamConfig
+    from uadray.cluster.stream import StreamConfig
 
     return StreamConfig(score_workers=score_workers, gpus=gpus)
 

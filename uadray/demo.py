@@ -15,9 +15,9 @@ from typing import Any
 from uadray import screening
 from uadray.aggregation import AggregationConfig
 from uadray.calibration import calibrate
+from uadray.cluster.connection import connect
 from uadray.config import parse_config
 from uadray.console import Tick
-from uadray.data.cluster import connect
 from uadray.errors import InputError
 from uadray.evaluation.report import evaluate
 from uadray.phantoms.slides import write_archive

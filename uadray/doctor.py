@@ -3,8 +3,8 @@
 import os
 from collections.abc import Iterator
 
-from uadray.checks import Finding, examine_machine
-from uadray.data import joining
+from uadray.cluster import joining
+from uadray.cluster.checks import Finding, examine_machine
 from uadray.errors import UadrayError
 
 
@@ -22,17 +22,17 @@ def examine(out_uri: str | None = None) -> Iterator[Finding]:
 
 
 def _cluster(out_uri: str | None) -> Iterator[Finding]:
-    from uadray.data import cluster, preflight
+    from uadray.cluster import connection, preflight
 
     yield _token()
     try:
-        cluster.connect()
+        connection.connect()
         names = {node["NodeID"]: preflight.node_name(node) for node in preflight.living_nodes()}
         found = preflight.findings(out_uri)
     except UadrayError as error:
         yield Finding("cluster", False, str(error))
         return
-    yield Finding("cluster", True, f"{os.environ['RAY_ADDRESS']}, {len(found)} nodes, {cluster.cores()} CPUs")
+    yield Finding("cluster", True, f"{os.environ['RAY_ADDRESS']}, {len(found)} nodes, {connection.cores()} CPUs")
     for node, some in found.items():
         bad = [finding for finding in some if not finding.ok]
         for finding in bad:

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uadray.data.nodes import Nodes
-from uadray.data.stream import StreamConfig, tile_chunks, tile_reads
+from uadray.cluster.nodes import Nodes
+from uadray.cluster.stream import StreamConfig, tile_chunks, tile_reads
 from uadray.detectors.bundle import Bundle
 from uadray.errors import InputError, WorkError
 from uadray.schemas import TILE_SCORES

@@ -26,13 +26,10 @@ from pydantic import Field
 
 from uadray import aggregation, evidence, faults, ledger, metrics, provenance
 from uadray.aggregation import AggregationConfig, Calibration
-from uadray.config import Config
-from uadray.data.attempts import Attempts, is_there
-from uadray.data.claims import claimed_reads
-from uadray.data.datasource import Read
-from uadray.data.estimate import estimate
-from uadray.data.nodes import Nodes, head_address
-from uadray.data.stream import (
+from uadray.cluster.attempts import Attempts, is_there
+from uadray.cluster.nodes import Nodes, head_address
+from uadray.cluster.read_tasks import Read
+from uadray.cluster.stream import (
     StreamConfig,
     StreamError,
     failed_part,
@@ -44,8 +41,11 @@ from uadray.data.stream import (
     stream,
     to_ipc,
 )
-from uadray.data.waiting import Say, Waiting
-from uadray.data.watch import DriversWatch
+from uadray.cluster.waiting import Say, Waiting
+from uadray.cluster.watch import DriversWatch
+from uadray.config import Config
+from uadray.data.claims import claimed_reads
+from uadray.data.estimate import estimate
 from uadray.detectors.bundle import Bundle, load_detector
 from uadray.detectors.detector import BATCH, Scored
 from uadray.detectors.pixels import Pixels
@@ -80,7 +80,7 @@ class SlideResult:
 
     Attributes:
         row: the slide's line of the manifest.
-        header: the slide's metadata (see `uadray.data.stream`); empty where it failed before it could be read.
+        header: the slide's metadata (see `uadray.cluster.stream`); empty where it failed before it could be read.
         preview: JPEG of the whole slide.
         masks: GeoJSON of its tissue and flagged regions.
         tiles: rows of `TILE_SCORES`; None for a failed slide.
@@ -127,7 +127,7 @@ class PartScorer:
         self._shown: OrderedDict[int, dict[int, list[float]]] = OrderedDict()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """A row of the reader -> a row of the scorer (columns: see `uadray.data.stream`)."""
+        """A row of the reader -> a row of the scorer (columns: see `uadray.cluster.stream`)."""
         (row,) = table.drop_columns(["pixels"]).to_pylist()
         if row["part"] < 0:
             return table
@@ -274,7 +274,7 @@ def scored_slides(
 ) -> Generator[SlideResult]:  # fmt: skip
     """Read and score every slide; yields each, once, as soon as its last part is there.
 
-    What the system fails at is tried again, see `uadray.data.attempts`. A node that is left out ends the stream: it
+    What the system fails at is tried again, see `uadray.cluster.attempts`. A node that is left out ends the stream: it
     starts again without that node, with the slides that have not ended.
 
     Args:

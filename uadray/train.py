@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from uadray import provenance
-from uadray.data.nodes import Nodes
+from uadray.cluster.nodes import Nodes
 from uadray.data.pipeline import training_data
 from uadray.detectors.bundle import Bundle, write_bundle
 from uadray.detectors.catalog import DpaConfig

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seaweed import SeaweedServer
 
+from uadray.cluster.tasks import Crashed, in_parallel
 from uadray.data.crops import Crop, Job, OpenSlides, Piece, SlideSource, crop_blocks, crop_pixels, random_crop
 from uadray.data.journal import Journal
 from uadray.data.passes import Ints, Passes, along_curve, draw, mixing, pack_corners, plan_passes, unpack_corners
@@ -32,7 +33,6 @@ from uadray.data.pipeline import (
     taken_labels,
     training_data,
 )
-from uadray.data.tasks import Crashed, in_parallel
 from uadray.errors import InputError, UadrayError, WorkError, shown
 from uadray.phantoms.slides import write_pyramid
 from uadray.slides.identity import Seen, content, is_seen

@@ -26,8 +26,8 @@ import torch
 
 from uadray.bench.seaweed import served
 from uadray.bench.slides import DPA, upload_copies, write_slide
+from uadray.cluster.connection import connect, cores
 from uadray.config import parse_config
-from uadray.data.cluster import connect, cores
 from uadray.data.passes import mixing
 from uadray.data.pipeline import TrainingData, training_data
 from uadray.slides.manifest import write_manifest

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from uadray.bench.processes import descendants
-from uadray.data.cluster import ENVIRONMENT, connect, cores
+from uadray.cluster.connection import ENVIRONMENT, connect, cores
 from uadray.errors import WorkError
 
 HERE = -1

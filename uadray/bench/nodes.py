@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from uadray.bench.network import HERE, Network, RayNode, made_network, ray_cluster, wait_for_cores, what_is_missing
 from uadray.bench.slides import upload_copies, write_slide, write_tiny_bundle
-from uadray.data.stream import from_ipc, part_row
+from uadray.cluster.stream import from_ipc, part_row
 from uadray.errors import WorkError
 from uadray.slides.manifest import read_manifest, write_manifest
 
@@ -93,10 +93,10 @@ class Sleeper:
 def _streamed(network: Network, folder: str, nodes: int, part_s: float) -> dict[str, Any]:
     """Stream all slides through one scorer a node."""
     from uadray.bench.slides import TINY
-    from uadray.data.cluster import connect
-    from uadray.data.nodes import Nodes
-    from uadray.data.stream import StreamConfig, slide_reads, stream
-    from uadray.data.watch import DriversWatch
+    from uadray.cluster.connection import connect
+    from uadray.cluster.nodes import Nodes
+    from uadray.cluster.stream import StreamConfig, slide_reads, stream
+    from uadray.cluster.watch import DriversWatch
     from uadray.tiles.spec import TileSpec
 
     began = time.perf_counter()
@@ -133,8 +133,8 @@ def _streamed(network: Network, folder: str, nodes: int, part_s: float) -> dict[
 def _screened_with_a_loss(network: Network, folder: str) -> dict[str, Any]:
     """Screen all slides; kill the last node when a third of them is decided."""
     from uadray.calibration import read_calibration
-    from uadray.data.cluster import connect
-    from uadray.data.stream import StreamConfig
+    from uadray.cluster.connection import connect
+    from uadray.cluster.stream import StreamConfig
     from uadray.decisions import read_decisions
     from uadray.detectors.bundle import read_bundle
     from uadray.screening import ScreenConfig, screen

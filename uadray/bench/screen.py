@@ -40,7 +40,7 @@ from torch.utils.data import DataLoader, Dataset
 from uadray.bench.processes import cpu_by_role, cpu_seconds
 from uadray.bench.seaweed import served
 from uadray.bench.slides import gpu_tiles, upload_copies, write_calibration, write_dpa_bundle, write_slide
-from uadray.data.cluster import ENVIRONMENT
+from uadray.cluster.connection import ENVIRONMENT
 from uadray.detectors.bundle import Bundle, load_detector
 from uadray.detectors.detector import BATCH, Scored
 from uadray.detectors.pixels import Pixels, staged
@@ -227,7 +227,7 @@ def _screened(
     known.
     """
     from uadray.calibration import read_calibration
-    from uadray.data.cluster import connect
+    from uadray.cluster.connection import connect
     from uadray.screening import screen
 
     calibration = read_calibration(f"{root}/bundle", bundle)

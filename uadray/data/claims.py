@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow as pa
 
 from uadray import faults, leases
-from uadray.data.datasource import Read, reading
-from uadray.data.stream import failed_part, read_slide
+from uadray.cluster.read_tasks import Read, reading
+from uadray.cluster.stream import failed_part, read_slide
 from uadray.leases import Tenure
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.spec import TileSpec

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from uadray.data.cluster import cores
+from uadray.cluster.connection import cores
 from uadray.errors import SlideError, UadrayError
 from uadray.schemas import TILE_SCORES
 from uadray.slides.manifest import SlideRow

@@ -17,6 +17,9 @@ import numpy.typing as npt
 import ray
 
 from uadray import faults
+from uadray.cluster.nodes import Nodes
+from uadray.cluster.read_tasks import TaskSource, reading
+from uadray.cluster.tasks import Crashed, in_parallel, on_this_node
 from uadray.data.crops import (
     FileSource,
     ShardSource,
@@ -25,11 +28,8 @@ from uadray.data.crops import (
     crop_blocks,
     is_staged,
 )
-from uadray.data.datasource import TaskSource, reading
 from uadray.data.journal import Journal
-from uadray.data.nodes import Nodes
 from uadray.data.passes import BLOCK_BYTES, Passes, pack_corners, plan_passes
-from uadray.data.tasks import Crashed, in_parallel, on_this_node
 from uadray.errors import InputError, WorkError, shown, shows_ids
 from uadray.provenance import fingerprint
 from uadray.slides.identity import all_marks, contents, new_salt

@@ -20,7 +20,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from uadray import console
-from uadray.data.cluster import connect
+from uadray.cluster.connection import connect
 from uadray.detectors.bundle import Bundle, read_bundle
 from uadray.errors import InputError, WorkError
 from uadray.serving.deployments import Encoder, Generator, Scorer, Scores, Whole

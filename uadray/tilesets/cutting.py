@@ -27,10 +27,10 @@ import simplejpeg
 from pydantic import ValidationError
 
 from uadray import faults, metrics
-from uadray.data.attempts import Attempts, Outcome
-from uadray.data.nodes import Nodes, here
+from uadray.cluster.attempts import Attempts, Outcome
+from uadray.cluster.nodes import Nodes, here
+from uadray.cluster.tasks import Crashed, in_parallel
 from uadray.data.passes import draw
-from uadray.data.tasks import Crashed, in_parallel
 from uadray.errors import InputError, SlideError
 from uadray.provenance import fingerprint
 from uadray.slides.manifest import SlideRow
@@ -179,7 +179,7 @@ class _Fault:
 def _settled(
     rows: list[SlideRow], spec: TileSpec, options: dict[str, int | None], out: str, nodes: Nodes
 ) -> Iterator[tuple[SlideRow, SlideTiles | str]]:
-    """Each slide's tiles, or why there are none; what the system fails at is tried again (`uadray.data.attempts`)."""
+    """Each slide's tiles, or why there are none; what the system fails at is tried again (`uadray.cluster.attempts`)."""
     attempts = Attempts(nodes)
     metrics.start_run(fingerprint([out, str(time.time())])[:8], ("tile",))
     todo = rows

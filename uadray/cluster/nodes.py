@@ -6,8 +6,8 @@ from typing import Any
 
 import ray
 
-from uadray.checks import STORE_TIMEOUT_S
-from uadray.data.preflight import TIMEOUT_S, examine_nodes
+from uadray.cluster.checks import STORE_TIMEOUT_S
+from uadray.cluster.preflight import TIMEOUT_S, examine_nodes
 from uadray.errors import WorkError
 
 log = logging.getLogger(__name__)

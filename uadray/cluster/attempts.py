@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from uadray import faults
-from uadray.data.nodes import Nodes
+from uadray.cluster.nodes import Nodes
 from uadray.errors import UadrayError, WorkError, shown_text
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects

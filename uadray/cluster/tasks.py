@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from uadray.data.nodes import Nodes
+from uadray.cluster.nodes import Nodes
 from uadray.errors import WorkError
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from seaweed import SeaweedServer
 
-from uadray import checks
+from uadray.cluster import checks
 from uadray.storage import objects
 
 

@@ -36,10 +36,10 @@ import ray
 from pydantic import Field
 
 from uadray import faults
+from uadray.cluster.nodes import Nodes, here
+from uadray.cluster.read_tasks import Read, TaskSource, reading
+from uadray.cluster.watch import DriversWatch, watched
 from uadray.config import Config
-from uadray.data.datasource import Read, TaskSource, reading
-from uadray.data.nodes import Nodes, here
-from uadray.data.watch import DriversWatch, watched
 from uadray.errors import InputError
 from uadray.evidence import encode_jpeg
 from uadray.schemas import TILE_SCORES, TILES

@@ -1,6 +1,6 @@
 """Asks a Ray cluster whether this machine may join it. A process of its own: Ray ends one that has no token.
 
-    python -m uadray.data.probe HOST:PORT        # prints one JSON object as its last line
+    python -m uadray.cluster.probe HOST:PORT        # prints one JSON object as its last line
 
 `problem` is empty, or one of `token`, `silent`, `no_node`, `error`; `ray_version` and `python_version` are those of
 the head.

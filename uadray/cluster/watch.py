@@ -24,7 +24,7 @@ from typing import Any
 
 import ray
 
-from uadray.data.tasks import on_this_node
+from uadray.cluster.tasks import on_this_node
 
 MAX_KILLS = 2
 """A slide that has killed so many processes is not given to another."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from uadray.data.joining import look_first
+from uadray.cluster.joining import look_first
 from uadray.errors import WorkError
 
 ENVIRONMENT = {

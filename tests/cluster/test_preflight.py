@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from uadray.data import preflight
+from uadray.cluster import preflight
 from uadray.storage import objects
 
 pytestmark = pytest.mark.ray

@@ -14,8 +14,8 @@ import pytest
 import ray
 
 from uadray.bench.slides import write_slide, write_tiny_bundle
-from uadray.data.datasource import reading
-from uadray.data.stream import StreamConfig, failed_part, read_slide
+from uadray.cluster.read_tasks import reading
+from uadray.cluster.stream import StreamConfig, failed_part, read_slide
 from uadray.detectors.bundle import Bundle
 from uadray.detectors.detector import Scored
 from uadray.errors import WorkError

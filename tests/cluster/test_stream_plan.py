@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uadray.data.stream import (
+from uadray.cluster.stream import (
     PARTS,
     READ_CPUS,
     SCORE_CPUS,

@@ -16,7 +16,7 @@ import pytest
 import ray
 from seaweed import free_port
 
-from uadray.data import joining
+from uadray.cluster import joining
 from uadray.errors import InputError
 
 pytestmark = pytest.mark.ray
@@ -121,7 +121,7 @@ def test_something_else_there(token: None, monkeypatch: pytest.MonkeyPatch, tmp_
 
 ALONE = """
 import os, ray
-from uadray.data.cluster import connect, cores
+from uadray.cluster.connection import connect, cores
 connect()
 print(cores(), ray.get_runtime_context().gcs_address)
 """

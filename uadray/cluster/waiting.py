@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from typing import Protocol
 
-from uadray.data.nodes import Nodes
-from uadray.data.watch import Look
+from uadray.cluster.nodes import Nodes
+from uadray.cluster.watch import Look
 from uadray.errors import ClusterLostError, WorkError
 
 QUIET_S = 10.0

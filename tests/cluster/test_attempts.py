@@ -5,8 +5,8 @@ from collections.abc import Collection
 import pytest
 from seaweed import SeaweedServer
 
-from uadray.data.attempts import MAX_BREAKS, MAX_IN_A_ROW, MAX_TRIES, Attempts
-from uadray.data.nodes import Nodes
+from uadray.cluster.attempts import MAX_BREAKS, MAX_IN_A_ROW, MAX_TRIES, Attempts
+from uadray.cluster.nodes import Nodes
 from uadray.errors import WorkError
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
@@ -21,7 +21,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
         {"NodeID": name, "Alive": True, "NodeManagerAddress": f"10.0.0.{i}", "Resources": {"CPU": cpus}}
         for i, (name, cpus) in enumerate([("head", 0), ("a", 2), ("b", 2)])
     ]
-    monkeypatch.setattr("uadray.data.nodes.ray.nodes", lambda: found)
+    monkeypatch.setattr("uadray.cluster.nodes.ray.nodes", lambda: found)
     return found
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from uadray.data.watch import MAX_KILLS, Watch
+from uadray.cluster.watch import MAX_KILLS, Watch
 
 READ = ("read", 7, 0)
 
@@ -56,7 +56,7 @@ def test_parts_and_slides_are_told_apart(watch: Watch) -> None:
 
 def test_what_moves_is_seen_to(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("uadray.data.watch.time.monotonic", lambda: now)
+    monkeypatch.setattr("uadray.cluster.watch.time.monotonic", lambda: now)
     watch.begin(READ, "a", "10.0.0.1")
     now = 150.0
     watch.move(READ)

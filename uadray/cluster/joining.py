@@ -102,7 +102,7 @@ def _token_problem(file: Path | None) -> str:
 
 def _probe(address: str, log: Path) -> dict[str, Any]:
     """Ask in another process; empty of problems where that finds none, or cannot tell."""
-    command = [sys.executable, "-m", "uadray.data.probe", address]
+    command = [sys.executable, "-m", "uadray.cluster.probe", address]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with log.open("ab") as output:
         try:

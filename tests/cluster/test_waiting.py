@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator
 
 import pytest
 
-from uadray.data import waiting
-from uadray.data.nodes import Nodes
-from uadray.data.waiting import Waiting
-from uadray.data.watch import Look, Open
+from uadray.cluster import waiting
+from uadray.cluster.nodes import Nodes
+from uadray.cluster.waiting import Waiting
+from uadray.cluster.watch import Look, Open
 from uadray.errors import ClusterLostError, WorkError
 
 NAMES = [f"s{i}" for i in range(9)]
@@ -48,7 +48,7 @@ class Desk:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("uadray.data.waiting.time.monotonic", clock)
+    monkeypatch.setattr("uadray.cluster.waiting.time.monotonic", clock)
     return clock
 
 
@@ -131,7 +131,7 @@ def test_a_node_whose_work_stands_still_is_looked_at(
         {"NodeID": name, "Alive": True, "NodeManagerAddress": f"10.0.0.{i}", "Resources": {"CPU": 2}}
         for i, name in enumerate("ab"[: 1 + others])
     ]
-    monkeypatch.setattr("uadray.data.nodes.ray.nodes", lambda: found)
+    monkeypatch.setattr("uadray.cluster.nodes.ray.nodes", lambda: found)
     asked: list[Collection[str]] = []
 
     def examine(node_ids: Collection[str], _: float) -> dict[str, list[str]]:

@@ -1,0 +1,1 @@
+"""All of Ray Data and Ray Core."""
