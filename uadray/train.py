@@ -9,7 +9,6 @@ import yaml
 
 from uadray import provenance
 from uadray.cluster.nodes import Nodes
-from uadray.data.pipeline import training_data
 from uadray.detectors.bundle import Bundle, write_bundle
 from uadray.detectors.catalog import DpaConfig
 from uadray.errors import InputError
@@ -19,8 +18,9 @@ from uadray.slides.manifest import read_manifest
 from uadray.storage import objects
 from uadray.tilesets import containers
 from uadray.training.config import TrainConfig
-from uadray.training.loop import Sample, fit
+from uadray.training.dataset import training_data
 from uadray.training.plain import Line
+from uadray.training.worker import Sample, fit
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 

@@ -19,8 +19,8 @@ from uadray.detectors.catalog import build_networks
 from uadray.detectors.trainee import Trainee, build_trainee
 from uadray.training.checkpoint import load_samples, load_state, save_samples, save_state
 from uadray.training.config import PREPARE_TILES, TrainConfig
-from uadray.training.loop import interface_of
 from uadray.training.plain import SAMPLES, DivergedError, prepare, run_epoch
+from uadray.training.worker import interface_of
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 

@@ -28,12 +28,12 @@ from uadray.bench.seaweed import served
 from uadray.bench.slides import DPA, upload_copies, write_slide
 from uadray.cluster.connection import connect, cores
 from uadray.config import parse_config
-from uadray.data.passes import mixing
-from uadray.data.pipeline import TrainingData, training_data
 from uadray.slides.manifest import write_manifest
 from uadray.tilesets.cutting import tile_set
 from uadray.training.config import TrainConfig
-from uadray.training.loop import batches, worker_cpus
+from uadray.training.dataset import TrainingData, training_data
+from uadray.training.passes import mixing
+from uadray.training.worker import batches, worker_cpus
 
 N_SLIDES, TILES_PER_SLIDE = 8, 200
 MARGIN = 1.5
@@ -75,7 +75,7 @@ class Worker:
 
 
 def _rows(shard: Any, config: TrainConfig) -> Iterator[Any]:
-    """Batches as `uadray.training.loop.batches` asks for them, as tables."""
+    """Batches as `uadray.training.worker.batches` asks for them, as tables."""
     yield from shard.iter_batches(
         batch_size=config.batch_size, batch_format="pyarrow", drop_last=True, prefetch_batches=4,
         local_shuffle_buffer_size=config.shuffle_tiles, local_shuffle_seed=0,

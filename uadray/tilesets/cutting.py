@@ -30,7 +30,6 @@ from uadray import faults, metrics
 from uadray.cluster.attempts import Attempts, Outcome
 from uadray.cluster.nodes import Nodes, here
 from uadray.cluster.tasks import Crashed, in_parallel
-from uadray.data.passes import draw
 from uadray.errors import InputError, SlideError
 from uadray.provenance import fingerprint
 from uadray.slides.manifest import SlideRow
@@ -43,6 +42,7 @@ from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain import Normalizer
 from uadray.tilesets.containers import decoded
 from uadray.tilesets.shards import GROUP_TILES, TILE_IMAGES, TILESET, SlideTiles, TileSet, parse_tile_set
+from uadray.training.passes import draw
 
 SHARD_BYTES = 64 * 2**20
 """Encoded tiles of a shard, more or less: what a task holds in memory, and what one write has to repeat."""

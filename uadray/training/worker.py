@@ -23,14 +23,14 @@ from torch import Tensor
 from uadray import metrics
 from uadray.cluster.nodes import Nodes
 from uadray.cluster.tasks import on_this_node
-from uadray.data.crops import crop_pixels
-from uadray.data.pipeline import TrainingData
 from uadray.detectors.catalog import Networks, build_networks
 from uadray.detectors.pixels import Pixels, to_input, to_pixels
 from uadray.detectors.trainee import Trainee, alone, build_trainee
 from uadray.errors import WorkError, shown, shown_text
 from uadray.training.checkpoint import load_networks, load_samples, load_state, save_samples, save_state
 from uadray.training.config import TrainConfig
+from uadray.training.crops import crop_pixels
+from uadray.training.dataset import TrainingData
 from uadray.training.plain import (
     DivergedError,
     Line,

@@ -1,10 +1,10 @@
 """Readers of the training ingest: blocks of tiles -> blocks of random crops. Plain Python; Ray only carries it.
 
-A source knows its entries (see `uadray.data.passes`) and reads any of them: `SlideSource` cuts tiles from slides,
+A source knows its entries (see `uadray.training.passes`) and reads any of them: `SlideSource` cuts tiles from slides,
 `ShardSource` decodes row groups of a Parquet tile set, `FileSource` the images of a folder or zip. What is read is
 cropped at once, so that a reader holds crops of a block and whole tiles of a moment, however large slides are.
 
-What is wrong with a slide costs its tiles, and is told once (see `uadray.data.journal`); what is wrong with
+What is wrong with a slide costs its tiles, and is told once (see `uadray.training.journal`); what is wrong with
 credentials, network or disk ends the reading.
 """
 
@@ -22,8 +22,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from uadray import faults
-from uadray.data.journal import Journal, Notes
-from uadray.data.passes import BLOCK_BYTES, ENTRY_TILES, Ints, Passes, along_curve, draw, unpack_corners
 from uadray.slides.manifest import SlideRow
 from uadray.slides.slide import Slide, open_slide, tile_places
 from uadray.slides.tiff.slide import TiffSlide
@@ -33,6 +31,8 @@ from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain import Stain
 from uadray.tiles.tissue import tissue_mask
 from uadray.tilesets import containers, shards
+from uadray.training.journal import Journal, Notes
+from uadray.training.passes import BLOCK_BYTES, ENTRY_TILES, Ints, Passes, along_curve, draw, unpack_corners
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -235,7 +235,7 @@ class SlideSource:
         rows: the slides.
         etags: of each.
         n_tiles: [n_slides], tiles with tissue.
-        packed: bytes; the corners of all tiles of all slides, in level-0 pixels (`uadray.data.passes.pack_corners`).
+        packed: bytes; the corners of all tiles of all slides, in level-0 pixels (`uadray.training.passes.pack_corners`).
         offsets: [n_slides + 1], where each slide's corners begin in `packed`.
         whole: [n_slides], slides that are read through a local copy: all their tiles of a pass are one entry.
         stains: of each slide, where colours are normalised.

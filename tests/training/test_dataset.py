@@ -21,18 +21,6 @@ from hypothesis import strategies as st
 from seaweed import SeaweedServer
 
 from uadray.cluster.tasks import Crashed, in_parallel
-from uadray.data.crops import Crop, Job, OpenSlides, Piece, SlideSource, crop_blocks, crop_pixels, random_crop
-from uadray.data.journal import Journal
-from uadray.data.passes import Ints, Passes, along_curve, draw, mixing, pack_corners, plan_passes, unpack_corners
-from uadray.data.pipeline import (
-    TrainingData,
-    _survey,
-    crop_data,
-    slide_source,
-    survey,
-    taken_labels,
-    training_data,
-)
 from uadray.errors import InputError, UadrayError, WorkError, shown
 from uadray.phantoms.slides import write_pyramid
 from uadray.slides.identity import Seen, content, is_seen
@@ -41,6 +29,18 @@ from uadray.slides.slide import open_slide, read_tile
 from uadray.storage import objects
 from uadray.tiles.spec import TileSpec
 from uadray.tilesets.cutting import tile_set
+from uadray.training.crops import Crop, Job, OpenSlides, Piece, SlideSource, crop_blocks, crop_pixels, random_crop
+from uadray.training.dataset import (
+    TrainingData,
+    _survey,
+    crop_data,
+    slide_source,
+    survey,
+    taken_labels,
+    training_data,
+)
+from uadray.training.journal import Journal
+from uadray.training.passes import Ints, Passes, along_curve, draw, mixing, pack_corners, plan_passes, unpack_corners
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.* is deprecated:DeprecationWarning:ray.data.context"

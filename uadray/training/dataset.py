@@ -1,6 +1,6 @@
 """Training data as a Ray Dataset: random crops of normal tiles, from slides or from a tile set.
 
-One execution streams all passes of a training (see `uadray.data.passes`): between two passes nobody waits, and the
+One execution streams all passes of a training (see `uadray.training.passes`): between two passes nobody waits, and the
 workers' shares of a pass never overlap. Cropping, flipping, turning and stain augmentation happen in the readers, so
 that no byte crosses a process that the network does not see.
 """
@@ -20,16 +20,6 @@ from uadray import faults
 from uadray.cluster.nodes import Nodes
 from uadray.cluster.read_tasks import TaskSource, reading
 from uadray.cluster.tasks import Crashed, in_parallel, on_this_node
-from uadray.data.crops import (
-    FileSource,
-    ShardSource,
-    SlideSource,
-    Source,
-    crop_blocks,
-    is_staged,
-)
-from uadray.data.journal import Journal
-from uadray.data.passes import BLOCK_BYTES, Passes, pack_corners, plan_passes
 from uadray.errors import InputError, WorkError, shown, shows_ids
 from uadray.provenance import fingerprint
 from uadray.slides.identity import all_marks, contents, new_salt
@@ -40,6 +30,16 @@ from uadray.tiles.plan import plan_slide, slide_etag
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain import Stain, median_stain
 from uadray.tilesets import containers, shards
+from uadray.training.crops import (
+    FileSource,
+    ShardSource,
+    SlideSource,
+    Source,
+    crop_blocks,
+    is_staged,
+)
+from uadray.training.journal import Journal
+from uadray.training.passes import BLOCK_BYTES, Passes, pack_corners, plan_passes
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class TrainingData:
         seed: of draws, order, crops and augmentation.
         input_px: side of a crop.
         stain_augment: strength of the stain augmentation.
-        journal: the actor in which readers keep their `uadray.data.journal.Journal`.
+        journal: the actor in which readers keep their `uadray.training.journal.Journal`.
         is_patient: the driver has reached S3, so readers wait for it from their first request on.
         shares: [n_slides], each slide's share of a pass; empty where slides are not known.
         tiles: how slides are cut and prepared, with the stain reference that was fitted, if one was asked for.
@@ -82,7 +82,7 @@ class TrainingData:
 
     @property
     def dataset(self) -> Any:
-        """A Ray Dataset, all passes one after the other; rows of `uadray.data.crops.crop_schema`."""
+        """A Ray Dataset, all passes one after the other; rows of `uadray.training.crops.crop_schema`."""
         return self.dataset_after(0)
 
     def dataset_after(self, done_tiles: int) -> Any:
@@ -112,7 +112,7 @@ class Survey:
         row: the slide's line of the manifest.
         etag: the version of its file.
         n_tiles: its tiles with enough tissue.
-        packed: their corners in level-0 pixels, see `uadray.data.passes.pack_corners`.
+        packed: their corners in level-0 pixels, see `uadray.training.passes.pack_corners`.
         staged: read through a local copy of the whole file.
         stain: its stain, where colours are normalised.
         error: what went wrong.
