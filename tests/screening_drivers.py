@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from uadray import leases
 from uadray.aggregation import AggregationConfig, Calibration
-from uadray.evidence import encode_jpeg
 from uadray.ledger import Ledger, open_ledger
+from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.spec import TileSpec

@@ -145,7 +145,7 @@ TINY = {
 
 @pytest.fixture
 def tile_set(tmp_path: Path) -> Path:
-    from uadray.evidence import encode_png
+    from uadray.reports.pictures import encode_png
 
     rng = np.random.default_rng(0)
     folder = tmp_path / "tiles" / "normal"

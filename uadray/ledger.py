@@ -34,9 +34,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from uadray import __version__, decisions, drivers, evidence, leases, provenance, versions, worklist
+from uadray import __version__, decisions, drivers, leases, provenance, versions
 from uadray.errors import InputError, UadrayError, WorkError
 from uadray.leases import REQUESTS
+from uadray.reports import pictures, worklist
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
@@ -284,11 +285,11 @@ class Ledger:
     def _pictures(self, result: "SlideResult") -> dict[str, bytes]:
         preview = cv2.imdecode(np.frombuffer(result.preview, np.uint8), cv2.IMREAD_COLOR_RGB)
         width, height = result.header["size_level0_px"]
-        heat = evidence.heatmap(
+        heat = pictures.heatmap(
             np.asarray(preview, dtype=np.uint8), result.tiles, level0_size=(width, height),
             low=self.calibration.tile_median, high=self.calibration.tile_high, threshold=self.calibration.tile_p99,
         )  # fmt: skip
-        pictures = {"thumbnail.jpg": result.preview, "heatmap.jpg": evidence.encode_jpeg(heat)}
+        pictures = {"thumbnail.jpg": result.preview, "heatmap.jpg": pictures.encode_jpeg(heat)}
         for place, row in enumerate(result.evidence.to_pylist() if result.evidence is not None else ()):
             pictures |= {f"tile_{place}.jpg": row["tile"], f"reconstruction_{place}.jpg": row["reconstruction"]}
         return pictures

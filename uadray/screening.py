@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import torch
 from pydantic import Field
 
-from uadray import aggregation, evidence, faults, ledger, metrics, provenance
+from uadray import aggregation, faults, ledger, metrics, provenance
 from uadray.aggregation import AggregationConfig, Calibration
 from uadray.cluster.attempts import Attempts, is_there
 from uadray.cluster.nodes import Nodes, head_address
@@ -51,6 +51,7 @@ from uadray.detectors.detector import BATCH, Scored
 from uadray.detectors.pixels import Pixels
 from uadray.errors import ClusterLostError, UadrayError, WorkError, shown
 from uadray.leases import NOT_OURS
+from uadray.reports import pictures
 from uadray.schemas import TILE_SCORES
 from uadray.slides.identity import Seen, is_seen, warn_of_same_files
 from uadray.slides.manifest import SlideRow
@@ -94,7 +95,7 @@ class SlideResult:
     preview: bytes = b""
     masks: bytes = b""
     tiles: pa.Table | None = None
-    evidence: pa.Table | None = None
+    pictures: pa.Table | None = None
     failure: tuple[str, str] | None = None
     is_open: bool = False
 
@@ -246,8 +247,8 @@ def _pictures(tiles: pa.Table, scored: Scored | None, floor: float) -> pa.Table:
         {
             "tile_id": [tiles["tile_id"][i].as_py() for i in order],
             "score": [float(scored.score[i]) for i in order],
-            "tile": [evidence.encode_jpeg(picture) for picture in x],
-            "reconstruction": [evidence.encode_jpeg(picture) for picture in x_hat],
+            "tile": [pictures.encode_jpeg(picture) for picture in x],
+            "reconstruction": [pictures.encode_jpeg(picture) for picture in x_hat],
         },
         schema=EVIDENCE,
     )

@@ -12,8 +12,8 @@ from uadray.cluster.nodes import Nodes
 from uadray.detectors.bundle import Bundle, write_bundle
 from uadray.detectors.catalog import DpaConfig
 from uadray.errors import InputError
-from uadray.evidence import encode_jpeg, sample_grid
 from uadray.networks import weights
+from uadray.reports.pictures import encode_jpeg, sample_grid
 from uadray.slides.manifest import read_manifest
 from uadray.storage import objects
 from uadray.tilesets import containers

@@ -41,7 +41,7 @@ from uadray.cluster.read_tasks import Read, TaskSource, reading
 from uadray.cluster.watch import DriversWatch, watched
 from uadray.config import Config
 from uadray.errors import InputError
-from uadray.evidence import encode_jpeg
+from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES, TILES
 from uadray.slides.manifest import SlideRow
 from uadray.slides.slide import open_slide

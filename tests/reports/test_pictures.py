@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from uadray import evidence
+from uadray.reports import pictures
 from uadray.schemas import TILE_SCORES
 
 
@@ -34,10 +34,10 @@ def tile_table(*tiles: tuple[int, int, int, int, float | None]) -> pa.Table:
 def windows(
     *tiles: tuple[int, int, int, int, float | None], level0: tuple[int, int], px: tuple[int, int]
 ) -> list[list[int]]:
-    return list(evidence.tile_windows(tile_table(*tiles), level0_size=level0, thumbnail_size=px).tolist())
+    return list(pictures.tile_windows(tile_table(*tiles), level0_size=level0, thumbnail_size=px).tolist())
 
 
-def white(height: int, width: int) -> evidence.Image:
+def white(height: int, width: int) -> pictures.Image:
     return np.full((height, width, 3), 255, np.uint8)
 
 
@@ -72,7 +72,7 @@ def test_tile_windows_of_a_grid_share_no_pixel_and_leave_none() -> None:
 
 def test_heatmap_paints_the_tile_and_nothing_else() -> None:
     tiles = tile_table((200, 100, 100, 100, 0.9))
-    picture = evidence.heatmap(white(50, 100), tiles, level0_size=(1000, 500), low=0, high=1, threshold=None)
+    picture = pictures.heatmap(white(50, 100), tiles, level0_size=(1000, 500), low=0, high=1, threshold=None)
     touched = (picture != 255).any(axis=2)
     expected = np.zeros((50, 100), bool)
     expected[10:20, 20:30] = True
@@ -83,7 +83,7 @@ def test_heatmap_paints_the_tile_and_nothing_else() -> None:
 
 def test_heatmap_darkens_with_the_score_and_clips_beyond_the_scale() -> None:
     tiles = tile_table(*((x * 100, 0, 100, 100, score) for x, score in enumerate([-5.0, 0.0, 0.5, 1.0, 7.0])))
-    picture = evidence.heatmap(white(10, 50), tiles, level0_size=(500, 100), low=0, high=1, threshold=None)
+    picture = pictures.heatmap(white(10, 50), tiles, level0_size=(500, 100), low=0, high=1, threshold=None)
     light = [int(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[5, x * 10 + 5]) for x in range(5)]
     assert light[0] == light[1] > light[2] > light[3] == light[4]
 
@@ -92,7 +92,7 @@ def test_heatmap_shows_the_highest_of_overlapping_tiles() -> None:
     over = tile_table((0, 0, 100, 100, 0.9), (50, 0, 100, 100, 0.1))
     alone = tile_table((0, 0, 100, 100, 0.9))
     seen, expected = (
-        evidence.heatmap(white(10, 20), tiles, level0_size=(200, 100), low=0, high=1, threshold=None)
+        pictures.heatmap(white(10, 20), tiles, level0_size=(200, 100), low=0, high=1, threshold=None)
         for tiles in (over, alone)
     )
     assert np.array_equal(seen[:, :10], expected[:, :10])
@@ -101,23 +101,23 @@ def test_heatmap_shows_the_highest_of_overlapping_tiles() -> None:
 @pytest.mark.parametrize("score", [None, float("nan"), float("inf")])
 def test_a_tile_without_a_number_is_hatched_and_ringed(score: float | None) -> None:
     tiles = tile_table((300, 300, 300, 300, score), (600, 300, 300, 300, 0.5))
-    picture = evidence.heatmap(white(100, 100), tiles, level0_size=(1000, 1000), low=0, high=1, threshold=0.2)
+    picture = pictures.heatmap(white(100, 100), tiles, level0_size=(1000, 1000), low=0, high=1, threshold=0.2)
     inside = picture[30:60, 30:60].reshape(-1, 3)
     assert {tuple(pixel) for pixel in inside.tolist()} == {(255, 255, 255), (0, 0, 0)}
     assert tuple(picture[29, 45].tolist()) == tuple(picture[45, 29].tolist()) == (0, 70, 160)
-    scale = {tuple(pixel) for pixel in evidence.scale_colours().tolist()}
+    scale = {tuple(pixel) for pixel in pictures.scale_colours().tolist()}
     assert not scale & {(255, 255, 255), (0, 0, 0), (0, 70, 160)}
 
 
 def test_an_unreadable_tile_of_one_pixel_is_still_seen() -> None:
     tiles = tile_table((500, 500, 1, 1, None))
-    picture = evidence.heatmap(white(100, 100), tiles, level0_size=(1000, 1000), low=0, high=1, threshold=None)
+    picture = pictures.heatmap(white(100, 100), tiles, level0_size=(1000, 1000), low=0, high=1, threshold=None)
     assert tuple(picture[49, 50].tolist()) == (0, 70, 160)
 
 
 def test_threshold_rings_the_region_outside_its_edge() -> None:
     tiles = tile_table((200, 200, 100, 100, 0.5), (300, 200, 100, 100, 0.49))
-    picture = evidence.heatmap(white(50, 100), tiles, level0_size=(1000, 500), low=0, high=1, threshold=0.5)
+    picture = pictures.heatmap(white(50, 100), tiles, level0_size=(1000, 500), low=0, high=1, threshold=0.5)
     black = (picture == 10).all(axis=2)
     assert black[19, 25]  # above
     assert black[25, 30]  # on the neighbour that is below the threshold
@@ -128,7 +128,7 @@ def test_threshold_rings_the_region_outside_its_edge() -> None:
 def test_heatmap_without_tiles_is_a_grey_slide() -> None:
     colourful = np.zeros((10, 10, 3), np.uint8)
     colourful[..., 0] = 200
-    picture = evidence.heatmap(colourful, tile_table(), level0_size=(100, 100), low=0, high=1, threshold=0.5)
+    picture = pictures.heatmap(colourful, tile_table(), level0_size=(100, 100), low=0, high=1, threshold=0.5)
     assert (picture == picture[..., :1]).all()
 
 
@@ -137,46 +137,46 @@ def test_heatmap_leaves_the_thumbnail_alone_and_is_quick() -> None:
     tiles = tile_table(*((x * 256, y * 256, 256, 256, (x * y % 97) / 97) for y in range(size) for x in range(size)))
     thumbnail = white(1024, 1024)
     start = time.perf_counter()
-    evidence.heatmap(thumbnail, tiles, level0_size=(size * 256, size * 256), low=0, high=1, threshold=0.9)
+    pictures.heatmap(thumbnail, tiles, level0_size=(size * 256, size * 256), low=0, high=1, threshold=0.9)
     assert time.perf_counter() - start < 5  # 50,176 tiles; 0.3 s on an idle core
     assert (thumbnail == 255).all()
 
 
 def test_colour_refuses_a_scale_that_is_none_and_takes_a_flat_one() -> None:
     with pytest.raises(ValueError, match="the lower first"):
-        evidence.colour(np.zeros((2, 2)), low=1, high=0)
+        pictures.colour(np.zeros((2, 2)), low=1, high=0)
     with pytest.raises(ValueError, match="finite"):
-        evidence.colour(np.zeros((2, 2)), low=float("nan"), high=0)
-    pale, dark = evidence.colour(np.array([[1.0, 1.1]]), low=1, high=1)[0]
-    assert pale.tolist() == evidence.scale_colours()[0].tolist()
-    assert dark.tolist() == evidence.scale_colours()[-1].tolist()
+        pictures.colour(np.zeros((2, 2)), low=float("nan"), high=0)
+    pale, dark = pictures.colour(np.array([[1.0, 1.1]]), low=1, high=1)[0]
+    assert pale.tolist() == pictures.scale_colours()[0].tolist()
+    assert dark.tolist() == pictures.scale_colours()[-1].tolist()
 
 
 def test_legend_has_the_heatmap_colours() -> None:
     grey = np.full((10, 20, 3), 128, np.uint8)  # becomes 125 + 128 * 130 / 255 = 190, the legend's grey
     tiles = tile_table((0, 0, 100, 100, 0.0), (100, 0, 100, 100, 1.0))
-    picture = evidence.heatmap(grey, tiles, level0_size=(200, 100), low=0, high=1, threshold=None)
-    for colour, pixel in zip(evidence.legend_colours(2), picture[5, [5, 15]], strict=True):
+    picture = pictures.heatmap(grey, tiles, level0_size=(200, 100), low=0, high=1, threshold=None)
+    for colour, pixel in zip(pictures.legend_colours(2), picture[5, [5, 15]], strict=True):
         stated = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         assert np.abs(np.array(stated) - pixel).max() <= 3
 
 
 def test_sample_grid_puts_each_reconstruction_under_its_original() -> None:
     x = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((3, 4, 5, 3), np.uint8)
-    page = evidence.sample_grid(x, x + 100, columns=2, gap_px=1)
+    page = pictures.sample_grid(x, x + 100, columns=2, gap_px=1)
     assert page.shape == (2 * 9 - 1, 2 * 6 - 1, 3)
     assert page[[0, 4, 9, 13], [0, 0, 0, 0], 0].tolist() == [0, 100, 2, 102]
     assert page[[0, 4, 9], [6, 6, 6], 0].tolist() == [1, 101, 255]  # no fourth pair: white
     with pytest.raises(ValueError, match="one shape"):
-        evidence.sample_grid(x, x[:2])
+        pictures.sample_grid(x, x[:2])
 
 
 def test_encoded_pictures_come_back_in_their_colours() -> None:
     image = np.zeros((16, 24, 3), np.uint8)
     image[:, :12, 0], image[:, 12:, 2] = 220, 220
-    for data in (evidence.encode_png(image), evidence.encode_jpeg(image, quality=95)):
+    for data in (pictures.encode_png(image), pictures.encode_jpeg(image, quality=95)):
         back = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
         assert np.abs(back.astype(int) - image).max() < 12
-    assert evidence.encode_png(image)[1:4] == b"PNG"
+    assert pictures.encode_png(image)[1:4] == b"PNG"
     with pytest.raises(ValueError, match="uint8"):
-        evidence.encode_jpeg(image.astype(np.float32))
+        pictures.encode_jpeg(image.astype(np.float32))

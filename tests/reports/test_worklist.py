@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from uadray import evidence, worklist
 from uadray.errors import InputError
+from uadray.reports import pictures, worklist
 from uadray.schemas import SLIDE_DECISIONS
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -215,7 +215,7 @@ def write_pictures(folder: Path, table: pa.Table) -> None:
         place = folder / "evidence" / row["slide_id"]
         place.mkdir(parents=True)
         for name in ["thumbnail", "heatmap", *(f"{kind}_{i}" for kind in ("tile", "reconstruction") for i in range(2))]:
-            (place / f"{name}.jpg").write_bytes(evidence.encode_jpeg(np.full((50, 100, 3), 180, np.uint8)))
+            (place / f"{name}.jpg").write_bytes(pictures.encode_jpeg(np.full((50, 100, 3), 180, np.uint8)))
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ import jinja2
 import pyarrow as pa
 from markupsafe import Markup
 
-from uadray import evidence
 from uadray.errors import InputError
+from uadray.reports import pictures
 
 GROUPS = {"anomalous": "Anomalous", "normal": "Normal", "not_assessable": "Not assessable", "failed": "Failed"}
 """What a slide ends as, in the order of the worklist, with the words people read."""
@@ -162,7 +162,7 @@ def render_worklist(
         groups=GROUPS,
         tile_words=[PICTURE_KINDS[kind] for kind in picture_kinds],
         tile_px=_TILE_PX,
-        legend=evidence.legend_colours(),
+        legend=pictures.legend_colours(),
         score_range=_score_range(rows),
         script=Markup(script),  # noqa: S704 - our own files
         style=Markup(style),  # noqa: S704
@@ -233,7 +233,7 @@ def _tiles(
     corners = [(int(tile["x_level0_px"]), int(tile["y_level0_px"])) for tile in tiles]
     seen = max(side, 0.016 * max(size))
     markers = [(x + (side - seen) / 2, y + (side - seen) / 2, seen) for x, y in corners]
-    labels = evidence.label_places(
+    labels = pictures.label_places(
         [(x + side / 2, y + side / 2) for x, y in corners], size=size, roomy=seen > 0.055 * max(size)
     )
     for index, (tile, corner) in enumerate(zip(tiles, corners, strict=True)):
