@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from uadray import leases
 from uadray.aggregation import AggregationConfig, Calibration
-from uadray.ledger import Ledger, open_ledger
 from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES
+from uadray.screening import leases
+from uadray.screening.ledger import Ledger, open_ledger
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.spec import TileSpec
 from uadray.units import Mpp
@@ -36,7 +36,7 @@ CALIBRATION = Calibration(
 
 @dataclass
 class Result:
-    """What `uadray.screening.SlideResult` is to the ledger; importing that would import torch and Ray."""
+    """What `uadray.screening.job.SlideResult` is to the ledger; importing that would import torch and Ray."""
 
     row: SlideRow
     header: dict[str, Any] = field(default_factory=dict)
@@ -107,7 +107,7 @@ def drive(
         folder: of the slides.
         n_slides: rows of the manifest.
         log: folder for this process's events.
-        lease_s: see `uadray.drivers`.
+        lease_s: see `uadray.screening.heartbeats`.
         in_flight: slides that are claimed before the first of them is committed.
         work_s: seconds of work a slide.
         hang_after: stand still for ever after so many commits, with the next slides claimed.

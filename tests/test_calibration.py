@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from seaweed import SeaweedServer
 
-from uadray import screening
 from uadray.aggregation import AggregationConfig
 from uadray.calibration import calibrate, check, read_calibration
 from uadray.cluster.stream import StreamConfig
@@ -22,6 +21,7 @@ from uadray.detectors.catalog import FanoganConfig, build_networks
 from uadray.errors import InputError, shown
 from uadray.phantoms.slides import write_pyramid
 from uadray.provenance import fingerprint
+from uadray.screening import job
 from uadray.slides import identity
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
@@ -154,8 +154,8 @@ def test_a_calibration_from_slides_to_marks(
     written = "".join((Path(uri) / name).read_text() for name in ("bundle.json", CALIBRATION)) + caplog.text
     assert not any(word in written for word in ("secret", "patient0", str(tmp_path)))
     again = [replace(used[0], slide_id="renamed"), replace(rows[6], patient_id="q"), rows[5]]
-    config = screening.ScreenConfig(stream=ONE)
-    screening.screen(again, bundle_uri=uri, bundle=bundle, calibration=made, out=str(tmp_path / "out"), config=config)
+    config = job.ScreenConfig(stream=ONE)
+    job.screen(again, bundle_uri=uri, bundle=bundle, calibration=made, out=str(tmp_path / "out"), config=config)
     table = pq.read_table(tmp_path / "out" / "decisions.parquet")
     assert table["note"].to_pylist() == ["calibration", "training", None]
     assert "2 slides were used to train or calibrate" in caplog.text

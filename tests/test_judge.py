@@ -9,7 +9,7 @@ import pytest
 
 from uadray.aggregation import AggregationConfig, Calibration
 from uadray.schemas import SLIDE_DECISIONS, TILE_SCORES
-from uadray.screening import SlideResult, judge
+from uadray.screening.job import SlideResult, judge
 from uadray.slides.manifest import SlideRow
 
 ROW = SlideRow("s1", "/slides/s1.tif")

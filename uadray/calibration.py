@@ -13,7 +13,7 @@ from uadray.cluster.stream import StreamConfig
 from uadray.config import parse_config
 from uadray.detectors.bundle import CALIBRATION, Bundle
 from uadray.errors import InputError, shown
-from uadray.screening import Progress, judge, scored_slides
+from uadray.screening.job import Progress, judge, scored_slides
 from uadray.slides import identity
 from uadray.slides.manifest import SlideRow, has_label
 from uadray.storage import objects

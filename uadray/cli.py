@@ -168,7 +168,7 @@ def tile(
     spec, rows = parse_config(TileSpec, values, source="uadray tile"), read_manifest(slides)
     masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     if dry_run:
-        from uadray.data.estimate import estimate
+        from uadray.screening.estimate import estimate
 
         with console.progress("tile"):
             _join()
@@ -289,9 +289,9 @@ def screen(
     gpus: GpusOpt = 0,
 ) -> None:
     """Screen an archive, slide by slide; run it again to go on after whatever stopped it."""
-    from uadray import screening as job
     from uadray.calibration import read_calibration
     from uadray.detectors.bundle import read_bundle
+    from uadray.screening import job
     from uadray.slides.manifest import read_manifest
     from uadray.tiles.mask_folder import check_folder
 

@@ -12,7 +12,6 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from uadray import screening
 from uadray.aggregation import AggregationConfig
 from uadray.calibration import calibrate
 from uadray.cluster.connection import connect
@@ -21,6 +20,7 @@ from uadray.console import Tick
 from uadray.errors import InputError
 from uadray.evaluation.report import evaluate
 from uadray.phantoms.slides import write_archive
+from uadray.screening import job
 from uadray.slides.manifest import read_manifest
 from uadray.storage import objects
 from uadray.train import train
@@ -86,7 +86,7 @@ def run(out: str, tick: Tick, *, epochs: int = EPOCHS) -> dict[str, Any]:
         aggregation=AggregationConfig(), progress=lambda s, n, *_: tick(2, 5, f"calibrating {s}/{n}"),
     )  # fmt: skip
     done("calibrate")
-    summary = screening.screen(
+    summary = job.screen(
         read_manifest(str(manifests["test"])), bundle_uri=bundle_uri, bundle=bundle, calibration=calibration,
         out=result_uri, progress=lambda s, n, *_: tick(3, 5, f"screening {s}/{n}"),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from uadray.cluster.stream import StreamConfig, tile_chunks, tile_reads
 from uadray.detectors.bundle import Bundle
 from uadray.errors import InputError, WorkError
 from uadray.schemas import TILE_SCORES
-from uadray.screening import Progress, SlideResult, scored_slides
+from uadray.screening.job import Progress, SlideResult, scored_slides
 from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.storage import objects
 from uadray.tilesets import containers

@@ -19,7 +19,7 @@ from uadray.cluster.stream import StreamConfig, failed_part, read_slide
 from uadray.detectors.bundle import Bundle
 from uadray.detectors.detector import Scored
 from uadray.errors import WorkError
-from uadray.screening import SlideResult, scored_slides
+from uadray.screening.job import SlideResult, scored_slides
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.spec import TileSpec
 

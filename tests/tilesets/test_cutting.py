@@ -12,9 +12,9 @@ import pytest
 import simplejpeg
 from seaweed import SeaweedServer
 
-from uadray.data.estimate import estimate
 from uadray.errors import InputError, WorkError
 from uadray.phantoms.slides import write_pyramid
+from uadray.screening.estimate import estimate
 from uadray.slides.manifest import SlideRow
 from uadray.slides.slide import open_slide, read_tile, thumbnail
 from uadray.storage import objects

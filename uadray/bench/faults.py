@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from uadray import decisions
 from uadray.bench import sabotage
 from uadray.bench.command import Command, is_named, longest_silence, shortened
 from uadray.bench.network import Cluster, Network, RayNode, made_network, ray_cluster, what_is_missing
@@ -33,6 +32,7 @@ from uadray.bench.processes import SCORER, title
 from uadray.bench.seaweed import SeaweedServer, served
 from uadray.bench.slides import upload_copies, write_slide, write_tiny_bundle
 from uadray.errors import InputError
+from uadray.screening import decision_segments
 from uadray.slides.manifest import write_manifest
 
 log = logging.getLogger(__name__)
@@ -265,7 +265,7 @@ def _screened(stage: Stage, cluster: Cluster, name: str, *, is_again: bool = Fal
     figures: dict[str, Any] = {}
     with Command(command_line, cluster.environment) as command:
         while (status := command.wait(0.3)) is None and command.seconds < LIMIT_S:
-            if midway is not None and len(decisions.list_decisions(out)) >= len(stage.slide_ids) / 3:
+            if midway is not None and len(decision_segments.list_decisions(out)) >= len(stage.slide_ids) / 3:
                 figures, midway = midway(stage.network, command), None
         seconds = command.seconds
     lines = command.lines
@@ -280,7 +280,7 @@ def _screened(stage: Stage, cluster: Cluster, name: str, *, is_again: bool = Fal
 
 def _ledger_figures(stage: Stage, name: str) -> dict[str, Any]:
     """Slides lost, doubled and wrongly failed."""
-    found = decisions.read_decisions(f"{stage.bucket}/out-{name}").table
+    found = decision_segments.read_decisions(f"{stage.bucket}/out-{name}").table
     rows = {row["slide_id"]: row for row in found.select(["slide_id", "state", "reason"]).to_pylist()}
     failed = {slide_id: row["reason"] for slide_id, row in rows.items() if row["state"] == "failed"}
     killer = {"killer": failed.pop(KILLER, None)} if name == "a" else {}

@@ -135,9 +135,9 @@ def _screened_with_a_loss(network: Network, folder: str) -> dict[str, Any]:
     from uadray.calibration import read_calibration
     from uadray.cluster.connection import connect
     from uadray.cluster.stream import StreamConfig
-    from uadray.decisions import read_decisions
     from uadray.detectors.bundle import read_bundle
-    from uadray.screening import ScreenConfig, screen
+    from uadray.screening.decision_segments import read_decisions
+    from uadray.screening.job import ScreenConfig, screen
 
     uri, out, rows = f"{folder}/bundle", f"{folder}/out", read_manifest(f"{folder}/m.csv")
     bundle = read_bundle(uri)

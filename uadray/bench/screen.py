@@ -228,7 +228,7 @@ def _screened(
     """
     from uadray.calibration import read_calibration
     from uadray.cluster.connection import connect
-    from uadray.screening import screen
+    from uadray.screening.job import screen
 
     calibration = read_calibration(f"{root}/bundle", bundle)
     runs, began = [], time.perf_counter()

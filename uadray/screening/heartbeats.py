@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from uadray.errors import UadrayError
-from uadray.leases import REQUESTS, Tenure, driver_uri, read_version, take_over, version
+from uadray.screening.leases import REQUESTS, Tenure, driver_uri, read_version, take_over, version
 from uadray.storage import objects
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from uadray.errors import SlideError
-from uadray.leases import REQUESTS
+from uadray.screening.leases import REQUESTS
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 from uadray.tiles.plan import slide_etag

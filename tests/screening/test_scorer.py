@@ -13,7 +13,7 @@ import pytest
 from uadray.cluster.stream import from_ipc, part_row, pixels_of
 from uadray.detectors.detector import Scored
 from uadray.schemas import TILES
-from uadray.screening import EVIDENCE_TILES, PartScorer, trivial_scores
+from uadray.screening.job import EVIDENCE_TILES, PartScorer, trivial_scores
 
 N, SIDE = 20, 8
 

@@ -1,7 +1,7 @@
 """The batch job: slides -> decisions, slide by slide, resumable.
 
 `scored_slides` streams an archive through the scoring actors and yields one `SlideResult` a slide, in whatever order
-they end. `screen` judges and commits each (see `uadray.ledger`), then writes the summary for people. Kill it at any
+they end. `screen` judges and commits each (see `uadray.screening.ledger`), then writes the summary for people. Kill it at any
 moment and run it again: slides with a decision are left as they are.
 """
 
@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import torch
 from pydantic import Field
 
-from uadray import aggregation, faults, ledger, metrics, provenance
+from uadray import aggregation, faults, metrics, provenance
 from uadray.aggregation import AggregationConfig, Calibration
 from uadray.cluster.attempts import Attempts, is_there
 from uadray.cluster.nodes import Nodes, head_address
@@ -44,15 +44,16 @@ from uadray.cluster.stream import (
 from uadray.cluster.waiting import Say, Waiting
 from uadray.cluster.watch import DriversWatch
 from uadray.config import Config
-from uadray.data.claims import claimed_reads
-from uadray.data.estimate import estimate
 from uadray.detectors.bundle import Bundle, load_detector
 from uadray.detectors.detector import BATCH, Scored
 from uadray.detectors.pixels import Pixels
 from uadray.errors import ClusterLostError, UadrayError, WorkError, shown
-from uadray.leases import NOT_OURS
 from uadray.reports import pictures
 from uadray.schemas import TILE_SCORES
+from uadray.screening import ledger
+from uadray.screening.estimate import estimate
+from uadray.screening.leases import NOT_OURS
+from uadray.screening.slide_reader import claimed_reads
 from uadray.slides.identity import Seen, is_seen, warn_of_same_files
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects, s3_client

@@ -20,9 +20,9 @@ import screening_drivers as sd
 from fault_proxy import FaultProxy
 from seaweed import SeaweedServer
 
-from uadray import decisions, drivers, leases, ledger
 from uadray.errors import InputError
-from uadray.ledger import Ledger
+from uadray.screening import decision_segments, heartbeats, leases, ledger
+from uadray.screening.ledger import Ledger
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects, s3
 
@@ -241,7 +241,7 @@ def test_whoever_stops_where_decision_and_tiles_agree(late: int, tmp_path: Path)
         out, row = str(tmp_path / f"out{place}"), SlideRow("s", str(tmp_path / "s.tif"))
         first = _paused(out, [row])
         a = Stopped(_commit(first, row, 1.0), late)
-        objects.write_bytes(leases.driver_uri(out, first._driver.id), drivers.GRAVESTONE)
+        objects.write_bytes(leases.driver_uri(out, first._driver.id), heartbeats.GRAVESTONE)
         second = sd.book(out, lease_s=0)
         mine = next(second.rounds([row]), None)
         if mine is None or leases.claim(second.tenure, "s") == "decided":
@@ -263,7 +263,7 @@ def test_a_third_driver_does_not_trust_what_two_have_mixed(tmp_path: Path) -> No
     first = _paused(out, [row])
     a = Stopped(_commit(first, row, 1.0), 2)  # after: is it ours, tiles; before: decision
     assert objects.exists(f"{out}/tiles/s.parquet")
-    objects.write_bytes(leases.driver_uri(out, first._driver.id), drivers.GRAVESTONE)
+    objects.write_bytes(leases.driver_uri(out, first._driver.id), heartbeats.GRAVESTONE)
     second, third = sd.book(out, lease_s=0), sd.book(out)
     assert next(second.rounds([row])) == next(third.rounds([row])) == [row]
     assert leases.claim(second.tenure, "s") == "ours"
@@ -310,7 +310,7 @@ def _beating_elsewhere(out: str, lease_s: float) -> str:
 def test_a_driver_elsewhere_is_dead_when_it_was_seen_unchanged(tmp_path: Path) -> None:
     out = str(tmp_path)
     uri = _beating_elsewhere(out, 0.3)
-    me = drivers.Driver(out)
+    me = heartbeats.Driver(out)
     assert me.look() == {me.id, "far"}
     time.sleep(1)  # a pause of the observer counts as half of it at most
     assert me.look() == {me.id, "far"}
@@ -320,14 +320,14 @@ def test_a_driver_elsewhere_is_dead_when_it_was_seen_unchanged(tmp_path: Path) -
         assert me.look() == {me.id, "far"}
     time.sleep(0.2)
     assert me.look() == {me.id}
-    assert objects.read_bytes(uri) == drivers.GRAVESTONE
+    assert objects.read_bytes(uri) == heartbeats.GRAVESTONE
 
 
 def test_a_buried_driver_joins_again_and_knows(tmp_path: Path) -> None:
-    with drivers.Driver(str(tmp_path)) as me:
+    with heartbeats.Driver(str(tmp_path)) as me:
         me.beat()
         assert not me.in_doubt
-        for act in (lambda uri: objects.write_bytes(uri, drivers.GRAVESTONE), objects.delete):
+        for act in (lambda uri: objects.write_bytes(uri, heartbeats.GRAVESTONE), objects.delete):
             act(leases.driver_uri(me.out, me.id))
             me.beat()
             assert me.in_doubt
@@ -394,13 +394,13 @@ def test_a_segment_is_never_the_truth(tmp_path: Path) -> None:
     objects.delete(leases.decision_uri(out, "s00002"))
     objects.write_bytes(f"{out}/segments/damaged.parquet", objects.read_bytes(segment.uri)[:-9])
     pq.write_table(pa.table({"slide_id": ["s00003"]}), f"{out}/segments/foreign.parquet")
-    found = decisions.read_decisions(out)
+    found = decision_segments.read_decisions(out)
     assert dict(zip(found.table["slide_id"].to_pylist(), found.table["score"].to_pylist(), strict=True)) == {
         "s00000": 1.5, "s00001": 9.0, "s00003": 1.5,
     }  # fmt: skip
     assert found.loose == 1
     objects.delete(segment.uri)
-    assert len(decisions.read_decisions(out).table) == 3
+    assert len(decision_segments.read_decisions(out).table) == 3
     with sd.book(out) as book:
         summary = book.finish(rows)
     assert (summary["slides"], summary["scored"], summary["open"]) == (4, 3, 1)
@@ -502,18 +502,18 @@ def test_a_slide_that_could_not_be_judged_is_not_screened_again(tmp_path: Path) 
 
 def test_segments_are_written_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that dies leaves few decisions that are read one by one; the last one merges the segments."""
-    monkeypatch.setattr(decisions, "SEGMENT_ROWS", 4)
+    monkeypatch.setattr(decision_segments, "SEGMENT_ROWS", 4)
     out, rows = str(tmp_path / "out"), _slides(tmp_path / "slides", 10)
     with sd.book(out) as book:
         for row in next(book.rounds(rows)):
             leases.claim(book.tenure, row.slide_id)
             result = sd.scored(row, etag=objects.stat(row.uri).etag)
             book.commit(result, sd.verdict(result))  # type: ignore[arg-type]
-    found = decisions.read_decisions(out)
+    found = decision_segments.read_decisions(out)
     assert (len(found.table), len(found.segments), found.loose) == (10, 2, 2)
     with sd.book(out) as book:
         assert book.finish(rows)["scored"] == 10
-    found = decisions.read_decisions(out)
+    found = decision_segments.read_decisions(out)
     assert (len(found.table), len(found.segments), found.loose) == (10, 1, 0)
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uadray.leases import REQUESTS, read_version
 from uadray.schemas import SLIDE_DECISIONS
+from uadray.screening.leases import REQUESTS, read_version
 from uadray.storage import objects
 
 SEGMENT_ROWS = 1000

@@ -6,10 +6,10 @@ from typing import Any
 import cv2
 import pytest
 
-from uadray import screening
 from uadray.cluster import stream
 from uadray.cluster.nodes import Nodes
-from uadray.screening import SlideResult, scored_slides
+from uadray.screening import job
+from uadray.screening.job import SlideResult, scored_slides
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.spec import TileSpec
 
@@ -39,9 +39,9 @@ class Streams:
 
 def _run(monkeypatch: pytest.MonkeyPatch, faults: dict[str, list[str]], **constants: int) -> tuple[Streams, list[Any]]:
     streams = Streams(faults)
-    monkeypatch.setattr(screening, "_streamed", streams)
+    monkeypatch.setattr(job, "_streamed", streams)
     for name, value in constants.items():
-        monkeypatch.setattr(screening, name, value)
+        monkeypatch.setattr(job, name, value)
     monkeypatch.setattr("uadray.cluster.nodes.ray.nodes", lambda: [
         {"NodeID": name, "Alive": True, "NodeManagerAddress": name, "Resources": {"CPU": 2}} for name in "ab"
     ])  # fmt: skip

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from uadray import faults, leases
+from uadray import faults
 from uadray.cluster.read_tasks import Read, reading
 from uadray.cluster.stream import failed_part, read_slide
-from uadray.leases import Tenure
+from uadray.screening import leases
+from uadray.screening.leases import Tenure
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.spec import TileSpec
 

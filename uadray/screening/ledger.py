@@ -5,8 +5,8 @@
     masks/<slide_id>.geojson          tissue and flagged regions, for QuPath; edited ones go in by `--mask-dir`
     evidence/<slide_id>/*.jpg         thumbnail, heatmap, the most abnormal tiles beside their reconstructions
     decisions/<slide_id>.json         the commit: a slide is done when this exists for this run and slide version
-    segments/*.parquet                many decisions in one object, see `uadray.decisions`
-    drivers/, leases/                 who is at work, and on what; see `uadray.drivers` and `uadray.leases`
+    segments/*.parquet                many decisions in one object, see `uadray.screening.decision_segments`
+    drivers/, leases/                 who is at work, and on what; see `uadray.screening.heartbeats` and `uadray.screening.leases`
     decisions.parquet, worklist.html, worklist.csv, summary.json
 
 A decision is put only where none is (a conditional put in S3), after everything it refers to. Only the holder of a
@@ -34,11 +34,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from uadray import __version__, decisions, drivers, leases, provenance, versions
+from uadray import __version__, provenance
 from uadray.errors import InputError, UadrayError, WorkError
-from uadray.leases import REQUESTS
 from uadray.reports import pictures, worklist
 from uadray.schemas import SLIDE_DECISIONS
+from uadray.screening import decision_segments, heartbeats, leases, replaced_slides
+from uadray.screening.leases import REQUESTS
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 from uadray.tiles.mask_folder import SUFFIX, mask_uri
@@ -46,7 +47,7 @@ from uadray.tiles.mask_folder import SUFFIX, mask_uri
 if TYPE_CHECKING:
     from uadray.aggregation import Calibration
     from uadray.detectors.bundle import Bundle
-    from uadray.screening import SlideResult
+    from uadray.screening.job import SlideResult
 
 RUN, DECISIONS, WORKLIST = "run.json", "decisions.parquet", "worklist.html"
 
@@ -79,10 +80,10 @@ class Ledger:
         self.given_back: dict[str, str] = {}
         self._committing = threading.Lock()
         self._mask_etags: dict[str, str] = {}
-        self._driver = drivers.Driver(out, lease_s=lease_s)
+        self._driver = heartbeats.Driver(out, lease_s=lease_s)
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="uadray-ledger")
         self._written: dict[str, bytes] = {}
-        self._segment_rows = decisions.SEGMENT_ROWS
+        self._segment_rows = decision_segments.SEGMENT_ROWS
 
     def __enter__(self) -> Self:
         self._driver.__enter__()
@@ -98,15 +99,15 @@ class Ledger:
         A decision about an older version of a slide, and with `retry_failed` one of `failed`, is withdrawn: it stays
         where it is until the new one takes its place.
         """
-        found = decisions.read_decisions(self.out)
-        decisions.tidy(self.out, found, whole=False)
+        found = decision_segments.read_decisions(self.out)
+        decision_segments.tidy(self.out, found, whole=False)
         names = ("slide_id", "state", "fingerprint", "mask", "decision_etag")
         known = {row["slide_id"]: row for row in found.table.select(names).to_pylist()}
         decided = [row for row in rows if row.slide_id in known]
         sound = [row for row in decided if known[row.slide_id]["state"] != "failed"]
         folder = self.bundle.tiles.mask_dir
         self._mask_etags = _mask_etags(folder) if folder else _kept_masks(sound, known)
-        again = versions.replaced(
+        again = replaced_slides.replaced(
             sound, lambda row, etag: self.slide_fingerprint(row, etag) == known[row.slide_id]["fingerprint"]
         )
         if retry_failed:
@@ -201,10 +202,10 @@ class Ledger:
         with self._committing:
             if self._written:
                 self._compact()
-        found = decisions.read_decisions(self.out)
+        found = decision_segments.read_decisions(self.out)
         place = {slide_id: i for i, slide_id in enumerate(found.table["slide_id"].to_pylist())}
         decided = [row.slide_id for row in rows if row.slide_id in place and not self._is_outdated(row.slide_id)]
-        decisions.tidy(self.out, found, whole=True)
+        decision_segments.tidy(self.out, found, whole=True)
         self._driver.sweep(set(place))
         order = pa.array([place[slide_id] for slide_id in decided], pa.int64())
         table = found.table.select(SLIDE_DECISIONS.names).take(order).cast(SLIDE_DECISIONS)
@@ -253,7 +254,7 @@ class Ledger:
     def _undecided(self, slide_ids: set[str]) -> set[str]:
         """Those without a decision, or with the one that was withdrawn: by a listing, or singly where they are few."""
         if len(slide_ids) > REQUESTS:
-            etags = {slide_id: info.etag for slide_id, info in decisions.list_decisions(self.out).items()}
+            etags = {slide_id: info.etag for slide_id, info in decision_segments.list_decisions(self.out).items()}
         else:
             uris = {slide_id: leases.decision_uri(self.out, slide_id) for slide_id in slide_ids}
             found = zip(uris, self._pool.map(leases.version, uris.values()), strict=True)
@@ -278,9 +279,9 @@ class Ledger:
         objects.write_bytes(objects.join(self.out, *place.split("/")), data, content_type=kind)
 
     def _compact(self) -> None:
-        n_decided = decisions.compact(self.out, self._written)
+        n_decided = decision_segments.compact(self.out, self._written)
         self._written = {}
-        self._segment_rows = max(decisions.SEGMENT_ROWS, int(decisions.SEGMENT_SHARE * n_decided))
+        self._segment_rows = max(decision_segments.SEGMENT_ROWS, int(decision_segments.SEGMENT_SHARE * n_decided))
 
     def _pictures(self, result: "SlideResult") -> dict[str, bytes]:
         preview = cv2.imdecode(np.frombuffer(result.preview, np.uint8), cv2.IMREAD_COLOR_RGB)
@@ -313,8 +314,10 @@ class Ledger:
         }
 
 
-def open_ledger(out: str, *, bundle: "Bundle", calibration: "Calibration", lease_s: float = drivers.LEASE_S) -> Ledger:
-    """Claim an output folder for this bundle and calibration, or go on with it. `lease_s`: see `uadray.drivers`.
+def open_ledger(
+    out: str, *, bundle: "Bundle", calibration: "Calibration", lease_s: float = heartbeats.LEASE_S
+) -> Ledger:
+    """Claim an output folder for this bundle and calibration, or go on with it. `lease_s`: see `uadray.screening.heartbeats`.
 
     Raises:
         InputError: it belongs to another, or its store does not honour conditional puts.
