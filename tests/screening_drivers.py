@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from uadray.aggregation import AggregationConfig, Calibration
+from uadray.decisions.aggregation import AggregationConfig, Calibration
 from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES
 from uadray.screening import leases

@@ -30,10 +30,10 @@ from commands import start
 from fault_proxy import FaultProxy, Request
 from seaweed import SeaweedServer
 
-from uadray.aggregation import slide_score
 from uadray.bench.processes import READER, SCORER, peak_rss, titled
 from uadray.bench.slides import write_calibration, write_slide, write_tiny_bundle
 from uadray.cluster.connection import ENVIRONMENT
+from uadray.decisions.aggregation import slide_score
 from uadray.detectors.bundle import Bundle, load_detector
 from uadray.slides.manifest import SlideRow, write_manifest
 from uadray.slides.slide import open_slide

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from uadray import provenance
-from uadray.aggregation import AggregationConfig, Calibration, check_alpha, one_a_patient
 from uadray.cluster.nodes import Nodes
 from uadray.cluster.stream import StreamConfig
 from uadray.config import parse_config
+from uadray.decisions.aggregation import AggregationConfig, Calibration, check_alpha, one_a_patient
 from uadray.detectors.bundle import CALIBRATION, Bundle
 from uadray.errors import InputError, shown
 from uadray.screening.job import Progress, judge, scored_slides

@@ -254,8 +254,8 @@ def calibrate(
 ) -> None:
     """Score normal slides that were not trained on; from then on the bundle can decide."""
     from uadray import calibration as job
-    from uadray.aggregation import AggregationConfig
     from uadray.config import parse_config
+    from uadray.decisions.aggregation import AggregationConfig
     from uadray.detectors.bundle import read_bundle
     from uadray.slides.manifest import read_manifest
     from uadray.tiles.mask_folder import check_folder

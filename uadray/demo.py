@@ -12,11 +12,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from uadray.aggregation import AggregationConfig
 from uadray.calibration import calibrate
 from uadray.cluster.connection import connect
 from uadray.config import parse_config
 from uadray.console import Tick
+from uadray.decisions.aggregation import AggregationConfig
 from uadray.errors import InputError
 from uadray.evaluation.report import evaluate
 from uadray.phantoms.slides import write_archive

@@ -24,8 +24,7 @@ import pyarrow.compute as pc
 import torch
 from pydantic import Field
 
-from uadray import aggregation, faults, metrics, provenance
-from uadray.aggregation import AggregationConfig, Calibration
+from uadray import faults, metrics, provenance
 from uadray.cluster.attempts import Attempts, is_there
 from uadray.cluster.nodes import Nodes, head_address
 from uadray.cluster.read_tasks import Read
@@ -44,6 +43,8 @@ from uadray.cluster.stream import (
 from uadray.cluster.waiting import Say, Waiting
 from uadray.cluster.watch import DriversWatch
 from uadray.config import Config
+from uadray.decisions import aggregation
+from uadray.decisions.aggregation import AggregationConfig, Calibration
 from uadray.detectors.bundle import Bundle, load_detector
 from uadray.detectors.detector import BATCH, Scored
 from uadray.detectors.pixels import Pixels

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from uadray.aggregation import (
+from uadray.decisions.aggregation import (
     AggregationConfig,
     Calibration,
     check_alpha,

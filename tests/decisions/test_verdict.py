@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from uadray.aggregation import AggregationConfig, Calibration
+from uadray.decisions.aggregation import AggregationConfig, Calibration
 from uadray.schemas import SLIDE_DECISIONS, TILE_SCORES
 from uadray.screening.job import SlideResult, judge
 from uadray.slides.manifest import SlideRow
