@@ -20,8 +20,8 @@ from uadray.config import load_config
 from uadray.detectors.bundle import load_detector, read_bundle
 from uadray.errors import InputError
 from uadray.serving.app import build_app
-from uadray.serving.deployments import Encoder, Generator, Scorer, Whole
 from uadray.serving.schemas import ServeConfig, StageConfig
+from uadray.serving.stages import Encoder, Generator, Scorer, Whole
 from uadray.tiles.images import Pixels
 
 SMALL = {name: StageConfig(cpus=0.1) for name in ("ingress", "encoder", "generator", "scorer", "detector")}

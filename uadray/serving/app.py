@@ -23,9 +23,9 @@ from uadray import console
 from uadray.cluster.connection import connect
 from uadray.detectors.bundle import Bundle, read_bundle
 from uadray.errors import InputError, WorkError
-from uadray.serving.deployments import Encoder, Generator, Scorer, Scores, Whole
 from uadray.serving.endpoints import RefusedError, build_http, digest
 from uadray.serving.schemas import ServeConfig, StageConfig
+from uadray.serving.stages import Encoder, Generator, Scorer, Scores, Whole
 from uadray.storage import objects
 from uadray.tiles.images import Pixels
 

@@ -24,8 +24,6 @@ from starlette.requests import ClientDisconnect
 
 from uadray import __version__, metrics
 from uadray.detectors.bundle import Bundle
-from uadray.serving.deployments import Scores
-from uadray.serving.images import claimed_px, decode_tile
 from uadray.serving.schemas import (
     Health,
     Problem,
@@ -37,6 +35,8 @@ from uadray.serving.schemas import (
     host_name,
     is_loopback,
 )
+from uadray.serving.stages import Scores
+from uadray.serving.upload_images import claimed_px, decode_tile
 from uadray.tiles.images import ImageError, Pixels
 
 DECODE_CHUNK = 16
