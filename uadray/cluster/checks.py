@@ -71,7 +71,7 @@ def _version(package: str) -> str:
 def _code() -> str:
     """Eight digits that change when any file of uadray does: a version number stays the same for many commits."""
     digest = hashlib.sha256()
-    root = Path(__file__).parent
+    root = Path(uadray.__file__).parent
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:8]

@@ -1,6 +1,6 @@
 """Looking at every node of the cluster before work is given to it, so that a bad one is named and not met.
 
-A task that is pinned to each living node, and asks for no CPU, does what `uadray.cluster.checks.examine_node` says. Whatever
+A task that is pinned to each living node, and asks for no CPU, does what `checks.examine_node` says. Whatever
 happens to it there is a finding about that node: uadray cannot be imported, the node is gone, or says nothing.
 """
 

@@ -296,7 +296,7 @@ def _template() -> jinja2.Template:
 
 @cache
 def _asset(name: str) -> str:
-    return (resources.files("uadray") / "templates" / name).read_text(encoding="utf-8")
+    return (resources.files("uadray.reports") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _csp_hash(text: str) -> str:

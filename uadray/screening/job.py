@@ -1,7 +1,7 @@
 """The batch job: slides -> decisions, slide by slide, resumable.
 
 `scored_slides` streams an archive through the scoring actors and yields one `SlideResult` a slide, in whatever order
-they end. `screen` judges and commits each (see `uadray.screening.ledger`), then writes the summary for people. Kill it at any
+they end. `screen` judges and commits each (see `ledger`), then writes the summary for people. Kill it at any
 moment and run it again: slides with a decision are left as they are.
 """
 
@@ -97,7 +97,7 @@ class SlideResult:
     preview: bytes = b""
     masks: bytes = b""
     tiles: pa.Table | None = None
-    pictures: pa.Table | None = None
+    evidence: pa.Table | None = None
     failure: tuple[str, str] | None = None
     is_open: bool = False
 

@@ -3,7 +3,7 @@
     leases/<slide_id>.json    {"driver", "tenure"}: whose slide this is; there while the slide is being screened
 
 A slide is claimed by its reader when it starts, by a put where nothing is; it stays so for as long as its driver lives
-(see `uadray.screening.heartbeats`). What is renewed is the driver, not its leases: a few small requests a minute, however many
+(see `heartbeats`). What is renewed is the driver, not its leases: a few small requests a minute, however many
 slides it holds.
 """
 

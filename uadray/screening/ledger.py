@@ -5,8 +5,8 @@
     masks/<slide_id>.geojson          tissue and flagged regions, for QuPath; edited ones go in by `--mask-dir`
     evidence/<slide_id>/*.jpg         thumbnail, heatmap, the most abnormal tiles beside their reconstructions
     decisions/<slide_id>.json         the commit: a slide is done when this exists for this run and slide version
-    segments/*.parquet                many decisions in one object, see `uadray.screening.decision_segments`
-    drivers/, leases/                 who is at work, and on what; see `uadray.screening.heartbeats` and `uadray.screening.leases`
+    segments/*.parquet                many decisions in one object, see `decision_segments`
+    drivers/, leases/                 who is at work, and on what; see `heartbeats` and `leases`
     decisions.parquet, worklist.html, worklist.csv, summary.json
 
 A decision is put only where none is (a conditional put in S3), after everything it refers to. Only the holder of a
@@ -290,10 +290,10 @@ class Ledger:
             np.asarray(preview, dtype=np.uint8), result.tiles, level0_size=(width, height),
             low=self.calibration.tile_median, high=self.calibration.tile_high, threshold=self.calibration.tile_p99,
         )  # fmt: skip
-        pictures = {"thumbnail.jpg": result.preview, "heatmap.jpg": pictures.encode_jpeg(heat)}
+        files = {"thumbnail.jpg": result.preview, "heatmap.jpg": pictures.encode_jpeg(heat)}
         for place, row in enumerate(result.evidence.to_pylist() if result.evidence is not None else ()):
-            pictures |= {f"tile_{place}.jpg": row["tile"], f"reconstruction_{place}.jpg": row["reconstruction"]}
-        return pictures
+            files |= {f"tile_{place}.jpg": row["tile"], f"reconstruction_{place}.jpg": row["reconstruction"]}
+        return files
 
     def _page_facts(self, n_manifest: int) -> worklist.Run:
         return {
@@ -317,7 +317,7 @@ class Ledger:
 def open_ledger(
     out: str, *, bundle: "Bundle", calibration: "Calibration", lease_s: float = heartbeats.LEASE_S
 ) -> Ledger:
-    """Claim an output folder for this bundle and calibration, or go on with it. `lease_s`: see `uadray.screening.heartbeats`.
+    """Claim an output folder for this bundle and calibration, or go on with it. `lease_s`: see `heartbeats`.
 
     Raises:
         InputError: it belongs to another, or its store does not honour conditional puts.

@@ -179,7 +179,7 @@ class _Fault:
 def _settled(
     rows: list[SlideRow], spec: TileSpec, options: dict[str, int | None], out: str, nodes: Nodes
 ) -> Iterator[tuple[SlideRow, SlideTiles | str]]:
-    """Each slide's tiles, or why there are none; what the system fails at is tried again (`uadray.cluster.attempts`)."""
+    """Each slide's tiles, or why there are none; what the system fails at is tried again (`cluster.attempts`)."""
     attempts = Attempts(nodes)
     metrics.start_run(fingerprint([out, str(time.time())])[:8], ("tile",))
     todo = rows

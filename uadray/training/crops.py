@@ -235,7 +235,7 @@ class SlideSource:
         rows: the slides.
         etags: of each.
         n_tiles: [n_slides], tiles with tissue.
-        packed: bytes; the corners of all tiles of all slides, in level-0 pixels (`uadray.training.passes.pack_corners`).
+        packed: bytes; the corners of all tiles of all slides, in level-0 pixels (`passes.pack_corners`).
         offsets: [n_slides + 1], where each slide's corners begin in `packed`.
         whole: [n_slides], slides that are read through a local copy: all their tiles of a pass are one entry.
         stains: of each slide, where colours are normalised.
