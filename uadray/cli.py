@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from uadray import __version__, console
+from uadray import __version__
+from uadray.commands import console
 from uadray.errors import ClusterLostError, UadrayError, WorkError
 
 app = typer.Typer(
@@ -83,7 +84,7 @@ def doctor(
     out: Annotated[str | None, typer.Option(help="Folder or s3:// URI that a screening shall write to.")] = None,
 ) -> None:
     """Say what works on this machine and on the cluster of RAY_ADDRESS, what is missing, and how to fix it."""
-    from uadray.doctor import examine
+    from uadray.commands.doctor import examine
 
     ok = True
     for finding in examine(out):
@@ -100,7 +101,7 @@ def demo(
     epochs: Annotated[int, typer.Option(help="Of the training; fewer are quicker and find less.", min=1)] = 10,
 ) -> None:
     """The whole job on slides it makes itself: train, calibrate, screen, evaluate; minutes on a laptop."""
-    from uadray.demo import run
+    from uadray.commands.demo import run
 
     with console.progress("demo") as tick:
         summary = run(out, tick, epochs=epochs)
@@ -138,7 +139,7 @@ def split(
     even: Annotated[bool, typer.Option(help="Keep the shares exact; slides that have a split keep it.")] = False,
 ) -> None:
     """Divide a manifest by patient; stable when slides are added."""
-    from uadray.data.splits import split_manifest
+    from uadray.commands.split import split_manifest
 
     shares = {name: _share(text, fractions) for name, _, text in (part.partition("=") for part in fractions.split(","))}
     console.result(split_manifest(manifest, out, fractions=shares, seed=seed, stratify_by=stratify_by or (), even=even))
@@ -201,7 +202,7 @@ def train(
     from uadray.training.config import TrainConfig
 
     settings = load_config(TrainConfig, config, overrides or [])
-    from uadray import train as job
+    from uadray.commands import train as job
 
     job.check(settings, data=data, out=out, resume=resume)
     with console.progress(f"train {settings.name}") as tick:
@@ -226,7 +227,7 @@ def score(
     gpus: GpusOpt = 0,
 ) -> None:
     """Score every tile of a tile set or of slides."""
-    from uadray import score as job
+    from uadray.commands import score as job
     from uadray.detectors.bundle import read_bundle
 
     described = read_bundle(bundle)
@@ -253,7 +254,7 @@ def calibrate(
     gpus: GpusOpt = 0,
 ) -> None:
     """Score normal slides that were not trained on; from then on the bundle can decide."""
-    from uadray import calibration as job
+    from uadray.commands import calibrate as job
     from uadray.config import parse_config
     from uadray.decisions.aggregation import AggregationConfig
     from uadray.detectors.bundle import read_bundle
@@ -289,7 +290,7 @@ def screen(
     gpus: GpusOpt = 0,
 ) -> None:
     """Screen an archive, slide by slide; run it again to go on after whatever stopped it."""
-    from uadray.calibration import read_calibration
+    from uadray.commands.calibrate import read_calibration
     from uadray.detectors.bundle import read_bundle
     from uadray.screening import job
     from uadray.slides.manifest import read_manifest

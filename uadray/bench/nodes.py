@@ -132,9 +132,9 @@ def _streamed(network: Network, folder: str, nodes: int, part_s: float) -> dict[
 
 def _screened_with_a_loss(network: Network, folder: str) -> dict[str, Any]:
     """Screen all slides; kill the last node when a third of them is decided."""
-    from uadray.calibration import read_calibration
     from uadray.cluster.connection import connect
     from uadray.cluster.stream import StreamConfig
+    from uadray.commands.calibrate import read_calibration
     from uadray.detectors.bundle import read_bundle
     from uadray.screening.decision_segments import read_decisions
     from uadray.screening.job import ScreenConfig, screen

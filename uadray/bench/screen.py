@@ -226,8 +226,8 @@ def _screened(
     And the CPU time of the last of them, in ms a tile, by who spent it; of processes that ended meanwhile nothing is
     known.
     """
-    from uadray.calibration import read_calibration
     from uadray.cluster.connection import connect
+    from uadray.commands.calibrate import read_calibration
     from uadray.screening.job import screen
 
     calibration = read_calibration(f"{root}/bundle", bundle)

@@ -19,8 +19,8 @@ from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from uadray import console
 from uadray.cluster.connection import connect
+from uadray.commands import console
 from uadray.detectors.bundle import Bundle, read_bundle
 from uadray.errors import InputError, WorkError
 from uadray.serving.endpoints import RefusedError, build_http, digest

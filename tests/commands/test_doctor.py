@@ -7,8 +7,8 @@ import pytest
 from commands import run
 from seaweed import SeaweedServer
 
-from uadray import doctor
 from uadray.cluster.checks import Finding
+from uadray.commands import doctor
 from uadray.storage import objects
 
 

@@ -14,8 +14,8 @@ import pytest
 from commands import answer, run, start
 from seaweed import SeaweedServer
 
-from uadray import demo
 from uadray.bench.processes import titled
+from uadray.commands import demo
 from uadray.detectors.bundle import load_detector, read_bundle
 from uadray.slides.manifest import SlideRow, read_manifest, write_manifest
 from uadray.slides.slide import open_slide, read_tile

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from seaweed import SeaweedServer
 
-from uadray.calibration import calibrate, check, read_calibration
 from uadray.cluster.stream import StreamConfig
+from uadray.commands.calibrate import calibrate, check, read_calibration
 from uadray.decisions.aggregation import AggregationConfig
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle, write_bundle
 from uadray.detectors.catalog import FanoganConfig, build_networks

@@ -12,10 +12,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from uadray.calibration import calibrate
 from uadray.cluster.connection import connect
+from uadray.commands.calibrate import calibrate
+from uadray.commands.console import Tick
+from uadray.commands.train import train
 from uadray.config import parse_config
-from uadray.console import Tick
 from uadray.decisions.aggregation import AggregationConfig
 from uadray.errors import InputError
 from uadray.evaluation.report import evaluate
@@ -23,7 +24,6 @@ from uadray.phantoms.slides import write_archive
 from uadray.screening import job
 from uadray.slides.manifest import read_manifest
 from uadray.storage import objects
-from uadray.train import train
 from uadray.training.config import TrainConfig
 
 ALPHA = 0.1

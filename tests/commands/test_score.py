@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from uadray.cluster.stream import StreamConfig
+from uadray.commands.score import described, score
 from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
 from uadray.detectors.catalog import FanoganConfig, build_networks
 from uadray.errors import InputError, WorkError
 from uadray.evaluation.report import evaluate
 from uadray.schemas import TILE_SCORES
-from uadray.score import described, score
 from uadray.serving.upload_images import decode_tile
 from uadray.tiles.spec import TileSpec
 from uadray.tilesets.containers import TileRef

@@ -12,7 +12,7 @@ import pytest
 
 WORK = """
 import logging, os, subprocess, sys, time
-from uadray import console
+from uadray.commands import console
 console.set_up_logging()
 console.LOG_EVERY_S = 0.3
 with console.progress("work") as tick:

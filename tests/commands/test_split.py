@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uadray.data.splits import FRACTIONS, split, split_manifest
+from uadray.commands.split import FRACTIONS, split, split_manifest
 from uadray.errors import InputError
 from uadray.slides.manifest import SlideRow, read_manifest, write_manifest
 
