@@ -1,1 +1,1 @@
-"""Opening slides and reading tiles at an exact mpp."""
+"""Opening slides, and reading pixels at an exact mpp."""

@@ -1,1 +1,1 @@
-"""Losses, steps, checkpoints, and the Ray Train worker."""
+"""From tiles to trained networks."""

@@ -1,1 +1,0 @@
-"""Slides and tile sets on Ray Data."""

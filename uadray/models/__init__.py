@@ -1,1 +1,0 @@
-"""Networks, one architecture per file, and the frozen backbones that compare images."""
