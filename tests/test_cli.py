@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from commands import answer, run
+from command_line import answer, run
 from seaweed import SeaweedServer
 
 from uadray.detectors.bundle import write_bundle

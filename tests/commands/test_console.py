@@ -84,7 +84,7 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path: Path) ->
 @pytest.mark.parametrize(("error", "status"), [("InputError", 2), ("WorkError", 1), ("ClusterLostError", 1)])
 def test_an_error_is_one_line_with_its_log(tmp_path: Path, error: str, status: int) -> None:
     code = (
-        "import sys; from uadray import cli, console, errors\n"
+        "import sys; from uadray import cli, errors; from uadray.commands import console\n"
         "def fail(*_, **__):\n with console.progress('x'): "
         f"raise errors.{error}('what\\nhappened') from OSError('why')\n"
         "cli.app = fail; cli.main()"

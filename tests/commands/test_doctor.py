@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import run
+from command_line import run
 from seaweed import SeaweedServer
 
 from uadray.cluster.checks import Finding

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import start
+from command_line import start
 from fault_proxy import FaultProxy, Request
 from seaweed import SeaweedServer
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from commands import answer, run, start
+from command_line import answer, run, start
 from seaweed import SeaweedServer
 
 from uadray.bench.processes import titled

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import run
+from command_line import run
 from seaweed import SeaweedServer
 from typer.testing import CliRunner
 

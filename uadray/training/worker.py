@@ -137,7 +137,7 @@ def _is_gone(error: Exception) -> bool:
 def sentence(error: BaseException) -> str:
     r"""What an error says to people: of a traceback in it, the last error that is uadray's own; else its last line.
 
-    >>> sentence(RuntimeError("a task failed\nuadray.uris.AccessError: s3://a/b: refused\n  in line 7"))
+    >>> sentence(RuntimeError("a task failed\nuadray.errors.AccessError: s3://a/b: refused\n  in line 7"))
     's3://a/b: refused'
     """
     lines = str(error).strip().splitlines() or [repr(error)]
