@@ -21,8 +21,8 @@ from uadray.schemas import TILE_SCORES
 from uadray.screening import leases
 from uadray.screening.ledger import Ledger, open_ledger
 from uadray.slides.manifest import SlideRow
+from uadray.slides.slide import Mpp
 from uadray.tiles.spec import TileSpec
-from uadray.units import Mpp
 
 PREVIEW = encode_jpeg(np.full((30, 40, 3), 200, np.uint8))
 EVIDENCE = pa.schema(

@@ -11,8 +11,8 @@ from seaweed import SeaweedServer
 from uadray.detectors.bundle import write_bundle
 from uadray.detectors.catalog import FanoganConfig, build_networks
 from uadray.slides.manifest import read_manifest
+from uadray.slides.slide import Mpp
 from uadray.tiles.spec import TileSpec
-from uadray.units import Mpp
 
 TRAIN = """\
 name: t

@@ -4,9 +4,14 @@
 slide and never ends a command: the slide ends in the state `failed(reason)` and the others go on. `WorkError` ends a
 command with exit status 1 (the work was started and could not be finished).
 
+Whose fault an error is decides what happens. A slide that is damaged, has no pixel size or kills its reader fails. A
+fault of the system (credentials, network, a full disk, a broken GPU) says nothing about the slide that met it: that
+slide is given back and tried again, on another node where there is one.
+
 Errors name slides, for whoever gave the command. Logs are kept and sent elsewhere: they have `shown` for a slide.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -83,3 +88,93 @@ class SlideError(UadrayError):
 
 class ClusterLostError(WorkError):
     """The Ray cluster is gone: whatever is asked of it hangs, its shutdown too. Exit status 1."""
+
+
+class NotFoundError(InputError):
+    """The object, the folder's object or the bucket does not exist."""
+
+
+class NoBucketError(NotFoundError):
+    """The bucket does not exist: never an object's mere absence, but a wrong name or a wrong endpoint."""
+
+
+class AccessError(InputError):
+    """Credentials are wrong, incomplete or expired, or do not allow this; or clock or region are wrong."""
+
+
+class UnreachableError(InputError):
+    """The endpoint does not answer, or breaks off, after all retries."""
+
+
+class ChangedError(WorkError):
+    """The object is no longer the one that was looked at before (its etag differs)."""
+
+
+class FullError(WorkError):
+    """A disk is full, or a slide is larger than the slide cache may be."""
+
+
+class BusyError(WorkError):
+    """The slide cache has no room, because others use every copy in it: the same may go well later."""
+
+
+SYSTEM_REASONS = frozenset({"no_access", "unreachable", "cache_busy", "disk_full", "memory", "device", "node"})
+"""Reasons that are the system's. `memory`: a process could not get what a slide needs; `device`: what scores is broken;
+`node`: files that every other node sees are not there, or uadray itself does not run."""
+
+_OF_THE_NODE = frozenset(
+    {
+        *(errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN),
+        *(errno.ENETUNREACH, errno.EMFILE, errno.ENFILE, errno.EREMOTEIO),
+    }
+)
+"""A mount that has gone, too many open files: not what the bytes of a slide are about."""
+
+
+def reason_of(error: BaseException) -> tuple[str, str]:
+    """A stable word for why a slide could not be read or scored, and one line for people.
+
+    >>> reason_of(AccessError("s3://b/a.svs: refused"))
+    ('no_access', 's3://b/a.svs: refused')
+    >>> reason_of(SlideError("a", "no_mpp", "no pixel size"))[0], reason_of(MemoryError())[0]
+    ('no_mpp', 'memory')
+    >>> reason_of(ValueError("x"))
+    ('unreadable', 'ValueError: x')
+    """
+    chain = _chain(error)
+    if any(_is_want_of_memory(cause) for cause in chain):
+        return "memory", f"not enough memory: {error}"
+    for cause in chain:
+        if isinstance(cause, OSError) and cause.errno in _OF_THE_NODE:
+            return "node", str(error)
+        if isinstance(cause, ImportError):
+            return "node", f"uadray does not run there: {cause}"
+    if isinstance(error, SlideError):
+        return error.reason, error.message
+    kinds = {
+        AccessError: "no_access", UnreachableError: "unreachable", BusyError: "cache_busy", FullError: "disk_full",
+        ChangedError: "changed", NotFoundError: "missing",
+    }  # fmt: skip
+    for kind, word in kinds.items():
+        if isinstance(error, kind):
+            return word, str(error)
+    return "unreadable", f"{type(error).__name__}: {error}"
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """An error and what it was raised from."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__
+    return chain
+
+
+def _is_want_of_memory(error: BaseException) -> bool:
+    """Python's, torch's on a GPU (whose class importing this does not import), or OpenCV's."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (type(error).__module__ == "cv2" and "Insufficient memory" in str(error))
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    )

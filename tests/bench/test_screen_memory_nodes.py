@@ -14,7 +14,8 @@ from uadray.bench import memory, processes, screen, slides
 from uadray.bench.slides import DPA, TINY, gpu_tiles
 from uadray.config import load_config
 from uadray.detectors.bundle import read_bundle
-from uadray.slides.slide import open_slide, read_tile
+from uadray.slides.opening import open_slide
+from uadray.slides.tile_reading import read_tile
 from uadray.training.config import TrainConfig
 
 CONFIG = Path(__file__).parents[2] / "configs" / "train" / "dpa.yaml"

@@ -36,7 +36,7 @@ from uadray.cluster.connection import ENVIRONMENT
 from uadray.decisions.aggregation import slide_score
 from uadray.detectors.bundle import Bundle, load_detector
 from uadray.slides.manifest import SlideRow, write_manifest
-from uadray.slides.slide import open_slide
+from uadray.slides.opening import open_slide
 from uadray.storage import objects
 from uadray.tiles.plan import plan_slide, read_chunks
 

@@ -18,7 +18,8 @@ from uadray.bench.processes import titled
 from uadray.commands import demo
 from uadray.detectors.bundle import load_detector, read_bundle
 from uadray.slides.manifest import SlideRow, read_manifest, write_manifest
-from uadray.slides.slide import open_slide, read_tile
+from uadray.slides.opening import open_slide
+from uadray.slides.tile_reading import read_tile
 from uadray.storage import objects
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -21,9 +21,12 @@ from slides.tiff_files import ASCII, LONG, SHORT, Page, Value, build, page, pict
 
 from uadray.errors import SlideError
 from uadray.phantoms.slides import write_pyramid
+from uadray.slides.opening import open_slide
 from uadray.slides.openslide import OpenSlideSlide
-from uadray.slides.slide import Slide, open_slide, read_tile, thumbnail, tile_places
+from uadray.slides.slide import Slide
+from uadray.slides.thumbnail import thumbnail
 from uadray.slides.tiff.slide import TiffSlide
+from uadray.slides.tile_reading import read_tile, tile_places
 from uadray.storage import objects
 from uadray.tiles.plan import plan_slide, read_chunks
 from uadray.tiles.spec import TileSpec
@@ -506,7 +509,7 @@ def test_aperio_with_gaps_is_read_from_finer_levels(tmp_path: Path) -> None:
 def test_a_slide_that_has_no_other_overview_says_which_level_has_gaps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("uadray.slides.slide.OVERVIEW_MAX_PX", 200 * 200)
+    monkeypatch.setattr("uadray.slides.thumbnail.OVERVIEW_MAX_PX", 200 * 200)
     gaps = {1: [0], 2: [0], 3: [0]}
     path = _write(tmp_path / "s.tif", _pyramid_with_gaps("JPEG", gaps, **MPP))
     _refused(path, "no_overview", r"512 x 512 px; add pyramid levels \(not usable: page 2 \(256 x 256 px\), page 3")

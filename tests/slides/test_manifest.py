@@ -16,11 +16,11 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from seaweed import SeaweedServer
 
-from uadray.errors import InputError
+from uadray.errors import InputError, NotFoundError
 from uadray.schemas import SLIDES
 from uadray.slides.manifest import SlideRow, index, read_manifest, write_manifest
+from uadray.slides.slide import Mpp
 from uadray.storage import objects
-from uadray.units import Mpp
 
 
 def manifest(folder: Path, content: str | bytes, name: str = "manifest.csv") -> str:
@@ -284,7 +284,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_a_missing_manifest(tmp_path: Path) -> None:
-    with pytest.raises(objects.NotFoundError, match="there is no such file"):
+    with pytest.raises(NotFoundError, match="there is no such file"):
         read_manifest(str(tmp_path / "none.csv"))
 
 

@@ -16,7 +16,7 @@ import pytest
 from pyarrow import fs
 from seaweed import SeaweedServer
 
-from uadray.errors import UadrayError
+from uadray.errors import ChangedError, UadrayError
 from uadray.storage import objects
 
 pytestmark = pytest.mark.s3
@@ -74,7 +74,7 @@ def test_parquet_is_read_in_ranges_of_one_version(s3: SeaweedServer) -> None:
     file = pq.ParquetFile(path, filesystem=filesystem)
     assert file.read_row_group(7).equals(table.slice(7000, 1000))
     objects.write_bytes(uri, sink.getvalue()[::-1])
-    with pytest.raises(objects.ChangedError, match=r"t\.parquet: the object has changed"):
+    with pytest.raises(ChangedError, match=r"t\.parquet: the object has changed"):
         file.read_row_group(3)
 
 

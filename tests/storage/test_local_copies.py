@@ -22,7 +22,7 @@ import openslide
 import pytest
 from seaweed import SeaweedServer
 
-from uadray.errors import InputError
+from uadray.errors import BusyError, ChangedError, FullError, InputError, NotFoundError, UnreachableError
 from uadray.storage import copies, objects
 from uadray.storage.local_copies import local_copy
 from uadray.storage.slide_files import slide_files, slide_stat
@@ -78,9 +78,9 @@ def test_a_local_slide_is_used_where_it_lies(tmp_path: Path, folder: Path) -> No
         with local_copy(uri, etag=etag) as path:
             assert path == tmp_path / "a.svs"
     assert not folder.exists()
-    with pytest.raises(objects.NotFoundError), local_copy(str(tmp_path / "b.svs")):
+    with pytest.raises(NotFoundError), local_copy(str(tmp_path / "b.svs")):
         pass
-    with pytest.raises(objects.ChangedError), local_copy(str(tmp_path / "a.svs"), etag="other"):
+    with pytest.raises(ChangedError), local_copy(str(tmp_path / "a.svs"), etag="other"):
         pass
 
 
@@ -110,7 +110,7 @@ def test_a_changed_object_is_copied_anew(s3: SeaweedServer, folder: Path) -> Non
             assert new != old
             assert new.read_bytes() == b"new"
         assert old.stat().st_size == MIB
-    with pytest.raises(objects.ChangedError, match="has changed"), local_copy(uri, etag=etag):
+    with pytest.raises(ChangedError, match="has changed"), local_copy(uri, etag=etag):
         pass
 
 
@@ -121,7 +121,7 @@ def test_an_object_that_changes_while_it_is_copied(
     uri, _ = put(s3, "torn.svs")
     monkeypatch.setattr(copies, "PART_BYTES", MIB // 4)
     before(monkeypatch, lambda: objects.write_bytes(uri, b"x" * MIB), fetch=3)
-    with pytest.raises(objects.ChangedError), local_copy(uri):
+    with pytest.raises(ChangedError), local_copy(uri):
         pass
     assert entries(folder) == []
 
@@ -153,7 +153,7 @@ def test_a_copy_in_use_stays(s3: SeaweedServer, folder: Path, monkeypatch: pytes
             assert held.exists()
             assert not other.exists()
             with (
-                pytest.raises(objects.BusyError, match=r"slide one: no room for 1048576.*in use.*UADRAY_CACHE_BYTES"),
+                pytest.raises(BusyError, match=r"slide one: no room for 1048576.*in use.*UADRAY_CACHE_BYTES"),
                 local_copy(uris[1], slide_id="one", wait_s=0.3),
             ):
                 pass
@@ -191,7 +191,7 @@ def test_those_who_wait_for_each_other_do_not_wait_for_ever(
                 both.wait(timeout=60)
                 with local_copy(wanted, wait_s=wait_s):
                     return "had both"
-        except objects.BusyError:
+        except BusyError:
             return "gave up"
 
     with ThreadPoolExecutor(2) as pool:
@@ -205,7 +205,7 @@ def test_a_slide_larger_than_the_cache(s3: SeaweedServer, folder: Path, monkeypa
     monkeypatch.setenv("UADRAY_CACHE_BYTES", "1000")
     with (
         pytest.raises(
-            objects.FullError,
+            FullError,
             match=r"slide large\.svs: 1048576 bytes, and UADRAY_CACHE_BYTES .*to 1048576 at",
         ),
         local_copy(uri),
@@ -296,7 +296,7 @@ def test_who_waits_waits_as_long_as_bytes_arrive(
         assert said(holder) == "has"
         began = time.monotonic()
         with (
-            pytest.raises(objects.BusyError, match="nothing moved for 1 s"),
+            pytest.raises(BusyError, match="nothing moved for 1 s"),
             local_copy(after, wait_s=1),
         ):
             pass
@@ -373,7 +373,7 @@ def test_what_a_killed_process_leaves_is_cleared(
         assert [process.stdout.readline() for _ in range(2)] == ["fetch\n"] * 2
         left = entries(folder)
         assert [(path.suffix, copies.slide_bytes(path)) for path in left] == [(".part", MIB)] * 2
-        with pytest.raises(objects.BusyError, match="in use"), local_copy(put(s3, "other-1.svs")[0], wait_s=0):
+        with pytest.raises(BusyError, match="in use"), local_copy(put(s3, "other-1.svs")[0], wait_s=0):
             pass  # it lives, and holds what it has
         process.send_signal(signal.SIGKILL)
     with local_copy(put(s3, "other-1.svs")[0]), local_copy(put(s3, "other-2.svs")[0]):
@@ -452,21 +452,19 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 def test_a_full_disk(s3: SeaweedServer, small_disk: Path) -> None:
     large, small = put(s3, "disk-large.svs", 5 * MIB)[0], [put(s3, f"disk-{n}.svs", 3 * MIB)[0] for n in range(2)]
     with (
-        pytest.raises(
-            objects.FullError, match=f"slide large: the disk of the cache {small_disk} is full.*UADRAY_CACHE"
-        ),
+        pytest.raises(FullError, match=f"slide large: the disk of the cache {small_disk} is full.*UADRAY_CACHE"),
         local_copy(large, slide_id="large"),
     ):
         pass
     assert entries(small_disk) == []
     several = put_mrxs(s3, "disk", {"Data0000.dat": 3 * MIB, "Data0001.dat": 3 * MIB})[0]
-    with pytest.raises(objects.FullError, match=r"slide disk\.mrxs: the disk of the cache"), local_copy(several):
+    with pytest.raises(FullError, match=r"slide disk\.mrxs: the disk of the cache"), local_copy(several):
         pass
     assert entries(small_disk) == []
     for uri in small:  # the second evicts the first, though UADRAY_CACHE_BYTES would allow both
         with local_copy(uri) as path:
             assert path.stat().st_size == 3 * MIB
-    with pytest.raises(objects.FullError, match="the disk is full"):
+    with pytest.raises(FullError, match="the disk is full"):
         objects.write_bytes(str(small_disk / "big"), b"x" * 5 * MIB)
     assert entries(small_disk) == [copy_of(path)]
 
@@ -477,7 +475,7 @@ def test_a_disk_full_of_copies_in_use_is_busy(s3: SeaweedServer, small_disk: Pat
     held, wanted = (put(s3, f"disk-{name}.svs", 3 * MIB)[0] for name in ("held", "wanted"))
     with start_hold(held) as holder, ThreadPoolExecutor(1) as pool:
         assert said(holder) == "has"
-        with pytest.raises(objects.BusyError, match="in use"), local_copy(wanted, wait_s=0.2):
+        with pytest.raises(BusyError, match="in use"), local_copy(wanted, wait_s=0.2):
             pass
         waits = pool.submit(_size, wanted)
         until(lambda: tickets(small_disk) == 1)
@@ -495,7 +493,7 @@ def test_a_disk_without_room_for_anything(s3: SeaweedServer, small_disk: Path) -
     uri, _ = put(s3, "disk-none.svs", 1)
     with suppress(OSError):
         (small_disk / "somebody else's").write_bytes(b"x" * 5 * MIB)
-    with pytest.raises(objects.FullError, match=r"slide disk-none\.svs: the disk of the cache"), local_copy(uri):
+    with pytest.raises(FullError, match=r"slide disk-none\.svs: the disk of the cache"), local_copy(uri):
         pass
     assert [path.name for path in entries(small_disk)] == ["somebody else's"]
 
@@ -540,7 +538,7 @@ def test_a_local_series_has_the_version_of_all_its_files(tmp_path: Path, data_di
             assert path == tmp_path / "boxes_0.dcm"
     os.utime(tmp_path / "boxes_1.dcm", ns=(1, 1))
     assert slide_stat(uri).etag != first
-    with pytest.raises(objects.ChangedError, match="the slide has changed"), local_copy(uri, etag=first):
+    with pytest.raises(ChangedError, match="the slide has changed"), local_copy(uri, etag=first):
         pass
 
 
@@ -593,9 +591,9 @@ def test_an_mrxs_comes_with_its_folder(s3: SeaweedServer, folder: Path, monkeypa
     with local_copy(put(s3, "single.svs")[0]):  # both do not fit: the whole folder makes room
         assert len(entries(folder)) == 1
     monkeypatch.setenv("UADRAY_CACHE_BYTES", str(MIB))
-    with pytest.raises(objects.FullError, match="UADRAY_CACHE_BYTES allows"), local_copy(uri):
+    with pytest.raises(FullError, match="UADRAY_CACHE_BYTES allows"), local_copy(uri):
         pass
-    with pytest.raises(objects.NotFoundError, match=r"bare\.mrxs: nothing is in .*/bare/"):
+    with pytest.raises(NotFoundError, match=r"bare\.mrxs: nothing is in .*/bare/"):
         slide_files(put(s3, "bare.mrxs", 1)[0])
     monkeypatch.setattr("uadray.storage.slide_files.MAX_FILES", 4)
     with pytest.raises(InputError, match=r"with\.mrxs: more than 4 objects in .*/with/, expected the files of one"):
@@ -614,7 +612,7 @@ def test_a_member_replaced_or_added_while_the_slide_is_staged(
         with monkeypatch.context() as patch:
             new = f"{uri.removesuffix('.mrxs')}/{name}"
             before(patch, partial(objects.write_bytes, new, b"x"), fetch=fetch)
-            with pytest.raises(objects.ChangedError, match="changed since it was looked at"), local_copy(uri):
+            with pytest.raises(ChangedError, match="changed since it was looked at"), local_copy(uri):
                 pass
         assert entries(folder) == []
 
@@ -771,7 +769,7 @@ def test_damage_on_the_wire_is_noticed(
                 assert path.read_bytes() == data
             assert left == []
         else:
-            with pytest.raises(objects.UnreachableError, match=r"wire\.svs: arrives damaged"), local_copy(uri):
+            with pytest.raises(UnreachableError, match=r"wire\.svs: arrives damaged"), local_copy(uri):
                 pass
             assert entries(folder) == []
     finally:

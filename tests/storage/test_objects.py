@@ -18,7 +18,15 @@ import pytest
 from fault_proxy import FaultProxy, Request
 from seaweed import SeaweedServer, free_port
 
-from uadray.errors import InputError, UadrayError
+from uadray.errors import (
+    AccessError,
+    ChangedError,
+    InputError,
+    NoBucketError,
+    NotFoundError,
+    UadrayError,
+    UnreachableError,
+)
 from uadray.storage import objects
 from uadray.storage import s3_client as s3_module
 from uadray.storage.s3 import join_ranges
@@ -57,7 +65,7 @@ def test_etag_changes_with_content(root: str) -> None:
     assert objects.stat(uri) == before
     objects.write_bytes(uri, b"newer")
     assert objects.stat(uri).etag != before.etag
-    with pytest.raises(objects.ChangedError, match="has changed"):
+    with pytest.raises(ChangedError, match="has changed"):
         objects.read_ranges(uri, [(0, 2)], etag=before.etag)
     assert objects.read_ranges(uri, [(0, 2)], etag=None) == [b"ne"]
 
@@ -247,7 +255,7 @@ def test_two_mounts_of_one_folder_lose_nothing(tmp_path: Path) -> None:
 def test_local_trouble_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for uri in [f"{tmp_path}/none", str(tmp_path), f"{tmp_path}/file/below"]:
-        with pytest.raises(objects.NotFoundError):
+        with pytest.raises(NotFoundError):
             objects.stat(uri)
     with pytest.raises(UadrayError, match="file/below"):
         objects.write_bytes(f"{tmp_path}/file/below", b"x")
@@ -297,7 +305,7 @@ def test_odd_keys_are_read_too(s3: SeaweedServer) -> None:
         objects.write_bytes(uri, b"0123")
         etag = objects.stat(uri).etag
         assert objects.read_ranges(uri, [(1, 3)], etag=etag) == [b"12"]
-        with pytest.raises(objects.ChangedError):
+        with pytest.raises(ChangedError):
             objects.read_ranges(uri, [(1, 3)], etag="0" * 32)
         objects.delete(uri)
 
@@ -338,13 +346,13 @@ def _assert_all_fail(uri: str, error: type[Exception], message: str, *, but: tup
 
 @pytest.mark.s3
 def test_missing_bucket(s3: SeaweedServer) -> None:
-    _assert_all_fail("s3://nowhere/a.svs", objects.NotFoundError, "no bucket nowhere at http://127", but=(7,))
+    _assert_all_fail("s3://nowhere/a.svs", NotFoundError, "no bucket nowhere at http://127", but=(7,))
 
 
 @pytest.mark.s3
 def test_a_key_may_say_no_bucket(s3: SeaweedServer) -> None:
     assert not objects.exists(f"s3://{s3.bucket}/there is no bucket here.svs")
-    with pytest.raises(objects.NoBucketError):
+    with pytest.raises(NoBucketError):
         objects.exists("s3://nowhere/a.svs")
 
 
@@ -362,14 +370,14 @@ def test_who_asks_when_and_where(s3: SeaweedServer, monkeypatch: pytest.MonkeyPa
     """A server's refusals that are not about the object are never taken for a fault of it."""
     with FaultProxy(s3.endpoint, lambda request: answer) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        _assert_all_fail(f"s3://{s3.bucket}/a.svs", objects.AccessError, f"{answer.split()[1]}.*{message}.*check AWS_")
+        _assert_all_fail(f"s3://{s3.bucket}/a.svs", AccessError, f"{answer.split()[1]}.*{message}.*check AWS_")
 
 
 @pytest.mark.s3
 def test_missing_object(s3: SeaweedServer) -> None:
     uri = f"s3://{s3.bucket}/nothing.svs"
     for ask in (objects.stat, objects.read_bytes, lambda u: objects.read_ranges(u, [(0, 1)], etag=None)):
-        with pytest.raises(objects.NotFoundError, match="no such object"):
+        with pytest.raises(NotFoundError, match="no such object"):
             ask(uri)
 
 
@@ -383,7 +391,7 @@ def test_missing_object(s3: SeaweedServer) -> None:
 )
 def test_wrong_keys(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str) -> None:
     monkeypatch.setenv(name, value)
-    _assert_all_fail(f"s3://{s3.bucket}/a.svs", objects.AccessError, message)
+    _assert_all_fail(f"s3://{s3.bucket}/a.svs", AccessError, message)
 
 
 @pytest.mark.s3
@@ -403,9 +411,9 @@ def test_a_profile_is_used_and_named(s3: SeaweedServer, monkeypatch: pytest.Monk
     filesystem, path = objects.pyarrow_filesystem(uri)
     assert filesystem.get_file_info(path).size == 4
     monkeypatch.setenv("AWS_PROFILE", "wrong")
-    _assert_all_fail(uri, objects.AccessError, "check profile wrong")
+    _assert_all_fail(uri, AccessError, "check profile wrong")
     monkeypatch.setenv("AWS_PROFILE", "missing")
-    _assert_all_fail(uri, objects.AccessError, "missing.* could not be found")
+    _assert_all_fail(uri, AccessError, "missing.* could not be found")
 
 
 STAT = """
@@ -443,9 +451,9 @@ def test_without_credentials_requests_are_unsigned(s3: SeaweedServer, monkeypatc
     assert objects.read_ranges(public, [(1, 2)], etag=objects.stat(public).etag) == [b"1"]
     filesystem, path = objects.pyarrow_filesystem(public)
     assert filesystem.get_file_info(path).size == 4
-    with pytest.raises(objects.AccessError, match="anonymous"):
+    with pytest.raises(AccessError, match="anonymous"):
         objects.write_bytes(public, b"x")
-    with pytest.raises(objects.AccessError, match="the request was anonymous"):
+    with pytest.raises(AccessError, match="the request was anonymous"):
         objects.stat(f"s3://{s3.bucket}/a.svs")
 
 
@@ -453,7 +461,7 @@ def test_no_one_at_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setattr(s3_module, "_TRIES", 2)
     s3_module._connect.cache_clear()
-    _assert_all_fail("s3://slides/a.svs", objects.UnreachableError, "check AWS_ENDPOINT_URL")
+    _assert_all_fail("s3://slides/a.svs", UnreachableError, "check AWS_ENDPOINT_URL")
 
 
 def test_an_endpoint_that_says_nothing_ends_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,7 +472,7 @@ def test_an_endpoint_that_says_nothing_ends_in_an_error(monkeypatch: pytest.Monk
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         s3_module._connect.cache_clear()
         start = time.monotonic()
-        with pytest.raises(objects.UnreachableError, match="check AWS_ENDPOINT_URL"):
+        with pytest.raises(UnreachableError, match="check AWS_ENDPOINT_URL"):
             objects.read_ranges("s3://slides/a.svs", [(0, 1)], etag=None)
         assert time.monotonic() - start < 20
 

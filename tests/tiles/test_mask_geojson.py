@@ -13,7 +13,8 @@ from hypothesis.extra.numpy import arrays
 
 from uadray.errors import SlideError
 from uadray.phantoms.slides import PhantomSpec, paint
-from uadray.slides.slide import open_slide, thumbnail
+from uadray.slides.opening import open_slide
+from uadray.slides.thumbnail import thumbnail
 from uadray.tiles import mask_geojson
 from uadray.tiles.mask_geojson import read_mask, write_masks
 from uadray.tiles.plan import plan_slide

@@ -12,7 +12,9 @@ import tifffile
 from uadray.errors import SlideError
 from uadray.phantoms.slides import write_pyramid
 from uadray.slides.manifest import SlideRow
-from uadray.slides.slide import open_slide, read_tile, thumbnail
+from uadray.slides.opening import open_slide
+from uadray.slides.thumbnail import thumbnail
+from uadray.slides.tile_reading import read_tile
 from uadray.tiles.plan import (
     PREVIEW_PX,
     chunk_tiles,

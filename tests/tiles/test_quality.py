@@ -12,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from uadray.phantoms.slides import PhantomSpec, paint
-from uadray.slides.slide import open_slide, thumbnail
+from uadray.slides.opening import open_slide
+from uadray.slides.thumbnail import thumbnail
 from uadray.tiles.artefacts import _is_band, air_mask, density, fold_mask
 from uadray.tiles.focus import empty, focus
 from uadray.tiles.plan import plan_slide

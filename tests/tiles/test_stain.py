@@ -16,7 +16,8 @@ from torchstain.numpy.normalizers import NumpyMacenkoNormalizer
 
 from uadray.config import parse_config
 from uadray.errors import InputError
-from uadray.slides.slide import open_slide, thumbnail
+from uadray.slides.opening import open_slide
+from uadray.slides.thumbnail import thumbnail
 from uadray.tiles import stain
 from uadray.tiles.stain import (
     Stain,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from uadray.phantoms.slides import PhantomSpec, paint
-from uadray.slides.slide import open_slide, thumbnail
+from uadray.slides.opening import open_slide
+from uadray.slides.thumbnail import thumbnail
 from uadray.tiles.plan import plan_slide
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.tissue import _lowest_grey, tissue_mask

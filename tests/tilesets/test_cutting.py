@@ -16,7 +16,9 @@ from uadray.errors import InputError, WorkError
 from uadray.phantoms.slides import write_pyramid
 from uadray.screening.estimate import estimate
 from uadray.slides.manifest import SlideRow
-from uadray.slides.slide import open_slide, read_tile, thumbnail
+from uadray.slides.opening import open_slide
+from uadray.slides.thumbnail import thumbnail
+from uadray.slides.tile_reading import read_tile
 from uadray.storage import objects
 from uadray.tiles.plan import read_chunks
 from uadray.tiles.spec import TileSpec

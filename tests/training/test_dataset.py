@@ -25,7 +25,8 @@ from uadray.errors import InputError, UadrayError, WorkError, shown
 from uadray.phantoms.slides import write_pyramid
 from uadray.slides.identity import Seen, content, is_seen
 from uadray.slides.manifest import SlideRow, read_manifest, write_manifest
-from uadray.slides.slide import open_slide, read_tile
+from uadray.slides.opening import open_slide
+from uadray.slides.tile_reading import read_tile
 from uadray.storage import objects
 from uadray.tiles.spec import TileSpec
 from uadray.tilesets.cutting import tile_set

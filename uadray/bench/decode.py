@@ -23,10 +23,12 @@ import simplejpeg
 
 from uadray.bench.slides import MPP, PHANTOM_PX, gpu_tiles, write_slide
 from uadray.errors import WorkError
+from uadray.slides.opening import open_slide
 from uadray.slides.openslide import OpenSlideSlide
-from uadray.slides.slide import Slide, open_slide, reading_order
+from uadray.slides.slide import Slide
 from uadray.slides.tiff.byte_source import open_source
 from uadray.slides.tiff.index import read_index
+from uadray.slides.tile_reading import reading_order
 from uadray.tiles.plan import read_chunks
 from uadray.tiles.spec import TileSpec, grid
 

@@ -24,9 +24,12 @@ from uadray.bench.seaweed import environment, served
 from uadray.bench.slides import DOWNSAMPLES, MPP, PHANTOM_PX
 from uadray.errors import WorkError
 from uadray.phantoms.slides import PhantomSpec, paint, write_pyramid
+from uadray.slides.opening import open_slide
 from uadray.slides.openslide import OpenSlideSlide
-from uadray.slides.slide import Slide, open_slide, reading_order, thumbnail, tile_places
+from uadray.slides.slide import Slide
+from uadray.slides.thumbnail import thumbnail
 from uadray.slides.tiff.slide import TiffSlide
+from uadray.slides.tile_reading import reading_order, tile_places
 from uadray.storage import objects
 from uadray.tiles.plan import read_chunks
 from uadray.tiles.spec import grid

@@ -66,7 +66,7 @@ def sabotage(fault: str) -> None:
         case "missing":
             sys.meta_path.insert(0, Missing())
         case "reader":
-            sys.meta_path.insert(0, Changed("uadray.slides.slide", lambda module: _kill_reader(module, which)))
+            sys.meta_path.insert(0, Changed("uadray.slides.opening", lambda module: _kill_reader(module, which)))
         case "device":
             sys.meta_path.insert(
                 0, Changed("uadray.detectors.detector", lambda module: _break_device(module, int(which)))

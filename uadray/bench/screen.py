@@ -46,10 +46,11 @@ from uadray.detectors.detector import BATCH, Scored
 from uadray.detectors.pixels import Pixels, staged
 from uadray.errors import WorkError
 from uadray.slides.manifest import SlideRow
-from uadray.slides.slide import open_slide, tile_places
+from uadray.slides.opening import open_slide
 from uadray.slides.tiff.byte_source import open_source
 from uadray.slides.tiff.index import read_index
 from uadray.slides.tiff.read_ahead import touched_tiles
+from uadray.slides.tile_reading import tile_places
 from uadray.storage import objects
 from uadray.tiles.plan import plan_slide
 from uadray.tiles.spec import TileSpec

@@ -11,9 +11,8 @@ a fault of the system at a slide
 from collections import Counter
 from dataclasses import dataclass
 
-from uadray import faults
 from uadray.cluster.nodes import Nodes
-from uadray.errors import UadrayError, WorkError, shown_text
+from uadray.errors import UadrayError, WorkError, reason_of, shown_text
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 from uadray.storage.slide_files import slide_stat
@@ -109,7 +108,7 @@ class Attempts:
         try:
             slide_stat(row.uri)
         except UadrayError as error:
-            if faults.reason(error)[0] != reason:
+            if reason_of(error)[0] != reason:
                 return False
         else:
             return False

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import uadray
-from uadray.errors import InputError, UadrayError
+from uadray.errors import InputError, NotFoundError, UadrayError, UnreachableError
 from uadray.storage import objects, s3, s3_client
 
 STORE_TIMEOUT_S = 20.0
@@ -212,7 +212,7 @@ def store(out_uri: str, marker: Marker | None = None, *, timeout_s: float = STOR
 def _is_seen(marker: Marker) -> bool:
     try:
         return objects.read_bytes(marker.uri, max_bytes=len(marker.content)) == marker.content
-    except objects.NotFoundError:
+    except NotFoundError:
         return False
 
 
@@ -221,9 +221,9 @@ def _asked(what: str, ask: Callable[[], str], timeout_s: float) -> Finding:
     found = within(timeout_s, ask)
     if isinstance(found, str):
         return Finding(what, True, found)
-    if isinstance(found, (TimeoutError, objects.UnreachableError)):
+    if isinstance(found, (TimeoutError, UnreachableError)):
         late = f"no answer within {timeout_s:.0f} s; check network, firewall and AWS_ENDPOINT_URL"
-        text = str(found) if isinstance(found, objects.UnreachableError) else late
+        text = str(found) if isinstance(found, UnreachableError) else late
         return Finding(what, False, text, required=what != "S3" or not s3_client.connect().is_amazon)
     return Finding(what, False, str(found) if isinstance(found, UadrayError) else f"{type(found).__name__}: {found}")
 

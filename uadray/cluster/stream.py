@@ -35,16 +35,15 @@ import pyarrow as pa
 import ray
 from pydantic import Field
 
-from uadray import faults
 from uadray.cluster.nodes import Nodes, here
 from uadray.cluster.read_tasks import Read, TaskSource, reading
 from uadray.cluster.watch import DriversWatch, watched
 from uadray.config import Config
-from uadray.errors import InputError
+from uadray.errors import SYSTEM_REASONS, InputError, reason_of
 from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES, TILES
 from uadray.slides.manifest import SlideRow
-from uadray.slides.slide import open_slide
+from uadray.slides.opening import open_slide
 from uadray.tiles.plan import (
     SlidePlan,
     TileChunk,
@@ -133,8 +132,8 @@ class WatchedScorer:
         try:
             self._scorer = scorer(**arguments)
         except Exception as error:
-            word, message = faults.reason(error)
-            self._broken = (word if word in faults.SYSTEM else "device", f"the detector cannot be loaded: {message}")
+            word, message = reason_of(error)
+            self._broken = (word if word in SYSTEM_REASONS else "device", f"the detector cannot be loaded: {message}")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A row of the reader -> a row of the scorer."""
@@ -353,7 +352,7 @@ def read_slide(index: int, row: SlideRow, spec: TileSpec) -> Iterator[pa.Table]:
         etag = slide_etag(row)
         yield from _parts(index, row, spec, etag)
     except Exception as error:  # a slide must not take the job with it, nor vanish
-        yield failed_part(index, *faults.reason(error), etag=etag)
+        yield failed_part(index, *reason_of(error), etag=etag)
 
 
 def failed_part(index: int, reason: str, message: str, *, etag: str | None = None) -> pa.Table:

@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from uadray.errors import NotFoundError
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening.leases import REQUESTS, read_version
 from uadray.storage import objects
@@ -111,7 +112,7 @@ def _read_segment(uri: str) -> pa.Table:
     try:
         table = pq.read_table(pa.BufferReader(objects.read_bytes(uri)))
         return table.select(_SEGMENT.names).cast(_SEGMENT)
-    except (objects.NotFoundError, KeyError, ValueError):  # merged meanwhile, or of another version: the JSONs remain
+    except (NotFoundError, KeyError, ValueError):  # merged meanwhile, or of another version: the JSONs remain
         return _SEGMENT.empty_table()
 
 
@@ -129,7 +130,7 @@ def _read_one(info: objects.ObjectInfo) -> dict[str, Any] | None:
             return dict(json.loads(data)) | {"decision_etag": info.etag}
         try:
             info = objects.stat(info.uri)
-        except objects.NotFoundError:
+        except NotFoundError:
             return None
 
 

@@ -21,7 +21,8 @@ from uadray.cluster.connection import cores
 from uadray.errors import SlideError, UadrayError
 from uadray.schemas import TILE_SCORES
 from uadray.slides.manifest import SlideRow
-from uadray.slides.slide import Slide, open_slide
+from uadray.slides.opening import open_slide
+from uadray.slides.slide import Slide
 from uadray.slides.tiff.slide import TiffSlide
 from uadray.storage import objects
 from uadray.tiles.plan import read_chunks, slide_etag

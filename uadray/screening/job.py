@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import torch
 from pydantic import Field
 
-from uadray import faults, metrics, provenance
+from uadray import metrics, provenance
 from uadray.cluster.attempts import Attempts, is_there
 from uadray.cluster.nodes import Nodes, head_address
 from uadray.cluster.read_tasks import Read
@@ -48,7 +48,16 @@ from uadray.decisions.aggregation import AggregationConfig, Calibration
 from uadray.detectors.bundle import Bundle, load_detector
 from uadray.detectors.detector import BATCH, Scored
 from uadray.detectors.pixels import Pixels
-from uadray.errors import ClusterLostError, UadrayError, WorkError, shown
+from uadray.errors import (
+    SYSTEM_REASONS,
+    AccessError,
+    ClusterLostError,
+    UadrayError,
+    UnreachableError,
+    WorkError,
+    reason_of,
+    shown,
+)
 from uadray.reports import pictures
 from uadray.schemas import TILE_SCORES
 from uadray.screening import ledger
@@ -138,8 +147,8 @@ class PartScorer:
         try:
             return self._scored(row, pixels_of(table), began)
         except Exception as error:  # names the slide, or the device, instead of ending the job
-            word, message = faults.reason(error)
-            if word not in faults.SYSTEM:
+            word, message = reason_of(error)
+            if word not in SYSTEM_REASONS:
                 word = "device" if self._is_broken() else "scoring"
             return failed_part(row["slide"], word, f"the detector failed: {message}")
 
@@ -325,7 +334,7 @@ def _settled(result: SlideResult, attempts: Attempts) -> SlideResult | None:
     word, message = result.failure
     if word == "missing" and not objects.is_s3(result.row.uri) and is_there(result.row.uri):
         word, message = "node", f"{result.row.uri} is not there, and on the driver's machine it is"
-    if word not in faults.SYSTEM:
+    if word not in SYSTEM_REASONS:
         if word not in NOT_OURS:
             attempts.ended()
         return result
@@ -544,7 +553,7 @@ def screen(
             summary = book.finish(rows)
             if summary["open"]:
                 summary["why_open"] = _some(list(book.given_back.items()))
-        except (WorkError, objects.AccessError, objects.UnreachableError) as error:
+        except (WorkError, AccessError, UnreachableError) as error:
             raise _stopped(error, book, rows, out) from error
     return summary | run.facts()
 

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from uadray.errors import ChangedError, NotFoundError
 from uadray.storage import objects
 
 REQUESTS = 32
@@ -73,7 +74,7 @@ def holds(tenure: Tenure, slide_id: str) -> bool:
     """Whether the slide is still ours."""
     try:
         return objects.read_bytes(lease_uri(tenure.out, slide_id)) == tenure.lease
-    except objects.NotFoundError:
+    except NotFoundError:
         return False
 
 
@@ -101,7 +102,7 @@ def read_version(info: objects.ObjectInfo) -> bytes | None:
     """Read the very version that was listed; None where there is another or none by now."""
     try:
         return objects.read_ranges(info.uri, [(0, info.size)], etag=info.etag)[0]
-    except (objects.NotFoundError, objects.ChangedError):
+    except (NotFoundError, ChangedError):
         return None
 
 
@@ -113,7 +114,7 @@ def _is_settled(decision: str, before: dict[str, Any] | None, replaces: str | No
     """
     try:
         objects.read_bytes(decision)  # one request where there is none; `storage.stat` asks twice
-    except objects.NotFoundError:
+    except NotFoundError:
         return False
     if before is None and replaces is None:
         return True
@@ -126,7 +127,7 @@ def version(uri: str) -> tuple[str, dict[str, Any]] | None:
     while True:
         try:
             info = objects.stat(uri)
-        except objects.NotFoundError:
+        except NotFoundError:
             return None
         data = read_version(info)
         if data is not None:

@@ -35,7 +35,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from uadray import __version__, provenance
-from uadray.errors import InputError, UadrayError, WorkError
+from uadray.errors import InputError, NotFoundError, UadrayError, WorkError
 from uadray.reports import pictures, worklist
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening import decision_segments, heartbeats, leases, replaced_slides
@@ -266,7 +266,7 @@ class Ledger:
         while not objects.put_if_absent(uri, data):
             try:
                 etag = objects.stat(uri).etag  # before the lease: whoever has taken it since writes after this version
-            except objects.NotFoundError:
+            except NotFoundError:
                 continue
             if not leases.holds(self.tenure, slide_id):
                 return False

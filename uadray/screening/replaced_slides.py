@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from uadray.errors import SlideError
+from uadray.errors import AccessError, SlideError
 from uadray.screening.leases import REQUESTS
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
@@ -45,7 +45,7 @@ def _listed(uris: Sequence[str]) -> dict[str, str]:
     for wanted in buckets.values():
         folder = os.path.commonprefix(sorted(wanted)).rpartition("/")[0]  # noqa: RUF071 - cut at a slash
         budget, left = LISTED_PER_SLIDE * len(wanted), len(wanted)
-        with suppress(objects.AccessError):  # whoever may read slides need not be allowed to list them
+        with suppress(AccessError):  # whoever may read slides need not be allowed to list them
             for seen, info in enumerate(objects.list_objects(folder), 1):
                 if info.uri in wanted:
                     etags[info.uri] = info.etag

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from uadray import faults
 from uadray.cluster.read_tasks import Read, reading
 from uadray.cluster.stream import failed_part, read_slide
+from uadray.errors import SYSTEM_REASONS, reason_of
 from uadray.screening import leases
 from uadray.screening.leases import Tenure
 from uadray.slides.manifest import SlideRow
@@ -28,8 +28,8 @@ def _read_claimed(
     try:
         outcome = leases.claim(tenure, row.slide_id, replaces=replaces)
     except Exception as error:  # what keeps a node from the leases says nothing about the slide
-        word, message = faults.reason(error)
-        yield failed_part(index, word if word in faults.SYSTEM else "node", f"its lease cannot be had: {message}")
+        word, message = reason_of(error)
+        yield failed_part(index, word if word in SYSTEM_REASONS else "node", f"its lease cannot be had: {message}")
         return
     if outcome == "ours":
         yield from read_slide(index, row, spec)

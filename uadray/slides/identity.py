@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 
-from uadray.errors import UadrayError, shown
+from uadray.errors import UadrayError, UnreachableError, shown
 from uadray.provenance import fingerprint
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects, slide_files
@@ -75,7 +75,7 @@ def contents(rows: Collection[SlideRow]) -> dict[str, str]:
 def _content_or_none(row: SlideRow) -> str | None:
     try:
         return content(row.uri)
-    except objects.UnreachableError:
+    except UnreachableError:
         raise
     except UadrayError:
         return None

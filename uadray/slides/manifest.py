@@ -18,11 +18,11 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from uadray.errors import InputError
+from uadray.errors import AccessError, InputError
 from uadray.schemas import SLIDES
 from uadray.slides import manifest_columns, manifest_csv
+from uadray.slides.slide import Mpp
 from uadray.storage import objects, slide_files
-from uadray.units import Mpp
 
 SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".czi")
 """What `index` takes for a slide each. Not DICOM files: of those a series is a slide."""
@@ -174,7 +174,7 @@ def _series(rest: list[objects.ObjectInfo], root: str, others: dict[str, list[st
 def _series_or_none(info: objects.ObjectInfo) -> str | None:
     try:
         return slide_files.series(info)
-    except objects.AccessError:
+    except AccessError:
         return None
 
 

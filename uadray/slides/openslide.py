@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import openslide
 
-from uadray.errors import SlideError
+from uadray.errors import AccessError, ChangedError, NotFoundError, SlideError, UnreachableError
 from uadray.slides.levels import factors
 from uadray.slides.pixel_size import level0_mpp, openslide_size
 from uadray.slides.slide import Boxes, Rgb
 from uadray.slides.tiff.byte_source import slide_error
 from uadray.slides.tiff.index import TiffIndex
 from uadray.storage.local_copies import local_copy
-from uadray.storage.objects import AccessError, ChangedError, NotFoundError, UnreachableError, name
+from uadray.storage.objects import name
 
 
 class OpenSlideSlide:
@@ -44,7 +44,7 @@ class OpenSlideSlide:
     def open(
         cls, uri: str, *, slide_id: str, mpp: float | None, etag: str | None = None, index: TiffIndex | None = None
     ) -> Self:
-        """See `uadray.slides.slide.open_slide`. Of an object in S3 the copy is held until `close`.
+        """See `uadray.slides.opening.open_slide`. Of an object in S3 the copy is held until `close`.
 
         Args:
             uri: the slide.

@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystemHandler, FileType, PyFileSystem
 
+from uadray.errors import NotFoundError
 from uadray.storage import s3
-from uadray.storage.uris import NotFoundError
 
 IN_MEMORY_BYTES = 64 * 2**20
 """Of a file that is being written; more goes to a temporary file."""

@@ -24,9 +24,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from uadray.errors import UnreachableError
 from uadray.storage import objects
 from uadray.storage.slide_files import Member, SlideFiles
-from uadray.storage.uris import UnreachableError, split_s3
+from uadray.storage.uris import split_s3
 
 PART_BYTES = 8 * 2**20
 PARTS_AT_ONCE = 8

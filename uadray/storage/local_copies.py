@@ -37,10 +37,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from uadray.errors import InputError, WorkError
+from uadray.errors import BusyError, ChangedError, FullError, InputError, WorkError
 from uadray.storage import copies, objects
 from uadray.storage.slide_files import SlideFiles, has_many_files, slide_files
-from uadray.storage.uris import BusyError, ChangedError, FullError, is_s3, local_path, name
+from uadray.storage.uris import is_s3, local_path, name
 
 DEFAULT_BYTES = 20 * 2**30
 _PARTIAL = ".part"

@@ -23,37 +23,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uadray.errors import InputError, UadrayError
-from uadray.storage import s3
-from uadray.storage.uris import (
+from uadray.errors import (
     AccessError,
-    BusyError,
     ChangedError,
     FullError,
+    InputError,
     NoBucketError,
     NotFoundError,
-    ObjectInfo,
-    UnreachableError,
-    is_s3,
-    join,
-    local_path,
-    name,
-    parent,
-    resolve,
+    UadrayError,
 )
+from uadray.storage import s3
+from uadray.storage.uris import ObjectInfo, is_s3, join, local_path, name, parent, resolve
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 __all__ = [
-    "AccessError",
-    "BusyError",
-    "ChangedError",
-    "FullError",
-    "NoBucketError",
-    "NotFoundError",
     "ObjectInfo",
-    "UnreachableError",
     "check_conditional_puts",
     "delete",
     "exists",

@@ -10,9 +10,9 @@ from contextlib import suppress
 from functools import cache, partial
 from typing import IO, TYPE_CHECKING
 
-from uadray.errors import InputError
+from uadray.errors import ChangedError, InputError, NotFoundError, UnreachableError
 from uadray.storage.s3_client import IN_FLIGHT, connect, explained, known_to_answer, object_store, one_line
-from uadray.storage.uris import ChangedError, NotFoundError, ObjectInfo, UnreachableError, split_s3
+from uadray.storage.uris import ObjectInfo, split_s3
 
 if TYPE_CHECKING:
     from obstore import GetOptions

@@ -17,8 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from uadray.errors import InputError, UadrayError
-from uadray.storage.uris import AccessError, ChangedError, NoBucketError, NotFoundError, UnreachableError, split_s3
+from uadray.errors import (
+    AccessError,
+    ChangedError,
+    InputError,
+    NoBucketError,
+    NotFoundError,
+    UadrayError,
+    UnreachableError,
+)
+from uadray.storage.uris import split_s3
 
 if TYPE_CHECKING:
     from obstore.store import S3Store

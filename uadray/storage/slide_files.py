@@ -18,9 +18,9 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import PurePosixPath
 
-from uadray.errors import InputError
+from uadray.errors import ChangedError, InputError, NotFoundError
 from uadray.storage import objects
-from uadray.storage.uris import ChangedError, NotFoundError, ObjectInfo, join, name, parent
+from uadray.storage.uris import ObjectInfo, join, name, parent
 
 MAX_FILES = 10_000
 """Slides have tens to hundreds of files. More in one folder is ten list requests, and not one slide."""

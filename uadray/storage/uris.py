@@ -10,37 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from uadray.errors import InputError, WorkError
+from uadray.errors import InputError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
-
-
-class NotFoundError(InputError):
-    """The object, the folder's object or the bucket does not exist."""
-
-
-class NoBucketError(NotFoundError):
-    """The bucket does not exist: never an object's mere absence, but a wrong name or a wrong endpoint."""
-
-
-class AccessError(InputError):
-    """Credentials are wrong, incomplete or expired, or do not allow this; or clock or region are wrong."""
-
-
-class UnreachableError(InputError):
-    """The endpoint does not answer, or breaks off, after all retries."""
-
-
-class ChangedError(WorkError):
-    """The object is no longer the one that was looked at before (its etag differs)."""
-
-
-class FullError(WorkError):
-    """A disk is full, or a slide is larger than the slide cache may be."""
-
-
-class BusyError(WorkError):
-    """The slide cache has no room, because others use every copy in it: the same may go well later."""
 
 
 @dataclass(frozen=True)

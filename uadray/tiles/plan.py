@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from uadray.errors import InputError, SlideError
+from uadray.errors import InputError, NotFoundError, SlideError
 from uadray.slides.manifest import SlideRow
-from uadray.slides.slide import Slide, TilePlaces, finer_level, read_place, reading_order, thumbnail, tile_places
+from uadray.slides.slide import Slide
+from uadray.slides.thumbnail import thumbnail
+from uadray.slides.tile_reading import TilePlaces, finer_level, read_place, reading_order, tile_places
 from uadray.storage import objects
 from uadray.storage.slide_files import slide_stat
 from uadray.tiles import mask_folder, mask_geojson
@@ -91,7 +93,7 @@ def slide_etag(row: SlideRow) -> str:
     """
     try:
         return slide_stat(row.uri).etag
-    except objects.NotFoundError as error:
+    except NotFoundError as error:
         raise SlideError(row.slide_id, "missing", str(error)) from error
 
 

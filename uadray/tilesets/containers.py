@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from uadray.errors import InputError
+from uadray.errors import AccessError, InputError, UnreachableError
 from uadray.storage import local_copies, objects
 from uadray.tiles import images
 from uadray.tiles.images import ImageError, Pixels
@@ -153,7 +153,7 @@ def _encoded(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
 def _image_bytes(uri: str) -> bytes:
     try:
         return objects.read_bytes(uri, max_bytes=MAX_IMAGE_BYTES)
-    except (objects.AccessError, objects.UnreachableError):
+    except (AccessError, UnreachableError):
         raise
     except InputError:  # too large, or gone since it was listed
         return b""

@@ -26,15 +26,17 @@ import pyarrow.parquet as pq
 import simplejpeg
 from pydantic import ValidationError
 
-from uadray import faults, metrics
+from uadray import metrics
 from uadray.cluster.attempts import Attempts, Outcome
 from uadray.cluster.nodes import Nodes, here
 from uadray.cluster.tasks import Crashed, in_parallel
-from uadray.errors import InputError, SlideError
+from uadray.errors import SYSTEM_REASONS, InputError, SlideError, reason_of
 from uadray.provenance import fingerprint
 from uadray.slides.manifest import SlideRow
-from uadray.slides.slide import Slide, TilePlaces, open_slide, read_place, tile_places
+from uadray.slides.opening import open_slide
+from uadray.slides.slide import Slide
 from uadray.slides.tiff.slide import TiffSlide
+from uadray.slides.tile_reading import TilePlaces, read_place, tile_places
 from uadray.storage import objects
 from uadray.tiles.plan import mask_uri, normalizer_of, plan_slide, read_chunks, slide_etag
 from uadray.tiles.quality import pixel_flags
@@ -207,7 +209,7 @@ def _settled(
 
 
 def _outcome(row: SlideRow, fault: _Fault, attempts: Attempts) -> Outcome:
-    if fault.reason in faults.SYSTEM:
+    if fault.reason in SYSTEM_REASONS:
         return attempts.failed(row, fault.reason, fault.message, node_id=fault.node_id, address=fault.address)
     attempts.ended()
     return Outcome(again=False, failure=(fault.reason, fault.message), is_verdict=True)
@@ -219,7 +221,7 @@ def _cut(row: SlideRow, spec: TileSpec, options: dict[str, int | None], out: str
     try:
         return cut_slide(row, spec, options, out), time.perf_counter() - began
     except Exception as error:  # a slide must not take the job with it
-        reason, message = faults.reason(error)
+        reason, message = reason_of(error)
         return _Fault(reason, " ".join(message.split())[:500], *here())
 
 

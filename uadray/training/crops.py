@@ -21,10 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from uadray import faults
+from uadray.errors import SYSTEM_REASONS, reason_of
 from uadray.slides.manifest import SlideRow
-from uadray.slides.slide import Slide, open_slide, tile_places
+from uadray.slides.opening import open_slide
+from uadray.slides.slide import Slide
 from uadray.slides.tiff.slide import TiffSlide
+from uadray.slides.tile_reading import tile_places
 from uadray.storage import objects
 from uadray.tiles.plan import normalizer_of, read_chunk
 from uadray.tiles.spec import TileSpec
@@ -180,8 +182,8 @@ def _told(job: Job, crop: Crop, journal: Notes) -> Iterator[Piece]:
             done += len(piece.tiles) + piece.errors
             yield piece
     except Exception as error:
-        word, message = faults.reason(error)
-        if word in faults.SYSTEM:
+        word, message = reason_of(error)
+        if word in SYSTEM_REASONS:
             raise
         journal.note(job.name, f"{word}: {' '.join(message.split())[:300]}")
         yield Piece(-1, [], [], job.n_tiles - done)

@@ -16,15 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
-from uadray import faults
 from uadray.cluster.nodes import Nodes
 from uadray.cluster.read_tasks import TaskSource, reading
 from uadray.cluster.tasks import Crashed, in_parallel, on_this_node
-from uadray.errors import InputError, WorkError, shown, shows_ids
+from uadray.errors import SYSTEM_REASONS, InputError, WorkError, reason_of, shown, shows_ids
 from uadray.provenance import fingerprint
 from uadray.slides.identity import all_marks, contents, new_salt
 from uadray.slides.manifest import SlideRow, has_label, read_manifest
-from uadray.slides.slide import open_slide
+from uadray.slides.opening import open_slide
 from uadray.storage import s3_client
 from uadray.tiles.plan import plan_slide, slide_etag
 from uadray.tiles.spec import TileSpec
@@ -269,8 +268,8 @@ def _survey(row: SlideRow, spec: TileSpec) -> Survey:
             packed = pack_corners(corners)
             return Survey(row, etag, len(corners), packed, is_staged(row.uri, slide), plan.stain)
     except Exception as error:  # of this slide, whatever it is: the others go on
-        word, message = faults.reason(error)
-        return Survey(row, error=f"{word}: {' '.join(message.split())[:300]}", is_systems=word in faults.SYSTEM)
+        word, message = reason_of(error)
+        return Survey(row, error=f"{word}: {' '.join(message.split())[:300]}", is_systems=word in SYSTEM_REASONS)
 
 
 def _from_slides(

@@ -13,13 +13,16 @@ from slides.tiff_files import ASCII, LONG, SHORT, Page, build, page, picture, re
 from uadray.errors import SlideError
 from uadray.phantoms.slides import write_archive, write_pyramid
 from uadray.schemas import TILES
+from uadray.slides.opening import open_slide
 from uadray.slides.openslide import OpenSlideSlide
-from uadray.slides.slide import Slide, open_slide, read_tile, reading_order, thumbnail, tile_places
+from uadray.slides.slide import Slide
+from uadray.slides.thumbnail import thumbnail
 from uadray.slides.tiff.byte_source import open_source
 from uadray.slides.tiff.index import read_index
 from uadray.slides.tiff.jpeg import TileDecoder
 from uadray.slides.tiff.read_ahead import touched_tiles
 from uadray.slides.tiff.slide import TiffSlide
+from uadray.slides.tile_reading import read_tile, reading_order, tile_places
 from uadray.tiles.plan import read_chunk, read_chunks
 from uadray.tiles.spec import TileSpec, grid
 

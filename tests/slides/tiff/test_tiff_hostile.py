@@ -15,7 +15,7 @@ from slides.tiff_files import LONG, LONG8, SHORT, Page, Value, build, page, pict
 
 from uadray.errors import SlideError
 from uadray.phantoms.slides import write_pyramid
-from uadray.slides.slide import open_slide
+from uadray.slides.opening import open_slide
 from uadray.slides.tiff.byte_source import open_source
 from uadray.slides.tiff.slide import TiffSlide, index_of
 
@@ -111,7 +111,7 @@ BOMB = """
 import resource, sys
 import numpy as np
 from uadray.errors import SlideError
-from uadray.slides.slide import open_slide
+from uadray.slides.opening import open_slide
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))
 with open_slide(sys.argv[1], slide_id="s") as slide:

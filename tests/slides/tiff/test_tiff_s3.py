@@ -15,11 +15,14 @@ from slides.tiff_files import build as build_tiff
 from uadray.bench.proxy import DelayProxy
 from uadray.errors import SlideError
 from uadray.phantoms.slides import write_pyramid
+from uadray.slides.opening import open_slide
 from uadray.slides.openslide import OpenSlideSlide
-from uadray.slides.slide import Slide, open_slide, reading_order, thumbnail
+from uadray.slides.slide import Slide
+from uadray.slides.thumbnail import thumbnail
 from uadray.slides.tiff import read_ahead
 from uadray.slides.tiff.byte_source import RemoteObject
 from uadray.slides.tiff.slide import TiffSlide
+from uadray.slides.tile_reading import reading_order
 from uadray.storage import local_copies, objects
 from uadray.tiles.plan import read_chunk, read_chunks
 from uadray.tiles.spec import TileSpec, grid

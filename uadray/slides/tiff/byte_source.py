@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from uadray.errors import SlideError, UadrayError
+from uadray.errors import AccessError, ChangedError, NotFoundError, SlideError, UadrayError, UnreachableError
 from uadray.storage import objects
-from uadray.storage.objects import AccessError, ChangedError, NotFoundError, UnreachableError
 from uadray.storage.s3 import JOIN_GAP_BYTES, read_ends
 
 Span = tuple[int, int]

@@ -12,8 +12,10 @@ import tifffile
 from uadray.errors import SlideError
 from uadray.phantoms.slides import write_pyramid
 from uadray.slides import openslide as openslide_module
+from uadray.slides.opening import open_slide
 from uadray.slides.pixel_size import level0_mpp, openslide_size
-from uadray.slides.slide import finer_level, open_slide, read_tile, thumbnail
+from uadray.slides.thumbnail import thumbnail
+from uadray.slides.tile_reading import finer_level, read_tile
 
 Make = Callable[..., Path]
 

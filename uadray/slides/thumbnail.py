@@ -1,0 +1,57 @@
+"""A slide as one small picture."""
+
+import itertools
+
+import cv2
+import numpy as np
+
+from uadray.errors import SlideError
+from uadray.slides.slide import Rgb, Slide, unusable_levels
+
+THUMBNAIL_MPP = 4.0
+THUMBNAIL_MAX_PX = 4096
+"""Thumbnails are about 4 um a pixel (a 64 px tile at 1 mpp is 16 px there) and never larger than 4096 px a side."""
+
+OVERVIEW_MAX_PX = 2**31
+"""Pixels that are read for a thumbnail at the most, 1 to 2 minutes of decoding; more means a slide without pyramid."""
+
+
+def thumbnail(slide: Slide) -> tuple[Rgb, float]:
+    """The whole slide, small.
+
+    Read in strips from the coarsest level that is fine enough: memory stays bounded on a slide without pyramid.
+
+    Returns:
+        RGB [h, w, 3] and its micrometres per pixel.
+
+    Raises:
+        SlideError: `unreadable`; or `no_overview`: no level is coarse enough to read whole.
+    """
+    width0, height0 = slide.level_sizes_px[0]
+    factor = max(THUMBNAIL_MPP / slide.mpp, max(width0, height0) / THUMBNAIL_MAX_PX, 1.0)
+    level = [i for i, factors in enumerate(slide.downsamples) if max(factors) <= factor * (1 + 1e-3)][-1]
+    width, height = slide.level_sizes_px[level]
+    if width * height > OVERVIEW_MAX_PX:
+        raise SlideError(
+            slide.slide_id,
+            "no_overview",
+            f"its coarsest usable level is {width} x {height} px; add pyramid levels{unusable_levels(slide)}",
+        )
+    size = (max(1, round(width0 / factor)), max(1, round(height0 / factor)))
+    return _shrink(slide, level, size), slide.mpp * width0 / size[0]
+
+
+def _shrink(slide: Slide, level: int, size: tuple[int, int]) -> Rgb:
+    width, height = slide.level_sizes_px[level]
+    out_width, out_height = size
+    rows_at_once = max(1, int(2**24 / max(width, 1) * out_height / height))  # strips of about 16 million pixels
+    rows = [*range(0, out_height, rows_at_once), out_height]
+    edges = [round(row * height / out_height) for row in rows]
+    boxes = [(0, top, width, max(1, bottom - top)) for top, bottom in itertools.pairwise(edges)]
+    slide.will_read(level, np.array(boxes, np.int64))
+    strips = []
+    for box, (first, last) in zip(boxes, itertools.pairwise(rows), strict=True):
+        strip, strip_size = slide.read_region(level, *box), (out_width, last - first)
+        is_small = (box[2], box[3]) == strip_size  # OpenCV takes its time over nothing, too
+        strips.append(strip if is_small else cv2.resize(strip, strip_size, interpolation=cv2.INTER_AREA))
+    return np.concatenate(strips)
