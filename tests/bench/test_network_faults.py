@@ -132,7 +132,7 @@ def test_a_node_without_uadray(struck: Path) -> None:
 
 @pytest.mark.parametrize(("slide_id", "status"), [("s0005", -9), ("s0004", 1)])
 def test_a_slide_kills_its_reader(struck: Path, slide_id: str, status: int) -> None:
-    code = f"from uadray.slides.slide import open_slide; open_slide('/no/such.tif', slide_id='{slide_id}')"
+    code = f"from uadray.slides.opening import open_slide; open_slide('/no/such.tif', slide_id='{slide_id}')"
     done = _sabotaged(struck, "reader:s0005", code)
     assert done.returncode == status
     assert struck.exists() is (status == -9)
