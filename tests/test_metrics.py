@@ -12,8 +12,8 @@ import ray
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from uadray import metrics
-from uadray.cluster.stream import to_ipc
 from uadray.screening.job import count_part
+from uadray.screening.parts import to_ipc
 
 
 def test_an_unknown_stage_is_refused() -> None:

@@ -425,7 +425,7 @@ def _share(text: str, fractions: str) -> float:
 
 
 def _stream_config(score_workers: int | None, gpus: float) -> Any:
-    from uadray.cluster.stream import StreamConfig
+    from uadray.cluster.workers import StreamConfig
 
     return StreamConfig(score_workers=score_workers, gpus=gpus)
 

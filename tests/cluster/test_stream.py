@@ -14,12 +14,14 @@ import pytest
 import ray
 
 from uadray.bench.slides import write_slide, write_tiny_bundle
-from uadray.cluster.read_tasks import reading
-from uadray.cluster.stream import StreamConfig, failed_part, read_slide
+from uadray.cluster.read_tasks import bind_read_task
+from uadray.cluster.workers import StreamConfig
 from uadray.detectors.bundle import Bundle
 from uadray.detectors.detector import Scored
 from uadray.errors import WorkError
 from uadray.screening.job import SlideResult, scored_slides
+from uadray.screening.parts import failed_part
+from uadray.screening.slide_reader import read_slide
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.spec import TileSpec
 
@@ -57,7 +59,7 @@ def test_a_slide_that_kills_its_readers_fails_after_the_second_and_no_other_noti
 ) -> None:
     uri, bundle, path = archive
     rows = _rows(path, "s0", "killer", "s1")
-    reads = lambda some: [reading(_deadly, i, r, bundle.tiles, str(tmp_path)) for i, r in enumerate(some)]  # noqa: E731
+    reads = lambda some: [bind_read_task(_deadly, i, r, bundle.tiles, str(tmp_path)) for i, r in enumerate(some)]  # noqa: E731
     results = {r.row.slide_id: r for r in _screened(rows, uri, bundle, reads=reads)}
     assert results.keys() == {"s0", "killer", "s1"}
     assert [results[n].failure for n in ("s0", "s1")] == [None, None]
@@ -95,7 +97,7 @@ def _marked(index: int, row: SlideRow, spec: TileSpec) -> Iterator[pa.Table]:
 
 def test_a_slide_that_kills_its_scorer_fails_and_no_other_notices(archive: tuple[str, Bundle, Path]) -> None:
     uri, bundle, path = archive
-    reads = lambda some: [reading(_marked, i, r, bundle.tiles) for i, r in enumerate(some)]  # noqa: E731
+    reads = lambda some: [bind_read_task(_marked, i, r, bundle.tiles) for i, r in enumerate(some)]  # noqa: E731
     load = lambda *_, **__: Brittle(10**9)  # noqa: E731
     results = {r.row.slide_id: r for r in _screened(_rows(path, "s0", "killer", "s1"), uri, bundle, reads, load)}
     assert [results[n].failure for n in ("s0", "s1")] == [None, None]
@@ -124,7 +126,7 @@ def test_what_the_system_fails_at_is_tried_again_and_else_stays_open(
     archive: tuple[str, Bundle, Path], tmp_path: Path
 ) -> None:
     uri, bundle, path = archive
-    reads = lambda some: [reading(_shy, i, r, bundle.tiles, str(tmp_path)) for i, r in enumerate(some)]  # noqa: E731
+    reads = lambda some: [bind_read_task(_shy, i, r, bundle.tiles, str(tmp_path)) for i, r in enumerate(some)]  # noqa: E731
     results = {r.row.slide_id: r for r in _screened(_rows(path, "s0", "shy", "hidden"), uri, bundle, reads)}
     assert results["s0"].failure is results["shy"].failure is None
     assert results["hidden"].is_open

@@ -7,19 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uadray.cluster.stream import (
-    PARTS,
-    READ_CPUS,
-    SCORE_CPUS,
-    StreamConfig,
-    failed_part,
-    from_ipc,
-    part_row,
-    plan_workers,
-    to_ipc,
-)
+from uadray.cluster.workers import READ_CPUS, SCORE_CPUS, StreamConfig, plan_workers
 from uadray.errors import InputError
 from uadray.schemas import TILES
+from uadray.screening.parts import PARTS, failed_part, from_ipc, part_row, to_ipc
 
 
 @pytest.mark.parametrize(

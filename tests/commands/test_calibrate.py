@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from seaweed import SeaweedServer
 
-from uadray.cluster.stream import StreamConfig
+from uadray.cluster.workers import StreamConfig
 from uadray.commands.calibrate import calibrate, check, read_calibration
 from uadray.decisions.aggregation import AggregationConfig
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle, write_bundle

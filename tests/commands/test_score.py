@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from uadray.cluster.stream import StreamConfig
+from uadray.cluster.workers import StreamConfig
 from uadray.commands.score import described, score
 from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
 from uadray.detectors.catalog import FanoganConfig, build_networks

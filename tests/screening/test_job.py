@@ -10,6 +10,7 @@ from uadray.cluster import stream
 from uadray.cluster.nodes import Nodes
 from uadray.screening import job
 from uadray.screening.job import SlideResult, scored_slides
+from uadray.screening.parts import failed_part
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.spec import TileSpec
 
@@ -82,6 +83,6 @@ def test_readers_leave_the_threads_of_opencv_alone() -> None:
     before = cv2.getNumThreads()
     try:
         cv2.setNumThreads(4)
-        assert list(stream._watched_read(None, 0, lambda: iter([cv2.getNumThreads()]))) == [1]  # type: ignore[list-item]
+        assert list(stream._watched_read(None, 0, lambda: iter([cv2.getNumThreads()]), failed_part)) == [1]  # type: ignore[list-item]
     finally:
         cv2.setNumThreads(before)

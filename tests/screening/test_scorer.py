@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from uadray.cluster.stream import from_ipc, part_row, pixels_of
 from uadray.detectors.detector import Scored
 from uadray.schemas import TILES
 from uadray.screening.job import EVIDENCE_TILES, PartScorer, trivial_scores
+from uadray.screening.parts import from_ipc, part_row, pixels_of
 
 N, SIDE = 20, 8
 

@@ -28,8 +28,8 @@ import pyarrow as pa
 
 from uadray.bench.network import HERE, Network, RayNode, made_network, ray_cluster, wait_for_cores, what_is_missing
 from uadray.bench.slides import upload_copies, write_slide, write_tiny_bundle
-from uadray.cluster.stream import from_ipc, part_row
 from uadray.errors import WorkError
+from uadray.screening.parts import from_ipc, part_row
 from uadray.slides.manifest import read_manifest, write_manifest
 
 GOALS = {"efficiency": 0.9, "slides_decided_once": 1.0}
@@ -95,8 +95,11 @@ def _streamed(network: Network, folder: str, nodes: int, part_s: float) -> dict[
     from uadray.bench.slides import TINY
     from uadray.cluster.connection import connect
     from uadray.cluster.nodes import Nodes
-    from uadray.cluster.stream import StreamConfig, slide_reads, stream
+    from uadray.cluster.stream import stream
     from uadray.cluster.watch import DriversWatch
+    from uadray.cluster.workers import StreamConfig
+    from uadray.screening.parts import failed_part
+    from uadray.screening.slide_reader import slide_read_tasks
     from uadray.tiles.spec import TileSpec
 
     began = time.perf_counter()
@@ -108,8 +111,8 @@ def _streamed(network: Network, folder: str, nodes: int, part_s: float) -> dict[
     seen: Counter[tuple[int, int]] = Counter()
     first: dict[str, int] = {}
     for part in stream(
-        slide_reads(rows, spec), scorer=Sleeper, arguments={"part_s": part_s}, config=config, nodes=Nodes(),
-        watch=DriversWatch(),
+        slide_read_tasks(rows, spec), scorer=Sleeper, arguments={"part_s": part_s}, failed_row=failed_part,
+        config=config, nodes=Nodes(), watch=DriversWatch(),
     ):  # fmt: skip
         if part is None:
             continue
@@ -133,7 +136,7 @@ def _streamed(network: Network, folder: str, nodes: int, part_s: float) -> dict[
 def _screened_with_a_loss(network: Network, folder: str) -> dict[str, Any]:
     """Screen all slides; kill the last node when a third of them is decided."""
     from uadray.cluster.connection import connect
-    from uadray.cluster.stream import StreamConfig
+    from uadray.cluster.workers import StreamConfig
     from uadray.commands.calibrate import read_calibration
     from uadray.detectors.bundle import read_bundle
     from uadray.screening.decision_segments import read_decisions

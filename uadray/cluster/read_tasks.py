@@ -6,22 +6,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+from ray.data import datasource
 from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
 from uadray.storage import s3_client
 
-Read = Callable[[], Iterable[pa.Table]]
+ReadTask = Callable[[], Iterable[pa.Table]]
 
 
-class TaskSource(Datasource):  # type: ignore[misc]  # Ray is untyped
+class TaskSource(datasource.Datasource):  # type: ignore[misc]  # Ray is untyped
     """A source whose read tasks are plain functions, each yielding Arrow tables.
 
     Ray's own sources cut work by bytes or rows. Slides differ a thousandfold in both, and one slide's tiles belong
     together: here each function is one task, however many workers there are.
     """
 
-    def __init__(self, name: str, reads: Sequence[Read], *, bytes_each: int) -> None:
+    def __init__(self, name: str, reads: Sequence[ReadTask], *, bytes_each: int) -> None:
         super().__init__()
         self._name, self._bytes_each = name, bytes_each
         self._reads = [functools.partial(_patient, read) for read in reads] if s3_client.has_answered() else list(reads)
@@ -36,19 +36,19 @@ class TaskSource(Datasource):  # type: ignore[misc]  # Ray is untyped
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
+    ) -> list[datasource.ReadTask]:
         """One task a read, whatever `parallelism` says."""
         metadata = BlockMetadata(num_rows=None, size_bytes=self._bytes_each, input_files=None, exec_stats=None)
-        return [ReadTask(read, metadata, per_task_row_limit=per_task_row_limit) for read in self._reads]
+        return [datasource.ReadTask(read, metadata, per_task_row_limit=per_task_row_limit) for read in self._reads]
 
 
-def _patient(read: Read) -> Iterable[pa.Table]:
+def _patient(read: ReadTask) -> Iterable[pa.Table]:
     """A reader waits for the server that its driver has reached, from its first request on."""
     s3_client.known_to_answer()
     return read()
 
 
-def reading(function: Callable[..., Iterator[pa.Table]], *arguments: Any) -> Read:
+def bind_read_task(function: Callable[..., Iterator[pa.Table]], *arguments: Any) -> ReadTask:
     """Bind arguments; a programming error keeps its traceback across processes."""
     return functools.partial(_guarded, function, arguments)
 

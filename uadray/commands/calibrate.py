@@ -8,7 +8,7 @@ import numpy as np
 
 from uadray import provenance
 from uadray.cluster.nodes import Nodes
-from uadray.cluster.stream import StreamConfig
+from uadray.cluster.workers import StreamConfig
 from uadray.config import parse_config
 from uadray.decisions.aggregation import AggregationConfig, Calibration, check_alpha, one_a_patient
 from uadray.detectors.bundle import CALIBRATION, Bundle

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uadray.cluster.nodes import Nodes
-from uadray.cluster.stream import StreamConfig, tile_chunks, tile_reads
+from uadray.cluster.workers import StreamConfig
 from uadray.detectors.bundle import Bundle
 from uadray.errors import InputError, WorkError
 from uadray.schemas import TILE_SCORES
 from uadray.screening.job import Progress, SlideResult, scored_slides
+from uadray.screening.tile_reader import tile_chunks, tile_read_tasks
 from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.storage import objects
 from uadray.tilesets import containers
@@ -95,7 +96,7 @@ def _tile_set(data: str, bundle: Bundle, run: Run) -> pa.Table:
     chunks = tile_chunks(refs, bundle.tiles)
     rows = [SlideRow(str(i), data) for i in range(len(chunks))]
     tables: dict[int, pa.Table] = {}
-    reads = lambda some: tile_reads(data, [chunks[int(row.slide_id)] for row in some], bundle.tiles)  # noqa: E731
+    reads = lambda some: tile_read_tasks(data, [chunks[int(row.slide_id)] for row in some], bundle.tiles)  # noqa: E731
     for result in run(rows, reads=reads):
         if result.tiles is None:
             raise WorkError(f"{data}: {': '.join(result.failure or ('lost', 'no answer'))}")

@@ -27,21 +27,11 @@ from pydantic import Field
 from uadray import metrics, provenance
 from uadray.cluster.attempts import Attempts, is_there
 from uadray.cluster.nodes import Nodes, head_address
-from uadray.cluster.read_tasks import Read
-from uadray.cluster.stream import (
-    StreamConfig,
-    StreamError,
-    failed_part,
-    flag_error,
-    from_ipc,
-    part_row,
-    pixels_of,
-    slide_reads,
-    stream,
-    to_ipc,
-)
+from uadray.cluster.read_tasks import ReadTask
+from uadray.cluster.stream import StreamError, stream
 from uadray.cluster.waiting import Say, Waiting
 from uadray.cluster.watch import DriversWatch
+from uadray.cluster.workers import StreamConfig
 from uadray.config import Config
 from uadray.decisions import aggregation
 from uadray.decisions.aggregation import AggregationConfig, Calibration
@@ -63,7 +53,8 @@ from uadray.schemas import TILE_SCORES
 from uadray.screening import ledger
 from uadray.screening.estimate import estimate
 from uadray.screening.leases import NOT_OURS
-from uadray.screening.slide_reader import claimed_reads
+from uadray.screening.parts import failed_part, flag_error, from_ipc, part_row, pixels_of, to_ipc
+from uadray.screening.slide_reader import claimed_read_tasks, slide_read_tasks
 from uadray.slides.identity import Seen, is_seen, warn_of_same_files
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects, s3_client
@@ -281,7 +272,7 @@ def _nothing(_: str) -> None:
 
 def scored_slides(
     rows: Sequence[SlideRow], *, bundle_uri: str, bundle: Bundle, config: StreamConfig,
-    reads: Callable[[Sequence[SlideRow]], list[Read]] | None = None, load: LoadDetector = load_detector,
+    reads: Callable[[Sequence[SlideRow]], list[ReadTask]] | None = None, load: LoadDetector = load_detector,
     nodes: Nodes | None = None, say: Say = _nothing,
 ) -> Generator[SlideResult]:  # fmt: skip
     """Read and score every slide; yields each, once, as soon as its last part is there.
@@ -294,7 +285,7 @@ def scored_slides(
         bundle_uri: where the bundle is.
         bundle: its description.
         config: how the cluster is shared.
-        reads: makes read tasks of rows; `slide_reads` unless given.
+        reads: makes read tasks of rows; `slide_read_tasks` unless given.
         load: makes the detector, in the actor.
         nodes: that are used.
         say: takes what is waited for, in a line; the empty text where nothing is.
@@ -303,7 +294,7 @@ def scored_slides(
         WorkError: the system fails at slide after slide, nothing moves, or the cluster is gone.
     """
     attempts = Attempts(nodes or Nodes())
-    make = reads or (lambda some: slide_reads(some, bundle.tiles))
+    make = reads or (lambda some: slide_read_tasks(some, bundle.tiles))
     arguments = scorer_arguments(bundle_uri, bundle, config) | {"load": load}
     todo = list(rows)
     while todo:
@@ -346,8 +337,8 @@ def _settled(result: SlideResult, attempts: Attempts) -> SlideResult | None:
 
 
 def _streamed(
-    rows: Sequence[SlideRow], reads: Sequence[Read], *, arguments: dict[str, Any], config: StreamConfig, nodes: Nodes,
-    say: Say,
+    rows: Sequence[SlideRow], tasks: Sequence[ReadTask], *, arguments: dict[str, Any], config: StreamConfig,
+    nodes: Nodes, say: Say,
 ) -> Generator[SlideResult]:  # fmt: skip
     """One stream: results as they come; a slide whose reader ended without an answer is given back as `node`."""
     parts: dict[int, dict[int, dict[str, Any]]] = {}
@@ -357,7 +348,9 @@ def _streamed(
     waiting = Waiting(
         names, done, watch=watch, nodes=nodes, timeout_s=config.no_progress_timeout_s, say=say, head=head_address()
     )
-    source = stream(reads, scorer=PartScorer, arguments=arguments, config=config, nodes=nodes, watch=watch)
+    source = stream(
+        tasks, scorer=PartScorer, arguments=arguments, failed_row=failed_part, config=config, nodes=nodes, watch=watch
+    )
     try:
         with closing(source):
             for part in source:
@@ -543,7 +536,7 @@ def screen(
             for todo in book.rounds(rows, retry_failed=retry_failed, waiting=lambda: run.tick(book)):
                 results = scored_slides(
                     todo, bundle_uri=bundle_uri, bundle=bundle, config=config.stream, load=load, nodes=nodes,
-                    reads=lambda some: claimed_reads(
+                    reads=lambda some: claimed_read_tasks(
                         some, bundle.tiles, tenure=book.tenure, withdrawn=book.withdrawn
                     ),
                     say=lambda note: run.tick(book, note),

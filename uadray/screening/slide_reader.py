@@ -1,24 +1,47 @@
-"""Reads of slides that several drivers share: each claims its slide when it starts."""
+"""The reader of slides: one read task a slide, which claims it, plans its tiles and reads them, part by part."""
 
+import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
-from uadray.cluster.read_tasks import Read, reading
-from uadray.cluster.stream import failed_part, read_slide
+from uadray.cluster.nodes import here
+from uadray.cluster.read_tasks import ReadTask, bind_read_task
 from uadray.errors import SYSTEM_REASONS, reason_of
+from uadray.reports.pictures import encode_jpeg
+from uadray.schemas import TILE_SCORES, TILES
 from uadray.screening import leases
 from uadray.screening.leases import Tenure
+from uadray.screening.parts import failed_part, flag_error, part_row, to_ipc
 from uadray.slides.manifest import SlideRow
+from uadray.slides.opening import open_slide
+from uadray.tiles.plan import (
+    SlidePlan,
+    TileChunk,
+    chunk_tiles,
+    normalizer_of,
+    plan_slide,
+    read_chunk,
+    read_chunks,
+    slide_etag,
+)
 from uadray.tiles.spec import TileSpec
 
 
-def claimed_reads(
+def slide_read_tasks(rows: Sequence[SlideRow], spec: TileSpec) -> list[ReadTask]:
+    """One read task a slide."""
+    return [bind_read_task(read_slide, index, row, spec) for index, row in enumerate(rows)]
+
+
+def claimed_read_tasks(
     rows: Sequence[SlideRow], spec: TileSpec, *, tenure: Tenure, withdrawn: Mapping[str, str]
-) -> list[Read]:
-    """One read task a slide, as `slide_reads`; a slide that is not ours gives one row of part -1, reason `NOT_OURS`."""
+) -> list[ReadTask]:
+    """One read task a slide, which claims it; a slide that is not ours gives one row of part -1, `NOT_OURS`."""
     return [
-        reading(_read_claimed, index, row, spec, tenure, withdrawn.get(row.slide_id)) for index, row in enumerate(rows)
+        bind_read_task(_read_claimed, index, row, spec, tenure, withdrawn.get(row.slide_id))
+        for index, row in enumerate(rows)
     ]
 
 
@@ -35,3 +58,61 @@ def _read_claimed(
         yield from read_slide(index, row, spec)
     else:
         yield failed_part(index, outcome, f"another driver {'is at' if outcome == 'held' else 'has done'} this slide")
+
+
+def read_slide(index: int, row: SlideRow, spec: TileSpec) -> Iterator[pa.Table]:
+    """All parts of one slide; whatever goes wrong ends in one row with part -1, never in a missing slide."""
+    etag: str | None = None
+    try:
+        etag = slide_etag(row)
+        yield from _parts(index, row, spec, etag)
+    except Exception as error:  # a slide must not take the job with it, nor vanish
+        yield failed_part(index, *reason_of(error), etag=etag)
+
+
+def _parts(index: int, row: SlideRow, spec: TileSpec, etag: str) -> Iterator[pa.Table]:
+    began = time.perf_counter()
+    with open_slide(row.uri, slide_id=row.slide_id, mpp=row.mpp, etag=etag) as slide:
+        plan = plan_slide(slide, etag=etag, spec=spec)
+        n_parts = max(1, -(-len(plan.tiles) // chunk_tiles(spec)))
+        chunks = (
+            read_chunks(slide, plan.tiles, spec=spec, normalise=normalizer_of(plan.stain, spec))
+            if len(plan.tiles)
+            else [read_chunk(slide, plan.tiles, spec=spec)]
+        )
+        for part, chunk in enumerate(chunks):
+            header = {"n_parts": n_parts, "read_s": time.perf_counter() - began, "bytes": chunk.pixels.nbytes}
+            yield _chunk_row(index, part, header, plan, chunk)
+            began = time.perf_counter()  # what the consumer took is not the reader's time
+
+
+def _chunk_row(index: int, part: int, header: dict[str, Any], plan: SlidePlan, chunk: TileChunk) -> pa.Table:
+    if part == 0:
+        header = header | {
+            "address": here()[1],
+            "etag": plan.etag,
+            "mpp_level0": plan.mpp_level0,
+            "size_level0_px": plan.size_level0_px,
+            "n_tiles": len(plan.tiles),
+            "n_grid": plan.n_grid,
+        }
+    first: dict[str, bytes] = {}
+    if part == 0:
+        first = {"preview": encode_jpeg(plan.preview), "masks": plan.masks, "flagged": to_ipc(_flagged(plan))}
+    return part_row(
+        index, part, header=header, tiles=chunk.tiles, pixels=chunk.pixels, errors=json.dumps(chunk.errors),
+        flags=json.dumps(chunk.flags), **first,
+    )  # fmt: skip
+
+
+def _flagged(plan: SlidePlan) -> pa.Table:
+    """The tiles that are not read, as rows of `TILE_SCORES` without a score."""
+    n = len(plan.flagged)
+    columns = {name: plan.flagged[name] for name in TILES.names} | {
+        "score": pa.nulls(n, pa.float64()),
+        "mean_saturation": pa.nulls(n, pa.float32()),
+        "mean_green": pa.nulls(n, pa.float32()),
+        "flag": pa.array(plan.flags, pa.string()),
+        "error": pa.array([flag_error(flag) for flag in plan.flags], pa.string()),
+    }
+    return pa.table(columns, schema=TILE_SCORES)

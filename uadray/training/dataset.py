@@ -17,7 +17,7 @@ import numpy.typing as npt
 import ray
 
 from uadray.cluster.nodes import Nodes
-from uadray.cluster.read_tasks import TaskSource, reading
+from uadray.cluster.read_tasks import TaskSource, bind_read_task
 from uadray.cluster.tasks import Crashed, in_parallel, on_this_node
 from uadray.errors import SYSTEM_REASONS, InputError, WorkError, reason_of, shown, shows_ids
 from uadray.provenance import fingerprint
@@ -93,7 +93,7 @@ class TrainingData:
         if self.is_patient:
             s3_client.known_to_answer()
         options = (self.input_px, self.stain_augment, self.journal)
-        reads = [reading(_crops, self.source, passes, task, *options) for task in range(passes.n_tasks)]
+        reads = [bind_read_task(_crops, self.source, passes, task, *options) for task in range(passes.n_tasks)]
         tasks = TaskSource("crops", reads, bytes_each=BLOCK_BYTES * passes.blocks_per_task)
         dataset = ray.data.read_datasource(tasks, override_num_blocks=passes.n_tasks)  # else Ray cuts blocks further
         dataset.context.target_max_block_size = 2 * BLOCK_BYTES  # a block goes out when it is read
