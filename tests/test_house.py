@@ -1,194 +1,107 @@
-"""The rules of the house: who may import whom, what an import may do, and that help is quick."""
+"""The rules of the house: who may import whom, what an import may do, that help is quick, and that the tree is true."""
 
-import ast
 import json
 import os
 import re
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
+from house import ROOT, circles, graph, imported_names, modules, rooms
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "uadray"
+MODULES = modules()
+EDGES = graph()
 
-EVERYWHERE = ("errors", "units", "schemas", "config", "runs")
-"""May be imported from anywhere; import nothing but what stands before them here."""
-
-STAGES = (
-    "uris",
-    "s3",
-    "s3_objects",
-    "arrow_files",
-    "storage",
-    "faults",
-    "members",
-    "copies",
-    "cache",
-    "manifest_columns",
-    "manifest_csv",
-    "manifest",
-    "identity",
-    "leases",
-    "drivers",
-    "slides",
-    "tissue",
-    "artefacts",
-    "focus",
-    "quality",
-    "stain",
-    "tiling",
-    "mask_classes",
-    "mask_folder",
-    "masks",
-    "evidence",
-    "images",
-    "monitoring.metrics",  # a leaf: names and counters, for every stage that counts
-    "data.passes",
-    "data.shards",
-    "data.tilesets",
-    "data.reading",
-    "data.datasource",
-    "data.probe",
-    "data.joining",
-    "data.cluster",
-    "models",
-    "checks",
-    "data.preflight",
-    "data.nodes",
-    "data.attempts",
-    "data.tasks",
-    "data.journal",
-    "data.crops",
-    "data.pipeline",
-    "data.materialise",
-    "data.estimate",
-    "data.watch",
-    "data.stream",
-    "data.waiting",
-    "data.claims",
-    "data.splits",
-    "training",
-    "mapping",
-    "scoring",
-    "detector",
-    "bundle",
-    "aggregation",
-    "worklist",
-    "decisions",
-    "versions",
-    "ledger",
-    "screening",
-    "calibration",
-    "score",
-    "train",
-    "console",  # what a command shows, `uadray serve` among them
-    "serving",
-    "monitoring",
-    "evaluation",
-    "demo",
-    "bench",
-    "doctor",
-    "cli",
-)
-"""DESIGN, section 1, as the code has it: imports point upwards in this list only. A package stands for all its modules
-but those that stand here by themselves."""
-
-EXCEPTIONS = {("ledger", "screening")}
-"""(importer, imported): `ledger` names the type `SlideResult` in its annotations, under TYPE_CHECKING."""
-
-RAY_ALLOWED = ("data", "training.loop", "training.tune", "screening", "serving", "monitoring", "bench")
+RAY = ("cluster", "training.worker", "training.tune", "serving", "metrics", "monitoring", "bench")
+"""Where Ray is imported, and nowhere else."""
 
 
-def _modules() -> dict[str, Path]:
-    """Every module by its name without `uadray.`; `__init__` files go by their package."""
-    names = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    del names[""]
-    return names
+def _tree() -> dict[str, list[str]]:
+    """The README's tree of uadray/: folder -> its modules, in its order. What lies in no folder goes by ''."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = text.split("## The tree", 1)[1].split("    uadray/\n", 1)[1].split("\n    configs/", 1)[0]
+    tree: dict[str, list[str]] = {"": []}
+    folder = ""
+    for line in block.splitlines():
+        head = re.match(r"      (\w+)/ ", line)
+        if head:
+            folder = head[1]
+            tree[folder] = []
+        names = re.findall(r"([\w/{}, ]+)\.py\b", line) if not head else []
+        tree[folder] += [name.strip() for name in names]
+    return tree
 
 
-MODULES = _modules()
-PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"}
-
-
-@cache
-def _imports(path: Path) -> frozenset[str]:
-    """Full names of all that is imported, inside functions too; of `from a import b` both `a` and `a.b`."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: relative import"
-            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return frozenset(names)
+TREE = _tree()
+ORDER = [*(name for name in TREE[""] if name != "cli"), *(name for name in TREE if name), "cli"]
+"""Folders and single modules from the top: who stands later may import who stands before."""
 
 
 def _within(module: str, prefix: str) -> bool:
     return module == prefix or module.startswith(f"{prefix}.")
 
 
-def _place(module: str) -> int:
-    """Where a module stands in the order; by its longest name that is in the list."""
-    order = (*EVERYWHERE, *STAGES)
-    fitting = [name for name in order if _within(module, name)]
-    return order.index(max(fitting, key=len)) if fitting else -1
+def _may_import_ray(module: str) -> bool:
+    return any(_within(module, allowed) for allowed in RAY)
 
 
-def _inner_imports(path: Path) -> set[str]:
-    names = {name.removeprefix("uadray.") for name in _imports(path) if name.startswith("uadray.")}
-    return (names & MODULES.keys()) - PACKAGES  # a package's own file is empty, see below
+def test_the_readmes_tree_is_the_folder() -> None:
+    found: dict[str, set[str]] = {"": set()}
+    for name in MODULES:
+        folder, _, rest = name.partition(".")
+        found.setdefault(folder if rest else "", set()).add(rest.replace(".", "/") or folder)
+    assert {folder: set(names) for folder, names in TREE.items()} == found
+    assert all(len(names) == len(set(names)) for names in TREE.values())
 
 
-def test_every_module_has_a_place_in_the_order() -> None:
-    homeless = [name for name in MODULES if _place(name) < 0 and name not in PACKAGES]
-    assert homeless == [], "put them into STAGES, where the data flow has them"
-
-
-def test_imports_point_upstream_only() -> None:
+def test_imports_point_up_the_tree() -> None:
     offenders = [
-        f"{module} imports {imported}"
-        for module, path in MODULES.items()
-        for imported in sorted(_inner_imports(path))
-        if _place(imported) > _place(module) and (module, imported) not in EXCEPTIONS
+        f"{room} imports {other}"
+        for room, others in rooms(EDGES).items()
+        for other in sorted(others)
+        if ORDER.index(other) > ORDER.index(room)
     ]
     assert offenders == []
 
 
-def test_exceptions_are_still_needed() -> None:
-    assert {(a, b) for a, b in EXCEPTIONS if b in _inner_imports(MODULES[a])} == EXCEPTIONS
+def test_no_two_files_import_each_other() -> None:
+    assert circles(EDGES) == []
 
 
 def test_package_files_import_nothing() -> None:
-    inits = [path for path in PACKAGE.rglob("__init__.py") if _imports(path)]
-    assert inits == []
+    assert [path for path in PACKAGE.rglob("__init__.py") if imported_names(path)] == []
 
 
 def test_ray_stays_at_the_edges() -> None:
     offenders = [
         f"{module} imports {name}"
         for module, path in MODULES.items()
-        for name in _imports(path)
-        if _within(name, "ray") and not any(_within(module, allowed) for allowed in RAY_ALLOWED)
+        for name in imported_names(path)
+        if _within(name, "ray") and not _may_import_ray(module)
     ]
     assert offenders == []
 
 
 def test_what_computes_runs_without_ray() -> None:
-    """Not even by way of another module."""
-    plain = (
-        *("slides.reader", "slides.synthetic", "tissue", "tiling", "data.reading", "data.tilesets", "models.build"),
-        *("training.steps", "training.checkpoint", "detector", "bundle", "aggregation", "evidence", "worklist"),
-        *("ledger", "data.splits", "evaluation.report", "manifest", "cache"),
+    """Not even by way of another module: all that stands above `cluster`, and what later folders compute."""
+    above = set(ORDER[: ORDER.index("cluster")]) - set(RAY)
+    plain = [name for name in MODULES if name.partition(".")[0] in above | {"decisions", "reports", "evaluation"}]
+    code = "import sys, importlib\n" + "".join(
+        f"importlib.import_module('uadray.{name}')\n" for name in [*plain, "training.plain"]
     )
-    code = "import sys, importlib\n" + "".join(f"importlib.import_module('uadray.{name}')\n" for name in plain)
     done = _python("-c", code + "print(sorted(m for m in sys.modules if m == 'ray' or m.startswith('ray.'))[:3])")
+    assert len(plain) > 50
     assert done.stdout.strip() == "[]"
+
+
+def test_tests_mirror_the_package() -> None:
+    """Each folder of tests is one of uadray's, or `faults`, which holds what crosses folders."""
+    folders = {path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").rglob("*/test_*.py")}
+    assert folders - {"faults"} <= {name for name in TREE if name}
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
 
 
 @pytest.mark.parametrize("name", ["utils", "common", "helpers", "misc", "util"])
@@ -196,15 +109,24 @@ def test_no_drawer_for_everything(name: str) -> None:
     assert [str(path) for path in PACKAGE.rglob(f"{name}*")] == []
 
 
+def test_every_dependency_is_imported() -> None:
+    """But for those that are another's engine: named here, with whose."""
+    engines = {"openslide-bin": "OpenSlide's library", "setuptools": "torch's, for its extensions"}
+    imports = {"scikit-learn": "sklearn", "opencv-python-headless": "cv2", "pillow": "PIL", "openslide-python": "openslide"}
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    block = text.split("dependencies = [", 1)[1].split("\n]", 1)[0]
+    wanted = [re.match(r"[\w.-]+", line)[0] for line in re.findall(r'^    "(.+?)"', block, re.M)]  # type: ignore[index]
+    used = {name.partition(".")[0] for path in MODULES.values() for name in imported_names(path)}
+    used |= set(re.findall(r'import_module\("(\w+)"\)', "".join(p.read_text(encoding="utf-8") for p in MODULES.values())))
+    assert [w for w in wanted if w not in engines and imports.get(w, w.replace("-", "_")) not in used] == []
+
+
 def test_no_module_is_a_pickle_reader() -> None:
     """Nothing that is opened may run code."""
     texts = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
     suspects = [name for name, text in texts.items() if re.search(r"\b(import pickle|pickle\.load|yaml\.load\()", text)]
-    assert [
-        name for name in suspects if name != "models.weight_sources"
-    ] == []  # reads others' pickles, unpickling none
+    assert [name for name in suspects if not name.startswith("networks.weight")] == []  # reads others', unpickling none
     assert [name for name, text in texts.items() if re.search(r"torch\.load\((?!.*weights_only=True)", text)] == []
-
 
 SIDE_EFFECTS = """
 import contextlib, importlib, json, logging, os, pathlib, signal, sys, threading, warnings
@@ -248,7 +170,7 @@ for name in json.loads(sys.argv[1]):
 def test_importing_has_no_side_effect(tmp_path: Path) -> None:
     """No file, thread, child process, environment variable, handler or random state changes; nothing is printed."""
     names = json.dumps([f"uadray.{name}" for name in MODULES])
-    others = sorted({n for path in MODULES.values() for n in _imports(path) if not _within(n, "uadray")})
+    others = sorted({n for path in MODULES.values() for n in imported_names(path) if not _within(n, "uadray")})
     done = _python("-c", SIDE_EFFECTS, names, json.dumps(others), cwd=tmp_path, HOME=str(tmp_path))
     assert done.stdout == ""
     assert [line for line in done.stderr.splitlines() if "uadray" in line] == []
