@@ -42,18 +42,11 @@ from uadray.config import Config
 from uadray.errors import SYSTEM_REASONS, InputError, reason_of
 from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES, TILES
+from uadray.slides.identity import slide_etag
 from uadray.slides.manifest import SlideRow
 from uadray.slides.opening import open_slide
-from uadray.tiles.plan import (
-    SlidePlan,
-    TileChunk,
-    chunk_tiles,
-    normalizer_of,
-    plan_slide,
-    read_chunk,
-    read_chunks,
-    slide_etag,
-)
+from uadray.tiles.chunks import TileChunk, chunk_tiles, normalizer_of, read_chunk, read_chunks
+from uadray.tiles.plan import SlidePlan, plan_slide
 from uadray.tiles.spec import TileSpec
 from uadray.tilesets.containers import TileRef, read_tiles
 
