@@ -19,7 +19,7 @@ from uadray.detectors.catalog import FanoganConfig, build_networks
 from uadray.errors import InputError, WorkError
 from uadray.evaluation.report import evaluate
 from uadray.schemas import TILE_SCORES
-from uadray.serving.upload_images import decode_tile
+from uadray.serving.base64_images import decode_tile
 from uadray.tiles.spec import TileSpec
 from uadray.tilesets.containers import TileRef
 

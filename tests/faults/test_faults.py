@@ -38,7 +38,8 @@ from uadray.detectors.bundle import Bundle, load_detector
 from uadray.slides.manifest import SlideRow, write_manifest
 from uadray.slides.opening import open_slide
 from uadray.storage import objects
-from uadray.tiles.plan import plan_slide, read_chunks
+from uadray.tiles.chunks import read_chunks
+from uadray.tiles.plan import plan_slide
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow, pytest.mark.timeout(600)]
 

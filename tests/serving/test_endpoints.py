@@ -19,10 +19,10 @@ import uvicorn
 from PIL import Image
 
 from uadray.detectors.bundle import load_detector, read_bundle
+from uadray.serving.base64_images import decode_tile
 from uadray.serving.endpoints import build_http, digest
 from uadray.serving.schemas import ServeConfig
 from uadray.serving.stages import Scores, Whole
-from uadray.serving.upload_images import decode_tile
 from uadray.tiles.images import Pixels
 from uadray.tilesets.containers import list_tiles, read_tiles
 

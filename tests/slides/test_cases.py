@@ -28,7 +28,8 @@ from uadray.slides.thumbnail import thumbnail
 from uadray.slides.tiff.slide import TiffSlide
 from uadray.slides.tile_reading import read_tile, tile_places
 from uadray.storage import objects
-from uadray.tiles.plan import plan_slide, read_chunks
+from uadray.tiles.chunks import read_chunks
+from uadray.tiles.plan import plan_slide
 from uadray.tiles.spec import TileSpec
 
 MPP = resolution(0.5)
@@ -620,9 +621,9 @@ def test_large_file_tiles_are_read_once(tmp_path: Path, monkeypatch: pytest.Monk
         whole.tags |= {code: (LONG, [5120]) for code in (256, 257, 322, 323)}
         whole.tiles = [encode(image)]
     counts = []
-    for kind in ("jpeg_tiles.TileDecoder", "lossless_tiles.LosslessDecoder"):
+    for kind in ("tiff.jpeg.TileDecoder", "tiff.lossless.LosslessDecoder"):
         name = f"uadray.slides.{kind}.decode"
-        module, decoder = kind.split(".")
+        module, _, decoder = kind.rpartition(".")
         own = getattr(__import__(f"uadray.slides.{module}", fromlist=[decoder]), decoder).decode
         monkeypatch.setattr(name, lambda self, data, out=None, own=own: counts.append(1) or own(self, data, out))
     with _open(_write(tmp_path / "s.tif", [whole])) as slide:

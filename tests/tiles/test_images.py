@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uadray.tiles.images import MAX_SCANS, ImageError, decode, size_px
+from uadray.tiles.images import MAX_SCANS, ImageError, centre_tile, decode, size_px
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 SMOOTH = np.array(Image.fromarray(RGB).resize((90, 60)))
@@ -185,3 +185,11 @@ def test_whatever_bytes_come_there_are_pixels_or_an_image_error() -> None:
             refused += 1
     assert 100 < refused < 300
     assert time.perf_counter() - began < 20
+
+
+def test_a_larger_image_is_cropped_to_its_centre_and_a_smaller_one_refused() -> None:
+    pixels = np.arange(7 * 10 * 3, dtype=np.uint8).reshape(7, 10, 3)
+    np.testing.assert_array_equal(centre_tile(pixels, 4), pixels[1:5, 3:7])
+    np.testing.assert_array_equal(centre_tile(pixels[:, :7], 7), pixels[:, :7])
+    with pytest.raises(ImageError, match="10 x 7 px, the bundle needs 8 px"):
+        centre_tile(pixels, 8)

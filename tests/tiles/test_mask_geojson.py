@@ -158,11 +158,13 @@ def test_a_region_without_class_adds_tissue_or_is_refused() -> None:
 
 
 def test_a_file_that_only_cuts_out_is_about_what_was_found() -> None:
-    found = _box(0, 0, 90, 70)
+    detected = _box(0, 0, 90, 70)
     hole = _bytes(_classed(HOLE, classification={"name": "Ignore*"}))
-    assert (read_mask(hole, "s", SIZE, SHAPE, found=found) == found & ~_box(10, 10, 20, 20)).all()
+    assert (read_mask(hole, "s", SIZE, SHAPE, detected=detected) == detected & ~_box(10, 10, 20, 20)).all()
     assert not read_mask(hole, "s", SIZE, SHAPE).any()
-    assert not read_mask(_bytes(), "s", SIZE, SHAPE, found=found).any(), "an empty file says that there is no tissue"
+    assert not read_mask(_bytes(), "s", SIZE, SHAPE, detected=detected).any(), (
+        "an empty file says that there is no tissue"
+    )
 
 
 def test_collections_in_lists_and_in_each_other() -> None:

@@ -20,9 +20,9 @@ from uadray.slides.opening import open_slide
 from uadray.slides.thumbnail import thumbnail
 from uadray.slides.tile_reading import read_tile
 from uadray.storage import objects
-from uadray.tiles.plan import read_chunks
+from uadray.tiles.chunks import read_chunks
 from uadray.tiles.spec import TileSpec
-from uadray.tiles.stain import StainConfig, fit
+from uadray.tiles.stain_fit import StainConfig, fit_stain
 from uadray.tilesets import shards
 from uadray.tilesets.containers import is_tile_set, kind, list_tiles, read_tiles
 from uadray.tilesets.cutting import chosen_tiles, cut_slide, encoded_tiles, tile_set
@@ -173,7 +173,7 @@ def test_what_is_out_of_focus_is_left_out_and_counted(ray_cluster: None, tmp_pat
 def test_tiles_of_normalised_slides_are_encoded_anew(ray_cluster: None, rows: list[SlideRow], tmp_path: Path) -> None:
     with open_slide(rows[0].uri, slide_id="a") as slide:
         image, _ = thumbnail(slide)
-    reference = fit(image, StainConfig())
+    reference = fit_stain(image, StainConfig())
     bluer = reference.model_copy(update={"maxima": tuple(2 * m for m in reference.maxima)})
     spec = OWN.model_copy(update={"stain": StainConfig(reference=bluer)})
     plain, normalised = (tile_set(rows[:1], s, str(tmp_path / n)) for n, s in (("p", OWN), ("n", spec)))

@@ -29,8 +29,9 @@ from uadray.slides.slide import Slide
 from uadray.slides.tiff.byte_source import open_source
 from uadray.slides.tiff.index import read_index
 from uadray.slides.tile_reading import reading_order
-from uadray.tiles.plan import read_chunks
-from uadray.tiles.spec import TileSpec, grid
+from uadray.tiles.chunks import read_chunks
+from uadray.tiles.grid import grid
+from uadray.tiles.spec import TileSpec
 
 GOALS = {"over_bare": 0.7, "over_openslide": 5.0}
 """Least ratios of tiles per second, on one thread and on two."""

@@ -31,8 +31,8 @@ from uadray.slides.thumbnail import thumbnail
 from uadray.slides.tiff.slide import TiffSlide
 from uadray.slides.tile_reading import reading_order, tile_places
 from uadray.storage import objects
-from uadray.tiles.plan import read_chunks
-from uadray.tiles.spec import grid
+from uadray.tiles.chunks import read_chunks
+from uadray.tiles.grid import grid
 
 ROUND_TRIP_S = 0.02
 SHARES = {"5_percent": 0.05, "100_percent": 1.0}

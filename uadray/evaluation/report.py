@@ -16,7 +16,7 @@ from uadray.evaluation.detection import auroc, detection
 from uadray.evaluation.outlines import any_outline, outline_uri, read_outlines, tile_truth
 from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.storage import objects
-from uadray.tiles.spec import slide_of
+from uadray.tiles.grid import slide_of
 
 TRIVIAL = {"mean_saturation": 1.0, "minus_mean_green": -1.0}
 """Scores that need no model, with the sign that makes higher = more abnormal. A detector that does not stand clearly
@@ -57,7 +57,7 @@ def evaluate(uri: str, *, labels: str | None = None, outlines: str | None = None
 def evaluate_scores(table: pa.Table, rows: Sequence[SlideRow] = ()) -> dict[str, Any]:
     """Metrics of a table with `label` and `score`; a tile without a score is counted and left out.
 
-    Slides are told by `slide_id`, or by tile ids as `uadray.tiles.spec.tile_id` makes them.
+    Slides are told by `slide_id`, or by tile ids as `uadray.tiles.grid.tile_id` makes them.
     """
     missing = {"label", "score"} - set(table.column_names)
     if missing:

@@ -20,14 +20,15 @@ import ray
 from uadray.cluster.connection import cores
 from uadray.errors import SlideError, UadrayError
 from uadray.schemas import TILE_SCORES
+from uadray.slides.identity import slide_etag
 from uadray.slides.manifest import SlideRow
 from uadray.slides.opening import open_slide
 from uadray.slides.slide import Slide
 from uadray.slides.tiff.slide import TiffSlide
 from uadray.storage import objects
-from uadray.tiles.plan import read_chunks, slide_etag
+from uadray.tiles.chunks import read_chunks
 from uadray.tiles.spec import TileSpec
-from uadray.tiles.stain import Normalizer
+from uadray.tiles.stain_normalize import Normalizer
 from uadray.tilesets.cutting import chosen_tiles, encoded_tiles, places
 
 RESAMPLES = 1000

@@ -12,9 +12,9 @@ from contextlib import suppress
 
 from uadray.errors import AccessError, SlideError
 from uadray.screening.leases import REQUESTS
+from uadray.slides.identity import slide_etag
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
-from uadray.tiles.plan import slide_etag
 
 LISTED_PER_SLIDE = 30
 """A listing is given up after so many objects a slide (1,000 in one request, against 32 single requests at once)."""

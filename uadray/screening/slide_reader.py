@@ -15,18 +15,11 @@ from uadray.schemas import TILE_SCORES, TILES
 from uadray.screening import leases
 from uadray.screening.leases import Tenure
 from uadray.screening.parts import failed_part, flag_error, part_row, to_ipc
+from uadray.slides.identity import slide_etag
 from uadray.slides.manifest import SlideRow
 from uadray.slides.opening import open_slide
-from uadray.tiles.plan import (
-    SlidePlan,
-    TileChunk,
-    chunk_tiles,
-    normalizer_of,
-    plan_slide,
-    read_chunk,
-    read_chunks,
-    slide_etag,
-)
+from uadray.tiles.chunks import TileChunk, chunk_tiles, normalizer_of, read_chunk, read_chunks
+from uadray.tiles.plan import SlidePlan, plan_slide
 from uadray.tiles.spec import TileSpec
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from uadray.cluster.read_tasks import ReadTask, bind_read_task
 from uadray.schemas import TILES
 from uadray.screening.parts import part_row
-from uadray.tiles.plan import chunk_tiles
+from uadray.tiles.chunks import chunk_tiles
 from uadray.tiles.spec import TileSpec
 from uadray.tilesets.containers import TileRef, read_tiles
 

@@ -24,6 +24,7 @@ from starlette.requests import ClientDisconnect
 
 from uadray import __version__, metrics
 from uadray.detectors.bundle import Bundle
+from uadray.serving.base64_images import claimed_px, decode_tile
 from uadray.serving.schemas import (
     Health,
     Problem,
@@ -36,7 +37,6 @@ from uadray.serving.schemas import (
     is_loopback,
 )
 from uadray.serving.stages import Scores
-from uadray.serving.upload_images import claimed_px, decode_tile
 from uadray.tiles.images import ImageError, Pixels
 
 DECODE_CHUNK = 16

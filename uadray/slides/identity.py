@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 
-from uadray.errors import UadrayError, UnreachableError, shown
+from uadray.errors import NotFoundError, SlideError, UadrayError, UnreachableError, shown
 from uadray.provenance import fingerprint
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects, slide_files
@@ -37,6 +37,18 @@ class Seen:
 
     salt: str
     marks: frozenset[str]
+
+
+def slide_etag(row: SlideRow) -> str:
+    """The version of a slide's file, as storage names it; of all its files where it has many.
+
+    Raises:
+        SlideError: reason `missing`.
+    """
+    try:
+        return slide_files.slide_stat(row.uri).etag
+    except NotFoundError as error:
+        raise SlideError(row.slide_id, "missing", str(error)) from error
 
 
 def content(uri: str) -> str:

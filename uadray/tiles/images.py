@@ -1,4 +1,4 @@
-"""An image file's bytes -> the RGB pixels that a detector sees. Tile sets and the endpoint decode with this alone.
+"""The bytes of an image file -> the RGB pixels that a detector sees: one rule for tile sets and for the endpoint.
 
     8 bits a channel        as they are
     16 bits                 the upper eight
@@ -6,9 +6,10 @@
     palette, CMYK, YCbCr    as RGB
     transparent             on white, as what lies outside a slide
     orientation (EXIF)      turned upright
-    32 bits, floats         refused: nobody says which value is white
+    32 bits, floats         refused: the file does not say which value is white
 
-Sizes are read from the header first: nothing is allocated for an image that claims to be larger than any tile.
+Sizes are read from the header first: nothing is allocated for an image that claims to be larger than any tile. An image
+that is larger than a detector's tile is cropped to its centre.
 """
 
 import io
@@ -23,37 +24,38 @@ from PIL import Image
 Pixels = npt.NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "JPEG2000")
-"""By Pillow's names; no other decoder of Pillow is tried on foreign bytes."""
+"""Names of Pillow. None of its other decoders is tried on bytes that others wrote."""
 
 MAX_IMAGE_PX = 64 * 2**20
-"""Pixels of an image; what has more is no tile. Some kilobytes of PNG can claim gigabytes."""
+"""Pixels of an image at the most: a few kilobytes of PNG can claim gigabytes, and no tile is so large."""
 
 MAX_SCANS = 100
-"""Of a progressive JPEG: each scan goes over the whole image again. Encoders write about ten."""
+"""Of a progressive JPEG at the most: each scan goes over the whole image again. Encoders write about ten."""
 
-_JPEG = ("JPEG", "MPO")  # the second: a JPEG that others follow, of which the first is taken
+_JPEG = ("JPEG", "MPO")  # MPO is a file of several JPEGs, of which the first is taken
 _ORIENTATION = 0x0112
 
 
 class ImageError(Exception):
-    """Why bytes cannot be had as pixels, in a few words."""
+    """An image cannot be used; the message says why, in a few words."""
 
 
 def size_px(data: bytes, *, formats: tuple[str, ...] = FORMATS) -> tuple[int, int]:
-    """Width and height that the header claims, before it is turned upright; nothing is decoded.
+    """Width and height that the header claims, before the image is turned upright; nothing is decoded.
 
     Raises:
-        ImageError: it is none of `formats`.
+        ImageError: the format is none of `formats`.
     """
     with _opened(data, formats) as image:
         return image.size
 
 
 def decode(data: bytes, *, max_px: int = MAX_IMAGE_PX, formats: tuple[str, ...] = FORMATS) -> Pixels:
-    """RGB [h, w, 3].
+    """The pixels of an image file, upright: RGB [h, w, 3].
 
     Raises:
-        ImageError: it is none of `formats`, claims more than `max_px` pixels, is damaged, or has pixels of 32 bits.
+        ImageError: the format is none of `formats`, or the image claims more than `max_px` pixels, is damaged, or has
+            pixels of 32 bits.
     """
     with _opened(data, formats) as image:
         width, height = image.size
@@ -62,23 +64,47 @@ def decode(data: bytes, *, max_px: int = MAX_IMAGE_PX, formats: tuple[str, ...] 
         try:
             if image.format in _JPEG and data.count(b"\xff\xda") > MAX_SCANS:
                 raise ImageError(f"JPEG of more than {MAX_SCANS} scans")
-            # libjpeg-turbo in both; simplejpeg takes two thirds of the time, and refuses what is only partly there
+            # Both use libjpeg-turbo; simplejpeg takes two thirds of the time, and refuses an image that breaks off.
             pixels = _jpeg(data) if image.format in _JPEG and image.mode in ("RGB", "L") else _rgb(image)
-            # after the pixels: a PNG may say it behind them, and a TIFF that was turned by then says no more
+            # Read after the pixels: a PNG may have its EXIF behind them, and a TIFF that Pillow has turned by then has
+            # no orientation any more.
             return _upright(pixels, image.getexif().get(_ORIENTATION, 1))
         except ImageError:
             raise
-        except Exception as error:  # decoders raise whatever they stumble over
+        except Exception as error:  # decoders raise many kinds of errors on damaged data
             raise ImageError("image is damaged and cannot be decoded") from error
+
+
+def check_covers(width_px: int, height_px: int, tile_px: int) -> None:
+    """Refuse an image that is smaller than a detector's tile.
+
+    Raises:
+        ImageError: one side is shorter than `tile_px`.
+    """
+    if min(width_px, height_px) < tile_px:
+        raise ImageError(f"{width_px} x {height_px} px, the bundle needs {tile_px} px")
+
+
+def centre_tile(pixels: Pixels, tile_px: int) -> Pixels:
+    """The centre of an image [h, w, 3] as a tile: RGB [tile_px, tile_px, 3], a view.
+
+    Raises:
+        ImageError: one side is shorter than `tile_px`.
+    """
+    height, width = pixels.shape[:2]
+    check_covers(width, height, tile_px)
+    top, left = (height - tile_px) // 2, (width - tile_px) // 2
+    return pixels[top : top + tile_px, left : left + tile_px]
 
 
 @contextmanager
 def _opened(data: bytes, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+    """The image with its header read, not decoded."""
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("image claims more pixels than any tile has, and is not decoded") from error
-    except Exception as error:  # as above
+    except Exception as error:  # likewise
         expected = " or ".join([", ".join(formats[:-1]), formats[-1]] if len(formats) > 1 else formats)
         raise ImageError(f"not an image that can be decoded; expected {expected}") from error
     with image:
@@ -91,6 +117,7 @@ def _jpeg(data: bytes) -> Pixels:
 
 
 def _rgb(image: Image.Image) -> Pixels:
+    """RGB [h, w, 3] of any kind of image, by the table of this module."""
     if image.mode.startswith("I;16"):
         values = np.asarray(image)
         grey = (values >> 8).astype(np.uint8)
@@ -109,7 +136,8 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     """Undo an EXIF orientation (1 to 8)."""
     if orientation not in range(2, 9):
         return pixels
-    if orientation in (2, 4, 5, 7):  # mirrored
+    is_mirrored = orientation in (2, 4, 5, 7)
+    if is_mirrored:
         pixels = pixels[:, ::-1]
     turns = {2: 0, 3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}[orientation]
     return np.ascontiguousarray(np.rot90(pixels, turns))

@@ -64,7 +64,7 @@ def read_mask(
     shape: tuple[int, int],
     *,
     source: str = "its mask",
-    found: Mask | None = None,
+    detected: Mask | None = None,
 ) -> Mask:
     """The tissue that a GeoJSON outlines. A pixel belongs to a polygon that its centre lies in.
 
@@ -74,7 +74,7 @@ def read_mask(
         size_level0_px: width and height of the slide; what lies outside is cut off.
         shape: height and width of the mask.
         source: names the file in errors.
-        found: [h, w], the tissue that a file is about that only says what to cut out; none unless given.
+        detected: [h, w], the tissue of the thumbnail, from which a file that only says what to cut out is taken.
 
     Returns:
         bool [h, w].
@@ -106,8 +106,8 @@ def read_mask(
     except ValueError as error:
         expected = "" if isinstance(error, UnclearError) else "; expected GeoJSON polygons in level-0 pixels"
         raise SlideError(slide_id, "bad_mask", f"{source}{where}: {error}{expected}") from error
-    if found is not None and regions["cut_out"] and not regions["tissue"] and not regions["unnamed"]:
-        return found & ~masks["cut_out"]
+    if detected is not None and regions["cut_out"] and not regions["tissue"] and not regions["unnamed"]:
+        return detected & ~masks["cut_out"]
     return (masks["tissue"] | masks["unnamed"]) & ~masks["cut_out"]
 
 

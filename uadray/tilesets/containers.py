@@ -13,8 +13,9 @@ from typing import Literal, TypeVar
 from uadray.errors import AccessError, InputError, UnreachableError
 from uadray.storage import local_copies, objects
 from uadray.tiles import images
+from uadray.tiles.grid import slide_of
 from uadray.tiles.images import ImageError, Pixels
-from uadray.tiles.spec import TileSpec, slide_of
+from uadray.tiles.spec import TileSpec
 from uadray.tilesets import shards
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")

@@ -32,16 +32,19 @@ from uadray.cluster.nodes import Nodes, here
 from uadray.cluster.tasks import Crashed, in_parallel
 from uadray.errors import SYSTEM_REASONS, InputError, SlideError, reason_of
 from uadray.provenance import fingerprint
+from uadray.slides.identity import slide_etag
 from uadray.slides.manifest import SlideRow
 from uadray.slides.opening import open_slide
 from uadray.slides.slide import Slide
 from uadray.slides.tiff.slide import TiffSlide
 from uadray.slides.tile_reading import TilePlaces, read_place, tile_places
 from uadray.storage import objects
-from uadray.tiles.plan import mask_uri, normalizer_of, plan_slide, read_chunks, slide_etag
+from uadray.tiles.chunks import normalizer_of, read_chunks
+from uadray.tiles.mask_folder import mask_uri
+from uadray.tiles.plan import plan_slide
 from uadray.tiles.quality import pixel_flags
 from uadray.tiles.spec import TileSpec
-from uadray.tiles.stain import Normalizer
+from uadray.tiles.stain_normalize import Normalizer
 from uadray.tilesets.containers import decoded
 from uadray.tilesets.shards import GROUP_TILES, TILE_IMAGES, TILESET, SlideTiles, TileSet, parse_tile_set
 from uadray.training.passes import draw
@@ -135,7 +138,7 @@ def _options_print(spec: TileSpec, options: dict[str, int | None]) -> str:
 
 def _slide_print(row: SlideRow, spec: TileSpec, options: dict[str, int | None], etag: str) -> str:
     """Of the options, the version of the slide, and that of its edited mask."""
-    mask = mask_uri(row.slide_id, spec)
+    mask = mask_uri(spec.mask_dir, row.slide_id) if spec.mask_dir else None
     edited = objects.stat(mask).etag if mask and objects.exists(mask) else ""
     return fingerprint([_options_print(spec, options), etag, edited])
 

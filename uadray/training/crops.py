@@ -28,9 +28,9 @@ from uadray.slides.slide import Slide
 from uadray.slides.tiff.slide import TiffSlide
 from uadray.slides.tile_reading import tile_places
 from uadray.storage import objects
-from uadray.tiles.plan import normalizer_of, read_chunk
+from uadray.tiles.chunks import normalizer_of, read_chunk
 from uadray.tiles.spec import TileSpec
-from uadray.tiles.stain import Stain
+from uadray.tiles.stain_fit import Stain
 from uadray.tiles.tissue import tissue_mask
 from uadray.tilesets import containers, shards
 from uadray.training.journal import Journal, Notes
@@ -197,7 +197,7 @@ def _table(pieces: list[Piece], turn: int, input_px: int, stain_augment: float, 
     for place, i in enumerate(order):
         crops[place] = found_crops[i]
     if stain_augment > 0 and len(crops):
-        from uadray.tiles.stain import augment
+        from uadray.tiles.stain_augment import augment
 
         crops = augment(crops, rng, sigma_alpha=stain_augment, sigma_beta=stain_augment)
     found = np.array(where, np.int32).reshape(-1, 2)[order]

@@ -21,13 +21,13 @@ from uadray.cluster.read_tasks import TaskSource, bind_read_task
 from uadray.cluster.tasks import Crashed, in_parallel, on_this_node
 from uadray.errors import SYSTEM_REASONS, InputError, WorkError, reason_of, shown, shows_ids
 from uadray.provenance import fingerprint
-from uadray.slides.identity import all_marks, contents, new_salt
+from uadray.slides.identity import all_marks, contents, new_salt, slide_etag
 from uadray.slides.manifest import SlideRow, has_label, read_manifest
 from uadray.slides.opening import open_slide
 from uadray.storage import s3_client
-from uadray.tiles.plan import plan_slide, slide_etag
+from uadray.tiles.plan import plan_slide
 from uadray.tiles.spec import TileSpec
-from uadray.tiles.stain import Stain, median_stain
+from uadray.tiles.stain_fit import Stain, median_stain
 from uadray.tilesets import containers, shards
 from uadray.training.crops import (
     FileSource,

@@ -23,8 +23,9 @@ from uadray.slides.tiff.jpeg import TileDecoder
 from uadray.slides.tiff.read_ahead import touched_tiles
 from uadray.slides.tiff.slide import TiffSlide
 from uadray.slides.tile_reading import read_tile, reading_order, tile_places
-from uadray.tiles.plan import read_chunk, read_chunks
-from uadray.tiles.spec import TileSpec, grid
+from uadray.tiles.chunks import read_chunk, read_chunks
+from uadray.tiles.grid import grid
+from uadray.tiles.spec import TileSpec
 
 MPP = resolution(0.5)
 
@@ -281,7 +282,7 @@ def test_a_grid_across_file_tiles_decodes_each_about_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int]
 ) -> None:
     """40 px tiles at 1.3 times level 0's mpp, over file tiles of 32 px; 48 are kept, and a row has 60."""
-    monkeypatch.setattr("uadray.slides.slide.DECODED_BYTES", 48 * 32 * 32 * 3)
+    monkeypatch.setattr("uadray.slides.tile_reading.DECODED_BYTES", 48 * 32 * 32 * 3)
     monkeypatch.setattr("uadray.slides.tiff.slide.DECODED_BYTES", 48 * 32 * 32 * 3)
     path = write_pyramid(tmp_path / "s.tif", picture(640, 1920), mpp=1.0, tile_px=32, downsamples=())
     spec = TileSpec(mpp=1.3, tile_px=40)

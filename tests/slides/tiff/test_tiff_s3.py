@@ -22,10 +22,11 @@ from uadray.slides.thumbnail import thumbnail
 from uadray.slides.tiff import read_ahead
 from uadray.slides.tiff.byte_source import RemoteObject
 from uadray.slides.tiff.slide import TiffSlide
-from uadray.slides.tile_reading import reading_order
+from uadray.slides.tile_reading import reading_order, tile_places
 from uadray.storage import local_copies, objects
-from uadray.tiles.plan import read_chunk, read_chunks
-from uadray.tiles.spec import TileSpec, grid
+from uadray.tiles.chunks import read_chunk, read_chunks
+from uadray.tiles.grid import grid
+from uadray.tiles.spec import TileSpec
 
 pytestmark = pytest.mark.s3
 
@@ -74,8 +75,8 @@ def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FIRST_WINDOW_BYTES", "WINDOW_BYTES"):
         monkeypatch.setattr(read_ahead, name, 64 * 2**10)
     monkeypatch.setattr(read_ahead, "AHEAD_BYTES", 200 * 2**10)
-    monkeypatch.setattr("uadray.tiles.plan.CHUNK_BYTES", 0)  # 64 tiles, the least
-    for module in ("reader", "tiff"):
+    monkeypatch.setattr("uadray.tiles.chunks.CHUNK_BYTES", 0)  # 64 tiles, the least
+    for module in ("tile_reading", "tiff.slide"):
         monkeypatch.setattr(f"uadray.slides.{module}.DECODED_BYTES", 64 * 32 * 32 * 3)
 
 
@@ -108,13 +109,12 @@ def _sizes(slide: Slide) -> tuple[object, object]:
 def test_little_is_read_for_few_scattered_tiles(uri: str, counted: DelayProxy) -> None:
     spec = TileSpec(mpp=1.0, tile_px=32)
     with _fast(uri) as slide:
-        every = _tiles(slide, spec)
-        some = every.take(np.sort(np.random.default_rng(0).permutation(len(every))[:100]))
-        places = slide.tile_places(
-            slide, *(some[n].to_numpy() for n in ("x_level0_px", "y_level0_px")), mpp=1, tile_px=32
-        )
+        tiles = _tiles(slide, spec)
+        scattered = tiles.take(np.sort(np.random.default_rng(0).permutation(len(tiles))[:100]))
+        x, y = (scattered[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
+        places = tile_places(slide, x, y, mpp=1, tile_px=32)
         before = counted.received
-        read = sum(len(chunk.errors) for chunk in read_chunks(slide, some, spec=spec))
+        read = sum(len(chunk.errors) for chunk in read_chunks(slide, scattered, spec=spec))
         assert read == 100
         assert (
             counted.received - before < 1.5 * slide.encoded_bytes(places.level, places.boxes) + 100 * 600

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from uadray.slides.slide import Boxes
 from uadray.slides.tiff.byte_source import Span
-from uadray.slides.tiff.index import TiffLevel
+from uadray.slides.tiff.level_tiles import TiffLevel
 
 FIRST_WINDOW_BYTES, WINDOW_BYTES = 2**20, 8 * 2**20
 """Encoded bytes that are asked for together, so that gaps can be joined: some 70 tiles first, to be decoded while

@@ -23,10 +23,12 @@ from uadray.slides.levels import factors
 from uadray.slides.slide import DECODED_BYTES, Boxes, Rgb
 from uadray.slides.tiff.byte_source import ByteSource, Span, slide_error
 from uadray.slides.tiff.header import BadTiffError, TiffLimitError
-from uadray.slides.tiff.index import JPEG, TiffIndex, TiffLevel, read_index
+from uadray.slides.tiff.index import TiffIndex, read_index
 from uadray.slides.tiff.jpeg import TileDecoder
+from uadray.slides.tiff.level_tiles import TiffLevel
 from uadray.slides.tiff.lossless import LosslessDecoder
 from uadray.slides.tiff.read_ahead import Plan, touched_tiles
+from uadray.slides.tiff.tags import JPEG
 
 READ_BYTES = 8 * 2**20
 """Encoded bytes that one region asks S3 for at once, where nothing was announced."""

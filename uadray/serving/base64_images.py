@@ -1,16 +1,20 @@
-"""base64 -> the tile a detector looks at, or an error text. Nothing is decoded that claims to be too large."""
+"""An image in a request, as base64 -> the tile that a detector sees, or an error text.
+
+`tiles.images` decodes. What stands here is only about requests: base64, fewer formats, and a limit on the size that an
+image's header may claim before anything is decoded.
+"""
 
 import base64
 import binascii
 
 from uadray.tiles import images
-from uadray.tiles.images import ImageError, Pixels
+from uadray.tiles.images import ImageError, Pixels, centre_tile, check_covers
 
 FORMATS = ("PNG", "JPEG")
 
 
 def claimed_px(image: str, *, tile_px: int, max_image_px: int) -> int:
-    """Pixels that decoding a base64 image will take, by its header; 0 for one that `decode_tile` refuses unseen."""
+    """Pixels that decoding an image will take, by its header; 0 for one that `decode_tile` refuses by its header."""
     try:
         _, width, height = _checked(image, tile_px=tile_px, max_image_px=max_image_px)
     except ImageError:
@@ -19,20 +23,18 @@ def claimed_px(image: str, *, tile_px: int, max_image_px: int) -> int:
 
 
 def decode_tile(image: str, *, tile_px: int, max_image_px: int) -> Pixels:
-    """A PNG or JPEG in base64 -> RGB [tile_px, tile_px, 3]; a larger one is cropped to its centre.
+    """A PNG or JPEG in base64 -> RGB [tile_px, tile_px, 3]; a larger image is cropped to its centre.
 
     Raises:
         ImageError: not base64, not an image, damaged, smaller than `tile_px` or larger than `max_image_px`.
     """
     data, _, _ = _checked(image, tile_px=tile_px, max_image_px=max_image_px)
-    decoded = images.decode(data, formats=FORMATS)
-    top, left = ((n - tile_px) // 2 for n in decoded.shape[:2])
-    # a copy: a view would keep the whole image for as long as there is the tile
-    return decoded[top : top + tile_px, left : left + tile_px].copy()
+    # A copy, because a view would keep the whole image in memory for as long as the tile exists.
+    return centre_tile(images.decode(data, formats=FORMATS), tile_px).copy()
 
 
 def _checked(image: str, *, tile_px: int, max_image_px: int) -> tuple[bytes, int, int]:
-    """The file's bytes, and the width and height that its header claims."""
+    """The bytes of the image file, and the width and height that its header claims."""
     try:
         data = base64.b64decode(image, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -40,6 +42,5 @@ def _checked(image: str, *, tile_px: int, max_image_px: int) -> tuple[bytes, int
     width, height = images.size_px(data, formats=FORMATS)
     if max(width, height) > max_image_px:
         raise ImageError(f"{width} x {height} px, at most {max_image_px} px a side are decoded")
-    if min(width, height) < tile_px:
-        raise ImageError(f"{width} x {height} px, the bundle needs {tile_px} px")
+    check_covers(width, height, tile_px)
     return data, width, height
