@@ -218,8 +218,8 @@ def test_a_slide_larger_than_the_cache(s3: SeaweedServer, folder: Path, monkeypa
 
 COPY = """
 import sys, threading, time
-from uadray.storage import local_copies
 from uadray.storage import copies
+from uadray.storage.local_copies import local_copy
 fetch = copies._fetch
 def counted(*args, **kwargs):
     print("fetch", flush=True)
@@ -228,7 +228,7 @@ def counted(*args, **kwargs):
 copies._fetch = counted
 copies.PARTS_AT_ONCE = 1
 def stage(uri):
-    with cache.local_copy(uri) as path:
+    with local_copy(uri) as path:
         print(path, flush=True)
 threads = [threading.Thread(target=stage, args=[uri]) for uri in sys.argv[2:]]
 for thread in threads:
@@ -246,13 +246,13 @@ def start_copy(*uris: str, delay_s: float) -> "subprocess.Popen[str]":
 
 HOLD = """
 import sys
-from uadray.storage import local_copies
-from uadray.storage import objects
+from uadray.errors import BusyError
+from uadray.storage.local_copies import local_copy
 try:
-    with cache.local_copy(sys.argv[1], wait_s=30):
+    with local_copy(sys.argv[1], wait_s=30):
         print("has", flush=True)
         sys.stdin.read()
-except storage.BusyError:
+except BusyError:
     print("busy", flush=True)
 """
 
