@@ -188,8 +188,8 @@ def test_local_writes_leave_nothing_half_done(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from uadray.storage import objects
-with objects._locked(Path(sys.argv[1])):
+from uadray.storage import local
+with local._locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """

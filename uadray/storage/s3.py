@@ -4,7 +4,7 @@ import io
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, partial
@@ -57,8 +57,11 @@ def visible_buckets() -> int | None:
     return None
 
 
-def list_objects(uri: str) -> Iterator[ObjectInfo]:
-    """List the objects under a folder, page by page, in the order of the server (by key, on S3)."""
+def list_objects(uri: str, *, left_out: Callable[[str, str], None] | None = None) -> Iterator[ObjectInfo]:
+    """List the objects in a folder and below, page by page, in the order of the server (on S3 by key).
+
+    Objects that stand for folders (their names end with a slash) are not listed. Nothing is told to `left_out`.
+    """
     bucket, folder = split_s3(uri)
     prefix = folder.rstrip("/") + "/" if folder.strip("/") else ""
     with explained(uri):
@@ -232,7 +235,17 @@ def write_file(uri: str, file: IO[bytes]) -> None:
         connect().client.upload_fileobj(file, bucket, key)
 
 
-def put_if(uri: str, data: bytes, **condition: str) -> bool:
+def put_if_absent(uri: str, data: bytes) -> bool:
+    """Write an object unless there is one, and tell whether this call did."""
+    return _put_if(uri, data, IfNoneMatch="*")
+
+
+def replace_if_match(uri: str, data: bytes, etag: str) -> bool:
+    """Write an object if the one there still has this etag, and tell whether it had."""
+    return _put_if(uri, data, IfMatch=f'"{etag}"')
+
+
+def _put_if(uri: str, data: bytes, **condition: str) -> bool:
     """Write an object under a condition (`IfNoneMatch`, `IfMatch`) and tell whether it was met.
 
     A put whose answer got lost is sent again by boto3 and then meets itself: where that happened, content decides.
