@@ -11,7 +11,7 @@ from functools import cache, partial
 from typing import IO, TYPE_CHECKING
 
 from uadray.errors import ChangedError, InputError, NotFoundError, UnreachableError
-from uadray.storage.s3_client import IN_FLIGHT, connect, explained, known_to_answer, object_store, one_line
+from uadray.storage.s3_client import IN_FLIGHT, assume_reachable, connect, explained, object_store, one_line
 from uadray.storage.uris import ObjectInfo, split_s3
 
 if TYPE_CHECKING:
@@ -115,12 +115,12 @@ def read_ends(uri: str, *, etag: str | None, head_bytes: int, tail_bytes: int) -
     from obstore.exceptions import BaseError
 
     bucket, key = split_s3(uri)
-    if key and not _is_odd(key):
+    if key and not _needs_boto3(key):
         ranges: list[GetOptions] = [{"range": (0, head_bytes)}, {"range": {"suffix": tail_bytes}}]
         with suppress(BaseError, OSError):  # what is wrong is said below
             answers = list(_pool(os.getpid()).map(partial(_get_answer, bucket, key), ranges))
             (head, size, head_etag), (tail, _, tail_etag) = answers
-            known_to_answer()
+            assume_reachable()
             if head_etag != tail_etag or etag not in (None, head_etag):
                 raise ChangedError(f"{uri}: the object has changed since it was looked at (etag {etag})")
             return ObjectInfo(uri, size, head_etag), head, tail
@@ -188,19 +188,19 @@ def _get(uri: str, etag: str | None, span: tuple[int, int]) -> memoryview:
     import obstore
 
     bucket, key = split_s3(uri)
-    if _is_odd(key):
-        return _get_odd(uri, etag, span)
+    if _needs_boto3(key):
+        return _get_by_boto3(uri, etag, span)
     options: GetOptions = {"range": span}
     if etag:
         options["if_match"] = f'"{etag}"'
     return memoryview(obstore.get(object_store(bucket), key, options=options).bytes())
 
 
-def _is_odd(key: str) -> bool:
+def _needs_boto3(key: str) -> bool:
     return not key.isprintable() or any(part in ("", ".", "..") for part in key.split("/"))
 
 
-def _get_odd(uri: str, etag: str | None, span: tuple[int, int]) -> memoryview:
+def _get_by_boto3(uri: str, etag: str | None, span: tuple[int, int]) -> memoryview:
     """Read a span by boto3: obstore does not take keys with empty or dotted parts, nor with control characters."""
     from botocore.exceptions import HTTPClientError
 
