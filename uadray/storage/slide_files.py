@@ -1,4 +1,4 @@
-"""Which files make up a slide. Most slides are one file; those of some formats are several:
+"""Which files make up a slide: most slides are one file, those of some formats are several.
 
 - MRXS: `x.mrxs` and all of the folder `x/` beside it;
 - VMS and VMU: the files beside it that the key file names;
@@ -244,7 +244,8 @@ _UNDEFINED = 0xFFFFFFFF
 def series_uid(data: bytes) -> str | None:
     """Return the SeriesInstanceUID (0020,000E) of a DICOM file from its first bytes.
 
-    DICOM PS3.5 and PS3.10, sections 7. Sequences before it may hold the series of other files, so only elements at depth 0 count.
+    See DICOM PS3.5 and PS3.10, sections 7. Sequences before it may hold the series of other files, so only elements at
+    depth 0 count.
 
     Raises:
         struct.error: `data` ends before it.
