@@ -188,8 +188,8 @@ def test_local_writes_leave_nothing_half_done(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from uadray.storage import objects
-with storage._locked(Path(sys.argv[1])):
+from uadray.storage import local
+with local._locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -219,15 +219,16 @@ def test_what_is_locked_is_a_file(tmp_path: Path) -> None:
 
 COUNT = """
 import sys
+from uadray.errors import ChangedError, NotFoundError
 from uadray.storage import objects
 uri, done = sys.argv[1], 0
 while done < 100:
-    info = storage.stat(uri)
+    info = objects.stat(uri)
     try:
-        (data,) = storage.read_ranges(uri, [(0, info.size)], etag=info.etag)
-    except (storage.ChangedError, storage.NotFoundError):
+        (data,) = objects.read_ranges(uri, [(0, info.size)], etag=info.etag)
+    except (ChangedError, NotFoundError):
         continue
-    done += storage.replace_if_match(uri, b"%08d" % (int(data) + 1), info.etag)
+    done += objects.replace_if_match(uri, b"%08d" % (int(data) + 1), info.etag)
 """
 
 
@@ -417,10 +418,11 @@ def test_a_profile_is_used_and_named(s3: SeaweedServer, monkeypatch: pytest.Monk
 
 
 STAT = """
+from uadray.errors import AccessError
 from uadray.storage import objects
 try:
-    storage.stat("s3://slides/a.svs")
-except storage.AccessError as error:
+    objects.stat("s3://slides/a.svs")
+except AccessError as error:
     print(error)
 """
 

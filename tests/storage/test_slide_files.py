@@ -1,4 +1,4 @@
-"""Which files make up a slide: names from outside, DICOM headers. Staging them is in `test_cache.py`."""
+"""Which files make up a slide: names from outside, DICOM headers. Copying them is in `test_local_copies.py`."""
 
 import os
 import struct

@@ -44,7 +44,7 @@ class TaskSource(datasource.Datasource):  # type: ignore[misc]  # Ray is untyped
 
 def _patient(read: ReadTask) -> Iterable[pa.Table]:
     """A reader waits for the server that its driver has reached, from its first request on."""
-    s3_client.known_to_answer()
+    s3_client.assume_reachable()
     return read()
 
 

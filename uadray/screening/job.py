@@ -122,7 +122,7 @@ class PartScorer:
         self._threads = threads if device == "cpu" else 1
         torch.set_num_threads(1 if self._threads > 1 else threads)
         if objects.is_s3(bundle_uri):
-            s3_client.known_to_answer()  # the driver has read the bundle's description there
+            s3_client.assume_reachable()  # the driver has read the bundle's description there
         self.detector = load(bundle_uri, bundle, device=device, **({"batch_tiles": batch_tiles} if batch_tiles else {}))
         self._known = known_tiles(bundle)
         self.detector(self._known)

@@ -1,7 +1,7 @@
-"""S3 as a pyarrow file system, which is what Ray Train keeps checkpoints in and Parquet is read through.
+"""S3 as a pyarrow file system: Ray Train keeps checkpoints in it, and Parquet files are read through it.
 
-pyarrow's own one is made with keys: pickled into Ray's store they could be read there, and a role's keys end within the
-hour. This one holds nothing: every process that it comes to connects with the credentials that boto3 finds there, and
+pyarrow's S3 file system holds keys. Pickled into Ray's object store they could be read there, and the keys of a role
+expire within the hour. This one holds no keys: each process connects with the credentials that boto3 finds there and
 renews. Paths are `bucket/key`.
 """
 
@@ -18,16 +18,16 @@ from uadray.errors import NotFoundError
 from uadray.storage import s3
 
 IN_MEMORY_BYTES = 64 * 2**20
-"""Of a file that is being written; more goes to a temporary file."""
+"""A file that is being written is held in memory up to this size; a larger one goes to a temporary file."""
 
 
 def s3_filesystem() -> PyFileSystem:
-    """The file system of all buckets; holds no state and no secret, however it is pickled."""
+    """Return the file system of all buckets. It holds no state and no secret, and may be pickled."""
     return PyFileSystem(Objects())
 
 
 class Objects(FileSystemHandler):  # type: ignore[misc]  # pyarrow is untyped
-    """What pyarrow asks of a file system, in terms of `uadray.storage.s3`. Folders are what object names say."""
+    """The methods that pyarrow calls, by `uadray.storage.s3`. A folder exists where the name of an object has it."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Objects)
@@ -36,15 +36,15 @@ class Objects(FileSystemHandler):  # type: ignore[misc]  # pyarrow is untyped
         return hash(Objects)
 
     def get_type_name(self) -> str:
-        """A name for messages."""
+        """Return a name for messages."""
         return "uadray-s3"
 
     def normalize_path(self, path: str) -> str:
-        """Without a slash at the end."""
+        """Return the path without a slash at the end."""
         return path.rstrip("/")
 
     def get_file_info(self, paths: list[str]) -> list[FileInfo]:
-        """Of objects and folders."""
+        """Tell of each path whether it is an object, a folder or nothing."""
         return [self._info(path) for path in paths]
 
     def _info(self, path: str) -> FileInfo:
@@ -57,36 +57,36 @@ class Objects(FileSystemHandler):  # type: ignore[misc]  # pyarrow is untyped
         return FileInfo(path, FileType.Directory if is_folder else FileType.NotFound)
 
     def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
-        """The objects in a folder; of those in folders below it, the folders, or the objects too (`recursive`)."""
+        """List the objects and folders in a folder; with `recursive` also those in the folders below it."""
         base = selector.base_dir.rstrip("/")
-        found: dict[str, FileInfo] = {}
+        infos: dict[str, FileInfo] = {}
         for info in s3.list_objects(_uri(base)):
             path = info.uri.removeprefix("s3://")
             above = [str(p) for p in PurePosixPath(path[len(base) + 1 :]).parents][-2::-1]
             for folder in above if selector.recursive else above[:1]:
-                found[f"{base}/{folder}"] = FileInfo(f"{base}/{folder}", FileType.Directory)
+                infos[f"{base}/{folder}"] = FileInfo(f"{base}/{folder}", FileType.Directory)
             if selector.recursive or not above:
-                found[path] = FileInfo(path, FileType.File, size=info.size)
-        if not found and not selector.allow_not_found:
+                infos[path] = FileInfo(path, FileType.File, size=info.size)
+        if not infos and not selector.allow_not_found:
             raise FileNotFoundError(errno.ENOENT, f"nothing is in {_uri(base)}")
-        return list(found.values())
+        return list(infos.values())
 
     def create_dir(self, path: str, recursive: bool) -> None:
-        """Nothing to make."""
+        """Do nothing: S3 has no folders."""
 
     def delete_dir(self, path: str) -> None:
         """Delete all objects in a folder."""
         self.delete_dir_contents(path)
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = True) -> None:
-        """As `delete_dir`."""
+        """Delete all objects in a folder: S3 has no folder that would remain."""
         if not path.strip("/"):
             self.delete_root_dir_contents()
         for info in list(s3.list_objects(_uri(path))):
             s3.delete(info.uri)
 
     def delete_root_dir_contents(self) -> NoReturn:
-        """Refused."""
+        """Refuse to delete all buckets."""
         raise NotImplementedError("all buckets at once are not deleted")
 
     def delete_file(self, path: str) -> None:
@@ -94,30 +94,30 @@ class Objects(FileSystemHandler):  # type: ignore[misc]  # pyarrow is untyped
         s3.delete(_uri(path))
 
     def move(self, src: str, dest: str) -> NoReturn:
-        """Refused: S3 has no such thing."""
+        """Refuse: S3 cannot move objects."""
         raise NotImplementedError(f"objects cannot be moved ({src} to {dest})")
 
     def copy_file(self, src: str, dest: str) -> None:
-        """Read and write."""
+        """Read an object and write it to another name."""
         s3.write_bytes(_uri(dest), s3.read_bytes(_uri(src)))
 
     def open_input_stream(self, path: str) -> pa.PythonFile:
-        """As `open_input_file`."""
+        """Return the same as `open_input_file`."""
         return self.open_input_file(path)
 
     def open_input_file(self, path: str) -> pa.PythonFile:
-        """An object, to be read in ranges."""
+        """Return an object as a file that is read in ranges."""
         try:
             return pa.PythonFile(_Reader(_uri(path)), mode="r")
         except NotFoundError as error:
             raise FileNotFoundError(errno.ENOENT, str(error)) from error
 
     def open_output_stream(self, path: str, metadata: Any) -> pa.PythonFile:
-        """An object, which is there, whole, once the stream is closed."""
+        """Return a stream; the object appears, whole, when the stream is closed."""
         return pa.PythonFile(_Writer(_uri(path)), mode="w")
 
     def open_append_stream(self, path: str, metadata: Any) -> NoReturn:
-        """Refused: S3 has no such thing."""
+        """Refuse: S3 cannot append."""
         raise NotImplementedError(f"nothing can be appended to {_uri(path)}")
 
 
@@ -126,7 +126,7 @@ def _uri(path: str) -> str:
 
 
 class _Reader(io.RawIOBase):
-    """One version of an object."""
+    """One version of an object as a file: every range is read under the condition that the etag is the same."""
 
     def __init__(self, uri: str) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class _Reader(io.RawIOBase):
 
 
 class _Writer:
-    """Collects what is written; puts it in place when it is closed, and never when it is only forgotten."""
+    """Collects what is written and uploads it when it is closed. Without `close` nothing is uploaded."""
 
     def __init__(self, uri: str) -> None:
         self._uri, self.closed = uri, False
@@ -171,7 +171,7 @@ class _Writer:
         return self._file.write(data)
 
     def flush(self) -> None:
-        """Nothing is seen before the end."""
+        """Do nothing: the object appears when the stream is closed."""
 
     def close(self) -> None:
         if not self.closed:

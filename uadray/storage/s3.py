@@ -4,14 +4,14 @@ import io
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, partial
 from typing import IO, TYPE_CHECKING
 
 from uadray.errors import ChangedError, InputError, NotFoundError, UnreachableError
-from uadray.storage.s3_client import IN_FLIGHT, connect, explained, known_to_answer, object_store, one_line
+from uadray.storage.s3_client import IN_FLIGHT, assume_reachable, connect, explained, object_store, one_line
 from uadray.storage.uris import ObjectInfo, split_s3
 
 if TYPE_CHECKING:
@@ -57,8 +57,11 @@ def visible_buckets() -> int | None:
     return None
 
 
-def list_objects(uri: str) -> Iterator[ObjectInfo]:
-    """List the objects under a folder, page by page, in the order of the server (by key, on S3)."""
+def list_objects(uri: str, *, left_out: Callable[[str, str], None] | None = None) -> Iterator[ObjectInfo]:
+    """List the objects in a folder and below, page by page, in the order of the server (on S3 by key).
+
+    Objects that stand for folders (their names end with a slash) are not listed. Nothing is told to `left_out`.
+    """
     bucket, folder = split_s3(uri)
     prefix = folder.rstrip("/") + "/" if folder.strip("/") else ""
     with explained(uri):
@@ -112,12 +115,12 @@ def read_ends(uri: str, *, etag: str | None, head_bytes: int, tail_bytes: int) -
     from obstore.exceptions import BaseError
 
     bucket, key = split_s3(uri)
-    if key and not _is_odd(key):
+    if key and not _needs_boto3(key):
         ranges: list[GetOptions] = [{"range": (0, head_bytes)}, {"range": {"suffix": tail_bytes}}]
         with suppress(BaseError, OSError):  # what is wrong is said below
             answers = list(_pool(os.getpid()).map(partial(_get_answer, bucket, key), ranges))
             (head, size, head_etag), (tail, _, tail_etag) = answers
-            known_to_answer()
+            assume_reachable()
             if head_etag != tail_etag or etag not in (None, head_etag):
                 raise ChangedError(f"{uri}: the object has changed since it was looked at (etag {etag})")
             return ObjectInfo(uri, size, head_etag), head, tail
@@ -185,19 +188,19 @@ def _get(uri: str, etag: str | None, span: tuple[int, int]) -> memoryview:
     import obstore
 
     bucket, key = split_s3(uri)
-    if _is_odd(key):
-        return _get_odd(uri, etag, span)
+    if _needs_boto3(key):
+        return _get_by_boto3(uri, etag, span)
     options: GetOptions = {"range": span}
     if etag:
         options["if_match"] = f'"{etag}"'
     return memoryview(obstore.get(object_store(bucket), key, options=options).bytes())
 
 
-def _is_odd(key: str) -> bool:
+def _needs_boto3(key: str) -> bool:
     return not key.isprintable() or any(part in ("", ".", "..") for part in key.split("/"))
 
 
-def _get_odd(uri: str, etag: str | None, span: tuple[int, int]) -> memoryview:
+def _get_by_boto3(uri: str, etag: str | None, span: tuple[int, int]) -> memoryview:
     """Read a span by boto3: obstore does not take keys with empty or dotted parts, nor with control characters."""
     from botocore.exceptions import HTTPClientError
 
@@ -232,7 +235,17 @@ def write_file(uri: str, file: IO[bytes]) -> None:
         connect().client.upload_fileobj(file, bucket, key)
 
 
-def put_if(uri: str, data: bytes, **condition: str) -> bool:
+def put_if_absent(uri: str, data: bytes) -> bool:
+    """Write an object unless there is one, and tell whether this call did."""
+    return _put_if(uri, data, IfNoneMatch="*")
+
+
+def replace_if_match(uri: str, data: bytes, etag: str) -> bool:
+    """Write an object if the one there still has this etag, and tell whether it had."""
+    return _put_if(uri, data, IfMatch=f'"{etag}"')
+
+
+def _put_if(uri: str, data: bytes, **condition: str) -> bool:
     """Write an object under a condition (`IfNoneMatch`, `IfMatch`) and tell whether it was met.
 
     A put whose answer got lost is sent again by boto3 and then meets itself: where that happened, content decides.

@@ -36,9 +36,9 @@ _TRIES = 5
 _CONNECT_TIMEOUT_S = 5
 _READ_TIMEOUT_S = 60
 _BACKOFF = timedelta(seconds=0.3)  # 0.3, 0.6, ... 4.8 s: a server that restarts is back by then
-PATIENCE_S = 120.0
+LONG_RETRY_S = 120.0
 """For so long a server that has answered before is waited for: a job outlasts the restart of its storage."""
-_PATIENT_WAIT_S = 5.0
+_LONG_RETRY_WAIT_S = 5.0
 _CREDENTIAL_TTL = timedelta(minutes=10)  # botocore renews 15 minutes before the end: never hand out older ones
 _RENEW = "the session token has expired: renew it (`aws sso login`, or new temporary keys)"
 _REGION = "set AWS_DEFAULT_REGION to the bucket's region, and AWS_ENDPOINT_URL to the server that has it"
@@ -149,7 +149,7 @@ def _connect(settings: _Settings) -> Connection:
         if credentials is None:
             options["signature_version"] = UNSIGNED
         client = session.client("s3", config=Config(**options))
-        client.meta.events.register_first("needs-retry.s3", _Patience(settings))
+        client.meta.events.register_first("needs-retry.s3", _LongRetry(settings))
         ca_bundle = core.get_config_variable("ca_bundle")
     except (BotoCoreError, ValueError) as error:
         raise AccessError(
@@ -163,13 +163,13 @@ def has_answered() -> bool:
     return _settings()[:2] in _answered
 
 
-def known_to_answer() -> None:
+def assume_reachable() -> None:
     """Wait for the server from the first request on: whoever started this process has reached it under this name."""
     _answered.add(_settings()[:2])
 
 
-class _Patience:
-    """Has requests sent again for `PATIENCE_S`, beyond botocore's own tries, to a server that has answered before."""
+class _LongRetry:
+    """Has requests sent again for `LONG_RETRY_S`, beyond botocore's own tries, to a server that has answered before."""
 
     def __init__(self, settings: _Settings) -> None:
         self._settings = settings
@@ -187,9 +187,9 @@ class _Patience:
             return None
         began = request_dict["context"].setdefault("uadray_trouble_began", time.monotonic())
         odd = caught_exception is not None and not isinstance(caught_exception, (HTTPClientError, NoConnectionError))
-        if odd or self._settings[:2] not in _answered or time.monotonic() - began > PATIENCE_S:
+        if odd or self._settings[:2] not in _answered or time.monotonic() - began > LONG_RETRY_S:
             return None
-        return min(_PATIENT_WAIT_S, _BACKOFF.total_seconds() * 2.0 ** (attempts - 1)) * random.uniform(0.5, 1)  # noqa: S311
+        return min(_LONG_RETRY_WAIT_S, _BACKOFF.total_seconds() * 2.0 ** (attempts - 1)) * random.uniform(0.5, 1)  # noqa: S311
 
 
 def object_store(bucket: str) -> "S3Store":

@@ -1,11 +1,11 @@
-"""Which files make up a slide: most are one file, some formats are several.
+"""Which files make up a slide: most slides are one file, those of some formats are several.
 
 - MRXS: `x.mrxs` and all of the folder `x/` beside it;
 - VMS and VMU: the files beside it that the key file names;
 - DICOM: the files of the same series in the same folder, whichever of them is given.
 
-The version of such a slide (its etag) is made of those of all its files. What a bucket calls its objects, and what a
-key file names, comes from outside: names that would lead out of a folder are refused.
+The etag of such a slide is made of the etags of all its files. Names of objects, and names in key files, are untrusted
+input: those that would lead out of the folder of a copy are refused.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ from uadray.storage import objects
 from uadray.storage.uris import ObjectInfo, join, name, parent
 
 MAX_FILES = 10_000
-"""Slides have tens to hundreds of files. More in one folder is ten list requests, and not one slide."""
+"""Files a slide may have. Real slides have tens to hundreds; a folder of more objects is not one slide."""
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
 
 _MRXS, _KEY_FILES = (".mrxs",), (".vms", ".vmu")
-_KEY_FILE_BYTES = 64 * 2**10  # OpenSlide takes no larger ones either
-_HEADER_BYTES = (16 * 2**10, 2**20)  # read at first, and where the series is not in there
+_KEY_FILE_BYTES = 64 * 2**10  # as OpenSlide does
+_HEADER_BYTES = (16 * 2**10, 2**20)  # what is read first, and what if the series is not in it
 _REQUESTS = 32
 
 
@@ -59,7 +59,7 @@ class SlideFiles:
 
     @property
     def etag(self) -> str:
-        """Changes when any file does; of a single file its own."""
+        """Changes when any of the files does; of a single file it is the etag of that file."""
         if len(self.members) == 1:
             return self.main.info.etag
         lines = sorted(f"{member.path}\n{member.info.size}\n{member.info.etag}" for member in self.members)
@@ -76,7 +76,7 @@ def has_many_files(uri: str) -> bool:
 
 
 def slide_stat(uri: str) -> ObjectInfo:
-    """Return size and etag of a whole slide: what `storage.stat` returns of a single file."""
+    """Return size and etag of a whole slide: what `objects.stat` returns for a single file."""
     files = slide_files(uri)
     return ObjectInfo(uri, files.size, files.etag)
 
@@ -108,21 +108,21 @@ def _suffix(uri: str) -> str:
 
 
 def _objects(uri: str, folder: str) -> list[ObjectInfo]:
-    found = list(islice(objects.list_objects(folder), MAX_FILES + 1))
-    if len(found) > MAX_FILES:
+    infos = list(islice(objects.list_objects(folder), MAX_FILES + 1))
+    if len(infos) > MAX_FILES:
         raise InputError(
             f"{uri}: more than {MAX_FILES:,} objects in {folder}/, expected the files of one slide; "
             "give each slide a folder of its own"
         )
-    return found
+    return infos
 
 
 def _in_folder(uri: str, folder: str) -> list[Member]:
-    found = _objects(uri, folder)
-    if not found:
+    infos = _objects(uri, folder)
+    if not infos:
         raise NotFoundError(f"{uri}: nothing is in {folder}/, where the pixels of an MRXS slide lie; copy it there too")
     prefix = join(folder, "").rstrip("/") + "/"
-    inner = [(info.uri.removeprefix(prefix), info) for info in found]
+    inner = [(info.uri.removeprefix(prefix), info) for info in infos]
     folders = {str(above) for path, _ in inner for above in PurePosixPath(path).parents}
     for path, _ in inner:
         if path in folders:
@@ -131,7 +131,7 @@ def _in_folder(uri: str, folder: str) -> list[Member]:
 
 
 def _safe(path: str, uri: str) -> str:
-    """Refuse a relative path that leads elsewhere, or that no disk takes."""
+    """Return a relative path; refuse one that leads out of its folder, or that is no file name on a disk."""
     for part in path.split("/"):
         if part in ("", ".", "..") or "\\" in part or not part.isprintable() or len(part.encode()) > 255:
             raise InputError(f"{uri}: a file of this slide is called {path!r}, which cannot be the name of a file")
@@ -139,7 +139,7 @@ def _safe(path: str, uri: str) -> str:
 
 
 def _named_in(info: ObjectInfo) -> list[Member]:
-    """The files that a VMS or VMU names: images of one focal plane, map, macro, restart markers."""
+    """Return the files that a VMS or VMU names: images of one focal plane, map, macro, restart markers."""
     if info.size > _KEY_FILE_BYTES:
         raise InputError(f"{info.uri}: {info.size} bytes, expected a key file of {_KEY_FILE_BYTES} at most")
     (data,) = objects.read_ranges(info.uri, [(0, info.size)], etag=info.etag)
@@ -153,9 +153,9 @@ def _named_in(info: ObjectInfo) -> list[Member]:
     optional = {value for key, value in keys if key == "OptimisationFile"}
     folder = parent(info.uri)
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        found = pool.map(lambda value: _stat_or_none(join(folder, value)), wanted)
+        infos = pool.map(lambda value: _stat_or_none(join(folder, value)), wanted)
     members = []
-    for value, other in zip(wanted, found, strict=True):
+    for value, other in zip(wanted, infos, strict=True):
         if other is not None:
             members.append(Member(value, other))
         elif value not in optional:
@@ -164,11 +164,11 @@ def _named_in(info: ObjectInfo) -> list[Member]:
 
 
 def _keys(text: str, uri: str) -> list[tuple[str, str]]:
-    """Keys and values of all groups of a key file: lines of `key=value` under headings in brackets.
+    """Return keys and values of all groups of a key file: lines of `key=value` under headings in brackets.
 
-    (configparser's time grows with the square of a line's length.)
+    Where a group has a key twice, the last counts. (configparser's time grows with the square of a line's length.)
     """
-    found: dict[tuple[str, str], str] = {}  # of a key that is there twice, the last
+    values: dict[tuple[str, str], str] = {}
     group = ""
     for number, line in enumerate(text.lstrip("\ufeff").splitlines(), 1):
         line = line.strip()
@@ -178,14 +178,14 @@ def _keys(text: str, uri: str) -> list[tuple[str, str]]:
         if line.startswith("[") and line.endswith("]"):
             group = line
         elif group and equals and key.strip():
-            found[group, key.strip()] = value.strip()
+            values[group, key.strip()] = value.strip()
         else:
             raise InputError(f"{uri}: not a key file: line {number} is {line[:60]!r}, expected [group] or key=value")
-    return [(key, value) for (_, key), value in found.items()]
+    return [(key, value) for (_, key), value in values.items()]
 
 
 def _is_file_key(key: str) -> bool:
-    """Keys of file names; `ImageFile(z)` and `ImageFile(z,x,y)` are of focal plane z, of which 0 alone is read.
+    """Tell whether a key names a file to read; of `ImageFile(z)` and `ImageFile(z,x,y)` only focal plane z = 0 is.
 
     >>> [_is_file_key(key) for key in ("ImageFile", "ImageFile(1,0)", "ImageFile(1,0,0)", "MapFile", "LayerSpacing")]
     [True, True, False, True, False]
@@ -205,9 +205,9 @@ def _stat_or_none(uri: str) -> ObjectInfo | None:
 
 
 def _series_members(info: ObjectInfo) -> list[Member]:
-    """The other files of a DICOM series. What is no DICOM is left to OpenSlide to complain about."""
-    own = series(info)
-    if own is None:
+    """Return the other files of a DICOM series; none for what is no DICOM, which OpenSlide will refuse."""
+    uid = series(info)
+    if uid is None:
         return []
     folder = parent(info.uri)
     beside = [
@@ -216,13 +216,14 @@ def _series_members(info: ObjectInfo) -> list[Member]:
         if parent(other.uri) == folder and name(other.uri) != name(info.uri)
     ]
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        found = [other for other, its in zip(beside, pool.map(series, beside), strict=True) if its == own]
-    return [Member(f"{number:05}.dcm", other) for number, other in enumerate(found, start=1)]
+        uids = pool.map(series, beside)
+        same_series = [other for other, other_uid in zip(beside, uids, strict=True) if other_uid == uid]
+    return [Member(f"{number:05}.dcm", other) for number, other in enumerate(same_series, start=1)]
 
 
 @lru_cache(maxsize=100_000)
 def series(info: ObjectInfo) -> str | None:
-    """The series of a file; None for what is no DICOM, or is gone. Read once: folders may hold many slides."""
+    """Return the series of a file; None for what is no DICOM, or is gone. Cached, as folders may hold many slides."""
     for n_bytes in _HEADER_BYTES:
         try:
             (data,) = objects.read_ranges(info.uri, [(0, min(info.size, n_bytes))], etag=info.etag)
@@ -230,7 +231,7 @@ def series(info: ObjectInfo) -> str | None:
             return None
         try:
             return series_uid(data)
-        except struct.error:  # it ends before the series
+        except struct.error:  # the data ends before the series
             if len(data) == info.size:
                 return None
     return None
@@ -241,9 +242,10 @@ _UNDEFINED = 0xFFFFFFFF
 
 
 def series_uid(data: bytes) -> str | None:
-    """The SeriesInstanceUID (0020,000E) of a DICOM file, from its first bytes (DICOM PS3.5 and PS3.10, sections 7).
+    """Return the SeriesInstanceUID (0020,000E) of a DICOM file from its first bytes.
 
-    Sequences come before it that may hold the series of other files: depth tells them apart.
+    See DICOM PS3.5 and PS3.10, sections 7. Sequences before it may hold the series of other files, so only elements at
+    depth 0 count.
 
     Raises:
         struct.error: `data` ends before it.

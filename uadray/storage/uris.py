@@ -1,4 +1,4 @@
-"""What a URI is, what stands behind one, and what can go wrong with one. Nothing here touches a disk or a network.
+"""URIs of objects: their parts, joining and resolving. Nothing here touches a disk or a network.
 
 A URI is a local path, `file:///folder/slide.svs` (percent-encoded), or `s3://bucket/key` (the key as it is).
 """
@@ -17,7 +17,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object: where it is, its size in bytes, and what changes when its content does.
+    """One object: its URI, its size in bytes, and its etag, which changes when the content does.
 
     The etag of an S3 object is the server's, without quotes. That of a local file is made of its size and its time of
     modification in nanoseconds; not of its inode, which network file systems number anew at every mount.
@@ -30,8 +30,8 @@ class ObjectInfo:
 
 def _scheme(uri: str) -> str:
     """Return the scheme in lower case, empty for a plain path; refuse those that are not supported."""
-    found = _SCHEME.match(uri)
-    scheme = found[1].lower() if found else ""
+    match = _SCHEME.match(uri)
+    scheme = match[1].lower() if match else ""
     if scheme not in ("", "file", "s3"):
         raise InputError(f"{uri}: {scheme}:// is not supported; use a local path, file:///path or s3://bucket/key")
     return scheme
@@ -117,10 +117,10 @@ def name(uri: str) -> str:
 
 
 def resolve(uri: str, base: str) -> str:
-    """Read a URI that may be relative to the folder `base`; local ones become absolute paths.
+    """Return a URI that may be relative to the folder `base` as one that is not; local ones become absolute paths.
 
-    A manifest in object storage does not reach into the disks of the nodes by accident: a plain absolute path in one is
-    refused. Whoever means it (a share mounted on every node) writes `file:///`.
+    A plain absolute path in a manifest in S3 is refused, since it would name a file on whichever node reads it. For a
+    share that every node mounts, the manifest says `file:///`.
 
     >>> resolve("../slides/a.svs", "s3://bucket/manifests"), resolve("a.svs", "/data")
     ('s3://bucket/slides/a.svs', '/data/a.svs')
