@@ -289,12 +289,12 @@ def serve(
 ) -> None:
     """Serve a bundle over HTTP until stopped."""
     from uadray.config import load_config
-    from uadray.serving.schemas import ServeConfig
+    from uadray.serving.config import ServeConfig
 
     settings = load_config(ServeConfig, config, overrides or [])
-    from uadray.serving.app import run
+    from uadray.commands import serve as command
 
-    run(settings)
+    command.run(settings)
 
 
 @app.command()
