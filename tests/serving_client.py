@@ -20,7 +20,7 @@ from uadray.detectors.bundle import read_bundle
 from uadray.serving.access import digest
 from uadray.serving.config import ServeConfig
 from uadray.serving.endpoints import build_http
-from uadray.serving.stages import Scores, Whole
+from uadray.serving.stages import AllStages, Scores
 from uadray.tiles.images import Pixels
 
 PATH = "/v1/tiles/score"
@@ -31,7 +31,7 @@ TOKEN = "correct-horse"
 def serving(bundle_uri: str, *, token: str | None = None, score: Any = None, **limits: Any) -> Iterator[int]:
     """The application of a bundle on a free port of 127.0.0.1."""
     config, bundle = ServeConfig(bundle=bundle_uri, **limits), read_bundle(bundle_uri)
-    whole = None if score else Whole(bundle_uri, bundle)
+    whole = None if score else AllStages(bundle_uri, bundle)
 
     async def scored(pixels: Pixels, maps: bool) -> Scores:
         return await asyncio.to_thread(whole, pixels, maps=maps)

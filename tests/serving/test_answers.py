@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from serving_client import PATH, peak_growth_mib, png_claiming, png_of, request, serving
 
 from uadray.detectors.bundle import load_detector, read_bundle
-from uadray.serving.stages import Scores
+from uadray.detectors.detector import Detector
+from uadray.serving.stages import AllStages, Scores
 from uadray.tiles.images import Pixels
 
 
@@ -96,3 +98,23 @@ def test_a_score_that_is_no_number_is_an_error(
         bad, good = ask(port, PATH, request(encode(pixels[0]), encode(pixels[1]))).body["scores"]
     assert (bad["score"], bad["error"]) == (None, "the detector gave nan, which is no score")
     assert good["score"] == 1.5
+
+
+def test_a_detector_without_a_reconstruction_answers_all_the_same(
+    bundles: dict[str, str], pixels: Pixels, encode: Callable[..., str], ask: Callable[..., Any]
+) -> None:
+    """The schema says that no answer has a picture of a reconstruction."""
+    stages: Any = (lambda x: (x.mean((2, 3)), x), lambda z: None, lambda x, *_: (x.mean((1, 2, 3)), x.mean(1)))
+    detector = Detector(*stages, input_px=40, device=torch.device("cpu"))
+    replica = AllStages("", read_bundle(bundles["dpa"]), detector=detector)
+
+    async def score(pixels: Pixels, maps: bool) -> Scores:
+        return replica(pixels, maps=maps)
+
+    with serving(bundles["dpa"], score=score) as port:
+        (scored,) = ask(port, PATH, request(encode(pixels[0])) | {"maps": True}).body["scores"]
+        schema = ask(port, "/openapi.json").body["components"]["schemas"]["TileScore"]
+    assert scored["score"] == pytest.approx(pixels[0].mean() / 127.5 - 1, abs=1e-5)
+    assert scored["map"]["shape"] == [40, 40]
+    assert set(schema["properties"]) == {"id", "score", "error", "map"}
+    assert "No picture of a reconstruction is part of the answer" in schema["description"]

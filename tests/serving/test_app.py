@@ -109,7 +109,7 @@ def test_killed_stages_cost_no_request_its_scores(
     threads = [threading.Thread(target=keep_asking) for _ in range(3)]
     for thread in threads:
         thread.start()
-    for stage in ("Encoder", "Scorer"):
+    for stage in ("MapStage", "ScoreStage"):
         time.sleep(1)
         kill_replica(stage)
     killed.set()

@@ -16,7 +16,7 @@ from uadray.serving.access import digest
 from uadray.serving.config import ServeConfig, StageConfig
 from uadray.serving.endpoints import build_http
 from uadray.serving.refusals import RefusedError
-from uadray.serving.stages import Encoder, Generator, Scorer, Scores, Whole
+from uadray.serving.stages import AllStages, MapStage, ReconstructStage, Scores, ScoreStage
 from uadray.storage import objects
 from uadray.tiles.images import Pixels
 
@@ -62,11 +62,11 @@ class Ingress:
 
     async def _send(self, pixels: Pixels, maps: bool) -> Scores:
         match self.stages:
-            case (encoder, generator, scorer):
-                x_hat = generator.remote(encoder.remote(pixels))
-                scores: Scores = await scorer.remote(pixels, x_hat, maps=maps)
-            case (whole,):
-                scores = await whole.remote(pixels, maps=maps)
+            case (map_stage, reconstruct_stage, score_stage):
+                z = map_stage.remote(pixels)
+                scores: Scores = await score_stage.remote(pixels, reconstruct_stage.remote(z), z, maps=maps)
+            case (all_stages,):
+                scores = await all_stages.remote(pixels, maps=maps)
         return scores
 
     async def ready(self) -> bool:
@@ -91,7 +91,7 @@ def build_app(config: ServeConfig) -> serve.Application:
     bundle = read_bundle(uri)
     if bundle.tiles.stain is not None:
         raise InputError(f"bundle {uri} normalises stain by slide; tiles that come alone cannot be scored with it")
-    classes: list[Any] = [Whole] if config.one_replica else [Encoder, Generator, Scorer]
+    classes: list[Any] = [AllStages] if config.one_replica else [MapStage, ReconstructStage, ScoreStage]
     stages = [
         _deployment(cls, stage, max_ongoing_requests=STAGE_ONGOING).bind(
             uri, bundle, threads=max(1, int(stage.cpus)), batch_tiles=config.batch_tiles

@@ -41,10 +41,10 @@ class ServeConfig(Config):
         one_replica: map, reconstruct and score in one deployment (`detector`), which saves the two hops between them;
             else each is a deployment that scales by itself.
         ingress: reads requests and decodes images.
-        encoder: the stage `map`.
-        generator: the stage `reconstruct`.
-        scorer: the stage `score`.
-        detector: the three of them, where `one_replica` is set.
+        encoder: the stage `map`, deployed as `MapStage`.
+        generator: the stage `reconstruct`, deployed as `ReconstructStage`.
+        scorer: the stage `score`, deployed as `ScoreStage`.
+        detector: the three of them where `one_replica` is set, deployed as `AllStages`.
         batch_tiles: in one forward pass of a stage; None takes 64 on a CPU, 128 on a GPU, and fewer beyond 256 px.
         max_tiles_per_request: more are refused (413).
         max_body_bytes: a larger body is refused (413) before it is read whole. An ingress replica holds at most

@@ -38,7 +38,7 @@ class TileRequest(Message):
 
 
 class ResidualMap(Message):
-    """Where a tile differs from its reconstruction.
+    """Where a tile is unusual: how it differs from its reconstruction, or what a detector without one says by position.
 
     Attributes:
         shape: height and width.
@@ -50,13 +50,13 @@ class ResidualMap(Message):
 
 
 class TileScore(Message):
-    """What came of one tile: a score or an error, never both.
+    """What came of one tile: a score or an error, never both. No picture of a reconstruction is part of the answer.
 
     Attributes:
         id: of the request.
         score: higher = more abnormal.
         error: why there is no score.
-        map: only where maps were asked for.
+        map: only where maps were asked for; detectors without a reconstruction give one as well.
     """
 
     id: str
