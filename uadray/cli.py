@@ -1,4 +1,7 @@
-"""The command line: parse, call, print. Heavy imports are inside the commands, so that `--help` is fast."""
+"""The command line: each command parses its options, calls `uadray.commands`, and prints the answer.
+
+Heavy imports are inside the commands, so that `--help` is fast.
+"""
 
 import os
 import sys
@@ -9,7 +12,7 @@ import typer
 
 from uadray import __version__
 from uadray.commands import console
-from uadray.errors import ClusterLostError, UadrayError, WorkError
+from uadray.errors import ClusterLostError, UadrayError
 
 app = typer.Typer(
     name="uadray",
@@ -22,6 +25,7 @@ weights_app = typer.Typer(help="Pinned, checksummed backbone weights.", no_args_
 app.add_typer(weights_app, name="weights")
 
 BundleArg = Annotated[str, typer.Argument(metavar="BUNDLE", help="Folder or s3:// URI of a trained bundle.")]
+BundlesArg = Annotated[list[str], typer.Argument(metavar="BUNDLE", help="Folder or s3:// URI of a trained bundle.")]
 SlidesOpt = Annotated[str, typer.Option("--slides", help="Manifest (CSV or Parquet) of slides, local or s3://.")]
 SetOpt = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set detector.width=32.")]
 MasksOpt = Annotated[str | None, typer.Option(help="Folder of edited masks, <slide_id>.geojson.")]
@@ -48,12 +52,12 @@ def main() -> None:
         raise
     except Exception as error:
         if console.log_file() is None and not console.is_diverted():
-            raise  # before any work: a fault of this program, and its place is worth more than a short line
+            raise  # before any work: a fault of this program, which a traceback explains better than a short line
         _end(error, 1)
 
 
 def _end(error: Exception, status: int) -> None:
-    """One line, and where the rest is; a cluster that is gone is not waited for."""
+    """Print one line that names the log file, and exit. Where the cluster is lost, exit without waiting for Ray."""
     if console.is_diverted() and (error.__cause__ is not None or not isinstance(error, UadrayError)):
         traceback.print_exception(error)  # goes to the log file
     line = " ".join(f"{'' if isinstance(error, UadrayError) else type(error).__name__ + ': '}{error}".split())[:2000]
@@ -62,6 +66,13 @@ def _end(error: Exception, status: int) -> None:
     if isinstance(error, ClusterLostError):
         os._exit(status)
     sys.exit(status)
+
+
+def _answer(values: dict[str, Any], *, is_good: bool = True) -> None:
+    """Print a command's answer; exit with status 1 where its work is not all done."""
+    console.result(values)
+    if not is_good:
+        raise typer.Exit(1)
 
 
 def _version(wanted: bool) -> None:
@@ -90,9 +101,7 @@ def doctor(
     for finding in examine(out):
         print(f"{'ok     ' if finding.ok else 'MISSING'}  {finding.what}: {finding.message}", flush=True)
         ok = ok and (finding.ok or not finding.required)
-    console.result({"ok": ok})
-    if not ok:
-        raise typer.Exit(1)
+    _answer({"ok": ok}, is_good=ok)
 
 
 @app.command()
@@ -118,13 +127,9 @@ def index(
     out: Annotated[str, typer.Option(help="Manifest to write, .csv or .parquet.")],
 ) -> None:
     """List the slides in a folder or bucket as a manifest."""
-    from uadray.slides import manifest
+    from uadray.commands import index as command
 
-    left_out: dict[str, list[str]] = {}
-    rows = manifest.index(uri, left_out=left_out)
-    manifest.write_manifest(rows, out)
-    counts = {reason: {"count": len(paths), "examples": paths[:3]} for reason, paths in sorted(left_out.items())}
-    console.result({"manifest": out, "slides": len(rows), "left_out": counts})
+    _answer(command.run(uri, out=out))
 
 
 @app.command()
@@ -139,10 +144,12 @@ def split(
     even: Annotated[bool, typer.Option(help="Keep the shares exact; slides that have a split keep it.")] = False,
 ) -> None:
     """Divide a manifest by patient; stable when slides are added."""
-    from uadray.commands.split import split_manifest
+    from uadray.commands import split as command
 
-    shares = {name: _share(text, fractions) for name, _, text in (part.partition("=") for part in fractions.split(","))}
-    console.result(split_manifest(manifest, out, fractions=shares, seed=seed, stratify_by=stratify_by or (), even=even))
+    shares = command.parse_fractions(fractions)
+    _answer(
+        command.split_manifest(manifest, out, fractions=shares, seed=seed, stratify_by=stratify_by or (), even=even)
+    )
 
 
 @app.command()
@@ -161,32 +168,16 @@ def tile(
 ) -> None:
     """Cut tiles once and keep them as Parquet shards; run it again to go on."""
     from uadray.config import parse_config
-    from uadray.slides.manifest import read_manifest
-    from uadray.tiles.mask_folder import check_folder
     from uadray.tiles.spec import TileSpec
 
     values = {"mpp": mpp, "tile_px": tile_px, "stride_px": stride_px, "min_tissue": min_tissue, "mask_dir": mask_dir}
-    spec, rows = parse_config(TileSpec, values, source="uadray tile"), read_manifest(slides)
-    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
-    if dry_run:
-        from uadray.screening.estimate import estimate
+    spec = parse_config(TileSpec, values, source="uadray tile")
+    from uadray.commands import tile as command
 
-        with console.progress("tile"):
-            _join()
-            found = estimate(rows, spec, job="tile", tiles_per_slide=tiles_per_slide, quality=quality, seed=seed)
-        console.result(found | {"masks_used": masks_used})
-        return
-    from uadray.tilesets.cutting import tile_set
-
-    with console.progress("tile") as tick:
-        nodes = _join(out=out)
-        summary = tile_set(
-            rows, spec, out, nodes=nodes, tiles_per_slide=tiles_per_slide, seed=seed, quality=quality,
-            progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
-        )  # fmt: skip
-    console.result(summary | {"masks_used": masks_used})
-    if summary["failed"]:
-        raise typer.Exit(1)
+    summary = command.run(
+        slides, spec, out=out, tiles_per_slide=tiles_per_slide, quality=quality, seed=seed, dry_run=dry_run
+    )
+    _answer(summary, is_good=not summary.get("failed"))
 
 
 @app.command()
@@ -203,10 +194,11 @@ def train(
 
     settings = load_config(TrainConfig, config, overrides or [])
     from uadray.commands import train as job
+    from uadray.commands.cluster import join_cluster
 
     job.check(settings, data=data, out=out, resume=resume)
     with console.progress(f"train {settings.name}") as tick:
-        nodes = _join(out=out)
+        nodes = join_cluster(out_uri=out)
         bundle = job.train(
             settings,
             data=data,
@@ -227,20 +219,11 @@ def score(
     gpus: GpusOpt = 0,
 ) -> None:
     """Score every tile of a tile set or of slides."""
-    from uadray.commands import score as job
-    from uadray.detectors.bundle import read_bundle
+    from uadray.commands import score as command
+    from uadray.commands.cluster import stream_config
 
-    described = read_bundle(bundle)
-    config = _stream_config(score_workers, gpus)
-    with console.progress("score") as tick:
-        nodes = _join(bundle=bundle)
-        summary = job.score(
-            data, bundle_uri=bundle, bundle=described, out=out, config=config, nodes=nodes,
-            progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
-        )  # fmt: skip
-    console.result(summary)
-    if summary["failed_slides"] or summary["unscored"]:
-        raise typer.Exit(1)
+    summary = command.run(bundle, data=data, out=out, stream=stream_config(score_workers, gpus))
+    _answer(summary, is_good=not summary["failed_slides"] and not summary["unscored"])
 
 
 @app.command()
@@ -254,33 +237,19 @@ def calibrate(
     gpus: GpusOpt = 0,
 ) -> None:
     """Score normal slides that were not trained on; from then on the bundle can decide."""
-    from uadray.commands import calibrate as job
-    from uadray.config import parse_config
-    from uadray.decisions.aggregation import AggregationConfig
-    from uadray.detectors.bundle import read_bundle
-    from uadray.slides.manifest import read_manifest
-    from uadray.tiles.mask_folder import check_folder
+    from uadray.commands import calibrate as command
+    from uadray.commands.cluster import stream_config
 
-    described, rows = read_bundle(bundle), read_manifest(slides)
-    aggregation = parse_config(AggregationConfig, {"top_fraction": top_fraction}, source="--top-fraction")
-    contents = job.check(rows, described, alpha=alpha)
-    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
-    with console.progress("calibrate") as tick:
-        nodes = _join(bundle=bundle)
-        made, left_out = job.calibrate(
-            rows, bundle_uri=bundle, bundle=described.with_masks(mask_dir), alpha=alpha, aggregation=aggregation,
-            config=_stream_config(score_workers, gpus), nodes=nodes, contents=contents,
-            progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
-        )  # fmt: skip
-    counts = {"slides": len(rows) - len(left_out), "patients": len(made.scores), "masks_used": masks_used}
-    console.result({"calibration": made.id, **counts, "alpha": alpha, "left_out": left_out})
-    if left_out:
-        raise typer.Exit(1)
+    summary = command.run(
+        bundle, slides_uri=slides, alpha=alpha, top_fraction=top_fraction, mask_dir=mask_dir,
+        stream=stream_config(score_workers, gpus),
+    )  # fmt: skip
+    _answer(summary, is_good=not summary["left_out"])
 
 
 @app.command()
 def screen(
-    bundle: BundleArg,
+    bundles: BundlesArg,
     slides: SlidesOpt,
     out: Annotated[str, typer.Option(help="Folder or s3:// URI for decisions, scores and the worklist page.")],
     retry_failed: Annotated[bool, typer.Option(help="Try slides again that ended as failed.")] = False,
@@ -290,40 +259,15 @@ def screen(
     gpus: GpusOpt = 0,
 ) -> None:
     """Screen an archive, slide by slide; run it again to go on after whatever stopped it."""
-    from uadray.commands.calibrate import read_calibration
-    from uadray.detectors.bundle import read_bundle
-    from uadray.screening import job
-    from uadray.slides.manifest import read_manifest
-    from uadray.tiles.mask_folder import check_folder
+    from uadray.commands import screen as command
+    from uadray.commands.cluster import stream_config
 
-    described = read_bundle(bundle)
-    calibrated, rows = read_calibration(bundle, described), read_manifest(slides)
-    config = job.ScreenConfig(stream=_stream_config(score_workers, gpus))
-    described = described.with_masks(mask_dir)
-    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
-    if dry_run:
-        with console.progress("screen"):
-            _join()
-            found = job.dry_run(rows, bundle_uri=bundle, bundle=described)
-        console.result(found | {"masks_used": masks_used})
-        return
-    with console.progress("screen") as tick:
-        nodes = _join(bundle=bundle, out=out)
-        summary = job.screen(
-            rows, bundle_uri=bundle, bundle=described, calibration=calibrated, out=out, config=config, nodes=nodes,
-            retry_failed=retry_failed,
-            progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
-        )  # fmt: skip
-        troubles = nodes.troubles()
-    console.result(summary | {"masks_used": masks_used} | ({"node_troubles": troubles} if troubles else {}))
-    if summary["open"]:
-        raise WorkError(
-            f"{summary['open']} of {summary['slides']} slides are open, no fault of theirs: {summary['why_open']}; "
-            "the same command tries them again"
-        )
-    if summary["failed"]:
-        n_failed = f"{summary['failed']} of {summary['slides']} slides"
-        raise WorkError(f"{n_failed} failed: {summary['why_failed']}; see {summary['worklist']}")
+    summary = command.run(
+        bundles, slides_uri=slides, out=out, retry_failed=retry_failed, mask_dir=mask_dir, dry_run=dry_run,
+        stream=stream_config(score_workers, gpus),
+    )  # fmt: skip
+    _answer(summary)
+    command.check_all_decided(summary)
 
 
 @app.command()
@@ -333,9 +277,9 @@ def evaluate(
     outlines: Annotated[str | None, typer.Option(help="Folder of GeoJSON outlines; else beside each slide.")] = None,
 ) -> None:
     """Say how good scores or decisions are, beside what is trivial."""
-    from uadray.evaluation.report import evaluate as job
+    from uadray.evaluation import report
 
-    console.result(job(path, labels=labels, outlines=outlines))
+    _answer(report.evaluate(path, labels=labels, outlines=outlines))
 
 
 @app.command()
@@ -345,12 +289,12 @@ def serve(
 ) -> None:
     """Serve a bundle over HTTP until stopped."""
     from uadray.config import load_config
-    from uadray.serving.schemas import ServeConfig
+    from uadray.serving.config import ServeConfig
 
     settings = load_config(ServeConfig, config, overrides or [])
-    from uadray.serving.app import run
+    from uadray.commands import serve as command
 
-    run(settings)
+    command.run(settings)
 
 
 @app.command()
@@ -361,7 +305,7 @@ def bench(
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
 
-    console.result(run(name, only=only.split(",") if only else ()))
+    _answer(run(name, only=only.split(",") if only else ()))
 
 
 @weights_app.command("pull")
@@ -370,64 +314,27 @@ def weights_pull(
     mirror: Annotated[str | None, typer.Option("--from", help="Folder or s3:// URI to copy from.")] = None,
 ) -> None:
     """Fetch weights into the cache, checked against their SHA-256."""
-    from uadray.networks import weights
+    from uadray.commands import weights as command
 
-    console.result({name: str(weights.pull(name, mirror=mirror)) for name in names})
+    _answer(command.pull(names, mirror=mirror))
 
 
 @weights_app.command("verify")
 def weights_verify(names: Annotated[list[str] | None, typer.Argument()] = None) -> None:
     """Check cached weights against their SHA-256."""
-    from uadray.networks import weights
+    from uadray.commands import weights as command
 
-    status = {name: str(weights.verify(name)) for name in names or [w.name for w in weights.registry()]}
-    console.result(status)
-    if "corrupt" in status.values() or (names and "missing" in status.values()):
-        raise typer.Exit(1)
+    states, is_good = command.verify(names or [])
+    _answer(states, is_good=is_good)
 
 
 @weights_app.command("list")
 def weights_list() -> None:
     """List known weights with licence, size and state."""
-    from uadray.networks import weights
+    from uadray.commands import weights as command
 
-    for entry in weights.registry():
-        print(f"{entry.name:20} {entry.size_bytes / 1e6:8.1f} MB  {weights.verify(entry.name):9} {entry.licence}")
-
-
-def _join(*, bundle: str | None = None, out: str | None = None) -> Any:
-    """Join the cluster, or start one here. Returns the nodes that can be used: each of a cluster is looked at first."""
-    from uadray.cluster.connection import connect
-    from uadray.cluster.nodes import Nodes, examiner
-    from uadray.detectors import bundle as bundles
-    from uadray.storage import objects
-
-    connect()
-    if not os.environ.get("RAY_ADDRESS"):
-        return Nodes()
-    reads = [objects.join(bundle, bundles.DESCRIPTION)] if bundle else []
-    nodes = Nodes(examiner(out, reads))
-    nodes.check()
-    return nodes
-
-
-def _note(tiles: int, note: str) -> str:
-    return f"{tiles} tiles{', ' if note else ''}{note}"
-
-
-def _share(text: str, fractions: str) -> float:
-    from uadray.errors import InputError
-
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"--fractions {fractions}: expected name=share,..., like train=0.7,test=0.3") from None
-
-
-def _stream_config(score_workers: int | None, gpus: float) -> Any:
-    from uadray.cluster.workers import StreamConfig
-
-    return StreamConfig(score_workers=score_workers, gpus=gpus)
+    for line in command.listing():
+        print(line)
 
 
 def _losses(line: dict[str, Any]) -> str:

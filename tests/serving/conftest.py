@@ -1,19 +1,16 @@
-"""Small bundles with random weights, tiles as requests carry them, and one way to ask a server."""
+"""Small bundles with random weights, tiles, a way to ask a server, and a server to ask."""
 
-import base64
-import http.client
-import json
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
 import pytest
+import serving_client
 import torch
 
 from uadray.detectors.bundle import write_bundle
 from uadray.detectors.catalog import DpaConfig, FanoganConfig, build_networks
-from uadray.detectors.pixels import Pixels
+from uadray.tiles.images import Pixels
 from uadray.tiles.spec import TileSpec
 
 TILE_PX = 40
@@ -51,34 +48,19 @@ def pixels() -> Pixels:
 
 @pytest.fixture(scope="session")
 def encode() -> Callable[..., str]:
-    """RGB -> base64 of a PNG, or of a JPEG."""
-
-    def encoded(tile: Pixels, suffix: str = ".png") -> str:
-        data: bytes = cv2.imencode(suffix, np.ascontiguousarray(tile[..., ::-1]))[1].tobytes()
-        return base64.b64encode(data).decode()
-
-    return encoded
-
-
-class Answer(NamedTuple):
-    """Status and JSON of an answer."""
-
-    status: int
-    body: dict[str, Any]
+    """See `serving_client.encode`."""
+    return serving_client.encode
 
 
 @pytest.fixture(scope="session")
-def ask() -> Callable[..., Answer]:
-    """POST a JSON value, or bytes as they are, to `http://127.0.0.1:port/path`; GET where there is no body."""
+def ask() -> Callable[..., serving_client.Answer]:
+    """See `serving_client.ask`."""
+    return serving_client.ask
 
-    def asked(port: int, path: str, body: Any = None, **headers: str) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        try:
-            connection.request("GET" if body is None else "POST", path, data, headers)
-            response = connection.getresponse()
-            return Answer(response.status, json.loads(response.read()))
-        finally:
-            connection.close()
 
-    return asked
+@pytest.fixture(scope="session")
+def port(bundles: dict[str, str]) -> Iterator[int]:
+    """The port of an endpoint without a token and with low limits."""
+    limits = {"max_tiles_per_request": 4, "max_body_bytes": 100_000, "max_image_px": 256}
+    with serving_client.serving(bundles["fanogan"], **limits) as number:
+        yield number

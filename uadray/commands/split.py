@@ -1,14 +1,14 @@
-"""Splits by patient: no patient in two of them, and nobody moves when slides are added.
+"""Splits by patient: no patient is in two splits, and no patient changes splits when slides are added.
 
-A patient goes where a hash of seed and patient id points; what else is in the manifest does not matter. So additions
-never move anybody, and a patient stays in place who comes back on another site's scanner. The price: the shares hold in
-expectation, as in throwing dice, in all and in each site and scanner alike; a stratum of twenty patients may get no
-calibration slide. No rule that looks at one patient alone can do better, and one that looks at others moves them:
+A hash of seed and patient id decides a patient's split; what else is in the manifest does not matter. So slides that
+are added never move a patient, nor does a patient move who comes back on another site's scanner. The price is that the
+shares hold only on average, in the whole manifest as in each site and scanner: a stratum of twenty patients may get no
+calibration slide. A rule that looks at one patient alone cannot do better, and a rule that looks at others moves them:
 
-- `stratify_by` says what the shares are in each stratum, and warns where one is out of what dice would give or empty;
-- with `even`, patients are dealt out instead, stratum by stratum, each to the split that lacks most there: within one
-  patient of the shares. Then the manifest is the memory: patients whose slides have a split keep it, so additions move
-  nobody as long as they are made to the manifest that was written last.
+- `stratify_by` reports the shares in each stratum, and warns where one is empty or further off than chance explains;
+- with `even`, patients are dealt out instead, stratum by stratum, each to the split that lacks most there, which keeps
+  the shares within one patient. The manifest is then the memory: patients whose slides have a split keep it, so slides
+  that are added move no patient as long as they are added to the manifest that was written last.
 """
 
 import hashlib
@@ -29,8 +29,24 @@ FRACTIONS = {"train": 0.7, "calib": 0.15, "test": 0.15}
 COLUMNS = ("site", "scanner", "stain", "label")
 """What may be stratified by."""
 
-DICE = 4.0
-"""Standard deviations of the binomial distribution beyond which a stratum's share is warned of: once in 16,000."""
+MAX_DEVIATIONS = 4.0
+"""A stratum's share is warned of beyond so many standard deviations of the binomial distribution: chance alone goes so
+far once in 16,000 strata."""
+
+
+def parse_fractions(text: str) -> dict[str, float]:
+    """Shares by name of the split.
+
+    >>> parse_fractions("train=0.7,test=0.3")
+    {'train': 0.7, 'test': 0.3}
+
+    Raises:
+        InputError: something else than a number stands behind an equals sign.
+    """
+    try:
+        return {name: float(share) for name, _, share in (part.partition("=") for part in text.split(","))}
+    except ValueError:
+        raise InputError(f"--fractions {text}: expected name=share,..., like train=0.7,test=0.3") from None
 
 
 def split(
@@ -51,9 +67,10 @@ def split(
     """
     _check(fractions, stratify_by)
     patients = _patients(rows)
-    nobodys = sum(row.patient_id is None for row in rows)
-    if nobodys:
-        log.warning("%d of %d slides have no patient_id: each is taken for a patient of its own", nobodys, len(rows))
+    without_patient = sum(row.patient_id is None for row in rows)
+    if without_patient:
+        text = "%d of %d slides have no patient_id: each is taken for a patient of its own"
+        log.warning(text, without_patient, len(rows))
     strata = {patient: _stratum(slides, stratify_by) for patient, slides in patients.items()}
     chosen = _dealt(patients, strata, fractions, seed) if even else _hashed(patients, fractions, seed)
     if stratify_by:
@@ -78,11 +95,11 @@ def split_manifest(
         raise InputError(f"{out}: is the manifest that is split; give another file, other columns are not carried over")
     rows = read_manifest(uri)
     warn_of_same_files(rows)
-    found = split(rows, fractions, seed=seed, stratify_by=stratify_by, even=even)
-    write_manifest([replace(row, split=found[row.slide_id]) for row in rows], out)
+    split_of_slide = split(rows, fractions, seed=seed, stratify_by=stratify_by, even=even)
+    write_manifest([replace(row, split=split_of_slide[row.slide_id]) for row in rows], out)
     patients = _patients(rows)
-    where = {patient: found[slides[0].slide_id] for patient, slides in patients.items()}
-    by_slides, by_patients = Counter(found.values()), Counter(where.values())
+    split_of_patient = {patient: split_of_slide[slides[0].slide_id] for patient, slides in patients.items()}
+    by_slides, by_patients = Counter(split_of_slide.values()), Counter(split_of_patient.values())
     summary: dict[str, Any] = {
         "manifest": out,
         "slides": len(rows),
@@ -93,12 +110,13 @@ def split_manifest(
     if stratify_by:
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         for patient, slides in patients.items():
-            counts[_stratum(slides, stratify_by)][where[patient]] += 1
+            counts[_stratum(slides, stratify_by)][split_of_patient[patient]] += 1
         summary["strata"] = {stratum: {name: counts[stratum][name] for name in fractions} for stratum in sorted(counts)}
     return summary
 
 
 def _check(fractions: Mapping[str, float], stratify_by: Sequence[str]) -> None:
+    """Refuse fractions that are no shares of one whole, and columns that are not in `COLUMNS`."""
     if not fractions or not all(0 <= share <= 1 for share in fractions.values()) or "" in fractions:
         raise InputError(f"fractions {dict(fractions)}: expected named shares between 0 and 1")
     if not math.isclose(sum(fractions.values()), 1, abs_tol=1e-9):
@@ -117,7 +135,7 @@ def _patients(rows: Sequence[SlideRow]) -> dict[tuple[str, str], list[SlideRow]]
 
 
 def _stratum(slides: Sequence[SlideRow], columns: Sequence[str]) -> str:
-    """What a patient counts as: the commonest values among the slides, of equally common ones the first by name."""
+    """The stratum of a patient: the commonest values among the slides; of equally common ones the first by name."""
     values = Counter(" | ".join(_value(row, column) for column in columns) for row in slides)
     return min(values, key=lambda value: (-values[value], value))
 
@@ -136,6 +154,7 @@ def _place(patient: tuple[str, str], seed: str) -> float:
 def _hashed(
     patients: Mapping[tuple[str, str], Sequence[SlideRow]], fractions: Mapping[str, float], seed: str
 ) -> dict[tuple[str, str], str]:
+    """Each patient's split by the hash alone: the shares lie side by side on [0, 1), in the order of their names."""
     names = sorted(name for name, share in fractions.items() if share > 0)
     ends = [sum(fractions[name] for name in names[: i + 1]) for i in range(len(names) - 1)]
     return {patient: names[sum(_place(patient, seed) >= end for end in ends)] for patient in patients}
@@ -145,7 +164,7 @@ def _dealt(
     patients: Mapping[tuple[str, str], Sequence[SlideRow]], strata: Mapping[tuple[str, str], str],
     fractions: Mapping[str, float], seed: str,
 ) -> dict[tuple[str, str], str]:  # fmt: skip
-    """Those with a split keep it; the others go in the hash's order, each to what is furthest below its share."""
+    """Each patient's split. Patients with one keep it; the others, in the hash's order, go where most are lacking."""
     chosen = {patient: kept for patient, slides in patients.items() if (kept := _kept(slides, fractions)) is not None}
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for patient, name in chosen.items():
@@ -160,28 +179,30 @@ def _dealt(
 
 
 def _kept(slides: Sequence[SlideRow], fractions: Mapping[str, float]) -> str | None:
-    found = sorted({row.split for row in slides if row.split is not None})
-    if len(found) > 1:
-        which = next(row.slide_id for row in slides if row.split == found[1])
+    """The split that a patient's slides have already; None where they have none."""
+    splits = sorted({row.split for row in slides if row.split is not None})
+    if len(splits) > 1:
+        slide_id = next(row.slide_id for row in slides if row.split == splits[1])
         raise InputError(
-            f"slide {which}: its patient has slides in the splits {' and '.join(found)}; clear one of them"
+            f"slide {slide_id}: its patient has slides in the splits {' and '.join(splits)}; clear one of them"
         )
-    if found and found[0] not in fractions:
-        raise InputError(f"slide {slides[0].slide_id}: its split {found[0]!r} is not among {', '.join(fractions)}")
-    return found[0] if found else None
+    if splits and splits[0] not in fractions:
+        raise InputError(f"slide {slides[0].slide_id}: its split {splits[0]!r} is not among {', '.join(fractions)}")
+    return splits[0] if splits else None
 
 
 def _warn_of_strata(
     strata: Mapping[tuple[str, str], str], chosen: Mapping[tuple[str, str], str], fractions: Mapping[str, float]
 ) -> None:
+    """Warn of each stratum that has no patient in a split, or a share that chance hardly explains."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for patient, stratum in strata.items():
         counts[stratum][chosen[patient]] += 1
-    for stratum, found in sorted(counts.items()):
-        n = found.total()
+    for stratum, patients_in in sorted(counts.items()):
+        n = patients_in.total()
         for name, share in fractions.items():
-            spread = math.sqrt(share * (1 - share) / n)
-            if share > 0 and (found[name] == 0 or abs(found[name] / n - share) > DICE * spread):
-                log.warning(
-                    "stratum %s: %d of %d patients are %s, expected %.0f", stratum, found[name], n, name, share * n
-                )
+            deviation = math.sqrt(share * (1 - share) / n)
+            is_unlikely = abs(patients_in[name] / n - share) > MAX_DEVIATIONS * deviation
+            if share > 0 and (patients_in[name] == 0 or is_unlikely):
+                text = "stratum %s: %d of %d patients are %s, expected %.0f"
+                log.warning(text, stratum, patients_in[name], n, name, share * n)

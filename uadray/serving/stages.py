@@ -1,17 +1,19 @@
 """The three stages of a detector behind Ray Serve. Plain classes: `uadray.serving.app` makes deployments of them.
 
-    Encoder    pixels [N, tile, tile, 3] uint8   -> z [N, ...] float32
-    Generator  z                                 -> x_hat [N, 3, h, w] float32
-    Scorer     pixels, x_hat                     -> Scores
-    Whole      pixels                            -> Scores, the three in one replica
+    MapStage          pixels [N, tile, tile, 3] uint8  -> z, an array [N, ...] or a tuple of such arrays
+    ReconstructStage  z                                -> x_hat [N, 3, h, w] float32, or None
+    ScoreStage        pixels, x_hat, z                 -> Scores
+    AllStages         pixels                           -> Scores, the three in one replica
 
-Each loads its stage of the same `Detector` that batch uses, so that scores are the same numbers. Between replicas go
-numpy arrays. The pixels travel twice, as bytes: the scorer makes its own x of them, at a quarter of x's size.
+Each loads its stage of the same `Detector` that batch uses, so that scores are the same numbers. Arrays of numpy travel
+between replicas. The pixels travel twice, as bytes: the score stage makes x of them again, which has four times as many
+bytes. `x_hat` is None where the detector has no reconstruction.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import repeat
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +23,15 @@ from torch import Tensor
 
 from uadray import metrics
 from uadray.detectors.bundle import Bundle, load_detector
-from uadray.detectors.detector import Detector, Stage
+from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.tiles.images import Pixels
 
 Floats = npt.NDArray[np.float32]
+Latents = Floats | tuple[Floats, ...]
+"""What the stage `map` gives: N comes first in each array."""
+
+Latent = Tensor | tuple[Tensor, ...]
+"""One batch of it, on the device."""
 
 
 @dataclass(frozen=True)
@@ -40,108 +47,152 @@ class Scores:
     residual: Floats | None
 
 
-class _Stage:
-    """A replica's detector, of which it loads what its stage works with."""
-
-    stages: ClassVar[tuple[Stage, ...]]
+@final
+class MapStage:
+    """The stage `map`."""
 
     def __init__(
         self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None, batch_tiles: int | None = None,
         detector: Detector | None = None,
     ) -> None:  # fmt: skip
-        _set_threads(threads)
         self._bundle_id = bundle.id
-        self.detector = detector or load_detector(
-            bundle_uri, bundle, device=device(), batch_tiles=batch_tiles, stages=self.stages
-        )
+        self.detector = detector or _loaded(bundle_uri, bundle, ["map"], threads=threads, batch_tiles=batch_tiles)
 
     def bundle_id(self) -> str:
-        """Of the bundle that this replica has loaded."""
+        """The id of the bundle that this replica has loaded."""
         return self._bundle_id
 
-    def _sent(self, batch: Floats) -> Tensor:
-        return torch.tensor(batch, device=self.detector.device)
-
-    def _batches(self, array: Floats) -> Iterator[Tensor]:
-        """As `Detector` has them, so that neither memory nor rounding differs from it."""
-        step = self.detector.batch_tiles
-        return (self._sent(array[start : start + step]) for start in range(0, len(array), step))
-
-
-class Encoder(_Stage):
-    """The stage `map`."""
-
-    stages = ("map",)
-
     @torch.inference_mode()
-    def __call__(self, pixels: Pixels) -> Floats:
-        """Latents of RGB tiles, [N, ...]."""
+    def __call__(self, pixels: Pixels) -> Latents:
+        """Latents of RGB tiles."""
         with metrics.stage("serve_map") as meter:
-            z = _joined([self.detector.mapping(x) for x in self.detector.inputs(pixels)])
+            z = _joined_latents([self.detector.mapping(x) for x in self.detector.inputs(pixels)])
             meter.add(tiles=len(pixels), bytes_=pixels.nbytes)
         return z
 
 
-class Generator(_Stage):
+@final
+class ReconstructStage:
     """The stage `reconstruct`."""
 
-    stages = ("reconstruct",)
+    def __init__(
+        self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None, batch_tiles: int | None = None,
+        detector: Detector | None = None,
+    ) -> None:  # fmt: skip
+        self._bundle_id = bundle.id
+        self.detector = detector or _loaded(
+            bundle_uri, bundle, ["reconstruct"], threads=threads, batch_tiles=batch_tiles
+        )
+
+    def bundle_id(self) -> str:
+        """The id of the bundle that this replica has loaded."""
+        return self._bundle_id
 
     @torch.inference_mode()
-    def __call__(self, z: Floats) -> Floats:
-        """Reconstructions [N, 3, h, w] of latents."""
+    def __call__(self, z: Latents) -> Floats | None:
+        """Reconstructions [N, 3, h, w] of latents; None from a detector that has none."""
         with metrics.stage("serve_reconstruct") as meter:
-            x_hat = _joined([self.detector.reconstruct(part) for part in self._batches(z)])
-            meter.add(tiles=len(z))
-        return x_hat
+            reconstruct: Callable[..., Tensor | None] = self.detector.reconstruct
+            parts = [reconstruct(batch) for batch in _latent_batches(z, self.detector)]
+            x_hats = [part for part in parts if part is not None]
+            meter.add(tiles=len(z[0] if isinstance(z, tuple) else z))
+        return _joined(x_hats) if x_hats else None
 
 
-class Scorer(_Stage):
+@final
+class ScoreStage:
     """The stage `score`."""
 
-    stages = ("score",)
+    def __init__(
+        self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None, batch_tiles: int | None = None,
+        detector: Detector | None = None,
+    ) -> None:  # fmt: skip
+        self._bundle_id = bundle.id
+        self.detector = detector or _loaded(bundle_uri, bundle, ["score"], threads=threads, batch_tiles=batch_tiles)
+
+    def bundle_id(self) -> str:
+        """The id of the bundle that this replica has loaded."""
+        return self._bundle_id
 
     @torch.inference_mode()
-    def __call__(self, pixels: Pixels, x_hat: Floats, *, maps: bool = False) -> Scores:
-        """Scores of RGB tiles against their reconstructions."""
+    def __call__(self, pixels: Pixels, x_hat: Floats | None, z: Latents, *, maps: bool = False) -> Scores:
+        """Scores of RGB tiles, given their reconstructions, if there are any, and their latents."""
         with metrics.stage("serve_score") as meter:
-            pairs = zip(self.detector.inputs(pixels), self._batches(x_hat), strict=True)
-            scores, residuals = zip(*(self.detector.score(x, part) for x, part in pairs), strict=True)
+            x_hats = _batches(x_hat, self.detector) if x_hat is not None else repeat(None, self._n_batches(pixels))
+            batches = zip(self.detector.inputs(pixels), x_hats, _latent_batches(z, self.detector), strict=True)
+            parts = [_score(self.detector, *batch) for batch in batches]
+            scores, residuals = zip(*parts, strict=True)
             score = torch.cat(scores).double().cpu().numpy()
             residual = _joined(residuals) if maps else None
             meter.add(tiles=len(pixels))
         return Scores(score, residual)
 
+    def _n_batches(self, pixels: Pixels) -> int:
+        return -(-len(pixels) // self.detector.batch_tiles)
 
-class Whole:
-    """The three stages in one replica, of one detector."""
+
+@final
+class AllStages:
+    """The three stages in one replica, which share one detector."""
 
     def __init__(
-        self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None, batch_tiles: int | None = None
-    ) -> None:
-        _set_threads(threads)
-        detector = load_detector(bundle_uri, bundle, device=device(), batch_tiles=batch_tiles)
-        self.encoder = Encoder(bundle_uri, bundle, detector=detector)
-        self.generator = Generator(bundle_uri, bundle, detector=detector)
-        self.scorer = Scorer(bundle_uri, bundle, detector=detector)
+        self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None, batch_tiles: int | None = None,
+        detector: Detector | None = None,
+    ) -> None:  # fmt: skip
+        detector = detector or _loaded(bundle_uri, bundle, STAGES, threads=threads, batch_tiles=batch_tiles)
+        self.map = MapStage(bundle_uri, bundle, detector=detector)
+        self.reconstruct = ReconstructStage(bundle_uri, bundle, detector=detector)
+        self.score = ScoreStage(bundle_uri, bundle, detector=detector)
 
     def bundle_id(self) -> str:
-        """Of the bundle that this replica has loaded."""
-        return self.encoder.bundle_id()
+        """The id of the bundle that this replica has loaded."""
+        return self.map.bundle_id()
 
     def __call__(self, pixels: Pixels, *, maps: bool = False) -> Scores:
         """Scores of RGB tiles."""
-        return self.scorer(pixels, self.generator(self.encoder(pixels)), maps=maps)
-
-
-def _set_threads(threads: int | None) -> None:
-    if threads is not None:
-        torch.set_num_threads(threads)
+        z = self.map(pixels)
+        return self.score(pixels, self.reconstruct(z), z, maps=maps)
 
 
 def device() -> str:
     """The GPU that Serve gave this replica, if it gave one."""
     return "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
+
+
+def _loaded(
+    bundle_uri: str, bundle: Bundle, stages: Collection[Stage], *, threads: int | None, batch_tiles: int | None
+) -> Detector:
+    """A replica's detector, with the networks of these stages."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return load_detector(bundle_uri, bundle, device=device(), batch_tiles=batch_tiles, stages=stages)
+
+
+def _score(detector: Detector, x: Tensor, x_hat: Tensor | None, z: Latent) -> tuple[Tensor, Tensor]:
+    """Scores and residual maps of one batch."""
+    score: Callable[..., tuple[Tensor, Tensor]] = detector.score
+    return score(x, x_hat)
+
+
+def _latent_batches(z: Latents, detector: Detector) -> Iterator[Latent]:
+    """Latents in batches, each of the kind that the detector's stage `map` gave: a tensor or a tuple."""
+    if isinstance(z, tuple):
+        return zip(*(_batches(array, detector) for array in z), strict=True)
+    return _batches(z, detector)
+
+
+def _batches(array: Floats, detector: Detector) -> Iterator[Tensor]:
+    """An array in the batches in which `Detector` works, so that neither memory nor rounding differs from batch."""
+    step = detector.batch_tiles
+    for start in range(0, len(array), step):
+        yield torch.tensor(array[start : start + step], device=detector.device)
+
+
+def _joined_latents(batches: Sequence[Latent]) -> Latents:
+    tensors = [batch for batch in batches if isinstance(batch, Tensor)]
+    if tensors:
+        return _joined(tensors)
+    return tuple(_joined(column) for column in zip(*batches, strict=True))
 
 
 def _joined(batches: Sequence[Tensor]) -> Floats:

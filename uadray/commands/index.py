@@ -1,0 +1,18 @@
+"""`uadray index`: the slides of a folder or bucket, written as a manifest."""
+
+from typing import Any
+
+from uadray.slides import manifest
+
+
+def run(uri: str, *, out: str) -> dict[str, Any]:
+    """List the slides under `uri` and write them to the manifest `out`.
+
+    Returns:
+        `manifest`, `slides` (how many) and `left_out`: for each reason the number of files and up to three examples.
+    """
+    left_out: dict[str, list[str]] = {}
+    rows = manifest.index(uri, left_out=left_out)
+    manifest.write_manifest(rows, out)
+    counts = {reason: {"count": len(paths), "examples": paths[:3]} for reason, paths in sorted(left_out.items())}
+    return {"manifest": out, "slides": len(rows), "left_out": counts}
