@@ -40,11 +40,11 @@ from uadray.slides.tile_reading import TilePlaces, read_place, tile_places
 from uadray.storage import objects
 from uadray.tiles.plan import mask_uri, normalizer_of, plan_slide, read_chunks, slide_etag
 from uadray.tiles.quality import pixel_flags
+from uadray.tiles.sampling import draw
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain import Normalizer
 from uadray.tilesets.containers import decoded
 from uadray.tilesets.shards import GROUP_TILES, TILE_IMAGES, TILESET, SlideTiles, TileSet, parse_tile_set
-from uadray.training.passes import draw
 
 SHARD_BYTES = 64 * 2**20
 """Encoded tiles of a shard, more or less: what a task holds in memory, and what one write has to repeat."""
