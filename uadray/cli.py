@@ -176,7 +176,7 @@ def tile(
             found = estimate(rows, spec, job="tile", tiles_per_slide=tiles_per_slide, quality=quality, seed=seed)
         console.result(found | {"masks_used": masks_used})
         return
-    from uadray.tilesets.cutting import tile_set
+    from uadray.commands.tile import tile_set
 
     with console.progress("tile") as tick:
         nodes = _join(out=out)

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from seaweed import SeaweedServer
 
 from uadray.cluster.tasks import Crashed, in_parallel
+from uadray.commands.tile import tile_set
 from uadray.errors import InputError, UadrayError, WorkError, shown
 from uadray.phantoms.slides import write_pyramid
 from uadray.slides.identity import Seen, content, is_seen
@@ -29,7 +30,6 @@ from uadray.slides.opening import open_slide
 from uadray.slides.tile_reading import read_tile
 from uadray.storage import objects
 from uadray.tiles.spec import TileSpec
-from uadray.tilesets.cutting import tile_set
 from uadray.training.crops import Crop, Job, OpenSlides, Piece, SlideSource, crop_blocks, crop_pixels, random_crop
 from uadray.training.dataset import (
     TrainingData,

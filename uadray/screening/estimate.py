@@ -28,7 +28,8 @@ from uadray.storage import objects
 from uadray.tiles.plan import read_chunks, slide_etag
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain import Normalizer
-from uadray.tilesets.cutting import chosen_tiles, encoded_tiles, places
+from uadray.tilesets.cutting import chosen_tiles
+from uadray.tilesets.encoding import encoded_tiles, places
 
 RESAMPLES = 1000
 """Of the bootstrap (Efron 1979) behind `_low` and `_high`: the 5th and 95th percentile of the sample's mean."""
