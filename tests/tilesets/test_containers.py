@@ -142,7 +142,7 @@ def test_a_folder_in_s3_is_read_many_images_at_once(s3: SeaweedServer, monkeypat
         for i, (ref, image, _) in enumerate(read, start=1):
             assert ref == refs[i]
             np.testing.assert_array_equal(image, _image(i))
-        assert time.monotonic() - began < 96 * 0.05 / 3
+        assert time.monotonic() - began < 96 * 0.05 / 2
     assert 8 < max(at_once) <= containers.IN_FLIGHT
 
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from seaweed import SeaweedServer
 
 from uadray.cluster.tasks import Crashed, in_parallel
+from uadray.commands.tile import tile_set
 from uadray.errors import InputError, UadrayError, WorkError, shown
 from uadray.phantoms.slides import write_pyramid
 from uadray.slides.identity import Seen, content, is_seen
@@ -29,7 +30,6 @@ from uadray.slides.opening import open_slide
 from uadray.slides.tile_reading import read_tile
 from uadray.storage import objects
 from uadray.tiles.spec import TileSpec
-from uadray.tilesets.cutting import tile_set
 from uadray.training.crops import Crop, Job, OpenSlides, Piece, SlideSource, crop_blocks, crop_pixels, random_crop
 from uadray.training.dataset import (
     TrainingData,
@@ -41,7 +41,7 @@ from uadray.training.dataset import (
     training_data,
 )
 from uadray.training.journal import Journal
-from uadray.training.passes import Ints, Passes, along_curve, draw, mixing, pack_corners, plan_passes, unpack_corners
+from uadray.training.passes import Ints, Passes, along_curve, mixing, pack_corners, plan_passes, unpack_corners
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.* is deprecated:DeprecationWarning:ray.data.context"
@@ -114,14 +114,6 @@ def test_a_block_is_about_four_megabytes() -> None:
     sizes = [tiles[e].sum() * 3 * 64**2 for task in range(40) for _, _, e in plan.blocks(task, tiles)]
     assert 3.5 * 2**20 < min(sizes) <= max(sizes) < 4.5 * 2**20
     assert plan_passes(160_000, seed=0, n_tiles=10**9, input_px=64).n_tasks <= 2000
-
-
-@given(n=st.integers(0, 50), count=st.integers(0, 60), key=st.tuples(st.integers(0, 99), st.integers(0, 99)))
-def test_draws_follow_from_their_key(n: int, count: int, key: tuple[int, int]) -> None:
-    found = draw(n, count, key)
-    assert len(set(found.tolist())) == len(found) == min(n, count)
-    assert (np.diff(found) > 0).all()
-    np.testing.assert_array_equal(found, draw(n, count, key))
 
 
 def test_a_run_along_the_curve_is_a_patch() -> None:

@@ -27,9 +27,9 @@ import torch
 from uadray.bench.seaweed import served
 from uadray.bench.slides import DPA, upload_copies, write_slide
 from uadray.cluster.connection import connect, cores
+from uadray.commands.tile import tile_set
 from uadray.config import parse_config
 from uadray.slides.manifest import write_manifest
-from uadray.tilesets.cutting import tile_set
 from uadray.training.config import TrainConfig
 from uadray.training.dataset import TrainingData, training_data
 from uadray.training.passes import mixing

@@ -16,7 +16,7 @@ from uadray.tiles import images
 from uadray.tiles.grid import slide_of
 from uadray.tiles.images import ImageError, Pixels
 from uadray.tiles.spec import TileSpec
-from uadray.tilesets import shards
+from uadray.tilesets import records, shards
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 MAX_IMAGE_BYTES = 64 * 2**20
@@ -81,7 +81,7 @@ def list_tiles(uri: str, *, label: str | None = None) -> list[TileRef]:
         case "parquet":
             refs = _parquet_refs(uri)
         case "shards":
-            whole = shards.read_tile_set(uri)
+            whole = records.read_tile_set(uri)
             runs = [run for _, run in shards.folder_runs(uri, whole)]
             with ThreadPoolExecutor(IN_FLIGHT if objects.is_s3(uri) else 1) as threads:
                 refs = [ref for some in _ahead(threads, _run_refs, runs) for ref in some]
@@ -104,7 +104,7 @@ def kind(uri: str) -> Kind:
         return "zip"
     if uri.lower().endswith(".parquet"):
         return "parquet"
-    return "shards" if shards.is_folder(uri) else "folder"
+    return "shards" if records.is_folder(uri) else "folder"
 
 
 def check(uri: str) -> None:
@@ -114,7 +114,7 @@ def check(uri: str) -> None:
         InputError: see `list_tiles`.
     """
     if kind(uri) == "shards":
-        if not shards.read_tile_set(uri).n_tiles:
+        if not records.read_tile_set(uri).n_tiles:
             raise InputError(f"tile set {uri}: it has no tiles")
     else:
         list_tiles(uri)

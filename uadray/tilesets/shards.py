@@ -1,11 +1,4 @@
-"""Parquet tile sets: one file, or the folder that `uadray tile` writes. Read by row groups, never whole.
-
-A folder has, besides other things that are left alone:
-
-tileset.json                            what it is: `TileSet`
-part-<slide_id>-<version>-<n>.parquet   shards of one slide each, schema `TILE_IMAGES`
-slides/<slide_id>.json                  the commit of a slide, see `uadray.tilesets.cutting`
-"""
+"""Tiles in Parquet: one file, or the shards of a folder that `uadray tile` wrote. Read by row groups, never whole."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, ValidationError
 
-from uadray.config import Config
 from uadray.errors import InputError, UadrayError
 from uadray.schemas import TILES
 from uadray.storage import objects
-from uadray.tiles.spec import TileSpec
-
-TILESET = "tileset.json"
+from uadray.tilesets.records import GROUP_TILES, TileSet
 
 TILE_IMAGES = pa.schema(
     [
@@ -36,75 +25,8 @@ TILE_IMAGES = pa.schema(
 """A tile with its pixels. `format` says what the bytes in `image` are: `jpeg` as they lie in the slide's file, or
 `jpeg 4:4:4 q90` where they were encoded."""
 
-GROUP_TILES = 64
-"""Tiles of a row group: a megabyte of JPEG at 256 px, which is what is read at once."""
-
 FOREIGN_RUNS = 16
 """A row group of a foreign file is read in at most so many runs: to reach a run, all before it is read too."""
-
-
-class SlideTiles(Config):
-    """What a tile set holds of one slide.
-
-    Attributes:
-        slide_id: of the manifest.
-        fingerprint: of spec, options and the slide's version.
-        etag: the version of the slide's file.
-        label: of the manifest.
-        shards: names of its files, in order.
-        rows: tiles in each.
-        kept: tiles whose bytes are the slide's own.
-        unreadable: tiles that could not be read, and are not there.
-        flagged: tiles that are left out for what their pixels show (`TileSpec.quality`).
-        bytes: of all its shards.
-    """
-
-    slide_id: str
-    fingerprint: str
-    etag: str
-    label: str | None
-    shards: list[str]
-    rows: list[int]
-    kept: int
-    unreadable: int
-    flagged: int
-    bytes: int
-
-    @property
-    def n_tiles(self) -> int:
-        """Tiles in all its shards."""
-        return sum(self.rows)
-
-
-class TileSet(Config):
-    """What `tileset.json` says.
-
-    Attributes:
-        kind: tells it from other JSON.
-        version: of the layout.
-        spec: how tiles were cut.
-        options: what else decides what is in it: tiles a slide, seed, quality.
-        fingerprint: of spec and options while it is written, of all slides when it is finished.
-        finished: False until every slide has been tried.
-        group_tiles: tiles of a row group.
-        slides: those that are in it.
-        failed: reason and message by slide id.
-    """
-
-    kind: str = Field(default="uadray-tileset", pattern="^uadray-tileset$")
-    version: int = 1
-    spec: TileSpec
-    options: dict[str, int | None]
-    fingerprint: str
-    finished: bool
-    group_tiles: int = GROUP_TILES
-    slides: list[SlideTiles] = Field(default_factory=list)
-    failed: dict[str, str] = Field(default_factory=dict)
-
-    @property
-    def n_tiles(self) -> int:
-        """Tiles of all slides."""
-        return sum(slide.n_tiles for slide in self.slides)
 
 
 @dataclass(frozen=True)
@@ -124,35 +46,6 @@ class Run:
     start: int
     stop: int
     first_tile: int
-
-
-def is_folder(uri: str) -> bool:
-    """Whether `uri` is a folder that `uadray tile` wrote."""
-    return objects.exists(objects.join(uri, TILESET))
-
-
-def read_tile_set(uri: str) -> TileSet:
-    """What is in a folder of shards.
-
-    Raises:
-        InputError: it is not finished, or not of this version.
-    """
-    found = parse_tile_set(uri)
-    if not found.finished:
-        raise InputError(f"tile set {uri} is not finished; run the same `uadray tile` command again")
-    return found
-
-
-def parse_tile_set(uri: str) -> TileSet:
-    """As `read_tile_set`, of an unfinished one too."""
-    where = objects.join(uri, TILESET)
-    try:
-        found = TileSet.model_validate_json(objects.read_bytes(where))
-    except ValidationError as error:
-        raise InputError(f"{where}: not a tile set of this version of uadray: {error.errors()[0]['msg']}") from error
-    if found.version != 1:
-        raise InputError(f"{where}: version {found.version} is not known here; make it again with `uadray tile`")
-    return found
 
 
 def folder_runs(uri: str, found: TileSet) -> list[tuple[int, Run]]:

@@ -29,12 +29,13 @@ from uadray.slides.tiff.slide import TiffSlide
 from uadray.slides.tile_reading import tile_places
 from uadray.storage import objects
 from uadray.tiles.chunks import normalizer_of, read_chunk
+from uadray.tiles.sampling import draw
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain_fit import Stain
 from uadray.tiles.tissue import tissue_mask
 from uadray.tilesets import containers, shards
 from uadray.training.journal import Journal, Notes
-from uadray.training.passes import BLOCK_BYTES, ENTRY_TILES, Ints, Passes, along_curve, draw, unpack_corners
+from uadray.training.passes import BLOCK_BYTES, ENTRY_TILES, Ints, Passes, along_curve, unpack_corners
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -28,7 +28,7 @@ from uadray.storage import s3_client
 from uadray.tiles.plan import plan_slide
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain_fit import Stain, median_stain
-from uadray.tilesets import containers, shards
+from uadray.tilesets import containers, records, shards
 from uadray.training.crops import (
     FileSource,
     ShardSource,
@@ -346,7 +346,7 @@ def _from_tile_set(uri: str, *, tiles: TileSpec, input_px: int, label: str, seed
 
 
 def _from_shards(uri: str, *, tiles: TileSpec, input_px: int, label: str) -> tuple[Source, str]:
-    found = shards.read_tile_set(uri)
+    found = records.read_tile_set(uri)
     numbers = [n for n, s in enumerate(found.slides) if (not s.label or has_label(s.label, label)) and s.n_tiles]
     if not numbers:
         raise InputError(f"tile set {uri}: no slide with tiles has the label {label!r}; set train_label")

@@ -90,13 +90,6 @@ def plan_passes(
     return Passes(seed, start, n_blocks, per_pass, max(1, -(-n_blocks // max_tasks)))
 
 
-def draw(n: int, count: int, key: Iterable[int]) -> Ints:
-    """`count` of `n` things, at random and in their order: the same for the same key, all of them where n <= count."""
-    if count >= n:
-        return np.arange(n)
-    return np.sort(np.random.default_rng(list(key)).choice(n, count, replace=False, shuffle=False))
-
-
 def along_curve(x: Ints, y: Ints) -> Ints:
     """The order of grid cells [n] along a Z-curve: any run of it is a compact patch (Morton 1966).
 
