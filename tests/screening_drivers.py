@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from uadray.decisions.aggregation import AggregationConfig, Calibration
+from uadray.decisions.aggregation import AggregationConfig
+from uadray.decisions.conformal import Calibration
 from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES
 from uadray.screening import leases

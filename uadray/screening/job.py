@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from pydantic import Field
 
@@ -33,8 +32,8 @@ from uadray.cluster.waiting import Say, Waiting
 from uadray.cluster.watch import DriversWatch
 from uadray.cluster.workers import StreamConfig
 from uadray.config import Config
-from uadray.decisions import aggregation
-from uadray.decisions.aggregation import AggregationConfig, Calibration
+from uadray.decisions.conformal import Calibration
+from uadray.decisions.verdict import judge, used_before
 from uadray.detectors.bundle import Bundle, load_detector
 from uadray.detectors.detector import BATCH, Scored
 from uadray.detectors.pixels import Pixels
@@ -55,10 +54,9 @@ from uadray.screening.estimate import estimate
 from uadray.screening.leases import NOT_OURS
 from uadray.screening.parts import failed_part, flag_error, from_ipc, part_row, pixels_of, to_ipc
 from uadray.screening.slide_reader import claimed_read_tasks, slide_read_tasks
-from uadray.slides.identity import Seen, is_seen, warn_of_same_files
+from uadray.slides.identity import warn_of_same_files
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects, s3_client
-from uadray.tiles.quality import QualityConfig, assess
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +99,6 @@ class SlideResult:
     failure: tuple[str, str] | None = None
     is_open: bool = False
 
-
-UNFIT = frozenset({"no_stain"})
-"""Reasons of readers that are about the tissue, not the file: such a slide is not assessable, not failed."""
 
 ScoreTiles = Callable[[npt.NDArray[np.uint8]], Scored]
 """What a scoring actor needs of a detector: RGB tiles [N, tile, tile, 3] -> `Scored`."""
@@ -423,68 +418,6 @@ def scorer_arguments(bundle_uri: str, bundle: Bundle, config: StreamConfig) -> d
     return {"bundle_uri": bundle_uri, "bundle": bundle, "device": device, "batch_tiles": config.batch_tiles}
 
 
-def judge(
-    result: SlideResult, config: AggregationConfig, calibration: Calibration | None = None, *,
-    quality: QualityConfig | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """State, score and decision of a slide, as fields of `SLIDE_DECISIONS`.
-
-    Without a calibration (while one is made) there is a score and no decision.
-    """
-    if result.failure is not None or result.tiles is None:
-        reason, message = result.failure or ("lost", "no tiles came")
-        if reason in UNFIT:
-            return {"state": "not_assessable", "reason": reason, "message": message} | _undecided()
-        return {"state": "failed", "reason": reason, "message": message}
-    scores = result.tiles["score"].drop_null().to_numpy()
-    flags = Counter(flag for flag in result.tiles["flag"].to_pylist() if flag is not None)
-    n_tiles, n_scored = len(result.tiles), len(scores)
-    n_good = n_tiles - flags.total()
-    counts: dict[str, Any] = {"n_tiles": n_tiles, "n_scored": n_scored, "flags": json.dumps(flags)}
-    counts["coverage"] = n_scored / n_good if n_good else None
-    if n_tiles < config.min_tiles:
-        what = f"{n_tiles} tiles with enough tissue, at least {config.min_tiles} are needed"
-        return counts | {"state": "not_assessable", "reason": "too_little_tissue", "message": what} | _undecided()
-    needed = max(config.min_tiles, (quality or QualityConfig()).min_good_tiles)
-    poor = assess(n_tiles, flags, (quality or QualityConfig()).model_copy(update={"min_good_tiles": needed}))
-    if poor is not None:
-        return counts | {"state": "not_assessable", "reason": poor[0], "message": poor[1]} | _undecided()
-    if n_scored == 0:
-        read = result.tiles.filter(pc.is_null(result.tiles["flag"]))
-        first = read["error"].drop_null()[0].as_py()
-        return counts | {"state": "failed", "reason": "unreadable", "message": f"no tile can be read: {first}"}
-    if n_scored < config.min_tiles or n_scored / n_good < config.min_coverage:
-        needed = max(config.min_tiles, math.ceil(n_good * config.min_coverage))
-        what = f"only {n_scored} of {n_good} tissue tiles could be read, {needed} are needed"
-        return counts | {"state": "not_assessable", "reason": "low_coverage", "message": what} | _undecided()
-    score = aggregation.slide_score(scores, config)
-    return counts | {"state": "scored", "score": score} | (_decided(score, calibration) if calibration else {})
-
-
-def note(result: SlideResult, trained_on: Seen, calibrated_on: Seen) -> str | None:
-    """What a slide was used for before, as far as its id, place or etag tell; the field `note` of its decision."""
-    etag = result.header.get("etag")
-    for what, seen in (("training", trained_on), ("calibration", calibrated_on)):
-        if is_seen(result.row, seen, etag=etag):
-            return what
-    return None
-
-
-def _undecided() -> dict[str, Any]:
-    return {"decision": "not_assessable"}
-
-
-def _decided(score: float, calibration: Calibration) -> dict[str, Any]:
-    p = aggregation.p_value(score, calibration.scores)
-    return {
-        "decision": "anomalous" if p <= calibration.alpha else "normal",
-        "p_value": p,
-        "threshold": aggregation.threshold(calibration),
-        "alpha": calibration.alpha,
-        "calibration_id": calibration.id,
-    }
-
-
 def dry_run(rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle) -> dict[str, Any]:
     """What `screen` would take on this cluster's CPUs, see `estimate`. Scoring is measured here, on one CPU."""
     torch.set_num_threads(1)
@@ -591,8 +524,9 @@ class _Screening:
                     book.give_back(slide_id, *(result.failure or ("", "")))
                 else:
                     verdict = judge(
-                        result, self._calibration.aggregation, self._calibration, quality=self._bundle.tiles.quality
-                    ) | {"note": note(result, *self._seen)}
+                        result.tiles, result.failure, self._calibration.aggregation, self._calibration,
+                        quality=self._bundle.tiles.quality,
+                    ) | {"note": used_before(result.row, result.header.get("etag"), *self._seen)}  # fmt: skip
                     writing.append((pool.submit(book.commit, result, verdict), verdict))
                 while len(writing) > COMMITS or (writing and writing[0][0].done()):
                     self._written(*writing.popleft())

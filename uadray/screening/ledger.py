@@ -45,7 +45,7 @@ from uadray.storage import objects
 from uadray.tiles.mask_folder import SUFFIX, mask_uri
 
 if TYPE_CHECKING:
-    from uadray.decisions.aggregation import Calibration
+    from uadray.decisions.conformal import Calibration
     from uadray.detectors.bundle import Bundle
     from uadray.screening.job import SlideResult
 
