@@ -37,7 +37,7 @@ CALIBRATION = Calibration(
 
 @dataclass
 class Result:
-    """What `uadray.screening.job.SlideResult` is to the ledger; importing that would import torch and Ray."""
+    """What `uadray.screening.slide_result.SlideResult` is to the ledger; importing that would import torch and Ray."""
 
     row: SlideRow
     header: dict[str, Any] = field(default_factory=dict)

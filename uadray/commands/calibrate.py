@@ -15,7 +15,7 @@ from uadray.decisions.conformal import Calibration, check_alpha, one_a_patient
 from uadray.decisions.verdict import judge
 from uadray.detectors.bundle import CALIBRATION, Bundle
 from uadray.errors import InputError, shown
-from uadray.screening.job import Progress, scored_slides
+from uadray.screening.results import Progress, scored_slides
 from uadray.slides import identity
 from uadray.slides.manifest import SlideRow, has_label
 from uadray.storage import objects

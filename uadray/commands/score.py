@@ -14,7 +14,8 @@ from uadray.cluster.workers import StreamConfig
 from uadray.detectors.bundle import Bundle
 from uadray.errors import InputError, WorkError
 from uadray.schemas import TILE_SCORES
-from uadray.screening.job import Progress, SlideResult, scored_slides
+from uadray.screening.results import Progress, scored_slides
+from uadray.screening.slide_result import SlideResult
 from uadray.screening.tile_reader import tile_chunks, tile_read_tasks
 from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.storage import objects

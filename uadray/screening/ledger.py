@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -35,19 +35,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from uadray import __version__, provenance
+from uadray.decisions.conformal import Calibration
+from uadray.detectors.bundle import Bundle
 from uadray.errors import InputError, NotFoundError, UadrayError, WorkError
 from uadray.reports import pictures, worklist
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening import decision_segments, heartbeats, leases, replaced_slides
 from uadray.screening.leases import REQUESTS
+from uadray.screening.slide_result import SlideResult
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 from uadray.tiles.mask_folder import SUFFIX, mask_uri
-
-if TYPE_CHECKING:
-    from uadray.decisions.conformal import Calibration
-    from uadray.detectors.bundle import Bundle
-    from uadray.screening.job import SlideResult
 
 RUN, DECISIONS, WORKLIST = "run.json", "decisions.parquet", "worklist.html"
 
@@ -72,7 +70,7 @@ class Ledger:
     tenure: leases.Tenure
 
     def __init__(
-        self, out: str, *, run: dict[str, Any], bundle: "Bundle", calibration: "Calibration", lease_s: float
+        self, out: str, *, run: dict[str, Any], bundle: Bundle, calibration: Calibration, lease_s: float
     ) -> None:
         self.out, self.run, self.bundle, self.calibration = out, run, bundle, calibration
         self.withdrawn: dict[str, str] = {}
@@ -142,7 +140,7 @@ class Ledger:
                 [row for row in todo if row.slide_id in self.open and row.slide_id not in self.given_back], waiting
             )
 
-    def commit(self, result: "SlideResult", verdict: dict[str, Any]) -> bool:
+    def commit(self, result: SlideResult, verdict: dict[str, Any]) -> bool:
         """Write a slide's tile scores and evidence, then its decision. False where the slide is another driver's.
 
         May be called by several threads, each with a slide of its own.
@@ -283,7 +281,7 @@ class Ledger:
         self._written = {}
         self._segment_rows = max(decision_segments.SEGMENT_ROWS, int(decision_segments.SEGMENT_SHARE * n_decided))
 
-    def _pictures(self, result: "SlideResult") -> dict[str, bytes]:
+    def _pictures(self, result: SlideResult) -> dict[str, bytes]:
         preview = cv2.imdecode(np.frombuffer(result.preview, np.uint8), cv2.IMREAD_COLOR_RGB)
         width, height = result.header["size_level0_px"]
         heat = pictures.heatmap(
@@ -314,9 +312,7 @@ class Ledger:
         }
 
 
-def open_ledger(
-    out: str, *, bundle: "Bundle", calibration: "Calibration", lease_s: float = heartbeats.LEASE_S
-) -> Ledger:
+def open_ledger(out: str, *, bundle: Bundle, calibration: Calibration, lease_s: float = heartbeats.LEASE_S) -> Ledger:
     """Claim an output folder for this bundle and calibration, or go on with it. `lease_s`: see `heartbeats`.
 
     Raises:
@@ -377,7 +373,7 @@ def _kept_masks(rows: Sequence[SlideRow], known: dict[str, dict[str, Any]]) -> d
     return kept
 
 
-def _top_tiles(result: "SlideResult") -> list[dict[str, Any]]:
+def _top_tiles(result: SlideResult) -> list[dict[str, Any]]:
     if result.tiles is None or result.evidence is None:
         return []
     place = {tile_id: i for i, tile_id in enumerate(result.tiles["tile_id"].to_pylist())}
