@@ -23,10 +23,11 @@ from seaweed import SeaweedServer
 from uadray.errors import InputError
 from uadray.screening import decision_segments, heartbeats, leases, ledger
 from uadray.screening.ledger import Ledger
+from uadray.screening.slide_outputs import parquet
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects, s3
 
-DRIVERS = Path(__file__).with_name("screening_drivers.py")
+DRIVERS = Path(sd.__file__)
 
 
 class Herd:
@@ -267,7 +268,7 @@ def test_a_third_driver_does_not_trust_what_two_have_mixed(tmp_path: Path) -> No
     second, third = sd.book(out, lease_s=0), sd.book(out)
     assert next(second.rounds([row])) == next(third.rounds([row])) == [row]
     assert leases.claim(second.tenure, "s") == "ours"
-    assert second._put(f"{out}/tiles/s.parquet", ledger._parquet(sd.scored(row, score=2.0).tiles), "s")
+    assert second._put(f"{out}/tiles/s.parquet", parquet(sd.scored(row, score=2.0).tiles), "s")
     a.go_on()
     with pytest.raises(AssertionError):
         _consistent(out, [row])

@@ -16,45 +16,37 @@ that a decision stands beside the tile scores it was made from, whoever was paus
 and masks are not: those of a driver that stood still while it wrote them may stay; they show the same tiles.
 """
 
-import io
 import json
 import logging
 import random
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any, Self
 
-import cv2
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from uadray import __version__, provenance
 from uadray.decisions.conformal import Calibration
 from uadray.detectors.bundle import Bundle
 from uadray.errors import InputError, NotFoundError, UadrayError, WorkError
-from uadray.reports import pictures, worklist
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening import decision_segments, heartbeats, leases, replaced_slides
 from uadray.screening.leases import REQUESTS
+from uadray.screening.slide_outputs import parquet, picture_files, top_tiles
 from uadray.screening.slide_result import SlideResult
+from uadray.screening.summary import now, page_facts, write_summary
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 from uadray.tiles.mask_folder import SUFFIX, mask_uri
 
-RUN, DECISIONS, WORKLIST = "run.json", "decisions.parquet", "worklist.html"
+RUN = "run.json"
 
 FRUITLESS_ROUNDS = 5
 """Rounds in a row without an end of any slide. One is usual: a dead driver's slides are held until it is buried."""
 
 log = logging.getLogger(__name__)
-
-STATES = ("scored", "not_assessable", "failed")
 
 
 class Ledger:
@@ -150,10 +142,12 @@ class Ledger:
             return False
         tops: list[dict[str, Any]] = []
         if result.tiles is not None and result.evidence is not None:
-            tops = _top_tiles(result)
-            if not self._put(objects.join(self.out, "tiles", f"{slide_id}.parquet"), _parquet(result.tiles), slide_id):
+            tops = top_tiles(result.tiles, result.evidence)
+            if not self._put(objects.join(self.out, "tiles", f"{slide_id}.parquet"), parquet(result.tiles), slide_id):
                 return False
-            places = {f"evidence/{slide_id}/{name}": data for name, data in self._pictures(result).items()}
+            places = {
+                f"evidence/{slide_id}/{name}": data for name, data in picture_files(result, self.calibration).items()
+            }
             places[f"masks/{slide_id}.geojson"] = result.masks
             list(self._pool.map(self._write, places, places.values()))
         elif slide_id in self.withdrawn:  # beside a failure there are no scores, those of an earlier version neither
@@ -207,24 +201,11 @@ class Ledger:
         self._driver.sweep(set(place))
         order = pa.array([place[slide_id] for slide_id in decided], pa.int64())
         table = found.table.select(SLIDE_DECISIONS.names).take(order).cast(SLIDE_DECISIONS)
-        states, verdicts = (Counter(table[name].to_pylist()) for name in ("state", "decision"))
-        page = objects.join(self.out, WORKLIST)
-        summary = {
-            "slides": len(rows),
-            **{state: states[state] for state in STATES},
-            "open": len(rows) - len(decided),
-            "anomalous": verdicts["anomalous"],
-            "failures": _reasons(table),
-        }
-        why = {"why_failed": _first_failures(table)} if states["failed"] else {}
-        objects.write_bytes(objects.join(self.out, DECISIONS), _parquet(table))
-        html = worklist.render_worklist(table, title=f"Worklist: {self.bundle.name}", run=self._page_facts(len(rows)))
-        objects.write_bytes(page, html.encode(), content_type="text/html; charset=utf-8")
-        objects.write_bytes(
-            objects.join(self.out, "worklist.csv"), worklist.worklist_csv(table).encode(), content_type="text/csv"
-        )
-        objects.write_bytes(objects.join(self.out, "summary.json"), json.dumps(summary, indent=1).encode())
-        return summary | why | {"worklist": page}
+        facts = page_facts(
+            self.bundle, self.calibration, fingerprint=self.run["fingerprint"], started=self.run["started"],
+            n_slides=len(rows),
+        )  # fmt: skip
+        return write_summary(self.out, table, n_slides=len(rows), bundle=self.bundle, facts=facts)
 
     def slide_fingerprint(self, row: SlideRow, etag: str | None) -> str:
         """Changes with the bundle, the calibration, the slide's file, its mpp and its edited mask."""
@@ -281,36 +262,6 @@ class Ledger:
         self._written = {}
         self._segment_rows = max(decision_segments.SEGMENT_ROWS, int(decision_segments.SEGMENT_SHARE * n_decided))
 
-    def _pictures(self, result: SlideResult) -> dict[str, bytes]:
-        preview = cv2.imdecode(np.frombuffer(result.preview, np.uint8), cv2.IMREAD_COLOR_RGB)
-        width, height = result.header["size_level0_px"]
-        heat = pictures.heatmap(
-            np.asarray(preview, dtype=np.uint8), result.tiles, level0_size=(width, height),
-            low=self.calibration.tile_median, high=self.calibration.tile_high, threshold=self.calibration.tile_p99,
-        )  # fmt: skip
-        files = {"thumbnail.jpg": result.preview, "heatmap.jpg": pictures.encode_jpeg(heat)}
-        for place, row in enumerate(result.evidence.to_pylist() if result.evidence is not None else ()):
-            files |= {f"tile_{place}.jpg": row["tile"], f"reconstruction_{place}.jpg": row["reconstruction"]}
-        return files
-
-    def _page_facts(self, n_manifest: int) -> worklist.Run:
-        return {
-            "bundle": self.bundle.name,
-            "detector": self.bundle.detector.kind,
-            "alpha": self.calibration.alpha,
-            "n_calibration": len(self.calibration.scores),
-            "calibration_id": self.calibration.id,
-            "version": __version__,
-            "fingerprint": self.run["fingerprint"],
-            "started": self.run["started"],
-            "finished": _now(),
-            "n_manifest": n_manifest,
-            "tile_um": self.bundle.tiles.tile_px * self.bundle.tiles.mpp,
-            "score_low": self.calibration.tile_median,
-            "score_high": self.calibration.tile_high,
-            "tile_threshold": self.calibration.tile_p99,
-        }
-
 
 def open_ledger(out: str, *, bundle: Bundle, calibration: Calibration, lease_s: float = heartbeats.LEASE_S) -> Ledger:
     """Claim an output folder for this bundle and calibration, or go on with it. `lease_s`: see `heartbeats`.
@@ -327,7 +278,7 @@ def open_ledger(out: str, *, bundle: Bundle, calibration: Calibration, lease_s: 
         "tiles": bundle.tiles.model_dump(),
         "uadray_version": __version__,
         "commit": provenance.commit(),
-        "started": _now(),
+        "started": now(),
     }
     where = objects.join(out, RUN)
     if not objects.exists(where):
@@ -341,19 +292,6 @@ def open_ledger(out: str, *, bundle: Bundle, calibration: Calibration, lease_s: 
             )
         run = before
     return Ledger(out, run=run, bundle=bundle, calibration=calibration, lease_s=lease_s)
-
-
-def _reasons(table: pa.Table) -> dict[str, int]:
-    """How many slides failed, by reason, the most frequent first."""
-    failed = table.filter(pc.equal(table["state"], "failed"))
-    return dict(Counter(failed["reason"].to_pylist()).most_common())
-
-
-def _first_failures(table: pa.Table, n: int = 3) -> str:
-    """The first slides that failed, each with its reason, and how many more."""
-    failed = table.filter(pc.equal(table["state"], "failed")).select(["slide_id", "reason", "message"]).to_pylist()
-    named = "; ".join(f"{row['slide_id']}: {row['reason']}: {row['message']}"[:300] for row in failed[:n])
-    return named + (f" and {len(failed) - n} more" if len(failed) > n else "")
 
 
 def _mask_etags(folder: str) -> dict[str, str]:
@@ -371,22 +309,3 @@ def _kept_masks(rows: Sequence[SlideRow], known: dict[str, dict[str, Any]]) -> d
             len(kept),
         )
     return kept
-
-
-def _top_tiles(result: SlideResult) -> list[dict[str, Any]]:
-    if result.tiles is None or result.evidence is None:
-        return []
-    place = {tile_id: i for i, tile_id in enumerate(result.tiles["tile_id"].to_pylist())}
-    names = ("tile_id", "x_level0_px", "y_level0_px", "score")
-    rows = [place[tile_id] for tile_id in result.evidence["tile_id"].to_pylist()]
-    return list(result.tiles.select(names).take(pa.array(rows, pa.int64())).to_pylist())
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
