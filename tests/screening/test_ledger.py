@@ -242,7 +242,7 @@ def test_whoever_stops_where_decision_and_tiles_agree(late: int, tmp_path: Path)
         out, row = str(tmp_path / f"out{place}"), SlideRow("s", str(tmp_path / "s.tif"))
         first = _paused(out, [row])
         a = Stopped(_commit(first, row, 1.0), late)
-        objects.write_bytes(leases.driver_uri(out, first._driver.id), heartbeats.GRAVESTONE)
+        objects.write_bytes(leases.driver_uri(out, first._driver.id), heartbeats.DEAD_MARKER)
         second = sd.book(out, lease_s=0)
         mine = next(second.rounds([row]), None)
         if mine is None or leases.claim(second.tenure, "s") == "decided":
@@ -264,7 +264,7 @@ def test_a_third_driver_does_not_trust_what_two_have_mixed(tmp_path: Path) -> No
     first = _paused(out, [row])
     a = Stopped(_commit(first, row, 1.0), 2)  # after: is it ours, tiles; before: decision
     assert objects.exists(f"{out}/tiles/s.parquet")
-    objects.write_bytes(leases.driver_uri(out, first._driver.id), heartbeats.GRAVESTONE)
+    objects.write_bytes(leases.driver_uri(out, first._driver.id), heartbeats.DEAD_MARKER)
     second, third = sd.book(out, lease_s=0), sd.book(out)
     assert next(second.rounds([row])) == next(third.rounds([row])) == [row]
     assert leases.claim(second.tenure, "s") == "ours"
@@ -321,14 +321,14 @@ def test_a_driver_elsewhere_is_dead_when_it_was_seen_unchanged(tmp_path: Path) -
         assert me.look() == {me.id, "far"}
     time.sleep(0.2)
     assert me.look() == {me.id}
-    assert objects.read_bytes(uri) == heartbeats.GRAVESTONE
+    assert objects.read_bytes(uri) == heartbeats.DEAD_MARKER
 
 
 def test_a_buried_driver_joins_again_and_knows(tmp_path: Path) -> None:
     with heartbeats.Driver(str(tmp_path)) as me:
         me.beat()
         assert not me.in_doubt
-        for act in (lambda uri: objects.write_bytes(uri, heartbeats.GRAVESTONE), objects.delete):
+        for act in (lambda uri: objects.write_bytes(uri, heartbeats.DEAD_MARKER), objects.delete):
             act(leases.driver_uri(me.out, me.id))
             me.beat()
             assert me.in_doubt

@@ -1,13 +1,20 @@
 """Which drivers of a screening are alive.
 
-    drivers/<driver>.json     the heartbeat: replaced every quarter of `lease_s`, deleted when the driver ends; or a
-                              gravestone, `{"dead": true}`
+    drivers/<driver>.json     the heartbeat: replaced every quarter of `lease_s`, deleted when the driver ends;
+                              `{"dead": true}` once others have taken it for dead
 
-A driver is dead when its heartbeat is missing, when its process is gone (seen from the same machine), or when an
-observer has seen it unchanged for `lease_s`. The observer counts on its own clock, and only time between looks that
-succeeded: no two clocks are compared, and neither an outage of the store nor a pause of the observer kills anybody. It
-then puts a gravestone in place of the very heartbeat it watched (If-Match): either the driver has beaten meanwhile and
-lives, or its next beat fails and it knows that its slides may be others' (`Driver.in_doubt`).
+    none --start--> beats <--every quarter of lease_s-- beats --end--> none
+                      |
+                      |  its process is gone (seen on the same machine), or another driver has
+                      |  seen this very heartbeat unchanged for lease_s: it replaces it (If-Match)
+                      v
+                    dead --it lives, and its next beat fails--> beats again, and knows until
+                      |                                         its next round (`in_doubt`)
+                      '--any driver finishes--> none
+
+An observer counts on its own clock, and only time between looks that succeeded: no two clocks are compared, and neither
+an outage of the store nor a pause of the observer makes anybody dead. Who is `in_doubt` looks at each lease again: its
+slides may be others'.
 """
 
 import json
@@ -34,7 +41,7 @@ log = logging.getLogger(__name__)
 LEASE_S = 60.0
 """A driver that was not seen to move for so long is dead. Longer than a restart of the store or a slow minute of it."""
 
-GRAVESTONE = b'{"dead": true}'
+DEAD_MARKER = b'{"dead": true}'
 
 
 @dataclass
@@ -112,11 +119,11 @@ class Driver:
         if there is None:
             self._join()
         else:
-            self._etag = there[0]  # the gravestone's
+            self._etag = there[0]  # of the mark
             self.beat()
 
     def look(self) -> set[str]:
-        """Look at the other drivers and bury the dead; returns those alive, this one among them."""
+        """Look at the other drivers and mark the dead; returns those alive, this one among them."""
         with self._looking:
             listed = {
                 objects.name(info.uri).removesuffix(".json"): info
@@ -126,7 +133,7 @@ class Driver:
             self._watched = {driver: self._watch(driver, info) for driver, info in listed.items()}
             for driver, watch in self._watched.items():
                 if not watch.dead and (watch.unchanged_s >= watch.lease_s or _is_gone(watch.facts)):
-                    watch.dead = objects.replace_if_match(listed[driver].uri, GRAVESTONE, watch.etag)
+                    watch.dead = objects.replace_if_match(listed[driver].uri, DEAD_MARKER, watch.etag)
             return {self.id, *(driver for driver, watch in self._watched.items() if not watch.dead)}
 
     def free(self, slide_ids: Sequence[str]) -> set[str]:
@@ -145,7 +152,7 @@ class Driver:
         return {i for i in slide_ids if i not in leases or self._leases[i][1] not in alive}
 
     def sweep(self, decided: set[str]) -> None:
-        """Remove what dead drivers have left: gravestones, and leases beside decisions."""
+        """Delete what dead drivers have left: their marks, and leases beside decisions."""
         tenure = self.tenure()
         alive = self.look()
         for driver in self._watched.keys() - alive:

@@ -44,7 +44,8 @@ from uadray.tiles.mask_folder import SUFFIX, mask_uri
 RUN = "run.json"
 
 FRUITLESS_ROUNDS = 5
-"""Rounds in a row without an end of any slide. One is usual: a dead driver's slides are held until it is buried."""
+"""So many rounds in a row in which no slide ends stop the job. One is usual: the slides of a driver that has died are
+held until it is declared dead."""
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class Ledger:
             self.tenure = self._driver.tenure()
             before = len(self.open) - len(self.given_back)
             yield todo
-            fruitless = fruitless + 1 if len(self.open) - len(self.given_back) == before else 0
+            fruitless = 0 if len(self.open) - len(self.given_back) < before else fruitless + 1
             if fruitless == FRUITLESS_ROUNDS:
                 raise WorkError(f"{self.out}: {before} slides can neither be claimed nor committed; see the log")
             todo = self._left(
