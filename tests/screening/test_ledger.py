@@ -324,7 +324,7 @@ def test_a_driver_elsewhere_is_dead_when_it_was_seen_unchanged(tmp_path: Path) -
     assert objects.read_bytes(uri) == heartbeats.DEAD_MARKER
 
 
-def test_a_buried_driver_joins_again_and_knows(tmp_path: Path) -> None:
+def test_a_driver_that_was_declared_dead_joins_again_and_knows(tmp_path: Path) -> None:
     with heartbeats.Driver(str(tmp_path)) as me:
         me.beat()
         assert not me.in_doubt

@@ -69,7 +69,7 @@ class Driver:
         self.out, self.lease_s, self.poll_s = out, lease_s, lease_s / 6
         self.id = secrets.token_hex(6)
         self._uri, self._facts = driver_uri(out, self.id), {"driver": self.id, "lease_s": lease_s, **_this_process()}
-        self._etag, self._beats, self._confirmed, self._buried, self._round = "", 0, _clock(), False, 0
+        self._etag, self._beats, self._confirmed, self._declared_dead, self._round = "", 0, _clock(), False, 0
         self._watched: dict[str, _Watch] = {}
         self._leases: dict[str, tuple[str, str]] = {}  # slide -> (etag, driver) of its lease
         self._looking, self._ended = threading.Lock(), threading.Event()
@@ -91,13 +91,13 @@ class Driver:
     def tenure(self) -> Tenure:
         """A new round of work."""
         self._round += 1
-        self._buried = False
+        self._declared_dead = False
         return Tenure(self.out, self.id, self._round)
 
     @property
     def in_doubt(self) -> bool:
         """Whether others may have taken this driver for dead since its round began; then every lease is looked at."""
-        return self._buried or _clock() - self._confirmed > self.lease_s
+        return self._declared_dead or _clock() - self._confirmed > self.lease_s
 
     @property
     def alone(self) -> bool:
@@ -114,7 +114,7 @@ class Driver:
         if there is not None and there[1].get("driver") == self.id:
             self._etag, self._confirmed = there[0], began  # an earlier beat whose answer got lost
             return
-        self._buried = True
+        self._declared_dead = True
         log.warning("this driver stood still for longer than %.0f s; others may have taken its slides", self.lease_s)
         if there is None:
             self._join()
