@@ -327,14 +327,14 @@ def test_a_driver_elsewhere_is_dead_when_it_was_seen_unchanged(tmp_path: Path) -
 def test_a_driver_that_was_declared_dead_joins_again_and_knows(tmp_path: Path) -> None:
     with heartbeats.Driver(str(tmp_path)) as me:
         me.beat()
-        assert not me.in_doubt
+        assert not me.lease_may_be_lost
         for act in (lambda uri: objects.write_bytes(uri, heartbeats.DEAD_MARKER), objects.delete):
             act(leases.driver_uri(me.out, me.id))
             me.beat()
-            assert me.in_doubt
+            assert me.lease_may_be_lost
             assert json.loads(objects.read_bytes(leases.driver_uri(me.out, me.id)))["driver"] == me.id
             me.tenure()
-            assert not me.in_doubt
+            assert not me.lease_may_be_lost
     assert not objects.exists(leases.driver_uri(me.out, me.id))
 
 

@@ -9,12 +9,12 @@
                       |  seen this very heartbeat unchanged for lease_s: it replaces it (If-Match)
                       v
                     dead --it lives, and its next beat fails--> beats again, and knows until
-                      |                                         its next round (`in_doubt`)
+                      |                                         its next round (`lease_may_be_lost`)
                       '--any driver finishes--> none
 
 An observer counts on its own clock, and only time between looks that succeeded: no two clocks are compared, and neither
-an outage of the store nor a pause of the observer makes anybody dead. Who is `in_doubt` looks at each lease again: its
-slides may be others'.
+an outage of the store nor a pause of the observer makes anybody dead. A driver whose
+`lease_may_be_lost` looks at each lease again before it writes.
 """
 
 import json
@@ -95,7 +95,7 @@ class Driver:
         return Tenure(self.out, self.id, self._round)
 
     @property
-    def in_doubt(self) -> bool:
+    def lease_may_be_lost(self) -> bool:
         """Whether others may have taken this driver for dead since its round began; then every lease is looked at."""
         return self._declared_dead or _clock() - self._confirmed > self.lease_s
 

@@ -139,7 +139,7 @@ class Ledger:
         May be called by several threads, each with a slide of its own.
         """
         slide_id = result.row.slide_id
-        if self._driver.in_doubt and not leases.holds(self.tenure, slide_id):
+        if self._driver.lease_may_be_lost and not leases.holds(self.tenure, slide_id):
             return False
         tops: list[dict[str, Any]] = []
         if result.tiles is not None and result.evidence is not None:
@@ -170,7 +170,7 @@ class Ledger:
         data = json.dumps(record, indent=1).encode()
         if not self._put(leases.decision_uri(self.out, slide_id), data, slide_id):
             return False
-        if not self._driver.in_doubt or leases.holds(self.tenure, slide_id):
+        if not self._driver.lease_may_be_lost or leases.holds(self.tenure, slide_id):
             leases.release(self.tenure, slide_id)
         with self._committing:
             self.open.discard(slide_id)
