@@ -43,7 +43,7 @@ from uadray.tiles.mask_folder import SUFFIX, mask_uri
 
 RUN = "run.json"
 
-FRUITLESS_ROUNDS = 5
+MAX_ROUNDS_WITHOUT_PROGRESS = 5
 """So many rounds in a row in which no slide ends stop the job. One is usual: the slides of a driver that has died are
 held until it is declared dead."""
 
@@ -121,13 +121,13 @@ class Ledger:
         self.open = {row.slide_id for row in todo}
         if not self._driver.alone:  # who comes later does not run after the others
             random.Random(self._driver.id).shuffle(todo)  # noqa: S311 - no secret
-        fruitless = 0
+        without_progress = 0
         while todo:
             self.tenure = self._driver.tenure()
             before = len(self.open) - len(self.given_back)
             yield todo
-            fruitless = 0 if len(self.open) - len(self.given_back) < before else fruitless + 1
-            if fruitless == FRUITLESS_ROUNDS:
+            without_progress = 0 if len(self.open) - len(self.given_back) < before else without_progress + 1
+            if without_progress == MAX_ROUNDS_WITHOUT_PROGRESS:
                 raise WorkError(f"{self.out}: {before} slides can neither be claimed nor committed; see the log")
             todo = self._left(
                 [row for row in todo if row.slide_id in self.open and row.slide_id not in self.given_back], waiting
