@@ -151,7 +151,7 @@ class Driver:
                 self._leases[objects.name(info.uri).removesuffix(".json")] = (info.etag, holder)
         return {i for i in slide_ids if i not in leases or self._leases[i][1] not in alive}
 
-    def sweep(self, decided: set[str]) -> None:
+    def delete_stale(self, decided: set[str]) -> None:
         """Delete what dead drivers have left: their marks, and leases beside decisions."""
         tenure = self.tenure()
         alive = self.look()

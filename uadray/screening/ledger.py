@@ -199,7 +199,7 @@ class Ledger:
         place = {slide_id: i for i, slide_id in enumerate(found.table["slide_id"].to_pylist())}
         decided = [row.slide_id for row in rows if row.slide_id in place and not self._is_outdated(row.slide_id)]
         decision_segments.tidy(self.out, found, whole=True)
-        self._driver.sweep(set(place))
+        self._driver.delete_stale(set(place))
         order = pa.array([place[slide_id] for slide_id in decided], pa.int64())
         table = found.table.select(SLIDE_DECISIONS.names).take(order).cast(SLIDE_DECISIONS)
         facts = page_facts(
