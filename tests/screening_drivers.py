@@ -129,7 +129,7 @@ def drive(
             for start in range(0, len(todo), in_flight):
                 ours = []
                 for row in todo[start : start + in_flight]:
-                    outcome = leases.claim(ledger.tenure, row.slide_id, replaces=ledger.withdrawn.get(row.slide_id))
+                    outcome = leases.claim(ledger.owner, row.slide_id, replaces=ledger.withdrawn.get(row.slide_id))
                     if outcome == "ours":
                         say(begun=row.slide_id)
                         ours.append(row)

@@ -225,7 +225,7 @@ def _paused(out: str, rows: list[SlideRow]) -> Ledger:
     next(book.rounds(rows))
     book._driver._join()
     for row in rows:
-        assert leases.claim(book.tenure, row.slide_id) == "ours"
+        assert leases.claim(book.owner, row.slide_id) == "ours"
     return book
 
 
@@ -245,7 +245,7 @@ def test_whoever_stops_where_decision_and_tiles_agree(late: int, tmp_path: Path)
         objects.write_bytes(leases.driver_uri(out, first._driver.id), heartbeats.DEAD_MARKER)
         second = sd.book(out, lease_s=0)
         mine = next(second.rounds([row]), None)
-        if mine is None or leases.claim(second.tenure, "s") == "decided":
+        if mine is None or leases.claim(second.owner, "s") == "decided":
             a.go_on()
             assert _consistent(out, [row]) == [1.0]
             continue
@@ -267,12 +267,12 @@ def test_a_third_driver_does_not_trust_what_two_have_mixed(tmp_path: Path) -> No
     objects.write_bytes(leases.driver_uri(out, first._driver.id), heartbeats.DEAD_MARKER)
     second, third = sd.book(out, lease_s=0), sd.book(out)
     assert next(second.rounds([row])) == next(third.rounds([row])) == [row]
-    assert leases.claim(second.tenure, "s") == "ours"
+    assert leases.claim(second.owner, "s") == "ours"
     assert second._put(f"{out}/tiles/s.parquet", parquet(sd.scored(row, score=2.0).tiles), "s")
     a.go_on()
     with pytest.raises(AssertionError):
         _consistent(out, [row])
-    assert leases.claim(third.tenure, "s") == "ours"
+    assert leases.claim(third.owner, "s") == "ours"
     assert _commit(third, row, 3.0)()
     assert _consistent(out, [row]) == [3.0]
 
@@ -280,19 +280,19 @@ def test_a_third_driver_does_not_trust_what_two_have_mixed(tmp_path: Path) -> No
 def test_claims_by_threads(tmp_path: Path) -> None:
     """Eight at the same slides: one of them gets each, and gets it again when it asks again."""
     out = str(tmp_path)
-    tenures = [leases.Tenure(out, f"d{i}", 1) for i in range(8)]
-    for tenure in tenures:
-        objects.write_bytes(leases.driver_uri(out, tenure.driver), b'{"beat": 1}')
+    owners = [leases.ClaimOwner(out, f"d{i}", 1) for i in range(8)]
+    for owner in owners:
+        objects.write_bytes(leases.driver_uri(out, owner.driver), b'{"beat": 1}')
     slides, barrier, got = [f"s{i}" for i in range(12)], threading.Barrier(8), Counter[str]()
 
-    def run(tenure: leases.Tenure) -> None:
+    def run(owner: leases.ClaimOwner) -> None:
         barrier.wait()
         for slide in slides:
-            if leases.claim(tenure, slide) == "ours":
+            if leases.claim(owner, slide) == "ours":
                 got[slide] += 1
-                assert leases.claim(tenure, slide) == "ours"
+                assert leases.claim(owner, slide) == "ours"
 
-    threads = [threading.Thread(target=run, args=(tenure,)) for tenure in tenures]
+    threads = [threading.Thread(target=run, args=(owner,)) for owner in owners]
     [thread.start() for thread in threads]  # type: ignore[func-returns-value]
     [thread.join() for thread in threads]  # type: ignore[func-returns-value]
     assert got == Counter(slides)
@@ -333,7 +333,7 @@ def test_a_driver_that_was_declared_dead_joins_again_and_knows(tmp_path: Path) -
             me.beat()
             assert me.lease_may_be_lost
             assert json.loads(objects.read_bytes(leases.driver_uri(me.out, me.id)))["driver"] == me.id
-            me.tenure()
+            me.begin_round()
             assert not me.lease_may_be_lost
     assert not objects.exists(leases.driver_uri(me.out, me.id))
 
@@ -354,7 +354,7 @@ def _screened(out: str, rows: list[SlideRow], *, fail: str = "-", **how: Any) ->
     with sd.book(out) as book:
         for todo in book.rounds(rows, **how):
             for row in todo:
-                assert leases.claim(book.tenure, row.slide_id, replaces=book.withdrawn.get(row.slide_id)) == "ours"
+                assert leases.claim(book.owner, row.slide_id, replaces=book.withdrawn.get(row.slide_id)) == "ours"
                 result = sd.scored(row, etag=objects.stat(row.uri).etag)
                 if row.slide_id.endswith(fail):
                     result = sd.Result(row, failure=("unreadable", "x"))
@@ -414,7 +414,7 @@ def test_a_slide_that_is_given_back_stays_open_and_is_the_next_runs(tmp_path: Pa
     with sd.book(out) as book:
         rounds = book.rounds(rows)
         for row in next(rounds):
-            assert leases.claim(book.tenure, row.slide_id) == "ours"
+            assert leases.claim(book.owner, row.slide_id) == "ours"
             if row.slide_id == "s00001":
                 book.give_back(row.slide_id, "unreachable", "no answer")
             else:
@@ -456,7 +456,7 @@ def _done(out: str, rows: list[SlideRow], bundle: sd.Bundle) -> list[str]:
     with sd.book(out, bundle=bundle) as book:
         todo = next(book.rounds(rows), [])
         for row in todo:
-            leases.claim(book.tenure, row.slide_id, replaces=book.withdrawn.get(row.slide_id))
+            leases.claim(book.owner, row.slide_id, replaces=book.withdrawn.get(row.slide_id))
             result = sd.scored(row, etag=objects.stat(row.uri).etag)
             assert book.commit(result, sd.verdict(result))  # type: ignore[arg-type]
         book.finish(rows)
@@ -481,7 +481,7 @@ def test_a_failure_leaves_no_scores_of_an_earlier_version(tmp_path: Path) -> Non
     Path(rows[0].uri).write_bytes(b"another version")
     with sd.book(out) as book:
         (row,) = next(book.rounds(rows))
-        leases.claim(book.tenure, row.slide_id, replaces=book.withdrawn[row.slide_id])
+        leases.claim(book.owner, row.slide_id, replaces=book.withdrawn[row.slide_id])
         failed = sd.Result(row, failure=("unreadable", "x"))
         assert book.commit(failed, sd.verdict(failed))  # type: ignore[arg-type]
         summary = book.finish(rows)
@@ -494,7 +494,7 @@ def test_a_slide_that_could_not_be_judged_is_not_screened_again(tmp_path: Path) 
     out, rows = str(tmp_path / "out"), _slides(tmp_path / "slides", 1)
     with sd.book(out) as book:
         (row,) = next(book.rounds(rows))
-        leases.claim(book.tenure, row.slide_id)
+        leases.claim(book.owner, row.slide_id)
         result = sd.Result(row, {"etag": objects.stat(row.uri).etag}, failure=("no_stain", "one colour"))
         verdict = {"state": "not_assessable", "decision": "not_assessable", "reason": "no_stain", "message": "x"}
         book.commit(result, verdict)  # type: ignore[arg-type]
@@ -507,7 +507,7 @@ def test_segments_are_written_on_the_way(tmp_path: Path, monkeypatch: pytest.Mon
     out, rows = str(tmp_path / "out"), _slides(tmp_path / "slides", 10)
     with sd.book(out) as book:
         for row in next(book.rounds(rows)):
-            leases.claim(book.tenure, row.slide_id)
+            leases.claim(book.owner, row.slide_id)
             result = sd.scored(row, etag=objects.stat(row.uri).etag)
             book.commit(result, sd.verdict(result))  # type: ignore[arg-type]
     found = decision_segments.read_decisions(out)

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from uadray.errors import UadrayError
-from uadray.screening.leases import REQUESTS, Tenure, driver_uri, read_version, take_over, version
+from uadray.screening.leases import REQUESTS, ClaimOwner, driver_uri, read_version, take_over, version
 from uadray.storage import objects
 
 log = logging.getLogger(__name__)
@@ -88,11 +88,11 @@ class Driver:
         with suppress(UadrayError):  # else it will be found dead
             objects.delete(self._uri)
 
-    def tenure(self) -> Tenure:
-        """A new round of work."""
+    def begin_round(self) -> ClaimOwner:
+        """Begin a new round of work; returns in whose name its slides are claimed."""
         self._round += 1
         self._declared_dead = False
-        return Tenure(self.out, self.id, self._round)
+        return ClaimOwner(self.out, self.id, self._round)
 
     @property
     def lease_may_be_lost(self) -> bool:
@@ -153,13 +153,13 @@ class Driver:
 
     def delete_stale(self, decided: set[str]) -> None:
         """Delete what dead drivers have left: their marks, and leases beside decisions."""
-        tenure = self.tenure()
+        owner = self.begin_round()
         alive = self.look()
         for driver in self._watched.keys() - alive:
             objects.delete(driver_uri(self.out, driver))
         for info in objects.list_objects(objects.join(self.out, "leases"), suffixes=(".json",)):
             slide_id = objects.name(info.uri).removesuffix(".json")
-            if slide_id in decided and take_over(tenure, info.uri) is not None:
+            if slide_id in decided and take_over(owner, info.uri) is not None:
                 objects.delete(info.uri)
 
     def pause(self) -> None:

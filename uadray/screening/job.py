@@ -87,7 +87,7 @@ def screen(
                 results = scored_slides(
                     todo, bundle_uri=bundle_uri, bundle=bundle, config=config.stream, load=load, nodes=nodes,
                     reads=lambda some: claimed_read_tasks(
-                        some, bundle.tiles, tenure=book.tenure, withdrawn=book.withdrawn
+                        some, bundle.tiles, owner=book.owner, withdrawn=book.withdrawn
                     ),
                     say=lambda note: run.tick(book, note),
                 )  # fmt: skip

@@ -23,7 +23,7 @@ NOT_OURS = ("held", "decided")
 
 
 @dataclass(frozen=True)
-class Tenure:
+class ClaimOwner:
     """In whose name slides are claimed: a driver's round of work on a screening. Travels to the readers."""
 
     out: str
@@ -51,51 +51,51 @@ def decision_uri(out: str, slide_id: str) -> str:
     return objects.join(out, "decisions", f"{slide_id}.json")
 
 
-def claim(tenure: Tenure, slide_id: str, *, replaces: str | None = None) -> Outcome:
+def claim(owner: ClaimOwner, slide_id: str, *, replaces: str | None = None) -> Outcome:
     """Take a slide, unless a living driver has it or a decision exists. Asked again, it gives the same answer.
 
     Args:
-        tenure: in whose name.
+        owner: in whose name.
         slide_id: the slide.
         replaces: etag of a decision that is to be made anew.
     """
-    where, before = lease_uri(tenure.out, slide_id), None
-    if not objects.put_if_absent(where, tenure.lease):
-        before = take_over(tenure, where)
+    where, before = lease_uri(owner.out, slide_id), None
+    if not objects.put_if_absent(where, owner.lease):
+        before = take_over(owner, where)
         if before is None:
             return "held"
-    if not _is_settled(decision_uri(tenure.out, slide_id), before, replaces):
+    if not _is_settled(decision_uri(owner.out, slide_id), before, replaces):
         return "ours"
     objects.delete(where)
     return "decided"
 
 
-def holds(tenure: Tenure, slide_id: str) -> bool:
+def holds(owner: ClaimOwner, slide_id: str) -> bool:
     """Whether the slide is still ours."""
     try:
-        return objects.read_bytes(lease_uri(tenure.out, slide_id)) == tenure.lease
+        return objects.read_bytes(lease_uri(owner.out, slide_id)) == owner.lease
     except NotFoundError:
         return False
 
 
-def release(tenure: Tenure, slide_id: str) -> None:
+def release(owner: ClaimOwner, slide_id: str) -> None:
     """Give up the lease of a slide that is ours."""
-    objects.delete(lease_uri(tenure.out, slide_id))
+    objects.delete(lease_uri(owner.out, slide_id))
 
 
-def take_over(tenure: Tenure, where: str) -> dict[str, Any] | None:
+def take_over(owner: ClaimOwner, where: str) -> dict[str, Any] | None:
     """The lease in whose place ours stands now; None where its driver is alive."""
     there = version(where)
     if there is None:
         return None  # given up this very moment: to be looked at again
     etag, lease = there
-    if lease["tenure"] == tenure.id:
+    if lease["tenure"] == owner.id:
         return lease  # the reader runs for the second time
-    if lease["driver"] != tenure.driver:
-        heartbeat = version(driver_uri(tenure.out, lease["driver"]))
+    if lease["driver"] != owner.driver:
+        heartbeat = version(driver_uri(owner.out, lease["driver"]))
         if heartbeat is not None and not heartbeat[1].get("dead"):
             return None
-    return lease if objects.replace_if_match(where, tenure.lease, etag) else None
+    return lease if objects.replace_if_match(where, owner.lease, etag) else None
 
 
 def read_version(info: objects.ObjectInfo) -> bytes | None:

@@ -54,13 +54,13 @@ class Ledger:
     """The output folder of one screening, and this driver's work on it. A context manager: inside, slides are claimed.
 
     Attributes:
-        tenure: in whose name the present round's slides are claimed.
+        owner: in whose name the present round's slides are claimed.
         withdrawn: slide -> etag of its decision that is to be made anew.
         open: slides of this run that are not known to be decided.
         given_back: slide -> why this driver leaves it undecided; another run may try it.
     """
 
-    tenure: leases.Tenure
+    owner: leases.ClaimOwner
 
     def __init__(
         self, out: str, *, run: dict[str, Any], bundle: Bundle, calibration: Calibration, lease_s: float
@@ -113,7 +113,7 @@ class Ledger:
     ) -> Iterator[list[SlideRow]]:
         """Yield what there is to do until every slide is decided: first all that is pending, then what others leave.
 
-        Each slide of a round is to be claimed (`leases.claim`, with `tenure` and `withdrawn`), then committed where it
+        Each slide of a round is to be claimed (`leases.claim`, with `owner` and `withdrawn`), then committed where it
         is ours, or passed over. In between this waits for other drivers as long as they live, and calls `waiting` at
         every look.
         """
@@ -123,7 +123,7 @@ class Ledger:
             random.Random(self._driver.id).shuffle(todo)  # noqa: S311 - no secret
         without_progress = 0
         while todo:
-            self.tenure = self._driver.tenure()
+            self.owner = self._driver.begin_round()
             before = len(self.open) - len(self.given_back)
             yield todo
             without_progress = 0 if len(self.open) - len(self.given_back) < before else without_progress + 1
@@ -139,7 +139,7 @@ class Ledger:
         May be called by several threads, each with a slide of its own.
         """
         slide_id = result.row.slide_id
-        if self._driver.lease_may_be_lost and not leases.holds(self.tenure, slide_id):
+        if self._driver.lease_may_be_lost and not leases.holds(self.owner, slide_id):
             return False
         tops: list[dict[str, Any]] = []
         if result.tiles is not None and result.evidence is not None:
@@ -165,13 +165,13 @@ class Ledger:
             "fingerprint": self.slide_fingerprint(result.row, header.get("etag")),
             "evidence": json.dumps(tops),
             "mask": self._mask_etags.get(slide_id),
-            "lease": self.tenure.id,
+            "lease": self.owner.id,
         }  # fmt: skip
         data = json.dumps(record, indent=1).encode()
         if not self._put(leases.decision_uri(self.out, slide_id), data, slide_id):
             return False
-        if not self._driver.lease_may_be_lost or leases.holds(self.tenure, slide_id):
-            leases.release(self.tenure, slide_id)
+        if not self._driver.lease_may_be_lost or leases.holds(self.owner, slide_id):
+            leases.release(self.owner, slide_id)
         with self._committing:
             self.open.discard(slide_id)
             self._written[slide_id] = data
@@ -183,7 +183,7 @@ class Ledger:
         """Leave a slide undecided, for what is no fault of its own: another driver, or the next run, may have it."""
         self.given_back[slide_id] = f"{reason}: {message}"
         with suppress(UadrayError):  # else its lease ends with this driver
-            leases.release(self.tenure, slide_id)
+            leases.release(self.owner, slide_id)
 
     def pass_over(self, slide_id: str, outcome: str) -> None:
         """Take note of a slide that is not ours: `decided` is done, `held` is looked at again later."""
@@ -248,7 +248,7 @@ class Ledger:
                 etag = objects.stat(uri).etag  # before the lease: whoever has taken it since writes after this version
             except NotFoundError:
                 continue
-            if not leases.holds(self.tenure, slide_id):
+            if not leases.holds(self.owner, slide_id):
                 return False
             if objects.replace_if_match(uri, data, etag):
                 break
