@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from uadray.errors import UadrayError
-from uadray.screening.leases import REQUESTS, ClaimOwner, driver_uri, read_version, take_over, version
+from uadray.screening.leases import REQUESTS, ClaimOwner, driver_uri, read_version, read_with_etag, take_over
 from uadray.storage import objects
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Driver:
         if objects.replace_if_match(self._uri, self._body(), self._etag):
             self._etag, self._confirmed = objects.stat(self._uri).etag, began
             return
-        there = version(self._uri)
+        there = read_with_etag(self._uri)
         if there is not None and there[1].get("driver") == self.id:
             self._etag, self._confirmed = there[0], began  # an earlier beat whose answer got lost
             return

@@ -85,14 +85,14 @@ def release(owner: ClaimOwner, slide_id: str) -> None:
 
 def take_over(owner: ClaimOwner, where: str) -> dict[str, Any] | None:
     """The lease in whose place ours stands now; None where its driver is alive."""
-    there = version(where)
+    there = read_with_etag(where)
     if there is None:
         return None  # given up this very moment: to be looked at again
     etag, lease = there
     if lease["tenure"] == owner.id:
         return lease  # the reader runs for the second time
     if lease["driver"] != owner.driver:
-        heartbeat = version(driver_uri(owner.out, lease["driver"]))
+        heartbeat = read_with_etag(driver_uri(owner.out, lease["driver"]))
         if heartbeat is not None and not heartbeat[1].get("dead"):
             return None
     return lease if objects.replace_if_match(where, owner.lease, etag) else None
@@ -118,11 +118,11 @@ def _is_settled(decision: str, before: dict[str, Any] | None, replaces: str | No
         return False
     if before is None and replaces is None:
         return True
-    there = version(decision)
+    there = read_with_etag(decision)
     return there is not None and there[0] != replaces and (before is None or there[1].get("lease") == before["tenure"])
 
 
-def version(uri: str) -> tuple[str, dict[str, Any]] | None:
+def read_with_etag(uri: str) -> tuple[str, dict[str, Any]] | None:
     """Etag and content of a small JSON object; None where there is none."""
     while True:
         try:

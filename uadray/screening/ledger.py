@@ -237,7 +237,7 @@ class Ledger:
             etags = {slide_id: info.etag for slide_id, info in decision_segments.list_decisions(self.out).items()}
         else:
             uris = {slide_id: leases.decision_uri(self.out, slide_id) for slide_id in slide_ids}
-            found = zip(uris, self._pool.map(leases.version, uris.values()), strict=True)
+            found = zip(uris, self._pool.map(leases.read_with_etag, uris.values()), strict=True)
             etags = {slide_id: there[0] for slide_id, there in found if there is not None}
         return {i for i in slide_ids if i not in etags or etags[i] == self.withdrawn.get(i)}
 
