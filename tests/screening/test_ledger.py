@@ -223,7 +223,7 @@ def _paused(out: str, rows: list[SlideRow]) -> Ledger:
     """A driver with all of `rows` claimed, whose heart does not beat: it knows that it was away for too long."""
     book = sd.book(out, lease_s=0)
     next(book.rounds(rows))
-    book._driver._join()
+    book._process._join()
     for row in rows:
         assert leases.claim(book.owner, row.slide_id) == "ours"
     return book
@@ -242,7 +242,7 @@ def test_whoever_stops_where_decision_and_tiles_agree(late: int, tmp_path: Path)
         out, row = str(tmp_path / f"out{place}"), SlideRow("s", str(tmp_path / "s.tif"))
         first = _paused(out, [row])
         a = Stopped(_commit(first, row, 1.0), late)
-        objects.write_bytes(leases.driver_uri(out, first._driver.id), heartbeats.DEAD_MARKER)
+        objects.write_bytes(leases.heartbeat_uri(out, first._process.id), heartbeats.DEAD_MARKER)
         second = sd.book(out, lease_s=0)
         mine = next(second.rounds([row]), None)
         if mine is None or leases.claim(second.owner, "s") == "decided":
@@ -264,7 +264,7 @@ def test_a_third_driver_does_not_trust_what_two_have_mixed(tmp_path: Path) -> No
     first = _paused(out, [row])
     a = Stopped(_commit(first, row, 1.0), 2)  # after: is it ours, tiles; before: decision
     assert objects.exists(f"{out}/tiles/s.parquet")
-    objects.write_bytes(leases.driver_uri(out, first._driver.id), heartbeats.DEAD_MARKER)
+    objects.write_bytes(leases.heartbeat_uri(out, first._process.id), heartbeats.DEAD_MARKER)
     second, third = sd.book(out, lease_s=0), sd.book(out)
     assert next(second.rounds([row])) == next(third.rounds([row])) == [row]
     assert leases.claim(second.owner, "s") == "ours"
@@ -282,7 +282,7 @@ def test_claims_by_threads(tmp_path: Path) -> None:
     out = str(tmp_path)
     owners = [leases.ClaimOwner(out, f"d{i}", 1) for i in range(8)]
     for owner in owners:
-        objects.write_bytes(leases.driver_uri(out, owner.driver), b'{"beat": 1}')
+        objects.write_bytes(leases.heartbeat_uri(out, owner.process_id), b'{"beat": 1}')
     slides, barrier, got = [f"s{i}" for i in range(12)], threading.Barrier(8), Counter[str]()
 
     def run(owner: leases.ClaimOwner) -> None:
@@ -303,7 +303,7 @@ def test_claims_by_threads(tmp_path: Path) -> None:
 
 def _beating_elsewhere(out: str, lease_s: float) -> str:
     """The heartbeat of a driver on another machine."""
-    uri = leases.driver_uri(out, "far")
+    uri = leases.heartbeat_uri(out, "far")
     objects.write_bytes(uri, json.dumps({"driver": "far", "machine": "m", "lease_s": lease_s}).encode())
     return uri
 
@@ -311,7 +311,7 @@ def _beating_elsewhere(out: str, lease_s: float) -> str:
 def test_a_driver_elsewhere_is_dead_when_it_was_seen_unchanged(tmp_path: Path) -> None:
     out = str(tmp_path)
     uri = _beating_elsewhere(out, 0.3)
-    me = heartbeats.Driver(out)
+    me = heartbeats.ScreeningProcess(out)
     assert me.look() == {me.id, "far"}
     time.sleep(1)  # a pause of the observer counts as half of it at most
     assert me.look() == {me.id, "far"}
@@ -325,17 +325,17 @@ def test_a_driver_elsewhere_is_dead_when_it_was_seen_unchanged(tmp_path: Path) -
 
 
 def test_a_driver_that_was_declared_dead_joins_again_and_knows(tmp_path: Path) -> None:
-    with heartbeats.Driver(str(tmp_path)) as me:
+    with heartbeats.ScreeningProcess(str(tmp_path)) as me:
         me.beat()
         assert not me.lease_may_be_lost
         for act in (lambda uri: objects.write_bytes(uri, heartbeats.DEAD_MARKER), objects.delete):
-            act(leases.driver_uri(me.out, me.id))
+            act(leases.heartbeat_uri(me.out, me.id))
             me.beat()
             assert me.lease_may_be_lost
-            assert json.loads(objects.read_bytes(leases.driver_uri(me.out, me.id)))["driver"] == me.id
+            assert json.loads(objects.read_bytes(leases.heartbeat_uri(me.out, me.id)))["driver"] == me.id
             me.begin_round()
             assert not me.lease_may_be_lost
-    assert not objects.exists(leases.driver_uri(me.out, me.id))
+    assert not objects.exists(leases.heartbeat_uri(me.out, me.id))
 
 
 # --- what is decided --------------------------------------------------------------------------------------------------

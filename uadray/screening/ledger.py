@@ -71,17 +71,17 @@ class Ledger:
         self.given_back: dict[str, str] = {}
         self._committing = threading.Lock()
         self._mask_etags: dict[str, str] = {}
-        self._driver = heartbeats.Driver(out, lease_s=lease_s)
+        self._process = heartbeats.ScreeningProcess(out, lease_s=lease_s)
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="uadray-ledger")
         self._written: dict[str, bytes] = {}
         self._segment_rows = decision_segments.SEGMENT_ROWS
 
     def __enter__(self) -> Self:
-        self._driver.__enter__()
+        self._process.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._driver.__exit__(*error)
+        self._process.__exit__(*error)
         self._pool.shutdown()
 
     def pending(self, rows: Sequence[SlideRow], *, retry_failed: bool = False) -> list[SlideRow]:
@@ -119,11 +119,11 @@ class Ledger:
         """
         todo = self.pending(rows, retry_failed=retry_failed)
         self.open = {row.slide_id for row in todo}
-        if not self._driver.alone:  # who comes later does not run after the others
-            random.Random(self._driver.id).shuffle(todo)  # noqa: S311 - no secret
+        if not self._process.alone:  # who comes later does not run after the others
+            random.Random(self._process.id).shuffle(todo)  # noqa: S311 - no secret
         without_progress = 0
         while todo:
-            self.owner = self._driver.begin_round()
+            self.owner = self._process.begin_round()
             before = len(self.open) - len(self.given_back)
             yield todo
             without_progress = 0 if len(self.open) - len(self.given_back) < before else without_progress + 1
@@ -139,7 +139,7 @@ class Ledger:
         May be called by several threads, each with a slide of its own.
         """
         slide_id = result.row.slide_id
-        if self._driver.lease_may_be_lost and not leases.holds(self.owner, slide_id):
+        if self._process.lease_may_be_lost and not leases.holds(self.owner, slide_id):
             return False
         tops: list[dict[str, Any]] = []
         if result.tiles is not None and result.evidence is not None:
@@ -170,7 +170,7 @@ class Ledger:
         data = json.dumps(record, indent=1).encode()
         if not self._put(leases.decision_uri(self.out, slide_id), data, slide_id):
             return False
-        if not self._driver.lease_may_be_lost or leases.holds(self.owner, slide_id):
+        if not self._process.lease_may_be_lost or leases.holds(self.owner, slide_id):
             leases.release(self.owner, slide_id)
         with self._committing:
             self.open.discard(slide_id)
@@ -199,7 +199,7 @@ class Ledger:
         place = {slide_id: i for i, slide_id in enumerate(found.table["slide_id"].to_pylist())}
         decided = [row.slide_id for row in rows if row.slide_id in place and not self._is_outdated(row.slide_id)]
         decision_segments.tidy(self.out, found, whole=True)
-        self._driver.delete_stale(set(place))
+        self._process.delete_stale(set(place))
         order = pa.array([place[slide_id] for slide_id in decided], pa.int64())
         table = found.table.select(SLIDE_DECISIONS.names).take(order).cast(SLIDE_DECISIONS)
         facts = page_facts(
@@ -220,7 +220,7 @@ class Ledger:
     def _left(self, rows: list[SlideRow], waiting: Callable[[], None]) -> list[SlideRow]:
         """Wait until slides that others were at are left undecided, and return these; empty where all are decided."""
         while rows:
-            free = self._driver.free([row.slide_id for row in rows])
+            free = self._process.free([row.slide_id for row in rows])
             undecided = self._undecided(free)
             self.open -= free - undecided
             rows = [row for row in rows if row.slide_id in self.open]
@@ -228,7 +228,7 @@ class Ledger:
                 return [row for row in rows if row.slide_id in undecided]
             waiting()
             if rows:
-                self._driver.pause()
+                self._process.pause()
         return []
 
     def _undecided(self, slide_ids: set[str]) -> set[str]:
