@@ -27,10 +27,11 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from uadray import __version__, provenance
+from uadray import __version__
 from uadray.decisions.conformal import Calibration
 from uadray.detectors.bundle import Bundle
 from uadray.errors import InputError, NotFoundError, UadrayError, WorkError
+from uadray.provenance import commit, fingerprint
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening import decision_segments, heartbeats, leases, replaced_slides
 from uadray.screening.leases import REQUESTS
@@ -41,7 +42,7 @@ from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 from uadray.tiles.mask_folder import SUFFIX, mask_uri
 
-RUN = "run.json"
+PROVENANCE = "run.json"
 
 MAX_ROUNDS_WITHOUT_PROGRESS = 5
 """So many rounds in a row in which no slide ends stop the job. One is usual: the slides of a driver that has died are
@@ -63,9 +64,9 @@ class Ledger:
     owner: leases.ClaimOwner
 
     def __init__(
-        self, out: str, *, run: dict[str, Any], bundle: Bundle, calibration: Calibration, lease_s: float
+        self, out: str, *, provenance: dict[str, Any], bundle: Bundle, calibration: Calibration, lease_s: float
     ) -> None:
-        self.out, self.run, self.bundle, self.calibration = out, run, bundle, calibration
+        self.out, self.provenance, self.bundle, self.calibration = out, provenance, bundle, calibration
         self.withdrawn: dict[str, str] = {}
         self.open: set[str] = set()
         self.given_back: dict[str, str] = {}
@@ -203,15 +204,15 @@ class Ledger:
         order = pa.array([place[slide_id] for slide_id in decided], pa.int64())
         table = found.table.select(SLIDE_DECISIONS.names).take(order).cast(SLIDE_DECISIONS)
         facts = page_facts(
-            self.bundle, self.calibration, fingerprint=self.run["fingerprint"], started=self.run["started"],
-            n_slides=len(rows),
+            self.bundle, self.calibration, n_slides=len(rows),
+            fingerprint=self.provenance["fingerprint"], started=self.provenance["started"],
         )  # fmt: skip
         return write_summary(self.out, table, n_slides=len(rows), bundle=self.bundle, facts=facts)
 
     def slide_fingerprint(self, row: SlideRow, etag: str | None) -> str:
         """Changes with the bundle, the calibration, the slide's file, its mpp and its edited mask."""
         mask = [self._mask_etags[row.slide_id]] if row.slide_id in self._mask_etags else []
-        return provenance.fingerprint([self.run["fingerprint"], str(row.mpp), str(etag), *mask])
+        return fingerprint([self.provenance["fingerprint"], str(row.mpp), str(etag), *mask])
 
     def _is_outdated(self, slide_id: str) -> bool:
         """Whether the decision that is there is about an older version of the slide."""
@@ -270,29 +271,29 @@ def open_ledger(out: str, *, bundle: Bundle, calibration: Calibration, lease_s: 
     Raises:
         InputError: it belongs to another, or its store does not honour conditional puts.
     """
-    run = {
-        "fingerprint": provenance.fingerprint([bundle.id, calibration.id]),
+    record = {
+        "fingerprint": fingerprint([bundle.id, calibration.id]),
         "bundle_id": bundle.id,
         "bundle": bundle.name,
         "detector": bundle.detector.kind,
         "calibration_id": calibration.id,
         "tiles": bundle.tiles.model_dump(),
         "uadray_version": __version__,
-        "commit": provenance.commit(),
+        "commit": commit(),
         "started": now(),
     }
-    where = objects.join(out, RUN)
+    where = objects.join(out, PROVENANCE)
     if not objects.exists(where):
         objects.check_conditional_puts(out)  # all that follows rests on them
-    if not objects.put_if_absent(where, json.dumps(run, indent=1).encode()):
+    if not objects.put_if_absent(where, json.dumps(record, indent=1).encode()):
         before = json.loads(objects.read_bytes(where))
-        if before["fingerprint"] != run["fingerprint"]:
+        if before["fingerprint"] != record["fingerprint"]:
             raise InputError(
                 f"{out} holds a screening with bundle {before['bundle_id']}, calibration {before['calibration_id']}; "
                 f"this is bundle {bundle.id} and calibration {calibration.id}: use another --out"
             )
-        run = before
-    return Ledger(out, run=run, bundle=bundle, calibration=calibration, lease_s=lease_s)
+        record = before
+    return Ledger(out, provenance=record, bundle=bundle, calibration=calibration, lease_s=lease_s)
 
 
 def _mask_etags(folder: str) -> dict[str, str]:
