@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from uadray.decisions.aggregation import AggregationConfig, Calibration
+from uadray.decisions.aggregation import AggregationConfig
+from uadray.decisions.conformal import Calibration
 from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES
 from uadray.screening import leases
@@ -36,7 +37,7 @@ CALIBRATION = Calibration(
 
 @dataclass
 class Result:
-    """What `uadray.screening.job.SlideResult` is to the ledger; importing that would import torch and Ray."""
+    """What `uadray.screening.slide_result.SlideResult` is to the ledger; importing that would import torch and Ray."""
 
     row: SlideRow
     header: dict[str, Any] = field(default_factory=dict)
@@ -128,7 +129,7 @@ def drive(
             for start in range(0, len(todo), in_flight):
                 ours = []
                 for row in todo[start : start + in_flight]:
-                    outcome = leases.claim(ledger.tenure, row.slide_id, replaces=ledger.withdrawn.get(row.slide_id))
+                    outcome = leases.claim(ledger.owner, row.slide_id, replaces=ledger.withdrawn.get(row.slide_id))
                     if outcome == "ours":
                         say(begun=row.slide_id)
                         ours.append(row)

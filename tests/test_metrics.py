@@ -12,8 +12,8 @@ import ray
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from uadray import metrics
-from uadray.screening.job import count_part
 from uadray.screening.parts import to_ipc
+from uadray.screening.results import count_part
 
 
 def test_an_unknown_stage_is_refused() -> None:

@@ -19,9 +19,10 @@ from uadray.cluster.workers import StreamConfig
 from uadray.detectors.bundle import Bundle
 from uadray.detectors.detector import Scored
 from uadray.errors import WorkError
-from uadray.screening.job import SlideResult, scored_slides
 from uadray.screening.parts import failed_part
+from uadray.screening.results import scored_slides
 from uadray.screening.slide_reader import read_slide
+from uadray.screening.slide_result import SlideResult
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.spec import TileSpec
 

@@ -7,12 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from uadray.decisions.aggregation import AggregationConfig, Calibration
+from uadray.decisions.aggregation import AggregationConfig
+from uadray.decisions.conformal import Calibration
+from uadray.decisions.verdict import judge
 from uadray.schemas import SLIDE_DECISIONS, TILE_SCORES
-from uadray.screening.job import SlideResult, judge
-from uadray.slides.manifest import SlideRow
 
-ROW = SlideRow("s1", "/slides/s1.tif")
 CONFIG = AggregationConfig(top_fraction=0.5, min_tiles=4, min_coverage=0.75)
 CALIBRATION = Calibration(
     id="cal", bundle_id="b", aggregation=CONFIG, alpha=0.25, scores=(1.0, 2.0, 3.0),
@@ -20,7 +19,7 @@ CALIBRATION = Calibration(
 )  # fmt: skip
 
 
-def _result(scores: list[float | None], flags: list[str | None] | None = None) -> SlideResult:
+def _tiles(scores: list[float | None], flags: list[str | None] | None = None) -> pa.Table:
     n = len(scores)
     errors = [None if s is not None else "pixels cannot be read" for s in scores]
     columns = {
@@ -29,8 +28,7 @@ def _result(scores: list[float | None], flags: list[str | None] | None = None) -
         "tissue_fraction": [1.0] * n, "band": ["tissue"] * n, "score": scores, "mean_saturation": [0.1] * n,
         "mean_green": [0.1] * n, "flag": flags or [None] * n, "error": errors,
     }  # fmt: skip
-    table = pa.table({f.name: pa.array(columns[f.name], f.type) for f in TILE_SCORES}, schema=TILE_SCORES)
-    return SlideResult(ROW, tiles=table)
+    return pa.table({f.name: pa.array(columns[f.name], f.type) for f in TILE_SCORES}, schema=TILE_SCORES)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +41,7 @@ def _result(scores: list[float | None], flags: list[str | None] | None = None) -
     ],
 )
 def test_scored(scores: list[float | None], decision: str, p: float) -> None:
-    verdict = judge(_result(scores), CONFIG, CALIBRATION)
+    verdict = judge(_tiles(scores), None, CONFIG, CALIBRATION)
     assert (verdict["state"], verdict["decision"], verdict["p_value"]) == ("scored", decision, p)
     assert (verdict["threshold"], verdict["alpha"], verdict["calibration_id"]) == (3.0, 0.25, "cal")
     assert (verdict["score"] > verdict["threshold"]) == (decision == "anomalous")
@@ -54,19 +52,19 @@ def test_scored(scores: list[float | None], decision: str, p: float) -> None:
 
 
 def test_without_a_calibration_there_is_a_score_and_no_decision() -> None:
-    verdict = judge(_result([1.0, 2.0, 3.0, 4.0]), CONFIG)
+    verdict = judge(_tiles([1.0, 2.0, 3.0, 4.0]), None, CONFIG)
     assert (verdict["state"], verdict["score"]) == ("scored", 3.5)
     assert not {"decision", "p_value", "threshold"} & set(verdict)
 
 
 def test_an_unreadable_tile_lowers_coverage_never_the_score() -> None:
-    whole, holed = (judge(_result(s), CONFIG)["score"] for s in ([5.0] * 4, [5.0, 5.0, 5.0, 5.0, None]))
+    whole, holed = (judge(_tiles(s), None, CONFIG)["score"] for s in ([5.0] * 4, [5.0, 5.0, 5.0, 5.0, None]))
     assert whole == holed == 5.0
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_too_little_tissue(n: int) -> None:
-    verdict = judge(_result([9.0] * n), CONFIG, CALIBRATION)
+    verdict = judge(_tiles([9.0] * n), None, CONFIG, CALIBRATION)
     assert (verdict["state"], verdict["reason"]) == ("not_assessable", "too_little_tissue")
     assert verdict["decision"] == "not_assessable"
     assert verdict["message"] == f"{n} tiles with enough tissue, at least 4 are needed"
@@ -82,7 +80,7 @@ def test_too_little_tissue(n: int) -> None:
     ],
 )
 def test_low_coverage(scores: list[float | None]) -> None:
-    verdict = judge(_result(scores), CONFIG, CALIBRATION)
+    verdict = judge(_tiles(scores), None, CONFIG, CALIBRATION)
     assert (verdict["state"], verdict["reason"]) == ("not_assessable", "low_coverage")
     assert verdict["decision"] == "not_assessable"
     needed = max(4, math.ceil(0.75 * len(scores)))
@@ -91,11 +89,11 @@ def test_low_coverage(scores: list[float | None]) -> None:
 
 
 def test_coverage_just_enough() -> None:
-    assert judge(_result([1.0] * 6 + [None] * 2), CONFIG, CALIBRATION)["state"] == "scored"
+    assert judge(_tiles([1.0] * 6 + [None] * 2), None, CONFIG, CALIBRATION)["state"] == "scored"
 
 
 def test_no_tile_can_be_read() -> None:
-    verdict = judge(_result([None] * 5), CONFIG, CALIBRATION)
+    verdict = judge(_tiles([None] * 5), None, CONFIG, CALIBRATION)
     assert (verdict["state"], verdict["reason"]) == ("failed", "unreadable")
     assert verdict["message"] == "no tile can be read: pixels cannot be read"
     assert (verdict["n_tiles"], verdict["n_scored"], verdict["coverage"]) == (5, 0, 0.0)
@@ -104,18 +102,16 @@ def test_no_tile_can_be_read() -> None:
 
 @pytest.mark.parametrize("reason", ["missing", "no_mpp", "unreadable", "scoring"])
 def test_failed(reason: str) -> None:
-    verdict = judge(SlideResult(ROW, failure=(reason, "what happened")), CONFIG, CALIBRATION)
+    verdict = judge(None, (reason, "what happened"), CONFIG, CALIBRATION)
     assert verdict == {"state": "failed", "reason": reason, "message": "what happened"}
 
 
 def test_a_failure_beats_tiles_that_came() -> None:
-    result = _result([9.0] * 8)
-    result.failure = ("changed", "the object has changed")
-    assert judge(result, CONFIG, CALIBRATION)["state"] == "failed"
+    assert judge(_tiles([9.0] * 8), ("changed", "the object has changed"), CONFIG, CALIBRATION)["state"] == "failed"
 
 
 def test_a_slide_without_an_answer_is_lost_not_normal() -> None:
-    assert judge(SlideResult(ROW), CONFIG, CALIBRATION)["reason"] == "lost"
+    assert judge(None, None, CONFIG, CALIBRATION)["reason"] == "lost"
 
 
 def test_every_end_is_one_of_three() -> None:
@@ -123,20 +119,20 @@ def test_every_end_is_one_of_three() -> None:
     for _ in range(200):
         n = int(rng.integers(0, 12))
         scores = [None if rng.random() < 0.3 else float(rng.normal()) for _ in range(n)]
-        verdict = judge(_result(scores), CONFIG, CALIBRATION)
+        verdict = judge(_tiles(scores), None, CONFIG, CALIBRATION)
         assert verdict["state"] in {"scored", "not_assessable", "failed"}
         assert ("score" in verdict) == (verdict["state"] == "scored")
         assert ("reason" in verdict) == (verdict["state"] != "scored")
 
 
 def test_a_slide_without_two_stains_is_not_assessable() -> None:
-    verdict = judge(SlideResult(ROW, failure=("no_stain", "one colour")), CONFIG, CALIBRATION)
+    verdict = judge(None, ("no_stain", "one colour"), CONFIG, CALIBRATION)
     assert (verdict["state"], verdict["decision"]) == ("not_assessable", "not_assessable")
     assert verdict["reason"] == "no_stain"
 
 
 def test_flagged_tiles_are_no_loss_of_coverage() -> None:
-    verdict = judge(_result([1.0, 1.0, 3.0, 3.0, None, None], [None] * 4 + ["pen", "fold"]), CONFIG, CALIBRATION)
+    verdict = judge(_tiles([1.0, 1.0, 3.0, 3.0, None, None], [None] * 4 + ["pen", "fold"]), None, CONFIG, CALIBRATION)
     assert (verdict["state"], verdict["coverage"], verdict["n_tiles"]) == ("scored", 1.0, 6)
     assert json.loads(verdict["flags"]) == {"pen": 1, "fold": 1}
     assert verdict["score"] == 3.0
@@ -153,7 +149,7 @@ def test_flagged_tiles_are_no_loss_of_coverage() -> None:
 )
 def test_too_little_good_tissue(n_good: int, flags: list[str | None], reason: str) -> None:
     scores: list[float | None] = [1.0] * n_good + [None] * len(flags)
-    verdict = judge(_result(scores, [None] * n_good + flags), CONFIG, CALIBRATION)
+    verdict = judge(_tiles(scores, [None] * n_good + flags), None, CONFIG, CALIBRATION)
     assert (verdict["state"], verdict["reason"]) == ("not_assessable", reason)
     assert verdict["decision"] == "not_assessable"
     assert "score" not in verdict

@@ -23,10 +23,11 @@ from seaweed import SeaweedServer
 from uadray.errors import InputError
 from uadray.screening import decision_segments, heartbeats, leases, ledger
 from uadray.screening.ledger import Ledger
+from uadray.screening.slide_outputs import parquet
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects, s3
 
-DRIVERS = Path(__file__).with_name("screening_drivers.py")
+DRIVERS = Path(sd.__file__)
 
 
 class Herd:
@@ -222,9 +223,9 @@ def _paused(out: str, rows: list[SlideRow]) -> Ledger:
     """A driver with all of `rows` claimed, whose heart does not beat: it knows that it was away for too long."""
     book = sd.book(out, lease_s=0)
     next(book.rounds(rows))
-    book._driver._join()
+    book._process._join()
     for row in rows:
-        assert leases.claim(book.tenure, row.slide_id) == "ours"
+        assert leases.claim(book.owner, row.slide_id) == "ours"
     return book
 
 
@@ -241,10 +242,10 @@ def test_whoever_stops_where_decision_and_tiles_agree(late: int, tmp_path: Path)
         out, row = str(tmp_path / f"out{place}"), SlideRow("s", str(tmp_path / "s.tif"))
         first = _paused(out, [row])
         a = Stopped(_commit(first, row, 1.0), late)
-        objects.write_bytes(leases.driver_uri(out, first._driver.id), heartbeats.GRAVESTONE)
+        objects.write_bytes(leases.heartbeat_uri(out, first._process.id), heartbeats.DEAD_MARKER)
         second = sd.book(out, lease_s=0)
         mine = next(second.rounds([row]), None)
-        if mine is None or leases.claim(second.tenure, "s") == "decided":
+        if mine is None or leases.claim(second.owner, "s") == "decided":
             a.go_on()
             assert _consistent(out, [row]) == [1.0]
             continue
@@ -263,15 +264,15 @@ def test_a_third_driver_does_not_trust_what_two_have_mixed(tmp_path: Path) -> No
     first = _paused(out, [row])
     a = Stopped(_commit(first, row, 1.0), 2)  # after: is it ours, tiles; before: decision
     assert objects.exists(f"{out}/tiles/s.parquet")
-    objects.write_bytes(leases.driver_uri(out, first._driver.id), heartbeats.GRAVESTONE)
+    objects.write_bytes(leases.heartbeat_uri(out, first._process.id), heartbeats.DEAD_MARKER)
     second, third = sd.book(out, lease_s=0), sd.book(out)
     assert next(second.rounds([row])) == next(third.rounds([row])) == [row]
-    assert leases.claim(second.tenure, "s") == "ours"
-    assert second._put(f"{out}/tiles/s.parquet", ledger._parquet(sd.scored(row, score=2.0).tiles), "s")
+    assert leases.claim(second.owner, "s") == "ours"
+    assert second._put(f"{out}/tiles/s.parquet", parquet(sd.scored(row, score=2.0).tiles), "s")
     a.go_on()
     with pytest.raises(AssertionError):
         _consistent(out, [row])
-    assert leases.claim(third.tenure, "s") == "ours"
+    assert leases.claim(third.owner, "s") == "ours"
     assert _commit(third, row, 3.0)()
     assert _consistent(out, [row]) == [3.0]
 
@@ -279,19 +280,19 @@ def test_a_third_driver_does_not_trust_what_two_have_mixed(tmp_path: Path) -> No
 def test_claims_by_threads(tmp_path: Path) -> None:
     """Eight at the same slides: one of them gets each, and gets it again when it asks again."""
     out = str(tmp_path)
-    tenures = [leases.Tenure(out, f"d{i}", 1) for i in range(8)]
-    for tenure in tenures:
-        objects.write_bytes(leases.driver_uri(out, tenure.driver), b'{"beat": 1}')
+    owners = [leases.ClaimOwner(out, f"d{i}", 1) for i in range(8)]
+    for owner in owners:
+        objects.write_bytes(leases.heartbeat_uri(out, owner.process_id), b'{"beat": 1}')
     slides, barrier, got = [f"s{i}" for i in range(12)], threading.Barrier(8), Counter[str]()
 
-    def run(tenure: leases.Tenure) -> None:
+    def run(owner: leases.ClaimOwner) -> None:
         barrier.wait()
         for slide in slides:
-            if leases.claim(tenure, slide) == "ours":
+            if leases.claim(owner, slide) == "ours":
                 got[slide] += 1
-                assert leases.claim(tenure, slide) == "ours"
+                assert leases.claim(owner, slide) == "ours"
 
-    threads = [threading.Thread(target=run, args=(tenure,)) for tenure in tenures]
+    threads = [threading.Thread(target=run, args=(owner,)) for owner in owners]
     [thread.start() for thread in threads]  # type: ignore[func-returns-value]
     [thread.join() for thread in threads]  # type: ignore[func-returns-value]
     assert got == Counter(slides)
@@ -302,7 +303,7 @@ def test_claims_by_threads(tmp_path: Path) -> None:
 
 def _beating_elsewhere(out: str, lease_s: float) -> str:
     """The heartbeat of a driver on another machine."""
-    uri = leases.driver_uri(out, "far")
+    uri = leases.heartbeat_uri(out, "far")
     objects.write_bytes(uri, json.dumps({"driver": "far", "machine": "m", "lease_s": lease_s}).encode())
     return uri
 
@@ -310,7 +311,7 @@ def _beating_elsewhere(out: str, lease_s: float) -> str:
 def test_a_driver_elsewhere_is_dead_when_it_was_seen_unchanged(tmp_path: Path) -> None:
     out = str(tmp_path)
     uri = _beating_elsewhere(out, 0.3)
-    me = heartbeats.Driver(out)
+    me = heartbeats.ScreeningProcess(out)
     assert me.look() == {me.id, "far"}
     time.sleep(1)  # a pause of the observer counts as half of it at most
     assert me.look() == {me.id, "far"}
@@ -320,21 +321,21 @@ def test_a_driver_elsewhere_is_dead_when_it_was_seen_unchanged(tmp_path: Path) -
         assert me.look() == {me.id, "far"}
     time.sleep(0.2)
     assert me.look() == {me.id}
-    assert objects.read_bytes(uri) == heartbeats.GRAVESTONE
+    assert objects.read_bytes(uri) == heartbeats.DEAD_MARKER
 
 
-def test_a_buried_driver_joins_again_and_knows(tmp_path: Path) -> None:
-    with heartbeats.Driver(str(tmp_path)) as me:
+def test_a_driver_that_was_declared_dead_joins_again_and_knows(tmp_path: Path) -> None:
+    with heartbeats.ScreeningProcess(str(tmp_path)) as me:
         me.beat()
-        assert not me.in_doubt
-        for act in (lambda uri: objects.write_bytes(uri, heartbeats.GRAVESTONE), objects.delete):
-            act(leases.driver_uri(me.out, me.id))
+        assert not me.lease_may_be_lost
+        for act in (lambda uri: objects.write_bytes(uri, heartbeats.DEAD_MARKER), objects.delete):
+            act(leases.heartbeat_uri(me.out, me.id))
             me.beat()
-            assert me.in_doubt
-            assert json.loads(objects.read_bytes(leases.driver_uri(me.out, me.id)))["driver"] == me.id
-            me.tenure()
-            assert not me.in_doubt
-    assert not objects.exists(leases.driver_uri(me.out, me.id))
+            assert me.lease_may_be_lost
+            assert json.loads(objects.read_bytes(leases.heartbeat_uri(me.out, me.id)))["driver"] == me.id
+            me.begin_round()
+            assert not me.lease_may_be_lost
+    assert not objects.exists(leases.heartbeat_uri(me.out, me.id))
 
 
 # --- what is decided --------------------------------------------------------------------------------------------------
@@ -353,7 +354,7 @@ def _screened(out: str, rows: list[SlideRow], *, fail: str = "-", **how: Any) ->
     with sd.book(out) as book:
         for todo in book.rounds(rows, **how):
             for row in todo:
-                assert leases.claim(book.tenure, row.slide_id, replaces=book.withdrawn.get(row.slide_id)) == "ours"
+                assert leases.claim(book.owner, row.slide_id, replaces=book.withdrawn.get(row.slide_id)) == "ours"
                 result = sd.scored(row, etag=objects.stat(row.uri).etag)
                 if row.slide_id.endswith(fail):
                     result = sd.Result(row, failure=("unreadable", "x"))
@@ -413,7 +414,7 @@ def test_a_slide_that_is_given_back_stays_open_and_is_the_next_runs(tmp_path: Pa
     with sd.book(out) as book:
         rounds = book.rounds(rows)
         for row in next(rounds):
-            assert leases.claim(book.tenure, row.slide_id) == "ours"
+            assert leases.claim(book.owner, row.slide_id) == "ours"
             if row.slide_id == "s00001":
                 book.give_back(row.slide_id, "unreachable", "no answer")
             else:
@@ -455,7 +456,7 @@ def _done(out: str, rows: list[SlideRow], bundle: sd.Bundle) -> list[str]:
     with sd.book(out, bundle=bundle) as book:
         todo = next(book.rounds(rows), [])
         for row in todo:
-            leases.claim(book.tenure, row.slide_id, replaces=book.withdrawn.get(row.slide_id))
+            leases.claim(book.owner, row.slide_id, replaces=book.withdrawn.get(row.slide_id))
             result = sd.scored(row, etag=objects.stat(row.uri).etag)
             assert book.commit(result, sd.verdict(result))  # type: ignore[arg-type]
         book.finish(rows)
@@ -480,7 +481,7 @@ def test_a_failure_leaves_no_scores_of_an_earlier_version(tmp_path: Path) -> Non
     Path(rows[0].uri).write_bytes(b"another version")
     with sd.book(out) as book:
         (row,) = next(book.rounds(rows))
-        leases.claim(book.tenure, row.slide_id, replaces=book.withdrawn[row.slide_id])
+        leases.claim(book.owner, row.slide_id, replaces=book.withdrawn[row.slide_id])
         failed = sd.Result(row, failure=("unreadable", "x"))
         assert book.commit(failed, sd.verdict(failed))  # type: ignore[arg-type]
         summary = book.finish(rows)
@@ -493,7 +494,7 @@ def test_a_slide_that_could_not_be_judged_is_not_screened_again(tmp_path: Path) 
     out, rows = str(tmp_path / "out"), _slides(tmp_path / "slides", 1)
     with sd.book(out) as book:
         (row,) = next(book.rounds(rows))
-        leases.claim(book.tenure, row.slide_id)
+        leases.claim(book.owner, row.slide_id)
         result = sd.Result(row, {"etag": objects.stat(row.uri).etag}, failure=("no_stain", "one colour"))
         verdict = {"state": "not_assessable", "decision": "not_assessable", "reason": "no_stain", "message": "x"}
         book.commit(result, verdict)  # type: ignore[arg-type]
@@ -506,7 +507,7 @@ def test_segments_are_written_on_the_way(tmp_path: Path, monkeypatch: pytest.Mon
     out, rows = str(tmp_path / "out"), _slides(tmp_path / "slides", 10)
     with sd.book(out) as book:
         for row in next(book.rounds(rows)):
-            leases.claim(book.tenure, row.slide_id)
+            leases.claim(book.owner, row.slide_id)
             result = sd.scored(row, etag=objects.stat(row.uri).etag)
             book.commit(result, sd.verdict(result))  # type: ignore[arg-type]
     found = decision_segments.read_decisions(out)

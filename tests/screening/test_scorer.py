@@ -12,8 +12,9 @@ import pytest
 
 from uadray.detectors.detector import Scored
 from uadray.schemas import TILES
-from uadray.screening.job import EVIDENCE_TILES, PartScorer, trivial_scores
 from uadray.screening.parts import from_ipc, part_row, pixels_of
+from uadray.screening.scorer import PartScorer, trivial_scores
+from uadray.screening.slide_result import EVIDENCE_TILES
 
 N, SIDE = 20, 8
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from uadray.config import parse_config
-from uadray.decisions.aggregation import AggregationConfig, Calibration
+from uadray.decisions.aggregation import AggregationConfig
+from uadray.decisions.conformal import Calibration
 from uadray.detectors.bundle import CALIBRATION, Bundle, write_bundle
 from uadray.detectors.catalog import build_networks
 from uadray.phantoms.slides import PhantomSpec, paint, write_pyramid

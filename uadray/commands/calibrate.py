@@ -13,10 +13,12 @@ from uadray.cluster.workers import StreamConfig
 from uadray.commands import console
 from uadray.commands.cluster import join_cluster
 from uadray.config import parse_config
-from uadray.decisions.aggregation import AggregationConfig, Calibration, check_alpha, one_a_patient
+from uadray.decisions.aggregation import AggregationConfig
+from uadray.decisions.conformal import Calibration, check_alpha, one_a_patient
+from uadray.decisions.verdict import judge
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle
 from uadray.errors import InputError, shown
-from uadray.screening.job import Progress, judge, scored_slides
+from uadray.screening.results import Progress, scored_slides
 from uadray.slides import identity
 from uadray.slides.manifest import SlideRow, has_label, read_manifest
 from uadray.storage import objects
@@ -84,7 +86,7 @@ def calibrate(
     for result in scored_slides(
         rows, bundle_uri=bundle_uri, bundle=bundle, config=config or StreamConfig(), nodes=nodes, say=tick
     ):
-        verdict = judge(result, aggregation, quality=bundle.tiles.quality)
+        verdict = judge(result.tiles, result.failure, aggregation, quality=bundle.tiles.quality)
         if verdict["state"] == "scored" and result.tiles is not None:
             scores[result.row.slide_id] = verdict["score"]
             etags[result.row.slide_id] = result.header.get("etag")

@@ -17,7 +17,8 @@ from uadray.commands.cluster import join_cluster
 from uadray.detectors.bundle import Bundle, read_bundle
 from uadray.errors import InputError, WorkError
 from uadray.schemas import TILE_SCORES
-from uadray.screening.job import Progress, SlideResult, scored_slides
+from uadray.screening.results import Progress, scored_slides
+from uadray.screening.slide_result import SlideResult
 from uadray.screening.tile_reader import tile_chunks, tile_read_tasks
 from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.storage import objects

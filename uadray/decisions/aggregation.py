@@ -1,25 +1,12 @@
-"""Tile scores -> slide score -> conformal p-value -> decision, with a stated false-alarm rate.
-
-Conformal p-value of a slide score s against n normal slides (Vovk et al. 2005, ch. 2; Bates et al. 2023, "Testing for
-outliers with conformal p-values", eq. 1): p = (1 + #{s_i >= s}) / (n + 1). If the slide is normal and exchangeable
-with the calibration slides, P(p <= alpha) <= alpha, whatever the distribution of the scores.
-
-Slides of one patient are alike, and not exchangeable with those of others: n counts patients. One slide of each is
-taken, without a look at its score ("single subsampling" in Dunn, Wasserman and Ramdas, arXiv 1809.07441); the claim
-then holds for any one slide of a patient who is not among them.
-"""
+"""Tile scores -> one score for the slide."""
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, FiniteFloat
+from pydantic import Field
 
 from uadray.config import Config
-from uadray.errors import InputError
-from uadray.provenance import fingerprint
-from uadray.slides.identity import Seen
 
 Scores = npt.NDArray[np.float64]
 
@@ -38,40 +25,6 @@ class AggregationConfig(Config):
     min_coverage: float = Field(default=0.9, ge=0, le=1)
 
 
-class Calibration(Config):
-    """`calibration.json` of a bundle.
-
-    Attributes:
-        id: names this calibration in decisions.
-        bundle_id: the bundle whose scores these are.
-        aggregation: how they were made; screening uses the same.
-        alpha: the stated false-alarm rate: at most this share of normal slides is called anomalous.
-        scores: of the normal slides, one a patient, ascending.
-        slides: marks of all slides that were scored for it (`slides.identity`), sorted: what calibrated is no news in a
-            screening.
-        salt: of these marks.
-        tile_median: of all their tiles: the pale end of a heatmap.
-        tile_p99: 99 % of normal tiles score less: tiles above are ringed.
-        tile_high: the dark end of a heatmap.
-    """
-
-    id: str
-    bundle_id: str
-    aggregation: AggregationConfig
-    alpha: float = Field(gt=0, lt=1)
-    scores: tuple[FiniteFloat, ...] = Field(min_length=1)
-    slides: tuple[str, ...] = ()
-    salt: str = ""
-    tile_median: FiniteFloat
-    tile_p99: FiniteFloat
-    tile_high: FiniteFloat
-
-    @property
-    def seen(self) -> Seen:
-        """The slides that it was made of."""
-        return Seen(self.salt, frozenset(self.slides))
-
-
 def slide_score(scores: Scores, config: AggregationConfig) -> float:
     """Mean of the highest `top_fraction` of the tile scores [n], n >= 1.
 
@@ -80,58 +33,3 @@ def slide_score(scores: Scores, config: AggregationConfig) -> float:
     """
     count = max(1, math.ceil(len(scores) * config.top_fraction))
     return float(np.sort(scores)[-count:].mean())
-
-
-def p_value(score: float, calibration_scores: tuple[float, ...]) -> float:
-    """Conformal p-value; the smallest that n slides can give is 1 / (n + 1).
-
-    >>> p_value(5.0, (1.0, 2.0, 3.0))
-    0.25
-    """
-    n = len(calibration_scores)
-    return (1 + sum(s >= score for s in calibration_scores)) / (n + 1)
-
-
-def threshold(calibration: Calibration) -> float:
-    """A slide is anomalous exactly where its score is above this: p <= alpha as a score.
-
-    With k = floor(alpha * (n + 1)) the k-th highest calibration score.
-    """
-    scores = sorted(calibration.scores, reverse=True)
-    return scores[_rank(calibration.alpha, len(scores)) - 1]
-
-
-def one_a_patient(patients: Mapping[str, tuple[str, str]]) -> list[str]:
-    """One slide id of each patient, which a hash of the ids chooses: the same every time, whatever the scores are.
-
-    Args:
-        patients: slide id -> patient.
-    """
-    first: dict[tuple[str, str], str] = {}
-    for slide_id in sorted(patients, key=lambda slide_id: (fingerprint([slide_id]), slide_id)):
-        first.setdefault(patients[slide_id], slide_id)
-    return sorted(first.values())
-
-
-def check_alpha(alpha: float, n_slides: int) -> None:
-    """Refuse an alpha below the smallest p-value that n slides of as many patients can give.
-
-    Raises:
-        InputError: with the number of slides that it would take.
-    """
-    if not 0 < alpha < 1:
-        raise InputError(f"alpha {alpha}: a false-alarm rate lies between 0 and 1")
-    if _rank(alpha, n_slides) < 1:
-        needed = math.ceil(round(1 / alpha, 9)) - 1
-        raise InputError(
-            f"alpha {alpha:g} needs at least {needed} normal slides that can be scored; there are {n_slides}, one a "
-            f"patient, whose smallest p-value is {1 / (n_slides + 1):.3g}"
-        )
-
-
-def _rank(alpha: float, n: int) -> int:
-    """The largest k with k / (n + 1) <= alpha, in the same floating-point terms as `p_value`."""
-    k = math.floor(alpha * (n + 1)) + 1
-    while k / (n + 1) > alpha:
-        k -= 1
-    return k

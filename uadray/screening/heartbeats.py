@@ -1,13 +1,20 @@
-"""Which drivers of a screening are alive.
+"""Which processes of a screening are alive.
 
-    drivers/<driver>.json     the heartbeat: replaced every quarter of `lease_s`, deleted when the driver ends; or a
-                              gravestone, `{"dead": true}`
+    drivers/<process>.json    the heartbeat: replaced every quarter of `lease_s`, deleted when the process ends;
+                              `{"dead": true}` once others have declared it dead
 
-A driver is dead when its heartbeat is missing, when its process is gone (seen from the same machine), or when an
-observer has seen it unchanged for `lease_s`. The observer counts on its own clock, and only time between looks that
-succeeded: no two clocks are compared, and neither an outage of the store nor a pause of the observer kills anybody. It
-then puts a gravestone in place of the very heartbeat it watched (If-Match): either the driver has beaten meanwhile and
-lives, or its next beat fails and it knows that its slides may be others' (`Driver.in_doubt`).
+    none --start--> beats <--every quarter of lease_s-- beats --end--> none
+                      |
+                      |  it has ended (seen on the same machine), or another process has seen
+                      |  this very heartbeat unchanged for lease_s: replaced (If-Match)
+                      v
+                    dead --it lives, and its next beat fails--> beats again, and knows until
+                      |                                         its next round (`lease_may_be_lost`)
+                      '--any process finishes the screening--> none
+
+An observer counts on its own clock, and only time between looks that succeeded: no two clocks are compared, and neither
+an outage of the store nor a pause of the observer makes anybody dead. A process whose `lease_may_be_lost` looks at each
+lease again before it writes.
 """
 
 import json
@@ -26,20 +33,20 @@ from pathlib import Path
 from typing import Any, Self
 
 from uadray.errors import UadrayError
-from uadray.screening.leases import REQUESTS, Tenure, driver_uri, read_version, take_over, version
+from uadray.screening.leases import REQUESTS, ClaimOwner, heartbeat_uri, read_version, read_with_etag, take_over
 from uadray.storage import objects
 
 log = logging.getLogger(__name__)
 
 LEASE_S = 60.0
-"""A driver that was not seen to move for so long is dead. Longer than a restart of the store or a slow minute of it."""
+"""A process that was not seen to beat for so long is dead. A restart of the store takes less."""
 
-GRAVESTONE = b'{"dead": true}'
+DEAD_MARKER = b'{"dead": true}'
 
 
 @dataclass
 class _Watch:
-    """What is known of another driver: its last heartbeat, and for how long it was seen unchanged."""
+    """What is known of another process: its last heartbeat, and for how long it was seen unchanged."""
 
     etag: str
     looked_at: float
@@ -49,22 +56,22 @@ class _Watch:
     unchanged_s: float = 0.0
 
 
-class Driver:
-    """This process's heartbeat in a screening's folder, and its eye on those of others. A context manager.
+class ScreeningProcess:
+    """This process's heartbeat in a screening's folder, and what it sees of those of others. A context manager.
 
     Attributes:
         id: never used again by anybody.
-        lease_s: seconds without a beat after which others take this driver for dead; it says so in its heartbeat.
+        lease_s: seconds without a beat after which others take this process for dead; its heartbeat says how many.
         poll_s: seconds between looks while it waits for others.
     """
 
     def __init__(self, out: str, *, lease_s: float = LEASE_S) -> None:
         self.out, self.lease_s, self.poll_s = out, lease_s, lease_s / 6
         self.id = secrets.token_hex(6)
-        self._uri, self._facts = driver_uri(out, self.id), {"driver": self.id, "lease_s": lease_s, **_this_process()}
-        self._etag, self._beats, self._confirmed, self._buried, self._round = "", 0, _clock(), False, 0
+        self._uri, self._facts = heartbeat_uri(out, self.id), {"driver": self.id, "lease_s": lease_s, **_this_process()}
+        self._etag, self._beats, self._confirmed, self._declared_dead, self._round = "", 0, _clock(), False, 0
         self._watched: dict[str, _Watch] = {}
-        self._leases: dict[str, tuple[str, str]] = {}  # slide -> (etag, driver) of its lease
+        self._leases: dict[str, tuple[str, str]] = {}  # slide -> (etag, process) of its lease
         self._looking, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="uadray-heartbeat", daemon=True)
 
@@ -75,62 +82,62 @@ class Driver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End: whatever this driver still holds is free from now on."""
+        """End: whatever this process still holds is free from now on."""
         self._ended.set()
         self._thread.join()
         with suppress(UadrayError):  # else it will be found dead
             objects.delete(self._uri)
 
-    def tenure(self) -> Tenure:
-        """A new round of work."""
+    def begin_round(self) -> ClaimOwner:
+        """Begin a new round of work; returns in whose name its slides are claimed."""
         self._round += 1
-        self._buried = False
-        return Tenure(self.out, self.id, self._round)
+        self._declared_dead = False
+        return ClaimOwner(self.out, self.id, self._round)
 
     @property
-    def in_doubt(self) -> bool:
-        """Whether others may have taken this driver for dead since its round began; then every lease is looked at."""
-        return self._buried or _clock() - self._confirmed > self.lease_s
+    def lease_may_be_lost(self) -> bool:
+        """Whether others may have taken this process for dead since its round began; then every lease is looked at."""
+        return self._declared_dead or _clock() - self._confirmed > self.lease_s
 
     @property
     def alone(self) -> bool:
-        """Whether no other driver was alive at the last look."""
+        """Whether no other process was alive at the last look."""
         return all(watch.dead for watch in self._watched.values())
 
     def beat(self) -> None:
-        """Renew the heartbeat; learn, perhaps, that others have taken this driver for dead, and join them again."""
+        """Renew the heartbeat; where others have declared this process dead, take note and join them again."""
         began = _clock()
         if objects.replace_if_match(self._uri, self._body(), self._etag):
             self._etag, self._confirmed = objects.stat(self._uri).etag, began
             return
-        there = version(self._uri)
-        if there is not None and there[1].get("driver") == self.id:
-            self._etag, self._confirmed = there[0], began  # an earlier beat whose answer got lost
+        beat_there = read_with_etag(self._uri)
+        if beat_there is not None and beat_there[1].get("driver") == self.id:
+            self._etag, self._confirmed = beat_there[0], began  # an earlier beat whose answer got lost
             return
-        self._buried = True
+        self._declared_dead = True
         log.warning("this driver stood still for longer than %.0f s; others may have taken its slides", self.lease_s)
-        if there is None:
+        if beat_there is None:
             self._join()
         else:
-            self._etag = there[0]  # the gravestone's
+            self._etag = beat_there[0]  # of the mark
             self.beat()
 
     def look(self) -> set[str]:
-        """Look at the other drivers and bury the dead; returns those alive, this one among them."""
+        """Look at the other processes and mark the dead; returns those alive, this one among them."""
         with self._looking:
             listed = {
                 objects.name(info.uri).removesuffix(".json"): info
                 for info in objects.list_objects(objects.join(self.out, "drivers"), suffixes=(".json",))
             }
             listed.pop(self.id, None)
-            self._watched = {driver: self._watch(driver, info) for driver, info in listed.items()}
-            for driver, watch in self._watched.items():
+            self._watched = {name: self._watch(name, info) for name, info in listed.items()}
+            for name, watch in self._watched.items():
                 if not watch.dead and (watch.unchanged_s >= watch.lease_s or _is_gone(watch.facts)):
-                    watch.dead = objects.replace_if_match(listed[driver].uri, GRAVESTONE, watch.etag)
-            return {self.id, *(driver for driver, watch in self._watched.items() if not watch.dead)}
+                    watch.dead = objects.replace_if_match(listed[name].uri, DEAD_MARKER, watch.etag)
+            return {self.id, *(name for name, watch in self._watched.items() if not watch.dead)}
 
     def free(self, slide_ids: Sequence[str]) -> set[str]:
-        """Those of `slide_ids` that no living driver holds: decided, given up, or left by a dead one."""
+        """Those of `slide_ids` that no living process holds: decided, given up, or left by a dead one."""
         leases = {
             objects.name(info.uri).removesuffix(".json"): info
             for info in objects.list_objects(objects.join(self.out, "leases"), suffixes=(".json",))
@@ -144,24 +151,24 @@ class Driver:
                 self._leases[objects.name(info.uri).removesuffix(".json")] = (info.etag, holder)
         return {i for i in slide_ids if i not in leases or self._leases[i][1] not in alive}
 
-    def sweep(self, decided: set[str]) -> None:
-        """Remove what dead drivers have left: gravestones, and leases beside decisions."""
-        tenure = self.tenure()
+    def delete_stale(self, decided: set[str]) -> None:
+        """Delete what dead processes have left: their marks, and leases beside decisions."""
+        owner = self.begin_round()
         alive = self.look()
-        for driver in self._watched.keys() - alive:
-            objects.delete(driver_uri(self.out, driver))
+        for name in self._watched.keys() - alive:
+            objects.delete(heartbeat_uri(self.out, name))
         for info in objects.list_objects(objects.join(self.out, "leases"), suffixes=(".json",)):
             slide_id = objects.name(info.uri).removesuffix(".json")
-            if slide_id in decided and take_over(tenure, info.uri) is not None:
+            if slide_id in decided and take_over(owner, info.uri) is not None:
                 objects.delete(info.uri)
 
     def pause(self) -> None:
-        """Wait before the next look; no two drivers in step."""
+        """Wait before the next look; no two processes in step."""
         time.sleep(self.poll_s * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
 
-    def _watch(self, driver: str, info: objects.ObjectInfo) -> _Watch:
-        """What is known of a driver after this look."""
-        now, watch = _clock(), self._watched.get(driver)
+    def _watch(self, process_id: str, info: objects.ObjectInfo) -> _Watch:
+        """What is known of a process after this look."""
+        now, watch = _clock(), self._watched.get(process_id)
         if watch is None or watch.etag != info.etag:
             facts = json.loads(read_version(info) or b"{}")
             return _Watch(

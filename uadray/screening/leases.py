@@ -1,10 +1,18 @@
-"""Who is at work on which slide, so that any number of drivers share one archive and none does another's slide.
+r"""Which process screens which slide: any number of processes share one archive, and each slide is screened once.
 
-    leases/<slide_id>.json    {"driver", "tenure"}: whose slide this is; there while the slide is being screened
+    leases/<slide_id>.json    {"driver", "tenure"}: a process and its round of work; there while it screens the slide
 
-A slide is claimed by its reader when it starts, by a put where nothing is; it stays so for as long as its driver lives
-(see `heartbeats`). What is renewed is the driver, not its leases: a few small requests a minute, however many
-slides it holds.
+    free --put where nothing is--> ours --decision committed, or given back: deleted--> free
+      \                             ^  |
+       \                            |  '--a round that lost it sees another content: not ours any more
+        \                           |
+         '--a lease is there--> its process lives? --yes--> held (looked at again later)
+                                    |no
+                                    '--replaced (If-Match) by ours; a decision that was not made
+                                       under the dead lease is not trusted and made anew
+
+A slide is claimed by its reader when it starts. What is renewed is a process's heartbeat (see `heartbeats`), not its
+leases: a few small requests a minute, however many slides it holds.
 """
 
 import json
@@ -19,26 +27,32 @@ REQUESTS = 32
 
 Outcome = Literal["ours", "held", "decided"]
 NOT_OURS = ("held", "decided")
-"""What `claim` says of a slide that another driver is at, or has done."""
+"""What `claim` answers for a slide that another process is screening, or has decided."""
 
 
 @dataclass(frozen=True)
-class Tenure:
-    """In whose name slides are claimed: a driver's round of work on a screening. Travels to the readers."""
+class ClaimOwner:
+    """In whose name slides are claimed: one round of work of one process. It travels to the readers.
+
+    Attributes:
+        out: the screening's folder.
+        process_id: of the process.
+        round: counts its rounds of work.
+    """
 
     out: str
-    driver: str
+    process_id: str
     round: int
 
     @property
     def id(self) -> str:
         """Stands in every lease and every decision that was made under it."""
-        return f"{self.driver}.{self.round}"
+        return f"{self.process_id}.{self.round}"
 
     @property
     def lease(self) -> bytes:
         """The content of its leases."""
-        return json.dumps({"driver": self.driver, "tenure": self.id}).encode()
+        return json.dumps({"driver": self.process_id, "tenure": self.id}).encode()
 
 
 def lease_uri(out: str, slide_id: str) -> str:
@@ -51,51 +65,56 @@ def decision_uri(out: str, slide_id: str) -> str:
     return objects.join(out, "decisions", f"{slide_id}.json")
 
 
-def claim(tenure: Tenure, slide_id: str, *, replaces: str | None = None) -> Outcome:
-    """Take a slide, unless a living driver has it or a decision exists. Asked again, it gives the same answer.
+def heartbeat_uri(out: str, process_id: str) -> str:
+    """Where a process's heartbeat is."""
+    return objects.join(out, "drivers", f"{process_id}.json")
+
+
+def claim(owner: ClaimOwner, slide_id: str, *, replaces: str | None = None) -> Outcome:
+    """Take a slide, unless a living process has it or a decision exists. Asked again, it gives the same answer.
 
     Args:
-        tenure: in whose name.
+        owner: in whose name.
         slide_id: the slide.
         replaces: etag of a decision that is to be made anew.
     """
-    where, before = lease_uri(tenure.out, slide_id), None
-    if not objects.put_if_absent(where, tenure.lease):
-        before = take_over(tenure, where)
-        if before is None:
+    uri, lease_before = lease_uri(owner.out, slide_id), None
+    if not objects.put_if_absent(uri, owner.lease):
+        lease_before = take_over(owner, uri)
+        if lease_before is None:
             return "held"
-    if not _is_settled(decision_uri(tenure.out, slide_id), before, replaces):
+    if not _is_decided(decision_uri(owner.out, slide_id), lease_before, replaces):
         return "ours"
-    objects.delete(where)
+    objects.delete(uri)
     return "decided"
 
 
-def holds(tenure: Tenure, slide_id: str) -> bool:
+def holds(owner: ClaimOwner, slide_id: str) -> bool:
     """Whether the slide is still ours."""
     try:
-        return objects.read_bytes(lease_uri(tenure.out, slide_id)) == tenure.lease
+        return objects.read_bytes(lease_uri(owner.out, slide_id)) == owner.lease
     except NotFoundError:
         return False
 
 
-def release(tenure: Tenure, slide_id: str) -> None:
+def release(owner: ClaimOwner, slide_id: str) -> None:
     """Give up the lease of a slide that is ours."""
-    objects.delete(lease_uri(tenure.out, slide_id))
+    objects.delete(lease_uri(owner.out, slide_id))
 
 
-def take_over(tenure: Tenure, where: str) -> dict[str, Any] | None:
-    """The lease in whose place ours stands now; None where its driver is alive."""
-    there = version(where)
-    if there is None:
+def take_over(owner: ClaimOwner, uri: str) -> dict[str, Any] | None:
+    """Put our lease in the place of one that is there; returns that one, or None where its process is alive."""
+    etag_and_lease = read_with_etag(uri)
+    if etag_and_lease is None:
         return None  # given up this very moment: to be looked at again
-    etag, lease = there
-    if lease["tenure"] == tenure.id:
+    etag, lease = etag_and_lease
+    if lease["tenure"] == owner.id:
         return lease  # the reader runs for the second time
-    if lease["driver"] != tenure.driver:
-        heartbeat = version(driver_uri(tenure.out, lease["driver"]))
+    if lease["driver"] != owner.process_id:
+        heartbeat = read_with_etag(heartbeat_uri(owner.out, lease["driver"]))
         if heartbeat is not None and not heartbeat[1].get("dead"):
             return None
-    return lease if objects.replace_if_match(where, tenure.lease, etag) else None
+    return lease if objects.replace_if_match(uri, owner.lease, etag) else None
 
 
 def read_version(info: objects.ObjectInfo) -> bytes | None:
@@ -106,23 +125,7 @@ def read_version(info: objects.ObjectInfo) -> bytes | None:
         return None
 
 
-def _is_settled(decision: str, before: dict[str, Any] | None, replaces: str | None) -> bool:
-    """Whether there is a decision, and it is to stay.
-
-    One beside a dead driver's lease under which it was not made came from a driver that had lost the slide: whether the
-    tile scores are its own, nobody knows.
-    """
-    try:
-        objects.read_bytes(decision)  # one request where there is none; `storage.stat` asks twice
-    except NotFoundError:
-        return False
-    if before is None and replaces is None:
-        return True
-    there = version(decision)
-    return there is not None and there[0] != replaces and (before is None or there[1].get("lease") == before["tenure"])
-
-
-def version(uri: str) -> tuple[str, dict[str, Any]] | None:
+def read_with_etag(uri: str) -> tuple[str, dict[str, Any]] | None:
     """Etag and content of a small JSON object; None where there is none."""
     while True:
         try:
@@ -134,6 +137,19 @@ def version(uri: str) -> tuple[str, dict[str, Any]] | None:
             return info.etag, json.loads(data)
 
 
-def driver_uri(out: str, driver: str) -> str:
-    """Where a driver's heartbeat is."""
-    return objects.join(out, "drivers", f"{driver}.json")
+def _is_decided(decision: str, lease_before: dict[str, Any] | None, replaces: str | None) -> bool:
+    """Whether there is a decision that is to stay.
+
+    A decision beside a dead process's lease, and not made under that lease, came from a process that had lost the
+    slide: whether the tile scores beside it are its own, nobody knows.
+    """
+    try:
+        objects.read_bytes(decision)  # one request where there is none; `objects.stat` asks twice
+    except NotFoundError:
+        return False
+    if lease_before is None and replaces is None:
+        return True
+    etag_and_record = read_with_etag(decision)
+    if etag_and_record is None or etag_and_record[0] == replaces:
+        return False
+    return lease_before is None or etag_and_record[1].get("lease") == lease_before["tenure"]

@@ -16,81 +16,73 @@ that a decision stands beside the tile scores it was made from, whoever was paus
 and masks are not: those of a driver that stood still while it wrote them may stay; they show the same tiles.
 """
 
-import io
 import json
 import logging
 import random
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-import cv2
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from uadray import __version__, provenance
+from uadray import __version__
+from uadray.decisions.conformal import Calibration
+from uadray.detectors.bundle import Bundle
 from uadray.errors import InputError, NotFoundError, UadrayError, WorkError
-from uadray.reports import pictures, worklist
+from uadray.provenance import commit, fingerprint
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening import decision_segments, heartbeats, leases, replaced_slides
 from uadray.screening.leases import REQUESTS
+from uadray.screening.slide_outputs import parquet, picture_files, top_tiles
+from uadray.screening.slide_result import SlideResult
+from uadray.screening.summary import now, page_facts, write_summary
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 from uadray.tiles.mask_folder import SUFFIX, mask_uri
 
-if TYPE_CHECKING:
-    from uadray.decisions.aggregation import Calibration
-    from uadray.detectors.bundle import Bundle
-    from uadray.screening.job import SlideResult
+PROVENANCE = "run.json"
 
-RUN, DECISIONS, WORKLIST = "run.json", "decisions.parquet", "worklist.html"
-
-FRUITLESS_ROUNDS = 5
-"""Rounds in a row without an end of any slide. One is usual: a dead driver's slides are held until it is buried."""
+MAX_ROUNDS_WITHOUT_PROGRESS = 5
+"""So many rounds in a row in which no slide ends stop the job. One is usual: the slides of a driver that has died are
+held until it is declared dead."""
 
 log = logging.getLogger(__name__)
-
-STATES = ("scored", "not_assessable", "failed")
 
 
 class Ledger:
     """The output folder of one screening, and this driver's work on it. A context manager: inside, slides are claimed.
 
     Attributes:
-        tenure: in whose name the present round's slides are claimed.
+        owner: in whose name the present round's slides are claimed.
         withdrawn: slide -> etag of its decision that is to be made anew.
         open: slides of this run that are not known to be decided.
         given_back: slide -> why this driver leaves it undecided; another run may try it.
     """
 
-    tenure: leases.Tenure
+    owner: leases.ClaimOwner
 
     def __init__(
-        self, out: str, *, run: dict[str, Any], bundle: "Bundle", calibration: "Calibration", lease_s: float
+        self, out: str, *, provenance: dict[str, Any], bundle: Bundle, calibration: Calibration, lease_s: float
     ) -> None:
-        self.out, self.run, self.bundle, self.calibration = out, run, bundle, calibration
+        self.out, self.provenance, self.bundle, self.calibration = out, provenance, bundle, calibration
         self.withdrawn: dict[str, str] = {}
         self.open: set[str] = set()
         self.given_back: dict[str, str] = {}
         self._committing = threading.Lock()
         self._mask_etags: dict[str, str] = {}
-        self._driver = heartbeats.Driver(out, lease_s=lease_s)
+        self._process = heartbeats.ScreeningProcess(out, lease_s=lease_s)
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="uadray-ledger")
         self._written: dict[str, bytes] = {}
         self._segment_rows = decision_segments.SEGMENT_ROWS
 
     def __enter__(self) -> Self:
-        self._driver.__enter__()
+        self._process.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._driver.__exit__(*error)
+        self._process.__exit__(*error)
         self._pool.shutdown()
 
     def pending(self, rows: Sequence[SlideRow], *, retry_failed: bool = False) -> list[SlideRow]:
@@ -122,40 +114,42 @@ class Ledger:
     ) -> Iterator[list[SlideRow]]:
         """Yield what there is to do until every slide is decided: first all that is pending, then what others leave.
 
-        Each slide of a round is to be claimed (`leases.claim`, with `tenure` and `withdrawn`), then committed where it
+        Each slide of a round is to be claimed (`leases.claim`, with `owner` and `withdrawn`), then committed where it
         is ours, or passed over. In between this waits for other drivers as long as they live, and calls `waiting` at
         every look.
         """
         todo = self.pending(rows, retry_failed=retry_failed)
         self.open = {row.slide_id for row in todo}
-        if not self._driver.alone:  # who comes later does not run after the others
-            random.Random(self._driver.id).shuffle(todo)  # noqa: S311 - no secret
-        fruitless = 0
+        if not self._process.alone:  # who comes later does not run after the others
+            random.Random(self._process.id).shuffle(todo)  # noqa: S311 - no secret
+        without_progress = 0
         while todo:
-            self.tenure = self._driver.tenure()
+            self.owner = self._process.begin_round()
             before = len(self.open) - len(self.given_back)
             yield todo
-            fruitless = fruitless + 1 if len(self.open) - len(self.given_back) == before else 0
-            if fruitless == FRUITLESS_ROUNDS:
+            without_progress = 0 if len(self.open) - len(self.given_back) < before else without_progress + 1
+            if without_progress == MAX_ROUNDS_WITHOUT_PROGRESS:
                 raise WorkError(f"{self.out}: {before} slides can neither be claimed nor committed; see the log")
             todo = self._left(
                 [row for row in todo if row.slide_id in self.open and row.slide_id not in self.given_back], waiting
             )
 
-    def commit(self, result: "SlideResult", verdict: dict[str, Any]) -> bool:
+    def commit(self, result: SlideResult, verdict: dict[str, Any]) -> bool:
         """Write a slide's tile scores and evidence, then its decision. False where the slide is another driver's.
 
         May be called by several threads, each with a slide of its own.
         """
         slide_id = result.row.slide_id
-        if self._driver.in_doubt and not leases.holds(self.tenure, slide_id):
+        if self._process.lease_may_be_lost and not leases.holds(self.owner, slide_id):
             return False
         tops: list[dict[str, Any]] = []
         if result.tiles is not None and result.evidence is not None:
-            tops = _top_tiles(result)
-            if not self._put(objects.join(self.out, "tiles", f"{slide_id}.parquet"), _parquet(result.tiles), slide_id):
+            tops = top_tiles(result.tiles, result.evidence)
+            if not self._put(objects.join(self.out, "tiles", f"{slide_id}.parquet"), parquet(result.tiles), slide_id):
                 return False
-            places = {f"evidence/{slide_id}/{name}": data for name, data in self._pictures(result).items()}
+            places = {
+                f"evidence/{slide_id}/{name}": data for name, data in picture_files(result, self.calibration).items()
+            }
             places[f"masks/{slide_id}.geojson"] = result.masks
             list(self._pool.map(self._write, places, places.values()))
         elif slide_id in self.withdrawn:  # beside a failure there are no scores, those of an earlier version neither
@@ -172,13 +166,13 @@ class Ledger:
             "fingerprint": self.slide_fingerprint(result.row, header.get("etag")),
             "evidence": json.dumps(tops),
             "mask": self._mask_etags.get(slide_id),
-            "lease": self.tenure.id,
+            "lease": self.owner.id,
         }  # fmt: skip
         data = json.dumps(record, indent=1).encode()
         if not self._put(leases.decision_uri(self.out, slide_id), data, slide_id):
             return False
-        if not self._driver.in_doubt or leases.holds(self.tenure, slide_id):
-            leases.release(self.tenure, slide_id)
+        if not self._process.lease_may_be_lost or leases.holds(self.owner, slide_id):
+            leases.release(self.owner, slide_id)
         with self._committing:
             self.open.discard(slide_id)
             self._written[slide_id] = data
@@ -190,7 +184,7 @@ class Ledger:
         """Leave a slide undecided, for what is no fault of its own: another driver, or the next run, may have it."""
         self.given_back[slide_id] = f"{reason}: {message}"
         with suppress(UadrayError):  # else its lease ends with this driver
-            leases.release(self.tenure, slide_id)
+            leases.release(self.owner, slide_id)
 
     def pass_over(self, slide_id: str, outcome: str) -> None:
         """Take note of a slide that is not ours: `decided` is done, `held` is looked at again later."""
@@ -206,32 +200,19 @@ class Ledger:
         place = {slide_id: i for i, slide_id in enumerate(found.table["slide_id"].to_pylist())}
         decided = [row.slide_id for row in rows if row.slide_id in place and not self._is_outdated(row.slide_id)]
         decision_segments.tidy(self.out, found, whole=True)
-        self._driver.sweep(set(place))
+        self._process.delete_stale(set(place))
         order = pa.array([place[slide_id] for slide_id in decided], pa.int64())
         table = found.table.select(SLIDE_DECISIONS.names).take(order).cast(SLIDE_DECISIONS)
-        states, verdicts = (Counter(table[name].to_pylist()) for name in ("state", "decision"))
-        page = objects.join(self.out, WORKLIST)
-        summary = {
-            "slides": len(rows),
-            **{state: states[state] for state in STATES},
-            "open": len(rows) - len(decided),
-            "anomalous": verdicts["anomalous"],
-            "failures": _reasons(table),
-        }
-        why = {"why_failed": _first_failures(table)} if states["failed"] else {}
-        objects.write_bytes(objects.join(self.out, DECISIONS), _parquet(table))
-        html = worklist.render_worklist(table, title=f"Worklist: {self.bundle.name}", run=self._page_facts(len(rows)))
-        objects.write_bytes(page, html.encode(), content_type="text/html; charset=utf-8")
-        objects.write_bytes(
-            objects.join(self.out, "worklist.csv"), worklist.worklist_csv(table).encode(), content_type="text/csv"
-        )
-        objects.write_bytes(objects.join(self.out, "summary.json"), json.dumps(summary, indent=1).encode())
-        return summary | why | {"worklist": page}
+        facts = page_facts(
+            self.bundle, self.calibration, n_slides=len(rows),
+            fingerprint=self.provenance["fingerprint"], started=self.provenance["started"],
+        )  # fmt: skip
+        return write_summary(self.out, table, n_slides=len(rows), bundle=self.bundle, facts=facts)
 
     def slide_fingerprint(self, row: SlideRow, etag: str | None) -> str:
         """Changes with the bundle, the calibration, the slide's file, its mpp and its edited mask."""
         mask = [self._mask_etags[row.slide_id]] if row.slide_id in self._mask_etags else []
-        return provenance.fingerprint([self.run["fingerprint"], str(row.mpp), str(etag), *mask])
+        return fingerprint([self.provenance["fingerprint"], str(row.mpp), str(etag), *mask])
 
     def _is_outdated(self, slide_id: str) -> bool:
         """Whether the decision that is there is about an older version of the slide."""
@@ -240,7 +221,7 @@ class Ledger:
     def _left(self, rows: list[SlideRow], waiting: Callable[[], None]) -> list[SlideRow]:
         """Wait until slides that others were at are left undecided, and return these; empty where all are decided."""
         while rows:
-            free = self._driver.free([row.slide_id for row in rows])
+            free = self._process.free([row.slide_id for row in rows])
             undecided = self._undecided(free)
             self.open -= free - undecided
             rows = [row for row in rows if row.slide_id in self.open]
@@ -248,7 +229,7 @@ class Ledger:
                 return [row for row in rows if row.slide_id in undecided]
             waiting()
             if rows:
-                self._driver.pause()
+                self._process.pause()
         return []
 
     def _undecided(self, slide_ids: set[str]) -> set[str]:
@@ -257,7 +238,7 @@ class Ledger:
             etags = {slide_id: info.etag for slide_id, info in decision_segments.list_decisions(self.out).items()}
         else:
             uris = {slide_id: leases.decision_uri(self.out, slide_id) for slide_id in slide_ids}
-            found = zip(uris, self._pool.map(leases.version, uris.values()), strict=True)
+            found = zip(uris, self._pool.map(leases.read_with_etag, uris.values()), strict=True)
             etags = {slide_id: there[0] for slide_id, there in found if there is not None}
         return {i for i in slide_ids if i not in etags or etags[i] == self.withdrawn.get(i)}
 
@@ -268,7 +249,7 @@ class Ledger:
                 etag = objects.stat(uri).etag  # before the lease: whoever has taken it since writes after this version
             except NotFoundError:
                 continue
-            if not leases.holds(self.tenure, slide_id):
+            if not leases.holds(self.owner, slide_id):
                 return False
             if objects.replace_if_match(uri, data, etag):
                 break
@@ -283,81 +264,36 @@ class Ledger:
         self._written = {}
         self._segment_rows = max(decision_segments.SEGMENT_ROWS, int(decision_segments.SEGMENT_SHARE * n_decided))
 
-    def _pictures(self, result: "SlideResult") -> dict[str, bytes]:
-        preview = cv2.imdecode(np.frombuffer(result.preview, np.uint8), cv2.IMREAD_COLOR_RGB)
-        width, height = result.header["size_level0_px"]
-        heat = pictures.heatmap(
-            np.asarray(preview, dtype=np.uint8), result.tiles, level0_size=(width, height),
-            low=self.calibration.tile_median, high=self.calibration.tile_high, threshold=self.calibration.tile_p99,
-        )  # fmt: skip
-        files = {"thumbnail.jpg": result.preview, "heatmap.jpg": pictures.encode_jpeg(heat)}
-        for place, row in enumerate(result.evidence.to_pylist() if result.evidence is not None else ()):
-            files |= {f"tile_{place}.jpg": row["tile"], f"reconstruction_{place}.jpg": row["reconstruction"]}
-        return files
 
-    def _page_facts(self, n_manifest: int) -> worklist.Run:
-        return {
-            "bundle": self.bundle.name,
-            "detector": self.bundle.detector.kind,
-            "alpha": self.calibration.alpha,
-            "n_calibration": len(self.calibration.scores),
-            "calibration_id": self.calibration.id,
-            "version": __version__,
-            "fingerprint": self.run["fingerprint"],
-            "started": self.run["started"],
-            "finished": _now(),
-            "n_manifest": n_manifest,
-            "tile_um": self.bundle.tiles.tile_px * self.bundle.tiles.mpp,
-            "score_low": self.calibration.tile_median,
-            "score_high": self.calibration.tile_high,
-            "tile_threshold": self.calibration.tile_p99,
-        }
-
-
-def open_ledger(
-    out: str, *, bundle: "Bundle", calibration: "Calibration", lease_s: float = heartbeats.LEASE_S
-) -> Ledger:
+def open_ledger(out: str, *, bundle: Bundle, calibration: Calibration, lease_s: float = heartbeats.LEASE_S) -> Ledger:
     """Claim an output folder for this bundle and calibration, or go on with it. `lease_s`: see `heartbeats`.
 
     Raises:
         InputError: it belongs to another, or its store does not honour conditional puts.
     """
-    run = {
-        "fingerprint": provenance.fingerprint([bundle.id, calibration.id]),
+    record = {
+        "fingerprint": fingerprint([bundle.id, calibration.id]),
         "bundle_id": bundle.id,
         "bundle": bundle.name,
         "detector": bundle.detector.kind,
         "calibration_id": calibration.id,
         "tiles": bundle.tiles.model_dump(),
         "uadray_version": __version__,
-        "commit": provenance.commit(),
-        "started": _now(),
+        "commit": commit(),
+        "started": now(),
     }
-    where = objects.join(out, RUN)
+    where = objects.join(out, PROVENANCE)
     if not objects.exists(where):
         objects.check_conditional_puts(out)  # all that follows rests on them
-    if not objects.put_if_absent(where, json.dumps(run, indent=1).encode()):
+    if not objects.put_if_absent(where, json.dumps(record, indent=1).encode()):
         before = json.loads(objects.read_bytes(where))
-        if before["fingerprint"] != run["fingerprint"]:
+        if before["fingerprint"] != record["fingerprint"]:
             raise InputError(
                 f"{out} holds a screening with bundle {before['bundle_id']}, calibration {before['calibration_id']}; "
                 f"this is bundle {bundle.id} and calibration {calibration.id}: use another --out"
             )
-        run = before
-    return Ledger(out, run=run, bundle=bundle, calibration=calibration, lease_s=lease_s)
-
-
-def _reasons(table: pa.Table) -> dict[str, int]:
-    """How many slides failed, by reason, the most frequent first."""
-    failed = table.filter(pc.equal(table["state"], "failed"))
-    return dict(Counter(failed["reason"].to_pylist()).most_common())
-
-
-def _first_failures(table: pa.Table, n: int = 3) -> str:
-    """The first slides that failed, each with its reason, and how many more."""
-    failed = table.filter(pc.equal(table["state"], "failed")).select(["slide_id", "reason", "message"]).to_pylist()
-    named = "; ".join(f"{row['slide_id']}: {row['reason']}: {row['message']}"[:300] for row in failed[:n])
-    return named + (f" and {len(failed) - n} more" if len(failed) > n else "")
+        record = before
+    return Ledger(out, provenance=record, bundle=bundle, calibration=calibration, lease_s=lease_s)
 
 
 def _mask_etags(folder: str) -> dict[str, str]:
@@ -375,22 +311,3 @@ def _kept_masks(rows: Sequence[SlideRow], known: dict[str, dict[str, Any]]) -> d
             len(kept),
         )
     return kept
-
-
-def _top_tiles(result: "SlideResult") -> list[dict[str, Any]]:
-    if result.tiles is None or result.evidence is None:
-        return []
-    place = {tile_id: i for i, tile_id in enumerate(result.tiles["tile_id"].to_pylist())}
-    names = ("tile_id", "x_level0_px", "y_level0_px", "score")
-    rows = [place[tile_id] for tile_id in result.evidence["tile_id"].to_pylist()]
-    return list(result.tiles.select(names).take(pa.array(rows, pa.int64())).to_pylist())
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -13,7 +13,7 @@ from uadray.errors import SYSTEM_REASONS, reason_of
 from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES, TILES
 from uadray.screening import leases
-from uadray.screening.leases import Tenure
+from uadray.screening.leases import ClaimOwner
 from uadray.screening.parts import failed_part, flag_error, part_row, to_ipc
 from uadray.slides.identity import slide_etag
 from uadray.slides.manifest import SlideRow
@@ -29,20 +29,20 @@ def slide_read_tasks(rows: Sequence[SlideRow], spec: TileSpec) -> list[ReadTask]
 
 
 def claimed_read_tasks(
-    rows: Sequence[SlideRow], spec: TileSpec, *, tenure: Tenure, withdrawn: Mapping[str, str]
+    rows: Sequence[SlideRow], spec: TileSpec, *, owner: ClaimOwner, withdrawn: Mapping[str, str]
 ) -> list[ReadTask]:
     """One read task a slide, which claims it; a slide that is not ours gives one row of part -1, `NOT_OURS`."""
     return [
-        bind_read_task(_read_claimed, index, row, spec, tenure, withdrawn.get(row.slide_id))
+        bind_read_task(_read_claimed, index, row, spec, owner, withdrawn.get(row.slide_id))
         for index, row in enumerate(rows)
     ]
 
 
 def _read_claimed(
-    index: int, row: SlideRow, spec: TileSpec, tenure: Tenure, replaces: str | None
+    index: int, row: SlideRow, spec: TileSpec, owner: ClaimOwner, replaces: str | None
 ) -> Iterator[pa.Table]:
     try:
-        outcome = leases.claim(tenure, row.slide_id, replaces=replaces)
+        outcome = leases.claim(owner, row.slide_id, replaces=replaces)
     except Exception as error:  # what keeps a node from the leases says nothing about the slide
         word, message = reason_of(error)
         yield failed_part(index, word if word in SYSTEM_REASONS else "node", f"its lease cannot be had: {message}")

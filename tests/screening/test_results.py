@@ -8,9 +8,10 @@ import pytest
 
 from uadray.cluster import stream
 from uadray.cluster.nodes import Nodes
-from uadray.screening import job
-from uadray.screening.job import SlideResult, scored_slides
+from uadray.screening import results
 from uadray.screening.parts import failed_part
+from uadray.screening.results import scored_slides
+from uadray.screening.slide_result import SlideResult
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.spec import TileSpec
 
@@ -40,13 +41,13 @@ class Streams:
 
 def _run(monkeypatch: pytest.MonkeyPatch, faults: dict[str, list[str]], **constants: int) -> tuple[Streams, list[Any]]:
     streams = Streams(faults)
-    monkeypatch.setattr(job, "_streamed", streams)
+    monkeypatch.setattr(results, "_streamed", streams)
     for name, value in constants.items():
-        monkeypatch.setattr(job, name, value)
+        monkeypatch.setattr(results, name, value)
     monkeypatch.setattr("uadray.cluster.nodes.ray.nodes", lambda: [
         {"NodeID": name, "Alive": True, "NodeManagerAddress": name, "Resources": {"CPU": 2}} for name in "ab"
     ])  # fmt: skip
-    results = scored_slides(
+    scored = scored_slides(
         ROWS,
         bundle_uri="",
         bundle=Described(),
@@ -54,7 +55,7 @@ def _run(monkeypatch: pytest.MonkeyPatch, faults: dict[str, list[str]], **consta
         reads=list,
         nodes=Nodes(),  # type: ignore[arg-type]
     )
-    return streams, [(r.row.slide_id, r.failure and r.failure[0], r.is_open) for r in results]
+    return streams, [(r.row.slide_id, r.failure and r.failure[0], r.is_open) for r in scored]
 
 
 def test_a_stream_has_so_many_slides_and_each_slide_one_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,106 @@
+"""What a slide ends as: `scored`, `not_assessable` or `failed`, and the decision about a scored one."""
+
+import json
+import math
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from uadray.decisions import aggregation, conformal
+from uadray.decisions.aggregation import AggregationConfig
+from uadray.decisions.conformal import Calibration
+from uadray.slides.identity import Seen, is_seen
+from uadray.slides.manifest import SlideRow
+from uadray.tiles.quality import Flag, QualityConfig, assess
+
+Verdict = dict[str, Any]
+"""Fields of `SLIDE_DECISIONS`."""
+
+NOT_ASSESSABLE_REASONS = frozenset({"no_stain"})
+"""Failures of readers that are about the tissue and not about the file: such a slide is not assessable, not failed."""
+
+
+def judge(
+    tiles: pa.Table | None, failure: tuple[str, str] | None, config: AggregationConfig,
+    calibration: Calibration | None = None, *, quality: QualityConfig | None = None,
+) -> Verdict:  # fmt: skip
+    """State, score and decision of a slide, as fields of `SLIDE_DECISIONS`.
+
+    Args:
+        tiles: rows of `TILE_SCORES`; None for a slide that failed.
+        failure: its reason and message.
+        config: how tile scores become a slide's score.
+        calibration: without one (while it is being made) there is a score and no decision.
+        quality: how much good tissue a slide must have; the defaults of `QualityConfig` unless given.
+    """
+    if failure is not None or tiles is None:
+        return _without_tiles(*(failure or ("lost", "no tiles came")))
+    scores = tiles["score"].drop_null().to_numpy()
+    flags: Counter[Flag] = Counter(flag for flag in tiles["flag"].to_pylist() if flag is not None)
+    n_tiles, n_scored = len(tiles), len(scores)
+    n_good = n_tiles - flags.total()
+    coverage = n_scored / n_good if n_good else None
+    counts = {"n_tiles": n_tiles, "n_scored": n_scored, "flags": json.dumps(flags), "coverage": coverage}
+    if n_tiles < config.min_tiles:
+        message = f"{n_tiles} tiles with enough tissue, at least {config.min_tiles} are needed"
+        return counts | _not_assessable("too_little_tissue", message)
+    poor = _poor_quality(n_tiles, flags, config, quality or QualityConfig())
+    if poor is not None:
+        return counts | _not_assessable(*poor)
+    if n_scored == 0:
+        message = f"no tile can be read: {_first_error(tiles)}"
+        return counts | {"state": "failed", "reason": "unreadable", "message": message}
+    if n_scored < config.min_tiles or n_scored / n_good < config.min_coverage:
+        needed = max(config.min_tiles, math.ceil(n_good * config.min_coverage))
+        message = f"only {n_scored} of {n_good} tissue tiles could be read, {needed} are needed"
+        return counts | _not_assessable("low_coverage", message)
+    score = aggregation.slide_score(scores, config)
+    return counts | {"state": "scored", "score": score} | (_decided(score, calibration) if calibration else {})
+
+
+def used_before(row: SlideRow, etag: str | None, trained_on: Seen, calibrated_on: Seen) -> str | None:
+    """`training` or `calibration` where the slide was used for that, as far as its id, place or etag tell; else None.
+
+    It is the field `note` of the slide's decision.
+    """
+    for use, seen in (("training", trained_on), ("calibration", calibrated_on)):
+        if is_seen(row, seen, etag=etag):
+            return use
+    return None
+
+
+def _without_tiles(reason: str, message: str) -> Verdict:
+    if reason in NOT_ASSESSABLE_REASONS:
+        return _not_assessable(reason, message)
+    return {"state": "failed", "reason": reason, "message": message}
+
+
+def _not_assessable(reason: str, message: str) -> Verdict:
+    return {"state": "not_assessable", "reason": reason, "message": message, "decision": "not_assessable"}
+
+
+def _poor_quality(
+    n_tiles: int, flags: Counter[Flag], config: AggregationConfig, quality: QualityConfig
+) -> tuple[str, str] | None:
+    """Reason and message where too much of the tissue is flagged."""
+    needed = max(config.min_tiles, quality.min_good_tiles)
+    return assess(n_tiles, flags, quality.model_copy(update={"min_good_tiles": needed}))
+
+
+def _first_error(tiles: pa.Table) -> str:
+    """The error of the first tile that is not flagged."""
+    unflagged = tiles.filter(pc.is_null(tiles["flag"]))
+    return str(unflagged["error"].drop_null()[0].as_py())
+
+
+def _decided(score: float, calibration: Calibration) -> Verdict:
+    p = conformal.p_value(score, calibration.scores)
+    return {
+        "decision": "anomalous" if p <= calibration.alpha else "normal",
+        "p_value": p,
+        "threshold": conformal.threshold(calibration),
+        "alpha": calibration.alpha,
+        "calibration_id": calibration.id,
+    }

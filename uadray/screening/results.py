@@ -1,0 +1,194 @@
+"""Slides -> results: one stream after the other, parts put together, and what the system fails at tried again."""
+
+import json
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from uadray import metrics
+from uadray.cluster.attempts import Attempts, is_there
+from uadray.cluster.nodes import Nodes, head_address
+from uadray.cluster.read_tasks import ReadTask
+from uadray.cluster.stream import StreamError, stream
+from uadray.cluster.waiting import Say, Waiting
+from uadray.cluster.watch import DriversWatch
+from uadray.cluster.workers import StreamConfig
+from uadray.detectors.bundle import Bundle, load_detector
+from uadray.errors import SYSTEM_REASONS, shown
+from uadray.screening.leases import NOT_OURS
+from uadray.screening.parts import failed_part, from_ipc
+from uadray.screening.scorer import LoadDetector, PartScorer
+from uadray.screening.slide_reader import slide_read_tasks
+from uadray.screening.slide_result import EVIDENCE_TILES, SlideResult
+from uadray.slides.manifest import SlideRow
+from uadray.storage import objects
+
+SLIDES_A_STREAM = 4000
+"""Slides of one Ray Data execution: Ray puts each read task before the first one runs, 0.6 to 2 ms each."""
+
+LAST_LOOK_S = 10.0
+"""How long the end of a stream waits to hear which slides have crashed."""
+
+
+class Progress(Protocol):
+    """Takes how far a job is."""
+
+    def __call__(self, done: int, total: int, tiles: int, note: str = "") -> None:
+        """Slides done, slides in all, tiles scored in this run, and what is waited for, if anything."""
+        ...
+
+
+def _nothing(_: str) -> None:
+    """Says nothing."""
+
+
+def scored_slides(
+    rows: Sequence[SlideRow], *, bundle_uri: str, bundle: Bundle, config: StreamConfig,
+    reads: Callable[[Sequence[SlideRow]], list[ReadTask]] | None = None, load: LoadDetector = load_detector,
+    nodes: Nodes | None = None, say: Say = _nothing,
+) -> Generator[SlideResult]:  # fmt: skip
+    """Read and score every slide; yields each, once, as soon as its last part is there.
+
+    What the system fails at is tried again, see `uadray.cluster.attempts`. A node that is left out ends the stream: it
+    starts again without that node, with the slides that have not ended.
+
+    Args:
+        rows: the slides.
+        bundle_uri: where the bundle is.
+        bundle: its description.
+        config: how the cluster is shared.
+        reads: makes read tasks of rows; `slide_read_tasks` unless given.
+        load: makes the detector, in the actor.
+        nodes: that are used.
+        say: takes what is waited for, in a line; the empty text where nothing is.
+
+    Raises:
+        WorkError: the system fails at slide after slide, nothing moves, or the cluster is gone.
+    """
+    attempts = Attempts(nodes or Nodes())
+    make = reads or (lambda some: slide_read_tasks(some, bundle.tiles))
+    arguments = scorer_arguments(bundle_uri, bundle, config) | {"load": load}
+    todo = list(rows)
+    while todo:
+        batch = todo[:SLIDES_A_STREAM]
+        ended: set[str] = set()
+        left_out = len(attempts.nodes.left_out)
+        streamed = _streamed(batch, make(batch), arguments=arguments, config=config, nodes=attempts.nodes, say=say)
+        with closing(streamed):
+            try:
+                for result in streamed:
+                    final = _settled(result, attempts)
+                    if final is not None:
+                        ended.add(final.row.slide_id)
+                        yield final
+                    if len(attempts.nodes.left_out) > left_out:
+                        break
+            except StreamError as error:
+                attempts.broke(str(error))
+        left = [row for row in batch if row.slide_id not in ended]
+        todo = todo[len(batch) :] + left  # what was given back comes last
+
+
+def _settled(result: SlideResult, attempts: Attempts) -> SlideResult | None:
+    """The result, or None where the slide is tried again."""
+    if result.failure is None:
+        attempts.worked(result.row)
+        return result
+    word, message = result.failure
+    if word == "missing" and not objects.is_s3(result.row.uri) and is_there(result.row.uri):
+        word, message = "node", f"{result.row.uri} is not there, and on the driver's machine it is"
+    if word not in SYSTEM_REASONS:
+        if word not in NOT_OURS:
+            attempts.ended()
+        return result
+    where = {name: str(result.header.get(name) or "") for name in ("node_id", "address")}
+    outcome = attempts.failed(result.row, word, message, **where)
+    if outcome.again:
+        return None
+    return replace(result, failure=outcome.failure, is_open=not outcome.is_verdict)
+
+
+def _streamed(
+    rows: Sequence[SlideRow], tasks: Sequence[ReadTask], *, arguments: dict[str, Any], config: StreamConfig,
+    nodes: Nodes, say: Say,
+) -> Generator[SlideResult]:  # fmt: skip
+    """One stream: results as they come; a slide whose reader ended without an answer is given back as `node`."""
+    parts: dict[int, dict[int, dict[str, Any]]] = {}
+    done: set[int] = set()
+    watch = DriversWatch()
+    names = [shown(row.slide_id) for row in rows]
+    waiting = Waiting(
+        names, done, watch=watch, nodes=nodes, timeout_s=config.no_progress_timeout_s, say=say, head=head_address()
+    )
+    source = stream(
+        tasks, scorer=PartScorer, arguments=arguments, failed_row=failed_part, config=config, nodes=nodes, watch=watch
+    )
+    try:
+        with closing(source):
+            for part in source:
+                yield from _crashed(rows, watch.look().crashed, done)
+                if part is None:
+                    if waiting.idle():
+                        return
+                    continue
+                index = part["slide"]
+                waiting.row(index, 1 + len(parts.get(index, ())), json.loads(part["header"]).get("n_parts", 1))
+                if index in done:
+                    continue
+                if part["part"] >= 0:
+                    if part["part"] not in parts.setdefault(index, {}):
+                        count_part(part)
+                    parts[index][part["part"]] = part
+                result_or_none = _assembled(rows[index], part, parts.get(index, {}))
+                if result_or_none is not None:
+                    done.add(index)
+                    parts.pop(index, None)
+                    yield result_or_none
+        yield from _crashed(rows, watch.look(LAST_LOOK_S).crashed, done)
+        for index in sorted(set(range(len(rows))) - done):  # cannot be; if it is, it is tried again, and said
+            yield SlideResult(rows[index], failure=("unreachable", "its reader ended without an answer"))
+    finally:
+        watch.close()
+
+
+def count_part(part: dict[str, Any]) -> None:
+    """Count a part's reading and scoring, once, here: series of processes that live shortly cannot be added up."""
+    header = json.loads(part["header"])
+    n_tiles = len(from_ipc(part["tiles"]))
+    for stage, seconds in (("screen_read", header["read_s"]), ("screen_score", header["score_s"])):
+        meter = metrics.Meter(stage)
+        meter.add(tiles=n_tiles, bytes_=header["bytes"], errors=header["errors"], seconds=seconds)
+
+
+def _crashed(rows: Sequence[SlideRow], crashed: dict[int, str], done: set[int]) -> Iterator[SlideResult]:
+    for index in crashed.keys() - done:
+        done.add(index)
+        yield SlideResult(rows[index], failure=("crashed", crashed[index]))
+
+
+def _assembled(row: SlideRow, part: dict[str, Any], parts: dict[int, dict[str, Any]]) -> SlideResult | None:
+    header = json.loads(part["header"])
+    if part["part"] < 0:
+        return SlideResult(row, header=header, failure=(header["reason"], header["message"]))
+    if len(parts) < header["n_parts"]:
+        return None
+    ordered = [parts[i] for i in range(header["n_parts"])]
+    pictures = pa.concat_tables([from_ipc(p["evidence"]) for p in ordered])
+    tables = [*(p["tiles"] for p in ordered), ordered[0]["flagged"]]
+    return SlideResult(
+        row,
+        header=json.loads(ordered[0]["header"]),
+        preview=ordered[0]["preview"],
+        masks=ordered[0]["masks"],
+        tiles=pa.concat_tables(from_ipc(data) for data in tables if data),
+        evidence=pictures.sort_by([("score", "descending")]).slice(0, EVIDENCE_TILES),
+    )
+
+
+def scorer_arguments(bundle_uri: str, bundle: Bundle, config: StreamConfig) -> dict[str, Any]:
+    """For `PartScorer`: every actor checks its weights against the description that the driver read."""
+    device = "cuda" if config.gpus else "cpu"
+    return {"bundle_uri": bundle_uri, "bundle": bundle, "device": device, "batch_tiles": config.batch_tiles}
