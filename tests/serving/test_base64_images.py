@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from serving_client import peak_growth_mib, png_of
-from uadray.serving.upload_images import decode_tile
 
+from uadray.serving.base64_images import decode_tile
 from uadray.tiles.images import Pixels
 from uadray.tilesets.containers import list_tiles, read_tiles
 
