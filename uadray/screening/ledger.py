@@ -37,6 +37,7 @@ import pyarrow.parquet as pq
 from uadray import __version__, provenance
 from uadray.errors import InputError, NotFoundError, UadrayError, WorkError
 from uadray.reports import pictures, worklist
+from uadray.reports.heatmap import heatmap
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening import decision_segments, heartbeats, leases, replaced_slides
 from uadray.screening.leases import REQUESTS
@@ -286,7 +287,7 @@ class Ledger:
     def _pictures(self, result: "SlideResult") -> dict[str, bytes]:
         preview = cv2.imdecode(np.frombuffer(result.preview, np.uint8), cv2.IMREAD_COLOR_RGB)
         width, height = result.header["size_level0_px"]
-        heat = pictures.heatmap(
+        heat = heatmap(
             np.asarray(preview, dtype=np.uint8), result.tiles, level0_size=(width, height),
             low=self.calibration.tile_median, high=self.calibration.tile_high, threshold=self.calibration.tile_p99,
         )  # fmt: skip
