@@ -1,16 +1,23 @@
 """Counters arrive at Ray's Prometheus endpoint, under their names and no other labels than their own."""
 
+import ast
 import inspect
 import json
+import re
 import sys
 import time
 import urllib.request
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeGuard
 
 import pyarrow as pa
 import pytest
 import ray
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
+import uadray
 from uadray import metrics
 from uadray.screening.parts import to_ipc
 from uadray.screening.results import count_part
@@ -41,8 +48,8 @@ def test_rays_endpoint_shows_what_was_counted() -> None:
         f'ray_{metrics.ERRORS}{{stage="screen_read"}}': 2.0,
         f'ray_{metrics.SLIDES}{{state="failed"}}': 1.0,
     }
-    found = _awaited(worker, expected, labels=("stage", "state"))
-    assert any(name.startswith(f"ray_{metrics.SECONDS}") for name in found)
+    series = _awaited(worker, expected, labels=("stage", "state"))
+    assert any(name.startswith(f"ray_{metrics.SECONDS}") for name in series)
 
 
 @ray.remote(num_cpus=0)
@@ -82,23 +89,94 @@ def test_a_screening_counts_from_zero_under_its_own_name() -> None:
 
 def _awaited(worker: str, expected: dict[str, float], *, labels: tuple[str, ...]) -> dict[str, float]:
     """The series of a process, once they are as expected."""
-    found: dict[str, float] = {}
+    series: dict[str, float] = {}
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not expected.items() <= found.items():
+    while time.monotonic() < deadline and not expected.items() <= series.items():
         time.sleep(1)
-        found = scraped(ray.nodes()[0]["MetricsExportPort"], worker, labels)
-    assert expected.items() <= found.items()
-    return found
+        series = scraped(ray.nodes()[0]["MetricsExportPort"], worker, labels)
+    assert expected.items() <= series.items()
+    return series
 
 
-def test_rays_own_names_that_are_used_are_there() -> None:
-    """Private ones, behind one function each: `metrics.add` and `stream.stop_execution`."""
+PRIVATE = {
+    "metrics.add": {"_record"},
+    "serving.server.listening_at": {"ray.serve.context._get_global_client"},
+    "cluster.stream.stop_execution": {"_current_executor"},
+    "cluster.probe._client": {"ray._private.services.canonicalize_bootstrap_address", "ray._raylet.GcsClient"},
+    "cluster.probe._versions": {"ray._common.usage.usage_lib.get_cluster_metadata"},
+    "cluster.probe._has_node_here": {"ray._private.services.get_node_to_connect_for_driver"},
+}
+"""Function -> names of Ray's that are not public, used there and nowhere else."""
+
+
+def test_private_names_of_ray_are_used_in_one_function_each() -> None:
+    used: dict[str, set[str]] = defaultdict(set)
+    own = {node.attr for _, tree in _trees() for node in ast.walk(tree) if _is_attribute_of_self(node)}
+    for module, tree in _trees():
+        for function in [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]:
+            for name in _private_names(function) - own:
+                used[f"{module}.{function.name}"].add(name)
+        imported = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+        for name in {name for node in imported for name in _private_names(node)}:
+            alias = name.rpartition(".")[2]
+            definitions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+            users = [node.name for node in definitions if _mentions(node, alias)]
+            assert len(users) == 1, f"{module}: {name} is used by {users}"
+            used[f"{module}.{users[0]}"].add(name)
+    assert used == PRIVATE
+
+
+def _trees() -> Iterator[tuple[str, ast.Module]]:
+    package = Path(uadray.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if re.search(r"\b(import ray|from ray)\b", text) or path.name == "metrics.py":
+            yield ".".join(path.relative_to(package).with_suffix("").parts), ast.parse(text)
+
+
+def _private_names(tree: ast.AST) -> set[str]:
+    """Of Ray's modules what is imported from behind an underscore; attributes behind one of anything but `self`."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "ray":
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            names |= {name for name in full if "._" in name}
+        elif isinstance(node, ast.Attribute) and _is_private(node.attr):
+            names.add(node.attr)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "getattr":
+            names |= {a.value for a in node.args if isinstance(a, ast.Constant) and _is_private(a.value)}
+    return names
+
+
+def _is_private(name: object) -> bool:
+    return isinstance(name, str) and name.startswith("_") and not name.startswith("__")
+
+
+def _is_attribute_of_self(node: ast.AST) -> TypeGuard[ast.Attribute]:
+    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+
+
+def _mentions(tree: ast.AST, name: str) -> bool:
+    return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(tree))
+
+
+def test_private_names_of_ray_mean_what_we_take_them_for() -> None:
+    """Of those in `cluster.probe` tests/cluster/test_connection.py asks a real head."""
     from ray.data.dataset import Dataset
+    from ray.serve._private.client import ServeControllerClient
+    from ray.serve.config import HTTPOptions
+    from ray.serve.context import _get_global_client
     from ray.util.metrics import Counter
 
     assert callable(Counter._record)
     assert "self._current_executor = executor" in inspect.getsource(Dataset)
     assert callable(StreamingExecutor.shutdown)
+    assert inspect.signature(_get_global_client).return_annotation in (
+        ServeControllerClient | None,
+        "Optional[ServeControllerClient]",
+    )
+    assert isinstance(ServeControllerClient.http_config, property)
+    assert {"host", "port"} <= HTTPOptions.model_fields.keys()
 
 
 def scraped(port: int, worker: str, labels: tuple[str, ...]) -> dict[str, float]:
@@ -107,10 +185,10 @@ def scraped(port: int, worker: str, labels: tuple[str, ...]) -> dict[str, float]
 
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
-    found: dict[str, float] = {}
+    series: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if "uadray" in sample.name and sample.labels["WorkerId"] == worker:
-                own = {k: v for k, v in sample.labels.items() if k in labels}
-                found[sample.name + "{" + ",".join(f'{k}="{v}"' for k, v in sorted(own.items())) + "}"] = sample.value
-    return found
+                kept = {k: v for k, v in sample.labels.items() if k in labels}
+                series[sample.name + "{" + ",".join(f'{k}="{v}"' for k, v in sorted(kept.items())) + "}"] = sample.value
+    return series

@@ -1,11 +1,12 @@
-"""Every metric's name, once, and the one way to count: `with stage("screen_read") as meter: meter.add(tiles=64)`.
+"""The name of each metric, and the one way to count: `with stage("screen_read") as meter: meter.add(tiles=64)`.
 
 On a Ray cluster the counters go to Ray's metrics agent, whose Prometheus endpoint shows them with the prefix `ray_`;
 outside Ray nothing is counted. Slide ids are never labels: they are patient data, and unbounded.
 
-A process that lives shortly must not count: its series begins at its full count, which a rate does not see. So what
-readers and scorers of a screening do is told by their rows and counted by the driver, once for each row, from 0 on.
-Tiles of a training are counted by the workers that learn from them.
+A process that lives only for a short time must not count: its series would begin at its full count, and a rate does
+not see what comes before the first value. Readers and scorers of a screening therefore report what they did in their
+rows, and the driver counts it, once for each row, from 0 on. Tiles of a training are counted by the workers that learn
+from them.
 """
 
 import time
@@ -35,7 +36,6 @@ STAGES = (
 )  # fmt: skip
 """Values of the label `stage`."""
 
-
 STATES = ("scored", "not_assessable", "failed")
 """Values of the label `state`."""
 
@@ -43,7 +43,7 @@ _run = ""
 
 
 def start_run(name: str, stages: Sequence[str] = ("screen_read", "screen_score")) -> None:
-    """From here on this process counts for the run `name`; every counter of it is there, at 0."""
+    """Count for the run `name` in this process from now on; each of its counters starts at 0."""
     global _run
     _run = name
     for stage_name in stages:
@@ -54,7 +54,7 @@ def start_run(name: str, stages: Sequence[str] = ("screen_read", "screen_score")
 
 
 class Meter:
-    """Counts of one stage."""
+    """The counters of one stage."""
 
     def __init__(self, stage: str) -> None:
         self._tags = {"stage": stage}
@@ -94,7 +94,10 @@ def _inc(name: str, value: float, tags: dict[str, str]) -> None:
 
 
 def add(counter: Any, value: float, tags: dict[str, str]) -> None:
-    """Add to a counter of Ray's. Its public `inc` refuses 0, and so a counter would be absent until it counts."""
+    """Add to a counter of Ray's.
+
+    Its public `inc` refuses 0, so 0 goes by a private name: else a counter would be absent until it counts something.
+    """
     if value:
         counter.inc(value, tags=tags)
     else:

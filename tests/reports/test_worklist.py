@@ -1,4 +1,4 @@
-"""Ranking, counts, escaping, spreadsheets; and the page in a real browser."""
+"""Counts, escaping, spreadsheets; and the page in a real browser."""
 
 import csv
 import io
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from decision_rows import all_kinds, decision_table, scored, unscored
 
-from uadray.errors import InputError
 from uadray.reports import pictures, worklist
 from uadray.schemas import SLIDE_DECISIONS
 
@@ -22,48 +22,9 @@ RUN: worklist.Run = {"bundle": "b-1", "detector": "f-AnoGAN", "alpha": 0.1, "n_c
 NASTY = "<script>alert(1)</script>"
 
 
-def scored(slide_id: str, decision: str, p_value: float, score: float, **more: Any) -> dict[str, Any]:
-    top = [{"tile_id": f"t{i}", "x_level0_px": 100 * i, "y_level0_px": 200, "score": score - i} for i in range(2)]
-    row = {
-        "state": "scored",
-        "decision": decision,
-        "p_value": p_value,
-        "score": score,
-        "threshold": 0.5,
-        "alpha": 0.1,
-        "n_tiles": 10,
-        "n_scored": 9,
-        "coverage": 0.9,
-        "mpp_level0": 0.5,
-        "width_level0_px": 2000,
-        "height_level0_px": 1000,
-        "evidence": json.dumps(top),
-    }
-    return {"slide_id": slide_id, "uri": f"/slides/{slide_id}.tif", "fingerprint": "f", **row, **more}
-
-
-def unscored(slide_id: str, state: str, reason: str, message: str = "") -> dict[str, Any]:
-    decision = None if state == "failed" else "not_assessable"
-    row = {"state": state, "reason": reason, "message": message, "decision": decision, "fingerprint": "f"}
-    return {"slide_id": slide_id, "uri": f"/slides/{slide_id}.tif", **row}
-
-
-def decision_table(*rows: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist([dict.fromkeys(SLIDE_DECISIONS.names) | row for row in rows], schema=SLIDE_DECISIONS)
-
-
 @pytest.fixture
 def decisions() -> pa.Table:
-    return decision_table(
-        unscored("f1", "failed", "unreadable", "cut short"),
-        scored("n1", "normal", 0.5, 0.3),
-        scored("a3", "anomalous", 0.05, 0.6),
-        unscored("u1", "not_assessable", "little_tissue"),
-        scored("a1", "anomalous", 0.01, 0.7),
-        unscored("f0", "failed", "missing"),
-        scored("a2", "anomalous", 0.05, 0.9),
-        scored("n0", "normal", 0.2, 0.4),
-    )
+    return all_kinds()
 
 
 def render(table: pa.Table, **options: Any) -> str:
@@ -77,20 +38,6 @@ def words(page: str) -> str:
 
 def listed(page: str) -> list[str]:
     return re.findall(r'<details class="slide [^>]*data-id="([^"]*)"', page)
-
-
-def test_rank_by_hand(decisions: pa.Table) -> None:
-    ranked = worklist.rank(decisions)
-    assert ranked["slide_id"].to_pylist() == ["a1", "a2", "a3", "n0", "n1", "u1", "f0", "f1"]
-    assert ranked.schema == SLIDE_DECISIONS
-    assert worklist.rank(decisions.slice(0, 0)).num_rows == 0
-
-
-def test_rank_refuses_a_state_and_a_decision_that_do_not_belong_together() -> None:
-    with pytest.raises(InputError, match=r"slide s: state 'failed' and decision 'normal'"):
-        worklist.rank(decision_table(scored("s", "normal", 0.5, 0.3, state="failed")))
-    with pytest.raises(InputError, match="decision None"):
-        worklist.rank(decision_table(scored("s", "normal", 0.5, 0.3) | {"decision": None}))
 
 
 def test_counts_add_up_and_failures_are_spelt_out(decisions: pa.Table) -> None:
@@ -162,6 +109,26 @@ def test_folder_and_picture_kinds_are_the_callers() -> None:
     page = render(table, folder=lambda slide_id: f"h%{slide_id}", picture_kinds=("tile", "residual"))
     assert "evidence/h%25x/residual_1.jpg" in page
     assert "reconstruction" not in page.lower().split("<body>")[1]
+
+
+def test_a_tile_without_a_reconstruction_is_shown_alone() -> None:
+    alone = [{"tile_id": "t", "x_level0_px": 0, "y_level0_px": 0, "score": 1.0, "has_reconstruction": False}]
+    with_one = [{"tile_id": "t", "x_level0_px": 0, "y_level0_px": 0, "score": 1.0}]
+    page = render(
+        decision_table(
+            scored("a", "anomalous", 0.01, 0.7, evidence=json.dumps(alone)),
+            scored("b", "anomalous", 0.02, 0.6, evidence=json.dumps(with_one)),
+            scored("c", "anomalous", 0.03, 0.5, evidence=json.dumps(alone + with_one)),
+        )
+    )
+    kinds = re.findall(r'src="evidence/(\w)/((?:tile|reconstruction)_\d)', page)
+    assert kinds == [
+        *(("a", "tile_0"), ("b", "tile_0"), ("b", "reconstruction_0")),
+        *(("c", "tile_0"), ("c", "tile_1"), ("c", "reconstruction_1")),
+    ]
+    labels = [re.findall(r'class="label">(\w+)', slide) for slide in page.split("<details")[1:]]
+    assert labels == [["Tile"], ["Tile", "Reconstruction"], ["Tile", "Reconstruction"]]
+    assert page.count('<span class="none">') == 1  # keeps the second row of c in line
 
 
 def test_what_comes_from_outside_is_escaped() -> None:

@@ -19,16 +19,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from uadray.bench import sabotage
 from uadray.bench.command import Command, is_named, longest_silence, shortened
-from uadray.bench.network import Cluster, Network, RayNode, made_network, ray_cluster, what_is_missing
-from uadray.bench.processes import SCORER, title
+from uadray.bench.fault_scenarios import BAD, DESK, GOOD, HEAD, KILLER, LIMIT_S, SCENARIOS, STORE, Scenario
+from uadray.bench.network import Network, made_network, what_is_missing
+from uadray.bench.ray_nodes import Cluster, RayNode, ray_cluster
 from uadray.bench.seaweed import SeaweedServer, served
 from uadray.bench.slides import upload_copies, write_slide, write_tiny_bundle
 from uadray.errors import InputError
@@ -48,18 +49,8 @@ GOALS = {
 """At the most, in each scenario. Beside these the exit status is right, no traceback is printed, and what was wrong is
 named (`Scenario.named`)."""
 
-HEAD, BAD, GOOD, DESK, STORE = range(5)
-"""Hosts: three Ray nodes, where the command runs, and S3."""
-
 CPUS = 2
 """Of a Ray node: readers, and a scorer beside them."""
-
-KILLER = "s0005"
-"""The slide that kills its readers."""
-
-CUT_S = 60.0
-LIMIT_S = 200.0
-"""A command that has not ended by then has not ended."""
 
 HEALTH = {
     "RAY_health_check_period_ms": "3000",
@@ -67,80 +58,6 @@ HEALTH = {
     "RAY_health_check_failure_threshold": "3",
 }
 """Ray takes a node for dead after 3 x (3 + 5) s instead of 5 x (3 + 10) s."""
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """One fault.
-
-    Attributes:
-        what: in words.
-        fault: what `uadray.bench.sabotage` does on the bad node, or with `everywhere` on all of them.
-        everywhere: see `fault`.
-        environment: what is other on the bad node.
-        before: done before the command starts.
-        midway: done when a third of the slides is decided; what it returns goes into the figures.
-        named: what a printed line has to say, beside the figures' `where`, the bad node's address.
-        is_named_where: whether `where` has to be printed.
-        exit_status: that is right.
-    """
-
-    what: str
-    fault: str = ""
-    everywhere: bool = False
-    environment: dict[str, str] = field(default_factory=dict)
-    before: Callable[[Network], None] | None = None
-    midway: Callable[[Network, Command], dict[str, Any]] | None = None
-    named: str = ""
-    is_named_where: bool = False
-    exit_status: int = 0
-
-
-def _block_store(network: Network) -> None:
-    network.block(BAD, STORE)
-
-
-def _block_store_midway(network: Network, command: Command) -> dict[str, Any]:
-    began_s = command.seconds
-    _block_store(network)
-    return {"fault_after_s": round(began_s, 1)}
-
-
-def _cut_off(network: Network, command: Command) -> dict[str, Any]:
-    """Cut off the host that scores, for a minute or until the command has ended."""
-    has_scorer = [host for host in (BAD, GOOD) if any(title(pid).startswith(SCORER) for pid in network.pids(host))]
-    host, began_s = [*has_scorer, BAD][0], command.seconds
-    network.unplug(host)
-    command.wait(CUT_S)
-    network.plug_in(host)
-    return {"fault_after_s": round(began_s, 1), "where": network.address(host), "scorer_cut_off": bool(has_scorer)}
-
-
-def _lose_head(network: Network, command: Command) -> dict[str, Any]:
-    """As a power cut would: nothing that the head still says arrives."""
-    began_s = command.seconds
-    network.unplug(HEAD)
-    network.kill(HEAD)
-    command.wait(LIMIT_S - began_s)
-    return {"fault_after_s": round(began_s, 1), "head_lost_to_end_s": round(command.seconds - began_s, 1)}
-
-
-SCENARIOS = {
-    "0": Scenario("no fault"),
-    "a": Scenario(
-        "a slide kills each process that opens it",
-        fault=f"reader:{KILLER}", everywhere=True, named="crashed", exit_status=1,
-    ),
-    "b": Scenario(
-        "one node has a wrong AWS secret", environment={"AWS_SECRET_ACCESS_KEY": "wrong"}, is_named_where=True
-    ),
-    "c": Scenario("one node never reaches S3", before=_block_store, is_named_where=True),
-    "c2": Scenario("one node loses S3 midway", midway=_block_store_midway, is_named_where=True),
-    "d": Scenario("one node has no uadray", fault="missing", named="uadray", is_named_where=True),
-    "e": Scenario("the device of one node fails", fault="device:8", everywhere=True, is_named_where=True),
-    "f": Scenario("one node is cut off for a minute", midway=_cut_off),
-    "g": Scenario("the head is lost; the same command once more on a new cluster", midway=_lose_head, exit_status=1),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -251,7 +168,7 @@ def _cluster(stage: Stage, name: str) -> Iterator[Cluster]:
         nodes.append(RayNode(host, CPUS, environment))
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with ray_cluster(network, [*nodes, RayNode(DESK, 0)], HEALTH | token) as cluster:
-        wait = f"from uadray.bench import network; network.wait_for_cores({CPUS * len(nodes)})"
+        wait = f"from uadray.bench import ray_nodes; ray_nodes.wait_for_cores({CPUS * len(nodes)})"
         waiting = [*cluster.inside[DESK], sys.executable, "-c", wait]
         subprocess.run(waiting, env=cluster.environment, check=True, capture_output=True)
         yield cluster

@@ -26,7 +26,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from uadray.bench.network import HERE, Network, RayNode, made_network, ray_cluster, wait_for_cores, what_is_missing
+from uadray.bench.network import HERE, Network, made_network, what_is_missing
+from uadray.bench.ray_nodes import RayNode, ray_cluster, wait_for_cores
 from uadray.bench.slides import upload_copies, write_slide, write_tiny_bundle
 from uadray.errors import WorkError
 from uadray.screening.parts import from_ipc, part_row

@@ -1,62 +1,49 @@
 """`bench screen`: a whole screening from S3 against what this machine could do at best, and against a plain DataLoader.
 
-Each case, with the same slides, tiles and batch of 64 throughout:
+Each case measures three things, with the same slides, tiles and batch of 64:
 
-- limit: 1 / (1/decode + 1/model), tiles a second of simplejpeg alone on all cores over the JPEG tiles that the wanted
-  tiles lie in, each once, ready in memory; and of the detector alone on all cores, the better of one process with a
-  thread a core and of one process a core. Storage, the tissue mask, evidence and commits cost nothing in it.
-- uadray: `screening.screen` on Ray from SeaweedFS on this machine (whose CPU time counts here, and not in the limit)
-  to SeaweedFS: leases, tile scores, pictures and decisions included.
-- peer: a PyTorch DataLoader with a worker a core, each tile by OpenSlide from a local file, and the same detector. It
-  gets the grid for nothing, downloads nothing and keeps only scores.
+- limit: 1 / (1/decode + 1/model) tiles a second. `decode` is simplejpeg alone on all cores, over the JPEG tiles that
+  the wanted tiles lie in, each decoded once, ready in memory. `model` is the detector alone on all cores, the better of
+  one process with a thread a core and of one process a core. Storage, the tissue mask, evidence and commits cost
+  nothing in it.
+- uadray: `screening.job.screen` on Ray, from SeaweedFS on this machine to SeaweedFS: leases, tile scores, pictures and
+  decisions included. The server's CPU time counts here, and not in the limit.
+- peer: a PyTorch DataLoader with a worker a core that reads each tile by OpenSlide from a local file, and the same
+  detector. It gets the grid for nothing, downloads nothing and keeps only scores.
 
-Cases: `real`, a detector of the size of `configs/train/dpa.yaml` (untrained: the same work) on its tiles of 96 px; and
-`gpu`, a stand-in that takes 20 us a tile and no CPU (it sleeps, as a CPU does while a GPU works) on tiles of 256 px.
+There are two cases. `real` is a detector of the size of `configs/train/dpa.yaml` (untrained, which is the same work) on
+its tiles of 96 px. `gpu` is a stand-in that takes 20 us a tile and no CPU, as a CPU waits while a GPU works, on tiles
+of 256 px.
 
-Steady state and start-up are told apart by doing the work twice, on few slides and on many: the rate is the difference
-in tiles over the difference in seconds, so that what is paid once (processes, imports, weights, draining the pipeline)
-cancels out and nothing is left out: whatever is paid by slide or by tile counts in full. The seconds that remain at the
-smaller one are `startup_s`. A first screening of one slide starts Ray's processes (`first_s`).
+Steady state and start-up are told apart by doing the work twice, on few slides and on many. The rate is the difference
+in tiles over the difference in seconds: what is paid once (processes, imports, weights, draining the pipeline) cancels
+out, and whatever is paid by slide or by tile counts in full. The seconds that remain at the smaller screening are
+`startup_s`. A first screening of one slide starts Ray's processes (`first_s`).
 """
 
 import multiprocessing
 import os
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import simplejpeg
-import torch
-from torch.utils.data import DataLoader, Dataset
-
 from uadray.bench.processes import cpu_by_role, cpu_seconds
+from uadray.bench.screen_limit import bare_rates
+from uadray.bench.screen_peer import score_by_data_loader
 from uadray.bench.seaweed import served
 from uadray.bench.slides import gpu_tiles, upload_copies, write_calibration, write_dpa_bundle, write_slide
+from uadray.bench.stand_in import LOADS
 from uadray.cluster.connection import ENVIRONMENT
-from uadray.detectors.bundle import Bundle, load_detector
-from uadray.detectors.detector import BATCH, Scored
-from uadray.detectors.pixels import Pixels, staged
+from uadray.detectors.bundle import Bundle
+from uadray.detectors.detector import BATCH
 from uadray.errors import WorkError
 from uadray.slides.manifest import SlideRow
-from uadray.slides.opening import open_slide
-from uadray.slides.tiff.byte_source import open_source
-from uadray.slides.tiff.index import read_index
-from uadray.slides.tiff.read_ahead import touched_tiles
-from uadray.slides.tile_reading import tile_places
 from uadray.storage import objects
-from uadray.tiles.plan import plan_slide
-from uadray.tiles.spec import TileSpec
-
-STAND_IN_S = 20e-6
-"""Seconds a tile: a GPU that scores 50,000 tiles a second."""
 
 GOALS = {"real": {"over_limit": 0.8, "over_peer": 1.1}, "gpu": {"over_limit": 0.5, "over_peer": 3.0}}
 """Least ratios of tiles per second."""
@@ -88,33 +75,6 @@ class Size:
 SIZES = {"real": Size(3, 1, 4, 1, 3), "gpu": Size(20, 1, 3, 1, 2)}
 """450 tiles a slide for the detector that scores some tens a second; 12,000 (366 MB) for the one that scores 50,000: as
 many as a section has. What a slide costs by itself (thumbnail, masks, pictures, commit) is not left out."""
-
-
-class StandIn:
-    """A detector as a GPU looks from the CPU, which copies tiles to where a GPU fetches them; then it takes its time.
-
-    It takes no core meanwhile, and has one caller at a time.
-    """
-
-    def __init__(self) -> None:
-        self._busy = threading.Lock()
-
-    def __call__(self, pixels: Pixels) -> Scored:
-        """Copy and sleep; then answer as a detector does, with mean colours as scores."""
-        staged(pixels, pixels.shape[1])
-        with self._busy:
-            time.sleep(STAND_IN_S * len(pixels))
-        corner = pixels[:, :8, :8].astype(np.float64)
-        residual = np.zeros((len(pixels), 8, 8), np.float32)
-        return Scored(corner.mean((1, 2, 3)), residual, lambda rows: (pixels[list(rows)], pixels[list(rows)]))
-
-
-def load_stand_in(uri: str, bundle: Bundle, *, device: str = "cpu") -> StandIn:
-    """In the place of `load_detector`."""
-    return StandIn()
-
-
-LOADS: dict[str, Callable[..., Any]] = {"real": load_detector, "gpu": load_stand_in}
 
 
 def run(*, sizes: dict[str, Size] = SIZES, rounds: int = ROUNDS, bare_s: float = BARE_S) -> dict[str, Any]:
@@ -159,10 +119,10 @@ def _round(
 ) -> dict[str, Any]:  # fmt: skip
     """All of a case once, the limit before and after, so that a load from outside falls on all alike."""
     work = case, f"{root}/bundle", bundle, path
-    before = _at_best(_bare, *work, bare_s)
+    before = _at_best(bare_rates, *work, bare_s)
     ours, cpu = _apart(_screened, case, root, out, bundle, rows, (1, size.few, size.many), server_pid)
-    peer = _apart(_by_data_loader, *work, (size.peer_few, size.peer_many))
-    after = _at_best(_bare, *work, bare_s)
+    peer = _apart(score_by_data_loader, *work, (size.peer_few, size.peer_many))
+    after = _at_best(bare_rates, *work, bare_s)
     bare = {name: (before[name] + after[name]) / 2 for name in before}
     limit = 1 / (1 / bare["decode"] + 1 / bare["model"])
     rate, startup_s = _slope(ours[1:])
@@ -248,117 +208,3 @@ def _screened(
     spent["reader"] = spent.pop("reader", 0.0) + spent.pop("idle", 0.0)  # what has just read is idle now
     spent["server"] = cpu_by_role(server_pid, before)["driver"]
     return runs, {name: round(1000 * seconds / runs[-1][0], 4) for name, seconds in spent.items()}
-
-
-def _places(path: Path, spec: TileSpec) -> pa.Table:
-    with open_slide(path, slide_id="bench") as slide:
-        return plan_slide(slide, etag="", spec=spec).tiles
-
-
-def _bare(case: str, bundle_uri: str, bundle: Bundle, path: Path, seconds: float) -> dict[str, float]:
-    """Tiles a second of decoding alone and of the detector alone."""
-    tiles = _places(path, bundle.tiles)
-    jpegs = _jpegs(path, tiles, bundle.tiles)
-    cores = os.cpu_count() or 1
-    decode = _rate(lambda: _decode_all(jpegs, cores), len(tiles), seconds)
-    if case == "gpu":
-        return {"decode": decode, "model": 1 / STAND_IN_S}
-    torch.set_num_threads(cores)
-    one = _model_rate(bundle_uri, bundle, cores, seconds)
-    with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(_model_rate, bundle_uri, bundle, 1, seconds) for _ in range(cores)]
-        apart = sum(job.result() for job in jobs)
-    return {"decode": decode, "model": max(one, apart)}
-
-
-def _model_rate(bundle_uri: str, bundle: Bundle, threads: int, seconds: float) -> float:
-    torch.set_num_threads(threads)
-    detector = load_detector(bundle_uri, bundle)
-    side = bundle.tiles.tile_px
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 3), np.uint8)
-    return _rate(lambda: detector(pixels), BATCH, seconds)
-
-
-def _rate(work: Callable[[], Any], n: int, seconds: float) -> float:
-    """Median of n over the seconds of one call, called for so long, after once to warm up."""
-    work()
-    times: list[float] = []
-    while sum(times) < seconds:
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return n / statistics.median(times)
-
-
-def _jpegs(path: Path, tiles: pa.Table, spec: TileSpec) -> list[bytes]:
-    """The file's JPEG tiles that these tiles lie in, each once, as streams that stand alone."""
-    with open_slide(path, slide_id="bench") as slide:
-        corners = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
-        places = tile_places(slide, *corners, mpp=spec.mpp, tile_px=spec.tile_px)
-    source = open_source(str(path))
-    index = read_index(source)
-    if index is None:
-        raise WorkError(f"{path}: the bench's own slide is not read by the fast path")
-    level = index.levels[places.level]
-    wanted = np.unique(touched_tiles(level, places.boxes)[1])
-    starts = level.offsets[wanted]
-    blobs = source.read(list(zip(starts.tolist(), (starts + level.lengths[wanted]).tolist(), strict=True)))
-    source.close()
-    return [level.tables[:-2] + blob[2:] for blob in blobs]
-
-
-def _decode_all(jpegs: list[bytes], threads: int) -> None:
-    """It works outside the interpreter's lock: threads scale, and start at once."""
-
-    def decode(part: list[bytes]) -> None:
-        for jpeg in part:
-            simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(decode, [jpegs[i::threads] for i in range(threads)]))
-
-
-class OpenSlideTiles(Dataset[Any]):
-    """What one writes first: item i is tile i, by OpenSlide, opened once a worker and slide."""
-
-    def __init__(self, paths: list[Path], level: int, corners: list[tuple[int, int]], tile_px: int) -> None:
-        self.paths, self.level, self.corners, self.tile_px = paths, level, corners, tile_px
-        self._handles: dict[Path, Any] = {}
-
-    def __len__(self) -> int:
-        return len(self.paths) * len(self.corners)
-
-    def __getitem__(self, index: int) -> Any:
-        import openslide
-
-        slide, place = divmod(index, len(self.corners))
-        path = self.paths[slide]
-        if path not in self._handles:
-            self._handles[path] = openslide.OpenSlide(str(path))
-        region = self._handles[path].read_region(self.corners[place], self.level, (self.tile_px, self.tile_px))
-        return torch.from_numpy(np.asarray(region.convert("RGB")).copy())
-
-
-def _by_data_loader(
-    case: str, bundle_uri: str, bundle: Bundle, path: Path, counts: tuple[int, ...]
-) -> list[tuple[int, float]]:
-    """Score the tiles of so many slides; tiles and seconds of each, start of the workers included."""
-    spec = bundle.tiles
-    torch.set_num_threads(os.cpu_count() or 1)
-    detector = LOADS[case](bundle_uri, bundle)
-    tiles = _places(path, spec)
-    corners = list(zip(tiles["x_level0_px"].to_pylist(), tiles["y_level0_px"].to_pylist(), strict=True))
-    with open_slide(path, slide_id="bench") as slide:
-        level = tile_places(slide, [0], [0], mpp=spec.mpp, tile_px=spec.tile_px).level
-    runs = []
-    for n in counts:
-        paths = [path.with_name(f"copy{i}.tif") for i in range(n)]
-        for copy in paths:
-            if not copy.exists():
-                copy.hardlink_to(path)
-        began, scores = time.perf_counter(), []
-        dataset = OpenSlideTiles(paths, level, corners, spec.tile_px)
-        for batch in DataLoader(dataset, batch_size=BATCH, num_workers=os.cpu_count() or 1):
-            scores.append(detector(batch.numpy()).score)
-        runs.append((len(np.concatenate(scores)), time.perf_counter() - began))
-    return runs

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from uadray.decisions.conformal import Calibration
 from uadray.reports import pictures
+from uadray.reports.heatmap import heatmap
 from uadray.screening.slide_result import SlideResult
 
 
@@ -24,7 +25,7 @@ def picture_files(result: SlideResult, calibration: Calibration) -> dict[str, by
     """JPEGs by file name: thumbnail, heatmap, and of each evidence tile the tile and its reconstruction."""
     preview = cv2.imdecode(np.frombuffer(result.preview, np.uint8), cv2.IMREAD_COLOR_RGB)
     width, height = result.header["size_level0_px"]
-    heat = pictures.heatmap(
+    heat = heatmap(
         np.asarray(preview, dtype=np.uint8), result.tiles, level0_size=(width, height),
         low=calibration.tile_median, high=calibration.tile_high, threshold=calibration.tile_p99,
     )  # fmt: skip

@@ -1,0 +1,156 @@
+"""A slide on the worklist page: what is shown of it, where its pictures are, and where its tiles lie on them."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from uadray.reports.ranking import group_of
+
+PICTURE_KINDS = {"tile": "Tile", "reconstruction": "Reconstruction", "residual": "Difference"}
+"""Pictures that an evidence tile may have, top to bottom: name of the file and the words people read."""
+
+_BOX_PX = (300, 340)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileEntry:
+    """One of the most abnormal tiles of a slide.
+
+    Attributes:
+        rank: 1 for the most abnormal.
+        score: of the tile.
+        x_level0_px: of its left edge.
+        y_level0_px: of its upper edge.
+        marker: x, y and side of the square around it on the thumbnail, in level-0 pixels; large enough to be seen.
+        label: the middle of its number on the thumbnail, in level-0 pixels.
+        pictures: address of each picture, in the order of the slide's `picture_words`; None for one it does not have.
+    """
+
+    rank: int
+    score: float | None
+    x_level0_px: int
+    y_level0_px: int
+    marker: tuple[float, float, float]
+    label: tuple[float, float]
+    pictures: Sequence[str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideEntry:
+    """A slide on the page.
+
+    Attributes:
+        rank: its place in the worklist.
+        group: of `GROUPS`.
+        facts: its row of `SLIDE_DECISIONS`.
+        flags: how many tiles were left out by each reason of quality, the most first.
+        n_good: tissue tiles that were not left out.
+        width_px: of its pictures on the page.
+        height_px: of its pictures on the page.
+        thumbnail: address; None for a slide that could not be opened.
+        heatmap: address; None where no tile was scored.
+        picture_words: what each row of tile pictures shows, top to bottom.
+        tiles: the most abnormal ones, the most abnormal first.
+    """
+
+    rank: int
+    group: str
+    facts: Mapping[str, Any]
+    flags: Sequence[tuple[str, int]]
+    n_good: int | None
+    width_px: int
+    height_px: int
+    thumbnail: str | None
+    heatmap: str | None
+    picture_words: Sequence[str]
+    tiles: Sequence[TileEntry]
+
+
+def slide_entry(
+    row: Mapping[str, Any], *, place: int, tile_um: float, picture_kinds: Sequence[str], folder: Callable[[str], str]
+) -> SlideEntry:
+    """What the page shows of a slide.
+
+    Args:
+        row: of `SLIDE_DECISIONS`.
+        place: its rank.
+        tile_um: side of a tile; 0 where it is not known: tiles are then marked with squares of a fixed size.
+        picture_kinds: which pictures evidence tiles have, of `PICTURE_KINDS`.
+        folder: slide id -> the name of its folder under `evidence/`.
+    """
+    is_open = row["width_level0_px"] is not None and row["height_level0_px"] is not None and row["state"] != "failed"
+    size = (row["width_level0_px"], row["height_level0_px"]) if is_open else (1, 1)
+    scale = min(_BOX_PX[0] / size[0], _BOX_PX[1] / size[1])
+    base = f"evidence/{quote(folder(row['slide_id']))}"
+    tile_level0_px = tile_um / row["mpp_level0"] if row["mpp_level0"] else 0.0
+    flags = sorted(json.loads(row["flags"] or "{}").items(), key=lambda item: -item[1])
+    evidence = json.loads(row["evidence"] or "[]")
+    kinds = [kind for kind in picture_kinds if any(_has_picture(tile, kind) for tile in evidence)]
+    return SlideEntry(
+        rank=place,
+        group=group_of(row),
+        facts=row,
+        flags=flags,
+        n_good=None if row["n_tiles"] is None else row["n_tiles"] - sum(count for _, count in flags),
+        width_px=max(1, round(size[0] * scale)),
+        height_px=max(1, round(size[1] * scale)),
+        thumbnail=f"{base}/thumbnail.jpg" if is_open else None,
+        heatmap=f"{base}/heatmap.jpg" if is_open and row["n_scored"] else None,
+        picture_words=[PICTURE_KINDS[kind] for kind in kinds],
+        tiles=list(_tile_entries(evidence, size=size, tile_level0_px=tile_level0_px, base=base, kinds=kinds)),
+    )
+
+
+def _has_picture(tile: Mapping[str, Any], kind: str) -> bool:
+    """Whether an evidence tile has a picture of a kind; a detector without a reconstruction shows the tile alone."""
+    return kind == "tile" or bool(tile.get("has_reconstruction", True))
+
+
+def _tile_entries(
+    evidence: Sequence[Mapping[str, Any]], *, size: tuple[int, int], tile_level0_px: float, base: str,
+    kinds: Sequence[str],
+) -> Iterable[TileEntry]:  # fmt: skip
+    corners = [(int(tile["x_level0_px"]), int(tile["y_level0_px"])) for tile in evidence]
+    marker_px = max(tile_level0_px, 0.016 * max(size))
+    half = tile_level0_px / 2
+    labels = label_places([(x + half, y + half) for x, y in corners], size=size, roomy=marker_px > 0.055 * max(size))
+    for index, (tile, (x, y)) in enumerate(zip(evidence, corners, strict=True)):
+        yield TileEntry(
+            rank=index + 1,
+            score=tile["score"],
+            x_level0_px=x,
+            y_level0_px=y,
+            marker=(x + half - marker_px / 2, y + half - marker_px / 2, marker_px),
+            label=labels[index],
+            pictures=[f"{base}/{kind}_{index}.jpg" if _has_picture(tile, kind) else None for kind in kinds],
+        )
+
+
+def label_places(
+    points: Sequence[tuple[float, float]], *, size: tuple[int, int], roomy: bool
+) -> list[tuple[float, float]]:
+    """The place of each point's number, chosen so that no number hides a point or another number.
+
+    A number stands on its point where tiles have room for it (`roomy`), else at the nearest free place around it.
+    Places are given out in the order of the points.
+
+    Args:
+        points: x, y in any pixels, such as the middles of tiles in level-0 pixels.
+        size: the picture's width and height in the same pixels; a number takes 5 % of the longer side.
+        roomy: whether a tile is larger than its number.
+    """
+    if roomy:
+        return list(points)
+    unit = 0.055 * max(size)
+    taken = list(points)
+    for x, y in points:
+        ring = [(x + unit * r * math.sin(a), y - unit * r * math.cos(a)) for r in range(1, 9) for a in range(12)]
+        inside = [
+            place for place in ring if all(unit / 2 <= v <= end - unit / 2 for v, end in zip(place, size, strict=True))
+        ]
+        free = [place for place in inside if all(math.dist(place, other) >= 0.95 * unit for other in taken)]
+        taken.append((free or inside or [(x, y)])[0])
+    return taken[len(points) :]
