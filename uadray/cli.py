@@ -118,11 +118,12 @@ def index(
     out: Annotated[str, typer.Option(help="Manifest to write, .csv or .parquet.")],
 ) -> None:
     """List the slides in a folder or bucket as a manifest."""
-    from uadray.slides import manifest
+    from uadray.slides.folder_index import index_folder
+    from uadray.slides.manifest import write_manifest
 
     left_out: dict[str, list[str]] = {}
-    rows = manifest.index(uri, left_out=left_out)
-    manifest.write_manifest(rows, out)
+    rows = index_folder(uri, left_out=left_out)
+    write_manifest(rows, out)
     counts = {reason: {"count": len(paths), "examples": paths[:3]} for reason, paths in sorted(left_out.items())}
     console.result({"manifest": out, "slides": len(rows), "left_out": counts})
 
