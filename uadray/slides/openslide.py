@@ -1,7 +1,7 @@
 """Every format OpenSlide knows, behind the `Slide` protocol."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -55,8 +55,7 @@ class OpenSlideSlide:
         """
         with ExitStack() as copy:
             try:
-                staged = nullcontext(Path(uri)) if Path(uri).is_dir() else local_copy(uri, slide_id=slide_id, etag=etag)
-                path = copy.enter_context(staged)
+                path = copy.enter_context(local_copy(uri, slide_id=slide_id, etag=etag))
             except (ChangedError, NotFoundError, AccessError, UnreachableError) as error:
                 raise slide_error(slide_id, error) from error
             try:
