@@ -35,7 +35,7 @@ _REQUESTS = 32
 
 @dataclass(frozen=True)
 class Seen:
-    """Marks of slides and patients that were seen. Those of uadray 0.1 have no salt, and are hashes of slide ids alone."""
+    """Marks of slides and patients that were seen. Those of uadray 0.1 have no salt, and are of slide ids alone."""
 
     salt: str
     marks: frozenset[str]
