@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from uadray.slides import manifest
+from uadray.slides.folder_index import index_folder
+from uadray.slides.manifest import write_manifest
 
 
 def run(uri: str, *, out: str) -> dict[str, Any]:
@@ -12,7 +13,7 @@ def run(uri: str, *, out: str) -> dict[str, Any]:
         `manifest`, `slides` (how many) and `left_out`: for each reason the number of files and up to three examples.
     """
     left_out: dict[str, list[str]] = {}
-    rows = manifest.index(uri, left_out=left_out)
-    manifest.write_manifest(rows, out)
+    rows = index_folder(uri, left_out=left_out)
+    write_manifest(rows, out)
     counts = {reason: {"count": len(paths), "examples": paths[:3]} for reason, paths in sorted(left_out.items())}
     return {"manifest": out, "slides": len(rows), "left_out": counts}

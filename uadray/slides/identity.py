@@ -1,9 +1,10 @@
-"""Whether slides are the same, whatever they are called: by their place, by their content, by marks of what was seen.
+"""Whether two slides are the same, whatever their names: by version, by content, or by marks of slides that were seen.
 
-A mark is a hash of a salt and one of a slide's names: its id, its URI, its etag, its content, its patient. Marks tell a
-bundle's reader which of *their* slides it has seen, and nobody else anything at sight: the salt, drawn anew for each
-bundle and calibration, lets no table of hashes be made beforehand, and no two bundles be compared. It lies beside them:
-whoever has the bundle and can guess an id (a running number, say) can confirm the guess.
+A mark is a hash of a salt and one of a slide's names: its id, its URI, its etag, its content, its patient. Marks are
+kept in a bundle, so that its user can find out which of their own slides it was trained on, without the bundle holding
+any id. The salt is drawn anew for each bundle and calibration: no table of hashes can be made beforehand, and marks of
+two bundles cannot be compared. The salt lies beside the marks, so whoever has the bundle and can guess an id (a running
+number, say) can confirm the guess.
 """
 
 import hashlib
@@ -25,15 +26,16 @@ from uadray.storage.slide_files import SlideFiles
 log = logging.getLogger(__name__)
 
 SAMPLES, SAMPLE_BYTES = 8, 16 * 2**10
-"""Of a file's bytes, from its first to its last. Two slides of one size that agree in all of them are the same: in
-compressed pixels any sample differs, and of uncompressed ones no more than the first and last lie on glass."""
+"""Samples of a file's bytes, evenly spaced from its first byte to its last. Two slides of one size that agree in all
+samples are taken for the same: compressed pixels differ in any sample, and of uncompressed pixels only the first and
+the last sample lie on glass."""
 
 _REQUESTS = 32
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Marks of slides and patients that were seen. Without a salt they are hashes of slide ids alone (uadray 0.1)."""
+    """Marks of slides and patients that were seen. Those of uadray 0.1 have no salt, and are of slide ids alone."""
 
     salt: str
     marks: frozenset[str]
@@ -52,12 +54,13 @@ def slide_etag(row: SlideRow) -> str:
 
 
 def content(uri: str) -> str:
-    """Sixteen hex digits over what is in a slide: equal for copies in S3 and on a disk, under whatever names.
+    """Sixteen hex digits of a slide's content: equal for copies in S3 and on a disk, whatever their names are.
 
-    Of several files, the sizes of all and samples of the largest. A slide that was saved anew is another.
+    They are computed from the sizes of all its files and from samples of the largest one. A slide that was saved anew
+    has another content.
 
     Raises:
-        UadrayError: it is not there or cannot be read.
+        UadrayError: the slide is not there or cannot be read.
     """
     return _content(slide_files.slide_files(uri))
 
@@ -74,14 +77,14 @@ def _content(files: SlideFiles) -> str:
 
 
 def contents(rows: Collection[SlideRow]) -> dict[str, str]:
-    """Slide id -> `content`. One that cannot be read is absent: whoever reads it next says why.
+    """Slide id -> `content`. A slide that cannot be read is absent; whoever reads it next reports why.
 
     Raises:
         UnreachableError: the endpoint does not answer.
     """
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        found = zip(rows, pool.map(_content_or_none, rows), strict=True)
-        return {row.slide_id: one for row, one in found if one is not None}
+        digests = zip(rows, pool.map(_content_or_none, rows), strict=True)
+        return {row.slide_id: digest for row, digest in digests if digest is not None}
 
 
 def _content_or_none(row: SlideRow) -> str | None:
@@ -94,7 +97,7 @@ def _content_or_none(row: SlideRow) -> str | None:
 
 
 def new_salt() -> str:
-    """For `Seen`."""
+    """A new random salt for marks, as text."""
     return secrets.token_hex(16)
 
 
@@ -107,7 +110,7 @@ def marks(row: SlideRow, salt: str, *, etag: str | None = None, content: str | N
 
 
 def patient_mark(row: SlideRow, salt: str) -> str | None:
-    """The mark of a slide's patient; None where nobody is named."""
+    """The mark of a slide's patient; None where no patient is named."""
     return fingerprint([salt, "patient", row.patient_id]) if salt and row.patient_id else None
 
 
@@ -115,24 +118,24 @@ def all_marks(
     rows: Iterable[SlideRow], salt: str, *, etags: Mapping[str, str | None], contents: Mapping[str, str]
 ) -> list[str]:
     """The marks of slides and of their patients, sorted. `etags` and `contents`: by slide id."""
-    found: set[str] = set()
+    all_of_them: set[str] = set()
     for row in rows:
-        found |= marks(row, salt, etag=etags.get(row.slide_id), content=contents.get(row.slide_id))
-        found |= {mark for mark in (patient_mark(row, salt),) if mark}
-    return sorted(found)
+        all_of_them |= marks(row, salt, etag=etags.get(row.slide_id), content=contents.get(row.slide_id))
+        all_of_them |= {mark for mark in (patient_mark(row, salt),) if mark}
+    return sorted(all_of_them)
 
 
 def is_seen(row: SlideRow, seen: Seen, *, etag: str | None = None, content: str | None = None) -> bool:
-    """Whether a slide is one of those, under any of the names that are known of it."""
+    """Whether a slide is one of those that were seen, under any of the names that are known of it."""
     return bool(seen.marks) and not seen.marks.isdisjoint(marks(row, seen.salt, etag=etag, content=content))
 
 
 def groups(names: Mapping[str, str]) -> list[list[str]]:
-    """Slide ids that have the same name: of `names`, slide id -> name, those that several share."""
-    found: dict[str, list[str]] = defaultdict(list)
+    """The groups of slides that share a name; `names` is slide id -> name, for example its URI or its content."""
+    ids_of: dict[str, list[str]] = defaultdict(list)
     for slide_id, name in names.items():
-        found[name].append(slide_id)
-    return [ids for ids in found.values() if len(ids) > 1]
+        ids_of[name].append(slide_id)
+    return [ids for ids in ids_of.values() if len(ids) > 1]
 
 
 def warn_of_same_files(rows: Collection[SlideRow]) -> None:

@@ -1,8 +1,8 @@
-"""The CSV of a manifest: what spreadsheets and programs write, or a refusal that names the row. No row is lost.
+"""The CSV of a manifest, as spreadsheets and programs write it -> its known columns as text. No row is lost.
 
 Understood are a byte order mark, `sep=;` as first line, commas, semicolons or tabs, decimal commas beside the last two,
-line ends of any system, blank rows, and quotes, within which a quote is doubled. It is read by Python's reader, which
-tells rows from lines and refuses a quote that is not closed.
+line ends of any system, blank rows, and quotes, within which a quote is doubled. Python's own reader is used, because
+it tells rows from lines and refuses a quote that is not closed; all else that is not understood is refused by its row.
 """
 
 import csv
@@ -31,7 +31,7 @@ def read_csv(data: bytes, uri: str) -> pa.Table:
     """Read the known columns as text, and each row's number as a spreadsheet shows it.
 
     Raises:
-        InputError: it is no CSV, or a quote seems not to be closed: which row.
+        InputError: it is no CSV, or a quote seems not to be closed; the message names the row.
     """
     text = _decoded(data, uri)
     named = re.match(r'"?sep=(\\t|.)"?[,;\t]*(?:\r\n|\r|\n|$)', text, re.IGNORECASE)
@@ -44,7 +44,7 @@ def read_csv(data: bytes, uri: str) -> pa.Table:
     unnamed = [place for place, column in enumerate(header) if not column]
     broken = [(1, column) for column in header if "\n" in column or "\r" in column]
     numbers, cells, nameless = [], [], set[int]()
-    pick = itemgetter(*known.values())  # there are two at least
+    pick = itemgetter(*known.values())  # at least two, so that it gives a tuple
     for number, row, n_lines in rows:
         if len(row) != len(header):
             if not any(cell.strip() for cell in row):
@@ -82,7 +82,7 @@ def _decoded(data: bytes, uri: str) -> str:
 
 
 def _separator(text: str) -> str:
-    """The one by which most of the first line's cells are headings that are known, then the most frequent."""
+    """The separator that makes most cells of the first line known headings, and of these the most frequent one."""
 
     def columns(separator: str) -> tuple[int, int]:
         try:
@@ -95,12 +95,12 @@ def _separator(text: str) -> str:
 
 
 def _reader(text: str, separator: str) -> Any:
-    lines = io.StringIO(text, newline="")  # any line ends, kept as they are within quotes
+    lines = io.StringIO(text, newline="")  # all line ends are read, and kept as they are within quotes
     return csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
 
 
 def _csv_rows(text: str, separator: str, uri: str) -> Iterator[tuple[int, list[str], int]]:
-    """Number, cells and count of lines of each row, the header first."""
+    """Of each row its number, its cells and how many lines it has; the header first."""
     reader = _reader(text, separator)
     for number in itertools.count(1):
         before = reader.line_num
@@ -116,16 +116,17 @@ def _csv_rows(text: str, separator: str, uri: str) -> Iterator[tuple[int, list[s
 
 
 def _check_broken(broken: list[tuple[int, str]], uris: Sequence[str], separator: str, uri: str) -> None:
-    """Refuse cells of several lines that seem to hold slides, and count the others.
+    """Refuse cells of several lines that seem to hold rows of slides, and warn of other cells of several lines.
 
-    Where a quote that is not closed meets another one further on, the text is a CSV all the same, of fewer rows.
+    A quote that is not closed may meet another quote further on: then the text is still a CSV, but rows are lost in a
+    cell.
     """
     if not broken:
         return
-    endings = tuple({PurePosixPath(found.strip()).suffix.lower() for found in uris} - {""})
+    endings = tuple({PurePosixPath(text.strip()).suffix.lower() for text in uris} - {""})
     for row, cell in broken:
-        parts = re.split(rf"[\r\n{re.escape(separator)}]", cell)
-        if any(part.strip(' \t"').lower().endswith(endings) for part in parts):
+        texts = re.split(rf"[\r\n{re.escape(separator)}]", cell)
+        if any(text.strip(' \t"').lower().endswith(endings) for text in texts):
             raise InputError(
                 f"{uri}: row {row}: a cell of {len(cell.splitlines())} lines seems to hold other rows; "
                 "is a quote opened there and not closed?"

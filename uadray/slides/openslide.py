@@ -1,7 +1,7 @@
-"""Every format OpenSlide knows, behind the `Slide` protocol."""
+"""Slides of all formats that OpenSlide knows, as `Slide`s."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +21,7 @@ from uadray.storage.objects import name
 
 
 class OpenSlideSlide:
-    """An OpenSlide handle. Safe to read from several threads."""
+    """A slide that OpenSlide reads. Safe to read from several threads."""
 
     def __init__(
         self, handle: Any, path: Path, copy: ExitStack, *, slide_id: str, mpp: float, index: TiffIndex | None = None
@@ -44,19 +44,18 @@ class OpenSlideSlide:
     def open(
         cls, uri: str, *, slide_id: str, mpp: float | None, etag: str | None = None, index: TiffIndex | None = None
     ) -> Self:
-        """See `uadray.slides.opening.open_slide`. Of an object in S3 the copy is held until `close`.
+        """Open a slide, see `opening.open_slide`. The local copy of an object in S3 is held until `close`.
 
         Args:
             uri: the slide.
             slide_id: names it in errors.
             mpp: see there.
             etag: see there.
-            index: of a TIFF, what it holds; levels and pixel size are taken from there and not from OpenSlide.
+            index: what a TIFF holds; levels and pixel size are then taken from it and not from OpenSlide.
         """
         with ExitStack() as copy:
             try:
-                staged = nullcontext(Path(uri)) if Path(uri).is_dir() else local_copy(uri, slide_id=slide_id, etag=etag)
-                path = copy.enter_context(staged)
+                path = copy.enter_context(local_copy(uri, slide_id=slide_id, etag=etag))
             except (ChangedError, NotFoundError, AccessError, UnreachableError) as error:
                 raise slide_error(slide_id, error) from error
             try:
@@ -65,7 +64,7 @@ class OpenSlideSlide:
                 raise SlideError(slide_id, "unreadable", f"OpenSlide cannot open {name(uri)}: {error}") from error
             try:
                 stated = openslide_size(handle.properties) if index is None else index.size
-                found = level0_mpp(stated, given=mpp, slide_id=slide_id)
+                size = level0_mpp(stated, given=mpp, slide_id=slide_id)
                 if index is not None and tuple(handle.level_dimensions[0]) != index.levels[0].size_px:
                     raise SlideError(
                         slide_id,
@@ -73,13 +72,13 @@ class OpenSlideSlide:
                         f"OpenSlide, which reads this format, would read an image of {handle.level_dimensions[0][0]} x "
                         f"{handle.level_dimensions[0][1]} px of {name(uri)}, and not {index.levels[0].name}",
                     )
-                return cls(handle, path, copy.pop_all(), slide_id=slide_id, mpp=found, index=index)
+                return cls(handle, path, copy.pop_all(), slide_id=slide_id, mpp=size, index=index)
             except BaseException:
                 handle.close()
                 raise
 
     def missing_share(self, level: int, boxes: Boxes) -> npt.NDArray[np.float64]:
-        """Unknown: OpenSlide does not tell."""
+        """Zeros: OpenSlide does not tell what is missing."""
         return np.zeros(len(boxes))
 
     def will_read(self, level: int, boxes: Boxes) -> None:
@@ -87,7 +86,7 @@ class OpenSlideSlide:
 
     def read_region(self, level: int, x: int, y: int, width: int, height: int, out: Rgb | None = None) -> Rgb:
         """See `Slide.read_region`."""
-        factor = self._factors[level]  # OpenSlide's own, one for both sides: so it gets back to x and y
+        factor = self._factors[level]  # OpenSlide has one factor for both sides, and divides by it again
         corner = (round(x * factor), round(y * factor))
         try:
             rgba = np.asarray(self._handle.read_region(corner, self._numbers[level], (width, height)))
@@ -101,9 +100,9 @@ class OpenSlideSlide:
         return out
 
     def _reopen(self) -> None:
-        """After one error an OpenSlide handle answers nothing but that error; other tiles may still be readable."""
+        """Open the file anew: after an error a handle repeats it for all tiles, though others may be readable."""
         with suppress(openslide.OpenSlideError, OSError):
-            self._handle = openslide.OpenSlide(str(self._path))  # the old one is freed when no thread uses it
+            self._handle = openslide.OpenSlide(str(self._path))  # the old handle is freed when no thread uses it
 
     def close(self) -> None:
         """Free the handle, and the copy."""
@@ -122,28 +121,30 @@ class OpenSlideSlide:
 
 
 def _tile_px(properties: Any, level: int) -> tuple[int, int]:
-    """Of what the file stores; 256 where it does not say."""
+    """Width and height of the file tiles of a level; 256 where OpenSlide does not say."""
     width, height = (int(properties.get(f"openslide.level[{level}].tile-{side}", 256)) for side in ("width", "height"))
     return width, height
 
 
 def _both(factor: float, whole: tuple[int, int], part: tuple[int, int]) -> tuple[float, float]:
-    """A level's factors along x and y.
+    """The factors of a level along x and y, given OpenSlide's one factor.
 
-    OpenSlide takes the mean of both sides', but for formats that say theirs: there, sizes are rounded to whole tiles.
+    OpenSlide takes the mean of both sides, and this is undone. For some formats it takes the factor that the file
+    states, because their sizes are rounded to whole tiles; that factor is kept.
     """
     mean = (whole[0] / part[0] + whole[1] / part[1]) / 2
     return factors(whole, part) if abs(mean - factor) < 1e-6 * factor else (factor, factor)
 
 
 def _unused(index: TiffIndex | None, sizes: Sequence[tuple[int, int]]) -> tuple[str, ...]:
-    """Levels that the file has and OpenSlide does not see, or that have gaps, in words."""
+    """Levels that OpenSlide does not see, or that have gaps, in words."""
     if index is None:
         return ()
     return (*(level.name for level in index.levels if level.size_px not in sizes), *index.left_out)
 
 
 def _on_white(rgba: Rgb) -> Rgb:
+    """RGBA pixels laid on white: RGB [h, w, 3]."""
     alpha = rgba[..., 3:]
     if alpha.min(initial=255) == 255:
         return np.ascontiguousarray(rgba[..., :3])

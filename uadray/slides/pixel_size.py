@@ -1,4 +1,4 @@
-"""What a file says of the size of its pixels, and whether that can be. It is never guessed."""
+"""The micrometres per pixel that a file or the manifest states, and whether they are possible. Never guessed."""
 
 import math
 from collections.abc import Mapping
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from uadray.errors import SlideError
 
 FINEST_MPP, COARSEST_MPP = 0.08, 20.0
-"""The best objectives resolve 0.2 um, so that no light microscope samples below 0.08 um/px. Above 20 um/px a cell is
-less than a pixel: such values are resolutions for print (300 per inch are 84.7 um)."""
+"""Possible values. The best objectives resolve 0.2 um, so that no light microscope samples below 0.08 um/px. Above
+20 um/px a cell is less than a pixel: such values are resolutions for print (300 per inch are 84.7 um)."""
 
 ANISOTROPY_LIMIT = 0.02
-"""x and y of one scanner differ in the fourth digit; by 2 % or more, one of them is wrong."""
+"""The x and y of a scanner differ in the fourth digit; where they differ by 2 % or more, one of them is wrong."""
 
 
 @dataclass(frozen=True)
 class StatedSize:
-    """What a file states, believed or not.
+    """What a file states, whether it is possible or not.
 
     Attributes:
         x: width of a pixel in micrometres; the file's own text where that is no number.
@@ -43,11 +43,11 @@ def number(text: str) -> float | str:
 
 
 def openslide_size(properties: Mapping[str, str]) -> StatedSize | None:
-    """What OpenSlide found, of a format that it alone understands."""
-    found = [properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
-    if found[0] is None or found[1] is None:
+    """What the file states by OpenSlide, for a format that only OpenSlide understands."""
+    x, y = (properties.get(f"openslide.mpp-{axis}") for axis in "xy")
+    if x is None or y is None:
         return None
-    return StatedSize(number(found[0]), number(found[1]), "the file, as OpenSlide reads it,")
+    return StatedSize(number(x), number(y), "the file, as OpenSlide reads it,")
 
 
 def level0_mpp(stated: StatedSize | None, *, given: float | None, slide_id: str) -> float:
@@ -55,11 +55,11 @@ def level0_mpp(stated: StatedSize | None, *, given: float | None, slide_id: str)
 
     Args:
         stated: by the file.
-        given: by the manifest; wins over what the file says.
+        given: by the manifest; overrides what the file says.
         slide_id: for errors.
 
     Raises:
-        SlideError: reason `no_mpp`: it is not said, or cannot be.
+        SlideError: reason `no_mpp`: it is not stated, or is not possible.
     """
     if given is not None:
         if not FINEST_MPP <= given <= COARSEST_MPP:

@@ -1,7 +1,7 @@
-"""Area resampling with sub-pixel origins, so that a tile has the exact mpp it says it has.
+"""Area resampling with origins between pixels, so that a tile has exactly the mpp that it is said to have.
 
-Each output pixel is the mean of the source area under it: exact for shrinking, free of aliasing, and the identity
-where no resampling is needed. Separable: one small matrix a side.
+Each output pixel is the mean of the source area under it. This is exact for shrinking, free of aliasing, and changes
+nothing where no resampling is needed. It is done by one small matrix along each side.
 """
 
 import math
@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 KEPT_WEIGHTS = 2**18
-"""Weights of a matrix that is kept, at the most: 256 of them are 256 MB. A 4096 px tile has 60 times as many."""
+"""A matrix of more weights is not kept for the next tile: 256 matrices of so many are 256 MB, and the matrix of a 4096
+px tile is 60 times as large."""
 
 
 def resample(
     source: npt.NDArray[np.uint8], *, offset_px: tuple[float, float], step_px: tuple[float, float], side_px: int
 ) -> npt.NDArray[np.uint8]:
-    """Cut a square of `side_px` pixels out of `source`.
+    """A square of `source`, resampled to `side_px` pixels a side.
 
     Args:
         source: [h, w, 3]; must cover the square.
@@ -44,17 +45,18 @@ def resample(
 
 
 def _by_opencv(source: npt.NDArray[np.uint8], step_x: float, step_y: float, side: int) -> npt.NDArray[np.uint8]:
-    """The same averages from whole source pixels on, 2 to 6 times as fast as the matrices."""
+    """The same averages by OpenCV, for an origin on whole source pixels: 2 to 6 times as fast as by the matrices."""
     width, height = (math.ceil(side * step - 1e-6) for step in (step_x, step_y))
-    found = cv2.resize(source[:height, :width], None, fx=1 / step_x, fy=1 / step_y, interpolation=cv2.INTER_AREA)
-    return np.asarray(found[:side, :side], dtype=np.uint8)
+    resized = cv2.resize(source[:height, :width], None, fx=1 / step_x, fy=1 / step_y, interpolation=cv2.INTER_AREA)
+    return np.asarray(resized[:side, :side], dtype=np.uint8)
 
 
 @lru_cache(maxsize=256)
 def _opencv_is_exact(step: float, side: int) -> bool:
-    """OpenCV leaves out what an output pixel covers of a source pixel where that is under a thousandth of it.
+    """Whether OpenCV gives the same averages along a side.
 
-    It copies where the result would have as many pixels as the source. Halves may be rounded up, not to even.
+    It does not where an output pixel covers less than a thousandth of a source pixel, which OpenCV leaves out, nor
+    where the result has as many pixels as the source, which OpenCV copies. It may round halves up instead of to even.
     """
     edges = np.arange(1, side + 1) * step
     slivers = np.abs(edges - np.rint(edges))
@@ -62,15 +64,15 @@ def _opencv_is_exact(step: float, side: int) -> bool:
 
 
 def _weights(offset: float, step: float, side: int, length: int) -> npt.NDArray[np.float32]:
-    """As `_new_weights`; those of large tiles are not kept."""
+    """The matrix of `_new_weights`, kept for the next tile unless it is large."""
     return (_kept_weights if side * length <= KEPT_WEIGHTS else _new_weights)(offset, step, side, length)
 
 
 def _new_weights(offset: float, step: float, side: int, length: int) -> npt.NDArray[np.float32]:
-    """[side, length] matrix: row i averages source pixels over [offset + i * step, offset + (i + 1) * step].
+    """[side, length] matrix whose row i averages source pixels from `offset + i * step` to `offset + (i + 1) * step`.
 
-    Where the output is finer than the source (`step` < 1) the window is one source pixel wide about the output pixel's
-    centre, which is bilinear interpolation.
+    Where the output is finer than the source (`step` < 1), row i averages over one source pixel about the centre of the
+    output pixel, which is bilinear interpolation.
     """
     centre = offset + (np.arange(side) + 0.5) * step
     half = max(step, 1.0) / 2

@@ -1,7 +1,7 @@
-"""What an open slide is: `Slide`, which the readers of every format give.
+"""What an open slide can do: the protocol `Slide`, which the readers of all formats follow.
 
-Coordinates are integer level-0 pixels, origin top left, x then y. Outside the slide, and where it is transparent, it
-is white. Label and macro images are never decoded: they show names.
+Coordinates are integer level-0 pixels, origin top left, x then y. What lies outside the slide, or is transparent, is
+white. Label and macro images are never decoded, because they show names of patients.
 """
 
 from types import TracebackType
@@ -19,19 +19,19 @@ Boxes = npt.NDArray[np.int64]
 """[n, 4]: x, y, width and height in pixels of one level."""
 
 DECODED_BYTES = 32 * 2**20
-"""Decoded file tiles that a slide keeps: two rows of 85 tiles of 256 px. See `tile_reading.reading_order`."""
+"""Bytes of decoded file tiles that a slide keeps: two rows of 85 tiles of 256 px. See `tile_reading.reading_order`."""
 
 
 class Slide(Protocol):
-    """An open slide. What is said of levels runs from the finest level (0) to the coarsest.
+    """An open slide. Levels are counted from the finest (0) to the coarsest.
 
     Attributes:
         slide_id: names it in errors and tile ids.
         mpp: micrometres per pixel of level 0.
         level_sizes_px: width and height of each level.
-        downsamples: of each level, against level 0: along x and along y, which rounding makes differ.
+        downsamples: by how much each level is smaller than level 0, along x and along y; rounding makes them differ.
         tile_sizes_px: width and height of the tiles that the file stores at each level.
-        unused_levels: that the file has and that cannot be used, in words.
+        unused_levels: levels that the file has and that cannot be used, in words.
     """
 
     slide_id: str
@@ -44,7 +44,8 @@ class Slide(Protocol):
     def read_region(self, level: int, x: int, y: int, width: int, height: int, out: Rgb | None = None) -> Rgb:
         """RGB [height, width, 3] at `level`, with x and y in pixels of that level; white outside.
 
-        The array is not to be written to, unless it is `out`: of this shape and contiguous, it saves a copy.
+        The array must not be written to. Pixels are written to `out` where it is given, of this shape and contiguous,
+        which saves a copy.
 
         Raises:
             SlideError: `unreadable`: these pixels are damaged, others may be readable. All other reasons are about the
@@ -53,14 +54,14 @@ class Slide(Protocol):
         ...
 
     def missing_share(self, level: int, boxes: Boxes) -> npt.NDArray[np.float64]:
-        """[n] Share of each box (0 to 1) that lies on file tiles that are not there, and is read as white."""
+        """[n] Share of each box (0 to 1) that lies on file tiles that are not in the file, and is read as white."""
         ...
 
     def will_read(self, level: int, boxes: Boxes) -> None:
         """Announce what `read_region` will be asked for next, in this order and by one thread.
 
-        A slide in S3 is fetched ahead accordingly. Other regions may be read in between; a new announcement replaces
-        the one before.
+        Bytes of a slide in S3 are then fetched ahead. Other regions may be read in between; a new announcement replaces
+        the previous one.
         """
         ...
 
@@ -76,7 +77,7 @@ class Slide(Protocol):
 
 
 def unusable_levels(slide: Slide) -> str:
-    """For errors about levels that are missing: those that are there, and cannot be used."""
+    """For errors about a missing level: which levels the file has that cannot be used; empty where there are none."""
     if not slide.unused_levels:
         return ""
     return f" (not usable: {', '.join(slide.unused_levels[:8])}: in parts missing, not marked, or not OpenSlide's)"

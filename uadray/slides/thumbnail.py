@@ -1,4 +1,4 @@
-"""A slide as one small picture."""
+"""A slide as one small picture, from which tissue, quality and stain are worked out."""
 
 import itertools
 
@@ -13,13 +13,15 @@ THUMBNAIL_MAX_PX = 4096
 """Thumbnails are about 4 um a pixel (a 64 px tile at 1 mpp is 16 px there) and never larger than 4096 px a side."""
 
 OVERVIEW_MAX_PX = 2**31
-"""Pixels that are read for a thumbnail at the most, 1 to 2 minutes of decoding; more means a slide without pyramid."""
+"""At most this many pixels are read for a thumbnail, 1 to 2 minutes of decoding. A slide that needs more has no
+pyramid."""
 
 
 def thumbnail(slide: Slide) -> tuple[Rgb, float]:
     """The whole slide, small.
 
-    Read in strips from the coarsest level that is fine enough: memory stays bounded on a slide without pyramid.
+    It is read from the coarsest level that is fine enough, some rows at a time, so that memory stays bounded on a slide
+    without pyramid.
 
     Returns:
         RGB [h, w, 3] and its micrometres per pixel.
@@ -42,16 +44,17 @@ def thumbnail(slide: Slide) -> tuple[Rgb, float]:
 
 
 def _shrink(slide: Slide, level: int, size: tuple[int, int]) -> Rgb:
+    """A whole level, shrunk to this width and height."""
     width, height = slide.level_sizes_px[level]
     out_width, out_height = size
-    rows_at_once = max(1, int(2**24 / max(width, 1) * out_height / height))  # strips of about 16 million pixels
+    rows_at_once = max(1, int(2**24 / max(width, 1) * out_height / height))  # about 16 million pixels of the level
     rows = [*range(0, out_height, rows_at_once), out_height]
     edges = [round(row * height / out_height) for row in rows]
     boxes = [(0, top, width, max(1, bottom - top)) for top, bottom in itertools.pairwise(edges)]
     slide.will_read(level, np.array(boxes, np.int64))
-    strips = []
+    strips = []  # horizontal, as wide as the slide
     for box, (first, last) in zip(boxes, itertools.pairwise(rows), strict=True):
         strip, strip_size = slide.read_region(level, *box), (out_width, last - first)
-        is_small = (box[2], box[3]) == strip_size  # OpenCV takes its time over nothing, too
+        is_small = (box[2], box[3]) == strip_size  # OpenCV takes time even where there is nothing to shrink
         strips.append(strip if is_small else cv2.resize(strip, strip_size, interpolation=cv2.INTER_AREA))
     return np.concatenate(strips)

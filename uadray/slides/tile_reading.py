@@ -1,4 +1,4 @@
-"""Tiles at an exact mpp: where they lie in the file, in which order to read them, and their pixels."""
+"""Tiles at an exact mpp: where they lie in the file, in which order they are read fastest, and their pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,12 @@ from uadray.slides.resample import resample
 from uadray.slides.slide import DECODED_BYTES, Boxes, Rgb, Slide, unusable_levels
 
 UPSAMPLING_LIMIT = 1.1
-"""A 0.5 mpp model reads a 0.5032 mpp slide; beyond 10 % the pixels would be made up."""
+"""How much coarser than the tile level 0 may be: a model of 0.5 mpp reads a slide of 0.5032 mpp. Beyond 10 % the detail
+that a model expects is not in the slide."""
 
 TILE_SOURCE_MAX_PX = 8192
-"""Side of what is read for one tile: 200 MB, and a gigabyte while it is resampled. More means a slide without levels,
-or tiles of several millimetres."""
+"""Greatest side of what is read for one tile: 200 MB, and a gigabyte while it is resampled. Only a slide without
+levels, or tiles of several millimetres, would need more."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class TilePlaces:
     """Where tiles of one mpp lie in the file.
 
     Attributes:
-        level: that they are cut from.
+        level: the level that they are cut from.
         steps: pixels of the level for one of the tile, along x and y.
         boxes: [n, 4] whole pixels of the level that cover each tile.
         offsets_px: [n, 2] x and y of the tile's corner in its box.
-        exact: [n], the box is the tile: no resampling.
+        exact: [n], whether the box is the tile, without resampling.
     """
 
     level: int
@@ -73,7 +74,7 @@ def tile_places(
 
 
 def read_place(slide: Slide, places: TilePlaces, index: int, out: Rgb) -> None:
-    """Write one of the tiles, area-resampled, to `out`: RGB [tile_px, tile_px, 3], contiguous."""
+    """Write the pixels of one of the tiles, area-resampled, to `out`: RGB [tile_px, tile_px, 3], contiguous."""
     x, y, width, height = places.boxes[index].tolist()
     if places.exact[index]:
         slide.read_region(places.level, x, y, width, height, out=out)
@@ -108,9 +109,10 @@ def reading_order(
 ) -> npt.NDArray[np.int64]:
     """An order of tiles in which each file tile is decoded about once.
 
-    Tiles of a grid share file tiles with their neighbours to the right and below. Row by row across a whole slide, the
-    row above has long left the `DECODED_BYTES` that a slide keeps decoded; so tiles go row by row in strips, as wide
-    as all the rows of file tiles that a row of tiles touches have room for, and a row more.
+    Tiles of a grid share file tiles with their neighbours to the right and below. If tiles were read row by row across
+    a whole slide, the file tiles of one row would be dropped from the `DECODED_BYTES` that a slide keeps decoded before
+    the next row needs them. So the slide is divided into vertical strips, and tiles are read row by row within a strip.
+    A strip is so wide that all file tiles that one row of tiles touches in it can be kept, and one row more.
 
     Args:
         slide: the slide.
@@ -141,5 +143,5 @@ def finer_level(slide: Slide, mpp: float) -> int:
         raise SlideError(
             slide.slide_id, "too_coarse", f"level 0 has {slide.mpp:g} um/px, tiles were asked for at {mpp:g} um/px"
         )
-    fitting = [i for i, factors in enumerate(slide.downsamples) if slide.mpp * max(factors) <= mpp * (1 + 1e-3)]
-    return fitting[-1] if fitting else 0
+    fine_enough = [i for i, factors in enumerate(slide.downsamples) if slide.mpp * max(factors) <= mpp * (1 + 1e-3)]
+    return fine_enough[-1] if fine_enough else 0

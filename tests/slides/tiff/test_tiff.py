@@ -283,7 +283,7 @@ def test_a_grid_across_file_tiles_decodes_each_about_once(
 ) -> None:
     """40 px tiles at 1.3 times level 0's mpp, over file tiles of 32 px; 48 are kept, and a row has 60."""
     monkeypatch.setattr("uadray.slides.tile_reading.DECODED_BYTES", 48 * 32 * 32 * 3)
-    monkeypatch.setattr("uadray.slides.tiff.slide.DECODED_BYTES", 48 * 32 * 32 * 3)
+    monkeypatch.setattr("uadray.slides.tiff.decoded_tiles.DECODED_BYTES", 48 * 32 * 32 * 3)
     path = write_pyramid(tmp_path / "s.tif", picture(640, 1920), mpp=1.0, tile_px=32, downsamples=())
     spec = TileSpec(mpp=1.3, tile_px=40)
     with _fast(path) as slide:
@@ -308,7 +308,7 @@ def test_what_is_not_needed_again_is_not_kept(tmp_path: Path, decoded: list[int]
     spec = TileSpec(mpp=1.0, tile_px=64)
     with _fast(path) as slide:
         chunks = list(read_chunks(slide, _grid(slide, spec), spec=spec))
-        assert slide._decoded_bytes == 0
+        assert slide._decoded._bytes == 0
         assert len(decoded) == 16
         again = read_chunk(slide, _grid(slide, spec), spec=spec)
     np.testing.assert_array_equal(chunks[0].pixels, again.pixels)

@@ -17,7 +17,7 @@ from uadray.errors import SlideError
 from uadray.phantoms.slides import write_pyramid
 from uadray.slides.opening import open_slide
 from uadray.slides.tiff.byte_source import open_source
-from uadray.slides.tiff.slide import TiffSlide, index_of
+from uadray.slides.tiff.opening import index_of, open_tiff
 
 MPP = resolution(0.5)
 PEAK_BYTES = 16 * 2**20
@@ -231,7 +231,7 @@ def _end(path: Path) -> str:
         index = index_of(source, slide_id="s")
         if index is None or not index.decoded:
             return "left to OpenSlide"
-        slide = TiffSlide.open(source, index, slide_id="s", mpp=0.5)
+        slide = open_tiff(source, index, slide_id="s", mpp=0.5)
         for level, (width, height) in enumerate(slide.level_sizes_px):
             try:
                 slide.read_region(level, 0, 0, min(width, 300), min(height, 300))

@@ -70,20 +70,20 @@ def _fast(uri: str, etag: str | None = None) -> TiffSlide:
     return slide
 
 
-def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two strips and tens of windows on a slide of 2 MB."""
-    for name in ("FIRST_WINDOW_BYTES", "WINDOW_BYTES"):
+def _small_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two strips and tens of fetches on a slide of 2 MB."""
+    for name in ("FIRST_FETCH_BYTES", "FETCH_BYTES"):
         monkeypatch.setattr(read_ahead, name, 64 * 2**10)
     monkeypatch.setattr(read_ahead, "AHEAD_BYTES", 200 * 2**10)
     monkeypatch.setattr("uadray.tiles.chunks.CHUNK_BYTES", 0)  # 64 tiles, the least
-    for module in ("tile_reading", "tiff.slide"):
+    for module in ("tile_reading", "tiff.decoded_tiles"):
         monkeypatch.setattr(f"uadray.slides.{module}.DECODED_BYTES", 64 * 32 * 32 * 3)
 
 
 def test_same_pixels_and_no_file_tile_fetched_twice(
     uri: str, slide_path: Path, counted: DelayProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _small_windows(monkeypatch)
+    _small_fetches(monkeypatch)
     asked: list[tuple[int, int]] = []
     read = RemoteObject.read
     monkeypatch.setattr(RemoteObject, "read", lambda self, spans: asked.extend(spans) or read(self, spans))
@@ -99,7 +99,7 @@ def test_same_pixels_and_no_file_tile_fetched_twice(
         level = remote._levels[0]
         assert len(asked) == len(set(asked)) == len(level.offsets)
         assert counted.received - before < 1.35 * level.lengths.sum()  # strips lie closer together than on a real slide
-        assert (remote._plan is not None, len(remote._plan.ahead._held)) == (True, 0)  # type: ignore[union-attr]
+        assert (remote._announced is not None, len(remote._announced.ahead._held)) == (True, 0)  # type: ignore[union-attr]
 
 
 def _sizes(slide: Slide) -> tuple[object, object]:
@@ -142,7 +142,7 @@ def test_an_object_replaced_while_it_is_read_fails_the_slide(
     uri: str, slide_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same tiles in other colours: no chunk may mix them, and no tile carries the error instead of the slide."""
-    _small_windows(monkeypatch)
+    _small_fetches(monkeypatch)
     with open_slide(slide_path, slide_id="s") as local, _fast(uri) as slide:
         tiles = _tiles(slide)
         chunks, expected = read_chunks(slide, tiles, spec=SPEC), read_chunks(local, tiles, spec=SPEC)

@@ -1,6 +1,6 @@
 """Where a slide's bytes come from: a local file by `pread`, an object in S3 by ranges, each with `If-Match`.
 
-Both hold one version of the file: bytes of two versions never meet in one slide (`ChangedError` instead).
+Both read one version of the file: where it changes, they raise `ChangedError` instead of mixing two versions.
 """
 
 import itertools
@@ -17,10 +17,12 @@ Span = tuple[int, int]
 """Bytes from `start` to before `stop`."""
 
 HEAD_BYTES, TAIL_BYTES = 16 * 2**10, 32 * 2**10
-"""What opening reads: a TIFF's directories stand at its beginning, or each behind its level, the last at the end."""
+"""Bytes that are read on opening. The directories of a TIFF stand at its beginning, or each behind its level, so that
+the last one stands at the end."""
 
 WASTE = 0.3
-"""Of the bytes that are wanted, what may be read for nothing: a gap costs less than a request, until there are many."""
+"""Share of the wanted bytes that may be read in vain, to join requests across gaps: a gap costs less than a request,
+unless there are many gaps."""
 
 
 class ByteSource(Protocol):
@@ -29,8 +31,8 @@ class ByteSource(Protocol):
     Attributes:
         name: its path or URI, for errors.
         size: in bytes.
-        remote: a read costs a round trip, so that it pays to ask for much at once, and ahead.
-        known: what was read on opening: where it begins, and bytes. The first of it is the file's beginning.
+        remote: each read costs a round trip, so that it pays to ask for much at once, and ahead of time.
+        known: what was read on opening, as pairs of an offset and bytes; the first pair is the file's beginning.
     """
 
     name: str
@@ -62,8 +64,8 @@ class LocalFile:
         self._file = os.open(path, os.O_RDONLY)
         try:
             info = objects.stat(str(path))
-            found = os.fstat(self._file)
-            self.size, self._version = found.st_size, (found.st_size, found.st_mtime_ns)
+            status = os.fstat(self._file)
+            self.size, self._version = status.st_size, (status.st_size, status.st_mtime_ns)
             if info.size != self.size or etag not in (None, info.etag):
                 raise ChangedError(f"{path}: the file has changed since it was looked at; start again")
             self.known = [(0, os.pread(self._file, HEAD_BYTES, 0))]
@@ -111,7 +113,7 @@ class RemoteObject:
 
 
 def _gap_bytes(spans: Sequence[Span]) -> int:
-    """How far apart spans may lie and be read as one: 64 KiB, but less where that would read too much for nothing.
+    """How far apart spans may lie to be read as one: 64 KiB, or less where that would read more than `WASTE` in vain.
 
     >>> _gap_bytes([(0, 40_000), (50_000, 90_000), (120_000, 130_000)])
     29999

@@ -1,4 +1,6 @@
-"""Directories and tags of a TIFF, read in few round trips. Nothing that a header claims is allocated unchecked.
+"""Bytes of a TIFF -> its directories and the values of their tags, read in few round trips.
+
+Nothing that a header claims is allocated before it is checked.
 
 Sources: TIFF 6.0; BigTIFF.
 """
@@ -16,19 +18,19 @@ MAX_DIRECTORIES = 256
 MAX_TAGS = 1024
 MAX_TEXT_BYTES = 4 * 2**20  # descriptions; OME-XML of a slide with many regions is long
 DIRECTORY_BYTES, BEFORE_BYTES = 4 * 2**10, 8 * 2**10
-"""What is read of a directory at once, behind its beginning and before: some twenty tags of 12 or 20 bytes, texts, and
-the arrays of a level of up to a thousand tiles."""
+"""Bytes that are read with a directory, from its beginning on and before it: some twenty tags of 12 or 20 bytes, texts,
+and the arrays of a level of up to a thousand tiles."""
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
 
 
 class BadTiffError(Exception):
-    """The file is a TIFF, and cannot be right."""
+    """The file is a TIFF, and what it says of itself cannot be right."""
 
 
 class TiffLimitError(Exception):
-    """The file may be right, and is larger in some way than what is read here."""
+    """The file may be right, but something in it is larger than what is read here."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ Directory = dict[int, Tag]
 
 
 class TiffHeader:
-    """The file's structure, read in blocks that are kept: directories and their values lie close together."""
+    """The structure of a file. What has been read is kept, because directories and their values lie close together."""
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
@@ -84,7 +86,7 @@ class TiffHeader:
             )
 
     def bytes_at(self, at: int, length: int) -> bytes:
-        """Bytes of the file, of which some about them are kept."""
+        """Bytes of the file; what lies around them is read and kept with them."""
         self.check_inside(at, length)
         for start, blob in self._blocks:
             if start <= at and at + length <= start + len(blob):
@@ -95,11 +97,11 @@ class TiffHeader:
         return blob[at - start : at - start + length]
 
     def _around(self, at: int, length: int = 0) -> Span:
-        """What to read at once for what begins at a byte: some write a directory's values before it, some behind it."""
+        """The span to read for what begins at a byte: values may stand before their directory, or behind it."""
         return max(0, at - BEFORE_BYTES), min(self._source.size, at + max(length, DIRECTORY_BYTES))
 
     def fetch(self, tags: Sequence[Tag], following: int = 0, *, limit: int = 2**16) -> None:
-        """Read values of tags (of up to `limit` bytes each) and the next directory in one round trip, to have them."""
+        """Read values of tags (of up to `limit` bytes each) and the next directory in one round trip, and keep them."""
         end = self._source.size
         spans = {(tag.at, tag.at + tag.length) for tag in tags if tag.at + tag.length <= end and tag.length <= limit}
         if 0 < following < end:
@@ -109,7 +111,7 @@ class TiffHeader:
         self._blocks += [(start, blob) for (start, _), blob in zip(missing, blobs, strict=True)]
 
     def directory(self, at: int) -> tuple[Directory, int]:
-        """The tags of a directory, and where the next one is (0: nowhere)."""
+        """The tags of a directory, and where the next directory begins (0: there is none)."""
         head, entry, offset = ("Q", "HHQQ", "Q") if self.big else ("H", "HHII", "I")
         head_bytes, entry_bytes, offset_bytes = (struct.calcsize(f"<{each}") for each in (head, entry, offset))
         (count,) = struct.unpack(f"{self.order}{head}", self.bytes_at(at, head_bytes))
@@ -126,20 +128,20 @@ class TiffHeader:
         return tags, struct.unpack(f"{self.order}{offset}", body[-offset_bytes:])[0]
 
     def array(self, tag: Tag) -> npt.NDArray[np.int64]:
-        """All values of a tag of integers, [count]. The caller has bounded their number."""
+        """[count] All values of a tag of integers. The caller has checked their number."""
         if tag.kind not in _INTEGERS:
             raise BadTiffError(f"a tag of integers has type {tag.kind}")
         return np.frombuffer(self.bytes_at(tag.at, tag.length), f"{self.order}{_INTEGERS[tag.kind]}").astype(np.int64)
 
     def integers(self, tag: Tag, limit: int) -> list[int]:
-        """All values of a tag, which must be so many at the most."""
+        """All values of a tag of integers, refused where there are more than `limit`."""
         if tag.count > limit:
             self.check_inside(tag.at, tag.length)
             raise TiffLimitError(f"a tag has {tag.count:,} values; {limit:,} are read at most")
         return [int(value) for value in self.array(tag)]
 
     def integer(self, tags: Directory, code: int, default: int | None = None) -> int:
-        """The first value of a tag, or the default."""
+        """The first value of a tag of integers, or the default."""
         values = self.integers(tags[code], 16) if code in tags else []
         if values:
             return values[0]
@@ -148,12 +150,12 @@ class TiffHeader:
         return default
 
     def raw(self, tags: Directory, code: int) -> bytes:
-        """A value of bytes, cut off at `MAX_TEXT_BYTES`; empty where it is missing."""
+        """The bytes of a tag, cut off at `MAX_TEXT_BYTES`; empty where it is missing."""
         tag = tags.get(code)
         return self.bytes_at(tag.at, min(tag.length, MAX_TEXT_BYTES)) if tag else b""
 
     def text(self, tags: Directory, code: int) -> str:
-        """A text; Latin-1 where it is no UTF-8."""
+        """The text of a tag; empty where it is missing. It is read as Latin-1 where it is no UTF-8."""
         raw = self.raw(tags, code).partition(b"\0")[0]
         try:
             return raw.decode()
@@ -161,7 +163,7 @@ class TiffHeader:
             return raw.decode("latin-1")
 
     def ratio(self, tags: Directory, code: int) -> float | None:
-        """A positive ratio; None where there is none."""
+        """A ratio above zero; None where there is none."""
         tag = tags.get(code)
         if tag is None or tag.kind != 5 or tag.count < 1:
             return None
@@ -170,4 +172,5 @@ class TiffHeader:
 
 
 def _in(start: int, stop: int, at: int, blob: bytes) -> bool:
+    """Whether the bytes from `start` to `stop` lie in a blob that begins at `at`."""
     return at <= start and stop <= at + len(blob)

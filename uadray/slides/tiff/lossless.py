@@ -1,6 +1,7 @@
-"""Lossless tiles of TIFF -> RGB: uncompressed; deflate by zlib, which looks at the check sum; LZW by Pillow's libtiff.
+"""Lossless tiles of TIFF -> RGB: uncompressed; deflate, by zlib; LZW, by Pillow's libtiff.
 
-(libtiff does not look at it, and OpenCV returns what it could decode of a damaged tile without a word.)
+Deflate is decoded by zlib because it verifies the check sum: libtiff does not, and OpenCV returns the part of a damaged
+tile that it could decode, without an error.
 """
 
 import io
@@ -13,7 +14,7 @@ from PIL import Image
 from uadray.slides.slide import Rgb
 
 COMPRESSIONS = {1: "uncompressed", 5: "LZW", 8: "deflate", 32946: "deflate"}
-"""By the number in tag 259."""
+"""Name of a compression by the value of tag 259."""
 
 _LZW = 5
 
@@ -23,7 +24,7 @@ class LosslessDecoder:
 
     Args:
         tile_px: width and height of each tile.
-        compression: of `COMPRESSIONS`.
+        compression: one of `COMPRESSIONS`.
         predictor: 1, none, or 2, differences along a row (tag 317).
     """
 
@@ -56,7 +57,7 @@ class LosslessDecoder:
         return np.cumsum(pixels, axis=1, dtype=np.uint8) if differences else pixels.copy()
 
     def _by_pillow(self, data: bytes) -> Rgb:
-        """By wrapping it as a TIFF of one strip."""
+        """Decode by writing a TIFF of one strip around the data."""
         width, height = self._tile_px
         bits = 8 + 2 + 11 * 12 + 4
         entries = [

@@ -1,7 +1,7 @@
-"""OME-XML, the description of an OME-TIFF: its images, their names and the size of their pixels.
+"""OME-XML, the description of an OME-TIFF -> its images, their names and the size of their pixels.
 
-Read by expat from the start to the end, or to the first fault: a text made to hang its reader is read in the time of
-any other of its length.
+It is read by expat once from the start to the end, or to the first fault, so that a text that was made to hang its
+reader takes no longer than any other text of its length.
 """
 
 from contextlib import suppress
@@ -24,9 +24,9 @@ class OmeImage:
     """An image of an OME-TIFF.
 
     Attributes:
-        name: as people gave it; may be empty.
+        name: given by people; may be empty.
         size: of its pixels; None where it does not say.
-        directories: of the file, that hold its planes.
+        directories: numbers of the directories of the file that hold its planes, counted from 0.
         size_px: width and height; 0 where it does not say.
     """
 
@@ -37,7 +37,7 @@ class OmeImage:
 
 
 def ome_images(description: str) -> list[OmeImage]:
-    """The images of a description, in its order; up to the first fault of the XML.
+    """The images of a description, in its order, up to the first fault of the XML.
 
     >>> text = '<OME><Image Name="a"><Pixels PhysicalSizeX="250" PhysicalSizeXUnit="nm" PhysicalSizeY="0.25"/>'
     >>> [(image.name, image.size.x, image.size.y) for image in ome_images(text)]
@@ -58,7 +58,7 @@ def ome_images(description: str) -> list[OmeImage]:
     parser = expat.ParserCreate()
     parser.StartElementHandler = start
     parser.StartDoctypeDeclHandler = _refuse
-    with suppress(expat.ExpatError, _DoctypeError):  # what came before it is used
+    with suppress(expat.ExpatError, _DoctypeError):  # what was read before the fault is used
         parser.Parse(description, True)
     return images
 
@@ -68,22 +68,24 @@ class _DoctypeError(Exception):
 
 
 def _refuse(*_: object) -> None:
-    raise _DoctypeError  # OME-XML has none, and entities can be made to grow without bound
+    raise _DoctypeError  # OME-XML has no doctype, whose entities can be made to grow without bound
 
 
 def _whole(text: str | None) -> int:
+    """A whole number of at most nine digits; 0 for anything else."""
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def _size(values: dict[str, str]) -> StatedSize | None:
-    found: list[float | str] = []
+    """The size of a pixel in micrometres; None where it is not stated or not calibrated."""
+    sizes: list[float | str] = []
     for axis in "XY":
         text, unit = values.get(f"PhysicalSize{axis}"), values.get(f"PhysicalSize{axis}Unit", "\u00b5m").strip()
         if text is None or unit in _UNCALIBRATED:
             return None
         value = number(text)
         factor = _MICROMETRES.get(unit)
-        found.append(
+        sizes.append(
             value if isinstance(value, str) else f"{text.strip()} {unit}" if factor is None else value * factor
         )
-    return StatedSize(found[0], found[1], "its OME-XML (PhysicalSizeX, PhysicalSizeY)")
+    return StatedSize(sizes[0], sizes[1], "its OME-XML (PhysicalSizeX, PhysicalSizeY)")

@@ -1,145 +1,53 @@
-"""The fast path: tiled TIFF, SVS and OME-TIFF, read tile by tile, from a disk or straight from S3.
+"""A tiled TIFF, SVS or OME-TIFF, read tile by tile, from a disk or straight from S3.
 
-`tiff_index` says where each tile lies, `byte_source` reads it, `jpeg_tiles` or `lossless_tiles` decodes it. Of JPEG the
-pixels are OpenSlide's own, byte for byte (a test asserts it), where tag and JPEG agree on what the colours are: both
-end in libjpeg-turbo. What it leaves out is OpenSlide's compositor.
+`index` says where each file tile lies, `byte_source` reads it, `jpeg` or `lossless` decodes it. For JPEG the pixels are
+those of OpenSlide, byte for byte (a test asserts it), where tag and JPEG agree on what the colours are: both decode
+with libjpeg-turbo. It is faster because it does without OpenSlide's compositor.
 
-Not decoded here, and left to OpenSlide: JPEG 2000 and all compressions but JPEG, LZW and deflate, planes, strips, grey
-or 16-bit pixels, and the TIFFs of Hamamatsu, Leica, Philips, Trestle, Ventana, Huron and Argos.
+Left to OpenSlide are JPEG 2000 and all compressions but JPEG, LZW and deflate, planes, strips, grey or 16-bit pixels,
+and the TIFFs of Hamamatsu, Leica, Philips, Trestle, Ventana, Huron and Argos.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from uadray.errors import SlideError, UadrayError
 from uadray.slides.levels import factors
-from uadray.slides.slide import DECODED_BYTES, Boxes, Rgb
+from uadray.slides.slide import Boxes, Rgb
 from uadray.slides.tiff.byte_source import ByteSource, Span, slide_error
-from uadray.slides.tiff.header import BadTiffError, TiffLimitError
-from uadray.slides.tiff.index import TiffIndex, read_index
+from uadray.slides.tiff.decoded_tiles import DecodedTiles
+from uadray.slides.tiff.index import TiffIndex
 from uadray.slides.tiff.jpeg import TileDecoder
 from uadray.slides.tiff.level_tiles import TiffLevel
 from uadray.slides.tiff.lossless import LosslessDecoder
-from uadray.slides.tiff.read_ahead import Plan, touched_tiles
+from uadray.slides.tiff.read_ahead import Announcement, touched_tiles
 from uadray.slides.tiff.tags import JPEG
 
 READ_BYTES = 8 * 2**20
 """Encoded bytes that one region asks S3 for at once, where nothing was announced."""
 
-TWO_LARGE_TILES_BYTES = 256 * 2**20
-"""Two file tiles are kept decoded, even if they are more than `DECODED_BYTES`, where they are not more than this."""
-
-COMPARED_TILES, COMPARED_PX = 3, 2048
-"""Of a level that the file does not mark as one: file tiles that are compared with the next finer level, and pixels of
-that, a side."""
-
 _Tile = tuple[int, bytes | None]
-"""Number and, where they have been read already, bytes."""
-
-
-def index_of(source: ByteSource, *, slide_id: str) -> TiffIndex | None:
-    """What a TIFF holds, whoever decodes it; None where this is none, or only OpenSlide understands it.
-
-    Raises:
-        SlideError: `unreadable` (damaged), `too_large` (beyond what is read here), `several_images` (some would not be
-            read), `colours` (OpenSlide would show others), or what `slide_error` makes of storage's errors.
-    """
-    try:
-        index = read_index(source)
-    except UadrayError as error:
-        raise slide_error(slide_id, error) from error
-    except TiffLimitError as error:
-        raise SlideError(slide_id, "too_large", f"{source.name} is beyond what is read here: {error}") from error
-    except (BadTiffError, ValueError) as error:
-        raise _damaged_file(source, slide_id, error) from error
-    if index is not None and index.others:
-        images = ", ".join(index.others[:5]) + (f" and {len(index.others) - 5} more" if len(index.others) > 5 else "")
-        raise SlideError(
-            slide_id,
-            "several_images",
-            f"{source.name} holds several images of a slide's size; {index.levels[0].name} would be read, and not "
-            f"{images}: save each as a file of its own, or, if one is a smaller level, mark it so (NewSubfileType 1)",
-        )
-    if index is not None and index.colours:
-        raise SlideError(
-            slide_id,
-            "colours",
-            f"{source.name}: {index.colours}. OpenSlide, which reads this format, goes by what it is called, and would "
-            "show other colours; convert it, or mend the tag PhotometricInterpretation",
-        )
-    return index
-
-
-def _damaged_file(source: ByteSource, slide_id: str, error: Exception) -> SlideError:
-    return SlideError(slide_id, "unreadable", f"{source.name} is damaged: {error}")
+"""Number of a file tile and, where they have been read already, its bytes."""
 
 
 class TiffSlide:
-    """A slide whose levels are tiles that are decoded here. Safe to read from several threads; owns `source`."""
+    """A slide whose file tiles are decoded here. Safe to read from several threads; closing it closes `source`."""
 
     def __init__(self, source: ByteSource, index: TiffIndex, *, slide_id: str, mpp: float) -> None:
         self.slide_id, self.mpp = slide_id, mpp
         self.level_sizes_px = tuple(level.size_px for level in index.levels)
-        self.downsamples = _downsamples(index.levels)
+        self.downsamples = tuple(factors(index.levels[0].size_px, level.size_px) for level in index.levels)
         self.tile_sizes_px = tuple(level.tile_px for level in index.levels)
         self.unused_levels = index.left_out
         self._source, self._levels = source, index.levels
         self._complete = [bool(level.lengths.all()) for level in index.levels]
         self._decoders = [_decoder(level) for level in index.levels]
-        self._decoded: OrderedDict[tuple[int, int], Rgb] = OrderedDict()
-        self._decoded_bytes = 0
-        self._lock = threading.Lock()
-        self._plan: Plan | None = None
-
-    @classmethod
-    def open(cls, source: ByteSource, index: TiffIndex, *, slide_id: str, mpp: float) -> Self:
-        """Open what `index_of` found.
-
-        Raises:
-            SlideError: `unreadable`, or `several_images`: what looks like a smaller level by its size shows something
-                else; or what `slide_error` makes of storage's errors.
-        """
-        try:
-            slide = cls(source, index, slide_id=slide_id, mpp=mpp)
-        except ValueError as error:
-            raise _damaged_file(source, slide_id, error) from error
-        for number, level in enumerate(index.levels):
-            if level.unproven and not slide._shows_the_slide(number):
-                raise SlideError(
-                    slide_id,
-                    "several_images",
-                    f"{source.name}: {level.name} has the size of a smaller level and does not show what "
-                    f"{index.levels[0].name} shows, so it would not be read: save each image as a file of its own",
-                )
-        slide.rest()
-        return slide
-
-    def _shows_the_slide(self, level: int) -> bool:
-        """Whether a level is the next finer one, made smaller: compared where there is most to see, much reduced."""
-        at, finer = self._levels[level], self._levels[level - 1]
-        scale = factors(finer.size_px, at.size_px)
-        for number in np.argsort(-at.lengths, kind="stable")[:COMPARED_TILES].tolist():
-            row, column = divmod(number, at.columns)
-            corner = (column * at.tile_px[0], row * at.tile_px[1])
-            size = [
-                min(at.tile_px[i], at.size_px[i] - corner[i], max(1, int(COMPARED_PX / scale[i]))) for i in range(2)
-            ]
-            box = [round(value * scale[i % 2]) for i, value in enumerate((*corner, *size))]
-            own = self.read_region(level, *corner, *size)
-            whole = self.read_region(level - 1, box[0], box[1], max(1, box[2]), max(1, box[3]))
-            few = (max(1, size[0] // 8), max(1, size[1] // 8))
-            a, b = (cv2.resize(each, few, interpolation=cv2.INTER_AREA).astype(np.float64) for each in (own, whole))
-            # what is not the same differs by more than it varies, and what is by a fraction of that
-            if np.abs(a - b).mean() > 3 + np.abs(b - b.mean((0, 1))).mean() / 2:
-                return False
-        return True
+        self._decoded = DecodedTiles()
+        self._announced: Announcement | None = None
 
     def missing_share(self, level: int, boxes: Boxes) -> npt.NDArray[np.float64]:
         """See `Slide.missing_share`."""
@@ -159,29 +67,34 @@ class TiffSlide:
         return share / (boxes[:, 2] * boxes[:, 3])
 
     def will_read(self, level: int, boxes: Boxes) -> None:
-        """See `Slide.will_read`. On a disk it only tells which decoded tiles are needed again."""
+        """See `Slide.will_read`. On a disk it only tells which decoded file tiles are needed again."""
         self._forget()
-        self._plan = Plan(level, self._levels[level], boxes, self._source.read if self._source.remote else None)
+        read = self._source.read if self._source.remote else None
+        self._announced = Announcement(level, self._levels[level], boxes, read)
 
     def read_region(self, level: int, x: int, y: int, width: int, height: int, out: Rgb | None = None) -> Rgb:
         """See `Slide.read_region`. What lies within one file tile is a view of it."""
-        plan = self._plan
-        planned = plan is not None and plan.is_next(level, (x, y, width, height))
+        announced = self._announced
+        if announced is not None and not announced.is_next(level, (x, y, width, height)):
+            announced = None
         try:
-            return self._region(level, (x, y, width, height), plan if planned else None, out)
+            return self._region(level, (x, y, width, height), announced, out)
         except UadrayError as error:
             raise slide_error(self.slide_id, error) from error
         except ValueError as error:
             raise self._damaged(level, x, y, error) from error
         finally:
-            if plan and planned:
-                plan.advance()
+            if announced is not None:
+                announced.advance()
 
     def _damaged(self, level: int, x: int, y: int, error: ValueError) -> SlideError:
         corner = tuple(round(at * factor) for at, factor in zip((x, y), self.downsamples[level], strict=True))
         return SlideError(self.slide_id, "unreadable", f"pixels at {corner} cannot be read: {error}")
 
-    def _region(self, level: int, box: tuple[int, int, int, int], plan: Plan | None, out: Rgb | None) -> Rgb:
+    def _region(
+        self, level: int, box: tuple[int, int, int, int], announced: Announcement | None, out: Rgb | None
+    ) -> Rgb:
+        """The pixels of a box; `announced` is given where the box is the next one that was announced."""
         at, (x, y, width, height) = self._levels[level], box
         tile_w, tile_h = at.tile_px
         left, right = max(x, 0), min(x + width, at.size_px[0])
@@ -189,59 +102,52 @@ class TiffSlide:
         rows = range(top // tile_h, -(-bottom // tile_h)) if left < right else range(0)
         columns = range(left // tile_w, -(-right // tile_w)) if top < bottom else range(0)
         numbers = [row * at.columns + column for row in rows for column in columns]
-        there = [number for number in numbers if at.lengths[number]]  # others are white
-        whole = right - left == width and bottom - top == height and len(there) == len(numbers)
-        if whole and len(there) == 1:
-            own = out if (width, height) == at.tile_px else None  # decoded in place
-            tile = self._tile(level, there[0], plan, None, own)
+        there = [number for number in numbers if at.lengths[number]]  # the others are white
+        is_covered = right - left == width and bottom - top == height and len(there) == len(numbers)
+        if is_covered and len(there) == 1:
+            in_place = out if (width, height) == at.tile_px else None
+            tile = self._tile(level, there[0], announced, None, in_place)
             tile = tile[top - rows[0] * tile_h :, left - columns[0] * tile_w :][:height, :width]
-            if out is None or own is not None:
+            if out is None or in_place is not None:
                 return tile
             out[:] = tile
             return out
         if out is None:
             out = np.empty((height, width, 3), np.uint8)
-        if not whole:
+        if not is_covered:
             out[:] = 255
-        for some in self._in_groups(level, there, plan):
-            for number, data in some:
-                tile = self._tile(level, number, plan, data)
+        for group in self._in_groups(level, there, announced):
+            for number, data in group:
+                tile = self._tile(level, number, announced, data)
                 row, column = divmod(number, at.columns)
                 x0, y0 = max(left, column * tile_w), max(top, row * tile_h)
                 x1, y1 = min(right, (column + 1) * tile_w), min(bottom, (row + 1) * tile_h)
-                part = tile[y0 - row * tile_h : y1 - row * tile_h, x0 - column * tile_w : x1 - column * tile_w]
-                out[y0 - y : y1 - y, x0 - x : x1 - x] = part
+                overlap = tile[y0 - row * tile_h : y1 - row * tile_h, x0 - column * tile_w : x1 - column * tile_w]
+                out[y0 - y : y1 - y, x0 - x : x1 - x] = overlap
         return out
 
-    def _in_groups(self, level: int, numbers: list[int], plan: Plan | None) -> Iterator[list[_Tile]]:
+    def _in_groups(self, level: int, numbers: list[int], announced: Announcement | None) -> Iterator[list[_Tile]]:
         """File tiles, with their bytes where it pays to read those of several at once: in S3, unannounced."""
-        if plan or not self._source.remote or not numbers:
+        if announced or not self._source.remote or not numbers:
             yield [(number, None) for number in numbers]
             return
         at = self._levels[level]
-        group = np.cumsum(at.lengths[numbers]) // READ_BYTES
-        for number in np.unique(group):
-            together = [n for n, its in zip(numbers, group, strict=True) if its == number]
+        group_of = np.cumsum(at.lengths[numbers]) // READ_BYTES
+        for group in np.unique(group_of):
+            together = [n for n, its_group in zip(numbers, group_of, strict=True) if its_group == group]
             absent = [n for n in together if (level, n) not in self._decoded]
             blobs: dict[int, bytes] = dict(zip(absent, self._source.read(_spans(at, absent)), strict=True))
             yield [(n, blobs.get(n)) for n in together]
 
     def _tile(
-        self, level: int, number: int, plan: Plan | None, data: bytes | None = None, out: Rgb | None = None
+        self, level: int, number: int, announced: Announcement | None, data: bytes | None = None, out: Rgb | None = None
     ) -> Rgb:
-        """One file tile, decoded: kept from before, or from `data`, or from bytes that are fetched now.
+        """One file tile, decoded: kept from before, or from `data`, or from bytes that are read now.
 
-        Into `out`, if that is given.
+        It is written to `out` where that is given.
         """
-        key = (level, number)
-        again = plan.use(number) if plan else out is None
-        with self._lock:
-            tile = self._decoded.get(key)
-            if tile is not None:
-                if again:
-                    self._decoded.move_to_end(key)
-                else:
-                    self._decoded_bytes -= self._decoded.pop(key).nbytes
+        again = announced.use(number) if announced else out is None
+        tile = self._decoded.take((level, number), again=again)
         if tile is None:
             data = data or self._bytes(level, number)
             if out is not None and not again:
@@ -249,31 +155,23 @@ class TiffSlide:
             tile = self._decoders[level].decode(data)
             tile.flags.writeable = False
             if again:
-                self._keep(key, tile)
+                self._decoded.keep((level, number), tile)
         if out is None:
             return tile
         out[:] = tile
         return out
 
     def _bytes(self, level: int, number: int) -> bytes:
-        plan = self._plan
-        ahead = plan.ahead if plan and plan.level == level else None
+        """The encoded bytes of a file tile, from those that were fetched ahead or from the file."""
+        announced = self._announced
+        ahead = announced.ahead if announced and announced.level == level else None
         data = ahead.take(number) if ahead else None
         return data or self._source.read(_spans(self._levels[level], [number]))[0]
 
-    def _keep(self, key: tuple[int, int], tile: Rgb) -> None:
-        with self._lock:
-            if key not in self._decoded:
-                self._decoded[key] = tile
-                self._decoded_bytes += tile.nbytes
-            room = max(DECODED_BYTES, tile.nbytes, min(2 * tile.nbytes, TWO_LARGE_TILES_BYTES))
-            while self._decoded_bytes > room:
-                self._decoded_bytes -= self._decoded.popitem(last=False)[1].nbytes
-
     def _forget(self) -> None:
-        if self._plan:
-            self._plan.close()
-            self._plan = None
+        if self._announced:
+            self._announced.close()
+            self._announced = None
 
     def encoded_tile(self, level: int, x: int, y: int, width: int, height: int) -> bytes | None:
         """The file's own JPEG of a region that is exactly one of its JPEG tiles, as a stream of its own; else None.
@@ -306,12 +204,10 @@ class TiffSlide:
     def rest(self) -> None:
         """Free what is kept decoded or fetched ahead, of a slide that stays open for later."""
         self._forget()
-        with self._lock:
-            self._decoded.clear()
-            self._decoded_bytes = 0
+        self._decoded.clear()
 
     def close(self) -> None:
-        """Free the file, and stop what is fetched ahead."""
+        """Free the file, and stop fetching ahead."""
         self.rest()
         self._source.close()
 
@@ -327,15 +223,12 @@ class TiffSlide:
 
 
 def _spans(level: TiffLevel, numbers: Sequence[int]) -> list[Span]:
+    """Where the bytes of these file tiles lie in the file."""
     return [(start := int(level.offsets[n]), start + int(level.lengths[n])) for n in numbers]
 
 
-def _downsamples(levels: Sequence[TiffLevel]) -> tuple[tuple[float, float], ...]:
-    """Of each level against the first, along x and y."""
-    return tuple(factors(levels[0].size_px, level.size_px) for level in levels)
-
-
 def _decoder(level: TiffLevel) -> TileDecoder | LosslessDecoder:
+    """What decodes the file tiles of a level."""
     if level.compression == JPEG:
         return TileDecoder(level.tile_px, rgb=level.rgb, tables=level.tables)
     return LosslessDecoder(level.tile_px, compression=level.compression, predictor=level.predictor)
