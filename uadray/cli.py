@@ -398,7 +398,8 @@ def weights_list() -> None:
 def _join(*, bundle: str | None = None, out: str | None = None) -> Any:
     """Join the cluster, or start one here. Returns the nodes that can be used: each of a cluster is looked at first."""
     from uadray.cluster.connection import connect
-    from uadray.cluster.nodes import Nodes, examiner
+    from uadray.cluster.nodes import Nodes
+    from uadray.cluster.preflight import examiner
     from uadray.detectors import bundle as bundles
     from uadray.storage import objects
 

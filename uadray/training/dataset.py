@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
-from uadray.cluster.nodes import Nodes
+from uadray.cluster.nodes import Nodes, on_this_node
 from uadray.cluster.read_tasks import TaskSource, bind_read_task
-from uadray.cluster.tasks import Crashed, in_parallel, on_this_node
+from uadray.cluster.tasks import Crashed, in_parallel
 from uadray.errors import SYSTEM_REASONS, InputError, WorkError, reason_of, shown, shows_ids
 from uadray.provenance import fingerprint
 from uadray.slides.identity import all_marks, contents, new_salt
