@@ -92,7 +92,7 @@ def _awaited(worker: str, expected: dict[str, float], *, labels: tuple[str, ...]
 
 
 def test_rays_own_names_that_are_used_are_there() -> None:
-    """Private ones, behind one function each: `metrics.add` and `stream.stop_execution`."""
+    """Private ones, behind one function each: `metrics.add` and `dataset_rows.stop_execution`."""
     from ray.data.dataset import Dataset
     from ray.util.metrics import Counter
 
