@@ -101,7 +101,7 @@ def _awaited(worker: str, expected: dict[str, float], *, labels: tuple[str, ...]
 PRIVATE = {
     "metrics.add": {"_record"},
     "serving.server.listening_at": {"ray.serve.context._get_global_client"},
-    "cluster.stream.stop_execution": {"_current_executor"},
+    "cluster.dataset_rows.stop_execution": {"_current_executor"},
     "cluster.probe._client": {"ray._private.services.canonicalize_bootstrap_address", "ray._raylet.GcsClient"},
     "cluster.probe._versions": {"ray._common.usage.usage_lib.get_cluster_metadata"},
     "cluster.probe._has_node_here": {"ray._private.services.get_node_to_connect_for_driver"},

@@ -14,23 +14,12 @@ from uadray.storage import objects
 ROWS = [SlideRow(f"s{i}", f"/nowhere/s{i}.tif") for i in range(20)]
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
-    """Two nodes with CPUs and a head without."""
-    found: list[dict[str, object]] = [
-        {"NodeID": name, "Alive": True, "NodeManagerAddress": f"10.0.0.{i}", "Resources": {"CPU": cpus}}
-        for i, (name, cpus) in enumerate([("head", 0), ("a", 2), ("b", 2)])
-    ]
-    monkeypatch.setattr("uadray.cluster.nodes.ray.nodes", lambda: found)
-    return found
-
-
 def _failed(attempts: Attempts, row: SlideRow, reason: str, node: str = "a") -> tuple[bool, bool]:
     outcome = attempts.failed(row, reason, "what happened", node_id=node, address="10.0.0.1")
     return outcome.again, outcome.is_verdict
 
 
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("two_nodes")
 def test_a_broken_node_is_left_out_and_its_slides_are_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     nodes = Nodes()
     attempts = Attempts(nodes)
@@ -45,16 +34,7 @@ def test_a_broken_node_is_left_out_and_its_slides_are_tried_again(caplog: pytest
         _failed(attempts, ROWS[0], "node", "a")
 
 
-def test_nodes_that_are_lost_are_told(cluster: list[dict[str, object]]) -> None:
-    nodes = Nodes()
-    assert nodes.count() == 2
-    assert nodes.troubles() == []
-    nodes.leave_out("a", "no uadray")
-    cluster[2]["Alive"] = False
-    assert nodes.troubles() == ["node 10.0.0.1: no uadray", "node 10.0.0.2: lost"]
-
-
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("two_nodes")
 def test_a_node_without_access_is_looked_at() -> None:
     asked: list[list[str]] = []
 

@@ -1,70 +1,17 @@
-"""What a machine is asked: stores that refuse, lie or keep silent, versions that differ, and what that means."""
+"""Which checks a node gets."""
 
-import socket
-import time
 from pathlib import Path
 
-import pytest
-from seaweed import SeaweedServer
-
-from uadray.cluster import checks
-from uadray.storage import objects
+from uadray.cluster.checks import examine_node
+from uadray.cluster.machine_checks import versions
 
 
-def good(out: str) -> checks.Finding:
-    return checks.Finding("output", True, f"{out} can be written, read, replaced under a condition and deleted")
-
-
-def test_a_local_folder_and_its_marker(tmp_path: Path) -> None:
-    marker = checks.Marker(str(tmp_path / "out" / ".m.uadray-tmp"), b"seen")
-    out = str(tmp_path / "out")
-    finding = checks.store(out, marker)
-    assert not finding.ok
-    assert "is another place here than on the driver's machine: mount it on every node" in finding.message
-    objects.write_bytes(marker.uri, b"not")
-    assert not checks.store(out, marker).ok
-    objects.write_bytes(marker.uri, marker.content)
-    assert checks.store(out, marker) == good(out)
-
-
-@pytest.mark.s3
-def test_a_store_with_wrong_credentials(s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = f"s3://{s3.bucket}/checks"
-    assert checks.store(out) == good(out)
-    assert checks.credentials().message == f"{s3.endpoint} takes the credentials (from env); they see 2 buckets"
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    for finding in (checks.store(out), checks.credentials(), checks.readable([f"{out}/a.svs"])):
-        assert (finding.ok, finding.required) == (False, True)
-        assert "SignatureDoesNotMatch" in finding.message
-        assert "AWS_SECRET_ACCESS_KEY" in finding.message
-        assert "\n" not in finding.message
-
-
-@pytest.mark.s3
-def test_inputs_that_cannot_be_read(s3: SeaweedServer) -> None:
-    uri = f"s3://{s3.bucket}/checks/bundle.json"
-    assert "no such object" in checks.readable([uri]).message
-    objects.write_bytes(uri, b"{}")
-    assert checks.readable([uri]).ok
-    objects.delete(uri)
-
-
-def test_a_store_that_keeps_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As behind a firewall that drops packets."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
-        began = time.monotonic()
-        for finding in (checks.store("s3://slides/out", timeout_s=1), checks.credentials(timeout_s=1)):
-            assert (finding.ok, finding.required) == (False, True)
-            assert "no answer within 1 s; check network, firewall" in finding.message
-        assert time.monotonic() - began < 5
-
-
-def test_versions_that_differ_are_named() -> None:
-    found = checks.versions()
-    assert checks.same_versions(found).ok
-    finding = checks.same_versions(found | {"Ray": "2.50.0"})
-    assert not finding.ok
-    assert f"Ray {found['Ray']} here and 2.50.0 on the driver's machine" in finding.message
+def test_a_node_is_checked_for_what_it_will_be_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "slide.tif").write_bytes(b"x")
+    always = ["versions", "shared memory", "cache disk", "weights"]
+    out, reads = str(tmp_path / "out"), [str(tmp_path / "slide.tif")]
+    findings = examine_node(versions(), None, out_uri=out, reads=reads)
+    assert [finding.what for finding in findings] == [*always, "input", "output"]
+    assert [finding.ok for finding in findings if finding.what in ("versions", "input", "output")] == [True] * 3
+    findings = examine_node(versions(), None, out_uri=None, reads=[str(tmp_path / "gone.tif")])
+    assert [(finding.what, finding.ok) for finding in findings][-1] == ("input", False)

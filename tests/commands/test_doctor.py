@@ -7,7 +7,7 @@ import pytest
 from command_line import run
 from seaweed import SeaweedServer
 
-from uadray.cluster.checks import Finding
+from uadray.cluster.finding import Finding
 from uadray.commands import doctor
 from uadray.storage import objects
 

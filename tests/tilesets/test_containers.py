@@ -317,16 +317,16 @@ def test_a_parquet_file_is_cut_into_runs(tmp_path: Path) -> None:
     pq.write_table(
         pa.table({"tile_id": [str(i) for i in range(3100)], "image": [b""] * 3100}), path, row_group_size=3000
     )
-    runs = shards.file_runs(str(path))
+    runs = shards.file_ranges(str(path))
     assert [(r.group, r.start, r.stop, r.first_tile) for r in (runs[0], runs[1], runs[-1])] == [
         (0, 0, 188, 0),
         (0, 188, 376, 188),
         (1, 64, 100, 3064),
     ]
     assert len(runs) == 18
-    rows = [values["tile_id"] for run in runs for values in shards.read_run(run, ("tile_id",))]
+    rows = [values["tile_id"] for run in runs for values in shards.read_range(run, ("tile_id",))]
     assert rows == [str(i) for i in range(3100)]
-    assert next(shards.read_run(runs[0], ("image", "label"))) == {"image": b"", "label": None}
+    assert next(shards.read_range(runs[0], ("image", "label"))) == {"image": b"", "label": None}
 
 
 def test_what_is_no_tile_set_json(tmp_path: Path) -> None:

@@ -103,11 +103,11 @@ def test_row_groups_are_samples_of_a_slide(tmp_path: Path) -> None:
     row = write_slide(tmp_path / "a.tif", 1, size=(1024, 1024))
     out = str(tmp_path / "set")
     tile_set = cut([row], TileSpec(mpp=1.0, tile_px=32, quality=None), out)
-    runs = shards.folder_runs(out, tile_set)
+    runs = shards.folder_ranges(out, tile_set)
     assert [run.stop - run.start for _, run in runs] == [64] * 16
     assert [run.first_tile for _, run in runs] == list(range(0, 1024, 64))
     for _, run in runs:
-        y = [values["y_level0_px"] for values in shards.read_run(run, ("y_level0_px",))]
+        y = [values["y_level0_px"] for values in shards.read_range(run, ("y_level0_px",))]
         assert np.ptp(y) > 700
 
 

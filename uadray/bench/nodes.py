@@ -97,7 +97,7 @@ def _streamed(network: Network, folder: str, nodes: int, part_s: float) -> dict[
     from uadray.cluster.connection import connect
     from uadray.cluster.nodes import Nodes
     from uadray.cluster.stream import stream
-    from uadray.cluster.watch import DriversWatch
+    from uadray.cluster.watch_actor import DriversWatch
     from uadray.cluster.workers import StreamConfig
     from uadray.screening.parts import failed_part
     from uadray.screening.slide_reader import slide_read_tasks

@@ -1,11 +1,19 @@
-"""Slides that the system has failed at: given back, tried again elsewhere, until it is clear whose fault it is.
+"""What becomes of a slide that the system has failed at: tried again elsewhere, until it is clear whose fault it is.
 
-a fault of the system at a slide
-    the node cannot be used (broken device, no access, no uadray)   it is left out; the others go on
-    many slides in a row, whatever the node                        the job stops in one line
-    the same slide three times, while others go through            if the driver, which can read others, is
-                                                                   refused as well, the slide fails by that name;
-                                                                   else it stays open, and a later run tries it
+    fault --> the node is to blame (broken device, no access from there, no uadray)
+      |           the node is left out, the slide is given back
+      |
+      |-> 6 faults in a row, at whichever slides                    the job stops: WorkError
+      |
+      |-> 1st or 2nd of this slide (memory: the 1st)                the slide is given back
+      |
+      `-> 3rd of this slide (memory: the 2nd)
+              |-- memory                                            verdict: the slide is `crashed`
+              |-- the driver is refused it too, and can read
+              |   another slide that was scored                     verdict: the slide failed for this reason
+              `-- else                                              no verdict: a later run tries it
+
+A slide that is scored, or that fails by itself, ends the row of faults.
 """
 
 from collections import Counter
@@ -18,13 +26,13 @@ from uadray.storage import objects
 from uadray.storage.slide_files import slide_stat
 
 MAX_TRIES = 3
-"""Of a slide."""
+"""Of a slide, before it is given up."""
 
 MAX_IN_A_ROW = 6
-"""Faults of the system without a slide that ends in between: then it is not about slides."""
+"""Faults of the system without a slide that ends in between: then no slide is to blame."""
 
 MAX_BREAKS = 3
-"""Streams in a row that Ray ends without a slide having ended."""
+"""Streams in a row that Ray ends before a slide has ended in them."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +40,9 @@ class Outcome:
     """What becomes of a slide that the system failed at.
 
     Attributes:
-        again: it is tried again.
+        again: whether it is tried again.
         failure: reason and message, where it is not.
-        is_verdict: whether that is about the slide; otherwise it stays open.
+        is_verdict: whether the failure is the slide's; otherwise the slide stays open for a later run.
     """
 
     again: bool
@@ -43,50 +51,55 @@ class Outcome:
 
 
 class Attempts:
-    """Of one job. `nodes`: those that are used."""
+    """The faults of one job so far.
+
+    Attributes:
+        nodes: those that are used.
+    """
 
     def __init__(self, nodes: Nodes) -> None:
         self.nodes = nodes
         self._tries: Counter[str] = Counter()
         self._in_a_row = self._breaks = 0
-        self._good: SlideRow | None = None
+        self._last_scored: SlideRow | None = None
 
     def worked(self, row: SlideRow) -> None:
-        """A slide was scored."""
+        """Note that a slide was scored."""
         self._in_a_row = self._breaks = 0
-        self._good = row
+        self._last_scored = row
 
     def ended(self) -> None:
-        """A slide has come to an end of its own."""
+        """Note that a slide has failed by itself."""
         self._in_a_row = self._breaks = 0
 
     def failed(self, row: SlideRow, reason: str, message: str, *, node_id: str, address: str) -> Outcome:
-        """A fault of the system has met a slide.
+        """What becomes of a slide that a fault of the system has met.
 
         Raises:
             WorkError: too many in a row, or no node is left.
         """
         self._tries[row.slide_id] += 1
-        if self._is_of_the_node(reason, message, node_id):
+        if self._leaves_out_the_node(reason, message, node_id):
             self._in_a_row = 0
             return Outcome(again=True)
         self._in_a_row += 1
-        where = f" (node {address})" if address else ""
+        at_node = f" (node {address})" if address else ""
         if self._in_a_row >= MAX_IN_A_ROW:
             raise WorkError(
-                f"{self._in_a_row} faults in a row that are no slide's, the last: {reason}: {message}{where}"
+                f"{self._in_a_row} faults in a row that are no slide's, the last: {reason}: {message}{at_node}"
             )
         if self._tries[row.slide_id] < (2 if reason == "memory" else MAX_TRIES):
             return Outcome(again=True)
         if reason == "memory":
             return Outcome(again=False, failure=("crashed", message), is_verdict=True)
-        return Outcome(again=False, failure=(reason, f"{message}{where}"), is_verdict=self._is_the_slides(row, reason))
+        is_verdict = self._is_the_slides(row, reason)
+        return Outcome(again=False, failure=(reason, f"{message}{at_node}"), is_verdict=is_verdict)
 
     def broke(self, message: str) -> None:
-        """Ray has ended a stream.
+        """Note that Ray has ended a stream; the nodes are examined.
 
         Raises:
-            WorkError: again and again, or no node is left.
+            WorkError: it was the third in a row, or no node is left.
         """
         self._breaks += 1
         if self.nodes.check():
@@ -94,29 +107,27 @@ class Attempts:
         elif self._breaks >= MAX_BREAKS:
             raise WorkError(f"Ray has ended the work {self._breaks} times in a row: {message}")
 
-    def _is_of_the_node(self, reason: str, message: str, node_id: str) -> bool:
-        """Leave out the node if it is to blame."""
+    def _leaves_out_the_node(self, reason: str, message: str, node_id: str) -> bool:
+        """Leave out the node if it is to blame; returns whether it was."""
         if reason in ("device", "node"):
             self.nodes.leave_out(node_id, shown_text(message))
             return True
         return reason in ("no_access", "unreachable") and self.nodes.check([node_id])
 
     def _is_the_slides(self, row: SlideRow, reason: str) -> bool:
-        """Whether the driver is refused this slide in the same way, and can read another."""
-        if reason not in ("no_access", "unreachable") or self._good is None:
+        """Whether the driver is refused this slide in the same way, and can read one that was scored."""
+        if reason not in ("no_access", "unreachable") or self._last_scored is None:
             return False
-        try:
-            slide_stat(row.uri)
-        except UadrayError as error:
-            if reason_of(error)[0] != reason:
-                return False
-        else:
-            return False
-        try:
-            slide_stat(self._good.uri)
-        except UadrayError:
-            return False
-        return True
+        return _refusal(row) == reason and _refusal(self._last_scored) is None
+
+
+def _refusal(row: SlideRow) -> str | None:
+    """The reason why the driver cannot read a slide's file; None where it can."""
+    try:
+        slide_stat(row.uri)
+    except UadrayError as error:
+        return reason_of(error)[0]
+    return None
 
 
 def is_there(uri: str) -> bool:

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting one on this machine."""
+"""Joining a Ray cluster, or starting one on this machine, with the settings that uadray needs."""
 
 import logging
 import os
@@ -11,29 +11,36 @@ from typing import Any
 
 import ray
 
-from uadray.cluster.joining import look_first
+from uadray.cluster.joining import check_joinable
 from uadray.errors import WorkError
 
 ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",  # torch's idle threads sleep instead of spinning on the cores that readers need
-    # glibc keeps freed activations instead of returning them to the kernel and faulting them in again at every step
+    "OMP_WAIT_POLICY": "PASSIVE",  # torch's idle threads sleep: spinning, they would use the cores that readers need
+    # glibc keeps freed activations; returned to the kernel, they would be faulted in again at every step
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its warnings about itself are not for the terminal; failures come as exceptions
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # keeps Ray's own warnings off the terminal; failures arrive as exceptions
     "RAY_USAGE_STATS_ENABLED": "0",  # patient archives do not phone home
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # a command has one progress bar, its own
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # a command shows one progress bar, that of uadray
     "RAY_TRAIN_V2_ENABLED": "1",
 }
+"""Of this process and, where Ray is started here, of its workers; a variable that is set already stays."""
+
+BLOCK_BYTES = 16 * 2**20
+"""What Ray Data makes blocks of, unless a stream says otherwise."""
 
 
 def connect(*, quiet: bool = True) -> None:
-    """Join the cluster of `RAY_ADDRESS`, else start Ray on this machine; does nothing where Ray already runs.
+    """Join the cluster that `RAY_ADDRESS` names, else start Ray on this machine; does nothing where Ray already runs.
 
-    A cluster that was not named is not joined, whatever else runs on this machine.
+    Without `RAY_ADDRESS` no cluster is joined, even if one runs on this machine.
+
+    Args:
+        quiet: keep what workers print off the terminal.
 
     Raises:
-        InputError: there is no cluster there, it does not take our token, or its versions are others.
+        InputError: there is no cluster at that address, it refuses our token, or it has other versions.
         WorkError: Ray does not start, or cannot join for another reason.
     """
     if ray.is_initialized():
@@ -41,34 +48,43 @@ def connect(*, quiet: bool = True) -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS") or "local"
-    options: dict[str, Any] = {"address": address, "log_to_driver": not quiet, "logging_level": logging.ERROR}
-    if address == "local":
-        # one reader and one scorer at least: a pool that takes every CPU would wait for readers for ever
-        options |= {"num_cpus": max(2, os.cpu_count() or 2), "include_dashboard": False}
-    with _log() as log:
+    with _log_file() as log:
         if address != "local":
-            look_first(address, log=log)
-        try:
-            with _standard_error_in(log):
-                ray.init(**options)
-        except Exception as error:  # Ray has many; whichever it is, nothing was begun
-            what = "Ray cannot be started on this machine"
-            if address != "local":
-                what = f"the Ray cluster {address} cannot be joined"
-            said = " ".join(str(error).split())[:300]
-            raise WorkError(
-                f"{what} ({said}); nothing was begun, the same command can be run again; Ray's own words are in {log}"
-            ) from error
+            check_joinable(address, log=log)
+        _start(address, quiet=quiet, log=log)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.target_max_block_size = 16 * 2**20
+    context.target_max_block_size = BLOCK_BYTES
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
+def cores() -> int:
+    """CPUs of the whole cluster."""
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+def _start(address: str, *, quiet: bool, log: Path) -> None:
+    options: dict[str, Any] = {"address": address, "log_to_driver": not quiet, "logging_level": logging.ERROR}
+    if address == "local":
+        # two CPUs at least, one for a reader and one for a scorer: with one, scorers could take it and wait for readers
+        options |= {"num_cpus": max(2, os.cpu_count() or 2), "include_dashboard": False}
+    try:
+        with _standard_error_in(log):
+            ray.init(**options)
+    except Exception as error:  # Ray raises many kinds; after each of them nothing was begun
+        problem = "Ray cannot be started on this machine"
+        if address != "local":
+            problem = f"the Ray cluster {address} cannot be joined"
+        said = " ".join(str(error).split())[:300]
+        raise WorkError(
+            f"{problem} ({said}); nothing was begun, the same command can be run again; Ray's own words are in {log}"
+        ) from error
+
+
 @contextmanager
-def _log() -> Iterator[Path]:
-    """A file for what Ray says while it is joined; stays where that fails."""
+def _log_file() -> Iterator[Path]:
+    """A file for what Ray prints while it is joined; it is kept where that fails."""
     descriptor, name = tempfile.mkstemp(prefix="uadray-ray-", suffix=".log")
     os.close(descriptor)
     yield Path(name)
@@ -77,19 +93,14 @@ def _log() -> Iterator[Path]:
 
 @contextmanager
 def _standard_error_in(log: Path) -> Iterator[None]:
-    """Ray's core writes to the descriptor itself, past `sys.stderr`."""
+    """Write standard error to a file: of the descriptor itself, since Ray's core writes to it past `sys.stderr`."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    terminal = os.dup(2)
     try:
         with log.open("ab") as file:
             os.dup2(file.fileno(), 2)
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def cores() -> int:
-    """CPUs of the whole cluster."""
-    return int(ray.cluster_resources().get("CPU", 1))
+        os.dup2(terminal, 2)
+        os.close(terminal)

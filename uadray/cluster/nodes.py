@@ -1,85 +1,77 @@
-"""Which nodes of the cluster a job uses. One that cannot be used is named once, left out, and others do its slides."""
+"""The nodes of the cluster, and which of them a job uses."""
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from uadray.cluster.checks import STORE_TIMEOUT_S
-from uadray.cluster.preflight import TIMEOUT_S, examine_nodes
 from uadray.errors import WorkError
 
 log = logging.getLogger(__name__)
 
+TIMEOUT_S = 90.0
+"""For a node to answer before a job: a worker process starts on a busy node, imports, and waits for the store."""
+
 AGAIN_TIMEOUT_S = 30.0
-"""A node that is looked at in the middle of a job has processes that are ready: it answers sooner."""
+"""For a node to answer in the middle of a job: it has processes that are ready."""
 
 Examine = Callable[[Collection[str], float], dict[str, list[str]]]
-"""Looks at nodes, by id, for so many seconds; returns what is wrong with each, nothing where it can be used."""
-
-
-def examiner(out: str | None, reads: Sequence[str]) -> Examine:
-    """Looks at what a job needs of a node: uadray, `reads`, and where it writes to."""
-
-    def examine(node_ids: Collection[str], timeout_s: float) -> dict[str, list[str]]:
-        store_s = min(STORE_TIMEOUT_S, timeout_s / 4)  # once for what is read, once for where is written
-        return examine_nodes(out, reads=reads, timeout_s=timeout_s, store_timeout_s=store_s, node_ids=node_ids)
-
-    return examine
+"""Examines nodes, by id, for so many seconds; returns what is wrong with each, nothing for one that can be used."""
 
 
 class Nodes:
-    """The nodes of one job.
+    """The nodes of one job. One that cannot be used is named once and left out; its slides go to others.
 
     Attributes:
-        left_out: id of a node that is not used -> its address, and why.
+        left_out: id of each node that is not used -> its address, and why.
     """
 
     def __init__(self, examine: Examine | None = None) -> None:
         self.left_out: dict[str, str] = {}
         self._examine = examine
-        self._seen: dict[str, str] = {}
+        self._addresses: dict[str, str] = {}
 
     @property
     def can_be_examined(self) -> bool:
-        """Whether there is a way to look at them; not at the one that a command has started itself."""
+        """Whether there is a way to examine them; there is none for a node that the command has started itself."""
         return self._examine is not None
 
     def usable(self) -> dict[str, dict[str, Any]]:
-        """What Ray says of the nodes that are alive and used, by id."""
-        found = {n["NodeID"]: n for n in ray.nodes() if n["Alive"] and n["NodeID"] not in self.left_out}
-        self._seen |= {node_id: str(node["NodeManagerAddress"]) for node_id, node in found.items()}
-        return found
+        """Ray's description of the nodes that are alive and not left out, by id."""
+        usable = {node["NodeID"]: node for node in living_nodes() if node["NodeID"] not in self.left_out}
+        self._addresses |= {node_id: str(node["NodeManagerAddress"]) for node_id, node in usable.items()}
+        return usable
 
     def troubles(self) -> list[str]:
-        """What was wrong with nodes in this job, and where: those that were left out, and those that were lost."""
-        alive = self.usable()
-        gone = [address for i, address in self._seen.items() if i not in alive and i not in self.left_out]
-        return [*self.left_out.values(), *(f"node {address}: lost" for address in gone)]
+        """What was wrong with nodes in this job: those that were left out, and those that were lost."""
+        usable = self.usable()
+        lost = [address for i, address in self._addresses.items() if i not in usable and i not in self.left_out]
+        return [*self.left_out.values(), *(f"node {address}: lost" for address in lost)]
 
     def count(self) -> int:
-        """Nodes that have CPUs."""
-        return sum(n["Resources"].get("CPU", 0) > 0 for n in self.usable().values())
+        """Usable nodes that have CPUs."""
+        return sum(_cpus(node) > 0 for node in self.usable().values())
 
     def cores(self) -> int:
-        """CPUs of all of them."""
-        return int(sum(n["Resources"].get("CPU", 0) for n in self.usable().values()))
+        """CPUs of all usable nodes."""
+        return int(sum(_cpus(node) for node in self.usable().values()))
 
     def gpus(self) -> float:
-        """GPUs of all of them."""
-        return float(sum(n["Resources"].get("GPU", 0) for n in self.usable().values()))
+        """GPUs of all usable nodes."""
+        return float(sum(node["Resources"].get("GPU", 0) for node in self.usable().values()))
 
     def selector(self) -> dict[str, str] | None:
-        """Where Ray may place work, by the label that each node has."""
+        """Ray's label selector that keeps work off the nodes that are left out; None where there are none."""
         return {"ray.io/node-id": f"!in({','.join(sorted(self.left_out))})"} if self.left_out else None
 
     def check(self, node_ids: Collection[str] | None = None, *, but_not_the_last: bool = False) -> bool:
-        """Look at nodes (all that are used unless named); leaves out what cannot be used and tells whether it did.
+        """Examine nodes and leave out those that cannot be used; returns whether there were any.
 
         Args:
-            node_ids: which.
-            but_not_the_last: keep them where no other would be left.
+            node_ids: which; None for all that are used.
+            but_not_the_last: keep them where no other node would be left.
 
         Raises:
             WorkError: no node is left.
@@ -87,11 +79,11 @@ class Nodes:
         if self._examine is None:
             return False
         usable = self.usable()
-        asked = [i for i in usable if (node_ids is None or i in node_ids) and usable[i]["Resources"].get("CPU", 0) > 0]
+        asked = [i for i, node in usable.items() if (node_ids is None or i in node_ids) and _cpus(node) > 0]
         timeout_s = TIMEOUT_S if node_ids is None else AGAIN_TIMEOUT_S
-        found = self._examine(asked, timeout_s) if asked else {}
-        problems = {node_id: "; ".join(some) for node_id, some in found.items() if some}
-        others = any(n["Resources"].get("CPU", 0) > 0 for i, n in usable.items() if i not in problems)
+        findings = self._examine(asked, timeout_s) if asked else {}
+        problems = {node_id: "; ".join(problems) for node_id, problems in findings.items() if problems}
+        others = any(_cpus(node) > 0 for i, node in usable.items() if i not in problems)
         if but_not_the_last and not others:
             return False
         for node_id, why in problems.items():
@@ -99,7 +91,7 @@ class Nodes:
         return bool(problems)
 
     def leave_out(self, node_id: str, why: str) -> None:
-        """Use a node no more, and say so.
+        """Stop using a node, and say so.
 
         Raises:
             WorkError: none is left.
@@ -114,8 +106,22 @@ class Nodes:
         log.warning("%s; it is not used, its slides go to others", self.left_out[node_id])
 
 
+def _cpus(node: dict[str, Any]) -> float:
+    return float(node["Resources"].get("CPU", 0))
+
+
+def living_nodes() -> list[dict[str, Any]]:
+    """Ray's description of every node that it takes for alive."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def node_name(node: dict[str, Any]) -> str:
+    """A node for people: its address, and enough of its id to tell two nodes on one machine apart."""
+    return f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"
+
+
 def head_address() -> str:
-    """`host:port` of the cluster's head, from where its nodes are told what is alive."""
+    """`host:port` of the cluster's head, where its nodes are told which of them are alive."""
     return str(ray.get_runtime_context().gcs_address)
 
 
@@ -124,3 +130,8 @@ def here() -> tuple[str, str]:
     if not ray.is_initialized():
         return "", ""
     return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+
+
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """Places an actor on the driver's node: it is lost when the driver is, and with no other node."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

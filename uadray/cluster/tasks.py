@@ -1,11 +1,16 @@
-"""Independent tasks on the cluster, one an item; and where things go that must outlive the cluster's other nodes."""
+"""Independent tasks on the cluster, one for each item.
+
+item --> task --> result
+|
+|-- its process died     started again; the second time the item ends as `Crashed`
+`-- its node was lost    started again, which says nothing about the item; the fifth time the job ends
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from uadray.cluster.nodes import Nodes
 from uadray.errors import WorkError
@@ -14,17 +19,29 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 CRASHES = 2
-"""Processes that may die over one item; then it is the item's own fault."""
+"""Processes that may die over one item; then the item is at fault."""
 
 LOST_NODES = 5
-"""Nodes that may be lost under one item, which says nothing about it."""
+"""Nodes that may be lost under one item."""
 
 
 @dataclass(frozen=True)
 class Crashed:
-    """What is found of an item whose process died twice."""
+    """The result of an item whose process died twice."""
 
     message: str
+
+
+@dataclass
+class _Attempt(Generic[T]):
+    """An item whose task runs, and what became of its tasks before."""
+
+    item: T
+    crashes: int = 0
+    lost_nodes: int = 0
+
+
+_NOTHING: Any = object()
 
 
 def in_parallel(
@@ -32,54 +49,58 @@ def in_parallel(
 ) -> Iterator[tuple[T, R | Crashed]]:
     """Call `function(item, *arguments)` in tasks, twice as many at once as there are CPUs; yields each as it ends.
 
-    A process that dies (a segfault, the out-of-memory killer) is tried once more. Ray's own retries are not used: it
-    tries again without end where memory ran out.
+    Ray's own retries are not used: where memory ran out, Ray tries again without end.
+
+    Args:
+        function: importable, or picklable.
+        items: taken as there is room for their tasks.
+        arguments: the same for each item.
+        num_cpus: of a task.
+        nodes: that are used; None for all.
 
     Raises:
-        WorkError: the nodes are lost faster than work gets done.
+        WorkError: nodes are lost faster than work gets done.
     """
     used = nodes or Nodes()
-    plain = ray.remote(num_cpus=num_cpus, max_retries=0)(function)
+    task = ray.remote(num_cpus=num_cpus, max_retries=0)(function)
+    waiting, running = iter(items), dict[Any, _Attempt[T]]()
 
-    def start(item: T) -> Any:
+    def start(attempt: _Attempt[T]) -> None:
         selector = used.selector()
-        return (plain.options(label_selector=selector) if selector else plain).remote(item, *arguments)
+        placed = task.options(label_selector=selector) if selector else task
+        running[placed.remote(attempt.item, *arguments)] = attempt
 
-    waiting, running = iter(items), dict[Any, tuple[T, int, int]]()
     while True:
-        while len(running) < 2 * used.cores():
-            item = next(waiting, _NOTHING)
-            if item is _NOTHING:
-                break
-            running[start(item)] = (item, 0, 0)
+        # one at least: while no node is left the task waits for one, and the items that follow are not dropped
+        while len(running) < max(1, 2 * used.cores()) and (item := next(waiting, _NOTHING)) is not _NOTHING:
+            start(_Attempt(item))
         if not running:
             return
-        (first,), _ = ray.wait(list(running), num_returns=1)
-        item, crashes, losses = running.pop(first)
-        try:
-            found: R | Crashed = ray.get(first)
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-            crashes += 1
-            found = Crashed(f"its process died {CRASHES} times: {_first_words(error)}")
-            if crashes < CRASHES:
-                running[start(item)] = (item, crashes, losses)
-                continue
-        except (ray.exceptions.NodeDiedError, ray.exceptions.LocalRayletDiedError) as error:
-            losses += 1
-            if losses >= LOST_NODES:
-                raise WorkError(f"{losses} nodes were lost one after the other: {_first_words(error)}") from error
-            running[start(item)] = (item, crashes, losses)
-            continue
-        yield item, found
+        (ended,), _ = ray.wait(list(running), num_returns=1)
+        attempt = running.pop(ended)
+        result: R | Crashed = _result(ended, attempt)
+        if result is _NOTHING:
+            start(attempt)
+        else:
+            yield attempt.item, result
 
 
-_NOTHING: Any = object()
+def _result(reference: Any, attempt: _Attempt[T]) -> Any:
+    """What an ended task returned; `_NOTHING` where the item is to be tried again."""
+    try:
+        return ray.get(reference)
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        attempt.crashes += 1
+        if attempt.crashes < CRASHES:
+            return _NOTHING
+        return Crashed(f"its process died {CRASHES} times: {_first_words(error)}")
+    except (ray.exceptions.NodeDiedError, ray.exceptions.LocalRayletDiedError) as error:
+        attempt.lost_nodes += 1
+        if attempt.lost_nodes < LOST_NODES:
+            return _NOTHING
+        lost = attempt.lost_nodes
+        raise WorkError(f"{lost} nodes were lost one after the other: {_first_words(error)}") from error
 
 
 def _first_words(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def on_this_node() -> NodeAffinitySchedulingStrategy:
-    """For actors that hold what the driver needs: they are lost with the driver's node, and with no other."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

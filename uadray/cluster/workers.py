@@ -1,4 +1,4 @@
-"""How the cluster is shared between reading and scoring."""
+"""How the CPUs and GPUs of a cluster are shared between reading and scoring."""
 
 from pydantic import Field
 
@@ -6,12 +6,12 @@ from uadray.config import Config
 from uadray.errors import InputError
 
 READ_CPUS = 0.9
-"""CPUs of a read task. Not what the scorer asks for: stages that ask for the same would be fused."""
+"""CPUs of a read task. Other than a scorer's, since Ray Data fuses stages that ask for the same."""
 
 SCORE_CPUS = 0.1
-"""CPUs that a scoring actor holds as long as it lives; what it uses comes and goes with its parts. If it held a whole
-one, the CPUs of a cluster that has lost nodes, or that two drivers share, could all be held by actors, and readers
-would wait for ever; and beside actors that wait for a GPU only half of the cluster would read."""
+"""CPUs that a scoring actor reserves as long as it lives, whatever it uses. If it reserved a whole one, actors could
+reserve all CPUs of a cluster that has lost nodes or that two drivers share, and readers would wait for ever; and
+beside actors that wait for a GPU only half of the cluster would read."""
 
 
 class StreamConfig(Config):
@@ -20,11 +20,11 @@ class StreamConfig(Config):
     Attributes:
         score_workers: actors; None takes one for two of the cluster's CPUs.
         gpus: GPUs of each actor.
-        threads: of an actor, each with tiles of its own; None shares the cluster's cores among the actors. Readers wait
-            for storage much of the time, so the scorers may use every core.
+        threads: of an actor, each scoring other tiles; None shares the cluster's cores among the actors. Readers wait
+            for storage much of the time, so the scorers may use all cores.
         batch_tiles: in one forward pass; None takes 64 on a CPU, 128 on a GPU, and fewer beyond inputs of 256 px.
-        no_progress_timeout_s: the job ends where nothing moves for this long (no part comes, and no reader copies,
-            decodes or writes anything), instead of hanging.
+        no_progress_timeout_s: the job ends when nothing has moved for this long: no part has come, and no reader has
+            copied, decoded or written anything.
     """
 
     score_workers: int | None = Field(default=None, ge=1)
@@ -35,10 +35,10 @@ class StreamConfig(Config):
 
 
 def plan_workers(config: StreamConfig, n_cpus: int, *, n_nodes: int = 1, n_gpus: float = 0) -> tuple[int, int]:
-    """Actors and torch threads of each.
+    """The number of scoring actors, and of torch threads of each.
 
-    Actors are as many as the GPUs have room for; without GPUs one for two CPUs, but one a node at least, as far as CPUs
-    go: a node that is cut off then takes only its share with it.
+    There are as many actors as fit on the GPUs; without GPUs one for two CPUs, and at least one for each node if there
+    are CPUs enough: a node that is cut off then takes only its share of the actors with it.
 
     >>> plan_workers(StreamConfig(), 2), plan_workers(StreamConfig(), 16), plan_workers(StreamConfig(), 3, n_nodes=3)
     ((1, 2), (8, 2), (2, 1))
@@ -46,9 +46,9 @@ def plan_workers(config: StreamConfig, n_cpus: int, *, n_nodes: int = 1, n_gpus:
     (4, 16)
 
     Raises:
-        InputError: no GPU is there, or the pool would take every CPU, and wait for readers for ever.
+        InputError: there are too few GPUs, or the actors would leave no CPU for reading and wait for ever.
     """
-    most = max(1, int((n_cpus - READ_CPUS) / SCORE_CPUS + 1e-9))
+    max_workers = max(1, int((n_cpus - READ_CPUS) / SCORE_CPUS + 1e-9))
     if config.gpus:
         fitting = int(n_gpus / config.gpus + 1e-9)
         if fitting < (config.score_workers or 1):
@@ -56,12 +56,12 @@ def plan_workers(config: StreamConfig, n_cpus: int, *, n_nodes: int = 1, n_gpus:
                 f"{config.score_workers or 1} scoring actors with {config.gpus:g} GPUs each need more than the "
                 f"{n_gpus:g} GPUs of this cluster; leave --gpus out to score on CPUs"
             )
-        workers = config.score_workers or min(fitting, most)
+        workers = config.score_workers or min(fitting, max_workers)
     else:
         workers = config.score_workers or max(1, n_cpus // 2, min(n_nodes, n_cpus - 1))
     if workers * SCORE_CPUS + READ_CPUS > n_cpus + 1e-9 or n_cpus < 2:
         raise InputError(
-            f"score_workers {workers} on {n_cpus} CPUs leaves none for reading slides; use at most {most}"
+            f"score_workers {workers} on {n_cpus} CPUs leaves none for reading slides; use at most {max_workers}"
             f"{', and start Ray with at least 2 CPUs' if n_cpus < 2 else ''}"
         )
     return workers, config.threads or max(1, n_cpus // workers)

@@ -3,7 +3,8 @@
 import os
 
 from uadray.cluster.connection import connect
-from uadray.cluster.nodes import Nodes, examiner
+from uadray.cluster.nodes import Nodes
+from uadray.cluster.preflight import examiner
 from uadray.cluster.workers import StreamConfig
 from uadray.detectors.bundle import DESCRIPTION
 from uadray.storage import objects

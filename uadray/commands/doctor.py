@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 
 from uadray.cluster import joining
-from uadray.cluster.checks import Finding, examine_machine
+from uadray.cluster.checks import examine_machine
+from uadray.cluster.finding import Finding
 from uadray.errors import UadrayError
 
 
@@ -22,12 +23,12 @@ def examine(out_uri: str | None = None) -> Iterator[Finding]:
 
 
 def _cluster(out_uri: str | None) -> Iterator[Finding]:
-    from uadray.cluster import connection, preflight
+    from uadray.cluster import connection, nodes, preflight
 
     yield _token()
     try:
         connection.connect()
-        names = {node["NodeID"]: preflight.node_name(node) for node in preflight.living_nodes()}
+        names = {node["NodeID"]: nodes.node_name(node) for node in nodes.living_nodes()}
         found = preflight.findings(out_uri)
     except UadrayError as error:
         yield Finding("cluster", False, str(error))

@@ -10,11 +10,12 @@ import pyarrow as pa
 
 from uadray import metrics
 from uadray.cluster.attempts import Attempts, is_there
+from uadray.cluster.dataset_rows import StreamError
 from uadray.cluster.nodes import Nodes, head_address
 from uadray.cluster.read_tasks import ReadTask
-from uadray.cluster.stream import StreamError, stream
+from uadray.cluster.stream import stream
 from uadray.cluster.waiting import Say, Waiting
-from uadray.cluster.watch import DriversWatch
+from uadray.cluster.watch_actor import DriversWatch
 from uadray.cluster.workers import StreamConfig
 from uadray.detectors.bundle import Bundle, load_detector
 from uadray.errors import SYSTEM_REASONS, shown

@@ -82,7 +82,7 @@ def list_tiles(uri: str, *, label: str | None = None) -> list[TileRef]:
             refs = _parquet_refs(uri)
         case "shards":
             whole = records.read_tile_set(uri)
-            runs = [run for _, run in shards.folder_runs(uri, whole)]
+            runs = [run for _, run in shards.folder_ranges(uri, whole)]
             with ThreadPoolExecutor(IN_FLIGHT if objects.is_s3(uri) else 1) as threads:
                 refs = [ref for some in _ahead(threads, _run_refs, runs) for ref in some]
         case "folder":
@@ -207,11 +207,11 @@ def _parquet_refs(uri: str) -> list[TileRef]:
     missing = {"tile_id", "image"} - set(names)
     if missing:
         raise InputError(f"tile set {uri}: no column {' and '.join(sorted(missing))}; found {json.dumps(names)}")
-    return [ref for run in shards.file_runs(uri) for ref in _run_refs(run)]
+    return [ref for run in shards.file_ranges(uri) for ref in _run_refs(run)]
 
 
-def _run_refs(run: shards.Run) -> Iterator[TileRef]:
-    for row, values in enumerate(shards.read_run(run, ("tile_id", "label", "slide_id")), start=run.start):
+def _run_refs(run: shards.RowRange) -> Iterator[TileRef]:
+    for row, values in enumerate(shards.read_range(run, ("tile_id", "label", "slide_id")), start=run.start):
         slide_id = values["slide_id"] or slide_of(str(values["tile_id"]))
         yield TileRef(values["tile_id"], values["label"], f"{run.group}:{row}:{run.uri}", slide_id)
 
@@ -224,8 +224,8 @@ def _rows(refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
         wanted.setdefault((uri, int(group)), set()).add(int(row))
     found: dict[str, bytes] = {}
     for (uri, number), rows in wanted.items():
-        run = shards.Run(uri, number, min(rows), max(rows) + 1, 0)
-        for at, values in enumerate(shards.read_run(run, ("image",)), start=run.start):
+        run = shards.RowRange(uri, number, min(rows), max(rows) + 1, 0)
+        for at, values in enumerate(shards.read_range(run, ("image",)), start=run.start):
             if at in rows:
                 found[f"{number}:{at}:{uri}"] = values["image"] or b""
     for ref in refs:

@@ -22,23 +22,24 @@ TILE_IMAGES = pa.schema(
         pa.field("format", pa.string(), nullable=False),
     ]
 )
-"""A tile with its pixels. `format` says what the bytes in `image` are: `jpeg` as they lie in the slide's file, or
-`jpeg 4:4:4 q90` where they were encoded."""
+"""A tile with its picture. `format` says what the bytes in `image` are: `jpeg` for those of the slide's file,
+`jpeg 4:4:4 q90` for a tile that was encoded with quality 90."""
 
-FOREIGN_RUNS = 16
-"""A row group of a foreign file is read in at most so many runs: to reach a run, all before it is read too."""
+FOREIGN_RANGES = 16
+"""A row group of a file that uadray did not write is read in at most so many ranges: to reach the rows of one, all
+rows before it are read too."""
 
 
 @dataclass(frozen=True)
-class Run:
+class RowRange:
     """Consecutive rows of one row group.
 
     Attributes:
         uri: of the Parquet file.
-        group: the row group.
+        group: number of the row group.
         start: first row, within the group.
         stop: after the last.
-        first_tile: the number of the first row within its slide, or within the file.
+        first_tile: the number of the first row within its slide, or within a file that uadray did not write.
     """
 
     uri: str
@@ -48,52 +49,63 @@ class Run:
     first_tile: int
 
 
-def folder_runs(uri: str, found: TileSet) -> list[tuple[int, Run]]:
-    """Every row group of a folder: number of the slide within `found.slides`, and the run. Opens nothing."""
-    runs = []
-    for number, slide in enumerate(found.slides):
+def folder_ranges(uri: str, tile_set: TileSet) -> list[tuple[int, RowRange]]:
+    """Each row group of a folder, with the number of its slide within `tile_set.slides`. Opens no file."""
+    ranges = []
+    for number, slide in enumerate(tile_set.slides):
         first = 0
-        for shard, rows in zip(slide.shards, slide.rows, strict=True):
-            where = objects.join(uri, shard)
-            for group, start in enumerate(range(0, rows, found.group_tiles)):
-                count = min(found.group_tiles, rows - start)
-                runs.append((number, Run(where, group, 0, count, first + start)))
-            first += rows
-    return runs
+        for shard, n_rows in zip(slide.shards, slide.rows, strict=True):
+            shard_uri = objects.join(uri, shard)
+            for group, start in enumerate(range(0, n_rows, tile_set.group_tiles)):
+                count = min(tile_set.group_tiles, n_rows - start)
+                ranges.append((number, RowRange(shard_uri, group, 0, count, first + start)))
+            first += n_rows
+    return ranges
 
 
-def file_runs(uri: str) -> list[Run]:
-    """A foreign Parquet file in runs of at least `GROUP_TILES` rows; reads its footer alone."""
-    footer, runs, first = parquet(uri).metadata, [], 0
+def file_ranges(uri: str) -> list[RowRange]:
+    """The rows of a single Parquet file, in ranges of `GROUP_TILES` or more. Reads only its footer.
+
+    Raises:
+        InputError: there is no such file, or it is not Parquet.
+    """
+    footer, ranges, first = parquet(uri).metadata, [], 0
     for group in range(footer.num_row_groups):
-        rows = footer.row_group(group).num_rows
-        step = max(GROUP_TILES, -(-rows // FOREIGN_RUNS))
-        runs += [Run(uri, group, i, min(i + step, rows), first + i) for i in range(0, rows, step)]
-        first += rows
-    return runs
+        n_rows = footer.row_group(group).num_rows
+        step = max(GROUP_TILES, -(-n_rows // FOREIGN_RANGES))
+        ranges += [RowRange(uri, group, i, min(i + step, n_rows), first + i) for i in range(0, n_rows, step)]
+        first += n_rows
+    return ranges
 
 
-def read_run(run: Run, columns: tuple[str, ...] = ("image", "tissue_fraction", "label")) -> Iterator[dict[str, Any]]:
-    """The rows of a run; columns that the file does not have are None."""
-    file = parquet(run.uri)
-    there = [name for name in columns if name in file.schema_arrow.names]
-    row = 0
-    with _explained(run.uri):
-        for batch in file.iter_batches(batch_size=GROUP_TILES, row_groups=[run.group], columns=there):
-            if row + len(batch) > run.start:
-                wanted = batch.slice(max(0, run.start - row), run.stop - max(row, run.start))
+def read_range(
+    rows: RowRange, columns: tuple[str, ...] = ("image", "tissue_fraction", "label")
+) -> Iterator[dict[str, Any]]:
+    """The rows of a range as dicts; a column that the file does not have is None.
+
+    Raises:
+        InputError: there is no such file, or it is not Parquet.
+        UadrayError: it cannot be read.
+    """
+    file = parquet(rows.uri)
+    present = [name for name in columns if name in file.schema_arrow.names]
+    at = 0
+    with _explained(rows.uri):
+        for batch in file.iter_batches(batch_size=GROUP_TILES, row_groups=[rows.group], columns=present):
+            if at + len(batch) > rows.start:
+                wanted = batch.slice(max(0, rows.start - at), rows.stop - max(at, rows.start))
                 for values in wanted.to_pylist():
                     yield dict.fromkeys(columns) | values
-            row += len(batch)
-            if row >= run.stop:
+            at += len(batch)
+            if at >= rows.stop:
                 return
 
 
 def parquet(uri: str) -> pq.ParquetFile:
-    """Open a Parquet file, to be read in ranges; only its footer is read now.
+    """Open a Parquet file to read ranges of it; only its footer is read now.
 
     Raises:
-        InputError: there is none, or it is none.
+        InputError: there is no such file, or it is not Parquet.
     """
     filesystem, path = objects.pyarrow_filesystem(uri)
     with _explained(uri):
@@ -102,6 +114,7 @@ def parquet(uri: str) -> pq.ParquetFile:
 
 @contextmanager
 def _explained(uri: str) -> Iterator[None]:
+    """Errors of pyarrow as uadray's, with the tile set's name."""
     try:
         yield
     except FileNotFoundError as error:

@@ -378,7 +378,7 @@ class ShardSource:
         labels: tiles with one of these are taken; None for all.
     """
 
-    runs: list[shards.Run]
+    runs: list[shards.RowRange]
     slides: Ints
     entry_tiles: Ints
     spec: TileSpec
@@ -398,7 +398,7 @@ class ShardSource:
 
     def _read(self, entry: int, crop: Crop) -> Iterator[Piece]:
         run = self.runs[entry]
-        for row, values in enumerate(shards.read_run(run)):
+        for row, values in enumerate(shards.read_range(run)):
             tissue = values["tissue_fraction"]
             if self.labels is not None and values["label"] not in self.labels:
                 continue

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
-from uadray.cluster.nodes import Nodes
+from uadray.cluster.nodes import Nodes, on_this_node
 from uadray.cluster.read_tasks import TaskSource, bind_read_task
-from uadray.cluster.tasks import Crashed, in_parallel, on_this_node
+from uadray.cluster.tasks import Crashed, in_parallel
 from uadray.errors import SYSTEM_REASONS, InputError, WorkError, reason_of, shown, shows_ids
 from uadray.provenance import fingerprint
 from uadray.slides.identity import all_marks, contents, new_salt, slide_etag
@@ -351,7 +351,7 @@ def _from_shards(uri: str, *, tiles: TileSpec, input_px: int, label: str) -> tup
     if not numbers:
         raise InputError(f"tile set {uri}: no slide with tiles has the label {label!r}; set train_label")
     chosen = found.model_copy(update={"slides": [found.slides[n] for n in numbers]})
-    runs = shards.folder_runs(uri, chosen)
+    runs = shards.folder_ranges(uri, chosen)
     sizes = np.array([run.stop - run.start for _, run in runs], np.int64)
     slides = np.array([n for n, _ in runs], np.int64)
     return ShardSource([run for _, run in runs], slides, sizes, tiles, input_px, None), found.fingerprint
@@ -362,7 +362,7 @@ def _from_parquet(uri: str, *, tiles: TileSpec, input_px: int, label: str) -> tu
     taken = taken_labels(uri, label, {r.label for r in refs})
     chosen = {r.member for r in refs if r.label in taken}
     runs, sizes = [], []
-    for run in shards.file_runs(uri):
+    for run in shards.file_ranges(uri):
         size = sum(f"{run.group}:{row}:{uri}" in chosen for row in range(run.start, run.stop))
         if size:
             runs.append(run)

@@ -21,8 +21,7 @@ from ray.data.collate_fn import ArrowBatchCollateFn
 from torch import Tensor
 
 from uadray import metrics
-from uadray.cluster.nodes import Nodes
-from uadray.cluster.tasks import on_this_node
+from uadray.cluster.nodes import Nodes, on_this_node
 from uadray.detectors.catalog import Networks, build_networks
 from uadray.detectors.pixels import Pixels, to_input, to_pixels
 from uadray.detectors.trainee import Trainee, alone, build_trainee

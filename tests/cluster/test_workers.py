@@ -1,16 +1,11 @@
-"""How a cluster is shared out, and the rows that cross it: no Ray needed to check either."""
+"""How the CPUs and GPUs of a cluster are shared between reading and scoring."""
 
-import json
-
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from uadray.cluster.workers import READ_CPUS, SCORE_CPUS, StreamConfig, plan_workers
 from uadray.errors import InputError
-from uadray.schemas import TILES
-from uadray.screening.parts import PARTS, failed_part, from_ipc, part_row, to_ipc
 
 
 @pytest.mark.parametrize(
@@ -73,23 +68,3 @@ def test_whatever_is_planned_leaves_room_for_a_reader(workers: int | None, n_cpu
     assert SCORE_CPUS * actors + READ_CPUS <= n_cpus + 1e-9
     assert threads >= 1
     assert actors * threads <= max(n_cpus, actors)
-
-
-def test_a_failed_part_is_one_row_of_one_line() -> None:
-    table = failed_part(7, "unreadable", "two\nlines  and " + "x" * 900)
-    assert table.schema == PARTS
-    (row,) = table.to_pylist()
-    header = json.loads(row["header"])
-    assert (row["slide"], row["part"], header["reason"]) == (7, -1, "unreadable")
-    assert header["message"].startswith("two lines and xxx")
-    assert len(header["message"]) == 500
-    assert row["tiles"] == row["pixels"] == b""
-
-
-def test_tables_cross_as_bytes() -> None:
-    values = [["s/0"], ["s"], [0], [0], [8], [8], [0.5], ["border"]]
-    tiles = pa.table(dict(zip(TILES.names, values, strict=True)), schema=TILES)
-    assert from_ipc(to_ipc(tiles)) == tiles
-    assert from_ipc(to_ipc(tiles.slice(0, 0))) == TILES.empty_table()
-    (row,) = part_row(0, 0, header={"n_parts": 1}, tiles=tiles, pixels=b"abc").to_pylist()
-    assert from_ipc(row["tiles"]) == tiles
