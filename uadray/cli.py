@@ -9,7 +9,7 @@ import typer
 
 from uadray import __version__
 from uadray.commands import console
-from uadray.errors import ClusterLostError, UadrayError, WorkError
+from uadray.errors import ClusterLostError, UadrayError
 
 app = typer.Typer(
     name="uadray",
@@ -22,6 +22,7 @@ weights_app = typer.Typer(help="Pinned, checksummed backbone weights.", no_args_
 app.add_typer(weights_app, name="weights")
 
 BundleArg = Annotated[str, typer.Argument(metavar="BUNDLE", help="Folder or s3:// URI of a trained bundle.")]
+BundlesArg = Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Folders or s3:// URIs of trained bundles.")]
 SlidesOpt = Annotated[str, typer.Option("--slides", help="Manifest (CSV or Parquet) of slides, local or s3://.")]
 SetOpt = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set detector.width=32.")]
 MasksOpt = Annotated[str | None, typer.Option(help="Folder of edited masks, <slide_id>.geojson.")]
@@ -280,7 +281,7 @@ def calibrate(
 
 @app.command()
 def screen(
-    bundle: BundleArg,
+    bundles: BundlesArg,
     slides: SlidesOpt,
     out: Annotated[str, typer.Option(help="Folder or s3:// URI for decisions, scores and the worklist page.")],
     retry_failed: Annotated[bool, typer.Option(help="Try slides again that ended as failed.")] = False,
@@ -290,40 +291,14 @@ def screen(
     gpus: GpusOpt = 0,
 ) -> None:
     """Screen an archive, slide by slide; run it again to go on after whatever stopped it."""
-    from uadray.commands.calibrate import read_calibration
-    from uadray.detectors.bundle import read_bundle
-    from uadray.screening import job
-    from uadray.slides.manifest import read_manifest
-    from uadray.tiles.mask_folder import check_folder
+    from uadray.commands import screen as command
 
-    described = read_bundle(bundle)
-    calibrated, rows = read_calibration(bundle, described), read_manifest(slides)
-    config = job.ScreenConfig(stream=_stream_config(score_workers, gpus))
-    described = described.with_masks(mask_dir)
-    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
-    if dry_run:
-        with console.progress("screen"):
-            _join()
-            found = job.dry_run(rows, bundle_uri=bundle, bundle=described)
-        console.result(found | {"masks_used": masks_used})
-        return
-    with console.progress("screen") as tick:
-        nodes = _join(bundle=bundle, out=out)
-        summary = job.screen(
-            rows, bundle_uri=bundle, bundle=described, calibration=calibrated, out=out, config=config, nodes=nodes,
-            retry_failed=retry_failed,
-            progress=lambda done, total, tiles, note="": tick(done, total, _note(tiles, note)),
-        )  # fmt: skip
-        troubles = nodes.troubles()
-    console.result(summary | {"masks_used": masks_used} | ({"node_troubles": troubles} if troubles else {}))
-    if summary["open"]:
-        raise WorkError(
-            f"{summary['open']} of {summary['slides']} slides are open, no fault of theirs: {summary['why_open']}; "
-            "the same command tries them again"
-        )
-    if summary["failed"]:
-        n_failed = f"{summary['failed']} of {summary['slides']} slides"
-        raise WorkError(f"{n_failed} failed: {summary['why_failed']}; see {summary['worklist']}")
+    summary = command.run(
+        bundles, slides_uri=slides, out=out, retry_failed=retry_failed, mask_dir=mask_dir, dry_run=dry_run,
+        stream=_stream_config(score_workers, gpus),
+    )  # fmt: skip
+    console.result(summary)
+    command.check_all_decided(summary)
 
 
 @app.command()

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from uadray.cluster.workers import StreamConfig
-from uadray.commands.score import described, score
+from uadray.commands.score import score, with_slides_and_labels
 from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
 from uadray.detectors.catalog import FanoganConfig, build_networks
 from uadray.errors import InputError, WorkError
@@ -91,7 +91,7 @@ def test_scores_of_other_tiles_are_never_labelled() -> None:
     }
     table = pa.table(columns, schema=pa.schema([field.with_nullable(True) for field in TILE_SCORES]))
     refs = [TileRef("a", "normal", ""), TileRef("b", None, "", "s")]
-    found = described(table, refs)
+    found = with_slides_and_labels(table, refs)
     assert (found["label"].to_pylist(), found["slide_id"].to_pylist()) == (["normal", None], ["", "s"])
     with pytest.raises(WorkError, match="not those of the tiles that were read"):
-        described(table, refs[::-1])
+        with_slides_and_labels(table, refs[::-1])

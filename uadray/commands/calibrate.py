@@ -3,27 +3,65 @@
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from uadray import provenance
 from uadray.cluster.nodes import Nodes
 from uadray.cluster.workers import StreamConfig
+from uadray.commands import console
+from uadray.commands.cluster import join_cluster
 from uadray.config import parse_config
 from uadray.decisions.aggregation import AggregationConfig
 from uadray.decisions.conformal import Calibration, check_alpha, one_a_patient
 from uadray.decisions.verdict import judge
-from uadray.detectors.bundle import CALIBRATION, Bundle
+from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle
 from uadray.errors import InputError, shown
 from uadray.screening.results import Progress, scored_slides
+from uadray.screening.slide_result import SlideResult
 from uadray.slides import identity
-from uadray.slides.manifest import SlideRow, has_label
+from uadray.slides.manifest import SlideRow, has_label, read_manifest
 from uadray.storage import objects
+from uadray.tiles.mask_folder import check_folder
+from uadray.tiles.quality import QualityConfig
 
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 256 * 2**20
-"""Of `calibration.json`: a million slides' scores and marks."""
+"""The most that is read of `calibration.json`: a million slides' scores and marks take less."""
+
+
+def run(
+    bundle_uri: str, *, slides_uri: str, alpha: float, top_fraction: float, mask_dir: str | None, stream: StreamConfig
+) -> dict[str, Any]:
+    """Join the cluster and calibrate the bundle.
+
+    Args:
+        bundle_uri: gets the calibration.
+        slides_uri: manifest of normal slides.
+        alpha: share of normal slides that may be called anomalous.
+        top_fraction: a slide's score is the mean of this share of its tiles.
+        mask_dir: folder of edited masks.
+        stream: how the cluster is shared.
+
+    Returns:
+        The calibration's id, counts, and `left_out`: the slides without a score, with the reason.
+    """
+    bundle, rows = read_bundle(bundle_uri), read_manifest(slides_uri)
+    aggregation = parse_config(AggregationConfig, {"top_fraction": top_fraction}, source="--top-fraction")
+    contents = check(rows, bundle, alpha=alpha)
+    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
+    with console.progress("calibrate") as tick:
+        nodes = join_cluster(bundle_uris=[bundle_uri])
+        calibration, left_out = calibrate(
+            rows, bundle_uri=bundle_uri, bundle=bundle.with_masks(mask_dir), alpha=alpha, aggregation=aggregation,
+            config=stream, nodes=nodes, contents=contents, progress=console.tile_progress(tick),
+        )  # fmt: skip
+    counts = {"slides": len(rows) - len(left_out), "patients": len(calibration.scores), "masks_used": masks_used}
+    return {"calibration": calibration.id, **counts, "alpha": alpha, "left_out": left_out}
 
 
 def calibrate(
@@ -31,46 +69,89 @@ def calibrate(
     config: StreamConfig | None = None, progress: Progress | None = None, nodes: Nodes | None = None,
     contents: Mapping[str, str] | None = None,
 ) -> tuple[Calibration, dict[str, str]]:  # fmt: skip
-    """Score normal slides and keep one score a patient. `contents`: what `check` returned, if it was called before.
+    """Score normal slides, keep one score a patient, and write the calibration into the bundle.
+
+    Args:
+        rows: normal slides that were not trained on.
+        bundle_uri: where the bundle is.
+        bundle: its description.
+        alpha: share of normal slides that may be called anomalous.
+        aggregation: how tile scores become a slide's score.
+        config: how the cluster is shared.
+        progress: told of slides and tiles.
+        nodes: the nodes of the cluster that are used.
+        contents: what `check` returned, if it was called before.
 
     Returns:
-        The calibration, written into the bundle, and the slides that could not be scored with the reason.
+        The calibration, and the slides that could not be scored with the reason.
 
     Raises:
         InputError: see `check`; or too few patients' slides can be scored.
     """
     contents = check(rows, bundle, alpha=alpha) if contents is None else contents
-    scores: dict[str, float] = {}
-    etags: dict[str, str | None] = {}
-    left_out: dict[str, str] = {}
-    tiles: list[np.ndarray] = []
-
-    def tick(note: str = "") -> None:
-        if progress is not None:
-            progress(len(scores) + len(left_out), len(rows), sum(map(len, tiles)), note)
-
-    for result in scored_slides(
-        rows, bundle_uri=bundle_uri, bundle=bundle, config=config or StreamConfig(), nodes=nodes, say=tick
-    ):
-        verdict = judge(result.tiles, result.failure, aggregation, quality=bundle.tiles.quality)
-        if verdict["state"] == "scored" and result.tiles is not None:
-            scores[result.row.slide_id] = verdict["score"]
-            etags[result.row.slide_id] = result.header.get("etag")
-            tiles.append(result.tiles["score"].drop_null().to_numpy())
-        else:
-            left_out[result.row.slide_id] = f"{verdict['reason']}: {verdict['message']}"
-        tick()
+    normals = _score_normals(
+        rows, bundle_uri=bundle_uri, bundle=bundle, aggregation=aggregation, config=config or StreamConfig(),
+        progress=progress, nodes=nodes,
+    )  # fmt: skip
+    scores = normals.scores
     chosen = one_a_patient({row.slide_id: row.patient for row in rows if row.slide_id in scores})
     check_alpha(alpha, len(chosen))
     _warn_of_equal_scores(scores)
     salt = identity.new_salt()
     used = [row for row in rows if row.slide_id in scores]
     calibration = _calibration(
-        [scores[slide_id] for slide_id in chosen], np.concatenate(tiles), bundle, alpha, aggregation
-    ).model_copy(update={"salt": salt, "slides": tuple(identity.all_marks(used, salt, etags=etags, contents=contents))})
+        [scores[slide_id] for slide_id in chosen], np.concatenate(normals.tiles), bundle, alpha, aggregation
+    ).model_copy(
+        update={"salt": salt, "slides": tuple(identity.all_marks(used, salt, etags=normals.etags, contents=contents))}
+    )
     data = calibration.model_dump_json(indent=2).encode()
     objects.write_bytes(objects.join(bundle_uri, CALIBRATION), data)
-    return calibration, left_out
+    return calibration, normals.left_out
+
+
+@dataclass
+class _Normals:
+    """What became of the normal slides.
+
+    Attributes:
+        scores: slide id -> the slide's score.
+        etags: slide id -> etag of its file.
+        tiles: the tile scores of each slide that has a score.
+        left_out: slide id -> why the slide has no score.
+    """
+
+    scores: dict[str, float] = field(default_factory=dict)
+    etags: dict[str, str | None] = field(default_factory=dict)
+    tiles: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def add(self, result: SlideResult, aggregation: AggregationConfig, quality: QualityConfig | None) -> None:
+        """Take a slide's result in."""
+        slide_id, of_bundle = result.row.slide_id, result.of_bundle()
+        verdict = judge(of_bundle.tiles, of_bundle.failure, aggregation, quality=quality)
+        if verdict["state"] != "scored" or of_bundle.tiles is None:
+            self.left_out[slide_id] = f"{verdict['reason']}: {verdict['message']}"
+            return
+        self.scores[slide_id] = verdict["score"]
+        self.etags[slide_id] = result.header.get("etag")
+        self.tiles.append(of_bundle.tiles["score"].drop_null().to_numpy())
+
+
+def _score_normals(
+    rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle, aggregation: AggregationConfig, config: StreamConfig,
+    progress: Progress | None, nodes: Nodes | None,
+) -> _Normals:  # fmt: skip
+    normals = _Normals()
+
+    def tick(note: str = "") -> None:
+        if progress is not None:
+            n_done = len(normals.scores) + len(normals.left_out)
+            progress(n_done, len(rows), sum(map(len, normals.tiles)), note)
+
+    for result in scored_slides(rows, bundles={bundle_uri: bundle}, config=config, nodes=nodes, say=tick):
+        normals.add(result, aggregation, bundle.tiles.quality)
+        tick()
+    return normals
 
 
 def read_calibration(bundle_uri: str, bundle: Bundle) -> Calibration:
@@ -79,23 +160,25 @@ def read_calibration(bundle_uri: str, bundle: Bundle) -> Calibration:
     Raises:
         InputError: there is none, or it belongs to other weights.
     """
-    where = objects.join(bundle_uri, CALIBRATION)
-    if not objects.exists(where):
+    calibration_uri = objects.join(bundle_uri, CALIBRATION)
+    if not objects.exists(calibration_uri):
         raise InputError(
             f"bundle {bundle_uri} is not calibrated; run `uadray calibrate {bundle_uri} --slides NORMAL.csv`"
         )
     try:
-        values = json.loads(objects.read_bytes(where, max_bytes=MAX_BYTES))
+        values = json.loads(objects.read_bytes(calibration_uri, max_bytes=MAX_BYTES))
     except ValueError as error:
-        raise InputError(f"{where}: not JSON: {error}") from error
-    calibration = parse_config(Calibration, values, source=where)
+        raise InputError(f"{calibration_uri}: not JSON: {error}") from error
+    calibration = parse_config(Calibration, values, source=calibration_uri)
     if calibration.bundle_id != bundle.id:
-        raise InputError(f"{where} belongs to bundle {calibration.bundle_id}, this is {bundle.id}; calibrate again")
+        raise InputError(
+            f"{calibration_uri} belongs to bundle {calibration.bundle_id}, this is {bundle.id}; calibrate again"
+        )
     return calibration
 
 
 def check(rows: list[SlideRow], bundle: Bundle, *, alpha: float) -> dict[str, str]:
-    """Calibration slides are normal, the detector has not seen them, none is there twice, and their patients suffice.
+    """Refuse slides that are not normal, were trained on or are there twice, and too few patients for `alpha`.
 
     Returns:
         Slide id -> `identity.content`, of those that can be read.
@@ -103,9 +186,9 @@ def check(rows: list[SlideRow], bundle: Bundle, *, alpha: float) -> dict[str, st
     Raises:
         InputError: naming the slides.
     """
-    other = [row.slide_id for row in rows if row.label and not has_label(row.label, "normal")]
-    if other:
-        raise InputError(f"calibration takes normal slides alone; labelled otherwise: {_some(other)}")
+    not_normal = [row.slide_id for row in rows if row.label and not has_label(row.label, "normal")]
+    if not_normal:
+        raise InputError(f"calibration takes normal slides alone; labelled otherwise: {_first_five(not_normal)}")
     check_alpha(alpha, len({row.patient for row in rows}))
     contents = identity.contents(rows)
     _check_unseen(rows, bundle.trained_on, contents)
@@ -115,18 +198,20 @@ def check(rows: list[SlideRow], bundle: Bundle, *, alpha: float) -> dict[str, st
             f"calibration counts each slide once; {len(same)} of its files are there under several ids: "
             f"{'; '.join(' = '.join(ids[:5]) for ids in same[:3])}; keep one of each"
         )
-    nobodys = sum(row.patient_id is None for row in rows)
-    if nobodys:
-        log.warning("%d of %d slides have no patient_id: each is taken for a patient of its own", nobodys, len(rows))
+    without_patient = sum(row.patient_id is None for row in rows)
+    if without_patient:
+        text = "%d of %d slides have no patient_id: each is taken for a patient of its own"
+        log.warning(text, without_patient, len(rows))
     return contents
 
 
 def _check_unseen(rows: list[SlideRow], trained_on: identity.Seen, contents: Mapping[str, str]) -> None:
+    """Refuse slides that were trained on; warn of other slides of the same patients."""
     trained = [r.slide_id for r in rows if identity.is_seen(r, trained_on, content=contents.get(r.slide_id))]
     if trained:
         raise InputError(
             "calibration slides must not have been trained on, under whatever id (their scores are too low, and the "
-            f"false-alarm rate would not hold): {_some(trained)}"
+            f"false-alarm rate would not hold): {_first_five(trained)}"
         )
     known = [row.slide_id for row in rows if identity.patient_mark(row, trained_on.salt) in trained_on.marks]
     if known:
@@ -137,14 +222,15 @@ def _check_unseen(rows: list[SlideRow], trained_on: identity.Seen, contents: Map
 
 
 def _warn_of_equal_scores(scores: Mapping[str, float]) -> None:
-    """Equal ones are of one slide that was saved twice, or of a detector that is broken."""
+    """Warn of slides with the same score: one slide that was saved twice, or a detector that is broken."""
     for ids in identity.groups({slide_id: repr(score) for slide_id, score in scores.items()})[:5]:
         log.warning("%d slides have the same score; are they one? %s", len(ids), ", ".join(map(shown, ids[:5])))
 
 
 def _calibration(
-    scores: list[float], tiles: np.ndarray, bundle: Bundle, alpha: float, aggregation: AggregationConfig
+    scores: list[float], tiles: npt.NDArray[np.float64], bundle: Bundle, alpha: float, aggregation: AggregationConfig
 ) -> Calibration:
+    """The calibration of these slide scores, and of all tile scores of the slides; its id changes with what counts."""
     ordered = tuple(sorted(scores))
     name = provenance.fingerprint([bundle.id, repr(ordered), repr(alpha), aggregation.model_dump_json()])[:12]
     median, p99 = (float(q) for q in np.quantile(tiles, [0.5, 0.99]))
@@ -154,5 +240,6 @@ def _calibration(
     )  # fmt: skip
 
 
-def _some(names: list[str]) -> str:
+def _first_five(names: list[str]) -> str:
+    """The first five names, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -34,6 +34,23 @@ class Tick(Protocol):
         ...
 
 
+class TileProgress(Protocol):
+    """Takes how far a job on slides is."""
+
+    def __call__(self, done: int, total: int, tiles: int, note: str = "") -> None:
+        """Slides done, slides in all, tiles so far, and what is waited for, if anything."""
+        ...
+
+
+def tile_progress(tick: Tick) -> TileProgress:
+    """Progress of a job on slides, shown on the bar as the number of tiles so far."""
+
+    def show(done: int, total: int, tiles: int, note: str = "") -> None:
+        tick(done, total, f"{tiles} tiles{', ' if note else ''}{note}")
+
+    return show
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a record."""
 

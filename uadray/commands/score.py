@@ -3,15 +3,18 @@
 import functools
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uadray.cluster.nodes import Nodes
+from uadray.cluster.read_tasks import ReadTask
 from uadray.cluster.workers import StreamConfig
-from uadray.detectors.bundle import Bundle
+from uadray.commands import console
+from uadray.commands.cluster import join_cluster
+from uadray.detectors.bundle import Bundle, read_bundle
 from uadray.errors import InputError, WorkError
 from uadray.schemas import TILE_SCORES
 from uadray.screening.results import Progress, scored_slides
@@ -27,6 +30,17 @@ SCORES = pa.schema([*TILE_SCORES, pa.field("label", pa.string())])
 it."""
 
 
+def run(bundle_uri: str, *, data: str, out: str, stream: StreamConfig) -> dict[str, Any]:
+    """Join the cluster, score every tile of `data` and write `out`; returns the summary of `score`."""
+    bundle = read_bundle(bundle_uri)
+    with console.progress("score") as tick:
+        nodes = join_cluster(bundle_uris=[bundle_uri])
+        return score(
+            data, bundle_uri=bundle_uri, bundle=bundle, out=out, config=stream, nodes=nodes,
+            progress=console.tile_progress(tick),
+        )  # fmt: skip
+
+
 def score(
     data: str, *, bundle_uri: str, bundle: Bundle, out: str, config: StreamConfig | None = None,
     nodes: Nodes | None = None, progress: Progress | None = None,
@@ -39,8 +53,8 @@ def score(
         bundle: its description.
         out: URI of a Parquet file.
         config: how the cluster is shared.
-        nodes: that are used.
-        progress: told of slides, or parts of a tile set, and tiles.
+        nodes: the nodes of the cluster that are used.
+        progress: told of slides, or of parts of a tile set, and of tiles.
 
     Returns:
         Counts of tiles with and without a score, and the slides that failed, with the reason.
@@ -51,13 +65,11 @@ def score(
     """
     config = config or StreamConfig()
     failed: dict[str, str] = {}
-    run = functools.partial(
-        _scored, bundle_uri=bundle_uri, bundle=bundle, config=config, nodes=nodes, progress=progress
-    )
+    scored = functools.partial(_scored, bundles={bundle_uri: bundle}, config=config, nodes=nodes, progress=progress)
     if containers.is_tile_set(data):
-        table = _tile_set(data, bundle, run)
+        table = _tile_set(data, bundle, scored)
     else:
-        table, failed = _slides(read_manifest(data), run)
+        table, failed = _slides(read_manifest(data), scored)
     sink = io.BytesIO()
     pq.write_table(table.sort_by([("slide_id", "ascending"), ("tile_id", "ascending")]), sink, compression="zstd")
     objects.write_bytes(out, sink.getvalue())
@@ -71,13 +83,10 @@ def score(
     }
 
 
-Run = Callable[..., Iterator[SlideResult]]
-
-
 def _scored(
     rows: list[SlideRow], *, progress: Progress | None, reads: Callable[..., Any] | None = None, **options: Any
 ) -> Iterator[SlideResult]:
-    """`scored_slides`, and tell of each."""
+    """The results of `scored_slides`; tells `progress` of each."""
     ended = tiles = 0
 
     def tick(note: str = "") -> None:
@@ -86,49 +95,71 @@ def _scored(
 
     for result in scored_slides(rows, reads=reads, say=tick, **options):
         yield result
-        ended, tiles = ended + 1, tiles + (0 if result.tiles is None else len(result.tiles))
+        scored = result.of_bundle().tiles
+        ended, tiles = ended + 1, tiles + (0 if scored is None else len(scored))
         tick()
 
 
-def _tile_set(data: str, bundle: Bundle, run: Run) -> pa.Table:
+ScoredRows = Callable[..., Iterator[SlideResult]]
+"""`_scored` with all its options set but `reads`."""
+
+
+def _tile_set(data: str, bundle: Bundle, scored: ScoredRows) -> pa.Table:
+    """Score a tile set; its parts go through the stream in the place of slides, named by their number."""
     containers.check_stain(data, bundle.tiles)
     refs = containers.list_tiles(data)
     _check_ids(data, refs)
     chunks = tile_chunks(refs, bundle.tiles)
     rows = [SlideRow(str(i), data) for i in range(len(chunks))]
+
+    def reads(batch: Sequence[SlideRow]) -> list[ReadTask]:
+        return tile_read_tasks(data, [chunks[int(row.slide_id)] for row in batch], bundle.tiles)
+
     tables: dict[int, pa.Table] = {}
-    reads = lambda some: tile_read_tasks(data, [chunks[int(row.slide_id)] for row in some], bundle.tiles)  # noqa: E731
-    for result in run(rows, reads=reads):
-        if result.tiles is None:
-            raise WorkError(f"{data}: {': '.join(result.failure or ('lost', 'no answer'))}")
-        tables[int(result.row.slide_id)] = result.tiles
-    return described(pa.concat_tables([tables[i] for i in sorted(tables)]), refs)
+    for result in scored(rows, reads=reads):
+        of_bundle = result.of_bundle()
+        if of_bundle.tiles is None:
+            raise WorkError(f"{data}: {': '.join(of_bundle.failure or ('lost', 'no answer'))}")
+        tables[int(result.row.slide_id)] = of_bundle.tiles
+    return with_slides_and_labels(pa.concat_tables([tables[i] for i in sorted(tables)]), refs)
 
 
-def described(table: pa.Table, refs: list[TileRef]) -> pa.Table:
-    """The scores of `refs`, in their order, with slide and label of each: what belongs to a tile goes by its place."""
+def with_slides_and_labels(table: pa.Table, refs: list[TileRef]) -> pa.Table:
+    """Scores with the slide and the label of each tile.
+
+    Args:
+        table: rows of `TILE_SCORES`, in the order of `refs`: a tile id alone does not identify a tile.
+        refs: the tiles that were scored.
+
+    Raises:
+        WorkError: the tile ids are not those of `refs`.
+    """
     if table["tile_id"].to_pylist() != [ref.tile_id for ref in refs]:
         raise WorkError("the scores are not those of the tiles that were read; this is a fault of uadray")
-    at = table.schema.get_field_index("slide_id")
+    column = table.schema.get_field_index("slide_id")
     slides = pa.array([ref.slide_id or "" for ref in refs], pa.string())
-    return _labelled(table.set_column(at, table.schema.field(at), slides), [ref.label for ref in refs])
+    return _labelled(table.set_column(column, table.schema.field(column), slides), [ref.label for ref in refs])
 
 
 def _check_ids(data: str, refs: list[TileRef]) -> None:
     """Refuse tiles that could not be told apart in the scores."""
     (slide_id, tile_id), times = Counter((ref.slide_id, ref.tile_id) for ref in refs).most_common(1)[0]
     if times > 1:
-        of = f" of slide {slide_id}" if slide_id else ""
-        raise InputError(f"tile set {data}: tile_id {tile_id!r}{of} is there {times} times; ids must tell tiles apart")
+        of_slide = f" of slide {slide_id}" if slide_id else ""
+        raise InputError(
+            f"tile set {data}: tile_id {tile_id!r}{of_slide} is there {times} times; ids must tell tiles apart"
+        )
 
 
-def _slides(rows: list[SlideRow], run: Run) -> tuple[pa.Table, dict[str, str]]:
+def _slides(rows: list[SlideRow], scored: ScoredRows) -> tuple[pa.Table, dict[str, str]]:
+    """Score slides; returns rows of `SCORES`, and of the slides that failed the reason by slide id."""
     tables, failed = [SCORES.empty_table()], {}
-    for result in run(rows):
-        if result.tiles is None:
-            failed[result.row.slide_id] = ": ".join(result.failure or ("lost", ""))
+    for result in scored(rows):
+        of_bundle = result.of_bundle()
+        if of_bundle.tiles is None:
+            failed[result.row.slide_id] = ": ".join(of_bundle.failure or ("lost", ""))
         else:
-            tables.append(_labelled(result.tiles, [result.row.label] * len(result.tiles)))
+            tables.append(_labelled(of_bundle.tiles, [result.row.label] * len(of_bundle.tiles)))
     return pa.concat_tables(tables), failed
 
 

@@ -127,6 +127,7 @@ def render_worklist(
     max_rows: int = 2000,
     picture_kinds: Sequence[str] = ("tile", "reconstruction"),
     folder: Callable[[str], str] = str,
+    thumbnails: str = "evidence",
 ) -> str:
     """The ranked worklist as one HTML page.
 
@@ -138,6 +139,7 @@ def render_worklist(
             cover all slides and the page says what it left out.
         picture_kinds: which pictures each evidence tile has, of `PICTURE_KINDS`; without a generator, only `tile`.
         folder: slide id -> the name of its folder under `evidence/`, as it was written; the page quotes it for URLs.
+        thumbnails: where the slides' folders with `thumbnail.jpg` lie, if not under `evidence`.
 
     Raises:
         InputError: as `rank`.
@@ -145,7 +147,7 @@ def render_worklist(
     rows = list(enumerate(rank(decisions).to_pylist(), start=1))
     counts = Counter(_group(row) for _, row in rows)
     slides = [
-        _slide(row, place=place, run=run, picture_kinds=picture_kinds, folder=folder)
+        _slide(row, place=place, run=run, picture_kinds=picture_kinds, folder=folder, thumbnails=thumbnails)
         for place, row in _shortened(rows, max_rows)
     ]
     left_out = counts - Counter(slide.group for slide in slides)
@@ -204,8 +206,9 @@ def _shortened(rows: Sequence[tuple[int, dict[str, Any]]], max_rows: int) -> lis
 
 
 def _slide(
-    row: Mapping[str, Any], *, place: int, run: Run, picture_kinds: Sequence[str], folder: Callable[[str], str]
-) -> _Slide:
+    row: Mapping[str, Any], *, place: int, run: Run, picture_kinds: Sequence[str], folder: Callable[[str], str],
+    thumbnails: str,
+) -> _Slide:  # fmt: skip
     opened = row["width_level0_px"] is not None and row["height_level0_px"] is not None and row["state"] != "failed"
     size = (row["width_level0_px"], row["height_level0_px"]) if opened else (1, 1)
     scale = min(_BOX_PX[0] / size[0], _BOX_PX[1] / size[1])
@@ -220,7 +223,7 @@ def _slide(
         n_good=None if row["n_tiles"] is None else row["n_tiles"] - sum(count for _, count in flags),
         width_px=max(1, round(size[0] * scale)),
         height_px=max(1, round(size[1] * scale)),
-        thumbnail=f"{base}/thumbnail.jpg" if opened else None,
+        thumbnail=f"{thumbnails}/{quote(folder(row['slide_id']))}/thumbnail.jpg" if opened else None,
         heatmap=f"{base}/heatmap.jpg" if opened and row["n_scored"] else None,
         tiles=list(_tiles(row, size=size, side=side, base=base, picture_kinds=picture_kinds)),
     )

@@ -1,0 +1,75 @@
+"""`uadray screen`: an archive of slides -> a decision of each bundle for each slide, resumable."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from uadray.cluster.workers import StreamConfig
+from uadray.commands import console
+from uadray.commands.calibrate import read_calibration
+from uadray.commands.cluster import join_cluster
+from uadray.detectors.bundle import read_bundle
+from uadray.errors import WorkError
+from uadray.screening import job
+from uadray.screening.bundles import ScreeningBundle, arranged
+from uadray.screening.summary import pages
+from uadray.slides.manifest import read_manifest
+from uadray.tiles.mask_folder import check_folder
+
+
+def run(
+    bundle_uris: Sequence[str], *, slides_uri: str, out: str, retry_failed: bool, mask_dir: str | None, dry_run: bool,
+    stream: StreamConfig,
+) -> dict[str, Any]:  # fmt: skip
+    """Join the cluster and screen the slides, or with `dry_run` say from a sample what that would take.
+
+    Args:
+        bundle_uris: of the detectors; each makes a decision of its own for each slide.
+        slides_uri: of the manifest.
+        out: folder or s3:// URI for decisions, scores and the worklist page.
+        retry_failed: try slides again that ended as failed.
+        mask_dir: folder of edited masks.
+        dry_run: write nothing.
+        stream: how the cluster is shared.
+
+    Returns:
+        The summary of `job.screen` or `job.dry_run`, `masks_used`, and `node_troubles` where nodes had any.
+
+    Raises:
+        InputError: bundles that are not calibrated or read different tiles; a manifest or mask that cannot be read.
+    """
+    bundles = arranged([_calibrated(uri, mask_dir) for uri in bundle_uris])
+    rows = read_manifest(slides_uri)
+    masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
+    with console.progress("screen") as tick:
+        if dry_run:
+            join_cluster()
+            described = {each.uri: each.bundle for each in bundles}
+            return job.dry_run(rows, bundles=described) | {"masks_used": masks_used}
+        nodes = join_cluster(bundle_uris=bundle_uris, out_uri=out)
+        summary = job.screen(
+            rows, bundles=bundles, out=out, config=job.ScreenConfig(stream=stream), nodes=nodes,
+            retry_failed=retry_failed, progress=console.tile_progress(tick),
+        )  # fmt: skip
+        troubles = nodes.troubles()
+    return summary | {"masks_used": masks_used} | ({"node_troubles": troubles} if troubles else {})
+
+
+def _calibrated(uri: str, mask_dir: str | None) -> ScreeningBundle:
+    bundle = read_bundle(uri)
+    return ScreeningBundle(uri, bundle.with_masks(mask_dir), read_calibration(uri, bundle))
+
+
+def check_all_decided(summary: dict[str, Any]) -> None:
+    """Raise where a slide has failed or is open; nothing is raised for the summary of a dry run.
+
+    Raises:
+        WorkError: how many slides, and why.
+    """
+    if summary.get("open"):
+        raise WorkError(
+            f"{summary['open']} of {summary['slides']} slides are open, no fault of theirs: {summary['why_open']}; "
+            "the same command tries them again"
+        )
+    if summary.get("failed"):
+        n_failed = f"{summary['failed']} of {summary['slides']} slides"
+        raise WorkError(f"{n_failed} failed: {summary['why_failed']}; see {pages(summary)}")
