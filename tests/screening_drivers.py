@@ -14,38 +14,26 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from uadray.decisions.aggregation import AggregationConfig
 from uadray.decisions.conformal import Calibration
 from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES
 from uadray.screening import leases
+from uadray.screening.bundles import ScreeningBundle, arranged
 from uadray.screening.ledger import Ledger, open_ledger
+from uadray.screening.slide_result import EVIDENCE, BundleScores, SlideResult
 from uadray.slides.manifest import SlideRow
 from uadray.slides.slide import Mpp
+from uadray.storage import objects
 from uadray.tiles.spec import TileSpec
 
 PREVIEW = encode_jpeg(np.full((30, 40, 3), 200, np.uint8))
-EVIDENCE = pa.schema(
-    [("tile_id", pa.string()), ("score", pa.float64()), ("tile", pa.binary()), ("reconstruction", pa.binary())]
-)
 CALIBRATION = Calibration(
     id="cal", bundle_id="b", aggregation=AggregationConfig(), alpha=0.25, scores=(1.0, 2.0, 3.0),
     tile_median=0.1, tile_p99=0.2, tile_high=0.3,
 )  # fmt: skip
-
-
-@dataclass
-class Result:
-    """What `uadray.screening.slide_result.SlideResult` is to the ledger; importing that would import torch and Ray."""
-
-    row: SlideRow
-    header: dict[str, Any] = field(default_factory=dict)
-    preview: bytes = b""
-    masks: bytes = b"{}"
-    tiles: pa.Table | None = None
-    evidence: pa.Table | None = None
-    failure: tuple[str, str] | None = None
 
 
 @dataclass
@@ -63,10 +51,15 @@ class Bundle:
     detector: Kind = field(default_factory=Kind)
 
 
-def book(out: str, *, lease_s: float = 60.0, bundle: Bundle | None = None) -> Ledger:
+def panel(*bundles: Bundle) -> tuple[ScreeningBundle, ...]:
+    """Bundles as a screening has them; one that is called `bundle` unless given."""
+    described = bundles or (Bundle(),)
+    return arranged([ScreeningBundle(f"/{each.id}", each, CALIBRATION) for each in described])  # type: ignore[arg-type]
+
+
+def book(out: str, *bundles: Bundle, lease_s: float = 60.0) -> Ledger:
     """Open the ledger as `uadray screen` does."""
-    described = bundle or Bundle()
-    return open_ledger(out, bundle=described, calibration=CALIBRATION, lease_s=lease_s)  # type: ignore[arg-type]
+    return open_ledger(out, panel(*bundles), lease_s=lease_s)
 
 
 def rows(folder: str, n: int) -> list[SlideRow]:
@@ -74,32 +67,92 @@ def rows(folder: str, n: int) -> list[SlideRow]:
     return [SlideRow(f"s{i:05d}", f"{folder}/s{i:05d}.tif") for i in range(n)]
 
 
-def scored(row: SlideRow, *, etag: str = "e", score: float = 1.5) -> Result:
-    """A slide with two tiles of this score, and no evidence."""
+def scored(row: SlideRow, *, etag: str = "e", score: float = 1.5, n_bundles: int = 1) -> SlideResult:
+    """A slide with two tiles of this score, from each bundle one more than from the one before, and no evidence."""
+    header = {"etag": etag, "size_level0_px": (400, 300), "mpp_level0": 0.5}
+    scores = tuple(BundleScores(_tiles(row, score + i), EVIDENCE.empty_table()) for i in range(n_bundles))
+    return SlideResult(row, header, PREVIEW, b"{}", scores)
+
+
+def failed(row: SlideRow, *, etag: str | None = None, reason: str = "unreadable") -> SlideResult:
+    """A slide that fails before it is scored."""
+    return SlideResult(row, {"etag": etag} if etag else {}, failure=(reason, "x"))
+
+
+def _tiles(row: SlideRow, score: float) -> pa.Table:
     columns = {
         "tile_id": [f"{row.slide_id}/{i}" for i in range(2)], "slide_id": [row.slide_id] * 2, "x_level0_px": [0, 96],
         "y_level0_px": [0, 0], "width_level0_px": [96] * 2, "height_level0_px": [96] * 2, "tissue_fraction": [1.0] * 2,
         "band": ["tissue"] * 2, "score": [score] * 2, "mean_saturation": [0.1] * 2, "mean_green": [0.1] * 2,
         "error": [None, None],
     }  # fmt: skip
-    tiles = pa.table(
+    return pa.table(
         {f.name: pa.array(columns.get(f.name, [None] * 2), f.type) for f in TILE_SCORES}, schema=TILE_SCORES
     )
-    header = {"etag": etag, "size_level0_px": (400, 300), "mpp_level0": 0.5}
-    return Result(row, header, PREVIEW, tiles=tiles, evidence=EVIDENCE.empty_table())
 
 
-def verdict(result: Result) -> dict[str, Any]:
-    """As `judge` would, in short."""
-    if result.failure is not None or result.tiles is None:
-        return {"state": "failed", "reason": "unreadable", "message": "x"}
-    score = result.tiles["score"][0].as_py()
+def verdicts(result: SlideResult, n_bundles: int = 1) -> list[dict[str, Any]]:
+    """As `judge` would, in short; one of each bundle."""
+    return [_verdict(result.of_bundle(index)) for index in range(n_bundles)]
+
+
+def _verdict(scores: BundleScores) -> dict[str, Any]:
+    if scores.tiles is None:
+        reason, message = scores.failure or ("lost", "x")
+        return {"state": "failed", "reason": reason, "message": message}
+    score = scores.tiles["score"][0].as_py()
     return {"state": "scored", "decision": "normal", "score": score, "n_tiles": 2, "n_scored": 2, "coverage": 1.0}
+
+
+def consistent(out: str, rows: list[SlideRow]) -> list[float]:
+    """The slides' scores, after a look whether each decision stands beside the tiles that it was made from."""
+    scores = []
+    for row in rows:
+        decision = json.loads(objects.read_bytes(leases.decision_uri(out, row.slide_id)))
+        tiles = pq.read_table(pa.BufferReader(objects.read_bytes(f"{out}/tiles/{row.slide_id}.parquet")))
+        assert set(tiles["score"].to_pylist()) == {decision["score"]}, row.slide_id
+        scores.append(decision["score"])
+    return scores
+
+
+def decisions_table(out: str) -> pa.Table:
+    """What `decisions.parquet` says."""
+    return pq.read_table(pa.BufferReader(objects.read_bytes(f"{out}/decisions.parquet")))
+
+
+def left_behind(out: str) -> list[str]:
+    """Leases and heartbeats that are still there."""
+    return [info.uri for name in ("leases", "drivers") for info in objects.list_objects(f"{out}/{name}")]
+
+
+def slides(folder: Path, n: int) -> list[SlideRow]:
+    """A manifest, and its files."""
+    manifest = rows(str(folder), n)
+    for row in manifest:
+        objects.write_bytes(row.uri, row.slide_id.encode())
+    return manifest
+
+
+def screened(out: str, manifest: list[SlideRow], *bundles: Bundle, fail: str = "-", **options: Any) -> list[str]:
+    """Screen what is pending; returns the slides that were, in order."""
+    done = []
+    with book(out, *bundles) as ledger:
+        for todo in ledger.rounds(manifest, **options):
+            for row in todo:
+                assert leases.claim(ledger.owner, row.slide_id, replaces=ledger.withdrawn.get(row.slide_id)) == "ours"
+                result = scored(row, etag=objects.stat(row.uri).etag, n_bundles=max(1, len(bundles)))
+                if row.slide_id.endswith(fail):
+                    result = failed(row)
+                assert ledger.commit(result, verdicts(result, max(1, len(bundles))))
+                done.append(row.slide_id)
+        ledger.finish(manifest)
+    return done
 
 
 def drive(
     out: str, *, folder: str, n_slides: int, log: str, lease_s: float, in_flight: int = 4, work_s: float = 0.0,
     hang_after: int | None = None, score: float = 1.5, fail: str = "", retry_failed: bool = False, finish: bool = True,
+    n_bundles: int = 1,
 ) -> None:  # fmt: skip
     """Screen until all is decided, `in_flight` slides at a time.
 
@@ -116,6 +169,7 @@ def drive(
         fail: slides whose id ends so fail.
         retry_failed: as on the command line.
         finish: write the summary.
+        n_bundles: that screen together.
     """
     events = Path(log, f"{os.getpid()}.jsonl").open("w")  # noqa: SIM115
 
@@ -124,7 +178,8 @@ def drive(
         events.flush()
 
     n_commits, manifest = 0, rows(folder, n_slides)
-    with book(out, lease_s=lease_s) as ledger:
+    bundles = [Bundle(f"b{i}", f"b{i}") for i in range(n_bundles)] if n_bundles > 1 else []
+    with book(out, *bundles, lease_s=lease_s) as ledger:
         for todo in ledger.rounds(manifest, retry_failed=retry_failed):
             for start in range(0, len(todo), in_flight):
                 ours = []
@@ -140,9 +195,9 @@ def drive(
                         say(hangs=True)
                         time.sleep(3600)
                     time.sleep(work_s)
-                    failed = bool(fail) and row.slide_id.endswith(fail)
-                    result = Result(row, failure=("unreadable", "x")) if failed else scored(row, score=score)
-                    if ledger.commit(result, verdict(result)):  # type: ignore[arg-type]
+                    fails = bool(fail) and row.slide_id.endswith(fail)
+                    result = failed(row) if fails else scored(row, score=score, n_bundles=n_bundles)
+                    if ledger.commit(result, verdicts(result, n_bundles)):
                         say(committed=row.slide_id)
                         n_commits += 1
         if finish:

@@ -25,7 +25,7 @@ weights_app = typer.Typer(help="Pinned, checksummed backbone weights.", no_args_
 app.add_typer(weights_app, name="weights")
 
 BundleArg = Annotated[str, typer.Argument(metavar="BUNDLE", help="Folder or s3:// URI of a trained bundle.")]
-BundlesArg = Annotated[list[str], typer.Argument(metavar="BUNDLE", help="Folder or s3:// URI of a trained bundle.")]
+BundlesArg = Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Folders or s3:// URIs of trained bundles.")]
 SlidesOpt = Annotated[str, typer.Option("--slides", help="Manifest (CSV or Parquet) of slides, local or s3://.")]
 SetOpt = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set detector.width=32.")]
 MasksOpt = Annotated[str | None, typer.Option(help="Folder of edited masks, <slide_id>.geojson.")]

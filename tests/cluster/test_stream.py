@@ -140,4 +140,4 @@ def _screened(
 ) -> Iterator[SlideResult]:
     config = StreamConfig(score_workers=1, threads=1)
     options = {"load": load} if load else {}
-    return scored_slides(rows, bundle_uri=uri, bundle=bundle, config=config, reads=reads, **options)
+    return scored_slides(rows, bundles={uri: bundle}, config=config, reads=reads, **options)

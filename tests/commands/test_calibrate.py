@@ -22,6 +22,7 @@ from uadray.errors import InputError, shown
 from uadray.phantoms.slides import write_pyramid
 from uadray.provenance import fingerprint
 from uadray.screening import job
+from uadray.screening.bundles import ScreeningBundle
 from uadray.slides import identity
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
@@ -155,7 +156,8 @@ def test_a_calibration_from_slides_to_marks(
     assert not any(word in written for word in ("secret", "patient0", str(tmp_path)))
     again = [replace(used[0], slide_id="renamed"), replace(rows[6], patient_id="q"), rows[5]]
     config = job.ScreenConfig(stream=ONE)
-    job.screen(again, bundle_uri=uri, bundle=bundle, calibration=made, out=str(tmp_path / "out"), config=config)
+    bundles = [ScreeningBundle(uri, bundle, made)]
+    job.screen(again, bundles=bundles, out=str(tmp_path / "out"), config=config)
     table = pq.read_table(tmp_path / "out" / "decisions.parquet")
     assert table["note"].to_pylist() == ["calibration", "training", None]
     assert "2 slides were used to train or calibrate" in caplog.text

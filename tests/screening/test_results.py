@@ -49,8 +49,7 @@ def _run(monkeypatch: pytest.MonkeyPatch, faults: dict[str, list[str]], **consta
     ])  # fmt: skip
     scored = scored_slides(
         ROWS,
-        bundle_uri="",
-        bundle=Described(),
+        bundles={"": Described()},
         config=stream.StreamConfig(),
         reads=list,
         nodes=Nodes(),  # type: ignore[arg-type]

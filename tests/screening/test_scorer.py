@@ -35,7 +35,7 @@ class Brightness:
 
 @pytest.fixture
 def scorer() -> PartScorer:
-    return PartScorer("", None, "cpu", 1, load=lambda *_, **__: Brightness())  # type: ignore[arg-type, return-value]
+    return PartScorer({"": None}, "cpu", 1, load=lambda *_, **__: Brightness())  # type: ignore[arg-type, return-value]
 
 
 def _part(number: int, images: npt.NDArray[np.uint8], slide: int = 0) -> pa.Table:
@@ -49,7 +49,7 @@ def _part(number: int, images: npt.NDArray[np.uint8], slide: int = 0) -> pa.Tabl
 
 
 def _pictures(row: pa.Table) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = from_ipc(row["evidence"][0].as_py()).to_pylist()
+    found: list[dict[str, Any]] = from_ipc(row["evidence"][0].as_py()[0]).to_pylist()
     return found
 
 
@@ -61,7 +61,7 @@ def test_pictures_of_all_parts_hold_the_best_of_the_slide(scorer: PartScorer) ->
     assert sent[:EVIDENCE_TILES] == every[:EVIDENCE_TILES].tolist()
     assert len(sent) < 3 * EVIDENCE_TILES  # what cannot be among the best is not encoded
     assert len(_pictures(rows[0])) == EVIDENCE_TILES
-    scores = [from_ipc(row["tiles"][0].as_py())["score"].to_pylist() for row in rows]
+    scores = [from_ipc(row["scores"][0].as_py()[0])["score"].to_pylist() for row in rows]
     assert scores == images.mean((2, 3, 4)).tolist()
 
 
@@ -74,20 +74,20 @@ def test_a_part_that_comes_again_is_not_its_own_rival(scorer: PartScorer) -> Non
 
 def test_pictures_are_made_of_the_tiles_that_are_shown_alone(scorer: PartScorer) -> None:
     images = np.arange(N, dtype=np.uint8)[:, None, None, None] * np.ones((1, SIDE, SIDE, 3), np.uint8)
-    (best, *_), first = _pictures(scorer(_part(0, images))), scorer.detector.shown  # type: ignore[attr-defined]
+    (best, *_), first = _pictures(scorer(_part(0, images))), scorer.detectors[0].detector.shown  # type: ignore[attr-defined]
     assert first == EVIDENCE_TILES
     tile, negative = (
         cv2.imdecode(np.frombuffer(best[k], np.uint8), cv2.IMREAD_COLOR) for k in ("tile", "reconstruction")
     )
     assert (tile.mean(), negative.mean()) == (pytest.approx(N - 1, abs=1), pytest.approx(256 - N, abs=1))
     scorer(_part(1, images // 2))
-    assert scorer.detector.shown == first  # type: ignore[attr-defined]  # none is above the floor
+    assert scorer.detectors[0].detector.shown == first  # type: ignore[attr-defined]  # none is above the floor
 
 
 @pytest.mark.parametrize("threads", [2, 3, 64])
 def test_threads_change_nothing(scorer: PartScorer, threads: int) -> None:
     images = np.random.default_rng(2).integers(0, 256, (97, SIDE, SIDE, 3), np.uint8)
-    shared = PartScorer("", None, "cpu", threads, load=lambda *_, **__: Brightness())  # type: ignore[arg-type, return-value]
+    shared = PartScorer({"": None}, "cpu", threads, load=lambda *_, **__: Brightness())  # type: ignore[arg-type, return-value]
     ours, theirs = (each(_part(0, images)).drop_columns(["header"]) for each in (shared, scorer))
     assert ours.equals(theirs)
 

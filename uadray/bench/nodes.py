@@ -140,6 +140,7 @@ def _screened_with_a_loss(network: Network, folder: str) -> dict[str, Any]:
     from uadray.cluster.workers import StreamConfig
     from uadray.commands.calibrate import read_calibration
     from uadray.detectors.bundle import read_bundle
+    from uadray.screening.bundles import ScreeningBundle
     from uadray.screening.decision_segments import read_decisions
     from uadray.screening.job import ScreenConfig, screen
 
@@ -156,7 +157,7 @@ def _screened_with_a_loss(network: Network, folder: str) -> dict[str, Any]:
     connect()
     config = ScreenConfig(stream=StreamConfig(score_workers=2, threads=1))
     summary = screen(
-        rows, bundle_uri=uri, bundle=bundle, calibration=read_calibration(uri, bundle), out=out, config=config,
+        rows, bundles=[ScreeningBundle(uri, bundle, read_calibration(uri, bundle))], out=out, config=config,
         progress=watch,
     )  # fmt: skip
     decided = Counter(read_decisions(out).table["slide_id"].to_pylist())

@@ -189,6 +189,7 @@ def _screened(
     """
     from uadray.cluster.connection import connect
     from uadray.commands.calibrate import read_calibration
+    from uadray.screening.bundles import ScreeningBundle
     from uadray.screening.job import screen
 
     calibration = read_calibration(f"{root}/bundle", bundle)
@@ -197,7 +198,7 @@ def _screened(
     for i, n in enumerate(counts):
         before = cpu_seconds(os.getpid()) | cpu_seconds(server_pid)
         summary = screen(
-            rows[:n], bundle_uri=f"{root}/bundle", bundle=bundle, calibration=calibration, out=f"{out}-{i}",
+            rows[:n], bundles=[ScreeningBundle(f"{root}/bundle", bundle, calibration)], out=f"{out}-{i}",
             load=LOADS[case],
         )  # fmt: skip
         if summary["scored"] != n:

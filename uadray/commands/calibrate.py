@@ -3,9 +3,11 @@
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from uadray import provenance
 from uadray.cluster.nodes import Nodes
@@ -19,10 +21,12 @@ from uadray.decisions.verdict import judge
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle
 from uadray.errors import InputError, shown
 from uadray.screening.results import Progress, scored_slides
+from uadray.screening.slide_result import SlideResult
 from uadray.slides import identity
 from uadray.slides.manifest import SlideRow, has_label, read_manifest
 from uadray.storage import objects
 from uadray.tiles.mask_folder import check_folder
+from uadray.tiles.quality import QualityConfig
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +55,7 @@ def run(
     contents = check(rows, bundle, alpha=alpha)
     masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     with console.progress("calibrate") as tick:
-        nodes = join_cluster(bundle_uri=bundle_uri)
+        nodes = join_cluster(bundle_uris=[bundle_uri])
         calibration, left_out = calibrate(
             rows, bundle_uri=bundle_uri, bundle=bundle.with_masks(mask_dir), alpha=alpha, aggregation=aggregation,
             config=stream, nodes=nodes, contents=contents, progress=console.tile_progress(tick),
@@ -65,46 +69,89 @@ def calibrate(
     config: StreamConfig | None = None, progress: Progress | None = None, nodes: Nodes | None = None,
     contents: Mapping[str, str] | None = None,
 ) -> tuple[Calibration, dict[str, str]]:  # fmt: skip
-    """Score normal slides and keep one score a patient. `contents`: what `check` returned, if it was called before.
+    """Score normal slides, keep one score a patient, and write the calibration into the bundle.
+
+    Args:
+        rows: normal slides that were not trained on.
+        bundle_uri: where the bundle is.
+        bundle: its description.
+        alpha: share of normal slides that may be called anomalous.
+        aggregation: how tile scores become a slide's score.
+        config: how the cluster is shared.
+        progress: told of slides and tiles.
+        nodes: the nodes of the cluster that are used.
+        contents: what `check` returned, if it was called before.
 
     Returns:
-        The calibration, written into the bundle, and the slides that could not be scored with the reason.
+        The calibration, and the slides that could not be scored with the reason.
 
     Raises:
         InputError: see `check`; or too few patients' slides can be scored.
     """
     contents = check(rows, bundle, alpha=alpha) if contents is None else contents
-    scores: dict[str, float] = {}
-    etags: dict[str, str | None] = {}
-    left_out: dict[str, str] = {}
-    tiles: list[np.ndarray] = []
-
-    def tick(note: str = "") -> None:
-        if progress is not None:
-            progress(len(scores) + len(left_out), len(rows), sum(map(len, tiles)), note)
-
-    for result in scored_slides(
-        rows, bundle_uri=bundle_uri, bundle=bundle, config=config or StreamConfig(), nodes=nodes, say=tick
-    ):
-        verdict = judge(result.tiles, result.failure, aggregation, quality=bundle.tiles.quality)
-        if verdict["state"] == "scored" and result.tiles is not None:
-            scores[result.row.slide_id] = verdict["score"]
-            etags[result.row.slide_id] = result.header.get("etag")
-            tiles.append(result.tiles["score"].drop_null().to_numpy())
-        else:
-            left_out[result.row.slide_id] = f"{verdict['reason']}: {verdict['message']}"
-        tick()
+    normals = _score_normals(
+        rows, bundle_uri=bundle_uri, bundle=bundle, aggregation=aggregation, config=config or StreamConfig(),
+        progress=progress, nodes=nodes,
+    )  # fmt: skip
+    scores = normals.scores
     chosen = one_a_patient({row.slide_id: row.patient for row in rows if row.slide_id in scores})
     check_alpha(alpha, len(chosen))
     _warn_of_equal_scores(scores)
     salt = identity.new_salt()
     used = [row for row in rows if row.slide_id in scores]
     calibration = _calibration(
-        [scores[slide_id] for slide_id in chosen], np.concatenate(tiles), bundle, alpha, aggregation
-    ).model_copy(update={"salt": salt, "slides": tuple(identity.all_marks(used, salt, etags=etags, contents=contents))})
+        [scores[slide_id] for slide_id in chosen], np.concatenate(normals.tiles), bundle, alpha, aggregation
+    ).model_copy(
+        update={"salt": salt, "slides": tuple(identity.all_marks(used, salt, etags=normals.etags, contents=contents))}
+    )
     data = calibration.model_dump_json(indent=2).encode()
     objects.write_bytes(objects.join(bundle_uri, CALIBRATION), data)
-    return calibration, left_out
+    return calibration, normals.left_out
+
+
+@dataclass
+class _Normals:
+    """What became of the normal slides.
+
+    Attributes:
+        scores: slide id -> the slide's score.
+        etags: slide id -> etag of its file.
+        tiles: the tile scores of each slide that has a score.
+        left_out: slide id -> why the slide has no score.
+    """
+
+    scores: dict[str, float] = field(default_factory=dict)
+    etags: dict[str, str | None] = field(default_factory=dict)
+    tiles: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def add(self, result: SlideResult, aggregation: AggregationConfig, quality: QualityConfig | None) -> None:
+        """Take a slide's result in."""
+        slide_id, of_bundle = result.row.slide_id, result.of_bundle()
+        verdict = judge(of_bundle.tiles, of_bundle.failure, aggregation, quality=quality)
+        if verdict["state"] != "scored" or of_bundle.tiles is None:
+            self.left_out[slide_id] = f"{verdict['reason']}: {verdict['message']}"
+            return
+        self.scores[slide_id] = verdict["score"]
+        self.etags[slide_id] = result.header.get("etag")
+        self.tiles.append(of_bundle.tiles["score"].drop_null().to_numpy())
+
+
+def _score_normals(
+    rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle, aggregation: AggregationConfig, config: StreamConfig,
+    progress: Progress | None, nodes: Nodes | None,
+) -> _Normals:  # fmt: skip
+    normals = _Normals()
+
+    def tick(note: str = "") -> None:
+        if progress is not None:
+            n_done = len(normals.scores) + len(normals.left_out)
+            progress(n_done, len(rows), sum(map(len, normals.tiles)), note)
+
+    for result in scored_slides(rows, bundles={bundle_uri: bundle}, config=config, nodes=nodes, say=tick):
+        normals.add(result, aggregation, bundle.tiles.quality)
+        tick()
+    return normals
 
 
 def read_calibration(bundle_uri: str, bundle: Bundle) -> Calibration:
@@ -181,8 +228,9 @@ def _warn_of_equal_scores(scores: Mapping[str, float]) -> None:
 
 
 def _calibration(
-    scores: list[float], tiles: np.ndarray, bundle: Bundle, alpha: float, aggregation: AggregationConfig
+    scores: list[float], tiles: npt.NDArray[np.float64], bundle: Bundle, alpha: float, aggregation: AggregationConfig
 ) -> Calibration:
+    """The calibration of these slide scores, and of all tile scores of the slides; its id changes with what counts."""
     ordered = tuple(sorted(scores))
     name = provenance.fingerprint([bundle.id, repr(ordered), repr(alpha), aggregation.model_dump_json()])[:12]
     median, p99 = (float(q) for q in np.quantile(tiles, [0.5, 0.99]))

@@ -1,6 +1,7 @@
 """The Ray cluster that a command works on: joining it, and how its workers are shared out."""
 
 import os
+from collections.abc import Sequence
 
 from uadray.cluster.connection import connect
 from uadray.cluster.nodes import Nodes
@@ -10,11 +11,11 @@ from uadray.detectors.bundle import DESCRIPTION
 from uadray.storage import objects
 
 
-def join_cluster(*, bundle_uri: str | None = None, out_uri: str | None = None) -> Nodes:
+def join_cluster(*, bundle_uris: Sequence[str] = (), out_uri: str | None = None) -> Nodes:
     """Join the cluster of `RAY_ADDRESS`, or start Ray on this machine.
 
     Args:
-        bundle_uri: a bundle that every node must be able to read.
+        bundle_uris: bundles that every node must be able to read.
         out_uri: a folder that every node must be able to write to.
 
     Returns:
@@ -23,7 +24,7 @@ def join_cluster(*, bundle_uri: str | None = None, out_uri: str | None = None) -
     connect()
     if not os.environ.get("RAY_ADDRESS"):
         return Nodes()
-    must_be_readable = [objects.join(bundle_uri, DESCRIPTION)] if bundle_uri else []
+    must_be_readable = [objects.join(uri, DESCRIPTION) for uri in bundle_uris]
     nodes = Nodes(examiner(out_uri, must_be_readable))
     nodes.check()
     return nodes

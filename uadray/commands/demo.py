@@ -22,6 +22,7 @@ from uadray.errors import InputError
 from uadray.evaluation.report import evaluate
 from uadray.phantoms.slides import write_archive
 from uadray.screening import job
+from uadray.screening.bundles import ScreeningBundle
 from uadray.slides.manifest import read_manifest
 from uadray.storage import objects
 from uadray.training.config import TrainConfig
@@ -87,7 +88,7 @@ def run(out: str, tick: Tick, *, epochs: int = EPOCHS) -> dict[str, Any]:
     )  # fmt: skip
     done("calibrate")
     summary = job.screen(
-        read_manifest(str(manifests["test"])), bundle_uri=bundle_uri, bundle=bundle, calibration=calibration,
+        read_manifest(str(manifests["test"])), bundles=[ScreeningBundle(bundle_uri, bundle, calibration)],
         out=result_uri, progress=lambda s, n, *_: tick(3, 5, f"screening {s}/{n}"),
     )  # fmt: skip
     done("screen")

@@ -34,7 +34,7 @@ def run(bundle_uri: str, *, data: str, out: str, stream: StreamConfig) -> dict[s
     """Join the cluster, score every tile of `data` and write `out`; returns the summary of `score`."""
     bundle = read_bundle(bundle_uri)
     with console.progress("score") as tick:
-        nodes = join_cluster(bundle_uri=bundle_uri)
+        nodes = join_cluster(bundle_uris=[bundle_uri])
         return score(
             data, bundle_uri=bundle_uri, bundle=bundle, out=out, config=stream, nodes=nodes,
             progress=console.tile_progress(tick),
@@ -65,9 +65,7 @@ def score(
     """
     config = config or StreamConfig()
     failed: dict[str, str] = {}
-    scored = functools.partial(
-        _scored, bundle_uri=bundle_uri, bundle=bundle, config=config, nodes=nodes, progress=progress
-    )
+    scored = functools.partial(_scored, bundles={bundle_uri: bundle}, config=config, nodes=nodes, progress=progress)
     if containers.is_tile_set(data):
         table = _tile_set(data, bundle, scored)
     else:
@@ -97,7 +95,8 @@ def _scored(
 
     for result in scored_slides(rows, reads=reads, say=tick, **options):
         yield result
-        ended, tiles = ended + 1, tiles + (0 if result.tiles is None else len(result.tiles))
+        scored = result.of_bundle().tiles
+        ended, tiles = ended + 1, tiles + (0 if scored is None else len(scored))
         tick()
 
 
@@ -118,9 +117,10 @@ def _tile_set(data: str, bundle: Bundle, scored: ScoredRows) -> pa.Table:
 
     tables: dict[int, pa.Table] = {}
     for result in scored(rows, reads=reads):
-        if result.tiles is None:
-            raise WorkError(f"{data}: {': '.join(result.failure or ('lost', 'no answer'))}")
-        tables[int(result.row.slide_id)] = result.tiles
+        of_bundle = result.of_bundle()
+        if of_bundle.tiles is None:
+            raise WorkError(f"{data}: {': '.join(of_bundle.failure or ('lost', 'no answer'))}")
+        tables[int(result.row.slide_id)] = of_bundle.tiles
     return with_slides_and_labels(pa.concat_tables([tables[i] for i in sorted(tables)]), refs)
 
 
@@ -155,10 +155,11 @@ def _slides(rows: list[SlideRow], scored: ScoredRows) -> tuple[pa.Table, dict[st
     """Score slides; returns rows of `SCORES`, and of the slides that failed the reason by slide id."""
     tables, failed = [SCORES.empty_table()], {}
     for result in scored(rows):
-        if result.tiles is None:
-            failed[result.row.slide_id] = ": ".join(result.failure or ("lost", ""))
+        of_bundle = result.of_bundle()
+        if of_bundle.tiles is None:
+            failed[result.row.slide_id] = ": ".join(of_bundle.failure or ("lost", ""))
         else:
-            tables.append(_labelled(result.tiles, [result.row.label] * len(result.tiles)))
+            tables.append(_labelled(of_bundle.tiles, [result.row.label] * len(of_bundle.tiles)))
     return pa.concat_tables(tables), failed
 
 

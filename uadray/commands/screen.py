@@ -1,4 +1,4 @@
-"""`uadray screen`: an archive of slides -> a decision for each, resumable."""
+"""`uadray screen`: an archive of slides -> a decision of each bundle for each slide, resumable."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,8 +8,10 @@ from uadray.commands import console
 from uadray.commands.calibrate import read_calibration
 from uadray.commands.cluster import join_cluster
 from uadray.detectors.bundle import read_bundle
-from uadray.errors import InputError, WorkError
+from uadray.errors import WorkError
 from uadray.screening import job
+from uadray.screening.bundles import ScreeningBundle, arranged
+from uadray.screening.summary import pages
 from uadray.slides.manifest import read_manifest
 from uadray.tiles.mask_folder import check_folder
 
@@ -21,7 +23,7 @@ def run(
     """Join the cluster and screen the slides, or with `dry_run` say from a sample what that would take.
 
     Args:
-        bundle_uris: of the detectors.
+        bundle_uris: of the detectors; each makes a decision of its own for each slide.
         slides_uri: of the manifest.
         out: folder or s3:// URI for decisions, scores and the worklist page.
         retry_failed: try slides again that ended as failed.
@@ -33,27 +35,28 @@ def run(
         The summary of `job.screen` or `job.dry_run`, `masks_used`, and `node_troubles` where nodes had any.
 
     Raises:
-        InputError: several bundles; a bundle that is not calibrated; a manifest or mask that cannot be read.
+        InputError: bundles that are not calibrated or read different tiles; a manifest or mask that cannot be read.
     """
-    if len(bundle_uris) > 1:
-        raise InputError("several bundles: not yet")
-    (bundle_uri,) = bundle_uris
-    bundle = read_bundle(bundle_uri)
-    calibration, rows = read_calibration(bundle_uri, bundle), read_manifest(slides_uri)
-    config = job.ScreenConfig(stream=stream)
-    bundle = bundle.with_masks(mask_dir)
+    bundles = arranged([_calibrated(uri, mask_dir) for uri in bundle_uris])
+    rows = read_manifest(slides_uri)
     masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     with console.progress("screen") as tick:
         if dry_run:
             join_cluster()
-            return job.dry_run(rows, bundle_uri=bundle_uri, bundle=bundle) | {"masks_used": masks_used}
-        nodes = join_cluster(bundle_uri=bundle_uri, out_uri=out)
+            described = {each.uri: each.bundle for each in bundles}
+            return job.dry_run(rows, bundles=described) | {"masks_used": masks_used}
+        nodes = join_cluster(bundle_uris=bundle_uris, out_uri=out)
         summary = job.screen(
-            rows, bundle_uri=bundle_uri, bundle=bundle, calibration=calibration, out=out, config=config, nodes=nodes,
+            rows, bundles=bundles, out=out, config=job.ScreenConfig(stream=stream), nodes=nodes,
             retry_failed=retry_failed, progress=console.tile_progress(tick),
         )  # fmt: skip
         troubles = nodes.troubles()
     return summary | {"masks_used": masks_used} | ({"node_troubles": troubles} if troubles else {})
+
+
+def _calibrated(uri: str, mask_dir: str | None) -> ScreeningBundle:
+    bundle = read_bundle(uri)
+    return ScreeningBundle(uri, bundle.with_masks(mask_dir), read_calibration(uri, bundle))
 
 
 def check_all_decided(summary: dict[str, Any]) -> None:
@@ -69,4 +72,4 @@ def check_all_decided(summary: dict[str, Any]) -> None:
         )
     if summary.get("failed"):
         n_failed = f"{summary['failed']} of {summary['slides']} slides"
-        raise WorkError(f"{n_failed} failed: {summary['why_failed']}; see {summary['worklist']}")
+        raise WorkError(f"{n_failed} failed: {summary['why_failed']}; see {pages(summary)}")

@@ -15,6 +15,9 @@ from uadray.slides.identity import Seen, is_seen
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.quality import Flag, QualityConfig, assess
 
+STATES = ("scored", "not_assessable", "failed")
+"""A slide ends in exactly one of them."""
+
 Verdict = dict[str, Any]
 """Fields of `SLIDE_DECISIONS`."""
 

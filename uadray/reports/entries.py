@@ -70,8 +70,9 @@ class SlideEntry:
 
 
 def slide_entry(
-    row: Mapping[str, Any], *, place: int, tile_um: float, picture_kinds: Sequence[str], folder: Callable[[str], str]
-) -> SlideEntry:
+    row: Mapping[str, Any], *, place: int, tile_um: float, picture_kinds: Sequence[str], folder: Callable[[str], str],
+    thumbnails: str = "evidence",
+) -> SlideEntry:  # fmt: skip
     """What the page shows of a slide.
 
     Args:
@@ -80,6 +81,7 @@ def slide_entry(
         tile_um: side of a tile; 0 where it is not known: tiles are then marked with squares of a fixed size.
         picture_kinds: which pictures evidence tiles have, of `PICTURE_KINDS`.
         folder: slide id -> the name of its folder under `evidence/`.
+        thumbnails: where the slides' folders with `thumbnail.jpg` lie, if not under `evidence`.
     """
     is_open = row["width_level0_px"] is not None and row["height_level0_px"] is not None and row["state"] != "failed"
     size = (row["width_level0_px"], row["height_level0_px"]) if is_open else (1, 1)
@@ -97,7 +99,7 @@ def slide_entry(
         n_good=None if row["n_tiles"] is None else row["n_tiles"] - sum(count for _, count in flags),
         width_px=max(1, round(size[0] * scale)),
         height_px=max(1, round(size[1] * scale)),
-        thumbnail=f"{base}/thumbnail.jpg" if is_open else None,
+        thumbnail=f"{thumbnails}/{quote(folder(row['slide_id']))}/thumbnail.jpg" if is_open else None,
         heatmap=f"{base}/heatmap.jpg" if is_open and row["n_scored"] else None,
         picture_words=[PICTURE_KINDS[kind] for kind in kinds],
         tiles=list(_tile_entries(evidence, size=size, tile_level0_px=tile_level0_px, base=base, kinds=kinds)),

@@ -72,6 +72,7 @@ def render_worklist(
     max_rows: int = 2000,
     picture_kinds: Sequence[str] = ("tile", "reconstruction"),
     folder: Callable[[str], str] = str,
+    thumbnails: str = "evidence",
 ) -> str:
     """The ranked worklist as one HTML page.
 
@@ -84,6 +85,7 @@ def render_worklist(
         picture_kinds: which pictures evidence tiles have, of `PICTURE_KINDS`. A tile whose entry in `evidence` says
             `"has_reconstruction": false` is shown alone.
         folder: slide id -> the name of its folder under `evidence/`, as it was written; the page quotes it for URLs.
+        thumbnails: where the slides' folders with `thumbnail.jpg` lie, if not under `evidence`.
 
     Raises:
         InputError: as `rank`.
@@ -91,7 +93,14 @@ def render_worklist(
     rows = list(enumerate(rank(decisions).to_pylist(), start=1))
     counts = Counter(group_of(row) for _, row in rows)
     slides = [
-        slide_entry(row, place=place, tile_um=run.get("tile_um", 0.0), picture_kinds=picture_kinds, folder=folder)
+        slide_entry(
+            row,
+            place=place,
+            tile_um=run.get("tile_um", 0.0),
+            picture_kinds=picture_kinds,
+            folder=folder,
+            thumbnails=thumbnails,
+        )  # fmt: skip
         for place, row in _shortened(rows, max_rows)
     ]
     left_out = counts - Counter(slide.group for slide in slides)

@@ -1,6 +1,6 @@
 """All decisions of a screening, in few requests: segments hold what many `decisions/<slide_id>.json` say.
 
-    segments/<random>.parquet   rows of `SLIDE_DECISIONS` and the etag of the JSON each was read from
+    segments/<random>.parquet   rows of `SLIDE_DECISIONS`, one a slide and bundle, with the etag of its JSON
 
 A segment is a cache and never the truth: a row counts only while the JSON that is listed has its etag. So segments may
 be written twice, overlap, be lost or be old, and a decision that is made anew needs no care. JSONs that are in no
@@ -8,9 +8,9 @@ segment are read one by one.
 """
 
 import hashlib
-import io
 import json
 import secrets
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,15 +22,19 @@ import pyarrow.parquet as pq
 from uadray.errors import NotFoundError
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening.leases import REQUESTS, read_version
+from uadray.screening.slide_outputs import decisions_of, parquet
 from uadray.storage import objects
 
 SEGMENT_ROWS = 1000
-"""Decisions of a new segment at least, while a screening runs: one page of a listing."""
+"""A new segment has so many slides at least, while a screening runs: one page of a listing."""
 
 SEGMENT_SHARE = 0.1
-"""And this share of all decisions: each segment costs a listing of all."""
+"""And this share of all slides: writing one costs a listing of all."""
 
-_SEGMENT = pa.schema([*SLIDE_DECISIONS, pa.field("decision_etag", pa.string(), nullable=False)])
+_SEGMENT = pa.schema(
+    [*SLIDE_DECISIONS, pa.field("decision_etag", pa.string(), nullable=False), pa.field("bundle", pa.string())]
+)
+"""`bundle` is the folder of the bundle that decides, null of the only one of a screening; then it is not stored."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +42,39 @@ class Decided:
     """What is decided in a folder.
 
     Attributes:
-        table: rows of `SLIDE_DECISIONS` and `decision_etag`, one a slide, in no order.
+        table: rows of `SLIDE_DECISIONS`, `decision_etag` and `bundle`, one a slide and bundle, in no order.
         segments: those that were read.
-        loose: rows that were in none of them.
+        unsegmented: rows at the end of the table that were in none of them.
     """
 
     table: pa.Table
     segments: tuple[str, ...]
-    loose: int
+    unsegmented: int
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a slide that is decided.
+
+    Attributes:
+        etag: of its decision.
+        fingerprint: of the screening and the version of the slide.
+        mask: etag of the edited mask that was used.
+        has_failed: one bundle's decision at least is `failed`.
+        is_judged: one bundle's decision at least is not.
+    """
+
+    etag: str
+    fingerprint: str
+    mask: str | None
+    has_failed: bool
+    is_judged: bool
 
 
 def list_decisions(out: str) -> dict[str, objects.ObjectInfo]:
     """The decisions' JSONs by slide id: one request a thousand."""
-    found = objects.list_objects(objects.join(out, "decisions"), suffixes=(".json",))
-    return {objects.name(info.uri).removesuffix(".json"): info for info in found}
+    infos = objects.list_objects(objects.join(out, "decisions"), suffixes=(".json",))
+    return {objects.name(info.uri).removesuffix(".json"): info for info in infos}
 
 
 def read_decisions(out: str) -> Decided:
@@ -61,8 +84,33 @@ def read_decisions(out: str) -> Decided:
     with ThreadPoolExecutor(REQUESTS) as pool:
         stored = _current(pa.concat_tables([_SEGMENT.empty_table(), *pool.map(_read_segment, names)]), listed)
     known = set(stored["slide_id"].to_pylist())
-    loose = _read_loose([info for slide_id, info in listed.items() if slide_id not in known])
-    return Decided(pa.concat_tables([stored, loose]), tuple(names), len(loose))
+    unsegmented = _read_jsons([info for slide_id, info in listed.items() if slide_id not in known])
+    return Decided(pa.concat_tables([stored, unsegmented]), tuple(names), len(unsegmented))
+
+
+def known_slides(table: pa.Table) -> dict[str, Known]:
+    """What is known of each slide, by its id, from the rows of all bundles."""
+    slides = defaultdict[str, list[dict[str, Any]]](list)
+    for row in table.select(["slide_id", "state", "fingerprint", "mask", "decision_etag"]).to_pylist():
+        slides[row["slide_id"]].append(row)
+    return {
+        slide_id: Known(
+            etag=rows[0]["decision_etag"],
+            fingerprint=rows[0]["fingerprint"],
+            mask=rows[0]["mask"],
+            has_failed=any(row["state"] == "failed" for row in rows),
+            is_judged=any(row["state"] != "failed" for row in rows),
+        )
+        for slide_id, rows in slides.items()
+    }
+
+
+def of_bundle(table: pa.Table, bundle: str, slide_ids: Sequence[str]) -> pa.Table:
+    """One bundle's rows of `SLIDE_DECISIONS` for these slides, in their order; `bundle` is its folder."""
+    pairs = zip(table["slide_id"].to_pylist(), table["bundle"].to_pylist(), strict=True)
+    places = {slide_id: place for place, (slide_id, name) in enumerate(pairs) if (name or "") == bundle}
+    order = pa.array([places[slide_id] for slide_id in slide_ids], pa.int64())
+    return table.select(SLIDE_DECISIONS.names).take(order).cast(SLIDE_DECISIONS)
 
 
 def compact(out: str, written: Mapping[str, bytes]) -> int:
@@ -74,64 +122,72 @@ def compact(out: str, written: Mapping[str, bytes]) -> int:
     listed = list_decisions(out)
     present = [listed[slide_id] for slide_id in written if slide_id in listed]
     same = {info.uri: written[_slide_id(info)] for info in present if _md5(written[_slide_id(info)]) == info.etag}
-    rows = [json.loads(same[info.uri]) | {"decision_etag": info.etag} for info in present if info.uri in same]
+    rows = [row for info in present if info.uri in same for row in _rows(same[info.uri], info.etag)]
     table = pa.Table.from_pylist(rows, schema=_SEGMENT)
-    write_segment(out, pa.concat_tables([table, _read_loose([info for info in present if info.uri not in same])]))
+    write_segment(out, pa.concat_tables([table, _read_jsons([info for info in present if info.uri not in same])]))
     return len(listed)
 
 
 def write_segment(out: str, table: pa.Table, *, instead_of: Iterable[str] = ()) -> None:
     """Store rows under a new name, then delete the segments that they replace."""
     if len(table):
-        sink = io.BytesIO()
-        pq.write_table(table.cast(_SEGMENT), sink, compression="zstd")
-        objects.write_bytes(objects.join(out, "segments", f"{secrets.token_hex(8)}.parquet"), sink.getvalue())
+        rows = table.cast(_SEGMENT)
+        if rows["bundle"].null_count == len(rows):
+            rows = rows.drop_columns(["bundle"])
+        objects.write_bytes(objects.join(out, "segments", f"{secrets.token_hex(8)}.parquet"), parquet(rows))
     for old in instead_of:
         objects.delete(old)
 
 
 def tidy(out: str, decided: Decided, *, whole: bool) -> None:
     """Store what was read one by one, where it is worth a segment; `whole` makes one segment of all."""
-    if whole and (decided.loose or len(decided.segments) > 1):
+    if whole and (decided.unsegmented or len(decided.segments) > 1):
         write_segment(out, decided.table, instead_of=decided.segments)
-    elif decided.loose >= SEGMENT_ROWS // 10:
-        write_segment(out, decided.table.slice(len(decided.table) - decided.loose))
+    elif decided.unsegmented >= SEGMENT_ROWS // 10:
+        write_segment(out, decided.table.slice(len(decided.table) - decided.unsegmented))
 
 
 def _current(table: pa.Table, listed: Mapping[str, objects.ObjectInfo]) -> pa.Table:
-    """The first row of each slide that tells of the JSON as it is now."""
-    places: dict[str, int] = {}
-    pairs = zip(table["slide_id"].to_pylist(), table["decision_etag"].to_pylist(), strict=True)
-    for place, (slide_id, etag) in enumerate(pairs):
+    """The first row of each slide and bundle that tells of the JSON as it is now."""
+    places: dict[tuple[str, str | None], int] = {}
+    columns = (table[name].to_pylist() for name in ("slide_id", "bundle", "decision_etag"))
+    for place, (slide_id, bundle, etag) in enumerate(zip(*columns, strict=True)):
         if slide_id in listed and listed[slide_id].etag == etag:
-            places.setdefault(slide_id, place)
+            places.setdefault((slide_id, bundle), place)
     return table.take(pa.array(places.values(), pa.int64()))
 
 
 def _read_segment(uri: str) -> pa.Table:
     try:
         table = pq.read_table(pa.BufferReader(objects.read_bytes(uri)))
+        if "bundle" not in table.column_names:
+            table = table.append_column("bundle", pa.nulls(len(table), pa.string()))
         return table.select(_SEGMENT.names).cast(_SEGMENT)
     except (NotFoundError, KeyError, ValueError):  # merged meanwhile, or of another version: the JSONs remain
         return _SEGMENT.empty_table()
 
 
-def _read_loose(infos: Sequence[objects.ObjectInfo]) -> pa.Table:
+def _read_jsons(infos: Sequence[objects.ObjectInfo]) -> pa.Table:
     with ThreadPoolExecutor(REQUESTS) as pool:
-        rows = [row for row in pool.map(_read_one, infos) if row is not None]
+        rows = [row for rows in pool.map(_read_one, infos) for row in rows]
     return pa.Table.from_pylist(rows, schema=_SEGMENT)
 
 
-def _read_one(info: objects.ObjectInfo) -> dict[str, Any] | None:
-    """One decision as it is now; None where it is gone."""
+def _read_one(info: objects.ObjectInfo) -> list[dict[str, Any]]:
+    """The rows of one decision as it is now; none where it is gone."""
     while True:
         data = read_version(info)
         if data is not None:
-            return dict(json.loads(data)) | {"decision_etag": info.etag}
+            return _rows(data, info.etag)
         try:
             info = objects.stat(info.uri)
         except NotFoundError:
-            return None
+            return []
+
+
+def _rows(data: bytes, etag: str) -> list[dict[str, Any]]:
+    """The rows of one decision's JSON."""
+    return [decision | {"decision_etag": etag} for decision in decisions_of(json.loads(data))]
 
 
 def _slide_id(info: objects.ObjectInfo) -> str:

@@ -7,7 +7,7 @@ run it again: slides with a decision are left as they are.
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import Any
@@ -18,20 +18,22 @@ from pydantic import Field
 
 from uadray import metrics, provenance
 from uadray.cluster.nodes import Nodes
+from uadray.cluster.read_tasks import ReadTask
 from uadray.cluster.workers import StreamConfig
 from uadray.config import Config
-from uadray.decisions.conformal import Calibration
-from uadray.decisions.verdict import judge, used_before
+from uadray.decisions.verdict import Verdict, judge, used_before
 from uadray.detectors.bundle import Bundle, load_detector
 from uadray.detectors.detector import BATCH
 from uadray.errors import AccessError, ClusterLostError, UadrayError, UnreachableError, WorkError
 from uadray.screening import ledger
+from uadray.screening.bundles import ScreeningBundle, arranged
 from uadray.screening.estimate import estimate
 from uadray.screening.leases import NOT_OURS
 from uadray.screening.results import Progress, scored_slides
 from uadray.screening.scorer import LoadDetector
 from uadray.screening.slide_reader import claimed_read_tasks
 from uadray.screening.slide_result import SlideResult
+from uadray.screening.summary import pages, state_of_slide
 from uadray.slides.identity import warn_of_same_files
 from uadray.slides.manifest import SlideRow
 
@@ -47,61 +49,91 @@ class ScreenConfig(Config):
     stream: StreamConfig = Field(default_factory=StreamConfig)
 
 
-def dry_run(rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle) -> dict[str, Any]:
-    """What `screen` would take on this cluster's CPUs, see `estimate`. Scoring is measured here, on one CPU."""
+def dry_run(rows: list[SlideRow], *, bundles: Mapping[str, Bundle]) -> dict[str, Any]:
+    """What `screen` would take on this cluster's CPUs, see `estimate`. Scoring is measured here, on one CPU.
+
+    Args:
+        rows: the slides.
+        bundles: the bundles' descriptions by their URI.
+    """
     torch.set_num_threads(1)
-    detector = load_detector(bundle_uri, bundle)
-    side = bundle.tiles.tile_px
+    seconds = sum(_seconds_per_tile(uri, bundle) for uri, bundle in bundles.items())
+    tiles = next(iter(bundles.values())).tiles
+    return estimate(rows, tiles, job="screen", seconds_per_tile=seconds)
+
+
+def _seconds_per_tile(uri: str, bundle: Bundle) -> float:
+    detector, side = load_detector(uri, bundle), bundle.tiles.tile_px
     images = np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 3), dtype=np.uint8)
-    detector(images)  # what comes first is slower
+    detector(images)  # the first call is slower than those that follow
     began = time.perf_counter()
     detector(images)
-    return estimate(rows, bundle.tiles, job="screen", seconds_per_tile=(time.perf_counter() - began) / BATCH)
+    return (time.perf_counter() - began) / BATCH
 
 
 def screen(
-    rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle, calibration: Calibration, out: str,
-    config: ScreenConfig | None = None, retry_failed: bool = False, progress: Progress | None = None,
-    load: LoadDetector = load_detector, nodes: Nodes | None = None,
+    rows: list[SlideRow], *, bundles: Sequence[ScreeningBundle], out: str, config: ScreenConfig | None = None,
+    retry_failed: bool = False, progress: Progress | None = None, load: LoadDetector = load_detector,
+    nodes: Nodes | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Screen an archive into `out`; what is decided there already stays as it is.
 
-    Any number of drivers may do so at the same time: each slide is screened by one of them, and each driver returns
-    when all slides are decided. What a driver leaves that dies is taken over by the others.
+    Any number of processes may do so at the same time: each slide is screened by one of them, and each process returns
+    when all slides are decided. What a process leaves that dies is taken over by the others.
+
+    Args:
+        rows: the slides.
+        bundles: that decide. Tiles are read and decoded once, and each bundle makes a decision of its own.
+        out: folder or s3:// URI.
+        config: how the cluster is shared.
+        retry_failed: try slides again that ended as failed.
+        progress: told how far it is.
+        load: makes the detectors, in the actors.
+        nodes: that are used.
 
     Returns:
         Counts by state (with `open` they add up to the manifest), slides, tiles and tiles a second of this run, and
-        where the page is. `open` are slides that the system failed at, and that the next run will try.
+        where the page is. `open` are slides that the system failed at, and that the next run will try. With several
+        bundles the states are those of slides, `anomalous` and `worklist` are by bundle, and so is `bundles`.
 
     Raises:
-        InputError: `out` holds a screening with another bundle or calibration.
+        InputError: `out` holds a screening with other bundles or calibrations; or these cannot be screened together.
         WorkError: the job cannot go on; what was decided stands in the worklist.
     """
-    run = _Screening(rows, bundle=bundle, calibration=calibration, progress=progress)
+    bundles = arranged(bundles)
+    committer = _Committer(rows, bundles=bundles, progress=progress)
     config, nodes = config or ScreenConfig(), nodes or Nodes()
     metrics.start_run(provenance.fingerprint([out, str(time.time())])[:8])
     warn_of_same_files(rows)
-    with ledger.open_ledger(out, bundle=bundle, calibration=calibration) as book:
+    with ledger.open_ledger(out, bundles) as book:
         try:
-            for todo in book.rounds(rows, retry_failed=retry_failed, waiting=lambda: run.tick(book)):
-                results = scored_slides(
-                    todo, bundle_uri=bundle_uri, bundle=bundle, config=config.stream, load=load, nodes=nodes,
-                    reads=lambda some: claimed_read_tasks(
-                        some, bundle.tiles, owner=book.owner, withdrawn=book.withdrawn
-                    ),
-                    say=lambda note: run.tick(book, note),
-                )  # fmt: skip
-                with closing(results):
-                    run.take(results, book)
+            for todo in book.rounds(rows, retry_failed=retry_failed, waiting=lambda: committer.tick(book)):
+                with closing(_results(todo, book, config, load, nodes, committer)) as results:
+                    committer.take(results, book)
             summary = book.finish(rows)
             if summary["open"]:
-                summary["why_open"] = _some(list(book.given_back.items()))
+                summary["why_open"] = _first_three(list(book.given_back.items()))
         except (WorkError, AccessError, UnreachableError) as error:
             raise _stopped(error, book, rows, out) from error
-    return summary | run.facts()
+    return summary | committer.facts()
 
 
-def _some(reasons: list[tuple[str, str]]) -> str:
+def _results(
+    todo: list[SlideRow], book: ledger.Ledger, config: ScreenConfig, load: LoadDetector, nodes: Nodes,
+    committer: "_Committer",
+) -> Generator[SlideResult]:  # fmt: skip
+    """The results of a round: each slide is claimed by its reader."""
+
+    def reads(batch: Sequence[SlideRow]) -> list[ReadTask]:
+        return claimed_read_tasks(batch, book.bundles[0].bundle.tiles, owner=book.owner, withdrawn=book.withdrawn)
+
+    return scored_slides(
+        todo, bundles={each.uri: each.bundle for each in book.bundles}, config=config.stream, load=load, nodes=nodes,
+        reads=reads, say=lambda note: committer.tick(book, note),
+    )  # fmt: skip
+
+
+def _first_three(reasons: list[tuple[str, str]]) -> str:
     """Why slides are open: the first three, and how many more."""
     named = "; ".join(f"{slide_id}: {why}" for slide_id, why in reasons[:3])
     return named + (f" and {len(reasons) - 3} more" if len(reasons) > 3 else "")
@@ -113,25 +145,22 @@ def _stopped(error: UadrayError, book: ledger.Ledger, rows: list[SlideRow], out:
     with suppress(UadrayError):
         summary = book.finish(rows)
         n_decided = summary["slides"] - summary["open"]
-        done = f"; {n_decided} of {summary['slides']} slides are decided, see {summary['worklist']}"
+        done = f"; {n_decided} of {summary['slides']} slides are decided, see {pages(summary)}"
     kind = ClusterLostError if isinstance(error, ClusterLostError) else WorkError
     return kind(f"{error}{done}; the same command goes on from there")
 
 
-class _Screening:
-    """One driver's results on their way into the ledger."""
+class _Committer:
+    """Judges results and commits them, some at a time; counts what this process has done."""
 
-    def __init__(
-        self, rows: list[SlideRow], *, bundle: Bundle, calibration: Calibration, progress: Progress | None
-    ) -> None:
-        self._rows, self._bundle, self._calibration, self._progress = rows, bundle, calibration, progress
+    def __init__(self, rows: list[SlideRow], *, bundles: Sequence[ScreeningBundle], progress: Progress | None) -> None:
+        self._rows, self._bundles, self._progress = rows, bundles, progress
         self._began, self._slides, self._tiles, self._noted = time.perf_counter(), 0, 0, 0
-        self._seen = (bundle.trained_on, calibration.seen)
         self._note = ""
 
     def take(self, results: Iterator[SlideResult], book: ledger.Ledger) -> None:
-        """Judge and commit each result, some at a time."""
-        writing: deque[tuple[Future[bool], dict[str, Any]]] = deque()
+        """Judge and commit each result."""
+        writing: deque[tuple[Future[bool], list[Verdict]]] = deque()
         with ThreadPoolExecutor(COMMITS, thread_name_prefix="uadray-commit") as pool:
             for result in results:
                 slide_id = result.row.slide_id
@@ -140,16 +169,13 @@ class _Screening:
                 elif result.is_open:
                     book.give_back(slide_id, *(result.failure or ("", "")))
                 else:
-                    verdict = judge(
-                        result.tiles, result.failure, self._calibration.aggregation, self._calibration,
-                        quality=self._bundle.tiles.quality,
-                    ) | {"note": used_before(result.row, result.header.get("etag"), *self._seen)}  # fmt: skip
-                    writing.append((pool.submit(book.commit, result, verdict), verdict))
+                    verdicts = self._verdicts(result)
+                    writing.append((pool.submit(book.commit, result, verdicts), verdicts))
                 while len(writing) > COMMITS or (writing and writing[0][0].done()):
-                    self._written(*writing.popleft())
+                    self._count(*writing.popleft())
                 self.tick(book)
             while writing:
-                self._written(*writing.popleft())
+                self._count(*writing.popleft())
                 self.tick(book)
 
     def tick(self, book: ledger.Ledger, note: str | None = None) -> None:
@@ -168,9 +194,19 @@ class _Screening:
         rate = self._tiles / max(seconds, 1e-9)
         return {"slides_now": self._slides, "tiles_now": self._tiles, "tiles_per_second": rate}
 
-    def _written(self, commit: Future[bool], verdict: dict[str, Any]) -> None:
+    def _verdicts(self, result: SlideResult) -> list[Verdict]:
+        """One of each bundle."""
+        return [self._verdict(result, index, each) for index, each in enumerate(self._bundles)]
+
+    def _verdict(self, result: SlideResult, index: int, each: ScreeningBundle) -> Verdict:
+        scores, calibration = result.of_bundle(index), each.calibration
+        quality, etag = each.bundle.tiles.quality, result.header.get("etag")
+        verdict = judge(scores.tiles, scores.failure, calibration.aggregation, calibration, quality=quality)
+        return verdict | {"note": used_before(result.row, etag, each.bundle.trained_on, calibration.seen)}
+
+    def _count(self, commit: Future[bool], verdicts: list[Verdict]) -> None:
         if commit.result():
-            metrics.count_slide(verdict["state"])
+            metrics.count_slide(state_of_slide([verdict["state"] for verdict in verdicts]))
             self._slides += 1
-            self._noted += verdict["note"] is not None
-            self._tiles += int(verdict.get("n_scored") or 0)
+            self._noted += any(verdict["note"] is not None for verdict in verdicts)
+            self._tiles += max(int(verdict.get("n_scored") or 0) for verdict in verdicts)

@@ -1,72 +1,73 @@
-"""What has been decided: one JSON a slide, written last and once, and the summary for people.
+"""What has been decided: one JSON a slide, written last and once.
 
-    run.json                          whose screening this is: bundle, calibration, fingerprint
-    tiles/<slide_id>.parquet          tile scores
-    masks/<slide_id>.geojson          tissue and flagged regions, for QuPath; edited ones go in by `--mask-dir`
-    evidence/<slide_id>/*.jpg         thumbnail, heatmap, the most abnormal tiles beside their reconstructions
-    decisions/<slide_id>.json         the commit: a slide is done when this exists for this run and slide version
+    run.json                          whose screening this is, see `run_record`
+    decisions/<slide_id>.json         the commit: a slide is done when this exists for this run and slide version; it
+                                      holds the decision of every bundle
+    tiles/, evidence/, masks/         what a decision rests on, see `slide_outputs`
     segments/*.parquet                many decisions in one object, see `decision_segments`
     drivers/, leases/                 who is at work, and on what; see `heartbeats` and `leases`
-    decisions.parquet, worklist.html, worklist.csv, summary.json
+    decisions.parquet, ...            for people, see `summary`
 
-A decision is put only where none is (a conditional put in S3), after everything it refers to. Only the holder of a
-slide's lease may put one in another's place (If-Match): where the slide's file was replaced, where a failed slide is
-tried again, and where a driver that had lost the slide came late. Tile scores are written under the same conditions, so
-that a decision stands beside the tile scores it was made from, whoever was paused between which two requests. Pictures
-and masks are not: those of a driver that stood still while it wrote them may stay; they show the same tiles.
+    open --claimed--> tile scores put --> pictures, masks written --> decision put --> decided
+     ^                   |                                               |                |
+     |                   '-- the slide is another process's by now: left to it            |
+     |                                                                                    |
+     '--its file was replaced, its mask was edited, or it failed and is tried again: -----'
+        withdrawn; the old decision stays until the new one takes its place (If-Match)
+
+Every put is one where nothing is (a conditional put in S3), or in the place of what is there if the lease is still ours
+(If-Match). So a decision stands beside the tile scores it was made from, whoever was paused between which two requests.
+Pictures and masks are written plainly: those of a process that stood still meanwhile may stay; they show the same
+tiles.
 """
 
 import json
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Self
 
-import pyarrow as pa
-
-from uadray import __version__
-from uadray.decisions.conformal import Calibration
-from uadray.detectors.bundle import Bundle
-from uadray.errors import InputError, NotFoundError, UadrayError, WorkError
-from uadray.provenance import commit, fingerprint
-from uadray.schemas import SLIDE_DECISIONS
+from uadray.decisions.verdict import Verdict
+from uadray.errors import NotFoundError, UadrayError, WorkError
+from uadray.provenance import fingerprint
 from uadray.screening import decision_segments, heartbeats, leases, replaced_slides
+from uadray.screening.bundles import ScreeningBundle
+from uadray.screening.decision_segments import Known
 from uadray.screening.leases import REQUESTS
-from uadray.screening.slide_outputs import parquet, picture_files, top_tiles
+from uadray.screening.run_record import claim_folder
+from uadray.screening.slide_outputs import decision_record, parquet, slide_files, tiles_path
 from uadray.screening.slide_result import SlideResult
-from uadray.screening.summary import now, page_facts, write_summary
+from uadray.screening.summary import write_summaries
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 from uadray.tiles.mask_folder import SUFFIX, mask_uri
 
-PROVENANCE = "run.json"
-
 MAX_ROUNDS_WITHOUT_PROGRESS = 5
-"""So many rounds in a row in which no slide ends stop the job. One is usual: the slides of a driver that has died are
+"""So many rounds in a row in which no slide ends stop the job. One is usual: the slides of a process that has died are
 held until it is declared dead."""
 
 log = logging.getLogger(__name__)
 
 
 class Ledger:
-    """The output folder of one screening, and this driver's work on it. A context manager: inside, slides are claimed.
+    """A screening's folder, and this process's work on it. A context manager: inside, slides are claimed.
 
     Attributes:
         owner: in whose name the present round's slides are claimed.
         withdrawn: slide -> etag of its decision that is to be made anew.
         open: slides of this run that are not known to be decided.
-        given_back: slide -> why this driver leaves it undecided; another run may try it.
+        given_back: slide -> why this process leaves it undecided; another run may try it.
     """
 
     owner: leases.ClaimOwner
 
     def __init__(
-        self, out: str, *, provenance: dict[str, Any], bundle: Bundle, calibration: Calibration, lease_s: float
+        self, out: str, *, provenance: dict[str, Any], bundles: Sequence[ScreeningBundle], lease_s: float
     ) -> None:
-        self.out, self.provenance, self.bundle, self.calibration = out, provenance, bundle, calibration
+        self.out, self.provenance, self.bundles = out, provenance, tuple(bundles)
         self.withdrawn: dict[str, str] = {}
         self.open: set[str] = set()
         self.given_back: dict[str, str] = {}
@@ -88,23 +89,21 @@ class Ledger:
     def pending(self, rows: Sequence[SlideRow], *, retry_failed: bool = False) -> list[SlideRow]:
         """The slides without a decision for this run and their present version, in order.
 
-        A decision about an older version of a slide, and with `retry_failed` one of `failed`, is withdrawn: it stays
-        where it is until the new one takes its place.
+        A decision about an older version of a slide is withdrawn, and with `retry_failed` one in which a bundle has
+        failed: it stays where it is until the new one takes its place.
         """
-        found = decision_segments.read_decisions(self.out)
-        decision_segments.tidy(self.out, found, whole=False)
-        names = ("slide_id", "state", "fingerprint", "mask", "decision_etag")
-        known = {row["slide_id"]: row for row in found.table.select(names).to_pylist()}
-        decided = [row for row in rows if row.slide_id in known]
-        sound = [row for row in decided if known[row.slide_id]["state"] != "failed"]
-        folder = self.bundle.tiles.mask_dir
-        self._mask_etags = _mask_etags(folder) if folder else _kept_masks(sound, known)
+        decided = decision_segments.read_decisions(self.out)
+        decision_segments.tidy(self.out, decided, whole=False)
+        known = decision_segments.known_slides(decided.table)
+        judged = [row for row in rows if row.slide_id in known and known[row.slide_id].is_judged]
+        folder = self.bundles[0].bundle.tiles.mask_dir
+        self._mask_etags = _mask_etags(folder) if folder else _kept_masks(judged, known)
         again = replaced_slides.replaced(
-            sound, lambda row, etag: self.slide_fingerprint(row, etag) == known[row.slide_id]["fingerprint"]
+            judged, lambda row, etag: self.slide_fingerprint(row, etag) == known[row.slide_id].fingerprint
         )
         if retry_failed:
-            again += [row for row in decided if known[row.slide_id]["state"] == "failed"]
-        self.withdrawn = {row.slide_id: known[row.slide_id]["decision_etag"] for row in again}
+            again += [row for row in rows if row.slide_id in known and known[row.slide_id].has_failed]
+        self.withdrawn = {row.slide_id: known[row.slide_id].etag for row in again}
         if not folder:  # what is screened anew is screened without
             self._mask_etags = {key: etag for key, etag in self._mask_etags.items() if key not in self.withdrawn}
         return [row for row in rows if row.slide_id not in known or row.slide_id in self.withdrawn]
@@ -115,7 +114,7 @@ class Ledger:
         """Yield what there is to do until every slide is decided: first all that is pending, then what others leave.
 
         Each slide of a round is to be claimed (`leases.claim`, with `owner` and `withdrawn`), then committed where it
-        is ours, or passed over. In between this waits for other drivers as long as they live, and calls `waiting` at
+        is ours, or passed over. In between this waits for other processes as long as they live, and calls `waiting` at
         every look.
         """
         todo = self.pending(rows, retry_failed=retry_failed)
@@ -134,40 +133,26 @@ class Ledger:
                 [row for row in todo if row.slide_id in self.open and row.slide_id not in self.given_back], waiting
             )
 
-    def commit(self, result: SlideResult, verdict: dict[str, Any]) -> bool:
-        """Write a slide's tile scores and evidence, then its decision. False where the slide is another driver's.
+    def commit(self, result: SlideResult, verdicts: Sequence[Verdict]) -> bool:
+        """Write a slide's tile scores and evidence, then its decision. False where the slide is another process's.
 
         May be called by several threads, each with a slide of its own.
+
+        Args:
+            result: the slide.
+            verdicts: one of each bundle.
         """
         slide_id = result.row.slide_id
         if self._process.lease_may_be_lost and not leases.holds(self.owner, slide_id):
             return False
-        tops: list[dict[str, Any]] = []
-        if result.tiles is not None and result.evidence is not None:
-            tops = top_tiles(result.tiles, result.evidence)
-            if not self._put(objects.join(self.out, "tiles", f"{slide_id}.parquet"), parquet(result.tiles), slide_id):
-                return False
-            places = {
-                f"evidence/{slide_id}/{name}": data for name, data in picture_files(result, self.calibration).items()
-            }
-            places[f"masks/{slide_id}.geojson"] = result.masks
-            list(self._pool.map(self._write, places, places.values()))
-        elif slide_id in self.withdrawn:  # beside a failure there are no scores, those of an earlier version neither
-            objects.delete(objects.join(self.out, "tiles", f"{slide_id}.parquet"))
-        header = result.header
-        width, height = header.get("size_level0_px", (None, None))
-        record = dict.fromkeys(SLIDE_DECISIONS.names) | verdict | {
-            "slide_id": slide_id,
-            "uri": result.row.uri,
-            "etag": header.get("etag"),
-            "mpp_level0": header.get("mpp_level0"),
-            "width_level0_px": width,
-            "height_level0_px": height,
-            "fingerprint": self.slide_fingerprint(result.row, header.get("etag")),
-            "evidence": json.dumps(tops),
-            "mask": self._mask_etags.get(slide_id),
-            "lease": self.owner.id,
-        }  # fmt: skip
+        if not all(self._put_tiles(result, index) for index in range(len(self.bundles))):
+            return False
+        files = slide_files(result, self.bundles)
+        list(self._pool.map(self._write, files, files.values()))
+        record = decision_record(
+            result, self.bundles, verdicts, mask=self._mask_etags.get(slide_id), lease=self.owner.id,
+            fingerprint=self.slide_fingerprint(result.row, result.header.get("etag")),
+        )  # fmt: skip
         data = json.dumps(record, indent=1).encode()
         if not self._put(leases.decision_uri(self.out, slide_id), data, slide_id):
             return False
@@ -181,9 +166,9 @@ class Ledger:
         return True
 
     def give_back(self, slide_id: str, reason: str, message: str) -> None:
-        """Leave a slide undecided, for what is no fault of its own: another driver, or the next run, may have it."""
+        """Leave a slide undecided, for what is no fault of its own: another process, or the next run, may have it."""
         self.given_back[slide_id] = f"{reason}: {message}"
-        with suppress(UadrayError):  # else its lease ends with this driver
+        with suppress(UadrayError):  # else its lease ends with this process
             leases.release(self.owner, slide_id)
 
     def pass_over(self, slide_id: str, outcome: str) -> None:
@@ -192,25 +177,20 @@ class Ledger:
             self.open.discard(slide_id)
 
     def finish(self, rows: Sequence[SlideRow]) -> dict[str, Any]:
-        """Write decisions.parquet, the worklist and summary.json, of what is decided; returns the summary."""
+        """Write the files for people, of what is decided; returns the summary."""
         with self._committing:
             if self._written:
                 self._compact()
-        found = decision_segments.read_decisions(self.out)
-        place = {slide_id: i for i, slide_id in enumerate(found.table["slide_id"].to_pylist())}
-        decided = [row.slide_id for row in rows if row.slide_id in place and not self._is_outdated(row.slide_id)]
-        decision_segments.tidy(self.out, found, whole=True)
-        self._process.delete_stale(set(place))
-        order = pa.array([place[slide_id] for slide_id in decided], pa.int64())
-        table = found.table.select(SLIDE_DECISIONS.names).take(order).cast(SLIDE_DECISIONS)
-        facts = page_facts(
-            self.bundle, self.calibration, n_slides=len(rows),
-            fingerprint=self.provenance["fingerprint"], started=self.provenance["started"],
-        )  # fmt: skip
-        return write_summary(self.out, table, n_slides=len(rows), bundle=self.bundle, facts=facts)
+        decided = decision_segments.read_decisions(self.out)
+        decision_segments.tidy(self.out, decided, whole=True)
+        slide_ids = set(decided.table["slide_id"].to_pylist())
+        self._process.delete_stale(slide_ids)
+        current = [row.slide_id for row in rows if row.slide_id in slide_ids and not self._is_outdated(row.slide_id)]
+        tables = [decision_segments.of_bundle(decided.table, bundle.folder, current) for bundle in self.bundles]
+        return write_summaries(self.out, self.bundles, tables, n_slides=len(rows), provenance=self.provenance)
 
     def slide_fingerprint(self, row: SlideRow, etag: str | None) -> str:
-        """Changes with the bundle, the calibration, the slide's file, its mpp and its edited mask."""
+        """Changes with the bundles, their calibrations, the slide's file, its mpp and its edited mask."""
         mask = [self._mask_etags[row.slide_id]] if row.slide_id in self._mask_etags else []
         return fingerprint([self.provenance["fingerprint"], str(row.mpp), str(etag), *mask])
 
@@ -238,8 +218,8 @@ class Ledger:
             etags = {slide_id: info.etag for slide_id, info in decision_segments.list_decisions(self.out).items()}
         else:
             uris = {slide_id: leases.decision_uri(self.out, slide_id) for slide_id in slide_ids}
-            found = zip(uris, self._pool.map(leases.read_with_etag, uris.values()), strict=True)
-            etags = {slide_id: there[0] for slide_id, there in found if there is not None}
+            records = zip(uris, self._pool.map(leases.read_with_etag, uris.values()), strict=True)
+            etags = {slide_id: record[0] for slide_id, record in records if record is not None}
         return {i for i in slide_ids if i not in etags or etags[i] == self.withdrawn.get(i)}
 
     def _put(self, uri: str, data: bytes, slide_id: str) -> bool:
@@ -255,9 +235,19 @@ class Ledger:
                 break
         return True
 
-    def _write(self, place: str, data: bytes) -> None:
-        kind = "image/jpeg" if place.endswith(".jpg") else "application/geo+json"
-        objects.write_bytes(objects.join(self.out, *place.split("/")), data, content_type=kind)
+    def _put_tiles(self, result: SlideResult, index: int) -> bool:
+        """Put a bundle's tile scores; beside a failure there are none, those of an earlier version neither."""
+        slide_id, tiles = result.row.slide_id, result.of_bundle(index).tiles
+        uri = objects.join(self.out, *tiles_path(self.bundles[index], slide_id).split("/"))
+        if tiles is not None:
+            return self._put(uri, parquet(tiles), slide_id)
+        if slide_id in self.withdrawn:
+            objects.delete(uri)
+        return True
+
+    def _write(self, path: str, data: bytes) -> None:
+        kind = "image/jpeg" if path.endswith(".jpg") else "application/geo+json"
+        objects.write_bytes(objects.join(self.out, *path.split("/")), data, content_type=kind)
 
     def _compact(self) -> None:
         n_decided = decision_segments.compact(self.out, self._written)
@@ -265,46 +255,30 @@ class Ledger:
         self._segment_rows = max(decision_segments.SEGMENT_ROWS, int(decision_segments.SEGMENT_SHARE * n_decided))
 
 
-def open_ledger(out: str, *, bundle: Bundle, calibration: Calibration, lease_s: float = heartbeats.LEASE_S) -> Ledger:
-    """Claim an output folder for this bundle and calibration, or go on with it. `lease_s`: see `heartbeats`.
+def open_ledger(out: str, bundles: Sequence[ScreeningBundle], *, lease_s: float = heartbeats.LEASE_S) -> Ledger:
+    """Claim an output folder for these bundles, or go on with it.
+
+    Args:
+        out: the folder.
+        bundles: as `bundles.arranged` returns them.
+        lease_s: see `heartbeats`.
 
     Raises:
-        InputError: it belongs to another, or its store does not honour conditional puts.
+        InputError: it belongs to other bundles, or its store does not honour conditional puts.
     """
-    record = {
-        "fingerprint": fingerprint([bundle.id, calibration.id]),
-        "bundle_id": bundle.id,
-        "bundle": bundle.name,
-        "detector": bundle.detector.kind,
-        "calibration_id": calibration.id,
-        "tiles": bundle.tiles.model_dump(),
-        "uadray_version": __version__,
-        "commit": commit(),
-        "started": now(),
-    }
-    where = objects.join(out, PROVENANCE)
-    if not objects.exists(where):
-        objects.check_conditional_puts(out)  # all that follows rests on them
-    if not objects.put_if_absent(where, json.dumps(record, indent=1).encode()):
-        before = json.loads(objects.read_bytes(where))
-        if before["fingerprint"] != record["fingerprint"]:
-            raise InputError(
-                f"{out} holds a screening with bundle {before['bundle_id']}, calibration {before['calibration_id']}; "
-                f"this is bundle {bundle.id} and calibration {calibration.id}: use another --out"
-            )
-        record = before
-    return Ledger(out, provenance=record, bundle=bundle, calibration=calibration, lease_s=lease_s)
+    return Ledger(out, provenance=claim_folder(out, bundles), bundles=bundles, lease_s=lease_s)
 
 
 def _mask_etags(folder: str) -> dict[str, str]:
     """Etags of the masks that a run uses, by slide."""
-    found = {objects.name(info.uri).removesuffix(SUFFIX): info for info in objects.list_objects(folder)}
-    return {key: info.etag for key, info in found.items() if info.uri == mask_uri(folder, key)}
+    masks = {objects.name(info.uri).removesuffix(SUFFIX): info for info in objects.list_objects(folder)}
+    return {key: info.etag for key, info in masks.items() if info.uri == mask_uri(folder, key)}
 
 
-def _kept_masks(rows: Sequence[SlideRow], known: dict[str, dict[str, Any]]) -> dict[str, str]:
+def _kept_masks(rows: Sequence[SlideRow], known: Mapping[str, Known]) -> dict[str, str]:
     """Etags of the masks with which slides were decided: a run without masks leaves such decisions as they are."""
-    kept = {row.slide_id: known[row.slide_id]["mask"] for row in rows if known[row.slide_id]["mask"]}
+    masks = {row.slide_id: known[row.slide_id].mask for row in rows}
+    kept = {slide_id: mask for slide_id, mask in masks.items() if mask}
     if kept:
         log.warning(
             "%d slides were decided with edited masks and stay as they are; name the folder by --mask-dir to use it",

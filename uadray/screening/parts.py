@@ -5,19 +5,22 @@ each carries what is needed to put them together:
 
     slide   int64    index into the manifest's rows
     part    int64    0 .. n_parts - 1; -1 for a slide that failed
-    header  string   JSON: `n_parts`, and of this part `read_s`, `bytes` and (from the scorer) `score_s` and `errors`;
+    header  string   JSON: `n_parts`, and of this part `read_s`, `bytes` and (from the scorer) `score_s`, `tiles`,
+                     `errors` and `failures`, of each bundle null or [reason, message];
                      in part 0 the slide's metadata; for part -1 `reason`, `message`, `etag`, `node_id`, `address`
     preview binary   JPEG of the whole slide, in part 0
     masks   binary   GeoJSON of tissue and flagged regions, in part 0
     flagged binary   Arrow IPC of `TILE_SCORES`, tiles that are not read for what the thumbnail shows, in part 0
-    tiles   binary   Arrow IPC of `TILES` (from the reader) or `TILE_SCORES` (from the scorer)
+    tiles   binary   Arrow IPC of `TILES` (from the reader); empty from the scorer
     pixels  binary   RGB tiles (from the reader); empty from the scorer
     errors  string   JSON list, what went wrong with each tile (from the reader); empty from the scorer
     flags   string   JSON list, what each tile's pixels show of bad quality (from the reader); empty from the scorer
-    evidence binary  Arrow IPC of the part's most abnormal tiles as pictures (from the scorer)
+    scores  list     from the scorer, of each bundle: Arrow IPC of `TILE_SCORES`; empty where its detector failed
+    evidence list    from the scorer, of each bundle: Arrow IPC of `EVIDENCE`, pictures of the most abnormal tiles
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +41,8 @@ PARTS = pa.schema(
         ("pixels", pa.binary()),
         ("errors", pa.string()),
         ("flags", pa.string()),
-        ("evidence", pa.binary()),
+        ("scores", pa.list_(pa.binary())),
+        ("evidence", pa.list_(pa.binary())),
     ]
 )
 
@@ -54,11 +58,11 @@ def failed_part(index: int, reason: str, message: str, *, etag: str | None = Non
 def part_row(
     index: int, part: int, *, header: dict[str, Any], preview: bytes = b"", masks: bytes = b"", flagged: bytes = b"",
     tiles: pa.Table | None = None, pixels: bytes | npt.NDArray[np.uint8] = b"", errors: str = "", flags: str = "",
-    evidence: bytes = b"",
+    scores: Sequence[bytes] = (), evidence: Sequence[bytes] = (),
 ) -> pa.Table:  # fmt: skip
-    """One row of `PARTS`. It shares the memory of `pixels`: those are megabytes, and to be left as they are."""
+    """One row of `PARTS`. It shares the memory of `pixels`, which are megabytes and not copied."""
     table = to_ipc(tiles) if tiles is not None else b""
-    values = [index, part, json.dumps(header), preview, masks, flagged, table, b"", errors, flags, evidence]
+    values = [index, part, json.dumps(header), preview, masks, flagged, table, b"", errors, flags, scores, evidence]
     row = pa.table({name: [value] for name, value in zip(PARTS.names, values, strict=True)}, schema=PARTS)
     shared = pa.py_buffer(pixels)
     ends = pa.py_buffer(np.array([0, shared.size], np.int32))
@@ -67,7 +71,7 @@ def part_row(
 
 
 def pixels_of(part: pa.Table) -> pa.Buffer:
-    """The pixels of a row of `PARTS`, where they are: Arrow's own way to one value copies it."""
+    """The pixels of a row of `PARTS`, not copied: Arrow's own way to one value copies it."""
     array = part["pixels"].chunk(0)
     _, ends, data = array.buffers()
     start, stop = np.frombuffer(ends, np.int32)[array.offset : array.offset + 2].tolist()

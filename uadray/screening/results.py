@@ -1,7 +1,7 @@
 """Slides -> results: one stream after the other, parts put together, and what the system fails at tried again."""
 
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ from uadray.screening.leases import NOT_OURS
 from uadray.screening.parts import failed_part, from_ipc
 from uadray.screening.scorer import LoadDetector, PartScorer
 from uadray.screening.slide_reader import slide_read_tasks
-from uadray.screening.slide_result import EVIDENCE_TILES, SlideResult
+from uadray.screening.slide_result import EVIDENCE_TILES, BundleScores, SlideResult
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 
@@ -47,7 +47,7 @@ def _nothing(_: str) -> None:
 
 
 def scored_slides(
-    rows: Sequence[SlideRow], *, bundle_uri: str, bundle: Bundle, config: StreamConfig,
+    rows: Sequence[SlideRow], *, bundles: Mapping[str, Bundle], config: StreamConfig,
     reads: Callable[[Sequence[SlideRow]], list[ReadTask]] | None = None, load: LoadDetector = load_detector,
     nodes: Nodes | None = None, say: Say = _nothing,
 ) -> Generator[SlideResult]:  # fmt: skip
@@ -58,8 +58,7 @@ def scored_slides(
 
     Args:
         rows: the slides.
-        bundle_uri: where the bundle is.
-        bundle: its description.
+        bundles: the bundles' descriptions by their URI; they read the same tiles, see `bundles.check_same_tiles`.
         config: how the cluster is shared.
         reads: makes read tasks of rows; `slide_read_tasks` unless given.
         load: makes the detector, in the actor.
@@ -70,8 +69,8 @@ def scored_slides(
         WorkError: the system fails at slide after slide, nothing moves, or the cluster is gone.
     """
     attempts = Attempts(nodes or Nodes())
-    make = reads or (lambda some: slide_read_tasks(some, bundle.tiles))
-    arguments = scorer_arguments(bundle_uri, bundle, config) | {"load": load}
+    make = reads or (lambda batch: slide_read_tasks(batch, next(iter(bundles.values())).tiles))
+    arguments = scorer_arguments(bundles, config) | {"load": load}
     todo = list(rows)
     while todo:
         batch = todo[:SLIDES_A_STREAM]
@@ -105,8 +104,8 @@ def _settled(result: SlideResult, attempts: Attempts) -> SlideResult | None:
         if word not in NOT_OURS:
             attempts.ended()
         return result
-    where = {name: str(result.header.get(name) or "") for name in ("node_id", "address")}
-    outcome = attempts.failed(result.row, word, message, **where)
+    node = {name: str(result.header.get(name) or "") for name in ("node_id", "address")}
+    outcome = attempts.failed(result.row, word, message, **node)
     if outcome.again:
         return None
     return replace(result, failure=outcome.failure, is_open=not outcome.is_verdict)
@@ -156,12 +155,11 @@ def _streamed(
 
 
 def count_part(part: dict[str, Any]) -> None:
-    """Count a part's reading and scoring, once, here: series of processes that live shortly cannot be added up."""
+    """Count a part's reading and scoring, once, in the driver: series of short-lived processes cannot be added up."""
     header = json.loads(part["header"])
-    n_tiles = len(from_ipc(part["tiles"]))
     for stage, seconds in (("screen_read", header["read_s"]), ("screen_score", header["score_s"])):
         meter = metrics.Meter(stage)
-        meter.add(tiles=n_tiles, bytes_=header["bytes"], errors=header["errors"], seconds=seconds)
+        meter.add(tiles=header["tiles"], bytes_=header["bytes"], errors=header["errors"], seconds=seconds)
 
 
 def _crashed(rows: Sequence[SlideRow], crashed: dict[int, str], done: set[int]) -> Iterator[SlideResult]:
@@ -171,25 +169,38 @@ def _crashed(rows: Sequence[SlideRow], crashed: dict[int, str], done: set[int]) 
 
 
 def _assembled(row: SlideRow, part: dict[str, Any], parts: dict[int, dict[str, Any]]) -> SlideResult | None:
+    """The slide's result, or None where parts are missing."""
     header = json.loads(part["header"])
     if part["part"] < 0:
         return SlideResult(row, header=header, failure=(header["reason"], header["message"]))
     if len(parts) < header["n_parts"]:
         return None
     ordered = [parts[i] for i in range(header["n_parts"])]
-    pictures = pa.concat_tables([from_ipc(p["evidence"]) for p in ordered])
-    tables = [*(p["tiles"] for p in ordered), ordered[0]["flagged"]]
+    headers = [json.loads(part["header"]) for part in ordered]
     return SlideResult(
         row,
-        header=json.loads(ordered[0]["header"]),
+        header=headers[0],
         preview=ordered[0]["preview"],
         masks=ordered[0]["masks"],
-        tiles=pa.concat_tables(from_ipc(data) for data in tables if data),
-        evidence=pictures.sort_by([("score", "descending")]).slice(0, EVIDENCE_TILES),
+        scores=tuple(_bundle_scores(i, ordered, headers) for i in range(len(ordered[0]["scores"]))),
     )
 
 
-def scorer_arguments(bundle_uri: str, bundle: Bundle, config: StreamConfig) -> dict[str, Any]:
-    """For `PartScorer`: every actor checks its weights against the description that the driver read."""
+def _bundle_scores(index: int, parts: list[dict[str, Any]], headers: list[dict[str, Any]]) -> BundleScores:
+    """One bundle's scores of all parts; its failure where its detector failed at one."""
+    failures = [header["failures"][index] for header in headers if header["failures"][index] is not None]
+    if failures:
+        reason, message = failures[0]
+        return BundleScores(failure=(reason, message))
+    tables = [*(part["scores"][index] for part in parts), parts[0]["flagged"]]
+    evidence = pa.concat_tables([from_ipc(part["evidence"][index]) for part in parts])
+    return BundleScores(
+        tiles=pa.concat_tables(from_ipc(data) for data in tables if data),
+        evidence=evidence.sort_by([("score", "descending")]).slice(0, EVIDENCE_TILES),
+    )
+
+
+def scorer_arguments(bundles: Mapping[str, Bundle], config: StreamConfig) -> dict[str, Any]:
+    """For `PartScorer`: every actor checks its weights against the descriptions that the driver read."""
     device = "cuda" if config.gpus else "cpu"
-    return {"bundle_uri": bundle_uri, "bundle": bundle, "device": device, "batch_tiles": config.batch_tiles}
+    return {"bundles": dict(bundles), "device": device, "batch_tiles": config.batch_tiles}

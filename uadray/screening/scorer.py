@@ -1,11 +1,12 @@
-"""The scoring actor: tiles of one part in; their scores, trivial scores and pictures of the highest out."""
+"""The scoring actor: tiles of one part in; of each bundle their scores and pictures of the most abnormal ones out."""
 
 import json
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -25,7 +26,7 @@ from uadray.screening.slide_result import EVIDENCE, EVIDENCE_TILES
 from uadray.storage import objects, s3_client
 
 SLIDES_AT_ONCE = 64
-"""Slides whose best scores an actor remembers; parts of no more than some are on the way at once."""
+"""An actor remembers the best scores of so many slides; parts of fewer slides are on the way at the same time."""
 
 ScoreTiles = Callable[[npt.NDArray[np.uint8]], Scored]
 """What a scoring actor needs of a detector: RGB tiles [N, tile, tile, 3] -> `Scored`."""
@@ -35,131 +36,237 @@ LoadDetector = Callable[..., ScoreTiles]
 
 
 class PartScorer:
-    """The scoring actor: map, reconstruct and score fused, so that pixels arrive once and never leave."""
+    """The scoring actor: map, reconstruct and score of every bundle fused, so that pixels arrive once and never leave.
+
+    Args:
+        bundles: the bundles' descriptions by their URI; they have the same tiles.
+        device: "cpu" or "cuda".
+        threads: of this actor, on a CPU.
+        load: makes a detector.
+        batch_tiles: tiles in one forward pass; None leaves it to the detector.
+    """
 
     def __init__(
-        self, bundle_uri: str, bundle: Bundle, device: str, threads: int, load: LoadDetector = load_detector,
+        self, bundles: Mapping[str, Bundle], device: str, threads: int, load: LoadDetector = load_detector,
         batch_tiles: int | None = None,
     ) -> None:  # fmt: skip
-        self._threads = threads if device == "cpu" else 1
-        torch.set_num_threads(1 if self._threads > 1 else threads)
-        if objects.is_s3(bundle_uri):
-            s3_client.assume_reachable()  # the driver has read the bundle's description there
-        self.detector = load(bundle_uri, bundle, device=device, **({"batch_tiles": batch_tiles} if batch_tiles else {}))
-        self._known = known_tiles(bundle)
-        self.detector(self._known)
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="uadray-score")
-        self._shown: OrderedDict[int, dict[int, list[float]]] = OrderedDict()
+        n_threads = threads if device == "cpu" else 1
+        torch.set_num_threads(1 if n_threads > 1 else threads)
+        if any(objects.is_s3(uri) for uri in bundles):
+            s3_client.assume_reachable()  # the driver has read the bundles' descriptions there
+        options = {"device": device} | ({"batch_tiles": batch_tiles} if batch_tiles else {})
+        pool = ThreadPoolExecutor(n_threads, thread_name_prefix="uadray-score")
+        self.detectors = [
+            ActorDetector(load(uri, bundle, **options), known_tiles(bundle), pool=pool, n_threads=n_threads)
+            for uri, bundle in bundles.items()
+        ]
+        self._floors = [_EvidenceFloor() for _ in bundles]
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """A row of the reader -> a row of the scorer (columns: see `uadray.cluster.stream`)."""
+        """A row of the reader -> a row of the scorer (columns: see `parts`).
+
+        A detector that fails at a part fails at the slide: the other bundles' scores stand. Where all fail, or the
+        system is to blame, the slide ends here.
+        """
         (row,) = table.drop_columns(["pixels"]).to_pylist()
         if row["part"] < 0:
             return table
         began = time.perf_counter()
         try:
-            return self._scored(row, pixels_of(table), began)
-        except Exception as error:  # names the slide, or the device, instead of ending the job
-            word, message = reason_of(error)
-            if word not in SYSTEM_REASONS:
-                word = "device" if self._is_broken() else "scoring"
-            return failed_part(row["slide"], word, f"the detector failed: {message}")
+            part = read_part(row, pixels_of(table))
+        except Exception as error:
+            return failed_part(row["slide"], *_failure(error, "scoring"))
+        outcomes = [self._outcome(i, part) for i in range(len(self.detectors))]
+        failures = [outcome.failure for outcome in outcomes]
+        fatal = _fatal(failures)
+        if fatal is not None:
+            return failed_part(row["slide"], *fatal)
+        header = json.loads(row["header"]) | {
+            "score_s": time.perf_counter() - began,
+            "tiles": len(part.tiles),
+            "errors": sum(error is not None for error in json.loads(row["errors"])),
+            "failures": failures,
+        }
+        return part_row(
+            row["slide"], row["part"], header=header, preview=row["preview"], masks=row["masks"],
+            flagged=row["flagged"], scores=[outcome.scores for outcome in outcomes],
+            evidence=[outcome.evidence for outcome in outcomes],
+        )  # fmt: skip
 
-    def _is_broken(self) -> bool:
-        """Whether tiles that were scored when this actor began cannot be scored any more: it is not the slide, then."""
+    def _outcome(self, index: int, part: "PartTiles") -> "_Outcome":
+        detector, floor = self.detectors[index], self._floors[index]
+        try:
+            scores, evidence = score_part(detector, part, floor=floor.of(part.slide, part.number))
+        except Exception as error:  # names the slide, or the device, instead of ending the job
+            return _Outcome(failure=_failure(error, "device" if detector.is_broken() else "scoring"))
+        floor.sent(part.slide, part.number, evidence["score"].to_pylist())
+        return _Outcome(to_ipc(scores), to_ipc(evidence))
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What one detector makes of a part: Arrow IPC of its tables, or its failure."""
+
+    scores: bytes = b""
+    evidence: bytes = b""
+    failure: tuple[str, str] | None = None
+
+
+def _failure(error: Exception, reason: str) -> tuple[str, str]:
+    """Reason and message; `reason` is for an error that does not tell of itself that the system is to blame."""
+    word, message = reason_of(error)
+    return word if word in SYSTEM_REASONS else reason, f"the detector failed: {message}"
+
+
+def _fatal(failures: Sequence[tuple[str, str] | None]) -> tuple[str, str] | None:
+    """The failure that ends the slide for every bundle: one of the system, or where none of the detectors worked."""
+    failed = [failure for failure in failures if failure is not None]
+    of_the_system = [failure for failure in failed if failure[0] in SYSTEM_REASONS]
+    if of_the_system:
+        return of_the_system[0]
+    if failed and len(failed) == len(failures):
+        return failed[0][0], "; ".join(dict.fromkeys(message for _, message in failed))
+    return None
+
+
+class ActorDetector:
+    """A detector on the threads of its actor."""
+
+    def __init__(self, detector: ScoreTiles, known: Pixels, *, pool: Executor, n_threads: int) -> None:
+        self.detector, self._known, self._pool, self._n_threads = detector, known, pool, n_threads
+        detector(known)
+
+    def __call__(self, images: Pixels) -> Scored:
+        """Score on a CPU with a share of the tiles a thread: 1.2 times as fast as all threads in each operation."""
+        if self._n_threads == 1:
+            return self.detector(images)
+        batch_tiles = getattr(self.detector, "batch_tiles", BATCH)
+        step = max(4, batch_tiles // self._n_threads)  # together no more activations than one batch has
+        shares = list(self._pool.map(self.detector, [images[i : i + step] for i in range(0, len(images), step)]))
+
+        def pictures(rows: Sequence[int]) -> tuple[Pixels, Any]:
+            pairs = [shares[row // step].pictures([row % step]) for row in rows]
+            reconstructions = [x_hat for _, x_hat in pairs]
+            without = any(x_hat is None for x_hat in reconstructions)
+            return np.concatenate([x for x, _ in pairs]), None if without else np.concatenate(reconstructions)
+
+        score, residual = (np.concatenate([getattr(p, name) for p in shares]) for name in ("score", "residual"))
+        return Scored(score, residual, pictures)
+
+    def is_broken(self) -> bool:
+        """Whether it cannot score any more what it scored when the actor began: then it is not the slide."""
         try:
             self.detector(self._known)
         except Exception:
             return True
         return False
 
-    def _scored(self, row: dict[str, Any], pixels: pa.Buffer, began: float) -> pa.Table:
-        tiles, errors, flags = from_ipc(row["tiles"]), json.loads(row["errors"]), json.loads(row["flags"])
-        floor = self._floor(row["slide"], row["part"])
-        scores, pictures = score_tiles(self._detect, tiles, pixels, errors, flags, floor=floor)
-        self._shown[row["slide"]][row["part"]] = pictures["score"].to_pylist()
-        header = json.loads(row["header"]) | {
-            "score_s": time.perf_counter() - began,
-            "errors": sum(e is not None for e in errors),
-        }
-        return part_row(
-            row["slide"], row["part"], header=header, preview=row["preview"], masks=row["masks"],
-            flagged=row["flagged"], tiles=scores, evidence=to_ipc(pictures),
-        )  # fmt: skip
 
-    def _detect(self, images: Pixels) -> Scored:
-        """On CPUs a thread scores some tiles of its own: 1.2 times as fast as all threads in each operation of one."""
-        if self._threads == 1:
-            return self.detector(images)
-        batch_tiles = getattr(self.detector, "batch_tiles", BATCH)
-        step = max(4, batch_tiles // self._threads)  # together no more activations than one batch has
-        parts = list(self._pool.map(self.detector, [images[i : i + step] for i in range(0, len(images), step)]))
+class _EvidenceFloor:
+    """One bundle's scores of the tiles whose pictures were sent, by slide and part."""
 
-        def pictures(rows: Sequence[int]) -> tuple[Pixels, Pixels]:
-            pairs = [parts[row // step].pictures([row % step]) for row in rows]
-            x, x_hat = (np.concatenate(column) for column in zip(*pairs, strict=True))
-            return x, x_hat
+    def __init__(self) -> None:
+        self._sent: OrderedDict[int, dict[int, list[float]]] = OrderedDict()
 
-        score, residual = (np.concatenate([getattr(p, name) for p in parts]) for name in ("score", "residual"))
-        return Scored(score, residual, pictures)
+    def of(self, slide: int, part: int) -> float:
+        """The score above which a tile of this part may be among the slide's evidence: others were sent before."""
+        scores = [s for other, scores in self._sent.get(slide, {}).items() if other != part for s in scores]
+        return sorted(scores)[-EVIDENCE_TILES] if len(scores) >= EVIDENCE_TILES else -math.inf
 
-    def _floor(self, slide: int, part: int) -> float:
-        """A tile of this part that scores no more will not be among the slide's evidence: others are, sent before."""
-        parts = self._shown.setdefault(slide, {})
-        if len(self._shown) > SLIDES_AT_ONCE:
-            self._shown.popitem(last=False)
-        others = sorted(score for other, scores in parts.items() if other != part for score in scores)
-        return others[-EVIDENCE_TILES] if len(others) >= EVIDENCE_TILES else -math.inf
+    def sent(self, slide: int, part: int, scores: list[float]) -> None:
+        """Remember what was sent of a part."""
+        self._sent.setdefault(slide, {})[part] = scores
+        if len(self._sent) > SLIDES_AT_ONCE:
+            self._sent.popitem(last=False)
 
 
-def score_tiles(
-    detector: ScoreTiles, tiles: pa.Table, pixels: pa.Buffer, errors: list[str | None], flags: list[str | None],
-    *, floor: float = -math.inf,
-) -> tuple[pa.Table, pa.Table]:  # fmt: skip
+@dataclass(frozen=True)
+class PartTiles:
+    """The tiles of one part, as every detector needs them: what does not depend on the detector is done once.
+
+    Attributes:
+        slide: index of the slide.
+        number: of the part.
+        tiles: rows of `TILES`.
+        errors: why a tile is not scored, or None.
+        flags: what a tile shows of bad quality, or None.
+        good: [N] bool, the tiles without an error.
+        images: RGB of the good tiles, [n, tile, tile, 3].
+        saturation: [N], see `trivial_scores`.
+        green: [N].
+    """
+
+    slide: int
+    number: int
+    tiles: pa.Table
+    errors: list[str | None]
+    flags: list[str | None]
+    good: npt.NDArray[np.bool_]
+    images: Pixels
+    saturation: npt.NDArray[np.float32]
+    green: npt.NDArray[np.float32]
+
+
+def read_part(row: dict[str, Any], pixels: pa.Buffer) -> PartTiles:
+    """The tiles of a row of the reader."""
+    tiles, flags = from_ipc(row["tiles"]), json.loads(row["flags"])
+    pairs = zip(json.loads(row["errors"]), flags, strict=True)
+    errors = [error or (flag and flag_error(flag)) for error, flag in pairs]
+    good = np.array([error is None for error in errors], dtype=bool)
+    n = len(tiles)
+    side = int(np.sqrt(pixels.size / (3 * n))) if n else 0
+    images = np.frombuffer(pixels, np.uint8).reshape(n, side, side, 3)
+    saturation, green = trivial_scores(images)
+    return PartTiles(
+        row["slide"], row["part"], tiles, errors, flags, good, images if good.all() else images[good], saturation, green
+    )
+
+
+def score_part(detector: ScoreTiles, part: PartTiles, *, floor: float = -math.inf) -> tuple[pa.Table, pa.Table]:
     """Score one part; returns rows of `TILE_SCORES` and of `EVIDENCE`. A tile with an error or a flag has no score.
 
     Evidence is of tiles that score more than `floor`: pictures cost as much as a third of the decoding.
     """
-    n = len(tiles)
-    errors = [error or (flag and flag_error(flag)) for error, flag in zip(errors, flags, strict=True)]
-    good = np.array([e is None for e in errors], dtype=bool)
-    side = int(np.sqrt(pixels.size / (3 * n))) if n else 0
-    images = np.frombuffer(pixels, np.uint8).reshape(n, side, side, 3)
-    score = np.full(n, np.nan)
-    scored = detector(images if good.all() else images[good]) if good.any() else None
+    scored = detector(part.images) if len(part.images) else None
+    score = np.full(len(part.tiles), np.nan)
     if scored is not None:
-        score[good] = scored.score
-    texts = [e or (None if np.isfinite(s) else "the score is not finite") for e, s in zip(errors, score, strict=True)]
-    saturation, green = trivial_scores(images)
+        score[part.good] = scored.score
+    finite = np.isfinite(score)
+    errors = [
+        error or (None if is_finite else "the score is not finite")
+        for error, is_finite in zip(part.errors, finite, strict=True)
+    ]
     columns = {
-        "score": pa.array(score, mask=~np.isfinite(score)),
-        "mean_saturation": pa.array(saturation, pa.float32(), mask=~good),
-        "mean_green": pa.array(green, pa.float32(), mask=~good),
-        "flag": pa.array(flags, pa.string()),
-        "error": pa.array(texts, pa.string()),
+        "score": pa.array(score, mask=~finite),
+        "mean_saturation": pa.array(part.saturation, pa.float32(), mask=~part.good),
+        "mean_green": pa.array(part.green, pa.float32(), mask=~part.good),
+        "flag": pa.array(part.flags, pa.string()),
+        "error": pa.array(errors, pa.string()),
     }
-    table = pa.table({**{name: tiles[name] for name in tiles.column_names}, **columns}, schema=TILE_SCORES)
-    return table, _pictures(table.filter(pa.array(good)), scored, floor)
+    names = part.tiles.column_names
+    table = pa.table({**{name: part.tiles[name] for name in names}, **columns}, schema=TILE_SCORES)
+    return table, _evidence(table["tile_id"].filter(pa.array(part.good)), scored, floor)
 
 
-def trivial_scores(images: npt.NDArray[np.uint8]) -> tuple[Any, Any]:
+def trivial_scores(images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Mean HSV saturation and mean green of RGB tiles [N, h, w, 3], each [N] in 0 to 1.
 
-    Of larger tiles every second, third, ... pixel a side is looked at, so that 64 x 64 to 127 x 127 remain: on 256 px
-    tiles these two numbers cost fifteen times the decoding of the tile before.
+    Of larger tiles every second, third, ... pixel a side is looked at, so that 64 x 64 to 127 x 127 remain: all pixels
+    of 256 px tiles cost fifteen times as much as decoding them.
     """
     n, height, width, _ = images.shape
     step = max(1, height // 64)
     size = (max(1, width // step), max(1, height // step))
     saturation, green = np.zeros((2, n), np.float32)
     for i, image in enumerate(images):
-        some = image if step == 1 else cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)
-        saturation[i] = cv2.mean(cv2.cvtColor(some, cv2.COLOR_RGB2HSV))[1] / 255
-        green[i] = cv2.mean(some)[1] / 255
+        small = image if step == 1 else cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)
+        saturation[i] = cv2.mean(cv2.cvtColor(small, cv2.COLOR_RGB2HSV))[1] / 255
+        green[i] = cv2.mean(small)[1] / 255
     return saturation, green
 
 
-def _pictures(tiles: pa.Table, scored: Scored | None, floor: float) -> pa.Table:
+def _evidence(tile_ids: pa.ChunkedArray, scored: Scored | None, floor: float) -> pa.Table:
+    """The most abnormal tiles as pictures, best first."""
     if scored is None:
         return EVIDENCE.empty_table()
     best = np.argsort(-scored.score)[:EVIDENCE_TILES]
@@ -167,12 +274,13 @@ def _pictures(tiles: pa.Table, scored: Scored | None, floor: float) -> pa.Table:
     if not order:
         return EVIDENCE.empty_table()
     x, x_hat = scored.pictures(order)
+    no_pictures = x_hat is None  # of a detector without a generator
     return pa.table(
         {
-            "tile_id": [tiles["tile_id"][i].as_py() for i in order],
+            "tile_id": [tile_ids[i].as_py() for i in order],
             "score": [float(scored.score[i]) for i in order],
             "tile": [encode_jpeg(picture) for picture in x],
-            "reconstruction": [encode_jpeg(picture) for picture in x_hat],
+            "reconstruction": [None] * len(order) if no_pictures else [encode_jpeg(picture) for picture in x_hat],
         },
         schema=EVIDENCE,
     )

@@ -1,17 +1,33 @@
-"""What is written about one slide: tile scores, pictures, and the evidence in its decision. Nothing here writes it."""
+"""What is written about one slide: tile scores, pictures, masks, and the record of its decision. Nothing here writes.
+
+    one bundle                               several bundles
+    tiles/<slide_id>.parquet                 <bundle>/tiles/<slide_id>.parquet
+    evidence/<slide_id>/thumbnail.jpg        evidence/<slide_id>/thumbnail.jpg
+    evidence/<slide_id>/heatmap.jpg, ...     <bundle>/evidence/<slide_id>/heatmap.jpg, ...
+    masks/<slide_id>.geojson                 masks/<slide_id>.geojson
+
+The record of one bundle's decision has the fields of `SLIDE_DECISIONS`; that of several has a list `decisions`, each
+with these fields and `bundle`, the folder that it belongs to.
+"""
 
 import io
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from uadray.decisions.conformal import Calibration
+from uadray.decisions.verdict import Verdict
 from uadray.reports import pictures
 from uadray.reports.heatmap import heatmap
-from uadray.screening.slide_result import SlideResult
+from uadray.schemas import SLIDE_DECISIONS
+from uadray.screening.bundles import ScreeningBundle
+from uadray.screening.slide_result import BundleScores, SlideResult
 
 
 def parquet(table: pa.Table) -> bytes:
@@ -21,22 +37,99 @@ def parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def picture_files(result: SlideResult, calibration: Calibration) -> dict[str, bytes]:
-    """JPEGs by file name: thumbnail, heatmap, and of each evidence tile the tile and its reconstruction."""
-    preview = cv2.imdecode(np.frombuffer(result.preview, np.uint8), cv2.IMREAD_COLOR_RGB)
-    width, height = result.header["size_level0_px"]
-    heat = heatmap(
-        np.asarray(preview, dtype=np.uint8), result.tiles, level0_size=(width, height),
-        low=calibration.tile_median, high=calibration.tile_high, threshold=calibration.tile_p99,
-    )  # fmt: skip
-    files = {"thumbnail.jpg": result.preview, "heatmap.jpg": pictures.encode_jpeg(heat)}
-    for place, row in enumerate(result.evidence.to_pylist() if result.evidence is not None else ()):
-        files |= {f"tile_{place}.jpg": row["tile"], f"reconstruction_{place}.jpg": row["reconstruction"]}
+def tiles_path(bundle: ScreeningBundle, slide_id: str) -> str:
+    """Where a bundle's tile scores of a slide lie in the screening's folder."""
+    return _within(bundle, f"tiles/{slide_id}.parquet")
+
+
+def slide_files(result: SlideResult, bundles: Sequence[ScreeningBundle]) -> dict[str, bytes]:
+    """Pictures and masks by their path in the screening's folder; none of a slide that no bundle has scored."""
+    slide_id, files = result.row.slide_id, dict[str, bytes]()
+    for index, bundle in enumerate(bundles):
+        scores = result.of_bundle(index)
+        if scores.tiles is None:
+            continue
+        files[f"evidence/{slide_id}/thumbnail.jpg"] = result.preview
+        files[f"masks/{slide_id}.geojson"] = result.masks
+        for name, data in _pictures(result, scores, bundle.calibration).items():
+            files[_within(bundle, f"evidence/{slide_id}/{name}")] = data
     return files
 
 
-def top_tiles(tiles: pa.Table, evidence: pa.Table) -> list[dict[str, Any]]:
-    """Where the evidence tiles lie, best first: the field `evidence` of the slide's decision, before it is JSON."""
-    rows = {tile_id: row for row, tile_id in enumerate(tiles["tile_id"].to_pylist())}
-    chosen = pa.array([rows[tile_id] for tile_id in evidence["tile_id"].to_pylist()], pa.int64())
-    return list(tiles.select(["tile_id", "x_level0_px", "y_level0_px", "score"]).take(chosen).to_pylist())
+def decision_record(
+    result: SlideResult, bundles: Sequence[ScreeningBundle], verdicts: Sequence[Verdict], *, fingerprint: str,
+    mask: str | None, lease: str,
+) -> dict[str, Any]:  # fmt: skip
+    """What `decisions/<slide_id>.json` says.
+
+    Args:
+        result: the slide.
+        bundles: of the screening.
+        verdicts: one of each bundle.
+        fingerprint: of the screening and this version of the slide.
+        mask: etag of the edited mask that was used.
+        lease: under which the decision is made.
+    """
+    header = result.header
+    width, height = header.get("size_level0_px", (None, None))
+    facts = {
+        "slide_id": result.row.slide_id,
+        "uri": result.row.uri,
+        "etag": header.get("etag"),
+        "mpp_level0": header.get("mpp_level0"),
+        "width_level0_px": width,
+        "height_level0_px": height,
+        "fingerprint": fingerprint,
+        "mask": mask,
+    }
+    evidence = [json.dumps(top_tiles(result.of_bundle(index))) for index in range(len(bundles))]
+    decisions = [
+        dict.fromkeys(SLIDE_DECISIONS.names) | verdict | facts | {"evidence": text}
+        for verdict, text in zip(verdicts, evidence, strict=True)
+    ]
+    if len(bundles) == 1:
+        return decisions[0] | {"lease": lease}
+    named = [{"bundle": bundle.folder} | each for bundle, each in zip(bundles, decisions, strict=True)]
+    return {"slide_id": result.row.slide_id, "fingerprint": fingerprint, "lease": lease, "decisions": named}
+
+
+def decisions_of(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The decisions in a record, with the fields of `SLIDE_DECISIONS` and `bundle`, which is null of the only one."""
+    return list(record["decisions"]) if "decisions" in record else [record | {"bundle": None}]
+
+
+def top_tiles(scores: BundleScores) -> list[dict[str, Any]]:
+    """Where the evidence tiles lie, best first: the field `evidence` of a decision, before it is JSON.
+
+    Tiles of a detector that makes no reconstruction say so (`has_reconstruction`).
+    """
+    if scores.tiles is None or scores.evidence is None:
+        return []
+    rows = {tile_id: row for row, tile_id in enumerate(scores.tiles["tile_id"].to_pylist())}
+    chosen = pa.array([rows[tile_id] for tile_id in scores.evidence["tile_id"].to_pylist()], pa.int64())
+    tiles = scores.tiles.select(["tile_id", "x_level0_px", "y_level0_px", "score"]).take(chosen).to_pylist()
+    without = pc.is_null(scores.evidence["reconstruction"]).to_pylist()
+    return [
+        tile | ({"has_reconstruction": False} if has_none else {})
+        for tile, has_none in zip(tiles, without, strict=True)
+    ]
+
+
+def _pictures(result: SlideResult, scores: BundleScores, calibration: Calibration) -> dict[str, bytes]:
+    """A bundle's own JPEGs by file name: heatmap, and each evidence tile with its reconstruction if it has one."""
+    preview = cv2.imdecode(np.frombuffer(result.preview, np.uint8), cv2.IMREAD_COLOR_RGB)
+    width, height = result.header["size_level0_px"]
+    heat = heatmap(
+        np.asarray(preview, dtype=np.uint8), scores.tiles, level0_size=(width, height),
+        low=calibration.tile_median, high=calibration.tile_high, threshold=calibration.tile_p99,
+    )  # fmt: skip
+    files = {"heatmap.jpg": pictures.encode_jpeg(heat)}
+    for place, row in enumerate(scores.evidence.to_pylist() if scores.evidence is not None else ()):
+        files[f"tile_{place}.jpg"] = row["tile"]
+        if row["reconstruction"] is not None:
+            files[f"reconstruction_{place}.jpg"] = row["reconstruction"]
+    return files
+
+
+def _within(bundle: ScreeningBundle, path: str) -> str:
+    return f"{bundle.folder}/{path}" if bundle.folder else path

@@ -89,7 +89,7 @@ def _chunk_row(index: int, part: int, header: dict[str, Any], plan: SlidePlan, c
             "n_tiles": len(plan.tiles),
             "n_grid": plan.n_grid,
         }
-    first: dict[str, bytes] = {}
+    first: dict[str, Any] = {}
     if part == 0:
         first = {"preview": encode_jpeg(plan.preview), "masks": plan.masks, "flagged": to_ipc(_flagged(plan))}
     return part_row(

@@ -13,21 +13,35 @@ EVIDENCE_TILES = 5
 EVIDENCE = pa.schema(
     [("tile_id", pa.string()), ("score", pa.float64()), ("tile", pa.binary()), ("reconstruction", pa.binary())]
 )
-"""An evidence tile: as JPEGs what the detector looked at, and its reconstruction."""
+"""Evidence tiles, as JPEG what the detector looked at and its reconstruction; null of a detector without pictures."""
+
+
+@dataclass(frozen=True)
+class BundleScores:
+    """What one bundle's detector says of a slide.
+
+    Attributes:
+        tiles: rows of `TILE_SCORES`; None where it failed.
+        evidence: the most abnormal tiles, best first, schema `EVIDENCE`.
+        failure: reason and message, where it failed.
+    """
+
+    tiles: pa.Table | None = None
+    evidence: pa.Table | None = None
+    failure: tuple[str, str] | None = None
 
 
 @dataclass
 class SlideResult:
-    """All that was found on one slide.
+    """All that is known of one slide.
 
     Attributes:
         row: the slide's line of the manifest.
-        header: the slide's metadata (see `uadray.cluster.stream`); empty where it failed before it could be read.
+        header: the slide's metadata (see `parts`); empty where it failed before it could be read.
         preview: JPEG of the whole slide.
         masks: GeoJSON of its tissue and flagged regions.
-        tiles: rows of `TILE_SCORES`; None for a failed slide.
-        evidence: the most abnormal tiles, best first, schema `EVIDENCE`.
-        failure: (reason, message) of a failed slide.
+        scores: one of each bundle, in their order; none of a failed slide.
+        failure: reason and message of a slide that failed whatever the bundle.
         is_open: the failure is the system's and no verdict: a later run tries the slide again.
     """
 
@@ -35,7 +49,12 @@ class SlideResult:
     header: dict[str, Any] = field(default_factory=dict)
     preview: bytes = b""
     masks: bytes = b""
-    tiles: pa.Table | None = None
-    evidence: pa.Table | None = None
+    scores: tuple[BundleScores, ...] = ()
     failure: tuple[str, str] | None = None
     is_open: bool = False
+
+    def of_bundle(self, index: int = 0) -> BundleScores:
+        """What one bundle says of the slide; the slide's own failure where it has one."""
+        if self.failure is not None or not self.scores:
+            return BundleScores(failure=self.failure)
+        return self.scores[index]

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,38 +10,100 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from uadray import __version__
-from uadray.decisions.conformal import Calibration
-from uadray.detectors.bundle import Bundle
-from uadray.metrics import STATES
+from uadray.decisions.verdict import STATES
 from uadray.reports import worklist
+from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.slide_outputs import parquet
 from uadray.storage import objects
 
-DECISIONS, WORKLIST = "decisions.parquet", "worklist.html"
+DECISIONS, WORKLIST, SUMMARY = "decisions.parquet", "worklist.html", "summary.json"
 
 
-def write_summary(
-    folder: str, decisions: pa.Table, *, n_slides: int, bundle: Bundle, facts: worklist.Run
-) -> dict[str, Any]:
-    """Write the files for people; returns what `summary.json` says, `why_failed` and the URI of the page.
+def write_summaries(
+    out: str, bundles: Sequence[ScreeningBundle], decisions: Sequence[pa.Table], *, n_slides: int,
+    provenance: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Write the files for people, of several bundles in a folder for each and a summary of all above them.
 
     Args:
-        folder: where they go.
-        decisions: rows of `SLIDE_DECISIONS`, of what is decided.
+        out: the screening's folder.
+        bundles: of the screening.
+        decisions: of each bundle, rows of `SLIDE_DECISIONS`: the same slides in the same order.
         n_slides: of the manifest.
-        bundle: that scored.
-        facts: what the page says about the screening, see `page_facts`.
+        provenance: what `run.json` says.
+
+    Returns:
+        What `summary.json` says, `why_failed` where slides have failed, and `worklist`, the URI of the page; of several
+        bundles the pages by bundle.
     """
+    written = {
+        bundle.folder: _write_summary(
+            objects.join(out, bundle.folder) if bundle.folder else out, table, bundle=bundle, n_slides=n_slides,
+            thumbnails="../evidence" if bundle.folder else "evidence", provenance=provenance,
+        )
+        for bundle, table in zip(bundles, decisions, strict=True)
+    }  # fmt: skip
+    if len(bundles) == 1:
+        return written[""]
+    of_slides = slide_states(decisions)
+    counts = summarize(of_slides, n_slides=n_slides) | {
+        "anomalous": {folder: summary["anomalous"] for folder, summary in written.items()},
+        "bundles": written,
+    }
+    objects.write_bytes(objects.join(out, SUMMARY), json.dumps(counts, indent=1).encode())
+    return counts | _why_failed(of_slides) | {"worklist": {name: each["worklist"] for name, each in written.items()}}
+
+
+def _write_summary(
+    folder: str, decisions: pa.Table, *, bundle: ScreeningBundle, n_slides: int, thumbnails: str,
+    provenance: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Write one bundle's files for people; `thumbnails`: where these lie, seen from the page."""
     counts = summarize(decisions, n_slides=n_slides)
     page = objects.join(folder, WORKLIST)
     objects.write_bytes(objects.join(folder, DECISIONS), parquet(decisions))
-    html = worklist.render_worklist(decisions, title=f"Worklist: {bundle.name}", run=facts)
+    html = worklist.render_worklist(
+        decisions, title=f"Worklist: {bundle.name}", run=page_facts(bundle, provenance=provenance, n_slides=n_slides),
+        picture_kinds=_picture_kinds(decisions), thumbnails=thumbnails,
+    )  # fmt: skip
     objects.write_bytes(page, html.encode(), content_type="text/html; charset=utf-8")
     table = worklist.worklist_csv(decisions).encode()
     objects.write_bytes(objects.join(folder, "worklist.csv"), table, content_type="text/csv")
-    objects.write_bytes(objects.join(folder, "summary.json"), json.dumps(counts, indent=1).encode())
-    why = {"why_failed": _first_failures(decisions)} if counts["failed"] else {}
-    return counts | why | {"worklist": page}
+    objects.write_bytes(objects.join(folder, SUMMARY), json.dumps(counts, indent=1).encode())
+    return counts | _why_failed(decisions) | {"worklist": page}
+
+
+def slide_states(decisions: Sequence[pa.Table]) -> pa.Table:
+    """One row a slide for several bundles: that of the bundle whose state is the slide's, see `state_of_slide`.
+
+    Args:
+        decisions: of each bundle, the same slides in the same order.
+    """
+    slides = zip(*(table.to_pylist() for table in decisions), strict=True)
+    rows = [max(of_slide, key=lambda row: _PRECEDENCE.index(row["state"])) for of_slide in slides]
+    return pa.Table.from_pylist(rows, schema=decisions[0].schema)
+
+
+def state_of_slide(states: Sequence[str]) -> str:
+    """The state of a slide for several bundles: failed where one has failed, else scored where one has scored it."""
+    return max(states, key=_PRECEDENCE.index)
+
+
+_PRECEDENCE = ("not_assessable", "scored", "failed")
+
+
+def pages(summary: dict[str, Any]) -> str:
+    """Where the worklists of a summary are, for a message."""
+    worklists = summary["worklist"]
+    return worklists if isinstance(worklists, str) else ", ".join(worklists.values())
+
+
+def _picture_kinds(decisions: pa.Table) -> tuple[str, ...]:
+    """Which pictures the evidence tiles have: those of a detector without a generator have no reconstruction."""
+    evidence = (json.loads(text or "[]") for text in decisions["evidence"].to_pylist())
+    tiles = [tile for of_slide in evidence for tile in of_slide]
+    has_none = bool(tiles) and not any(tile.get("has_reconstruction", True) for tile in tiles)
+    return ("tile",) if has_none else ("tile", "reconstruction")
 
 
 def summarize(decisions: pa.Table, *, n_slides: int) -> dict[str, Any]:
@@ -56,22 +119,21 @@ def summarize(decisions: pa.Table, *, n_slides: int) -> dict[str, Any]:
     }
 
 
-def page_facts(
-    bundle: Bundle, calibration: Calibration, *, fingerprint: str, started: str, n_slides: int
-) -> worklist.Run:
+def page_facts(bundle: ScreeningBundle, *, provenance: dict[str, Any], n_slides: int) -> worklist.Run:
     """What the page says about the screening."""
+    described, calibration = bundle.bundle, bundle.calibration
     return {
-        "bundle": bundle.name,
-        "detector": bundle.detector.kind,
+        "bundle": described.name,
+        "detector": described.detector.kind,
         "alpha": calibration.alpha,
         "n_calibration": len(calibration.scores),
         "calibration_id": calibration.id,
         "version": __version__,
-        "fingerprint": fingerprint,
-        "started": started,
+        "fingerprint": provenance["fingerprint"],
+        "started": provenance["started"],
         "finished": now(),
         "n_manifest": n_slides,
-        "tile_um": bundle.tiles.tile_px * bundle.tiles.mpp,
+        "tile_um": described.tiles.tile_px * described.tiles.mpp,
         "score_low": calibration.tile_median,
         "score_high": calibration.tile_high,
         "tile_threshold": calibration.tile_p99,
@@ -83,9 +145,11 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _first_failures(decisions: pa.Table, n: int = 3) -> str:
-    """The first slides that failed, each with its reason, and how many more."""
+def _why_failed(decisions: pa.Table, n: int = 3) -> dict[str, str]:
+    """The first slides that failed, each with its reason, and how many more; nothing where none has."""
     columns = decisions.filter(pc.equal(decisions["state"], "failed")).select(["slide_id", "reason", "message"])
     failed = columns.to_pylist()
+    if not failed:
+        return {}
     named = "; ".join(f"{row['slide_id']}: {row['reason']}: {row['message']}"[:300] for row in failed[:n])
-    return named + (f" and {len(failed) - n} more" if len(failed) > n else "")
+    return {"why_failed": named + (f" and {len(failed) - n} more" if len(failed) > n else "")}

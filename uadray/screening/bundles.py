@@ -1,0 +1,94 @@
+"""The bundles of one screening: which may be screened together, and in which folder the results of each lie."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+from uadray.decisions.conformal import Calibration
+from uadray.detectors.bundle import Bundle
+from uadray.errors import InputError
+
+RESERVED = frozenset({"combined", "decisions", "drivers", "evidence", "leases", "masks", "segments", "tiles"})
+"""Folders of a screening that are not a bundle's."""
+
+
+@dataclass(frozen=True)
+class ScreeningBundle:
+    """A calibrated bundle in a screening.
+
+    Attributes:
+        uri: where it lies.
+        bundle: its description.
+        calibration: what its decisions rest on.
+        folder: of its results below the screening's own; empty for the only bundle of a screening.
+    """
+
+    uri: str
+    bundle: Bundle
+    calibration: Calibration
+    folder: str = ""
+
+    @property
+    def name(self) -> str:
+        """What messages call it: its folder, or its own name where it has none."""
+        return self.folder or self.bundle.name
+
+
+def arranged(bundles: Sequence[ScreeningBundle]) -> tuple[ScreeningBundle, ...]:
+    """The bundles with their folders, in the order of these, whatever order they were named in.
+
+    Raises:
+        InputError: none; the same bundle twice; or two that read different tiles.
+    """
+    if not bundles:
+        raise InputError("a screening needs a bundle")
+    if len(bundles) == 1:
+        return (replace(bundles[0], folder=""),)
+    for first, second in combinations(bundles, 2):
+        _check_pair(first, second)
+    folders = _folders([each.bundle for each in bundles])
+    placed = [replace(each, folder=folder) for each, folder in zip(bundles, folders, strict=True)]
+    return tuple(sorted(placed, key=lambda each: each.folder))
+
+
+def _check_pair(first: ScreeningBundle, second: ScreeningBundle) -> None:
+    """Refuse two that are one, or that do not read the same tiles."""
+    if first.bundle.id == second.bundle.id:
+        raise InputError(f"{first.uri} and {second.uri} are the same bundle ({first.bundle.id}); name it once")
+    differing = _differences(first.bundle.tiles.model_dump(), second.bundle.tiles.model_dump())
+    if differing:
+        raise InputError(
+            f"bundles {first.uri} and {second.uri} read different tiles: {'; '.join(differing)}; tiles are read once "
+            "for all bundles of a screening: screen these apart"
+        )
+
+
+def _differences(first: dict[str, Any], second: dict[str, Any], within: str = "") -> list[str]:
+    """The fields in which two configurations differ, with their values."""
+    found = []
+    for name in first:
+        if name == "mask_dir" or first[name] == second[name]:
+            continue
+        if isinstance(first[name], dict) and isinstance(second[name], dict):
+            found += _differences(first[name], second[name], f"{within}{name}.")
+        else:
+            found.append(f"{within}{name} {_short(first[name])} and {_short(second[name])}")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _folders(bundles: Sequence[Bundle]) -> list[str]:
+    """A folder for each: its name as far as a path may have it; with its id where that would not tell it apart."""
+    plain = [re.sub(r"[^A-Za-z0-9._-]+", "-", bundle.name).strip(".-") for bundle in bundles]
+    times = Counter(name.casefold() for name in plain)
+    return [
+        name if name and times[name.casefold()] == 1 and name.casefold() not in RESERVED else f"{name}-{bundle.id}"
+        for name, bundle in zip(plain, bundles, strict=True)
+    ]
