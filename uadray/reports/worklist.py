@@ -100,7 +100,7 @@ def render_worklist(
             picture_kinds=picture_kinds,
             folder=folder,
             thumbnails=thumbnails,
-        )  # fmt: skip
+        )
         for place, row in _shortened(rows, max_rows)
     ]
     left_out = counts - Counter(slide.group for slide in slides)
