@@ -9,8 +9,19 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from cached_slides import MIB, contents, copy_of, entries, put, put_mrxs, said, start_copy, start_hold, used_bytes
 from seaweed import SeaweedServer
+from storage.cached_slides import (
+    MIB,
+    contents,
+    copy_of,
+    entries,
+    put,
+    put_mrxs,
+    said,
+    start_copy,
+    start_hold,
+    used_bytes,
+)
 
 from uadray.errors import BusyError, FullError, InputError
 from uadray.storage import objects

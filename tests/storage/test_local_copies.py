@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
-from cached_slides import MIB, before, contents, copy_of, entries, put, put_mrxs, start_copy, used_bytes
 from seaweed import SeaweedServer
+from storage.cached_slides import MIB, before, contents, copy_of, entries, put, put_mrxs, start_copy, used_bytes
 
 from uadray.errors import BusyError, ChangedError, FullError, InputError, NotFoundError
 from uadray.storage import objects, slide_copy

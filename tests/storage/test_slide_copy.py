@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from cached_slides import MIB, before, contents, copy_of, entries, put, put_mrxs
 from fault_proxy import FaultProxy
 from seaweed import SeaweedServer
+from storage.cached_slides import MIB, before, contents, copy_of, entries, put, put_mrxs
 
 from uadray.errors import ChangedError
 from uadray.storage import objects, slide_copy

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from group_worker import CONFIG, trained_weights
 from torch import Tensor
+from training.group_worker import CONFIG, trained_weights
 
 from uadray.config import parse_config
 from uadray.detectors.catalog import build_networks
