@@ -182,10 +182,10 @@ class PartScorer:
         step = max(4, batch_tiles // self._threads)  # together no more activations than one batch has
         parts = list(self._pool.map(self.detector, [images[i : i + step] for i in range(0, len(images), step)]))
 
-        def pictures(rows: Sequence[int]) -> tuple[Pixels, Pixels]:
-            pairs = [parts[row // step].pictures([row % step]) for row in rows]
-            x, x_hat = (np.concatenate(column) for column in zip(*pairs, strict=True))
-            return x, x_hat
+        def pictures(rows: Sequence[int]) -> tuple[Pixels, Pixels | None]:
+            x, x_hat = zip(*(parts[row // step].pictures([row % step]) for row in rows), strict=True)
+            shown = [picture for picture in x_hat if picture is not None]
+            return np.concatenate(x), np.concatenate(shown) if shown else None
 
         score, residual = (np.concatenate([getattr(p, name) for p in parts]) for name in ("score", "residual"))
         return Scored(score, residual, pictures)
@@ -259,7 +259,9 @@ def _pictures(tiles: pa.Table, scored: Scored | None, floor: float) -> pa.Table:
             "tile_id": [tiles["tile_id"][i].as_py() for i in order],
             "score": [float(scored.score[i]) for i in order],
             "tile": [pictures.encode_jpeg(picture) for picture in x],
-            "reconstruction": [pictures.encode_jpeg(picture) for picture in x_hat],
+            "reconstruction": [None] * len(x)
+            if x_hat is None
+            else [pictures.encode_jpeg(picture) for picture in x_hat],
         },
         schema=EVIDENCE,
     )

@@ -77,7 +77,7 @@ class Encoder(_Stage):
     def __call__(self, pixels: Pixels) -> Floats:
         """Latents of RGB tiles, [N, ...]."""
         with metrics.stage("serve_map") as meter:
-            z = _joined([self.detector.mapping(x) for x in self.detector.inputs(pixels)])
+            z = _joined([_one(self.detector.mapping(x)) for x in self.detector.inputs(pixels)])
             meter.add(tiles=len(pixels), bytes_=pixels.nbytes)
         return z
 
@@ -91,7 +91,7 @@ class Generator(_Stage):
     def __call__(self, z: Floats) -> Floats:
         """Reconstructions [N, 3, h, w] of latents."""
         with metrics.stage("serve_reconstruct") as meter:
-            x_hat = _joined([self.detector.reconstruct(part) for part in self._batches(z)])
+            x_hat = _joined([_one(self.detector.reconstruct(part)) for part in self._batches(z)])
             meter.add(tiles=len(z))
         return x_hat
 
@@ -106,7 +106,7 @@ class Scorer(_Stage):
         """Scores of RGB tiles against their reconstructions."""
         with metrics.stage("serve_score") as meter:
             pairs = zip(self.detector.inputs(pixels), self._batches(x_hat), strict=True)
-            scores, residuals = zip(*(self.detector.score(x, part) for x, part in pairs), strict=True)
+            scores, residuals = zip(*(self.detector.score(x, part, ()) for x, part in pairs), strict=True)
             score = torch.cat(scores).double().cpu().numpy()
             residual = _joined(residuals) if maps else None
             meter.add(tiles=len(pixels))
@@ -142,6 +142,13 @@ def _set_threads(threads: int | None) -> None:
 def device() -> str:
     """The GPU that Serve gave this replica, if it gave one."""
     return "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
+
+
+def _one(value: Tensor | tuple[Tensor, ...] | None) -> Tensor:
+    """A latent or a reconstruction as it travels between replicas: one tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"stages send one tensor to each other, not {type(value).__name__}")
+    return value
 
 
 def _joined(batches: Sequence[Tensor]) -> Floats:
