@@ -7,8 +7,9 @@ import pytest
 from command_line import answer, run
 from seaweed import SeaweedServer
 
+from uadray.detectors import fanogan
 from uadray.detectors.bundle import write_bundle
-from uadray.detectors.catalog import FanoganConfig, build_networks
+from uadray.detectors.catalog import build_networks
 from uadray.slides.manifest import read_manifest
 from uadray.slides.slide import Mpp
 from uadray.tiles.spec import TileSpec
@@ -85,7 +86,7 @@ def test_wrong_credentials(config: Path, tmp_path: Path, s3_server: SeaweedServe
 
 
 def test_tumours_do_not_calibrate_however_their_heading_is_written(tmp_path: Path, data_dir: Path) -> None:
-    config = FanoganConfig(kind="fanogan", input_px=16, width=4, latent_dim=4)
+    config = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=4)
     write_bundle(
         str(tmp_path), build_networks(config), name="n", detector=config, tiles=TileSpec(mpp=Mpp(1.0), tile_px=32)
     )

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from uadray.config import load_config, parse_config
-from uadray.detectors.catalog import DpaConfig, FanoganConfig
+from uadray.detectors import dpa, fanogan
 from uadray.errors import InputError
 from uadray.training.config import TrainConfig
 
@@ -39,7 +39,7 @@ def _refusal(path: Path, *overrides: str) -> str:
 
 def test_reads_and_fills_defaults(path: Path) -> None:
     config = load_config(TrainConfig, path)
-    assert isinstance(config.detector, DpaConfig)
+    assert isinstance(config.detector, dpa.Config)
     assert (config.detector.width, config.tiles.mpp, config.batch_size) == (8, 0.5, 32)
     assert config.tiles.stride == 96
 
@@ -62,7 +62,7 @@ def test_overrides_apply_in_order_and_are_yaml(path: Path) -> None:
     overrides = ["epochs=3", "epochs=4", "detector.width=16", "tiles.min_tissue=0.25", "use_gpu=true"]
     config = load_config(TrainConfig, path, [*overrides, "detector.layers=[block1, block2]", "threads=null"])
     assert (config.epochs, config.detector.width, config.tiles.min_tissue, config.use_gpu) == (4, 16, 0.25, True)
-    assert isinstance(config.detector, DpaConfig)
+    assert isinstance(config.detector, dpa.Config)
     assert config.detector.layers == ("block1", "block2")
     assert config.threads is None
 
@@ -73,7 +73,7 @@ def test_override_keeps_everything_after_the_first_equals_sign(path: Path) -> No
 
 def test_override_can_change_the_kind(path: Path) -> None:
     config = load_config(TrainConfig, path, ["detector={kind: fanogan, input_px: 32}"])
-    assert isinstance(config.detector, FanoganConfig)
+    assert isinstance(config.detector, fanogan.Config)
 
 
 @pytest.mark.parametrize(

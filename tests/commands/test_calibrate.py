@@ -16,8 +16,9 @@ from seaweed import SeaweedServer
 from uadray.cluster.workers import StreamConfig
 from uadray.commands.calibrate import calibrate, check, read_calibration
 from uadray.decisions.aggregation import AggregationConfig
+from uadray.detectors import fanogan
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle, write_bundle
-from uadray.detectors.catalog import FanoganConfig, build_networks
+from uadray.detectors.catalog import build_networks
 from uadray.errors import InputError, shown
 from uadray.phantoms.slides import write_pyramid
 from uadray.provenance import fingerprint
@@ -50,7 +51,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[SlideRow]:
 
 
 def _bundle(folder: Path, training_data: dict[str, Any] | None = None) -> tuple[str, Bundle]:
-    config = FanoganConfig(kind="fanogan", input_px=16, width=4, latent_dim=4)
+    config = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=4)
     uri = str(folder / "bundle")
     networks = build_networks(config)
     return uri, write_bundle(uri, networks, name="n", detector=config, tiles=TILES, training_data=training_data or {})

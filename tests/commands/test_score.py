@@ -14,8 +14,9 @@ from PIL import Image
 
 from uadray.cluster.workers import StreamConfig
 from uadray.commands.score import score, with_slides_and_labels
+from uadray.detectors import fanogan
 from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
-from uadray.detectors.catalog import FanoganConfig, build_networks
+from uadray.detectors.catalog import build_networks
 from uadray.errors import InputError, WorkError
 from uadray.evaluation.report import evaluate
 from uadray.schemas import TILE_SCORES
@@ -23,7 +24,7 @@ from uadray.serving.base64_images import decode_tile
 from uadray.tiles.spec import TileSpec
 from uadray.tilesets.containers import TileRef
 
-GAN = FanoganConfig(kind="fanogan", input_px=16, width=4, latent_dim=4)
+GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=4)
 N = 300
 """More than one part has."""
 

@@ -13,22 +13,23 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from seaweed import SeaweedServer
 
+from uadray.detectors import dpa, fanogan
 from uadray.detectors.bundle import CALIBRATION, DESCRIPTION, WEIGHTS, Bundle, load_detector, read_bundle, write_bundle
-from uadray.detectors.catalog import DpaConfig, FanoganConfig, Networks, build_networks
-from uadray.detectors.detector import build_detector
+from uadray.detectors.catalog import build_detector, build_networks
 from uadray.errors import InputError
+from uadray.networks.outline import Networks
 from uadray.storage import objects
 from uadray.tiles.spec import TileSpec
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 
-DPA = DpaConfig(kind="dpa", input_px=16, width=4, halvings=2, layers=("block0", "block1"))
-GAN = FanoganConfig(kind="fanogan", input_px=16, width=4, latent_dim=4)
+DPA = dpa.Config(kind="dpa", input_px=16, width=4, halvings=2, layers=("block0", "block1"))
+GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=4)
 TILES = TileSpec(mpp=0.5, tile_px=24)
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3), dtype=np.uint8)
 
 
-def _write(uri: str, config: DpaConfig | FanoganConfig = GAN) -> tuple[Bundle, Networks]:
+def _write(uri: str, config: dpa.Config | fanogan.Config = GAN) -> tuple[Bundle, Networks]:
     networks = build_networks(config)
     return write_bundle(uri, networks, name="n", detector=config, tiles=TILES, metrics={"loss": 0.5}), networks
 
@@ -40,11 +41,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("config", [DPA, GAN], ids=["dpa", "fanogan"])
-def test_round_trip_scores_the_same(config: DpaConfig | FanoganConfig, tmp_path: Path) -> None:
+def test_round_trip_scores_the_same(config: dpa.Config | fanogan.Config, tmp_path: Path) -> None:
     """To the bit: the backbone and its statistics are inside."""
     uri = str(tmp_path / "b")
     networks = build_networks(config)
-    if isinstance(config, DpaConfig):
+    if isinstance(config, dpa.Config):
         networks["features"].fit(torch.randn(8, 3, 16, 16))  # type: ignore[operator]
     written = write_bundle(uri, networks, name="n", detector=config, tiles=TILES, training_data={"slides": ["a"]})
     before = build_detector(config, networks)(PIXELS)
@@ -68,6 +69,58 @@ def test_id_changes_with_weights_architecture_and_tiles(folder: Path) -> None:
     assert len({b.id for b in (bundle, *others)}) == 4
     assert bundle.model_copy(update={"name": "other", "metrics": {}}).id == bundle.id
     assert len(bundle.id) == 12
+
+
+OLD = {
+    "version": 1,
+    "name": "fanogan",
+    "detector": {
+        "kind": "fanogan", "input_px": 16, "width": 4, "latent_dim": 4, "critic_steps": 5, "penalty": 10.0,
+        "kappa": 1.0, "encoder_fraction": 0.4, "gan_learning_rate": 0.0001, "encoder_learning_rate": 0.0001,
+    },
+    "tiles": {
+        "mpp": 0.5, "tile_px": 24, "stride_px": None, "min_tissue": 0.25, "quality": None, "stain": None,
+    },
+    "weights_sha256": "9475834e2f21fd5db3896f2a9022e6132909dc24762c4ac8f3b46fd805b20f8b",
+    "training_data": {"fingerprint": "9b4e40c58bd35965", "label": "normal", "n_tiles": 2324},
+    "metrics": {"epoch": 1.0, "izi_f": 0.66},
+    "uadray_version": "0.1.0",
+    "commit": None,
+    "licences": {},
+}  # fmt: skip
+"""`bundle.json` as uadray 0.1.0 wrote it."""
+
+
+def test_the_description_of_an_older_uadray_opens_and_keeps_its_id(tmp_path: Path) -> None:
+    """Calibrations and screenings name it."""
+    (tmp_path / DESCRIPTION).write_text(json.dumps(OLD))
+    bundle = read_bundle(str(tmp_path))
+    assert bundle.id == "4a8995023458"
+    assert bundle.detector == GAN
+    assert bundle.trained_on.marks == frozenset()
+
+
+def test_weights_of_an_older_uadray_open(tmp_path: Path) -> None:
+    """Keys are `<network>.<tensor>`; every value is 1/8, so that the score follows from the names alone."""
+    shapes = {f"{n}.{key}": t for n, network in build_networks(GAN).items() for key, t in network.state_dict().items()}
+    assert {"generator.start.weight", "critic.score.bias", "encoder.to_latent.weight"} < set(shapes)
+    save_file(
+        {key: torch.full_like(t, 0.125 if t.is_floating_point() else 1) for key, t in shapes.items()},
+        tmp_path / WEIGHTS,
+    )
+    digest = hashlib.sha256((tmp_path / WEIGHTS).read_bytes()).hexdigest()
+    (tmp_path / DESCRIPTION).write_text(json.dumps(OLD | {"weights_sha256": digest}))
+    scores = load_detector(str(tmp_path))(np.full((2, 24, 24, 3), 128, np.uint8)).score
+    np.testing.assert_allclose(scores, 3.38412428, rtol=1e-5)
+
+
+def test_a_generator_is_refused_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / DESCRIPTION).write_text(json.dumps({"version": 1, "kind": "generator"}))
+    with pytest.raises(InputError, match="is a generator, which scores nothing; train a detector with it"):
+        read_bundle(str(tmp_path))
+    (tmp_path / DESCRIPTION).write_text(json.dumps({"version": 1, "kind": "atlas"}))
+    with pytest.raises(InputError, match="has kind 'atlas', expected 'detector'"):
+        read_bundle(str(tmp_path))
 
 
 def test_a_bundle_is_frozen(folder: Path) -> None:
@@ -213,7 +266,7 @@ def test_weights_of_other_shapes_and_types_are_refused_at_their_header(
 
 
 @pytest.mark.parametrize("config", [DPA, GAN], ids=["dpa", "fanogan"])
-def test_loading_leaves_nothing_without_memory(config: DpaConfig | FanoganConfig, tmp_path: Path) -> None:
+def test_loading_leaves_nothing_without_memory(config: dpa.Config | fanogan.Config, tmp_path: Path) -> None:
     """And takes no random numbers: what a seed gave before, it gives after."""
     _write(str(tmp_path / "b"), config)
     state = torch.get_rng_state()

@@ -8,8 +8,9 @@ import pytest
 import serving_client
 import torch
 
+from uadray.detectors import dpa, fanogan
 from uadray.detectors.bundle import write_bundle
-from uadray.detectors.catalog import DpaConfig, FanoganConfig, build_networks
+from uadray.detectors.catalog import build_networks
 from uadray.tiles.images import Pixels
 from uadray.tiles.spec import TileSpec
 
@@ -20,8 +21,8 @@ TILE_PX = 40
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """URI of a bundle by kind of detector; tiles are larger than either network's input."""
     configs = (
-        DpaConfig(kind="dpa", input_px=32, width=4, halvings=2),
-        FanoganConfig(kind="fanogan", input_px=16, width=4, latent_dim=8),
+        dpa.Config(kind="dpa", input_px=32, width=4, halvings=2),
+        fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=8),
     )
     folder = tmp_path_factory.mktemp("bundles")
     for config in configs:

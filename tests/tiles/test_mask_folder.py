@@ -11,8 +11,9 @@ from seaweed import SeaweedServer
 from typer.testing import CliRunner
 
 from uadray.cli import app
+from uadray.detectors import fanogan
 from uadray.detectors.bundle import write_bundle
-from uadray.detectors.catalog import FanoganConfig, build_networks
+from uadray.detectors.catalog import build_networks
 from uadray.errors import InputError
 from uadray.storage import objects
 from uadray.tiles.mask_folder import MaskFolder, check_folder
@@ -113,7 +114,7 @@ def test_commands_say_how_many_masks_they_used(
     manifest.write_text("slide_id,uri\ns0,s0.tif\ns1,s1.tif\n")
     masks.mkdir()
     (masks / "s1.geojson").write_bytes((case / "masks" / "artifact.geojson").read_bytes())
-    config = FanoganConfig(kind="fanogan", input_px=16, width=4, latent_dim=4)
+    config = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=4)
     tiles = TileSpec(mpp=1.0, tile_px=64)
     write_bundle(str(bundle), build_networks(config), name="n", detector=config, tiles=tiles)
     common = ("--slides", str(manifest), "--mask-dir", str(masks))

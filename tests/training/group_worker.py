@@ -7,17 +7,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from uadray.detectors.catalog import FanoganConfig, build_networks
-from uadray.detectors.trainee import FanoganTrainee, alone
+from uadray.detectors import fanogan
+from uadray.detectors.catalog import build_networks
+from uadray.detectors.trainee import alone
 from uadray.training.plain import any_of_group, average_over_group
 
-CONFIG = FanoganConfig(kind="fanogan", input_px=16, width=4, latent_dim=8, kappa=0.5)
+CONFIG = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=8, kappa=0.5)
 
 
 def trained_weights(rank: int | None) -> list[float]:
     """An encoder's weights after two steps on a batch: on the first or second half of it, or alone on all of it."""
     torch.manual_seed(0)
-    trainee = FanoganTrainee(CONFIG, build_networks(CONFIG), average=alone if rank is None else average_over_group)
+    trainee = fanogan.Trainee(CONFIG, build_networks(CONFIG), average=alone if rank is None else average_over_group)
     x = torch.rand(8, 3, 16, 16) * 2 - 1
     for _ in range(2):
         trainee.encoder_step(x if rank is None else x[4 * rank : 4 * rank + 4])

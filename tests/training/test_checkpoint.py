@@ -8,19 +8,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from uadray.detectors.catalog import DpaConfig, FanoganConfig, Networks, build_networks
-from uadray.detectors.trainee import Trainee, build_trainee
+from uadray.detectors import dpa, fanogan
+from uadray.detectors.catalog import build_networks, build_trainee
+from uadray.detectors.trainee import Trainee
 from uadray.errors import InputError
-from uadray.training.checkpoint import load_networks, load_state, save_networks, save_state
+from uadray.networks.outline import Networks
+from uadray.networks.weights_file import load_networks, save_networks
+from uadray.training.checkpoint import load_state, save_state
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 
-DPA = DpaConfig(kind="dpa", input_px=16, width=4, halvings=2, layers=("block0",))
-GAN = FanoganConfig(kind="fanogan", input_px=16, width=4, latent_dim=8, critic_steps=2)
+DPA = dpa.Config(kind="dpa", input_px=16, width=4, halvings=2, layers=("block0",))
+GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=8, critic_steps=2)
 X = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def _trainee(config: DpaConfig | FanoganConfig, seed: int) -> Trainee:
+def _trainee(config: dpa.Config | fanogan.Config, seed: int) -> Trainee:
     torch.manual_seed(seed)
     networks = build_networks(config)
     for network in networks.values():
@@ -34,7 +37,7 @@ def _weights(networks: Networks) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("config", "progress"), [(DPA, 0.5), (GAN, 0.1), (GAN, 0.9)])
 def test_one_more_step_after_a_restore_is_bit_equal(
-    config: DpaConfig | FanoganConfig, progress: float, tmp_path: Path
+    config: dpa.Config | fanogan.Config, progress: float, tmp_path: Path
 ) -> None:
     first = _trainee(config, seed=1)
     for _ in range(4):

@@ -15,8 +15,8 @@ from torch import Tensor
 from training.group_worker import CONFIG, trained_weights
 
 from uadray.config import parse_config
-from uadray.detectors.catalog import build_networks
-from uadray.detectors.trainee import Trainee, build_trainee
+from uadray.detectors.catalog import build_networks, build_trainee
+from uadray.detectors.trainee import Trainee
 from uadray.training.checkpoint import load_samples, load_state, save_samples, save_state
 from uadray.training.config import PREPARE_TILES, TrainConfig
 from uadray.training.plain import SAMPLES, DivergedError, prepare, run_epoch

@@ -10,7 +10,7 @@ import yaml
 from uadray import provenance
 from uadray.cluster.nodes import Nodes
 from uadray.detectors.bundle import Bundle, write_bundle
-from uadray.detectors.catalog import DpaConfig
+from uadray.detectors.catalog import file_of
 from uadray.errors import InputError
 from uadray.networks import weights
 from uadray.reports.pictures import encode_jpeg, sample_grid
@@ -47,7 +47,7 @@ def train(
         WorkError: the workers failed for good.
     """
     _check_free(out, config, resume=resume)
-    _pull_backbone(config)
+    _pull_weights(config)
     source = training_data(
         data, tiles=config.tiles, input_px=config.detector.input_px, tiles_per_slide=config.tiles_per_slide,
         label=config.train_label, n_tiles=config.tiles_needed, seed=config.seed, stain_augment=config.stain_augment,
@@ -88,7 +88,9 @@ class RunLog:
         finished = [line for line in lines if line.pop("end_of_epoch", False)]
         for epoch, x, x_hat in samples:
             where = objects.join(self._out, "samples", f"epoch_{epoch:04d}.jpg")
-            objects.write_bytes(where, encode_jpeg(sample_grid(x, x_hat)), content_type="image/jpeg")
+            objects.write_bytes(
+                where, encode_jpeg(sample_grid(x, x if x_hat is None else x_hat)), content_type="image/jpeg"
+            )
         for line in finished:
             earlier = {epoch: text for epoch, text in self._lines.items() if epoch < line["epoch"]}
             self._lines = earlier | {line["epoch"]: provenance.json_line(line)}
@@ -147,13 +149,11 @@ def _check_free(out: str, config: TrainConfig, *, resume: bool) -> None:
         )
 
 
-def _pull_backbone(config: TrainConfig) -> None:
-    if isinstance(config.detector, DpaConfig):
-        weights.ensure(config.detector.backbone)
+def _pull_weights(config: TrainConfig) -> None:
+    for name in file_of(config.detector).borrowed_weights(config.detector):
+        weights.ensure(name)
 
 
 def _licences(config: TrainConfig) -> dict[str, str]:
-    if not isinstance(config.detector, DpaConfig):
-        return {}
-    name = config.detector.backbone
-    return {entry.name: entry.licence for entry in weights.registry() if entry.name == name}
+    names = file_of(config.detector).borrowed_weights(config.detector)
+    return {entry.name: entry.licence for entry in weights.registry() if entry.name in names}

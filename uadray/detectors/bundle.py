@@ -1,38 +1,34 @@
 """A trained detector as a folder: `weights.safetensors`, `bundle.json` and, once calibrated, `calibration.json`.
 
-Opens the same from a folder or from s3://. Self-contained: the frozen backbone is inside, so that a node without
-network scores what the training node scored. Nothing in it is a pickle.
+Self-contained: the frozen backbone is inside, so that a node without network scores what the training node scored. The
+folder itself, and what is refused in it, is in `uadray.networks.bundle_folder`.
 """
 
 import hashlib
-import json
-import tempfile
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from uadray import __version__
 from uadray.config import Config, parse_config
-from uadray.detectors.catalog import DetectorConfig, Networks, outline
-from uadray.detectors.detector import STAGES, Detector, Stage, build_detector, network_names
+from uadray.detectors.catalog import DetectorConfig, build_detector, outline_of
+from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.errors import InputError
+from uadray.networks.bundle_folder import (
+    BUNDLE_VERSION,
+    CALIBRATION,
+    DESCRIPTION,
+    WEIGHTS,
+    opened_weights,
+    read_description,
+    write_folder,
+)
+from uadray.networks.outline import Networks
 from uadray.slides.identity import Seen
-from uadray.storage import objects
 from uadray.tiles.spec import TileSpec
-from uadray.training.checkpoint import load_networks, save_networks
 
-BUNDLE_VERSION = 1
-"""Of the layout of `bundle.json`; another version is refused, never half-understood."""
-
-MAX_DESCRIPTION_BYTES = 64 * 2**20
-"""Of `bundle.json`, whose only long part is twenty bytes for each slide that was trained on."""
-
-MAX_HEADER_BYTES = 2**20
-"""Of `weights.safetensors`: some hundred names and shapes. What follows is as long as the networks are large."""
-
-WEIGHTS, DESCRIPTION, CALIBRATION = "weights.safetensors", "bundle.json", "calibration.json"
+__all__ = ["CALIBRATION", "DESCRIPTION", "WEIGHTS", "Bundle", "load_detector", "read_bundle", "write_bundle"]
 
 
 class Bundle(Config):
@@ -84,52 +80,41 @@ class Bundle(Config):
 
     @property
     def id(self) -> str:
-        """Twelve hex digits that change with the weights, the architecture or the tiles."""
-        parts = self.weights_sha256 + self.detector.model_dump_json() + self.tiles.model_dump_json()
+        """Twelve hex digits that change with the weights, the architecture or the tiles.
+
+        Calibrations and screenings refer to it, so it must not change for bundles that are there already: a field that
+        a detector's configuration gets later is None by default, and what is None does not count.
+        """
+        parts = self.weights_sha256 + self.detector.model_dump_json(exclude_none=True) + self.tiles.model_dump_json()
         return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
-def write_bundle(uri: str, networks: Networks, **description: Any) -> Bundle:
-    """Write weights, then `bundle.json`: a bundle without its description is none.
+def write_bundle(uri: str, networks: Networks, *, detector: DetectorConfig, **description: Any) -> Bundle:
+    """Write weights, then `bundle.json`, and return what it says.
 
-    A calibration that lies there belongs to other weights and is removed first.
+    Where a generator lay that the detector was trained with is not written: its networks are inside.
     """
-    objects.delete(objects.join(uri, CALIBRATION))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / WEIGHTS
-        save_networks(path, networks)
-        data = path.read_bytes()
-    bundle = Bundle(version=BUNDLE_VERSION, weights_sha256=hashlib.sha256(data).hexdigest(), **description)
-    objects.write_bytes(objects.join(uri, WEIGHTS), data)
-    objects.write_bytes(objects.join(uri, DESCRIPTION), bundle.model_dump_json(indent=2).encode())
-    return bundle
+    if getattr(detector, "generator", None) is not None:
+        detector = detector.model_copy(update={"generator": None})
+    return write_folder(
+        uri, networks,
+        lambda sha256: Bundle(version=BUNDLE_VERSION, weights_sha256=sha256, detector=detector, **description),
+    )  # fmt: skip
 
 
 def read_bundle(uri: str) -> Bundle:
     """Read `bundle.json`.
 
     Raises:
-        InputError: no bundle there, one of another version, or one that says what no bundle may.
+        InputError: no bundle there, a generator's, one of another version, or one that says what no bundle may.
     """
-    where = objects.join(uri, DESCRIPTION)
-    if not objects.exists(where):
+    values = read_description(uri, kind="detector")
+    values.pop("kind", None)
+    detector = values.get("detector")
+    if isinstance(detector, dict) and detector.get("generator") is not None:
         raise InputError(
-            f"{uri} is no bundle: it has no {DESCRIPTION}; `uadray train CONFIG --data D --out DIR` makes one"
-        )
-    try:
-        values = json.loads(objects.read_bytes(where, max_bytes=MAX_DESCRIPTION_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"bundle {uri}: {DESCRIPTION} is not JSON: {error}") from error
-    version = values.get("version") if isinstance(values, dict) else None
-    if version != BUNDLE_VERSION:
-        raise InputError(
-            f"bundle {uri} has version {version}, uadray {__version__} reads version {BUNDLE_VERSION}; "
-            "train it again, or use the uadray that wrote it"
-        )
-    if isinstance(values.get("tiles"), dict) and "mask_dir" in values["tiles"]:
-        raise InputError(
-            f"bundle {uri}: {DESCRIPTION} names a folder of masks, tiles.mask_dir; masks are of one run (--mask-dir), "
-            "a bundle that brings some would decide where to look: remove the field"
+            f"bundle {uri}: {DESCRIPTION} names a generator elsewhere, detector.generator; a bundle has all its "
+            "networks inside: remove the field"
         )
     return parse_config(Bundle, values, source=f"bundle {uri}")
 
@@ -144,21 +129,12 @@ def load_detector(
         uri: of the bundle.
         bundle: its description; read where it is not given.
         device: "cpu" or "cuda".
-        batch_tiles: see `build_detector`.
+        batch_tiles: tiles in one forward pass; None: see `uadray.detectors.detector.default_batch`.
         stages: that will be used; the networks of others are not loaded.
 
     Raises:
         InputError: the weights are damaged, too large, or not those that `bundle.json` describes.
     """
     bundle = bundle or read_bundle(uri)
-    networks, names = outline(bundle.detector), network_names(bundle.detector)
-    n_bytes = sum(t.numel() * t.element_size() for network in networks.values() for t in network.state_dict().values())
-    data = objects.read_bytes(objects.join(uri, WEIGHTS), max_bytes=n_bytes + MAX_HEADER_BYTES)
-    if hashlib.sha256(data).hexdigest() != bundle.weights_sha256:
-        raise InputError(f"bundle {uri}: {WEIGHTS} is not the file that {DESCRIPTION} names (its SHA-256 differs)")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / WEIGHTS
-        path.write_bytes(data)
-        del data
-        load_networks(path, networks, names=[names[s] for s in stages], source=f"bundle {uri}: {WEIGHTS}")
-    return build_detector(bundle.detector, networks, device=device, batch_tiles=batch_tiles, stages=stages)
+    with opened_weights(uri, outline_of(bundle.detector), sha256=bundle.weights_sha256) as networks:
+        return build_detector(bundle.detector, networks, device=device, batch_tiles=batch_tiles, stages=stages)

@@ -1,19 +1,17 @@
 """A detector: map, reconstruct, score. The same object runs in batch, behind Serve and in plain Python."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from uadray.detectors.catalog import DetectorConfig, DpaConfig, FanoganConfig, Networks
-from uadray.detectors.latents import EncoderMapping, Mapping
-from uadray.detectors.losses import relative_perceptual_l1, relative_perceptual_l2
+from uadray.detectors.latents import Latent, LatentMap
 from uadray.detectors.pixels import Pixels, centre, staged, to_float, to_pixels
-from uadray.detectors.scores import IziScore, PerceptualScore, Score
+from uadray.detectors.scores import Score
 
 BATCH = 64
 """Tiles in one forward pass on a CPU: larger is no faster there, and bounds the memory of the activations."""
@@ -28,8 +26,11 @@ FULL_BATCH_PX = 256
 Stage = Literal["map", "reconstruct", "score"]
 STAGES: tuple[Stage, ...] = ("map", "reconstruct", "score")
 
-Pictures = Callable[[Sequence[int]], tuple[Pixels, Pixels]]
-"""Numbers of tiles -> what the detector looked at and its reconstruction, each [n, h, w, 3]."""
+Reconstruct = Callable[[Latent], Tensor | None]
+"""z -> x_hat [N, 3, h, w], or None where a detector has no picture to show."""
+
+Pictures = Callable[[Sequence[int]], tuple[Pixels, Pixels | None]]
+"""Numbers of tiles -> what the detector looked at and its reconstruction, each [n, h, w, 3]; None without a picture."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Detector:
 
     def __init__(
         self,
-        mapping: Mapping,
-        reconstruct: Callable[[Tensor], Tensor],
+        mapping: LatentMap,
+        reconstruct: Reconstruct,
         score: Score,
         *,
         input_px: int,
@@ -68,17 +69,24 @@ class Detector:
     @torch.inference_mode()
     def __call__(self, pixels: Pixels) -> Scored:
         """Score RGB tiles [N, tile, tile, 3], N >= 1; a tile's score does not depend on the others in the call."""
-        parts = [self.score(x, self.reconstruct(self.mapping(x))) for x in self.inputs(pixels)]
+        parts = [self._scored(x) for x in self.inputs(pixels)]
         # a GPU is waited for here, once: until then all is only put into its queue
         score, residual = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
         return Scored(score.double().numpy(), residual.float().numpy(), lambda rows: self.pictures(pixels[list(rows)]))
 
+    def _scored(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.mapping(x)
+        return self.score(x, self.reconstruct(z), z)
+
     @torch.inference_mode()
-    def pictures(self, pixels: Pixels) -> tuple[Pixels, Pixels]:
-        """What the detector looks at of tiles [N, tile, tile, 3], and its reconstruction: each [N, h, w, 3]."""
-        x_hat = [to_pixels(self.reconstruct(self.mapping(x))) for x in self.inputs(pixels)]
+    def pictures(self, pixels: Pixels) -> tuple[Pixels, Pixels | None]:
+        """What the detector looks at of tiles [N, tile, tile, 3], and its reconstruction or None: each [N, h, w, 3]."""
         seen = np.ascontiguousarray(centre(pixels, self.input_px))
-        return seen, np.concatenate(x_hat) if x_hat else seen.copy()
+        x_hat = [self.reconstruct(self.mapping(x)) for x in self.inputs(pixels)]
+        if not x_hat:
+            return seen, seen.copy()
+        shown = [to_pixels(part) for part in x_hat if part is not None]
+        return seen, np.concatenate(shown) if shown else None
 
     def inputs(self, pixels: Pixels) -> Iterator[Tensor]:
         """RGB tiles [N, tile, tile, 3] -> batches x [n, 3, h, w] in [-1, 1], on the device."""
@@ -107,53 +115,63 @@ def default_batch(input_px: int, device_type: str) -> int:
     return max(1, most * FULL_BATCH_PX**2 // max(input_px, FULL_BATCH_PX) ** 2)
 
 
-def network_names(config: DetectorConfig) -> dict[Stage, str]:
-    """Which network each stage works with, see `build_networks`."""
-    match config:
-        case DpaConfig():
-            return {"map": "encoder", "reconstruct": "decoder", "score": "features"}
-        case FanoganConfig():
-            return {"map": "encoder", "reconstruct": "generator", "score": "critic"}
+class PlacedNetworks(Mapping[str, nn.Module]):
+    """Networks as they score: in evaluation mode, frozen, on their device. Those not asked for are left as they are."""
+
+    def __init__(self, networks: Mapping[str, nn.Module], device: torch.device) -> None:
+        self._networks, self._device = networks, device
+
+    def __getitem__(self, name: str) -> nn.Module:
+        network = self._networks[name].eval().requires_grad_(False).to(self._device)
+        return network.to(memory_format=torch.channels_last)  # as tiles lie: f-AnoGAN takes 0.75 of the time on a CPU
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._networks)
+
+    def __len__(self) -> int:
+        return len(self._networks)
 
 
-def build_detector(
-    config: DetectorConfig, networks: Networks, *, device: str = "cpu", batch_tiles: int | None = None,
+def assemble(
+    networks: Mapping[str, nn.Module],
+    *,
+    mapping: Callable[[PlacedNetworks], LatentMap],
+    reconstruct: Callable[[PlacedNetworks], Reconstruct],
+    score: Callable[[PlacedNetworks], Score],
+    input_px: int,
+    device: str,
+    batch_tiles: int | None = None,
     stages: Collection[Stage] = STAGES,
-) -> Detector:  # fmt: skip
-    """Put trained networks in their three places.
+) -> Detector:
+    """A detector from its three stages, of which only those asked for are made.
 
     Args:
-        config: of the detector.
-        networks: by name; those of `stages` are enough.
+        networks: by name; those that the asked stages use are enough.
+        mapping: makes the stage `map` of the networks in their places; `reconstruct` and `score` likewise.
+        reconstruct: see above; `no_picture` for a detector that makes none.
+        score: see above.
+        input_px: side of the network's input.
         device: "cpu" or "cuda".
         batch_tiles: tiles in one forward pass; None: see `default_batch`.
         stages: that will be used; calling another is an error.
     """
-    where = torch.device(device)
-    if where.type == "cuda":
+    place = torch.device(device)
+    if place.type == "cuda":
         # cuDNN's default has ten bits of each factor: scores would not be those of a CPU, nor fit its calibrations
         torch.backends.cudnn.allow_tf32 = False
-    names = network_names(config)
-    own = {stage: networks[names[stage]].eval().requires_grad_(False).to(where) for stage in stages}
-    for network in own.values():
-        network.to(memory_format=torch.channels_last)  # as tiles lie: f-AnoGAN takes 0.75 of the time on a CPU
+    placed = PlacedNetworks(networks, place)
     return Detector(
-        EncoderMapping(own.get("map", _LeftOut())),
-        own.get("reconstruct", _LeftOut()),
-        _score(config, own["score"]) if "score" in own else _LeftOut(),
-        input_px=config.input_px, device=where, batch_tiles=batch_tiles,
+        mapping(placed) if "map" in stages else _left_out,
+        reconstruct(placed) if "reconstruct" in stages else _left_out,
+        score(placed) if "score" in stages else _left_out,
+        input_px=input_px, device=place, batch_tiles=batch_tiles,
     )  # fmt: skip
 
 
-def _score(config: DetectorConfig, network: nn.Module) -> Score:
-    match config:
-        case DpaConfig():
-            distance = relative_perceptual_l2 if config.score == "relative_l2" else relative_perceptual_l1
-            return PerceptualScore(network, distance=distance)
-        case FanoganConfig():
-            return IziScore(network, kappa=config.kappa)
+def no_picture(networks: Mapping[str, nn.Module]) -> Reconstruct:
+    """The stage `reconstruct` of a detector that has no picture to show."""
+    return lambda z: None
 
 
-class _LeftOut(nn.Module):
-    def forward(self, *_: Tensor) -> NoReturn:
-        raise RuntimeError("this stage of the detector was not loaded")
+def _left_out(*_: Any, **__: Any) -> NoReturn:
+    raise RuntimeError("this stage of the detector was not loaded")

@@ -5,22 +5,25 @@ from typing import Protocol
 from jaxtyping import Float
 from torch import Tensor, nn
 
+Latent = Tensor | tuple[Tensor, ...]
+"""What a detector maps tiles to: of any shapes, each with N first."""
 
-class Mapping(Protocol):
-    """x [N, 3, h, w] in [-1, 1] -> z, of any shape with N first."""
 
-    def __call__(self, x: Tensor) -> Tensor:
+class LatentMap(Protocol):
+    """x [N, 3, h, w] in [-1, 1] -> z."""
+
+    def __call__(self, x: Tensor) -> Latent:
         """The latent of each image."""
         ...
 
 
-class EncoderMapping:
+class EncoderMap:
     """One pass through a trained encoder (Schlegl et al. 2019; Tuluptceva et al. 2020)."""
 
     def __init__(self, encoder: nn.Module) -> None:
         self.encoder = encoder
 
-    def __call__(self, x: Float[Tensor, "n 3 h w"]) -> Tensor:
+    def __call__(self, x: Float[Tensor, "n 3 h w"]) -> Latent:
         """[N, latent] or [N, latent, h', w'], as the encoder has it."""
-        z: Tensor = self.encoder(x)
+        z: Latent = self.encoder(x)
         return z

@@ -1,4 +1,4 @@
-"""(x, x_hat) -> how abnormal each tile is, and where. Each class is the `score` stage of a detector.
+"""(x, x_hat, z) -> how abnormal each tile is, and where. Each class is the `score` stage of a detector.
 
 A score is higher on what looks less like training data. A map has the score's residual by position, at the resolution
 where it arises; the page of a slide enlarges it.
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from uadray.detectors.latents import Latent
 from uadray.detectors.losses import izi_f
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
@@ -19,9 +20,13 @@ Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 
 class Score(Protocol):
-    """(x, x_hat), each [N, 3, h, w] in [-1, 1] -> (score [N], map [N, h', w'])."""
+    """(x, x_hat, z) -> (score [N], map [N, h', w']).
 
-    def __call__(self, x: Tensor, x_hat: Tensor) -> tuple[Tensor, Tensor]:
+    x is [N, 3, h, w] in [-1, 1], and so is x_hat, which is None where the detector makes no picture; z is what the
+    detector mapped x to. A score that needs x_hat may take for granted that it is there.
+    """
+
+    def __call__(self, x: Tensor, x_hat: Tensor | None, z: Latent) -> tuple[Tensor, Tensor]:
         """Scores and residual maps."""
         ...
 
@@ -33,10 +38,10 @@ class PerceptualScore:
         self.features, self.distance = features, distance
 
     def __call__(
-        self, x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"]
+        self, x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"] | None, z: Latent
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n h2 w2"]]:
         """The map is the mean absolute feature residual, layers enlarged to the finest of them."""
-        features, features_hat = self.features(x), self.features(x_hat)
+        features, features_hat = self.features(x), self.features(picture_of(x_hat))
         maps = [(f - f_hat).abs().mean(1, keepdim=True) for f, f_hat in zip(features, features_hat, strict=True)]
         return self.distance(features, features_hat), _overlaid(maps)
 
@@ -48,11 +53,23 @@ class IziScore:
         self.trunk, self.kappa = critic.get_submodule("trunk"), kappa
 
     def __call__(
-        self, x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"]
+        self, x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"] | None, z: Latent
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n h w"]]:
         """The map is the absolute residual of the image, as the paper localises."""
+        x_hat = picture_of(x_hat)
         score = izi_f(x, x_hat, self.trunk(x), self.trunk(x_hat), kappa=self.kappa)
         return score, (x - x_hat).abs().mean(1)
+
+
+def picture_of(x_hat: Tensor | None) -> Tensor:
+    """The reconstruction that a score needs.
+
+    Raises:
+        ValueError: there is none: stages of two detectors were put together.
+    """
+    if x_hat is None:
+        raise ValueError("this score compares a tile with its reconstruction, and got none")
+    return x_hat
 
 
 def _overlaid(maps: list[Tensor]) -> Tensor:

@@ -58,11 +58,6 @@ class Critic(nn.Module):
         value: Tensor = self.score(self.trunk(x).flatten(1))
         return value.squeeze(1)
 
-    def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c 4 4"]:
-        """The last convolutional feature map: f(x) of f-AnoGAN."""
-        maps: Tensor = self.trunk(x)
-        return maps
-
 
 class Trunk(nn.Module):
     """The convolutions that the critic and f-AnoGAN's encoder have in common: image to [N, 8 * width, 4, 4]."""

@@ -144,11 +144,10 @@ class ActorDetector:
         step = max(4, batch_tiles // self._n_threads)  # together no more activations than one batch has
         shares = list(self._pool.map(self.detector, [images[i : i + step] for i in range(0, len(images), step)]))
 
-        def pictures(rows: Sequence[int]) -> tuple[Pixels, Any]:
+        def pictures(rows: Sequence[int]) -> tuple[Pixels, Pixels | None]:
             pairs = [shares[row // step].pictures([row % step]) for row in rows]
-            reconstructions = [x_hat for _, x_hat in pairs]
-            without = any(x_hat is None for x_hat in reconstructions)
-            return np.concatenate([x for x, _ in pairs]), None if without else np.concatenate(reconstructions)
+            x_hats = [x_hat for _, x_hat in pairs if x_hat is not None]
+            return np.concatenate([x for x, _ in pairs]), np.concatenate(x_hats) if x_hats else None
 
         score, residual = (np.concatenate([getattr(p, name) for p in shares]) for name in ("score", "residual"))
         return Scored(score, residual, pictures)
@@ -274,13 +273,12 @@ def _evidence(tile_ids: pa.ChunkedArray, scored: Scored | None, floor: float) ->
     if not order:
         return EVIDENCE.empty_table()
     x, x_hat = scored.pictures(order)
-    no_pictures = x_hat is None  # of a detector without a generator
     return pa.table(
         {
             "tile_id": [tile_ids[i].as_py() for i in order],
             "score": [float(scored.score[i]) for i in order],
             "tile": [encode_jpeg(picture) for picture in x],
-            "reconstruction": [None] * len(order) if no_pictures else [encode_jpeg(picture) for picture in x_hat],
+            "reconstruction": [None] * len(order) if x_hat is None else [encode_jpeg(picture) for picture in x_hat],
         },
         schema=EVIDENCE,
     )

@@ -10,7 +10,7 @@ between replicas. The pixels travel twice, as bytes: the score stage makes x of 
 bytes. `x_hat` is None where the detector has no reconstruction.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import final
@@ -92,8 +92,7 @@ class ReconstructStage:
     def __call__(self, z: Latents) -> Floats | None:
         """Reconstructions [N, 3, h, w] of latents; None from a detector that has none."""
         with metrics.stage("serve_reconstruct") as meter:
-            reconstruct: Callable[..., Tensor | None] = self.detector.reconstruct
-            parts = [reconstruct(batch) for batch in _latent_batches(z, self.detector)]
+            parts = [self.detector.reconstruct(batch) for batch in _latent_batches(z, self.detector)]
             x_hats = [part for part in parts if part is not None]
             meter.add(tiles=len(z[0] if isinstance(z, tuple) else z))
         return _joined(x_hats) if x_hats else None
@@ -170,8 +169,7 @@ def _loaded(
 
 def _score(detector: Detector, x: Tensor, x_hat: Tensor | None, z: Latent) -> tuple[Tensor, Tensor]:
     """Scores and residual maps of one batch."""
-    score: Callable[..., tuple[Tensor, Tensor]] = detector.score
-    return score(x, x_hat)
+    return detector.score(x, x_hat, z)
 
 
 def _latent_batches(z: Latents, detector: Detector) -> Iterator[Latent]:

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from uadray.detectors.catalog import Networks
 from uadray.detectors.pixels import Pixels
 from uadray.errors import InputError
+from uadray.networks.outline import Networks
 
 _DTYPES = {torch.float32: "F32", torch.int64: "I64"}
 """The types that networks have, by the names of safetensors."""

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from uadray.detectors.pixels import Pixels, to_pixels
-from uadray.detectors.trainee import Trainee, what_to_lower
+from uadray.detectors.trainee import Trainee
 from uadray.errors import WorkError
 from uadray.training.config import PREPARE_TILES, TrainConfig
 
@@ -76,7 +76,7 @@ def run_epoch(
             raise DivergedError(
                 f"training diverged at step {done + 1} of {total} (epoch {epoch}): "
                 f"{', '.join(bad) or 'a loss of another worker'} is not finite; "
-                f"lower {what_to_lower(config.detector, done / total)}, and train into another --out"
+                f"{_lower(config, trainee.learning_rate(done / total))}train into another --out"
             )
         for name, value in values.items():
             sums.setdefault(name, []).append(value)
@@ -88,23 +88,27 @@ def run_epoch(
     return {"epoch": epoch, "step": (epoch + 1) * config.steps_per_epoch, "waiting": waited / seconds} | pace | means
 
 
+def _lower(config: TrainConfig, name: str) -> str:
+    return f"lower detector.{name} (now {getattr(config.detector, name):g}), and " if name else ""
+
+
 @torch.no_grad()
-def reconstructed(trainee: Trainee, x: Tensor) -> tuple[Pixels, Pixels]:
+def reconstructed(trainee: Trainee, x: Tensor) -> tuple[Pixels, Pixels | None]:
     """Tiles x [N, 3, h, w] and their reconstructions as bytes, networks in the mode in which they score."""
     for network in trainee.networks.values():
         network.eval()
-    return to_pixels(x), to_pixels(trainee.reconstruct(x))
+    x_hat = trainee.reconstruct(x)
+    return to_pixels(x), None if x_hat is None else to_pixels(x_hat)
 
 
-def average_over_group(parameters: Iterable[nn.Parameter]) -> None:
-    """Mean of the gradients over all workers, in one message."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])
+def average_over_group(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by their means over all workers, in one message."""
+    parts = list(tensors)
+    flat = torch.cat([t.flatten() for t in parts])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    parts = torch.split(flat, [g.numel() for g in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
+    for tensor, mean in zip(parts, torch.split(flat, [t.numel() for t in parts]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
 
 
 def any_of_group(flag: bool, device: torch.device) -> bool:

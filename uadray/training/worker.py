@@ -22,11 +22,13 @@ from torch import Tensor
 
 from uadray import metrics
 from uadray.cluster.nodes import Nodes, on_this_node
-from uadray.detectors.catalog import Networks, build_networks
+from uadray.detectors.catalog import build_networks, build_trainee
 from uadray.detectors.pixels import Pixels, to_input, to_pixels
-from uadray.detectors.trainee import Trainee, alone, build_trainee
+from uadray.detectors.trainee import Trainee, alone
 from uadray.errors import WorkError, shown, shown_text
-from uadray.training.checkpoint import load_networks, load_samples, load_state, save_samples, save_state
+from uadray.networks.outline import Networks
+from uadray.networks.weights_file import load_networks
+from uadray.training.checkpoint import load_samples, load_state, save_samples, save_state
 from uadray.training.config import TrainConfig
 from uadray.training.crops import crop_pixels
 from uadray.training.dataset import TrainingData
@@ -49,8 +51,8 @@ MAX_RESTARTS = 2
 RUN = "checkpoints"
 """Name of Ray Train's run: the folder of the checkpoints."""
 
-Sample = tuple[int, Pixels, Pixels]
-"""Epoch, tiles [N, h, w, 3], their reconstructions."""
+Sample = tuple[int, Pixels, Pixels | None]
+"""Epoch, tiles [N, h, w, 3], their reconstructions or None."""
 
 Listener = Callable[[list[Line], list[Sample]], None]
 
@@ -68,7 +70,7 @@ class Board:
         self._places: dict[int, str] = {}
         self._diverged = ""
 
-    def post(self, line: Line, sample: tuple[Pixels, Pixels] | None = None) -> None:
+    def post(self, line: Line, sample: tuple[Pixels, Pixels | None] | None = None) -> None:
         """Add a line of metrics and, at an epoch's end, tiles and their reconstructions."""
         self._lines.append(line)
         if sample is not None:

@@ -1,0 +1,86 @@
+"""Every detector has the same five names and keeps the same promises, whichever it is."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from networks_watch import smooth_pictures
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from uadray.detectors import dpa, fanogan
+from uadray.detectors.catalog import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
+from uadray.detectors.detector import BATCH, STAGES
+from uadray.networks import weights
+
+pytestmark = pytest.mark.usefixtures("torch_alone")
+
+DPA = dpa.Config(kind="dpa", input_px=16, width=4, halvings=2, layers=("block0", "block2"))
+GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=8, critic_steps=2, encoder_fraction=0.4)
+EXAMPLES = [DPA, GAN]
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return smooth_pictures()
+
+
+def test_there_is_an_example_of_every_member() -> None:
+    members = get_args(get_args(DetectorConfig)[0])
+    assert {type(config) for config in EXAMPLES} == set(members)
+
+
+@pytest.mark.parametrize("config", EXAMPLES, ids=lambda config: config.kind)
+def test_a_file_has_the_five_names(config: Any) -> None:
+    file: Any = file_of(config)
+    assert isinstance(config, file.Config)
+    assert file.Config.model_config["frozen"]
+    assert config.input_px == 16
+    read: Any = TypeAdapter(DetectorConfig).validate_python(config.model_dump(mode="json"))
+    assert read == config
+    known = {entry.name for entry in weights.registry()}
+    assert set(file.borrowed_weights(config)) <= known
+    assert all(t.is_meta for network in outline_of(config).values() for t in network.parameters())
+
+
+@pytest.mark.parametrize("config", EXAMPLES, ids=lambda config: config.kind)
+def test_what_was_trained_a_few_steps_scores(config: Any, x: Tensor) -> None:
+    networks = build_networks(config)
+    trainee = build_trainee(config, networks)
+    trainee.prepare(x)
+    seen = []
+    for i in range(4):
+        assert all(math.isfinite(value) for value in trainee.step(x, i / 4).values())
+        seen.append(trainee.phase(i / 4))
+    assert [phase for i, phase in enumerate(seen) if phase not in seen[:i]] == list(trainee.phases)
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH + 1, 20, 20, 3), dtype=np.uint8)
+    scored = build_detector(config, networks, stages=STAGES)(pixels)
+    assert scored.score.shape == (BATCH + 1,)
+    assert np.isfinite(scored.score).all()
+    assert scored.score.std() > 0
+
+
+@pytest.mark.parametrize("config", EXAMPLES, ids=lambda config: config.kind)
+def test_the_learning_rate_to_lower_is_a_field(config: Any) -> None:
+    trainee = build_trainee(config, build_networks(config))
+    names = {trainee.learning_rate(progress) for progress in (0.0, 0.5, 0.99)} - {""}
+    assert names <= set(type(config).model_fields)
+
+
+def test_averaging_is_asked_for_before_each_optimizer_step(x: Tensor) -> None:
+    """Zeroed gradients stand for a group whose workers cancel out: nothing may move."""
+
+    def cancel(tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            tensor.zero_()
+
+    for config, progress in ((DPA, 0.0), (GAN, 0.0), (GAN, 0.9)):
+        networks = build_networks(config)
+        weights = {name: [p.clone() for p in network.parameters()] for name, network in networks.items()}
+        trainee = build_trainee(config, networks, average=cancel)
+        for _ in range(2):
+            assert all(math.isfinite(value) for value in trainee.step(x, progress).values())
+        assert all(all(map(torch.equal, n.parameters(), weights[name])) for name, n in networks.items())

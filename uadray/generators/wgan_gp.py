@@ -1,0 +1,134 @@
+"""How a WGAN-GP is trained. https://arxiv.org/abs/1704.00028 (Gulrajani et al. 2017, algorithm 1).
+
+As in the paper: several critic steps for each generator step, a penalty on the critic's gradient, Adam with betas 0 and
+0.9. The networks are in `uadray.networks.wgan_gp`.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from uadray import config as configuration
+from uadray.generators import gan_losses
+from uadray.networks.outline import Networks
+from uadray.networks.wgan_gp import START_PX, Critic, Generator
+
+
+class Config(configuration.Config):
+    """A WGAN-GP.
+
+    Attributes:
+        input_px: side of the pictures, a power of two from 16.
+        width: channels at full resolution, of generator and critic.
+        latent_dim: length of z.
+        critic_steps: critic steps per generator step (paper: 5).
+        penalty: weight of the gradient penalty (paper: 10).
+        learning_rate: of Adam with betas 0 and 0.9 (paper: 1e-4).
+    """
+
+    kind: Literal["wgan_gp"]
+    input_px: int = Field(default=64, ge=16, le=1024)
+    width: int = Field(default=16, ge=4, le=256)
+    latent_dim: int = Field(default=128, ge=2, le=4096)
+    critic_steps: int = Field(default=5, ge=1, le=1000)
+    penalty: float = Field(default=10.0, ge=0, le=1e6)
+    learning_rate: float = Field(default=1e-4, gt=0, le=10)
+
+    @model_validator(mode="after")
+    def _power_of_two(self) -> "Config":
+        check_side(self.input_px)
+        return self
+
+
+def check_side(input_px: int) -> None:
+    """Refuse a side that the networks cannot have.
+
+    Raises:
+        ValueError: it is no power of two from 16.
+    """
+    if input_px & (input_px - 1) or input_px < 4 * START_PX:
+        raise ValueError(f"input_px {input_px} is no power of two from {4 * START_PX}")
+
+
+def networks(config: Config, *, pretrained: bool) -> Networks:
+    """Generator and critic, untrained; there are no published weights of them."""
+    return {
+        "generator": Generator(width=config.width, input_px=config.input_px, latent_dim=config.latent_dim),
+        "critic": Critic(width=config.width, input_px=config.input_px),
+    }
+
+
+def borrowed_weights(config: Config) -> tuple[str, ...]:
+    """No pinned backbone is needed."""
+    return ()
+
+
+class Trainee:
+    """Critic steps, and every `critic_steps` of them a generator step. Members: see `uadray.detectors.trainee`."""
+
+    phases: tuple[str, ...] = ("gan",)
+
+    def __init__(self, config: Config, networks: Networks, *, average: Callable[[Iterable[Tensor]], None]) -> None:
+        self.config, self.networks, self.average = config, networks, average
+        self.generator, self.critic = networks["generator"], networks["critic"]
+        self.optimizers: dict[str, Optimizer] = {
+            name: Adam(networks[name].parameters(), lr=config.learning_rate, betas=(0.0, 0.9))
+            for name in ("generator", "critic")
+        }
+        self.counts = {"critic_steps": 0}
+
+    def phase(self, progress: float) -> str:
+        """There is one."""
+        return "gan"
+
+    def learning_rate(self, progress: float) -> str:
+        """The field of the configuration that generator and critic learn by."""
+        return "learning_rate"
+
+    def prepare(self, x: Tensor) -> None:
+        """Nothing to prepare."""
+
+    def step(self, x: Tensor, progress: float) -> dict[str, float]:
+        """A critic step on x [N, 3, h, w] in [-1, 1], and every `critic_steps` a generator step; their losses."""
+        result = self.critic_step(x)
+        self.counts["critic_steps"] += 1
+        if self.counts["critic_steps"] % self.config.critic_steps == 0:
+            result |= self.generator_step(x.shape[0], x.device)
+        return result
+
+    def critic_step(self, x: Tensor) -> dict[str, float]:
+        """E[D(fake)] - E[D(real)] + penalty (Gulrajani et al. 2017, algorithm 1)."""
+        with torch.no_grad():
+            fake = self.generator(self._latents(x.shape[0], x.device))
+        wasserstein = gan_losses.critic_loss(self.critic(x), self.critic(fake))
+        penalty = gan_losses.gradient_penalty(self.critic, x, fake)
+        self._update("critic", self.critic, wasserstein + self.config.penalty * penalty)
+        return {"wasserstein": -wasserstein.item(), "gradient_penalty": penalty.item()}
+
+    def generator_step(self, n: int, device: torch.device) -> dict[str, float]:
+        """-E[D(G(z))] of n pictures, the critic frozen."""
+        self.critic.requires_grad_(False)
+        loss = gan_losses.generator_loss(self.critic(self.generator(self._latents(n, device))))
+        self._update("generator", self.generator, loss)
+        self.critic.requires_grad_(True)
+        return {"generator": loss.item()}
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """As many pictures as x has, of the same latents at every call: nothing is reconstructed by a generator."""
+        z = torch.randn(len(x), self.config.latent_dim, generator=torch.Generator().manual_seed(0))
+        x_hat: Tensor = self.generator(z.to(x.device))
+        return x_hat
+
+    def _latents(self, n: int, device: torch.device) -> Tensor:
+        return torch.randn(n, self.config.latent_dim, device=device)
+
+    def _update(self, name: str, network: nn.Module, loss: Tensor) -> None:
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad()
+        loss.backward()
+        self.average([p.grad for p in network.parameters() if p.grad is not None])
+        optimizer.step()

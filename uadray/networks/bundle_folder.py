@@ -1,0 +1,123 @@
+"""The folder of a bundle, whatever is in it: `weights.safetensors` and `bundle.json`.
+
+It opens the same from a folder or from s3://, is untrusted input, and nothing in it is a pickle. What `bundle.json`
+says of a detector or of a generator stands in `uadray.detectors.bundle` and `uadray.generators.bundle`.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel
+
+from uadray import __version__
+from uadray.errors import InputError
+from uadray.networks.outline import Networks
+from uadray.networks.weights_file import NetworksInFile, save_networks
+from uadray.storage import objects
+
+BUNDLE_VERSION = 1
+"""Of the layout of `bundle.json`; another version is refused, never half-understood."""
+
+MAX_DESCRIPTION_BYTES = 64 * 2**20
+"""Of `bundle.json`, whose only long part is twenty bytes for each slide that was trained on."""
+
+MAX_HEADER_BYTES = 2**20
+"""Of `weights.safetensors`: some hundred names and shapes. What follows is as long as the networks are large."""
+
+WEIGHTS, DESCRIPTION, CALIBRATION = "weights.safetensors", "bundle.json", "calibration.json"
+
+BundleKind = Literal["detector", "generator"]
+
+Description = TypeVar("Description", bound=BaseModel)
+
+
+def write_folder(uri: str, networks: Networks, describe: Callable[[str], Description]) -> Description:
+    """Write weights, then `bundle.json`: a bundle without its description is none.
+
+    A calibration that lies there belongs to other weights and is removed first.
+
+    Args:
+        uri: of the folder.
+        networks: by name.
+        describe: makes the description when it is told the SHA-256 of the weights.
+    """
+    objects.delete(objects.join(uri, CALIBRATION))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / WEIGHTS
+        save_networks(path, networks)
+        data = path.read_bytes()
+    description = describe(hashlib.sha256(data).hexdigest())
+    objects.write_bytes(objects.join(uri, WEIGHTS), data)
+    objects.write_bytes(objects.join(uri, DESCRIPTION), description.model_dump_json(indent=2).encode())
+    return description
+
+
+def read_description(uri: str, *, kind: BundleKind) -> dict[str, Any]:
+    """What `bundle.json` says, its version and kind checked and nothing else. Without a `kind` it is a detector's.
+
+    Raises:
+        InputError: no bundle there, one of another version, of another kind, or one that says what no bundle may.
+    """
+    description_uri = objects.join(uri, DESCRIPTION)
+    if not objects.exists(description_uri):
+        raise InputError(
+            f"{uri} is no bundle: it has no {DESCRIPTION}; `uadray train CONFIG --data D --out DIR` makes one"
+        )
+    try:
+        values = json.loads(objects.read_bytes(description_uri, max_bytes=MAX_DESCRIPTION_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"bundle {uri}: {DESCRIPTION} is not JSON: {error}") from error
+    version = values.get("version") if isinstance(values, dict) else None
+    if version != BUNDLE_VERSION:
+        raise InputError(
+            f"bundle {uri} has version {version}, uadray {__version__} reads version {BUNDLE_VERSION}; "
+            "train it again, or use the uadray that wrote it"
+        )
+    _check_kind(uri, values.get("kind", "detector"), kind)
+    if isinstance(values.get("tiles"), dict) and "mask_dir" in values["tiles"]:
+        raise InputError(
+            f"bundle {uri}: {DESCRIPTION} names a folder of masks, tiles.mask_dir; masks are of one run (--mask-dir), "
+            "a bundle that brings some would decide where to look: remove the field"
+        )
+    return dict(values)
+
+
+def _check_kind(uri: str, kind: object, expected: BundleKind) -> None:
+    if kind == expected:
+        return
+    match kind:
+        case "generator":
+            hint = f"train a detector with it (`generator: {uri}` in the configuration of f-AnoGAN)"
+            raise InputError(f"bundle {uri} is a generator, which scores nothing; {hint}")
+        case "detector":
+            raise InputError(f"bundle {uri} is a detector, not a generator")
+        case _:
+            raise InputError(f"bundle {uri}: {DESCRIPTION} has kind {str(kind)[:40]!r}, expected {expected!r}")
+
+
+@contextmanager
+def opened_weights(uri: str, networks: Networks, *, sha256: str) -> Iterator[NetworksInFile]:
+    """The networks of a bundle, to be filled from its weights inside this context.
+
+    Args:
+        uri: of the folder.
+        networks: their shapes, see `uadray.networks.outline`; no more bytes are read than they have.
+        sha256: of the file, as the description says.
+
+    Raises:
+        InputError: the weights are damaged, too large, or not those that `bundle.json` describes.
+    """
+    n_bytes = sum(t.numel() * t.element_size() for network in networks.values() for t in network.state_dict().values())
+    data = objects.read_bytes(objects.join(uri, WEIGHTS), max_bytes=n_bytes + MAX_HEADER_BYTES)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise InputError(f"bundle {uri}: {WEIGHTS} is not the file that {DESCRIPTION} names (its SHA-256 differs)")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / WEIGHTS
+        path.write_bytes(data)
+        del data
+        yield NetworksInFile(path, networks, source=f"bundle {uri}: {WEIGHTS}")
