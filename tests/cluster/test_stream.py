@@ -1,4 +1,4 @@
-"""A stream on a real cluster: processes die, devices break, and every slide still comes to one end, its own."""
+"""A stream on a real cluster: processes die, devices break, and each slide still ends in exactly one state."""
 
 import os
 import signal

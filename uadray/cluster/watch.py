@@ -15,7 +15,7 @@ scored):
                          v
                       crashed: the slide fails, and no other process gets it
 
-While a process works it says `move` every PULSE_S; the driver sees by the time of the last what stands still.
+A process that works says `move` every PULSE_S. By the time of the last the driver sees work that stands still.
 A process that dies because its node died is no kill: kills on nodes that are gone are dropped.
 """
 

@@ -5,7 +5,7 @@
         |  for each slide:  part-<slide_id>-<version>-<n>.parquet    all shards of the slide
         |                   slides/<slide_id>.json                  the slide is committed; until then it is cut again
         v
-    tileset.json is replaced, "finished": true                      the set is open to readers
+    tileset.json is replaced, "finished": true                      every slide was tried: readers may open the set
 
 A commit counts as long as spec, options, label, the version of the slide's file and that of its edited mask are the
 same. Shards of another version have other names and stay in the folder, unused. Two runs at once do some slides twice

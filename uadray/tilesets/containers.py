@@ -1,47 +1,40 @@
-"""Tile sets: a folder or a zip of images (the parent folder is the label), or Parquet (see `shards`)."""
+"""Tile sets of every kind, listed and read alike.
+
+folder    image files; a file's parent folder is its label
+zip       the same, packed
+parquet   one Parquet file with the columns `tile_id` and `image`, and perhaps `label` and `slide_id`
+shards    a folder that `uadray tile` wrote
+"""
 
 import json
-import zipfile
-import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
-from uadray.errors import AccessError, InputError, UnreachableError
-from uadray.storage import local_copies, objects
+from uadray.errors import InputError
 from uadray.tiles import images
 from uadray.tiles.grid import slide_of
 from uadray.tiles.images import ImageError, Pixels
 from uadray.tiles.spec import TileSpec
-from uadray.tilesets import records, shards
+from uadray.tilesets import image_files, records, shards
+from uadray.tilesets.image_files import IMAGE_SUFFIXES
+from uadray.tilesets.in_order import in_order
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
-MAX_IMAGE_BYTES = 64 * 2**20
-"""A tile file larger than this is no tile; in a zip it may be a bomb."""
-
-WINDOW = 512
-"""Tiles of Parquet that are looked for together: their row groups are read once, and their bytes held."""
-
-IN_FLIGHT = 32
-"""Images of a folder in S3 that are asked for at once: each takes a round trip, whatever its size."""
+ROWS_AT_ONCE = 512
+"""Tiles of Parquet that are read together: their row groups are read once, and the bytes of all are held."""
 
 Kind = Literal["folder", "zip", "parquet", "shards"]
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class TileRef:
-    """Where one tile is.
+    """One tile of a set, and where its bytes are.
 
     Attributes:
-        tile_id: its path within the set, or the Parquet file's own `tile_id`.
-        label: name of the parent folder, or the Parquet file's own `label`; None where there is none.
-        member: what to ask the container for: a URI, a zip member, or `<row group>:<row>:<URI of the Parquet file>`.
+        tile_id: its path within the set, or the Parquet file's `tile_id`.
+        label: name of the parent folder, or the Parquet file's `label`; None where there is none.
+        member: what the container is asked for: a URI, a name in a zip, or `<row group>:<row>:<URI of the Parquet
+            file>`.
         slide_id: that it is cut from, where a Parquet file tells, by a column or by its tile ids; else None.
     """
 
@@ -52,54 +45,14 @@ class TileRef:
 
 
 def is_tile_set(uri: str) -> bool:
-    """True where `uri` is no slide manifest: a folder or zip of images, or Parquet with an `image` column."""
+    """False for a slide manifest; True for a folder, a zip, and Parquet with an `image` column."""
     if uri.lower().endswith(".parquet"):
         return "image" in shards.parquet(uri).schema_arrow.names
     return not uri.lower().endswith((".csv", ".tsv"))
 
 
-def check_stain(uri: str, spec: TileSpec) -> None:
-    """Refuse to normalise the colours of lone tiles.
-
-    Raises:
-        InputError: `spec` normalises stain, which is fitted to a slide's thumbnail.
-    """
-    if spec.stain is not None:
-        raise InputError(f"tile set {uri}: tiles.stain needs whole slides, a tile does not show its slide's stain")
-
-
-def list_tiles(uri: str, *, label: str | None = None) -> list[TileRef]:
-    """All tiles of a set, sorted by id; of one label where it is given. A folder of shards: in the order they lie in.
-
-    Raises:
-        InputError: nothing there, or no image in it.
-    """
-    match container := kind(uri):
-        case "zip":
-            with _zip(uri) as archive:
-                refs = [_ref(n, n) for n in archive.namelist() if n.lower().endswith(IMAGE_SUFFIXES)]
-        case "parquet":
-            refs = _parquet_refs(uri)
-        case "shards":
-            whole = records.read_tile_set(uri)
-            runs = [run for _, run in shards.folder_ranges(uri, whole)]
-            with ThreadPoolExecutor(IN_FLIGHT if objects.is_s3(uri) else 1) as threads:
-                refs = [ref for some in _ahead(threads, _run_refs, runs) for ref in some]
-        case "folder":
-            found = objects.list_objects(uri, suffixes=IMAGE_SUFFIXES)
-            prefix = len(objects.join(uri, "x")) - 1
-            refs = [_ref(info.uri[prefix:], info.uri) for info in found]
-    refs = [r for r in refs if label is None or r.label == label]
-    if container != "shards":
-        refs.sort(key=lambda r: r.tile_id)
-    if not refs:
-        wanted = f" with the label {label!r}" if label else ""
-        raise InputError(f"tile set {uri}: no tiles{wanted} found; expected images ({', '.join(IMAGE_SUFFIXES)})")
-    return refs
-
-
 def kind(uri: str) -> Kind:
-    """What sort of container `uri` is: by its suffix, and by whether a folder holds `tileset.json`."""
+    """The kind of a container: by its suffix, and by whether a folder holds `tileset.json`."""
     if uri.lower().endswith(".zip"):
         return "zip"
     if uri.lower().endswith(".parquet"):
@@ -108,7 +61,7 @@ def kind(uri: str) -> Kind:
 
 
 def check(uri: str) -> None:
-    """Refuse what is no tile set, without listing one that may have millions of tiles.
+    """Refuse what is no tile set, without listing a folder of shards, which may have millions of tiles.
 
     Raises:
         InputError: see `list_tiles`.
@@ -120,8 +73,43 @@ def check(uri: str) -> None:
         list_tiles(uri)
 
 
+def check_stain(uri: str, spec: TileSpec) -> None:
+    """Refuse to normalise the colours of single tiles.
+
+    Raises:
+        InputError: `spec` normalises stain, which is fitted to a slide's thumbnail.
+    """
+    if spec.stain is not None:
+        raise InputError(f"tile set {uri}: tiles.stain needs whole slides, a tile does not show its slide's stain")
+
+
+def list_tiles(uri: str, *, label: str | None = None) -> list[TileRef]:
+    """All tiles of a set, or those of one label: sorted by id, or in the order of the files in a folder of shards.
+
+    Raises:
+        InputError: there is no such set, or it has no such tile.
+    """
+    match container := kind(uri):
+        case "folder":
+            refs = [_file_ref(path, image_uri) for path, image_uri in image_files.folder_images(uri)]
+        case "zip":
+            refs = [_file_ref(name, name) for name in image_files.zip_images(uri)]
+        case "parquet":
+            refs = _parquet_refs(uri)
+        case "shards":
+            ranges = [rows for _, rows in shards.folder_ranges(uri, records.read_tile_set(uri))]
+            refs = [ref for of_range in in_order(_range_refs, ranges, uri=uri) for ref in of_range]
+    refs = [ref for ref in refs if label is None or ref.label == label]
+    if container != "shards":
+        refs.sort(key=lambda ref: ref.tile_id)
+    if not refs:
+        wanted = f" with the label {label!r}" if label else ""
+        raise InputError(f"tile set {uri}: no tiles{wanted} found; expected images ({', '.join(IMAGE_SUFFIXES)})")
+    return refs
+
+
 def read_tiles(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, Pixels | None, str | None]]:
-    """Decode tiles one by one: (ref, RGB [h, w, 3], None), or (ref, None, error) for one that cannot be."""
+    """Decode tiles in the order of `refs`: (ref, RGB [h, w, 3], None), or (ref, None, error) for one that cannot be."""
     for ref, data in _encoded(uri, refs):
         try:
             yield ref, images.decode(data), None
@@ -138,68 +126,21 @@ def decoded(data: bytes) -> Pixels | None:
 
 
 def _encoded(uri: str, refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
+    """The bytes of each tile; empty where they cannot be read."""
+    members = [ref.member for ref in refs]
     match kind(uri):
-        case "zip":
-            with _zip(uri) as archive:
-                for ref in refs:
-                    yield ref, _member(archive, ref.member)
-        case "parquet" | "shards":
-            for start in range(0, len(refs), WINDOW):
-                yield from _rows(refs[start : start + WINDOW])
         case "folder":
-            with ThreadPoolExecutor(IN_FLIGHT if objects.is_s3(uri) else 1) as threads:
-                yield from zip(refs, _ahead(threads, _image_bytes, [ref.member for ref in refs]), strict=True)
+            yield from zip(refs, image_files.read_folder(uri, members), strict=True)
+        case "zip":
+            yield from zip(refs, image_files.read_zip(uri, members), strict=True)
+        case "parquet" | "shards":
+            for start in range(0, len(refs), ROWS_AT_ONCE):
+                yield from _row_images(refs[start : start + ROWS_AT_ONCE])
 
 
-def _image_bytes(uri: str) -> bytes:
-    try:
-        return objects.read_bytes(uri, max_bytes=MAX_IMAGE_BYTES)
-    except (AccessError, UnreachableError):
-        raise
-    except InputError:  # too large, or gone since it was listed
-        return b""
-
-
-def _ahead(threads: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Results in the order of `items`, `IN_FLIGHT` of them asked for ahead: what is held is bounded."""
-    waiting = deque[Future[R]]()
-    try:
-        for item in items:
-            waiting.append(threads.submit(function, item))
-            if len(waiting) >= IN_FLIGHT:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """A zip's member; nothing where it is damaged, encrypted or larger than any tile."""
-    try:
-        return b"" if archive.getinfo(name).file_size > MAX_IMAGE_BYTES else archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):
-        return b""
-
-
-def _ref(tile_id: str, member: str) -> TileRef:
+def _file_ref(tile_id: str, member: str) -> TileRef:
     parts = tile_id.strip("/").split("/")
     return TileRef(tile_id, parts[-2] if len(parts) > 1 else None, member)
-
-
-@contextmanager
-def _zip(uri: str) -> Iterator[zipfile.ZipFile]:
-    """Open a zip; of one in S3 the node's copy, fetched once."""
-    if not objects.exists(uri):
-        raise InputError(f"tile set {uri}: no such file")
-    with local_copies.local_copy(uri) as path:
-        try:
-            archive = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
-            raise InputError(f"tile set {uri}: not a zip file: {error}") from error
-        with archive:
-            yield archive
 
 
 def _parquet_refs(uri: str) -> list[TileRef]:
@@ -207,26 +148,33 @@ def _parquet_refs(uri: str) -> list[TileRef]:
     missing = {"tile_id", "image"} - set(names)
     if missing:
         raise InputError(f"tile set {uri}: no column {' and '.join(sorted(missing))}; found {json.dumps(names)}")
-    return [ref for run in shards.file_ranges(uri) for ref in _run_refs(run)]
+    return [ref for rows in shards.file_ranges(uri) for ref in _range_refs(rows)]
 
 
-def _run_refs(run: shards.RowRange) -> Iterator[TileRef]:
-    for row, values in enumerate(shards.read_range(run, ("tile_id", "label", "slide_id")), start=run.start):
+def _range_refs(rows: shards.RowRange) -> list[TileRef]:
+    """The tiles of a range of rows."""
+    refs = []
+    for row, values in enumerate(shards.read_range(rows, ("tile_id", "label", "slide_id")), start=rows.start):
         slide_id = values["slide_id"] or slide_of(str(values["tile_id"]))
-        yield TileRef(values["tile_id"], values["label"], f"{run.group}:{row}:{run.uri}", slide_id)
+        refs.append(TileRef(values["tile_id"], values["label"], _row_member(rows, row), slide_id))
+    return refs
 
 
-def _rows(refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
-    """Rows of Parquet files: each row group is read once, up to the last row that is wanted of it."""
+def _row_member(rows: shards.RowRange, row: int) -> str:
+    return f"{rows.group}:{row}:{rows.uri}"
+
+
+def _row_images(refs: list[TileRef]) -> Iterator[tuple[TileRef, bytes]]:
+    """The bytes of rows of Parquet files. Each row group is read once, up to the last row that is wanted of it."""
     wanted: dict[tuple[str, int], set[int]] = {}
     for ref in refs:
         group, row, uri = ref.member.split(":", 2)
         wanted.setdefault((uri, int(group)), set()).add(int(row))
-    found: dict[str, bytes] = {}
-    for (uri, number), rows in wanted.items():
-        run = shards.RowRange(uri, number, min(rows), max(rows) + 1, 0)
-        for at, values in enumerate(shards.read_range(run, ("image",)), start=run.start):
-            if at in rows:
-                found[f"{number}:{at}:{uri}"] = values["image"] or b""
+    by_member: dict[str, bytes] = {}
+    for (uri, group_number), numbers in wanted.items():
+        rows = shards.RowRange(uri, group_number, min(numbers), max(numbers) + 1, 0)
+        for number, values in enumerate(shards.read_range(rows, ("image",)), start=rows.start):
+            if number in numbers:
+                by_member[_row_member(rows, number)] = values["image"] or b""
     for ref in refs:
-        yield ref, found[ref.member]
+        yield ref, by_member[ref.member]
