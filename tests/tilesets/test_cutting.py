@@ -22,7 +22,8 @@ from uadray.slides.tile_reading import read_tile
 from uadray.storage import objects
 from uadray.tiles.chunks import read_chunks
 from uadray.tiles.spec import TileSpec
-from uadray.tiles.stain_fit import StainConfig, fit_stain
+from uadray.tiles.stain import StainConfig
+from uadray.tiles.stain_fit import fit_stain
 from uadray.tilesets import shards
 from uadray.tilesets.containers import is_tile_set, kind, list_tiles, read_tiles
 from uadray.tilesets.cutting import chosen_tiles, cut_slide, encoded_tiles, tile_set

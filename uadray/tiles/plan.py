@@ -18,10 +18,12 @@ from uadray.slides.tile_reading import finer_level, reading_order
 from uadray.storage import objects
 from uadray.tiles.grid import grid, n_grid
 from uadray.tiles.mask_folder import mask_uri
-from uadray.tiles.mask_geojson import MAX_BYTES, read_mask, write_masks
+from uadray.tiles.mask_geojson import MAX_BYTES, read_mask
+from uadray.tiles.mask_outlines import write_masks
 from uadray.tiles.quality import Flag, QualityConfig, SlideQuality, slide_quality, tile_flags
 from uadray.tiles.spec import TileSpec
-from uadray.tiles.stain_fit import Stain, StainError, fit_stain
+from uadray.tiles.stain import Stain, StainError
+from uadray.tiles.stain_fit import fit_stain
 from uadray.tiles.tissue import shrink, tissue_mask
 
 PREVIEW_PX = 640
