@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from tiles.painted_slides import painted_slide
 
+from uadray.phantoms.slides import PhantomSpec, paint
 from uadray.slides.opening import open_slide
 from uadray.slides.thumbnail import thumbnail
 from uadray.tiles.tissue import tissue_mask
@@ -26,3 +28,10 @@ def mosaics(data_dir: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             image, mpp = thumbnail(slide)
         thumbnails[name] = (image, tissue_mask(image, mpp))
     return thumbnails
+
+
+@pytest.fixture(scope="module", params=[0, 1])
+def phantom(request: pytest.FixtureRequest) -> np.ndarray:
+    """A thumbnail of 2 x 2 mm at 4 um, in each stain."""
+    image, _ = paint(PhantomSpec(1024, 1024, mpp=2.0, stain=request.param, seed=11))
+    return np.asarray(cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from torchstain.numpy.normalizers import NumpyMacenkoNormalizer
 
-from uadray.tiles.stain_fit import Stain
+from uadray.tiles.stain import Stain
 
 RUIFROK = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))
 

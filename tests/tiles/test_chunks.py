@@ -15,7 +15,8 @@ from uadray.slides.tile_reading import read_tile
 from uadray.tiles.chunks import chunk_tiles, normalizer_of, read_chunk, read_chunks
 from uadray.tiles.plan import plan_slide
 from uadray.tiles.spec import TileSpec
-from uadray.tiles.stain_fit import StainConfig, fit_stain
+from uadray.tiles.stain import StainConfig
+from uadray.tiles.stain_fit import fit_stain
 
 SPEC = TileSpec(mpp=1.0, tile_px=64)
 

@@ -15,8 +15,9 @@ from uadray.errors import SlideError
 from uadray.phantoms.slides import PhantomSpec, paint
 from uadray.slides.opening import open_slide
 from uadray.slides.thumbnail import thumbnail
-from uadray.tiles import mask_geojson
-from uadray.tiles.mask_geojson import read_mask, write_masks
+from uadray.tiles import mask_geojson, mask_outlines
+from uadray.tiles.mask_geojson import read_mask
+from uadray.tiles.mask_outlines import write_masks
 from uadray.tiles.plan import plan_slide
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.tissue import tissue_mask
@@ -311,7 +312,7 @@ def _round_trip_and_small(mask: np.ndarray, size: tuple[int, int]) -> None:
 
 
 def test_too_many_vertices_are_simplified_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mask_geojson, "MAX_VERTICES_OUT", 60)
+    monkeypatch.setattr(mask_outlines, "MAX_VERTICES_OUT", 60)
     y, x = np.ogrid[:80, :100]
     mask = np.hypot(x - 50, y - 40) < 30 + 4 * np.sin(np.arctan2(y - 40, x - 50) * 20)
     data = write_masks({"Tissue": mask}, SIZE)

@@ -13,7 +13,7 @@ from uadray.slides.opening import open_slide
 from uadray.tiles.chunks import read_chunks
 from uadray.tiles.plan import PREVIEW_PX, plan_slide
 from uadray.tiles.spec import TileSpec
-from uadray.tiles.stain_fit import StainConfig
+from uadray.tiles.stain import StainConfig
 
 SPEC = TileSpec(mpp=1.0, tile_px=64)
 

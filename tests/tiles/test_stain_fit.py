@@ -11,7 +11,8 @@ from torchstain.numpy.normalizers import NumpyMacenkoNormalizer
 from uadray.config import parse_config
 from uadray.errors import InputError
 from uadray.tiles import stain_fit
-from uadray.tiles.stain_fit import Stain, StainConfig, StainError, fit_macenko, fit_vahadane, median_stain
+from uadray.tiles.stain import Stain, StainConfig, StainError
+from uadray.tiles.stain_fit import fit_macenko, fit_vahadane, median_stain
 
 FITS = pytest.mark.parametrize("fit", [fit_macenko, fit_vahadane])
 

@@ -14,7 +14,8 @@ from tiles.stain_mixtures import MACENKO, RUIFROK, as_stain, degrees_between, di
 from torchstain.numpy.normalizers import NumpyMacenkoNormalizer
 
 from uadray.config import parse_config
-from uadray.tiles.stain_fit import StainConfig, fit_stain, median_stain
+from uadray.tiles.stain import StainConfig
+from uadray.tiles.stain_fit import fit_stain, median_stain
 from uadray.tiles.stain_normalize import normalizer
 
 

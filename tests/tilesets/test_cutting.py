@@ -15,7 +15,8 @@ from uadray.slides.thumbnail import thumbnail
 from uadray.slides.tile_reading import read_tile
 from uadray.storage import objects
 from uadray.tiles.spec import TileSpec
-from uadray.tiles.stain_fit import StainConfig, fit_stain
+from uadray.tiles.stain import StainConfig
+from uadray.tiles.stain_fit import fit_stain
 from uadray.tilesets import cutting, shards
 from uadray.tilesets.containers import is_tile_set, kind, list_tiles, read_tiles
 

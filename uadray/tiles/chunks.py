@@ -16,7 +16,7 @@ from uadray.slides.slide import Slide
 from uadray.slides.tile_reading import TilePlaces, read_place, tile_places
 from uadray.tiles.quality import pixel_flags
 from uadray.tiles.spec import TileSpec
-from uadray.tiles.stain_fit import Stain
+from uadray.tiles.stain import Stain
 from uadray.tiles.stain_normalize import Normalizer, normalizer
 
 CHUNK_TILES, CHUNK_BYTES = 256, 48 * 2**20

@@ -4,6 +4,7 @@ Everything that can be known of a slide without reading a tile is worked out her
 slide's pixels only the thumbnail is read. `chunks` then reads the tiles.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -18,10 +19,12 @@ from uadray.slides.tile_reading import finer_level, reading_order
 from uadray.storage import objects
 from uadray.tiles.grid import grid, n_grid
 from uadray.tiles.mask_folder import mask_uri
-from uadray.tiles.mask_geojson import MAX_BYTES, read_mask, write_masks
-from uadray.tiles.quality import Flag, QualityConfig, SlideQuality, slide_quality, tile_flags
+from uadray.tiles.mask_geojson import MAX_BYTES, read_mask
+from uadray.tiles.mask_outlines import write_masks
+from uadray.tiles.quality import Flag, Mask, QualityConfig, flag_masks, tile_flags
 from uadray.tiles.spec import TileSpec
-from uadray.tiles.stain_fit import Stain, StainError, fit_stain
+from uadray.tiles.stain import Stain, StainError
+from uadray.tiles.stain_fit import fit_stain
 from uadray.tiles.tissue import shrink, tissue_mask
 
 PREVIEW_PX = 640
@@ -74,9 +77,9 @@ def plan_slide(slide: Slide, *, etag: str, spec: TileSpec) -> SlidePlan:
     layers = {"Tissue": tissue}
     flags: list[Flag | None] = [None] * len(tiles)
     if spec.quality is not None:
-        quality = slide_quality(image, mpp, tissue, spec.quality)
-        layers |= {flag.capitalize(): mask for flag, mask in quality.masks.items()}
-        flags = _flags(quality, tiles, size, spec.quality)
+        masks = flag_masks(image, mpp, tissue, spec.quality)
+        layers |= {flag.capitalize(): mask for flag, mask in masks.items()}
+        flags = _flags(masks, tiles, size, spec.quality)
     is_good = np.array([flag is None for flag in flags], dtype=np.bool_)
     good = tiles.filter(pa.array(is_good))
     x, y = (good[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
@@ -117,11 +120,13 @@ def _tissue(slide: Slide, image: npt.NDArray[np.uint8], mpp: float, spec: TileSp
     )
 
 
-def _flags(quality: SlideQuality, tiles: pa.Table, size: tuple[int, int], config: QualityConfig) -> list[Flag | None]:
+def _flags(
+    masks: Mapping[Flag, Mask], tiles: pa.Table, size: tuple[int, int], config: QualityConfig
+) -> list[Flag | None]:
     """The flag of each tile, None for a good one."""
     x, y = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
     side = int(tiles["width_level0_px"][0].as_py()) if len(tiles) else 1
-    return tile_flags(quality, x, y, side_level0_px=side, size_level0_px=size, config=config)
+    return tile_flags(masks, x, y, side_level0_px=side, size_level0_px=size, config=config)
 
 
 def _stain(slide: Slide, image: npt.NDArray[np.uint8], tissue: npt.NDArray[np.bool_], spec: TileSpec) -> Stain | None:

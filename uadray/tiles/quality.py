@@ -1,12 +1,13 @@
-"""What of a slide is fit to be judged: flags for pen, folds, air and blur, by slide and by tile.
+"""Which parts of a slide are fit to be judged: flags for pen, folds, air and blur, by slide and by tile.
 
-From the thumbnail (`slide_quality`) come masks, from a tile's own pixels (`pixel_flags`) focus and emptiness. Plain
-rules (`artefacts`, `focus`), no model. The kinds of artefact are those of HistoQC (Janowczyk et al. 2019,
-doi:10.1200/CCI.18.00157). A flag costs coverage, so thresholds were chosen to leave normal tissue alone.
+The thumbnail gives masks of pen, folds, air and blur (`flag_masks`), and from these the flags of tiles that need not be
+read (`tile_flags`); the pixels of a tile that was read show whether it is empty or out of focus (`pixel_flags`). All
+are plain rules (`artefacts`, `focus`) without a model. The kinds of artefact are those of HistoQC (Janowczyk et al.
+2019, doi:10.1200/CCI.18.00157). A flagged tile lowers the coverage of a slide, so thresholds were chosen such that
+normal tissue is not flagged.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import cv2
@@ -25,12 +26,13 @@ FLAGS: tuple[Flag, ...] = get_args(Flag)
 Mask = npt.NDArray[np.bool_]
 
 WORKING_MPP = 8.0
-"""Pen, folds and air are looked for at about 8 um a pixel: the narrowest fold is 3 to 5 px wide."""
+"""Pen, folds and air are looked for at about 8 um a pixel, where the narrowest fold is 3 to 5 px wide."""
 
 REASONS: dict[Flag, str] = {
     "pen": "pen", "fold": "folds", "air": "air", "blur": "out_of_focus", "out_of_focus": "out_of_focus",
 }  # fmt: skip
-"""Flag -> reason of a slide that is not assessable, where one reason explains most of it; else `poor_quality`."""
+"""Flag -> the reason why a slide is not assessable, where this reason explains most of the loss; else
+`poor_quality`."""
 
 
 class QualityConfig(Config):
@@ -38,20 +40,22 @@ class QualityConfig(Config):
 
     Attributes:
         tile_share: a tile is flagged when at least this share of it lies under a flag's mask.
-        ink_ratio: blue and green ink: OD in red over OD in green. Of stained pixels of normal_train 99.9 % are below
-            0.9, and no stroke's width of them is above it; of painted inks navy is the nearest with 1.09.
-        red_ink_ratio: red ink: OD in blue over OD in green, with hardly any OD in red; 0.72 for the darkest red
-            painted. Eosin of TCGA is 0.54 (99 %: 0.68), blood up to 0.95, in specks.
-        pen_width_um: a stroke is at least this wide. Seams of surgical ink (CMU-1) are 30 to 50 um, one cell of a
+        ink_ratio: optical density (OD) in red over OD in green, above which a colour is blue or green ink. 99.9 % of
+            the stained pixels of normal_train are below 0.9, and the others nowhere as wide as a stroke; of the inks
+            that were painted for tests navy is the nearest, with 1.09.
+        red_ink_ratio: OD in blue over OD in green, with hardly any OD in red, above which a colour is red ink. The
+            darkest red that was painted has 0.72. Eosin of TCGA has 0.54 (99 %: 0.68), blood up to 0.95, in specks.
+        pen_width_um: a stroke is at least this wide. Seams of surgical ink (CMU-1) are 30 to 50 um wide, one cell of a
             mosaic 93 um, fine liners 300 um.
-        fold_ratio: OD of a fold over the mean OD around it: 2 in theory, 1.4 flagged 1 to 6 % of mosaics.
+        fold_ratio: OD of a fold over the mean OD around it. It is 2 in theory; with 1.4, 1 to 6 % of mosaics were
+            flagged.
         fold_max_width_um: wider bands are dense tissue.
-        fold_min_length_um: shorter ones are vessels, seams and cells of a mosaic.
+        fold_min_length_um: shorter bands are vessels, seams and cells of a mosaic.
         bubble_min_um: diameter of the smallest bubble; fat cells are 50 to 150 um.
-        focus_min: sharpness (see `focus.focus`) below this is out of focus. The least of any source's sharp tiles is
-            0.45 (phantoms at 0.5 um); blur of sigma 2 um has 0.2 to 0.4.
-        min_good_share: with a smaller share of its tissue tiles unflagged a slide is not assessable.
-        min_good_tiles: and with fewer of them.
+        focus_min: a tile of lower sharpness (see `focus.focus`) is out of focus. The least sharpness of sharp tiles of
+            any source is 0.45 (phantoms at 0.5 um); blur of sigma 2 um has 0.2 to 0.4.
+        min_good_share: with a smaller share of unflagged tissue tiles a slide is not assessable.
+        min_good_tiles: with fewer unflagged tissue tiles a slide is not assessable.
     """
 
     tile_share: float = Field(default=0.3, gt=0, le=1)
@@ -67,29 +71,19 @@ class QualityConfig(Config):
     min_good_tiles: int = Field(default=1, ge=0)
 
 
-@dataclass(frozen=True)
-class SlideQuality:
-    """What the thumbnail shows.
-
-    Attributes:
-        masks: by flag, bool [h, w] over the whole slide; `blur` is coarser than the others.
-        fractions: by flag, the share (0 to 1) of the tissue mask that lies under it.
-    """
-
-    masks: Mapping[Flag, Mask]
-    fractions: Mapping[Flag, float]
-
-
-def slide_quality(
+def flag_masks(
     thumbnail: npt.NDArray[np.uint8], mpp: float, tissue: Mask, config: QualityConfig | None = None
-) -> SlideQuality:
-    """Look for pen, folds, air and blur on the thumbnail.
+) -> dict[Flag, Mask]:
+    """Where the thumbnail shows pen, folds, air and blur.
 
     Args:
         thumbnail: RGB, [h, w, 3].
         mpp: micrometres per pixel of the thumbnail.
-        tissue: [h, w], see `tissue.tissue_mask`. Ink on bare glass counts as tissue there, being coloured.
+        tissue: [h, w], see `tissue.tissue_mask`. It holds ink on bare glass, which is coloured too.
         config: thresholds.
+
+    Returns:
+        By flag, bool [h, w] over the whole slide; `blur` is coarser than the others.
     """
     config = config or QualityConfig()
     factor = max(1, round(WORKING_MPP / mpp))
@@ -106,12 +100,11 @@ def slide_quality(
     air = air_mask(small, scale, min_um=config.bubble_min_um, tissue=inside) & ~pen
     unmarked = tissue & ~_resized(pen, (tissue.shape[1], tissue.shape[0])) if pen.any() else tissue
     blur = blurred_blocks(thumbnail, mpp, unmarked, focus_min=config.focus_min)
-    masks: dict[Flag, Mask] = {"pen": pen, "fold": fold, "air": air, "blur": blur}
-    return SlideQuality(masks, {flag: _share(mask, inside) for flag, mask in masks.items()})
+    return {"pen": pen, "fold": fold, "air": air, "blur": blur}
 
 
 def tile_flags(
-    quality: SlideQuality,
+    masks: Mapping[Flag, Mask],
     x_level0_px: npt.NDArray[np.int64],
     y_level0_px: npt.NDArray[np.int64],
     *,
@@ -119,13 +112,13 @@ def tile_flags(
     size_level0_px: tuple[int, int],
     config: QualityConfig | None = None,
 ) -> list[Flag | None]:
-    """The flag of each square tile: the largest of those that cover `tile_share` of it; None where it is good.
+    """The flag of each square tile: the one that covers most of it, and at least `tile_share`; None for a good tile.
 
     Args:
-        quality: of the slide.
+        masks: of the slide, see `flag_masks`.
         x_level0_px: [n] left edges.
         y_level0_px: [n] upper edges.
-        side_level0_px: of every tile.
+        side_level0_px: of all tiles.
         size_level0_px: width and height of the slide.
         config: thresholds.
 
@@ -135,7 +128,7 @@ def tile_flags(
     least = (config or QualityConfig()).tile_share
     flags: list[Flag | None] = [None] * len(x_level0_px)
     largest = np.zeros(len(x_level0_px))
-    for flag, mask in quality.masks.items():
+    for flag, mask in masks.items():
         if mask.any():
             share = tissue_fraction(mask, size_level0_px, x_level0_px, y_level0_px, side_level0_px)
             for i in np.flatnonzero((share >= least) & (share > largest)):
@@ -144,7 +137,7 @@ def tile_flags(
 
 
 def pixel_flags(images: npt.NDArray[np.uint8], mpp: float, config: QualityConfig | None = None) -> list[Flag | None]:
-    """Flags from the tiles' own pixels: `air` where there is nothing but glass, `out_of_focus`, or None.
+    """The flag of each tile by its own pixels: `air` where there is nothing but glass, `out_of_focus`, or None.
 
     Args:
         images: RGB, [n, h, w, 3].
@@ -164,16 +157,16 @@ def pixel_flags(images: npt.NDArray[np.uint8], mpp: float, config: QualityConfig
 
 
 def assess(n_tissue: int, counts: Mapping[Flag, int], config: QualityConfig | None = None) -> tuple[str, str] | None:
-    """Why a slide is not assessable for its quality: reason and message; None where enough good tissue is left.
+    """Why the quality of a slide makes it not assessable, as reason and message; None where enough good tissue is left.
 
     Args:
         n_tissue: tiles with enough tissue, flagged or not.
-        counts: of these, how many carry each flag; a tile counts once.
+        counts: how many of these carry each flag; a tile has one flag at most.
         config: thresholds.
 
     Returns:
-        A stable word (`pen`, `folds`, `air`, `out_of_focus`; `poor_quality` where no reason alone explains half of what
-        was lost) and a text with the figures.
+        A fixed word (`pen`, `folds`, `air`, `out_of_focus`, or `poor_quality` where no single reason explains half of
+        the loss) and a text with the figures.
 
     >>> assess(200, {"pen": 160, "blur": 10})
     ('pen', '30 of 200 tissue tiles are good, at least 50 needed; flagged: pen 160, blur 10')
@@ -190,11 +183,6 @@ def assess(n_tissue: int, counts: Mapping[Flag, int], config: QualityConfig | No
     figures = ", ".join(f"{flag} {count}" for flag, count in sorted(flagged.items(), key=lambda item: -item[1]))
     text = f"{good} of {n_tissue} tissue tiles are good, at least {int(np.ceil(needed))} needed; flagged: {figures}"
     return (reason if 2 * lost[reason] > sum(lost.values()) else "poor_quality", text)
-
-
-def _share(mask: Mask, tissue: Mask) -> float:
-    under = _resized(mask, (tissue.shape[1], tissue.shape[0])) & tissue
-    return float(under.sum() / max(1, int(tissue.sum())))
 
 
 def _resized(mask: Mask, size: tuple[int, int]) -> Mask:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from uadray.config import Config
 from uadray.tiles.quality import QualityConfig
-from uadray.tiles.stain_fit import StainConfig
+from uadray.tiles.stain import StainConfig
 
 
 class TileSpec(Config):

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from uadray.tiles.stain_fit import STAINED, Rgb
+from uadray.tiles.stain import STAINED, Rgb
 from uadray.tiles.stain_normalize import density_table, write_light
 
 HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])

@@ -1,7 +1,7 @@
 """Thumbnail -> the stains of a slide: the colours of haematoxylin and eosin, and how much there is of each.
 
-Light through a stained slide follows the law of Beer and Lambert: optical density = amounts of stain x the stains'
-colours. `fit_stain` finds the two colours and the amounts on a thumbnail, once a slide; `stain_normalize` uses them.
+Both are found on the optical densities of the thumbnail, once a slide, by one of two methods:
+methods:
 
 - Macenko et al. (2009), "A method for normalizing histology slides for quantitative analysis".
 - Vahadane et al. (2016), "Structure-preserving color normalization and sparse stain separation".
@@ -13,34 +13,29 @@ instead of 99th, and of stained pixels alone: otherwise they would depend on how
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
 
-from uadray.config import Config
-from uadray.errors import UadrayError
+from uadray.tiles.stain import (
+    GLASS,
+    LEAST_ANGLE,
+    PERCENTILE,
+    STAINED,
+    Floats,
+    Rgb,
+    Stain,
+    StainConfig,
+    StainError,
+    Vector,
+    angle_degrees,
+)
 from uadray.tiles.tissue import DARK
 
-Rgb = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Vector = tuple[float, float, float]
-Method = Literal["macenko", "vahadane"]
-
-STAINED = 0.15
-"""Optical density (natural) that a pixel must have in each channel to count as stained. Macenko's beta."""
 
 EXTREME = 1.0
 """Percentile of the angles that is taken for a pure stain. Macenko's alpha."""
-
-PERCENTILE = 95.0
-"""Percentile of the amounts of a stain that is brought to the reference's. Macenko has 99, on fewer pixels. The mean
-colour of a slide lay on average 18.6 grey levels from that of all 40 training mosaics of `../shared/data`; after
-normalisation with 99 it lay 7.5 from it, with 95 6.3. For the 46 other mosaics it was 19.4, then 10.2 and 6.1. With 75
-it was 4.8 and 5.1, but the lower the percentile, the more the mixture of tissues decides how dark a slide becomes; 50
-is worse (9.7 and 10.7)."""
 
 SPARSITY = 0.1
 """Weight of the L1 term. Vahadane's lambda."""
@@ -48,10 +43,6 @@ SPARSITY = 0.1
 LEAST_PIXELS = 1000
 """Fewer stained pixels are not fitted. With 1,000 random pixels of a mosaic nine of ten fits lie within 4 degrees of
 the fit to all pixels; with 300 within 6."""
-
-LEAST_ANGLE = 6.0
-"""Degrees that two stains are apart at least. A single stain with noise of 2 grey levels is fitted as two stains that
-are up to 5 degrees apart; 86 mosaics of real tiles gave at least 13.9 by Macenko, and 7.9 by Vahadane."""
 
 MACENKO_PIXELS, VAHADANE_PIXELS = 100_000, 3_000
 """A fit uses at most this many stained pixels, evenly spaced. Sparse coding takes 0.1 ms a pixel; with 3,000 pixels the
@@ -66,85 +57,6 @@ GLASS_DARKEST, GLASS_CHROMA = 180, 12
 
 GLASS_SHARE = 0.01
 """Share of an image. Where there is less glass than this, `GLASS` is assumed."""
-
-GLASS = 239.0
-"""Grey level of glass in Macenko's paper: 240, less the 1 that is added to pixels before the logarithm."""
-
-
-class StainError(UadrayError):
-    """The stains of an image cannot be told.
-
-    Attributes:
-        reason: `little_stain` or `one_stain`, for the slide's state.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        """Set the reason and the message."""
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-
-    def __reduce__(self) -> tuple[type["StainError"], tuple[str, str]]:
-        """Keep both arguments when the error is pickled, as Ray does."""
-        return (StainError, (self.reason, self.message))
-
-
-class Stain(Config):
-    """The colours of one slide, or of the reference.
-
-    Attributes:
-        haematoxylin: optical density of one unit of it in red, green and blue; a vector of length 1.
-        eosin: likewise.
-        maxima: the greatest amounts of haematoxylin and of eosin in stained pixels, as a percentile.
-        percentile: which percentile the maxima are.
-        background: grey levels of unstained glass in red, green and blue.
-    """
-
-    haematoxylin: Vector
-    eosin: Vector
-    maxima: tuple[float, float]
-    percentile: float = Field(default=PERCENTILE, gt=0, le=100)
-    background: Vector = (GLASS, GLASS, GLASS)
-
-    @model_validator(mode="after")
-    def _makes_sense(self) -> "Stain":
-        for name in ("haematoxylin", "eosin"):
-            if not math.isclose(math.hypot(*getattr(self, name)), 1, abs_tol=1e-3):
-                raise ValueError(f"{name} must have length 1")
-        if not _angle(self.matrix) >= LEAST_ANGLE:
-            raise ValueError(f"haematoxylin and eosin must be {LEAST_ANGLE:g} degrees apart or more")
-        if not all(0 < amount < math.inf for amount in self.maxima):
-            raise ValueError("maxima must be above 0")
-        if not all(0 < light <= 255 for light in self.background):
-            raise ValueError("background must lie in (0, 255]")
-        return self
-
-    @property
-    def matrix(self) -> Floats:
-        """[3, 2]: densities of red, green, blue by haematoxylin, eosin."""
-        return np.array([self.haematoxylin, self.eosin], np.float64).T
-
-
-class StainConfig(Config):
-    """How the colours of slides are normalised.
-
-    Attributes:
-        method: how the stains of a slide are found.
-        reference: the stains that slides are brought to; None fits them to the training slides (`median_stain`).
-        percentile: of the amounts of a stain, the one that is brought to the reference's; 99 in Macenko's paper.
-        residual: share that is kept of what lies outside both stains (ink, pigment, blood); 0 in Macenko's paper.
-    """
-
-    method: Method = "macenko"
-    reference: Stain | None = None
-    percentile: float = Field(default=PERCENTILE, gt=0, le=100)
-    residual: float = Field(default=1.0, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _same_percentile(self) -> "StainConfig":
-        if self.reference is not None and self.reference.percentile != self.percentile:
-            raise ValueError(f"percentile must be that of the reference's maxima, {self.reference.percentile:g}")
-        return self
 
 
 def fit_stain(image: Rgb, config: StainConfig, *, mask: Mask | None = None) -> Stain:
@@ -183,7 +95,7 @@ def fit_vahadane(image: Rgb, *, mask: Mask | None = None, percentile: float = PE
     background = background_light(image)
     density = _stained(image, mask, background, VAHADANE_PIXELS)
     start = _unit(_extremes(density).clip(0))
-    if _angle(start) < LEAST_ANGLE:
+    if angle_degrees(start) < LEAST_ANGLE:
         raise _one_stain()
     learner = MiniBatchDictionaryLearning(
         2, alpha=SPARSITY, fit_algorithm="cd", transform_algorithm="lasso_cd", positive_code=True, positive_dict=True,
@@ -282,7 +194,7 @@ def _stain(colours: Floats, density: Floats, background: Vector, percentile: flo
 def _checked(matrix: Floats, maxima: Floats, background: Vector, percentile: float) -> Stain:
     """The stain of these numbers, refused where they are no two stains."""
     matrix = _unit(matrix)
-    if not _angle(matrix) >= LEAST_ANGLE or not (maxima >= STAINED).all():
+    if not angle_degrees(matrix) >= LEAST_ANGLE or not (maxima >= STAINED).all():
         raise _one_stain()
     haematoxylin, eosin = matrix.T.tolist()
     return Stain(
@@ -294,8 +206,3 @@ def _one_stain() -> StainError:
     return StainError(
         "one_stain", f"no two stains that are {LEAST_ANGLE:g} degrees apart: expected haematoxylin and eosin"
     )
-
-
-def _angle(matrix: Floats) -> float:
-    """Degrees between the unit columns of [3, 2]."""
-    return math.degrees(math.atan2(float(np.linalg.norm(np.cross(*matrix.T))), float(matrix[:, 0] @ matrix[:, 1])))

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from uadray.tiles.stain_fit import Floats, Rgb, Stain, Vector
+from uadray.tiles.stain import Floats, Rgb, Stain, Vector
 
 BLOCK_PX = 16_384
 """Pixels that are mapped at a time, in two buffers of 0.2 MB that are used again. With fresh arrays of 65,536 pixels a

@@ -31,7 +31,7 @@ from uadray.storage import objects
 from uadray.tiles.chunks import normalizer_of, read_chunk
 from uadray.tiles.sampling import draw
 from uadray.tiles.spec import TileSpec
-from uadray.tiles.stain_fit import Stain
+from uadray.tiles.stain import Stain
 from uadray.tiles.tissue import tissue_mask
 from uadray.tilesets import containers, shards
 from uadray.training.journal import Journal, Notes

@@ -27,7 +27,8 @@ from uadray.slides.opening import open_slide
 from uadray.storage import s3_client
 from uadray.tiles.plan import plan_slide
 from uadray.tiles.spec import TileSpec
-from uadray.tiles.stain_fit import Stain, median_stain
+from uadray.tiles.stain import Stain
+from uadray.tiles.stain_fit import median_stain
 from uadray.tilesets import containers, records, shards
 from uadray.training.crops import (
     FileSource,
