@@ -26,11 +26,8 @@ def _tree() -> dict[str, list[str]]:
     folder = ""
     for line in block.splitlines():
         head = re.match(r"      (\w+)/ ", line)
-        if head:
-            folder = head[1]
-            tree[folder] = []
-        names = re.findall(r"([\w/{}, ]+)\.py\b", line) if not head else []
-        tree[folder] += [name.strip() for name in names]
+        folder = head[1] if head else folder
+        tree.setdefault(folder, []).extend([] if head else re.findall(r"([\w/]+)\.py\b", line))
     return tree
 
 
