@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from uadray.errors import SlideError
-from uadray.phantoms.slides import write_pyramid
+from uadray.phantoms.pyramid import write_pyramid
 from uadray.slides import openslide as openslide_module
 from uadray.slides.opening import open_slide
 from uadray.slides.pixel_size import level0_mpp, openslide_size

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from uadray.errors import SlideError
-from uadray.phantoms.slides import PhantomSpec, paint
+from uadray.phantoms.layout import PhantomSpec
+from uadray.phantoms.tissue import paint
 from uadray.slides.opening import open_slide
 from uadray.slides.thumbnail import thumbnail
 from uadray.tiles import mask_geojson, mask_outlines

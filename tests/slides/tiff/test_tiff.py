@@ -11,7 +11,8 @@ import tifffile
 from slides.tiff_files import ASCII, LONG, SHORT, Page, build, page, picture, resolution
 
 from uadray.errors import SlideError
-from uadray.phantoms.slides import write_archive, write_pyramid
+from uadray.phantoms.archive import write_archive
+from uadray.phantoms.pyramid import write_pyramid
 from uadray.schemas import TILES
 from uadray.slides.opening import open_slide
 from uadray.slides.openslide import OpenSlideSlide

@@ -14,7 +14,7 @@ from slides.tiff_files import build as build_tiff
 
 from uadray.bench.proxy import DelayProxy
 from uadray.errors import SlideError
-from uadray.phantoms.slides import write_pyramid
+from uadray.phantoms.pyramid import write_pyramid
 from uadray.slides.opening import open_slide
 from uadray.slides.openslide import OpenSlideSlide
 from uadray.slides.slide import Slide
