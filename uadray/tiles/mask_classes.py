@@ -47,16 +47,16 @@ def meaning(names: Iterable[str]) -> Meaning:
     Raises:
         UnclearError: it means neither tissue nor what to cut out.
     """
-    named = [part for name in names for part in re.split(r"[:;,/|()]", name) if _key(part) not in UNNAMED]
+    named = [word for name in names for word in re.split(r"[:;,/|()]", name) if _key(word) not in UNNAMED]
     if not named:
         return "unnamed"
-    if any(_is_one_of(part, CUT_OUT) or re.search("art[ei]fact", _key(part)) for part in named):
+    if any(_is_one_of(word, CUT_OUT) or re.search("art[ei]fact", _key(word)) for word in named):
         return "cut_out"
-    if any(_is_one_of(part, TISSUE) for part in named):
+    if any(_is_one_of(word, TISSUE) for word in named):
         return "tissue"
     near = difflib.get_close_matches(_key(named[0])[:_SHOWN], sorted(CUT_OUT | TISSUE), 1, 0.75)
     hint = f" (did you mean {near[0].capitalize()}?)" if near else ""
-    shown = ": ".join(part.strip() for part in named)[:_SHOWN]
+    shown = ": ".join(word.strip() for word in named)[:_SHOWN]
     raise UnclearError(f"class {shown!r} says neither tissue nor what to cut out{hint}; name it Tissue or Ignore*")
 
 
@@ -95,8 +95,8 @@ def _texts(value: Any) -> list[str]:
     return values
 
 
-def _is_one_of(part: str, known: frozenset[str]) -> bool:
-    key = _key(part)
+def _is_one_of(word: str, known: frozenset[str]) -> bool:
+    key = _key(word)
     return not known.isdisjoint((key, key.removesuffix("s"), key.removesuffix("es")))
 
 
