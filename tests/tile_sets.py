@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 
-from uadray.phantoms.slides import write_pyramid
+from uadray.phantoms.pyramid import write_pyramid
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.spec import TileSpec
 from uadray.tilesets import commits

@@ -1,7 +1,7 @@
-"""YAML -> one frozen pydantic model per command, with `--set a.b=c` overrides.
+"""A YAML file and `--set a.b=c` overrides -> a frozen pydantic model, one for each command.
 
-A configuration is one flat file: no inheritance, no interpolation, no import strings. A name that does not exist is
-refused with the nearest one that does.
+A configuration is one flat file without inheritance, interpolation or import strings. A name that does not exist is
+refused, and the message gives the nearest name that does.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from uadray.errors import InputError
 
 
 class Config(BaseModel):
-    """What every configuration is: frozen, and closed to names it does not know."""
+    """The base of all configurations: they are frozen, and refuse names that they do not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -25,11 +25,11 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
 def load_config(model: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
-    """Read `path` as YAML, apply `a.b=c` overrides in order, validate.
+    """Read a file of YAML, apply overrides of the form `a.b=c` in order, and validate the result.
 
     Raises:
-        InputError: the file is missing or no YAML mapping, or a field is unknown, missing or of a wrong value; the
-            message names the file, the field and, for a typo, the nearest valid name.
+        InputError: the file is missing or no YAML mapping, or a field is unknown, missing or has a wrong value; the
+            message names the file, the field and, for a misspelt name, the nearest valid one.
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -45,10 +45,10 @@ def load_config(model: type[ConfigT], path: str | Path, overrides: Sequence[str]
 
 
 def parse_config(model: type[ConfigT], values: Any, *, source: str) -> ConfigT:
-    """Validate plain `values`; `source` begins the error message.
+    """Validate values that have been read already; error messages begin with `source`.
 
     Raises:
-        InputError: see `load_config`.
+        InputError: a field is unknown, missing or has a wrong value, see `load_config`.
     """
     try:
         return model.model_validate(values)
@@ -58,6 +58,7 @@ def parse_config(model: type[ConfigT], values: Any, *, source: str) -> ConfigT:
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one field, like `detector.width=32`; the value is read as YAML."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"--set {override}: expected name=value, for example --set detector.width=32")
@@ -75,9 +76,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(model: type[BaseModel], values: Any, problem: Any) -> str:
-    """One problem of a ValidationError in words."""
-    # pydantic puts the tag of a discriminated union into the location; it is no field of the file
-    names = [str(part) for part in _without_tags(values, problem["loc"])]
+    """One problem of a ValidationError, in words."""
+    # pydantic puts the tag of a discriminated union into the location, though the file has no such field
+    names = [str(name) for name in _without_tags(values, problem["loc"])]
     field = ".".join(names) or "the whole"
     if problem["type"] != "extra_forbidden":
         return f"{field}: {problem['msg']} (got {problem['input']!r})"[:400]
@@ -88,17 +89,18 @@ def _explain(model: type[BaseModel], values: Any, problem: Any) -> str:
 
 
 def _without_tags(values: Any, location: Sequence[str | int]) -> Iterator[str | int]:
+    """The names of a location that the file has: those of fields and positions, without tags of unions."""
     node = values
-    for position, part in enumerate(location):
+    for position, name in enumerate(location):
         is_last = position == len(location) - 1
-        if isinstance(node, dict) and part not in node and (not is_last or part == node.get("kind")):
+        if isinstance(node, dict) and name not in node and (not is_last or name == node.get("kind")):
             continue
-        yield part
-        node = node.get(part) if isinstance(node, dict) else None
+        yield name
+        node = node.get(name) if isinstance(node, dict) else None
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str], tags: frozenset[str]) -> Iterator[str]:
-    """Names of the fields of the models that `path` leads to; of a union, those whose `kind` is among `tags`."""
+    """The fields of the model that `path` leads to; of a union, of those models whose `kind` is among `tags`."""
     if not path:
         yield from model.model_fields
         return
@@ -110,6 +112,7 @@ def _fields_at(model: type[BaseModel], path: Sequence[str], tags: frozenset[str]
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """All models that occur in a type, at any depth."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):

@@ -1,4 +1,4 @@
-"""The pyarrow schemas of everything that is written for others to read."""
+"""The pyarrow schemas of all tables that are written for others to read."""
 
 import pyarrow as pa
 
@@ -15,7 +15,7 @@ SLIDES = pa.schema(
         pa.field("label", pa.string()),
     ]
 )
-"""A manifest: one row a slide. Only `slide_id` and `uri` are required; `mpp` overrides the slide's own."""
+"""A manifest, one row a slide. Only `slide_id` and `uri` are required; `mpp` overrides what the slide's file says."""
 
 TILES = pa.schema(
     [
@@ -29,7 +29,7 @@ TILES = pa.schema(
         pa.field("band", pa.string(), nullable=False),
     ]
 )
-"""The grid of a slide: where each tile lies in level-0 pixels and how much of it is tissue (0 to 1)."""
+"""The grid of a slide: where each tile lies in level-0 pixels, and how much of it is tissue (0 to 1)."""
 
 TILE_SCORES = pa.schema(
     [
@@ -41,9 +41,10 @@ TILE_SCORES = pa.schema(
         pa.field("error", pa.string()),
     ]
 )
-"""A scored grid. `score` is null exactly where `error` is not: a tile that cannot be read is never given a number, nor
-is one that is flagged: `flag` says what it shows instead of good tissue (`pen`, `fold`, `air`, `blur`, `out_of_focus`).
-`mean_saturation` and `mean_green` are the trivial scores that a detector has to beat (both in 0 to 1)."""
+"""A scored grid. `score` is null where `error` or `flag` is not: a tile that cannot be read, or that shows no good
+tissue, has no score. `flag` says what a tile shows instead of good tissue (`pen`, `fold`, `air`, `blur`,
+`out_of_focus`). `mean_saturation` and `mean_green` are the trivial scores that a detector has to beat (both from 0 to
+1)."""
 
 SLIDE_DECISIONS = pa.schema(
     [
@@ -73,9 +74,10 @@ SLIDE_DECISIONS = pa.schema(
     ]
 )
 """One row a slide. `state` is `scored`, `not_assessable` or `failed`; the last two carry a `reason` and no score.
-`decision` is `normal`, `anomalous` or `not_assessable`, and null for a failed slide. `coverage` is scored tiles over
-tissue tiles that are not flagged; `n_tiles` counts all tissue tiles, `flags` is JSON: the flagged ones by flag.
+`decision` is `normal`, `anomalous` or `not_assessable`, and null for a failed slide. `coverage` is the number of scored
+tiles over that of tissue tiles without a flag. `n_tiles` counts all tissue tiles; `flags` is JSON: by flag, how many of
+them have it.
 `evidence` is JSON: the tiles with the highest scores, best first, each
 `{"tile_id", "x_level0_px", "y_level0_px", "score"}`. `fingerprint` names configuration, bundle and slide version,
 `mask` the version of the edited mask that was used. `note` is `training` or `calibration` where the slide was used for
-that: its p-value is no news."""
+that, so that its p-value says nothing new."""

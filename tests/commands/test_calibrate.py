@@ -20,7 +20,7 @@ from uadray.detectors import fanogan
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle, write_bundle
 from uadray.detectors.catalog import build_networks
 from uadray.errors import InputError, shown
-from uadray.phantoms.slides import write_pyramid
+from uadray.phantoms.pyramid import write_pyramid
 from uadray.provenance import fingerprint
 from uadray.screening import job
 from uadray.screening.bundles import ScreeningBundle

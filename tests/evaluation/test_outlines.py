@@ -11,7 +11,7 @@ import shapely
 
 from uadray.errors import InputError
 from uadray.evaluation.outlines import any_outline, outline_uri, read_outlines, tile_truth
-from uadray.phantoms.slides import write_archive
+from uadray.phantoms.archive import write_archive
 from uadray.schemas import TILES
 
 

@@ -8,7 +8,7 @@ from slides.case_files import LOSSLESS, MPP, SPEC, open_path, write_tiff
 from slides.tiff_files import LONG, SHORT, page, picture
 
 from uadray.errors import SlideError
-from uadray.phantoms.slides import write_pyramid
+from uadray.phantoms.pyramid import write_pyramid
 from uadray.slides.tile_reading import read_tile
 from uadray.tiles.chunks import read_chunks
 from uadray.tiles.plan import plan_slide

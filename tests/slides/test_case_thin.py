@@ -8,7 +8,7 @@ import pytest
 from slides.case_files import MPP, SPEC, open_path, shrunk, write_tiff
 from slides.tiff_files import page, picture
 
-from uadray.phantoms.slides import write_pyramid
+from uadray.phantoms.pyramid import write_pyramid
 from uadray.slides.slide import Slide
 from uadray.slides.tile_reading import read_tile, tile_places
 from uadray.tiles.plan import plan_slide

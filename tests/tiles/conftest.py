@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from tiles.painted_slides import painted_slide
 
-from uadray.phantoms.slides import PhantomSpec, paint
+from uadray.phantoms.layout import PhantomSpec
+from uadray.phantoms.tissue import paint
 from uadray.slides.opening import open_slide
 from uadray.slides.thumbnail import thumbnail
 from uadray.tiles.tissue import tissue_mask

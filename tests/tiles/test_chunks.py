@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiles.painted_slides import damage, painted_slide
 
-from uadray.phantoms.slides import write_pyramid
+from uadray.phantoms.pyramid import write_pyramid
 from uadray.slides.opening import open_slide
 from uadray.slides.thumbnail import thumbnail
 from uadray.slides.tile_reading import read_tile

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tiles.artefact_images import Image, flagged_shares
 
-from uadray.phantoms.slides import PhantomSpec, paint
+from uadray.phantoms.layout import PhantomSpec
+from uadray.phantoms.tissue import paint
 from uadray.tiles.focus import empty, focus
 from uadray.tiles.quality import (
     flag_masks,

@@ -1,4 +1,4 @@
-"""Masks as GeoJSON and back: equal to the pixel, edited by people, broken on purpose."""
+"""Outlines that people drew: what is tissue, what is cut out, and what is refused."""
 
 import json
 from pathlib import Path
@@ -6,25 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import shapely
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from tiles.mask_boxes import SHAPE, SIZE, box
 
 from uadray.errors import SlideError
-from uadray.phantoms.slides import PhantomSpec, paint
 from uadray.slides.opening import open_slide
-from uadray.slides.thumbnail import thumbnail
-from uadray.tiles import mask_geojson, mask_outlines
+from uadray.tiles import mask_geojson
 from uadray.tiles.mask_geojson import read_mask
-from uadray.tiles.mask_outlines import write_masks
 from uadray.tiles.plan import plan_slide
 from uadray.tiles.spec import TileSpec
-from uadray.tiles.tissue import tissue_mask
-
-SIZE = (1000, 800)
-SHAPE = (80, 100)
-"""Ten level-0 pixels a mask pixel."""
 
 
 def _square(x0: float, y0: float, x1: float, y1: float) -> list[list[float]]:
@@ -44,18 +33,8 @@ def _read(*features: Any) -> np.ndarray:
     return read_mask(_bytes(*features), "s", SIZE, SHAPE)
 
 
-def _box(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-    mask = np.zeros(SHAPE, np.bool_)
-    mask[y0:y1, x0:x1] = True
-    return mask
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    return float((a & b).sum() / max(1, (a | b).sum()))
-
-
 def test_a_square_with_a_hole() -> None:
-    expected = _box(20, 10, 60, 50) & ~_box(30, 20, 40, 30)
+    expected = box(20, 10, 60, 50) & ~box(30, 20, 40, 30)
     assert (_read(_feature(_square(200, 100, 600, 500), _square(300, 200, 400, 300))) == expected).all()
 
 
@@ -66,13 +45,13 @@ def test_a_pixel_is_where_its_centre_is(edge: float, inside: bool) -> None:
 
 def test_multipolygons_orientation_and_overlap() -> None:
     pieces = [_square(0, 0, 100, 100)], [_square(200, 0, 300, 100)[::-1]], [_square(50, 0, 150, 100)]
-    assert (_read(_feature(*pieces, kind="MultiPolygon")) == _box(0, 0, 15, 10) | _box(20, 0, 30, 10)).all()
+    assert (_read(_feature(*pieces, kind="MultiPolygon")) == box(0, 0, 15, 10) | box(20, 0, 30, 10)).all()
 
 
 @pytest.mark.parametrize("name", ["Ignore", "Ignore*", "Exclude", "Pen", "fold", "Air", "blur", "out_of_focus"])
 def test_what_people_exclude_is_cut_out_in_any_order(name: str) -> None:
     whole, hole = _feature(_square(0, 0, 500, 500), name="Tissue"), _feature(_square(100, 100, 200, 200), name=name)
-    expected = _box(0, 0, 50, 50) & ~_box(10, 10, 20, 20)
+    expected = box(0, 0, 50, 50) & ~box(10, 10, 20, 20)
     assert (_read(whole, hole) == expected).all()
     assert (_read(hole, whole) == expected).all()
 
@@ -106,7 +85,7 @@ def _classed(ring: Any, **properties: Any) -> dict[str, Any]:
     ids=str,
 )  # fmt: skip
 def test_what_is_evidently_cut_out(properties: dict[str, Any]) -> None:
-    expected = _box(0, 0, 50, 50) & ~_box(10, 10, 20, 20)
+    expected = box(0, 0, 50, 50) & ~box(10, 10, 20, 20)
     assert (_read(_classed(WHOLE, classification={"name": "Tissue"}), _classed(HOLE, **properties)) == expected).all()
 
 
@@ -123,7 +102,7 @@ def test_what_is_evidently_cut_out(properties: dict[str, Any]) -> None:
     ids=str,
 )  # fmt: skip
 def test_what_is_evidently_tissue(properties: dict[str, Any]) -> None:
-    assert (_read(_classed(WHOLE, **properties)) == _box(0, 0, 50, 50)).all()
+    assert (_read(_classed(WHOLE, **properties)) == box(0, 0, 50, 50)).all()
 
 
 @pytest.mark.parametrize(
@@ -149,19 +128,19 @@ def test_a_region_without_class_adds_tissue_or_is_refused() -> None:
     """Within the tissue it would change nothing, so it was drawn for something else."""
     tissue, inside = _classed(WHOLE, classification={"name": "Tissue"}), _feature(HOLE)
     added = _feature(_square(400, 400, 700, 700))
-    assert (_read(added, tissue) == _box(0, 0, 50, 50) | _box(40, 40, 70, 70)).all()
-    assert (_read(tissue, _feature(_square(101, 101, 102, 102))) == _box(0, 0, 50, 50)).all(), "no pixel's centre in it"
+    assert (_read(added, tissue) == box(0, 0, 50, 50) | box(40, 40, 70, 70)).all()
+    assert (_read(tissue, _feature(_square(101, 101, 102, 102))) == box(0, 0, 50, 50)).all(), "no pixel's centre in it"
     for features in ([tissue, added, inside], [inside, tissue, added]):
         number = features.index(inside) + 1
         with pytest.raises(SlideError, match=f"feature {number}: it has no class and lies within the tissue"):
             _read(*features)
-    assert (_read(_feature(WHOLE), inside) == _box(0, 0, 50, 50)).all(), "where nothing is classed all is tissue"
+    assert (_read(_feature(WHOLE), inside) == box(0, 0, 50, 50)).all(), "where nothing is classed all is tissue"
 
 
 def test_a_file_that_only_cuts_out_is_about_what_was_found() -> None:
-    detected = _box(0, 0, 90, 70)
+    detected = box(0, 0, 90, 70)
     hole = _bytes(_classed(HOLE, classification={"name": "Ignore*"}))
-    assert (read_mask(hole, "s", SIZE, SHAPE, detected=detected) == detected & ~_box(10, 10, 20, 20)).all()
+    assert (read_mask(hole, "s", SIZE, SHAPE, detected=detected) == detected & ~box(10, 10, 20, 20)).all()
     assert not read_mask(hole, "s", SIZE, SHAPE).any()
     assert not read_mask(_bytes(), "s", SIZE, SHAPE, detected=detected).any(), (
         "an empty file says that there is no tissue"
@@ -172,7 +151,7 @@ def test_collections_in_lists_and_in_each_other() -> None:
     """QuPath writes a bare list of features, too; other tools nest."""
     tissue, pen = _classed(WHOLE, classification={"name": "Tissue"}), _classed(HOLE, classification={"name": "Pen"})
     inner = {"type": "FeatureCollection", "features": [pen]}
-    expected = _box(0, 0, 50, 50) & ~_box(10, 10, 20, 20)
+    expected = box(0, 0, 50, 50) & ~box(10, 10, 20, 20)
     for value in (
         [tissue, pen],
         [{"type": "FeatureCollection", "features": [tissue]}, inner],
@@ -183,7 +162,7 @@ def test_collections_in_lists_and_in_each_other() -> None:
     polygon, none = {"type": "Polygon", "coordinates": [WHOLE, HOLE]}, {"type": "Polygon", "coordinates": []}
     many = {"type": "MultiPolygon", "coordinates": [[_square(600, 0, 700, 100)], []]}
     both = {"type": "GeometryCollection", "geometries": [polygon, {"type": "GeometryCollection", "geometries": [many]}]}
-    assert (_read(_feature() | {"geometry": both}, none) == expected | _box(60, 0, 70, 10)).all()
+    assert (_read(_feature() | {"geometry": both}, none) == expected | box(60, 0, 70, 10)).all()
 
 
 @pytest.mark.parametrize(
@@ -199,7 +178,7 @@ def test_files_that_people_made(data_dir: Path, tmp_path: Path, name: str, n_til
 
 def test_bare_geometry_null_geometry_nothing_and_outside() -> None:
     bare = json.dumps({"type": "Polygon", "coordinates": [_square(-500, -500, 100, 100)]}).encode()
-    assert (read_mask(bare, "s", SIZE, SHAPE) == _box(0, 0, 10, 10)).all()
+    assert (read_mask(bare, "s", SIZE, SHAPE) == box(0, 0, 10, 10)).all()
     nowhere = {"type": "Feature", "geometry": None, "properties": None}
     assert not _read(nowhere).any()
     assert not _read().any()
@@ -256,66 +235,3 @@ def test_hostile_sizes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             patch.setattr(mask_geojson, name, limit)
             with pytest.raises(SlideError, match=what):
                 _read(feature)
-
-
-def test_quality_of_what_is_written() -> None:
-    tissue, pen = _box(10, 10, 60, 60) & ~_box(20, 20, 30, 30), _box(70, 0, 80, 80)
-    written = json.loads(write_masks({"Tissue": tissue, "Pen": pen, "Air": _box(0, 0, 0, 0)}, SIZE))
-    assert [f["properties"]["classification"]["name"] for f in written["features"]] == ["Tissue", "Pen"]
-    assert all(f["properties"]["objectType"] == "annotation" for f in written["features"])
-    shapes = [shapely.geometry.shape(f["geometry"]) for f in written["features"]]
-    assert all(shape.is_valid for shape in shapes)
-    assert shapes[0].area == pytest.approx(tissue.sum() * 100, rel=0.05)
-    x0, y0, x1, y1 = shapes[1].bounds
-    assert (x0, y0, x1, y1) == pytest.approx((700, 0, 800, 800), abs=5)
-    assert (read_mask(json.dumps(written).encode(), "s", SIZE, SHAPE) == tissue).all()
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    mask=arrays(np.bool_, st.tuples(st.integers(1, 40), st.integers(1, 40))),
-    scale=st.tuples(st.floats(2, 70), st.floats(2, 70)),  # below, a corner may be cut through a pixel's very centre
-)
-def test_round_trip_of_any_mask(mask: np.ndarray, scale: tuple[float, float]) -> None:
-    size = (max(1, round(mask.shape[1] * scale[0])), max(1, round(mask.shape[0] * scale[1])))
-    data = write_masks({"Tissue": mask}, size)
-    assert all(shapely.geometry.shape(f["geometry"]).is_valid for f in json.loads(data)["features"])
-    back = read_mask(data, "s", size, mask.shape)
-    assert not mask.any() or _overlap(mask, back) >= 0.99
-    assert back.any() == mask.any()
-
-
-@pytest.mark.parametrize("density", [0.1, 0.5, 0.9])
-def test_round_trip_of_noise(density: float) -> None:
-    mask = np.random.default_rng(0).random((50, 70)) < density
-    assert _overlap(mask, read_mask(write_masks({"Tissue": mask}, (1234, 999)), "s", (1234, 999), mask.shape)) >= 0.99
-
-
-@pytest.mark.parametrize("name", ["mosaics/normal_calib/ncalib_000.tif", "wsi/CMU-1-Small-Region.svs"])
-def test_round_trip_of_real_masks(data_dir: Path, name: str) -> None:
-    with open_slide(data_dir / name, slide_id="s") as slide:
-        size = slide.level_sizes_px[0]
-        image, mpp = thumbnail(slide)
-    _round_trip_and_small(tissue_mask(image, mpp), size)
-
-
-def test_round_trip_of_a_phantom_is_simplified() -> None:
-    image, _ = paint(PhantomSpec(512, 512, mpp=4.0, seed=4))
-    _round_trip_and_small(tissue_mask(image, 4.0), (8192, 8192))
-
-
-def _round_trip_and_small(mask: np.ndarray, size: tuple[int, int]) -> None:
-    data = write_masks({"Tissue": mask}, size)
-    assert mask.any()
-    assert _overlap(mask, read_mask(data, "s", size, mask.shape)) >= 0.99
-    assert len(data) < 80_000
-
-
-def test_too_many_vertices_are_simplified_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mask_outlines, "MAX_VERTICES_OUT", 60)
-    y, x = np.ogrid[:80, :100]
-    mask = np.hypot(x - 50, y - 40) < 30 + 4 * np.sin(np.arctan2(y - 40, x - 50) * 20)
-    data = write_masks({"Tissue": mask}, SIZE)
-    (feature,) = json.loads(data)["features"]
-    assert sum(len(r) for p in feature["geometry"]["coordinates"] for r in p) < 90
-    assert _overlap(mask, read_mask(data, "s", SIZE, SHAPE)) > 0.8

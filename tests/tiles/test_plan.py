@@ -8,7 +8,7 @@ import pytest
 from tiles.painted_slides import damage, painted_slide
 
 from uadray.errors import SlideError
-from uadray.phantoms.slides import write_pyramid
+from uadray.phantoms.pyramid import write_pyramid
 from uadray.slides.opening import open_slide
 from uadray.tiles.chunks import read_chunks
 from uadray.tiles.plan import PREVIEW_PX, plan_slide

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from uadray.phantoms.slides import PhantomSpec, paint
+from uadray.phantoms.layout import PhantomSpec
+from uadray.phantoms.tissue import paint
 from uadray.slides.opening import open_slide
 from uadray.slides.thumbnail import thumbnail
 from uadray.tiles.plan import plan_slide

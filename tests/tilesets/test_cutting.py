@@ -8,7 +8,7 @@ import pytest
 from seaweed import SeaweedServer
 from tile_sets import FILE_GRID, cut, two_slides, write_slide, written_tiles
 
-from uadray.phantoms.slides import write_pyramid
+from uadray.phantoms.pyramid import write_pyramid
 from uadray.slides.manifest import SlideRow
 from uadray.slides.opening import open_slide
 from uadray.slides.thumbnail import thumbnail

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from uadray.phantoms.slides import write_pyramid
+from uadray.phantoms.pyramid import write_pyramid
 from uadray.slides.opening import open_slide
 from uadray.tiles.chunks import read_chunks
 from uadray.tiles.spec import TileSpec
@@ -21,7 +21,7 @@ def test_tiles_have_the_pixels_that_screening_reads(tmp_path: Path, monkeypatch:
     small = np.random.default_rng(5).integers(0, 80, (126, 126, 3), dtype=np.uint8)
     image = np.array([210, 110, 180], np.uint8) - cv2.resize(small, (1001, 1001))
     level = cv2.resize(image, (498, 498), interpolation=cv2.INTER_AREA)
-    monkeypatch.setattr("uadray.phantoms.slides._reduced", lambda *_: level)
+    monkeypatch.setattr("uadray.phantoms.pyramid._reduced", lambda *_: level)
     write_pyramid(tmp_path / "odd.tif", image, mpp=0.5, tile_px=128, downsamples=(2,))
     with open_slide(tmp_path / "odd.tif", slide_id="odd") as slide:
         assert slide.downsamples[1][0] % 1

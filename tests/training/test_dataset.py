@@ -23,7 +23,7 @@ from seaweed import SeaweedServer
 from uadray.cluster.tasks import Crashed, in_parallel
 from uadray.commands.tile import tile_set
 from uadray.errors import InputError, UadrayError, WorkError, shown
-from uadray.phantoms.slides import write_pyramid
+from uadray.phantoms.pyramid import write_pyramid
 from uadray.slides.identity import Seen, content, is_seen
 from uadray.slides.manifest import SlideRow, read_manifest, write_manifest
 from uadray.slides.opening import open_slide

@@ -23,7 +23,9 @@ from uadray.bench.proxy import DelayProxy
 from uadray.bench.seaweed import environment, served
 from uadray.bench.slides import DOWNSAMPLES, MPP, PHANTOM_PX
 from uadray.errors import WorkError
-from uadray.phantoms.slides import PhantomSpec, paint, write_pyramid
+from uadray.phantoms.layout import PhantomSpec
+from uadray.phantoms.pyramid import write_pyramid
+from uadray.phantoms.tissue import paint
 from uadray.slides.opening import open_slide
 from uadray.slides.openslide import OpenSlideSlide
 from uadray.slides.slide import Slide

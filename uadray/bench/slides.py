@@ -1,6 +1,6 @@
 """Slides, bundles and manifests for the benchmarks: made here, so that a benchmark needs no data but its own.
 
-A bench slide is a phantom (see `uadray.phantoms.slides`) laid out several times side by side: tissue and glass in the
+A bench slide is a phantom (see `uadray.phantoms.tissue`) laid out several times side by side: tissue and glass in the
 size of a scanner's file, in seconds. Slides of one archive are copies of one file under different names: nothing in
 uadray can tell, for objects are known by their URI and etag.
 """
@@ -14,7 +14,9 @@ from uadray.decisions.aggregation import AggregationConfig
 from uadray.decisions.conformal import Calibration
 from uadray.detectors.bundle import CALIBRATION, Bundle, write_bundle
 from uadray.detectors.catalog import build_networks
-from uadray.phantoms.slides import PhantomSpec, paint, write_pyramid
+from uadray.phantoms.layout import PhantomSpec
+from uadray.phantoms.pyramid import write_pyramid
+from uadray.phantoms.tissue import paint
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 from uadray.tiles.spec import TileSpec

@@ -20,7 +20,7 @@ from uadray.config import parse_config
 from uadray.decisions.aggregation import AggregationConfig
 from uadray.errors import InputError
 from uadray.evaluation.report import evaluate
-from uadray.phantoms.slides import write_archive
+from uadray.phantoms.archive import write_archive
 from uadray.screening import job
 from uadray.screening.bundles import ScreeningBundle
 from uadray.slides.manifest import read_manifest

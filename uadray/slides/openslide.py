@@ -126,14 +126,14 @@ def _tile_px(properties: Any, level: int) -> tuple[int, int]:
     return width, height
 
 
-def _both(factor: float, whole: tuple[int, int], part: tuple[int, int]) -> tuple[float, float]:
+def _both(factor: float, whole: tuple[int, int], smaller: tuple[int, int]) -> tuple[float, float]:
     """The factors of a level along x and y, given OpenSlide's one factor.
 
     OpenSlide takes the mean of both sides, and this is undone. For some formats it takes the factor that the file
     states, because their sizes are rounded to whole tiles; that factor is kept.
     """
-    mean = (whole[0] / part[0] + whole[1] / part[1]) / 2
-    return factors(whole, part) if abs(mean - factor) < 1e-6 * factor else (factor, factor)
+    mean = (whole[0] / smaller[0] + whole[1] / smaller[1]) / 2
+    return factors(whole, smaller) if abs(mean - factor) < 1e-6 * factor else (factor, factor)
 
 
 def _unused(index: TiffIndex | None, sizes: Sequence[tuple[int, int]]) -> tuple[str, ...]:

@@ -52,9 +52,9 @@ def _shrink(slide: Slide, level: int, size: tuple[int, int]) -> Rgb:
     edges = [round(row * height / out_height) for row in rows]
     boxes = [(0, top, width, max(1, bottom - top)) for top, bottom in itertools.pairwise(edges)]
     slide.will_read(level, np.array(boxes, np.int64))
-    strips = []  # horizontal, as wide as the slide
+    bands = []  # as wide as the slide, from top to bottom
     for box, (first, last) in zip(boxes, itertools.pairwise(rows), strict=True):
-        strip, strip_size = slide.read_region(level, *box), (out_width, last - first)
-        is_small = (box[2], box[3]) == strip_size  # OpenCV takes time even where there is nothing to shrink
-        strips.append(strip if is_small else cv2.resize(strip, strip_size, interpolation=cv2.INTER_AREA))
-    return np.concatenate(strips)
+        band, band_size = slide.read_region(level, *box), (out_width, last - first)
+        is_small = (box[2], box[3]) == band_size  # OpenCV takes time even where there is nothing to shrink
+        bands.append(band if is_small else cv2.resize(band, band_size, interpolation=cv2.INTER_AREA))
+    return np.concatenate(bands)

@@ -1,7 +1,7 @@
-"""Pen, folds and air bubbles on a thumbnail: rules on optical density and on size in micrometres.
+"""Thumbnail -> masks of pen, folds and air bubbles, by rules on optical density and on size in micrometres.
 
-Optical density (OD) is log10(white / pixel), so that what lies over another adds up. All masks are [h, w] of the
-densities' size.
+Optical density (OD) is log10(white / pixel), so that the densities of things that lie over each other add up. All masks
+have the size [h, w] of the densities.
 """
 
 import cv2
@@ -13,35 +13,36 @@ Density = npt.NDArray[np.float32]
 """[h, w, 3], red, green, blue."""
 
 WHITE, DARKEST = 240.0, 4.0
-"""Pixel values of OD 0 and of the greatest OD: bare glass has none, and black not an infinite one."""
+"""Pixel values that have OD 0 and the greatest OD: bare glass has no density, and black no infinite one."""
 
 DARKEST_TISSUE = 1.1
-"""OD of a fold over that of the slide's darkest tissue (90th percentile): pale bands side by side are tissue."""
+"""OD of a fold over the OD of the slide's darkest tissue (90th percentile), at least. A band in pale tissue that is not
+this dark is tissue, not a fold."""
 
 PALE_TISSUE = 0.4
-"""OD of tissue over that of the darkest below which it says nothing of how dark a slide's tissue is."""
+"""Tissue whose OD is below this share of the darkest is left out when it is measured how dark a slide's tissue is."""
 
 SAME_COLOUR = 0.05
-"""Greatest difference of a channel's share in the OD between a fold and what is around it."""
+"""Greatest difference of a channel's share of the OD between a fold and the tissue around it."""
 
 GAP_UM = 50.0
-"""Gaps of a fold that are narrower do not part it."""
+"""Narrower gaps do not divide a fold."""
 
 MAX_UM, RIM_UM = 5_000.0, 80.0
-"""Diameter of the largest bubble, and greatest width of a rim: half of the thinnest stroke of a pen."""
+"""Diameter of the largest bubble, and greatest width of its rim: half of the thinnest stroke of a pen."""
 
 RIM_JOINED = 0.3
-"""Share of a rim's outside that may go on as dark: another bubble, a stroke."""
+"""Share of a rim's outside where the dark may go on, into another bubble or a stroke."""
 
 BESIDE_UM, SAME_DENSITY = 80.0, 0.35
-"""What lies so near to a rim on either side is compared, and the greatest difference of the mean OD of a channel. Of
-bubbles painted anywhere on mosaics, CMU-1, TCGA and phantoms none has more than 0.32."""
+"""The two sides of a rim are compared up to this distance, and the mean OD of a channel may differ by this much. No
+bubble that was painted anywhere on mosaics, CMU-1, TCGA or phantoms differs by more than 0.32."""
 
 RECTANGLE = 0.9
-"""Share of the smallest rectangle around it that an outline fills: an ellipse 0.79, a frame 1."""
+"""An outline that fills more than this share of the smallest rectangle around it is a frame. An ellipse fills 0.79."""
 
 FAINT = 0.25
-"""OD of the strongest channel below which a colour says nothing: half of all stained pixels are above it."""
+"""OD of the strongest channel below which a pixel's colour is not judged: half of all stained pixels are above it."""
 
 
 def density(image: npt.NDArray[np.uint8]) -> Density:
@@ -53,16 +54,16 @@ def density(image: npt.NDArray[np.uint8]) -> Density:
 def pen_mask(od: Density, mpp: float, *, ink_ratio: float, red_ratio: float, width_um: float) -> Mask:
     """Strokes of blue, green, red or black felt pen.
 
-    Haematoxylin, eosin and blood absorb green most. Blue and green ink absorb more red than green; red ink as much
-    blue as green and hardly any red; black ink all alike. Where a stroke is as wide as `width_um` its ink is followed
-    over tissue, where its colour is mixed.
+    Haematoxylin, eosin and blood absorb green most. Blue and green ink absorb more red than green; red ink absorbs as
+    much blue as green and hardly any red; black ink absorbs all colours alike. From where a stroke is as wide as
+    `width_um`, it is followed onto tissue, where its colour is mixed with that of the tissue.
 
     Args:
         od: densities.
         mpp: micrometres per pixel.
-        ink_ratio: OD in red over green of blue and green ink.
-        red_ratio: OD in blue over green of red ink.
-        width_um: of the thinnest stroke.
+        ink_ratio: least OD in red over OD in green of blue and green ink.
+        red_ratio: least OD in blue over OD in green of red ink.
+        width_um: width of the thinnest stroke.
     """
     red, green, blue = cv2.split(cv2.GaussianBlur(od, (3, 3), 0))
     low, high = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
@@ -71,7 +72,7 @@ def pen_mask(od: Density, mpp: float, *, ink_ratio: float, red_ratio: float, wid
     black = (low > 0.8 * high) & (low > 0.6)
     gap = _disc(3)
     seeds = np.zeros(cold.shape, np.uint8)
-    for ink in (cold, warm, black):  # one by one: a rim of another colour makes no speck a stroke
+    for ink in (cold, warm, black):  # one by one, so that a speck with a rim of another colour is no stroke
         seeds |= _wide(cv2.morphologyEx(_bytes(ink), cv2.MORPH_CLOSE, gap), width_um / mpp)
     if not seeds.any():
         return np.zeros(seeds.shape, np.bool_)
@@ -91,21 +92,22 @@ def fold_mask(
     min_length_um: float,
     ink: Mask | None = None,
 ) -> Mask:
-    """Bands of doubled tissue: about twice the OD of the tissue around them, in the same colour, long and thin.
+    """Folds: long and thin bands of tissue with about twice the OD of the tissue around them, in the same colour.
 
     Args:
         od: densities.
         tissue: [h, w].
         mpp: micrometres per pixel.
-        ratio: OD over that of the surroundings.
-        max_width_um: of a fold.
-        min_length_um: of a fold.
-        ink: [h, w], not in `tissue`. What touches it is no fold: a stroke leaves bands over of whatever it crosses.
+        ratio: least OD of a fold over the OD of its surroundings.
+        max_width_um: greatest width of a fold.
+        min_length_um: least length of a fold.
+        ink: [h, w], pen, which is not in `tissue`. What touches it is no fold: where strokes cross dark tissue, the
+            tissue between them looks like a band.
     """
     total = cv2.GaussianBlur(cv2.transform(od, np.ones((1, 3))), (0, 0), max(0.5, 10 / mpp))
     side = max(3, int(3 * max_width_um / mpp))
     around, share = _surroundings(total, tissue, side)
-    around, _ = _surroundings(total, tissue & (total < 1.3 * around), side)  # without the fold itself
+    around, _ = _surroundings(total, tissue & (total < 1.3 * around), side)  # now without the fold itself
     solid = (share > 0.5) & tissue & (around > 0.5 * around[tissue].mean() if tissue.any() else tissue)
     darkest = DARKEST_TISSUE * _darkest(total[tissue]) if tissue.any() else 0.0
     dark = _bytes((total > 0.85 * ratio * around) & solid)
@@ -114,31 +116,32 @@ def fold_mask(
     mask = np.zeros(dark.shape, np.bool_)
     beside_ink = [] if ink is None else np.unique(labels[cv2.dilate(_bytes(ink), _disc(3)) > 0]).tolist()
     for label in np.flatnonzero(np.hypot(stats[:, 2], stats[:, 3]) * mpp >= min_length_um):
-        window = _window(stats[label], side // 3)
-        part = labels[window] == label
+        box = _box_around(stats[label], side // 3)
+        piece = labels[box] == label
         if (
             label
             and label not in beside_ink
-            and total[window][part].mean() > darkest
-            and _is_band(part, mpp, max_width_um=max_width_um, min_length_um=min_length_um)
-            and _same_colour(od[window], part, (tissue & (labels == 0))[window], side // 3)
+            and total[box][piece].mean() > darkest
+            and _is_band(piece, mpp, max_width_um=max_width_um, min_length_um=min_length_um)
+            and _same_colour(od[box], piece, (tissue & (labels == 0))[box], side // 3)
         ):
-            mask[window] |= part
+            mask[box] |= piece
     return np.asarray(cv2.dilate(_bytes(mask), _disc(3)), dtype=np.bool_)
 
 
 def air_mask(od: Density, mpp: float, *, min_um: float, tissue: Mask | None = None) -> Mask:
-    """Bubbles under the cover slip, rim and inside.
+    """Air bubbles under the cover slip, their rim and their inside.
 
-    The rim bends light away: it is dark, thin, without colour, and closed around an area much larger than a fat cell.
-    Other closed dark lines are frames, edges of cover slips, unscanned surroundings and rings of pen: they are wide,
-    have corners, reach the slide's edge, lie on glass around most of its tissue, or part what looks different.
+    The rim of a bubble bends light away, so it is dark, thin, without colour, and closed around an area much larger
+    than a fat cell. Other closed dark lines are frames, edges of cover slips, unscanned surroundings and rings of pen.
+    These are wide, or have corners, or reach the slide's edge, or lie on glass around most of the tissue, or what lies
+    inside looks different from what lies outside.
 
     Args:
         od: densities.
         mpp: micrometres per pixel.
         min_um: diameter of the smallest bubble.
-        tissue: [h, w]; where it is given, a rim on bare glass around most of it is a frame.
+        tissue: [h, w]; where it is given, a rim that lies on bare glass around most of the tissue is a frame.
     """
     red, green, blue = cv2.split(od)
     low, high = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
@@ -149,32 +152,32 @@ def air_mask(od: Density, mpp: float, *, min_um: float, tissue: Mask | None = No
     for i, contour in enumerate(contours):
         outer = int(tree[0, i, 3])
         if outer < 0 or _touches_edge(contours[outer], rim.shape) or not _is_round(contour, min_um / mpp, MAX_UM / mpp):
-            continue  # not the inner outline of a rim, or not of a bubble's
-        window = _window(np.array(cv2.boundingRect(contour), np.int32), round((RIM_UM + BESIDE_UM) / mpp) + 2)
-        inside = np.zeros(rim[window].shape, np.uint8)
-        cv2.drawContours(inside, contours, i, 1, cv2.FILLED, offset=(-window[1].start, -window[0].start))
+            continue  # not the inner outline of a rim, or not of the rim of a bubble
+        box = _box_around(np.array(cv2.boundingRect(contour), np.int32), round((RIM_UM + BESIDE_UM) / mpp) + 2)
+        inside = np.zeros(rim[box].shape, np.uint8)
+        cv2.drawContours(inside, contours, i, 1, cv2.FILLED, offset=(-box[1].start, -box[0].start))
         beyond_um = cv2.distanceTransform(1 - inside, cv2.DIST_L2, 3) * mpp
-        if _is_thin(rim[window], beyond_um, mpp) and _parts_alike(inside, beyond_um, rim[window], od[window], mpp):
-            bubble = inside | (rim[window] & _bytes(beyond_um <= RIM_UM))
-            if tissue is None or not _is_frame(bubble, beyond_um, tissue, window):
-                mask[window] |= bubble > 0
+        if _is_thin(rim[box], beyond_um, mpp) and _sides_alike(inside, beyond_um, rim[box], od[box], mpp):
+            bubble = inside | (rim[box] & _bytes(beyond_um <= RIM_UM))
+            if tissue is None or not _is_frame(bubble, beyond_um, tissue, box):
+                mask[box] |= bubble > 0
     return mask
 
 
 def _is_thin(rim: npt.NDArray[np.uint8], beyond_um: npt.NDArray[np.float32], mpp: float) -> bool:
-    """Whether a rim has ended, nearly all around, at the greatest distance from what it encloses."""
+    """Whether a rim is, nearly all around, no wider than `RIM_UM`."""
     end = (beyond_um > RIM_UM) & (beyond_um <= RIM_UM + 2 * mpp)
     return bool(end.any() and rim[end].mean() < RIM_JOINED)
 
 
-def _parts_alike(
+def _sides_alike(
     inside: npt.NDArray[np.uint8],
     beyond_um: npt.NDArray[np.float32],
     rim: npt.NDArray[np.uint8],
     od: Density,
     mpp: float,
 ) -> bool:
-    """Whether about the same lies on both sides of a rim: the tissue goes on under a bubble."""
+    """Whether both sides of a rim look about the same, because the tissue goes on under a bubble."""
     clear = cv2.dilate(rim, _disc(3)) == 0
     within = clear & (inside > 0) & (cv2.distanceTransform(inside, cv2.DIST_L2, 3) * mpp <= BESIDE_UM)
     around = clear & (inside == 0) & (beyond_um <= RIM_UM + BESIDE_UM)
@@ -184,52 +187,52 @@ def _parts_alike(
 
 
 def _is_frame(
-    bubble: npt.NDArray[np.uint8], beyond_um: npt.NDArray[np.float32], tissue: Mask, window: tuple[slice, slice]
+    bubble: npt.NDArray[np.uint8], beyond_um: npt.NDArray[np.float32], tissue: Mask, box: tuple[slice, slice]
 ) -> bool:
-    """Whether most of a slide's tissue lies within, and none at the rim."""
-    here = tissue[window]
+    """Whether most of a slide's tissue lies inside, and none at the rim."""
+    here = tissue[box]
     around = (bubble == 0) & (beyond_um <= RIM_UM + BESIDE_UM)
     return bool(2 * np.count_nonzero(here & (bubble > 0)) > np.count_nonzero(tissue) and here[around].mean() < 0.05)
 
 
 def _darkest(total: npt.NDArray[np.float32]) -> float:
-    """The 90th percentile of the OD of tissue, however much pale tissue there is beside it."""
+    """The 90th percentile of the OD of tissue, without the pale tissue, of which there may be any amount."""
     return float(np.percentile(total[total > PALE_TISSUE * np.percentile(total, 90)], 90))
 
 
 def _surroundings(
     total: npt.NDArray[np.float32], tissue: Mask, side: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Mean OD of the tissue in a window, and the share of tissue in it."""
+    """Mean OD of the tissue in a square around each pixel, and the share of tissue in it."""
     inside = tissue.astype(np.float32)
     share = cv2.blur(inside, (side, side))
     return cv2.blur(total * inside, (side, side)) / np.maximum(share, 1e-3), share
 
 
-def _is_band(part: Mask, mpp: float, *, max_width_um: float, min_length_um: float) -> bool:
-    """Whether a piece is as thin as a fold, and long for its width. Length: the area over the mean width.
+def _is_band(piece: Mask, mpp: float, *, max_width_um: float, min_length_um: float) -> bool:
+    """Whether a piece is as thin as a fold and long for its width; its length is its area over its width.
 
-    Gaps are closed first: a ragged patch of dense nuclei is nowhere wide, and no band.
+    Gaps are closed first, because a ragged patch of dense nuclei is nowhere wide and still no band.
     """
     gap = round(GAP_UM / mpp)
-    solid = cv2.morphologyEx(np.pad(_bytes(part), gap + 1), cv2.MORPH_CLOSE, _disc(gap))
+    solid = cv2.morphologyEx(np.pad(_bytes(piece), gap + 1), cv2.MORPH_CLOSE, _disc(gap))
     width = 2 * float(cv2.distanceTransform(solid, cv2.DIST_L2, 3).max())
     length = float(solid.sum()) / max(width, 1.0)
     return width * mpp <= max_width_um and length * mpp >= min_length_um and length >= 3 * width
 
 
-def _window(stats: npt.NDArray[np.int32], margin: int) -> tuple[slice, slice]:
-    """Where a piece lies, with a margin."""
+def _box_around(stats: npt.NDArray[np.int32], margin: int) -> tuple[slice, slice]:
+    """Rows and columns of a piece with a margin; `stats` begins with its x, y, width and height."""
     x, y, w, h = (int(value) for value in stats[:4])
     return slice(max(0, y - margin), y + h + margin), slice(max(0, x - margin), x + w + margin)
 
 
-def _same_colour(od: Density, part: Mask, others: Mask, reach: int) -> bool:
-    """Whether a piece has the colour of the tissue within `reach`: a fold is more of the same, an epithelium not."""
-    near = others & (cv2.dilate(_bytes(part), _disc(2 * reach + 1)) > 0)
+def _same_colour(od: Density, piece: Mask, others: Mask, reach: int) -> bool:
+    """Whether a piece has the colour of the tissue within `reach` pixels, as a fold has and an epithelium has not."""
+    near = others & (cv2.dilate(_bytes(piece), _disc(2 * reach + 1)) > 0)
     if not near.any():
         return False
-    inside, around = od[part].mean(0), od[near].mean(0)
+    inside, around = od[piece].mean(0), od[near].mean(0)
     return bool(np.abs(inside / inside.sum() - around / around.sum()).max() < SAME_COLOUR)
 
 
@@ -243,6 +246,7 @@ def _is_round(contour: npt.NDArray[np.int32], least_px: float, most_px: float) -
 
 
 def _touches_edge(contour: npt.NDArray[np.int32], shape: tuple[int, ...]) -> bool:
+    """Whether an outline reaches the border of the picture."""
     x, y, width, height = cv2.boundingRect(contour)
     return bool(x == 0 or y == 0 or x + width == shape[1] or y + height == shape[0])
 
@@ -257,9 +261,9 @@ def _connected(mask: npt.NDArray[np.uint8], seeds: npt.NDArray[np.uint8]) -> npt
 
 
 def _wide(mask: npt.NDArray[np.uint8], width_px: float) -> npt.NDArray[np.uint8]:
-    """What a disc of that width fits into (an opening, by distances: OpenCV's own is slow for wide discs)."""
+    """The parts of a mask that a disc of this width fits into, by distances: OpenCV is slow for wide discs."""
     radius = width_px / 2
-    margin = int(radius) + 2  # a stroke goes on beyond the slide's edge
+    margin = int(radius) + 2  # a stroke is taken to go on beyond the slide's edge
     padded = cv2.copyMakeBorder(mask, margin, margin, margin, margin, cv2.BORDER_REPLICATE)
     core = cv2.distanceTransform(padded, cv2.DIST_L2, 3) > radius
     if not core.any():

@@ -111,7 +111,7 @@ def grid(
                 f"{size_level0_px[0]} x {size_level0_px[1]} px have tissue in over {MAX_TISSUE_TILES:,} tiles of "
                 f"{spec.tile_px} px at {spec.mpp:g} um/px; take larger or coarser tiles",
             )
-    places, fractions = (np.concatenate(parts, axis=-1) for parts in zip(*kept_rows, strict=True))
+    places, fractions = (np.concatenate(arrays, axis=-1) for arrays in zip(*kept_rows, strict=True))
     return _table(slide_id, places, fractions, spec)
 
 

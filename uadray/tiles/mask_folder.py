@@ -1,4 +1,4 @@
-"""The folder of edited masks, looked at before a job starts: which files will be used, and which match no slide."""
+"""The folder of edited masks, checked before a job starts: which files will be used, and which match no slide."""
 
 import logging
 from collections.abc import Iterable
@@ -28,12 +28,12 @@ class MaskFolder:
 
 
 def mask_uri(mask_dir: str, slide_id: str) -> str:
-    """Where a slide's edited mask would be."""
+    """Where the edited mask of a slide is, if there is one."""
     return objects.join(mask_dir, f"{slide_id}{SUFFIX}")
 
 
 def check_folder(mask_dir: str | None, slide_ids: Iterable[str]) -> MaskFolder:
-    """Say which masks will be used, and warn of files that match no slide. Without a folder none are.
+    """Tell which masks will be used, and warn of files that match no slide. Without a folder there are none.
 
     Raises:
         InputError: there is no such folder, or nothing in it matches a slide: the masks would be ignored.
@@ -46,7 +46,7 @@ def check_folder(mask_dir: str | None, slide_ids: Iterable[str]) -> MaskFolder:
     folder = objects.parent(mask_uri(mask_dir, "x"))
     for info in objects.list_objects(mask_dir):
         name = objects.name(info.uri)
-        if name.startswith("."):  # what systems and editors leave
+        if name.startswith("."):  # left by systems and editors
             continue
         slide_id, place = name.removesuffix(SUFFIX), objects.parent(info.uri)
         if name.endswith(SUFFIX) and slide_id in ids and place == folder:
@@ -55,8 +55,8 @@ def check_folder(mask_dir: str | None, slide_ids: Iterable[str]) -> MaskFolder:
             unknown.append(name if place == folder else f"{objects.name(place)}/{name}")
     examples = ", ".join(sorted(unknown)[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
     if not used:
-        found = f"none of its {len(unknown):,} files ({examples}) is" if unknown else "it is empty; a mask is"
-        raise InputError(f"--mask-dir {mask_dir}: {found} named <slide_id>{SUFFIX} after a slide of the manifest")
+        problem = f"none of its {len(unknown):,} files ({examples}) is" if unknown else "it is empty; a mask is"
+        raise InputError(f"--mask-dir {mask_dir}: {problem} named <slide_id>{SUFFIX} after a slide of the manifest")
     if unknown:
         log.warning(
             "--mask-dir %s: %d files match no slide and are not used: %s; expected <slide_id>%s",

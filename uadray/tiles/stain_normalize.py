@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from uadray.tiles.stain import Floats, Rgb, Stain, Vector
 
-BLOCK_PX = 16_384
+PIXELS_AT_ONCE = 16_384
 """Pixels that are mapped at a time, in two buffers of 0.2 MB that are used again. With fresh arrays of 65,536 pixels a
 tile took 2.8 times as long, because the kernel had to provide new memory each time."""
 
@@ -35,7 +35,7 @@ class Normalizer:
 
     def __call__(self, images: Rgb) -> Rgb:
         """RGB [..., 3] -> RGB of the same shape. It takes 0.4 MB of memory beside the result."""
-        return _blockwise(images, self.table, self.mixing)
+        return _mapped(images, self.table, self.mixing)
 
 
 def normalizer(source: Stain, reference: Stain, *, residual: float = 1.0) -> Normalizer:
@@ -77,17 +77,17 @@ def density_table(background: Vector) -> npt.NDArray[np.float32]:
     return np.asarray(density[None], np.float32)
 
 
-def _blockwise(images: Rgb, table: npt.NDArray[np.float32], mixing: npt.NDArray[np.float32]) -> Rgb:
-    """RGB [..., 3] -> RGB of the same shape, `BLOCK_PX` pixels at a time."""
+def _mapped(images: Rgb, table: npt.NDArray[np.float32], mixing: npt.NDArray[np.float32]) -> Rgb:
+    """RGB [..., 3] -> RGB of the same shape, `PIXELS_AT_ONCE` pixels at a time."""
     pixels = np.ascontiguousarray(images).reshape(1, -1, 3)
     out = np.empty_like(pixels)
-    buffers = np.empty((2, 1, min(BLOCK_PX, pixels.shape[1]), 3), np.float32)
-    for start in range(0, pixels.shape[1], BLOCK_PX):
-        block = pixels[:, start : start + BLOCK_PX]
-        density, light = buffers[:, :, : block.shape[1]]
-        cv2.LUT(block, table, density)
+    buffers = np.empty((2, 1, min(PIXELS_AT_ONCE, pixels.shape[1]), 3), np.float32)
+    for start in range(0, pixels.shape[1], PIXELS_AT_ONCE):
+        group = pixels[:, start : start + PIXELS_AT_ONCE]
+        density, light = buffers[:, :, : group.shape[1]]
+        cv2.LUT(group, table, density)
         cv2.transform(density, mixing, light)
-        write_light(light, out[:, start : start + BLOCK_PX])
+        write_light(light, out[:, start : start + PIXELS_AT_ONCE])
     return out.reshape(images.shape)
 
 

@@ -1,13 +1,12 @@
-"""Thumbnail -> tissue mask: saturation, Otsu's threshold, pale tissue, closing, small pieces dropped.
+"""Thumbnail -> tissue mask, and how much of each tile is tissue.
 
-Otsu (1979), "A threshold selection method from gray-level histograms". Stained tissue is coloured, glass is grey: the
-saturation of HSV tells them apart on every scanner we know. Otsu alone fails on a slide that is all tissue or all
-glass, where it cuts through the middle of the one thing there is; the threshold is therefore held between two bounds.
-It also fails on pale tissue beside dark, which it takes for glass; so what is left is compared with the glass itself.
+Stained tissue is coloured and glass is grey, so a pixel is tissue where its saturation (of HSV) is above a threshold:
+Otsu's, "A threshold selection method from gray-level histograms" (1979). On a slide that is all tissue or all glass
+this threshold would divide the only thing there is, so it is held between two bounds. Where there is dark tissue, it
+takes pale tissue for glass, so what is left is compared with the colour of the glass (`_pale`). At the end narrow gaps
+are closed, and small pieces dropped.
 
-A 4096 x 4096 px thumbnail took 325 ms, a third of it in labelling pieces. Now the hue of HSV, which nobody asked for,
-is computed for the threshold's sample only, and large thumbnails are masked at half their resolution and labelled at a
-quarter.
+Large thumbnails are masked at half their resolution, and their pieces told apart at a quarter of it, to save time.
 """
 
 from collections.abc import Sequence
@@ -19,34 +18,34 @@ import numpy.typing as npt
 
 SATURATION_LOW = 12
 SATURATION_HIGH = 40
-"""Bounds of the threshold, of 255. Glass on the scanners of `../shared/data` reads below 10, faint eosin above 40."""
+"""Bounds of the threshold, of 255. Glass of the scanners of `../shared/data` has below 10, faint eosin above 40."""
 
 DARK = 25
-"""Value (of 255) under which a pixel is ink or an unscanned field: JPEG noise gives black a high saturation."""
+"""Value of HSV (of 255) under which a pixel is ink or was not scanned. JPEG noise gives black a high saturation."""
 
 SMALLEST_PIECE_UM2 = 2_500.0
-"""Pieces below 50 x 50 um are dust or noise."""
+"""Smaller pieces, below 50 x 50 um, are dust or noise."""
 
 FULL_RESOLUTION_PX = 2048**2
-"""Thumbnails of more pixels are masked at a half (a third, ...) of their resolution: 8 um a pixel is still a ninth of
-a 64 px tile at 1 mpp."""
+"""Thumbnails of more pixels are masked at a half (a third, ...) of their resolution. At 8 um a pixel a tile of 64 px at
+1 mpp is still 8 pixels wide."""
 
 PALE, BRIGHT = 15, 128
-"""Grey levels that pale tissue takes of green beyond what it takes of red or blue, and the level of green above which a
-pixel is pale at all. Pink haze on glass has up to 12."""
+"""Grey levels that pale tissue absorbs more of green than of red or blue, and the level of green above which a pixel
+may be pale tissue. Pink haze on glass has up to 12."""
 
 PALE_WIDTH_UM, PALE_MPP = 80.0, 8.0
-"""Width of a piece of pale tissue, and the resolution it is looked for at."""
+"""Least width of a piece of pale tissue, and the resolution at which it is looked for."""
 
 LABELLED_PX = 1024**2
 OTSU_SAMPLE_PX = 1024**2
 PALE_PX = 1024**2
-"""Pixels that pieces are told apart on, that the threshold is fitted on, and that pale tissue is looked for on, at the
-most."""
+"""The image is reduced to at most so many pixels for telling pieces apart, for fitting the threshold, and for looking
+for pale tissue."""
 
 
 def tissue_mask(thumbnail: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.bool_]:
-    """Where there is tissue.
+    """The tissue of a slide.
 
     Args:
         thumbnail: RGB, [h, w, 3].
@@ -90,7 +89,8 @@ def _coloured(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     saturation = cv2.extractChannel(cv2.cvtColor(sample, cv2.COLOR_RGB2HSV), 1)
     otsu, _ = cv2.threshold(saturation, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     red, green, blue = cv2.split(image)
-    high, low = cv2.max(red, green), cv2.min(red, green, dst=red)  # from here in place: new memory takes twice the time
+    # in place from here on: new memory takes twice the time
+    high, low = cv2.max(red, green), cv2.min(red, green, dst=red)
     cv2.max(high, blue, dst=high)
     cv2.min(low, blue, dst=low)
     cv2.LUT(high, _lowest_grey(float(np.clip(otsu, SATURATION_LOW, SATURATION_HIGH))), dst=high)
@@ -99,21 +99,21 @@ def _coloured(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return mask
 
 
-def _pale(image: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.uint8]:
-    """[h, w], 1 on wide areas that are coloured beside the glass, though pale beside what was `found`.
+def _pale(image: npt.NDArray[np.uint8], coloured: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.uint8]:
+    """[h, w], 1 on wide areas of pale tissue: coloured compared with the glass, though pale beside what is `coloured`.
 
-    Otsu parts dark from pale where there is both. Asked for here: at least `PALE` grey levels of absorption beyond
-    grey, most of it in green, as both stains have it (yellow glue, shadows and dust have not), over `PALE_WIDTH_UM`, so
-    that soft margins of tissue, membranes of fat and the edges of cover slips stay out.
+    Where there is dark and pale tissue, Otsu's threshold lies between them. Pale tissue absorbs at least `PALE` grey
+    levels more than grey would, and most of it in green, as both stains do and yellow glue, shadows and dust do not. It
+    must be `PALE_WIDTH_UM` wide, which soft margins of tissue, membranes of fat and edges of cover slips are not.
     """
-    height, width = found.shape
+    height, width = coloured.shape
     factor = max(reduction(height * width, PALE_PX), int(PALE_MPP / mpp), 1)
-    dark = shrink(found * np.uint8(255), factor)
+    dark = shrink(coloured * np.uint8(255), factor)
     channels = cv2.split(shrink(image, factor))
     bright = channels[1] > BRIGHT
     glass = _glass(channels, bright & (dark == 0))
     if glass is None:
-        return np.zeros_like(found)
+        return np.zeros_like(coloured)
     red, green, blue = (np.maximum(channel, level) - channel for level, channel in zip(glass, channels, strict=True))
     low, high = np.minimum(red, blue), np.maximum(red, blue)
     colour = cv2.blur(np.maximum(green, low) - low, (3, 3))
@@ -125,34 +125,34 @@ def _pale(image: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8], mpp: float
 
 
 def _opened(mask: npt.NDArray[np.uint8], side_px: int) -> npt.NDArray[np.uint8]:
-    """What a square of that side fits into."""
+    """The parts of a mask that a square of this side fits into."""
     return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((side_px, side_px), np.uint8)), dtype=np.uint8)
 
 
 def _glass(channels: Sequence[npt.NDArray[np.uint8]], bare: npt.NDArray[np.bool_]) -> list[np.uint8] | None:
-    """The colour of glass, among what is `bare`; None where nothing is.
+    """The colour of glass, among pixels that may be glass (`bare`); None where there are none.
 
-    Its level of green is the brightest of the common ones: pale tissue may cover more of a slide.
+    Its level of green is the brightest common one, not the most common one: pale tissue may cover more of a slide.
     """
-    red, green, blue, where = (np.ascontiguousarray(plane[::4, ::4]) for plane in (*channels, bare.view(np.uint8)))
-    counts = _histogram(green, where)
+    red, green, blue, counted = (np.ascontiguousarray(plane[::4, ::4]) for plane in (*channels, bare.view(np.uint8)))
+    counts = _histogram(green, counted)
     if not counts.any():
         return None
     counts = counts + np.roll(counts, 1) + np.roll(counts, -1)
     level = int(np.flatnonzero(counts >= counts.max() / 4)[-1])
-    where &= (green >= max(level - 2, 0)) & (green <= min(level + 2, 255))
-    below = (np.cumsum(_histogram(channel, where)) for channel in (red, green, blue))
+    counted &= (green >= max(level - 2, 0)) & (green <= min(level + 2, 255))
+    below = (np.cumsum(_histogram(channel, counted)) for channel in (red, green, blue))
     return [np.uint8(np.searchsorted(counts, counts[-1] / 2)) for counts in below]
 
 
-def _histogram(channel: npt.NDArray[np.uint8], where: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """[256], of the pixels that `where` is not 0 at."""
-    return np.asarray(cv2.calcHist([channel], [0], where, [256], [0, 256]), dtype=np.float32).ravel()
+def _histogram(channel: npt.NDArray[np.uint8], counted: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """[256] How often each level occurs, among the pixels where `counted` is not 0."""
+    return np.asarray(cv2.calcHist([channel], [0], counted, [256], [0, 256]), dtype=np.float32).ravel()
 
 
 @cache
 def _lowest_grey(saturation: float) -> npt.NDArray[np.uint8]:
-    """[256]: by a pixel's largest channel, what its smallest must be under for OpenCV's saturation to pass."""
+    """[256] By the largest channel of a pixel: below which smallest channel it is more saturated than this."""
     high = np.arange(256)[:, None]
     low = np.arange(256)[None]
     scale = np.rint((255 << 12) / np.maximum(high, 1)).astype(np.int64)
@@ -161,19 +161,19 @@ def _lowest_grey(saturation: float) -> npt.NDArray[np.uint8]:
 
 
 def _without_specks(mask: npt.NDArray[np.uint8], smallest_px: float) -> npt.NDArray[np.uint8]:
-    """The mask (0 and 1) without 8-connected pieces below `smallest_px`; a large one is labelled at half resolution."""
+    """The mask (0 and 1) without 8-connected pieces below `smallest_px`; large masks are labelled at half size."""
     height, width = mask.shape
     if height * width <= LABELLED_PX:
         _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
         areas = stats[:, cv2.CC_STAT_AREA].astype(np.float64)
     else:
-        share = shrink(mask * np.uint8(252), 2)  # 63 for each of four pixels
+        share = shrink(mask * np.uint8(252), 2)  # 63 for each of the four pixels that become one
         _, labels = cv2.connectedComponents((share > 0).view(np.uint8), connectivity=8)
         areas = np.bincount(labels.ravel()).astype(np.float64)
         doubtful = (areas < smallest_px) & (4 * areas >= smallest_px)
-        if doubtful.any():  # all the others are sure, and many
-            where = doubtful.take(labels)
-            areas += np.bincount(labels[where], weights=share[where] / 63 - 1, minlength=len(areas))
+        if doubtful.any():  # only these few are counted exactly
+            inside = doubtful.take(labels)
+            areas += np.bincount(labels[inside], weights=share[inside] / 63 - 1, minlength=len(areas))
     large = (areas >= smallest_px).astype(np.uint8)
     large[0] = 0  # label 0 is the background
     kept = large.take(labels)
@@ -190,16 +190,17 @@ def tissue_fraction(
     width_level0_px: int | npt.NDArray[np.int64],
     height_level0_px: int | npt.NDArray[np.int64] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Fraction of tissue (0 to 1) in tiles; what lies outside the slide counts as background.
+    """The fraction of tissue (0 to 1) in each tile; what lies outside the slide counts as background.
 
-    Exact for a mask whose pixels are constant: an integral image, read between its nodes by bilinear interpolation.
+    It is exact, taking each pixel of the mask as a constant area: an integral image is read between its nodes by
+    bilinear interpolation.
 
     Args:
         mask: tissue of the whole slide, any resolution, [h, w].
         size_level0_px: width and height of the slide.
         x_level0_px: [n] left edges.
         y_level0_px: [n] upper edges.
-        width_level0_px: of each tile, [n], or of all.
+        width_level0_px: of each tile, [n], or of all tiles.
         height_level0_px: likewise; the width unless given.
 
     Returns:
@@ -219,6 +220,7 @@ def tissue_fraction(
 def _at(
     integral: npt.NDArray[np.int32], y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
+    """The integral image at any points, [n] each, by bilinear interpolation."""
     top, left = (np.minimum(a.astype(np.int64), n - 2) for a, n in ((y, integral.shape[0]), (x, integral.shape[1])))
     fy, fx = y - top, x - left
     upper = integral[top, left] * (1 - fx) + integral[top, left + 1] * fx

@@ -14,7 +14,7 @@ import pytest
 from slides.tiff_files import LONG, LONG8, SHORT, Page, Value, build, page, picture, resolution
 
 from uadray.errors import SlideError
-from uadray.phantoms.slides import write_pyramid
+from uadray.phantoms.pyramid import write_pyramid
 from uadray.slides.opening import open_slide
 from uadray.slides.tiff.byte_source import open_source
 from uadray.slides.tiff.opening import index_of, open_tiff

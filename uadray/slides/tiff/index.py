@@ -191,11 +191,11 @@ def _is_reduction(slide: PageFacts, page: PageFacts) -> bool:
     return n is not None and 2 <= n <= 1024
 
 
-def _same_shape(whole: tuple[int, int], part: tuple[int, int]) -> bool:
+def _same_shape(whole: tuple[int, int], smaller: tuple[int, int]) -> bool:
     """Whether one size is the other, made smaller.
 
-    >>> [_same_shape((46000, 32914), part) for part in ((11500, 8228), (46, 33), (1280, 431))]
+    >>> [_same_shape((46000, 32914), smaller) for smaller in ((11500, 8228), (46, 33), (1280, 431))]
     [True, True, False]
     """
-    expected = part[0] * whole[1] / max(1, whole[0])
-    return abs(expected - part[1]) <= max(ASPECT_LIMIT * expected, 1 + whole[1] / max(1, whole[0]))
+    expected = smaller[0] * whole[1] / max(1, whole[0])
+    return abs(expected - smaller[1]) <= max(ASPECT_LIMIT * expected, 1 + whole[1] / max(1, whole[0]))

@@ -171,7 +171,8 @@ def stated_size(file: TiffHeader, slide: PageFacts, images: Sequence[OmeImage], 
     image = image_of(slide, images) or next((each for each in images if each.size_px == slide.size), None)
     if image is not None and image.size is not None:
         return image.size
-    unit = {2: ("inch", 25_400.0), 3: ("centimetre", 10_000.0)}.get(file.integer(slide.tags, tags.RESOLUTION_UNIT, 2))
+    units_um = {tags.INCH: ("inch", 25_400.0), tags.CENTIMETRE: ("centimetre", 10_000.0)}
+    unit = units_um.get(file.integer(slide.tags, tags.RESOLUTION_UNIT, tags.INCH))
     x, y = file.ratio(slide.tags, tags.X_RESOLUTION), file.ratio(slide.tags, tags.Y_RESOLUTION)
     if unit is None or x is None or y is None:
         return None

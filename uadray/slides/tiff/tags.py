@@ -20,6 +20,7 @@ TILE_OFFSETS, TILE_BYTE_COUNTS = 324, 325
 SUB_IFDS = 330
 SAMPLE_FORMAT = 339
 JPEG_TABLES = 347
+YCBCR_SUBSAMPLING = 530
 XMP = 700
 ARGOS, HAMAMATSU = 65000, 65420
 """Private tags by which OpenSlide knows the files of two vendors."""
@@ -32,3 +33,6 @@ RGB, YCBCR = 2, 6
 
 INTERLEAVED = 1
 """A value of `PLANAR_CONFIGURATION`: red, green and blue of a pixel stand side by side."""
+
+INCH, CENTIMETRE = 2, 3
+"""Values of `RESOLUTION_UNIT`."""

@@ -1,48 +1,28 @@
-"""The fast path is OpenSlide's twin: levels, mpp, and pixels byte for byte, on real files and files of every kind."""
+"""Tiled TIFFs read here: the pixels of OpenSlide, each file tile decoded about once."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-import simplejpeg
-import tifffile
-from slides.tiff_files import ASCII, LONG, SHORT, Page, build, page, picture, resolution
+from slides.tiff_files import page, picture
+from slides.tiff_twins import KINDS, MPP, open_by_openslide, open_fast, whole_grid, write_tiff
 
 from uadray.errors import SlideError
-from uadray.phantoms.slides import write_archive, write_pyramid
+from uadray.phantoms.archive import write_archive
+from uadray.phantoms.pyramid import write_pyramid
 from uadray.schemas import TILES
 from uadray.slides.opening import open_slide
 from uadray.slides.openslide import OpenSlideSlide
-from uadray.slides.slide import Slide
 from uadray.slides.thumbnail import thumbnail
-from uadray.slides.tiff.byte_source import open_source
-from uadray.slides.tiff.index import read_index
 from uadray.slides.tiff.jpeg import TileDecoder
-from uadray.slides.tiff.read_ahead import touched_tiles
-from uadray.slides.tiff.slide import TiffSlide
 from uadray.slides.tile_reading import read_tile, reading_order, tile_places
 from uadray.tiles.chunks import read_chunk, read_chunks
-from uadray.tiles.grid import grid
 from uadray.tiles.spec import TileSpec
-
-MPP = resolution(0.5)
-
-
-def _fast(path: Path, **options: float) -> TiffSlide:
-    slide = open_slide(path, slide_id=path.name, **options)
-    assert isinstance(slide, TiffSlide)
-    return slide
-
-
-def _twin(path: Path, mpp: float | None = None) -> OpenSlideSlide:
-    return OpenSlideSlide.open(str(path), slide_id=path.name, mpp=mpp)
 
 
 def assert_twins(path: Path, mpp: float | None = None) -> None:
     """What both say of the slide, each level whole, and regions over edges and outside."""
-    with _fast(path, mpp=mpp) as fast, _twin(path, mpp) as slow:
+    with open_fast(path, mpp=mpp) as fast, open_by_openslide(path, mpp) as slow:
         for what in ("mpp", "level_sizes_px", "downsamples", "tile_sizes_px"):
             assert getattr(fast, what) == getattr(slow, what), what
         for level, (width, height) in enumerate(fast.level_sizes_px):
@@ -93,51 +73,16 @@ def test_tables_shared_or_in_each_tile(tmp_path: Path, shared_tables: bool) -> N
     assert_twins(path)
 
 
-def _write(path: Path, pages: list[Page], **options: object) -> Path:
-    path.write_bytes(build(pages, **options))  # type: ignore[arg-type]
-    return path
-
-
-KINDS: dict[str, Callable[[], dict[str, object]]] = {
-    "BigTIFF": lambda: {"pages": [page(picture(100, 140), **MPP)], "big": True},
-    "big-endian BigTIFF": lambda: {"pages": [page(picture(100, 140), **MPP)], "big": True, "order": ">"},
-    "4:2:2": lambda: {"pages": [page(picture(100, 140), subsampling="422", **MPP)]},
-    "4:4:4": lambda: {"pages": [page(picture(100, 140), subsampling="444", **MPP)]},
-    "inches": lambda: {"pages": [page(picture(64, 64), **MPP | {"t296": (SHORT, [2])})]},
-    "no unit": lambda: {"pages": [page(picture(64, 64), **{k: v for k, v in MPP.items() if k != "t296"})]},
-    "levels out of order": lambda: {
-        "pages": [
-            page(picture(200, 260), **MPP),
-            page(picture(50, 65), reduced=True),
-            page(picture(100, 130), reduced=True),
-        ]
-    },
-    "a page that is no level": lambda: {
-        "pages": [
-            page(picture(100, 140), **MPP),
-            page(picture(60, 60), t285=(ASCII, b"Macro\0")),
-            page(cv2.resize(picture(100, 140), (70, 50), interpolation=cv2.INTER_AREA), reduced=True),
-        ]
-    },
-    "Aperio": lambda: {
-        "pages": [
-            page(picture(100, 140), t270=(ASCII, b"Aperio Image Library v12\r\n140x100|AppMag = 20|MPP = 0.4980\0")),
-            page(picture(50, 70), t270=(ASCII, b"Aperio Image Library v12\r\n\0")),
-        ]
-    },
-}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind(tmp_path: Path, kind: str) -> None:
-    assert_twins(_write(tmp_path / "s.tif", **KINDS[kind]()))
+    assert_twins(write_tiff(tmp_path / "s.tif", **KINDS[kind]()))
 
 
 def test_big_endian_is_the_same(tmp_path: Path) -> None:
     """OpenSlide 4.0.1 takes big-endian BigTIFF alone; ours is compared with the little-endian file."""
     pages = [page(picture(100, 140), **MPP), page(picture(50, 70), reduced=True)]
-    paths = [_write(tmp_path / f"{i}.tif", pages, order=order) for i, order in enumerate("<>")]
-    with _fast(paths[0]) as little, _fast(paths[1]) as big:
+    paths = [write_tiff(tmp_path / f"{i}.tif", pages, order=order) for i, order in enumerate("<>")]
+    with open_fast(paths[0]) as little, open_fast(paths[1]) as big:
         assert (little.mpp, little.level_sizes_px) == (big.mpp, big.level_sizes_px)
         for level, (width, height) in enumerate(big.level_sizes_px):
             np.testing.assert_array_equal(*(s.read_region(level, 0, 0, width, height) for s in (little, big)))
@@ -146,93 +91,19 @@ def test_big_endian_is_the_same(tmp_path: Path) -> None:
 def test_a_missing_tile_is_white_as_openslide_has_it(tmp_path: Path) -> None:
     whole = page(picture(100, 200), **MPP)
     whole.tiles[1] = b""
-    path = _write(tmp_path / "s.tif", [whole])
+    path = write_tiff(tmp_path / "s.tif", [whole])
     assert_twins(path)
-    with _fast(path) as slide:
+    with open_fast(path) as slide:
         assert (slide.read_region(0, 64, 0, 64, 64) == 255).all()
 
 
-def test_a_tiled_macro_image_is_never_a_level(tmp_path: Path) -> None:
-    """OpenSlide would call it one: macro images show labels."""
-    pages = [page(picture(100, 140), **MPP), page(picture(50, 70), reduced=True), page(picture(30, 60), reduced=True)]
-    with _fast(_write(tmp_path / "s.tif", pages)) as slide:
-        assert slide.level_sizes_px == ((140, 100), (70, 50))
-
-
-@pytest.mark.parametrize(
-    "sign",
-    [
-        {"t65420": (LONG, [1])},
-        {"t65000": (ASCII, b"<Argos.Scan.Metadata/>\0")},
-        {"t700": (ASCII, b"<EncodeInfo><SlideInfo><iScan/></SlideInfo></EncodeInfo>\0")},
-        {"t305": (ASCII, b"Philips DP v1.0\0")},
-        {"t305": (ASCII, b"MedScan\0")},
-        {"t271": (ASCII, b"Huron\0")},
-        {"t270": (ASCII, b'<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01"/>\0')},
-        {"t259": (SHORT, [33003])},
-        {"t277": (SHORT, [1])},
-        {"t284": (SHORT, [2])},
-        {"t258": (SHORT, [16, 16, 16])},
-    ],
-)
-def test_what_only_openslide_understands_is_left_to_it(tmp_path: Path, sign: dict[str, object]) -> None:
-    path = _write(tmp_path / "s.tif", [page(picture(64, 64), **MPP | sign)])  # type: ignore[arg-type]
-    source = open_source(str(path))
-    index = read_index(source)
-    source.close()
-    assert index is None or not index.decoded
-
-
-def test_ome_tiff_with_levels_in_subifds(tmp_path: Path) -> None:
-    """The judge is tifffile: OpenSlide sees the first level alone. Further images (label, macro) are no levels."""
-    text = (
-        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
-        '<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="200" SizeY="120" SizeC="3" SizeZ="1" '
-        'SizeT="1" PhysicalSizeX="250" PhysicalSizeXUnit="nm" PhysicalSizeY="0.25" PhysicalSizeYUnit="&#181;m">'
-        '<Channel ID="Channel:0:0" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1"/></Pixels></Image>'
-        '<Image ID="Image:1" Name="macro image"><Pixels ID="Pixels:1" DimensionOrder="XYCZT" Type="uint8" SizeX="90" '
-        'SizeY="40" SizeC="3" SizeZ="1" SizeT="1"><Channel ID="Channel:1:0" SamplesPerPixel="3"/>'
-        '<TiffData IFD="1" PlaneCount="1"/></Pixels></Image></OME>'
-    )
-    images = [picture(120, 200), picture(60, 100), picture(30, 50)]
-    top = page(images[0], t270=(ASCII, text.encode() + b"\0"))
-    top.below = [page(image, reduced=True) for image in images[1:]]
-    path = _write(tmp_path / "s.ome.tif", [top, page(picture(40, 90))], big=True)
-    with tifffile.TiffFile(path) as file, _fast(path) as slide:
-        levels = file.series[0].levels
-        assert file.is_ome
-        assert slide.level_sizes_px == tuple((level.shape[1], level.shape[0]) for level in levels)
-        assert slide.downsamples == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
-        assert slide.mpp == pytest.approx(0.25)
-        data = path.read_bytes()
-        for level, image in enumerate(images):
-            found = levels[level].pages[0]
-            offset, count = found.dataoffsets[0], found.databytecounts[0]
-            expected = simplejpeg.decode_jpeg(data[offset : offset + count])
-            height, width = min(64, image.shape[0]), min(64, image.shape[1])
-            np.testing.assert_array_equal(slide.read_region(level, 0, 0, width, height), expected[:height, :width])
-            assert np.abs(slide.read_region(level, 0, 0, *image.shape[1::-1]).astype(int) - image).mean() < 6
-
-
-def test_the_index_is_tifffiles(data_dir: Path) -> None:
-    path = data_dir / "wsi" / "CMU-1-Small-Region.svs"
-    source = open_source(str(path))
-    index = read_index(source)
-    source.close()
-    assert index is not None
-    with tifffile.TiffFile(path) as file:
-        assert index.levels[0].offsets.tolist() == list(file.pages[0].dataoffsets)
-        assert index.levels[0].lengths.tolist() == list(file.pages[0].databytecounts)
-        assert index.levels[0].tables == file.pages[0].jpegtables
-
-
 def test_errors_name_slide_file_and_what_to_do(tmp_path: Path) -> None:
-    path = _write(tmp_path / "s.tif", [page(picture(200, 200), **MPP)])
+    path = write_tiff(tmp_path / "s.tif", [page(picture(200, 200), **MPP)])
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(SlideError, match=r"slide a: .*s\.tif is damaged: .* was it copied whole") as caught:
         open_slide(path, slide_id="a")
     assert caught.value.reason == "unreadable"
-    path = _write(tmp_path / "n.tif", [page(picture(64, 64))])
+    path = write_tiff(tmp_path / "n.tif", [page(picture(64, 64))])
     with pytest.raises(SlideError, match="manifest's mpp column") as caught:
         open_slide(path, slide_id="a")
     assert caught.value.reason == "no_mpp"
@@ -241,8 +112,8 @@ def test_errors_name_slide_file_and_what_to_do(tmp_path: Path) -> None:
 def test_a_file_that_is_written_to_fails_whole(tmp_path: Path) -> None:
     path = write_pyramid(tmp_path / "s.tif", picture(512, 512), mpp=1.0, tile_px=64)
     spec = TileSpec(mpp=1.0, tile_px=64)
-    with _fast(path) as slide:
-        tiles = _grid(slide, spec)
+    with open_fast(path) as slide:
+        tiles = whole_grid(slide, spec)
         read_chunk(slide, tiles.slice(0, 3), spec=spec)
         with path.open("r+b") as file:
             file.write(b"II*")
@@ -256,12 +127,6 @@ def test_another_version_than_the_one_that_is_meant_is_refused(tmp_path: Path) -
     with pytest.raises(SlideError) as caught:
         open_slide(path, slide_id="s", etag="another")
     assert caught.value.reason == "changed"
-
-
-def _grid(slide: Slide, spec: TileSpec) -> object:
-    return grid(
-        "s", slide.level_sizes_px[0], slide.mpp, np.ones((4, 4), np.bool_), spec.model_copy(update={"min_tissue": 0.0})
-    )
 
 
 @pytest.fixture
@@ -286,15 +151,15 @@ def test_a_grid_across_file_tiles_decodes_each_about_once(
     monkeypatch.setattr("uadray.slides.tiff.decoded_tiles.DECODED_BYTES", 48 * 32 * 32 * 3)
     path = write_pyramid(tmp_path / "s.tif", picture(640, 1920), mpp=1.0, tile_px=32, downsamples=())
     spec = TileSpec(mpp=1.3, tile_px=40)
-    with _fast(path) as slide:
-        tiles = _grid(slide, spec)
+    with open_fast(path) as slide:
+        tiles = whole_grid(slide, spec)
         x, y = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
         order = reading_order(slide, x, y, mpp=1.3, tile_px=40)
         assert sorted(order.tolist()) == list(range(len(tiles)))
         rows = list(read_chunks(slide, tiles, spec=spec))
         by_rows = len(decoded)
         decoded.clear()
-    with _fast(path) as slide:
+    with open_fast(path) as slide:
         strips = list(read_chunks(slide, tiles.take(order), spec=spec))
     assert by_rows > 1.3 * 1200
     assert len(decoded) < 1.2 * 1200
@@ -306,17 +171,17 @@ def test_a_grid_across_file_tiles_decodes_each_about_once(
 def test_what_is_not_needed_again_is_not_kept(tmp_path: Path, decoded: list[int]) -> None:
     path = write_pyramid(tmp_path / "s.tif", picture(256, 256), mpp=1.0, tile_px=64, downsamples=())
     spec = TileSpec(mpp=1.0, tile_px=64)
-    with _fast(path) as slide:
-        chunks = list(read_chunks(slide, _grid(slide, spec), spec=spec))
+    with open_fast(path) as slide:
+        chunks = list(read_chunks(slide, whole_grid(slide, spec), spec=spec))
         assert slide._decoded._bytes == 0
         assert len(decoded) == 16
-        again = read_chunk(slide, _grid(slide, spec), spec=spec)
+        again = read_chunk(slide, whole_grid(slide, spec), spec=spec)
     np.testing.assert_array_equal(chunks[0].pixels, again.pixels)
 
 
 def test_tiles_are_openslides_resampled_alike(tmp_path: Path) -> None:
     path = write_pyramid(tmp_path / "s.tif", picture(300, 400), mpp=0.25, tile_px=64, downsamples=(2, 4))
-    with _fast(path) as fast, _twin(path) as slow:
+    with open_fast(path) as fast, open_by_openslide(path) as slow:
         for mpp in (0.25, 0.3, 0.5, 0.77, 1.4):
             a, b = (read_tile(s, x_level0_px=13, y_level0_px=150, mpp=mpp, tile_px=40) for s in (fast, slow))
             if mpp in (0.25, 0.3):  # OpenSlide interpolates where a coarser level's pixel is asked for in between
@@ -325,21 +190,9 @@ def test_tiles_are_openslides_resampled_alike(tmp_path: Path) -> None:
             np.testing.assert_array_equal(a, b)
 
 
-def test_touched_tiles_by_hand(tmp_path: Path) -> None:
-    """Level of 3 x 2 tiles of 64 px: a box on all four corners of the first ones, one outside, one over the edge."""
-    path = write_pyramid(tmp_path / "s.tif", picture(100, 190), mpp=1.0, tile_px=64, downsamples=())
-    source = open_source(str(path))
-    index = read_index(source)
-    source.close()
-    assert index is not None
-    boxes = np.array([[60, 60, 8, 8], [500, 0, 9, 9], [-10, 90, 20, 50], [128, 0, 62, 64]])
-    box, tile = touched_tiles(index.levels[0], boxes)
-    assert list(zip(box.tolist(), tile.tolist(), strict=True)) == [(0, 0), (0, 1), (0, 3), (0, 4), (2, 3), (3, 2)]
-
-
 def test_places_say_what_needs_no_resampling(tmp_path: Path) -> None:
     path = write_pyramid(tmp_path / "s.tif", picture(128, 128), mpp=0.5, tile_px=64, downsamples=(2,))
-    with _fast(path) as slide:
+    with open_fast(path) as slide:
         places = tile_places(slide, [0, 3, 4], [0, 0, 8], mpp=1.0, tile_px=32)
     assert places.exact.tolist() == [True, False, True]
     assert places.boxes.tolist() == [[0, 0, 32, 32], [1, 0, 33, 32], [2, 4, 32, 32]]

@@ -14,13 +14,15 @@ from slides.tiff_files import build as build_tiff
 
 from uadray.bench.proxy import DelayProxy
 from uadray.errors import SlideError
-from uadray.phantoms.slides import write_pyramid
+from uadray.phantoms.pyramid import write_pyramid
 from uadray.slides.opening import open_slide
 from uadray.slides.openslide import OpenSlideSlide
 from uadray.slides.slide import Slide
 from uadray.slides.thumbnail import thumbnail
 from uadray.slides.tiff import read_ahead
-from uadray.slides.tiff.byte_source import RemoteObject
+from uadray.slides.tiff.byte_source import RemoteObject, open_source
+from uadray.slides.tiff.index import read_index
+from uadray.slides.tiff.read_ahead import touched_tiles
 from uadray.slides.tiff.slide import TiffSlide
 from uadray.slides.tile_reading import reading_order, tile_places
 from uadray.storage import local_copies, objects
@@ -220,3 +222,15 @@ def test_a_slide_of_no_mpp_leaves_no_copy_held(s3: SeaweedServer) -> None:
     with pytest.raises(SlideError) as caught:
         open_slide(uri, slide_id="s")
     assert caught.value.reason == "no_mpp"
+
+
+def test_touched_tiles_by_hand(tmp_path: Path) -> None:
+    """Level of 3 x 2 tiles of 64 px: a box on all four corners of the first ones, one outside, one over the edge."""
+    path = write_pyramid(tmp_path / "s.tif", picture(100, 190), mpp=1.0, tile_px=64, downsamples=())
+    source = open_source(str(path))
+    index = read_index(source)
+    source.close()
+    assert index is not None
+    boxes = np.array([[60, 60, 8, 8], [500, 0, 9, 9], [-10, 90, 20, 50], [128, 0, 62, 64]])
+    box, tile = touched_tiles(index.levels[0], boxes)
+    assert list(zip(box.tolist(), tile.tolist(), strict=True)) == [(0, 0), (0, 1), (0, 3), (0, 4), (2, 3), (3, 2)]
