@@ -461,14 +461,14 @@ def test_without_credentials_requests_are_unsigned(s3: SeaweedServer, monkeypatc
 
 def test_no_one_at_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setattr(s3_module, "_TRIES", 2)
+    monkeypatch.setattr(s3_module, "TRIES", 2)
     s3_module._connect.cache_clear()
     _assert_all_fail("s3://slides/a.svs", UnreachableError, "check AWS_ENDPOINT_URL")
 
 
 def test_an_endpoint_that_says_nothing_ends_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that takes the connection and never answers: nothing hangs longer than tries times the timeout."""
-    monkeypatch.setattr(s3_module, "_TRIES", 2)
+    monkeypatch.setattr(s3_module, "TRIES", 2)
     monkeypatch.setattr(s3_module, "_READ_TIMEOUT_S", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
