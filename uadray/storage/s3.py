@@ -29,7 +29,7 @@ from uadray.storage.s3_errors import explained, no_such_object
 from uadray.storage.uris import ObjectInfo, split_s3
 
 if TYPE_CHECKING:
-    from obstore import Attributes, GetOptions, PutMode
+    from obstore import Attributes, GetOptions, ObjectMeta, PutMode
     from obstore.store import S3Store
 
 JOIN_GAP_BYTES = 64 * 2**10  # reading this much for nothing costs less than another request
@@ -44,9 +44,16 @@ _T = TypeVar("_T")
 
 def stat(uri: str) -> ObjectInfo:
     """Return size and etag."""
-    import obstore
 
-    meta = _by_obstore(uri, lambda store, key: obstore.head(store, key))
+    def head(store: "S3Store", key: str) -> "ObjectMeta":
+        import obstore
+
+        try:
+            return obstore.head(store, key)
+        except FileNotFoundError:  # which has no body that says whether the object is missing, or the bucket
+            return obstore.get(store, key, options={"range": (0, 1)}).meta
+
+    meta = _by_obstore(uri, head)
     if meta is None or not meta["e_tag"]:
         return s3_boto3.stat(uri)
     return ObjectInfo(uri, meta["size"], meta["e_tag"].strip('"'))
