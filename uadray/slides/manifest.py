@@ -22,7 +22,7 @@ from uadray.errors import AccessError, InputError
 from uadray.schemas import SLIDES
 from uadray.slides import manifest_columns, manifest_csv
 from uadray.slides.slide import Mpp
-from uadray.storage import objects, slide_files
+from uadray.storage import dicom_series, objects
 
 SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".czi")
 """What `index` takes for a slide each. Not DICOM files: of those a series is a slide."""
@@ -155,7 +155,7 @@ def _lies_in(uri: str, folders: set[str], root: str) -> bool:
 
 def _series(rest: list[objects.ObjectInfo], root: str, others: dict[str, list[str]]) -> list[objects.ObjectInfo]:
     """The first file of each DICOM series of a folder; what else is there goes to `others` by its suffix."""
-    dicom = [info for info in rest if info.uri.lower().endswith(slide_files.DICOM_SUFFIXES)]
+    dicom = [info for info in rest if info.uri.lower().endswith(dicom_series.DICOM_SUFFIXES)]
     with ThreadPoolExecutor(_REQUESTS) as pool:
         found = dict(zip((info.uri for info in dicom), pool.map(_series_or_none, dicom), strict=True))
     first: dict[tuple[str, str], objects.ObjectInfo] = {}
@@ -173,7 +173,7 @@ def _series(rest: list[objects.ObjectInfo], root: str, others: dict[str, list[st
 
 def _series_or_none(info: objects.ObjectInfo) -> str | None:
     try:
-        return slide_files.series(info)
+        return dicom_series.series(info)
     except AccessError:
         return None
 
