@@ -1,14 +1,18 @@
 """Errors for people: what it is about, what was expected, what to do.
 
-`InputError` ends a command with exit status 2 (nothing was done: the input is wrong). `SlideError` is about one
-slide and never ends a command: the slide ends in the state `failed(reason)` and the others go on. `WorkError` ends a
-command with exit status 1 (the work was started and could not be finished).
+Three parts, in this order: the errors; whose fault an error is; what logs show of it.
 
-Whose fault an error is decides what happens. A slide that is damaged, has no pixel size or kills its reader fails. A
-fault of the system (credentials, network, a full disk, a broken GPU) says nothing about the slide that met it: that
-slide is given back and tried again, on another node where there is one.
+- `InputError` ends a command with exit status 2: the input is wrong, and nothing was done.
+- `WorkError` ends a command with exit status 1: the work was started and cannot be finished.
+- `SlideError` is about one slide and never ends a command: the slide ends in the state `failed(reason)`, and the others
+  go on.
 
-Errors name slides, for whoever gave the command. Logs are kept and sent elsewhere: they have `shown` for a slide.
+Whose fault an error is decides what happens. A slide that is damaged, has no pixel size or kills its reader has failed.
+A fault of the system (credentials, network, a full disk, a broken GPU) says nothing about the slide: it is given back
+and tried again, on another node if there is one.
+
+The text of an error may name slides, since it is for whoever gave the command. Logs are kept and sent elsewhere: they
+show a hash instead of the id.
 """
 
 import errno
@@ -16,38 +20,9 @@ import hashlib
 import os
 import re
 
-SHOW_IDS = "UADRAY_SHOW_IDS"
-"""The environment variable behind `--show-ids`: set to 1, logs name slides."""
-
-
-_PATH = re.compile(r"\S*/.*?(?=: |$)", re.DOTALL)
-
-
-def shown(slide_id: str) -> str:
-    """What a log calls a slide: eight hex digits, by which whoever has the manifest finds it, or its id if asked for.
-
-    >>> shown("a")
-    'ca978112'
-    """
-    return slide_id if shows_ids() else hashlib.sha256(slide_id.encode()).hexdigest()[:8]
-
-
-def shown_text(message: str) -> str:
-    """A message as logs have it: without paths, which name slides.
-
-    >>> shown_text("unreadable: s3://bucket/Jane Doe.svs: permission denied")
-    'unreadable: (path): permission denied'
-    """
-    return message if shows_ids() else _PATH.sub("(path)", message)
-
-
-def shows_ids() -> bool:
-    """Whether logs may name slides, and what names them: their paths."""
-    return os.environ.get(SHOW_IDS, "") not in ("", "0")
-
 
 class UadrayError(Exception):
-    """Whatever uadray refuses or cannot do, in one line.
+    """What uadray refuses or cannot do, in one line.
 
     Attributes:
         exit_status: what the command line returns when this error reaches it.
@@ -71,43 +46,43 @@ class SlideError(UadrayError):
 
     Attributes:
         slide_id: the slide it is about.
-        reason: a short stable word that counts and filters can use: `missing`, `unreadable`, `no_mpp`, `changed`, ...
+        reason: a short stable word by which failures are counted: `missing`, `unreadable`, `no_mpp`, `changed`, ...
     """
 
     def __init__(self, slide_id: str, reason: str, message: str) -> None:
-        """Name the slide, the reason, and what was expected."""
+        """Take the slide, the reason, and a message that says what was expected."""
         super().__init__(f"slide {slide_id}: {message}")
         self.slide_id = slide_id
         self.reason = reason
         self.message = message
 
     def __reduce__(self) -> tuple[type["SlideError"], tuple[str, str, str]]:
-        """Cross process borders whole (Ray pickles errors)."""
+        """Keep all attributes when pickled: Ray pickles errors."""
         return (SlideError, (self.slide_id, self.reason, self.message))
 
 
 class ClusterLostError(WorkError):
-    """The Ray cluster is gone: whatever is asked of it hangs, its shutdown too. Exit status 1."""
+    """The Ray cluster is gone. Any further call to Ray would hang, `ray.shutdown` too. Exit status 1."""
 
 
 class NotFoundError(InputError):
-    """The object, the folder's object or the bucket does not exist."""
+    """The object, the folder or the bucket does not exist."""
 
 
 class NoBucketError(NotFoundError):
-    """The bucket does not exist: never an object's mere absence, but a wrong name or a wrong endpoint."""
+    """The bucket does not exist: its name or the endpoint is wrong."""
 
 
 class AccessError(InputError):
-    """Credentials are wrong, incomplete or expired, or do not allow this; or clock or region are wrong."""
+    """Credentials are wrong, incomplete or expired, or do not allow this; or the clock or the region is wrong."""
 
 
 class UnreachableError(InputError):
-    """The endpoint does not answer, or breaks off, after all retries."""
+    """The endpoint does not answer, or breaks off, in all retries."""
 
 
 class ChangedError(WorkError):
-    """The object is no longer the one that was looked at before (its etag differs)."""
+    """The object is no longer the one that was looked at before: its etag differs."""
 
 
 class FullError(WorkError):
@@ -115,12 +90,15 @@ class FullError(WorkError):
 
 
 class BusyError(WorkError):
-    """The slide cache has no room, because others use every copy in it: the same may go well later."""
+    """The slide cache has no room, because every copy in it is in use. The same may go well later."""
 
 
 SYSTEM_REASONS = frozenset({"no_access", "unreachable", "cache_busy", "disk_full", "memory", "device", "node"})
-"""Reasons that are the system's. `memory`: a process could not get what a slide needs; `device`: what scores is broken;
-`node`: files that every other node sees are not there, or uadray itself does not run."""
+"""Reasons that are faults of the system.
+
+`memory`: a process could not get the memory that a slide needs. `device`: the GPU or the detector on it is broken.
+`node`: files that every other node sees are missing there, or uadray itself does not run.
+"""
 
 _OF_THE_NODE = frozenset(
     {
@@ -128,11 +106,11 @@ _OF_THE_NODE = frozenset(
         *(errno.ENETUNREACH, errno.EMFILE, errno.ENFILE, errno.EREMOTEIO),
     }
 )
-"""A mount that has gone, too many open files: not what the bytes of a slide are about."""
+"""Errors of a node, not of a slide: a network mount that is gone, too many open files."""
 
 
 def reason_of(error: BaseException) -> tuple[str, str]:
-    """A stable word for why a slide could not be read or scored, and one line for people.
+    """Return a stable word for why a slide could not be read or scored, and one line for people.
 
     >>> reason_of(AccessError("s3://b/a.svs: refused"))
     ('no_access', 's3://b/a.svs: refused')
@@ -142,7 +120,7 @@ def reason_of(error: BaseException) -> tuple[str, str]:
     ('unreadable', 'ValueError: x')
     """
     chain = _chain(error)
-    if any(_is_want_of_memory(cause) for cause in chain):
+    if any(_is_out_of_memory(cause) for cause in chain):
         return "memory", f"not enough memory: {error}"
     for cause in chain:
         if isinstance(cause, OSError) and cause.errno in _OF_THE_NODE:
@@ -162,7 +140,7 @@ def reason_of(error: BaseException) -> tuple[str, str]:
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
-    """An error and what it was raised from."""
+    """Return an error and the errors that it was raised from."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         chain.append(error)
@@ -170,11 +148,42 @@ def _chain(error: BaseException | None) -> list[BaseException]:
     return chain
 
 
-def _is_want_of_memory(error: BaseException) -> bool:
-    """Python's, torch's on a GPU (whose class importing this does not import), or OpenCV's."""
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out: for Python, the system, OpenCV, or torch on a GPU (by name, to not import torch)."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
         or (type(error).__module__ == "cv2" and "Insufficient memory" in str(error))
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     )
+
+
+SHOW_IDS = "UADRAY_SHOW_IDS"
+"""The environment variable behind `--show-ids`: set to 1, logs name slides."""
+
+_PATH = re.compile(r"\S*/.*?(?=: |$)", re.DOTALL)
+
+
+def shown(slide_id: str) -> str:
+    """Return what logs call a slide: eight hex digits, or its id if `--show-ids` was given.
+
+    Whoever has the manifest finds the slide by the digits: they are the beginning of the SHA-256 of the id.
+
+    >>> shown("a")
+    'ca978112'
+    """
+    return slide_id if shows_ids() else hashlib.sha256(slide_id.encode()).hexdigest()[:8]
+
+
+def shown_text(message: str) -> str:
+    """Return a message as logs have it: without paths, since these name slides.
+
+    >>> shown_text("unreadable: s3://bucket/Jane Doe.svs: permission denied")
+    'unreadable: (path): permission denied'
+    """
+    return message if shows_ids() else _PATH.sub("(path)", message)
+
+
+def shows_ids() -> bool:
+    """Tell whether logs may show ids and paths of slides."""
+    return os.environ.get(SHOW_IDS, "") not in ("", "0")

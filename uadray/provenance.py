@@ -1,4 +1,4 @@
-"""What a run leaves behind: its resolved configuration, the commit, the data's fingerprint, its metrics."""
+"""Provenance of a result: the resolved configuration, the commit, fingerprints of data, lines of metrics."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 
 def commit() -> str | None:
-    """The commit of the checkout this code runs from; None for an installed package."""
+    """Return the commit of the checkout that this code runs from; None for an installed package."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
@@ -20,7 +20,7 @@ def commit() -> str | None:
 
 
 def fingerprint(parts: Iterable[str]) -> str:
-    """Sixteen hex digits over `parts`, in order.
+    """Return sixteen hex digits that depend on the parts and their order (SHA-256).
 
     >>> fingerprint(["a", "b"]) == fingerprint(["a", "b"]) != fingerprint(["ab"])
     True
@@ -33,12 +33,12 @@ def fingerprint(parts: Iterable[str]) -> str:
 
 
 def dump_config(config: BaseModel) -> str:
-    """A configuration as YAML, every default written out."""
+    """Return a configuration as YAML, with every default written out."""
     import yaml
 
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def json_line(values: dict[str, Any]) -> str:
-    """One line of metrics.jsonl."""
+    """Return one line of metrics.jsonl."""
     return json.dumps(values, sort_keys=True)

@@ -5,14 +5,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import screening_drivers as sd
+from fault_proxy import FaultProxy, Request
 from seaweed import SeaweedServer
 
 from uadray.screening import leases
-from uadray.storage import objects, s3
+from uadray.storage import objects
 
 
 @pytest.fixture
@@ -111,27 +111,11 @@ def test_a_slide_that_could_not_be_judged_is_not_screened_again(tmp_path: Path) 
 
 
 @contextmanager
-def _requests(server: SeaweedServer) -> Iterator[Counter[str]]:
-    """Requests that leave this process."""
-    from uadray.storage.s3_client import connect
-
-    count: Counter[str] = Counter()
-    events, plain = connect().client.meta.events, s3._get
-
-    def ranged(*args: Any) -> Any:
-        count["range"] += 1
-        return plain(*args)
-
-    def seen(request: Any, **_: Any) -> None:
-        count[request.method] += 1
-
-    s3._get = ranged
-    events.register("before-send.s3", seen, unique_id="count")
-    try:
-        yield count
-    finally:
-        events.unregister("before-send.s3", unique_id="count")
-        s3._get = plain
+def _requests(server: SeaweedServer) -> Iterator[list[Request]]:
+    """Requests of this process while the block runs."""
+    with FaultProxy(server.endpoint) as proxy, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        yield proxy.requests
 
 
 @pytest.mark.s3
@@ -140,14 +124,14 @@ def test_going_on_takes_few_requests(s3: SeaweedServer, out: str) -> None:
     rows = sd.rows(f"{out}/slides", 20)
     for row in rows:
         objects.write_bytes(row.uri, b"x")
-    with _requests(s3) as count:
+    with _requests(s3) as requests:
         sd.screened(f"{out}/run", rows)
     # slide: lease, is it decided, tiles, masks, thumbnail, heatmap, decision, lease gone, and the test's own stat
-    assert count.total() <= 20 * 9 + 30, count
-    with _requests(s3) as count, sd.book(f"{out}/run") as book:
+    assert len(requests) <= 20 * 9 + 30, Counter(request.method for request in requests)
+    with _requests(s3) as requests, sd.book(f"{out}/run") as book:
         assert book.pending(rows) == []
         book.finish(rows)
-    assert count.total() <= 20, count
+    assert len(requests) <= 20, Counter(request.method for request in requests)
     objects.write_bytes(rows[7].uri, b"y")
     objects.delete(rows[8].uri)
     with sd.book(f"{out}/run") as book:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from uadray.cluster.finding import Finding
 from uadray.errors import InputError, NotFoundError, UadrayError, UnreachableError
-from uadray.storage import objects, s3, s3_client
+from uadray.storage import objects, s3_boto3, s3_client
 
 STORE_TIMEOUT_S = 20.0
 """For so long a check waits for a store. botocore itself waits half a minute for one that drops packets."""
@@ -36,7 +36,7 @@ def credentials(*, timeout_s: float = STORE_TIMEOUT_S) -> Finding:
             return "no credentials found; public buckets are read anonymously"
         if used is None:
             return f"no credentials found for {connection.endpoint}; requests will be anonymous"
-        buckets = s3.visible_buckets()
+        buckets = s3_boto3.visible_buckets()
         seen = "they may not list buckets" if buckets is None else f"they see {buckets} buckets"
         return f"{connection.endpoint} takes the credentials (from {used.method}); {seen}"
 

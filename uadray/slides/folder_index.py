@@ -12,7 +12,7 @@ import pyarrow as pa
 from uadray.errors import AccessError, InputError
 from uadray.slides.manifest import SlideRow
 from uadray.slides.manifest_checks import check_ids, why_unusable
-from uadray.storage import objects, slide_files
+from uadray.storage import objects, dicom_series
 
 SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".czi")
 """A file with one of these suffixes is a slide. DICOM is not among them: there, a series of files is a slide."""
@@ -102,7 +102,7 @@ def _lies_in(uri: str, folders: set[str], root: str) -> bool:
 
 def _first_files_of_series(files: list[objects.ObjectInfo], root: str, others: LeftOut) -> list[objects.ObjectInfo]:
     """The first file of each DICOM series of a folder; what is no DICOM goes to `others` by its suffix."""
-    dicom = [info for info in files if info.uri.lower().endswith(slide_files.DICOM_SUFFIXES)]
+    dicom = [info for info in files if info.uri.lower().endswith(dicom_series.DICOM_SUFFIXES)]
     with ThreadPoolExecutor(_REQUESTS) as pool:
         series_of = dict(zip((info.uri for info in dicom), pool.map(_series_or_none, dicom), strict=True))
     first: dict[tuple[str, str], objects.ObjectInfo] = {}
@@ -120,6 +120,6 @@ def _first_files_of_series(files: list[objects.ObjectInfo], root: str, others: L
 
 def _series_or_none(info: objects.ObjectInfo) -> str | None:
     try:
-        return slide_files.series(info)
+        return dicom_series.series(info)
     except AccessError:
         return None

@@ -1,95 +1,83 @@
-"""What is done with objects in S3: boto3 for whole objects and control, obstore where many ranges are in flight."""
+"""Objects in S3: the functions of `uadray.storage.objects` for `s3://`.
+
+    a key that obstore cannot express, or a process that was forked -------> boto3
+    anything else --> obstore, one request (ranges: up to six) -- success -> done
+                         | any failure
+                         v
+                      boto3, which tries again, and says what is wrong in the words of the S3 API
+
+obstore takes a quarter of boto3's time, outside the interpreter's lock, but its errors are free text, without a reason
+for a HEAD. boto3 alone lists, since obstore shows the folder marker `a/` as an object `a` and `a//b` as `a/b`; it alone
+deletes, since obstore sends a bulk request that not every server knows; and it alone writes and reads large objects
+whole, since obstore's timeout is for a whole request.
+"""
 
 import io
 import os
-import time
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, partial
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
-from uadray.errors import ChangedError, InputError, NotFoundError, UnreachableError
-from uadray.storage.s3_client import IN_FLIGHT, assume_reachable, connect, explained, object_store, one_line
+from uadray.errors import ChangedError, InputError
+from uadray.storage import s3_boto3
+from uadray.storage.s3_client import IN_FLIGHT, assume_reachable, object_store, obstore_works
+from uadray.storage.s3_errors import explained, no_such_object
 from uadray.storage.uris import ObjectInfo, split_s3
 
 if TYPE_CHECKING:
-    from obstore import GetOptions
+    from obstore import Attributes, GetOptions, ObjectMeta, PutMode
+    from obstore.store import S3Store
 
 JOIN_GAP_BYTES = 64 * 2**10  # reading this much for nothing costs less than another request
 JOIN_MAX_BYTES = 8 * 2**20
+_ONE_REQUEST_BYTES = 8 * 2**20
+"""What is read or written whole by obstore: it passes within the timeout of a request at 140 KB/s."""
 _MULTIPART_BYTES = 64 * 2**20
-_TRIES = 3
+_BUCKET = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+_T = TypeVar("_T")
 
 
 def stat(uri: str) -> ObjectInfo:
-    """Ask for size and etag."""
-    from botocore.exceptions import ClientError
+    """Return size and etag."""
 
-    bucket, key = split_s3(uri)
-    if not key:
-        raise InputError(f"{uri}: a bucket, where an object was expected: s3://bucket/key")
-    client = connect().client
-    with explained(uri):
+    def head(store: "S3Store", key: str) -> "ObjectMeta":
+        import obstore
+
         try:
-            answer = client.head_object(Bucket=bucket, Key=key)
-        except ClientError:  # a HEAD's refusal has no body, that is, no reason: ask again in a way that has
-            client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")["Body"].close()
-            answer = client.head_object(Bucket=bucket, Key=key)
-    return ObjectInfo(uri, int(answer["ContentLength"]), answer["ETag"].strip('"'))
+            return obstore.head(store, key)
+        except FileNotFoundError:  # which has no body that says whether the object is missing, or the bucket
+            return obstore.get(store, key, options={"range": (0, 1)}).meta
 
-
-def visible_buckets() -> int | None:
-    """Ask the server who we are: how many buckets the credentials show; None where they may not list buckets.
-
-    Raises:
-        AccessError: the server does not take the credentials.
-    """
-    from botocore.exceptions import ClientError
-
-    with explained("S3"):
-        try:
-            return len(connect().client.list_buckets()["Buckets"])
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "AccessDenied":
-                raise
-    return None
+    meta = _by_obstore(uri, head)
+    if meta is None or not meta["e_tag"]:
+        return s3_boto3.stat(uri)
+    return ObjectInfo(uri, meta["size"], meta["e_tag"].strip('"'))
 
 
 def list_objects(uri: str, *, left_out: Callable[[str, str], None] | None = None) -> Iterator[ObjectInfo]:
-    """List the objects in a folder and below, page by page, in the order of the server (on S3 by key).
-
-    Objects that stand for folders (their names end with a slash) are not listed. Nothing is told to `left_out`.
-    """
-    bucket, folder = split_s3(uri)
-    prefix = folder.rstrip("/") + "/" if folder.strip("/") else ""
-    with explained(uri):
-        for page in connect().client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for item in page.get("Contents", ()):
-                if not item["Key"].endswith("/"):
-                    yield ObjectInfo(f"s3://{bucket}/{item['Key']}", int(item["Size"]), item["ETag"].strip('"'))
+    """List the objects in a folder and below. In S3 all of them can be listed: `left_out` is never called."""
+    return s3_boto3.list_objects(uri)
 
 
 def read_bytes(uri: str, *, max_bytes: int | None = None) -> bytes:
-    """Read a whole object; a connection that breaks off in the middle is tried again."""
-    from botocore.exceptions import HTTPClientError, IncompleteReadError, ResponseStreamingError
+    """Read a whole object."""
 
-    bucket, key = split_s3(uri)
-    tries = 0
-    with explained(uri):
-        while True:
-            tries += 1
-            answer = connect().client.get_object(Bucket=bucket, Key=key)
-            if max_bytes is not None and answer["ContentLength"] > max_bytes:
-                answer["Body"].close()
-                raise InputError(f"{uri}: {answer['ContentLength']} bytes, expected {max_bytes} at most")
-            try:
-                with answer["Body"] as body:
-                    return bytes(body.read())
-            except (HTTPClientError, IncompleteReadError, ResponseStreamingError):
-                if tries == _TRIES:
-                    raise
+    def get(store: "S3Store", key: str) -> bytes | None:
+        import obstore
+
+        answer = obstore.get(store, key)
+        size = answer.meta["size"]
+        if max_bytes is not None and size > max_bytes:
+            raise InputError(f"{uri}: {size} bytes, expected {max_bytes} at most")
+        return bytes(answer.bytes()) if size <= _ONE_REQUEST_BYTES else None
+
+    data = _by_obstore(uri, get)
+    return s3_boto3.read_bytes(uri, max_bytes=max_bytes) if data is None else data
 
 
 def read_ranges(
@@ -99,11 +87,11 @@ def read_ranges(
     spans = join_ranges(ranges, gap_bytes=gap_bytes)
     starts = [start for start, _ in spans]
     blobs = list(_pool(os.getpid()).map(partial(_read_span, uri, etag), spans))
-    found = []
+    pieces = []
     for start, stop in ranges:
         index = bisect_right(starts, start) - 1
-        found.append(bytes(blobs[index][start - starts[index] : stop - starts[index]]) if stop > start else b"")
-    return found
+        pieces.append(bytes(blobs[index][start - starts[index] : stop - starts[index]]) if stop > start else b"")
+    return pieces
 
 
 def read_ends(uri: str, *, etag: str | None, head_bytes: int, tail_bytes: int) -> tuple[ObjectInfo, bytes, bytes]:
@@ -112,38 +100,26 @@ def read_ends(uri: str, *, etag: str | None, head_bytes: int, tail_bytes: int) -
     Raises:
         ChangedError: the object is not the one with this etag.
     """
-    from obstore.exceptions import BaseError
-
-    bucket, key = split_s3(uri)
-    if key and not _needs_boto3(key):
-        ranges: list[GetOptions] = [{"range": (0, head_bytes)}, {"range": {"suffix": tail_bytes}}]
-        with suppress(BaseError, OSError):  # what is wrong is said below
-            answers = list(_pool(os.getpid()).map(partial(_get_answer, bucket, key), ranges))
-            (head, size, head_etag), (tail, _, tail_etag) = answers
-            assume_reachable()
-            if head_etag != tail_etag or etag not in (None, head_etag):
-                raise ChangedError(f"{uri}: the object has changed since it was looked at (etag {etag})")
-            return ObjectInfo(uri, size, head_etag), head, tail
+    ranges: list[GetOptions] = [{"range": (0, head_bytes)}, {"range": {"suffix": tail_bytes}}]
+    head, tail = _pool(os.getpid()).map(partial(_get_end, uri), ranges)
+    if head is not None and tail is not None:
+        if head[0].etag != tail[0].etag or etag not in (None, head[0].etag):
+            raise ChangedError(f"{uri}: the object has changed since it was looked at (etag {etag})")
+        return head[0], head[1], tail[1]
     info = stat(uri)
     if etag not in (None, info.etag):
         raise ChangedError(f"{uri}: the object has changed since it was looked at (etag {etag}, now {info.etag})")
     spans = [(0, min(head_bytes, info.size)), (max(0, info.size - tail_bytes), info.size)]
-    head, tail = read_ranges(uri, spans, etag=info.etag)
-    return info, head, tail
-
-
-def _get_answer(bucket: str, key: str, options: "GetOptions") -> tuple[bytes, int, str]:
-    """What a range holds, and the size and etag of the object."""
-    import obstore
-
-    answer = obstore.get(object_store(bucket), key, options=options)
-    return bytes(answer.bytes()), answer.meta["size"], (answer.meta["e_tag"] or "").strip('"')
+    first, last = read_ranges(uri, spans, etag=info.etag)
+    return info, first, last
 
 
 def join_ranges(
     ranges: Sequence[tuple[int, int]], *, gap_bytes: int = JOIN_GAP_BYTES, max_bytes: int = JOIN_MAX_BYTES
 ) -> list[tuple[int, int]]:
-    """Join ranges that lie near each other into fewer, sorted spans, so that each range lies in the last one before it.
+    """Join ranges that lie near each other into fewer, sorted spans.
+
+    Each range lies in the last span that does not begin after it.
 
     >>> join_ranges([(100, 110), (0, 10), (12, 20), (5, 5)], gap_bytes=4)
     [(0, 20), (100, 110)]
@@ -157,129 +133,146 @@ def join_ranges(
     return spans
 
 
-@cache
-def _pool(pid: int) -> ThreadPoolExecutor:
-    """Threads that wait for obstore, which works outside the interpreter's lock; new ones after a fork."""
-    return ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="uadray-s3")
-
-
-def _read_span(uri: str, etag: str | None, span: tuple[int, int]) -> memoryview:
-    """Read one span; where obstore gives up, boto3 says why, or that the server is back and it is worth another try."""
-    from obstore.exceptions import BaseError, PreconditionError
-
-    error: Exception | None = None
-    for _ in range(_TRIES):
-        try:
-            blob = _get(uri, etag, span)
-            if len(blob) == span[1] - span[0]:
-                return blob
-        except PreconditionError as changed:
-            raise ChangedError(f"{uri}: the object has changed since it was looked at (etag {etag})") from changed
-        except (BaseError, OSError) as failure:
-            error = failure
-        info = stat(uri)
-        if span[1] > info.size:
-            raise InputError(f"{uri}: has {info.size} bytes, bytes {span[0]} to {span[1]} were asked for")
-    detail = one_line(error) if error else "the answer was too short"
-    raise UnreachableError(f"{uri}: bytes {span[0]} to {span[1]} cannot be read: {detail}") from error
-
-
-def _get(uri: str, etag: str | None, span: tuple[int, int]) -> memoryview:
-    import obstore
-
-    bucket, key = split_s3(uri)
-    if _needs_boto3(key):
-        return _get_by_boto3(uri, etag, span)
-    options: GetOptions = {"range": span}
-    if etag:
-        options["if_match"] = f'"{etag}"'
-    return memoryview(obstore.get(object_store(bucket), key, options=options).bytes())
-
-
-def _needs_boto3(key: str) -> bool:
-    return not key.isprintable() or any(part in ("", ".", "..") for part in key.split("/"))
-
-
-def _get_by_boto3(uri: str, etag: str | None, span: tuple[int, int]) -> memoryview:
-    """Read a span by boto3: obstore does not take keys with empty or dotted parts, nor with control characters."""
-    from botocore.exceptions import HTTPClientError
-
-    bucket, key = split_s3(uri)
-    condition = {"IfMatch": f'"{etag}"'} if etag else {}
-    with explained(uri):
-        answer = connect().client.get_object(
-            Bucket=bucket, Key=key, Range=f"bytes={span[0]}-{span[1] - 1}", **condition
-        )
-        try:
-            with answer["Body"] as body:
-                return memoryview(body.read())
-        except HTTPClientError as error:
-            raise OSError(one_line(error)) from error
-
-
 def write_bytes(uri: str, data: bytes, *, content_type: str | None = None) -> None:
     """Write an object: whole or not at all."""
-    bucket, key = split_s3(uri)
-    extra = {"ContentType": content_type} if content_type else {}
-    with explained(uri):
-        if len(data) <= _MULTIPART_BYTES:
-            connect().client.put_object(Bucket=bucket, Key=key, Body=data, **extra)
-        else:
-            connect().client.upload_fileobj(io.BytesIO(data), bucket, key, ExtraArgs=extra)
+    import obstore
+
+    if len(data) > _MULTIPART_BYTES:
+        s3_boto3.write_file(uri, io.BytesIO(data), content_type=content_type)
+        return
+    attributes: Attributes | None = {"Content-Type": content_type} if content_type else None
+
+    def put(store: "S3Store", key: str) -> bool:
+        obstore.put(store, key, data, attributes=attributes, use_multipart=False)
+        return True
+
+    if len(data) > _ONE_REQUEST_BYTES or not _by_obstore(uri, put):
+        s3_boto3.write_bytes(uri, data, content_type=content_type)
 
 
 def write_file(uri: str, file: IO[bytes]) -> None:
-    """Write an object from a file that is open, in parts where it is large: whole or not at all."""
-    bucket, key = split_s3(uri)
-    with explained(uri):
-        connect().client.upload_fileobj(file, bucket, key)
+    """Write an object from an open file, in parts where it is large: whole or not at all."""
+    s3_boto3.write_file(uri, file)
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
     """Write an object unless there is one, and tell whether this call did."""
-    return _put_if(uri, data, IfNoneMatch="*")
+    return _put_if(uri, data, "create", IfNoneMatch="*")
 
 
 def replace_if_match(uri: str, data: bytes, etag: str) -> bool:
     """Write an object if the one there still has this etag, and tell whether it had."""
-    return _put_if(uri, data, IfMatch=f'"{etag}"')
-
-
-def _put_if(uri: str, data: bytes, **condition: str) -> bool:
-    """Write an object under a condition (`IfNoneMatch`, `IfMatch`) and tell whether it was met.
-
-    A put whose answer got lost is sent again by boto3 and then meets itself: where that happened, content decides.
-    """
-    from botocore.exceptions import ClientError
-
-    bucket, key = split_s3(uri)
-    with explained(uri):
-        for attempt in range(6):
-            try:
-                connect().client.put_object(Bucket=bucket, Key=key, Body=data, **condition)
-            except ClientError as error:
-                answer = error.response["ResponseMetadata"]
-                if answer["HTTPStatusCode"] == 412:
-                    return bool(answer["RetryAttempts"]) and _holds(uri, data)
-                if error.response["Error"]["Code"] == "NoSuchKey":
-                    return False  # deleted meanwhile: nothing is left to replace
-                if answer["HTTPStatusCode"] != 409 or attempt == 5:
-                    raise
-                time.sleep(0.05 * 2**attempt)  # 409: two at once; S3 asks to try again
-            else:
-                return True
-    raise AssertionError("the last attempt returns or raises")
-
-
-def _holds(uri: str, data: bytes) -> bool:
-    try:
-        return stat(uri).size == len(data) and read_bytes(uri) == data
-    except NotFoundError:
-        return False
+    return _put_if(uri, data, {"e_tag": f'"{etag}"'}, IfMatch=f'"{etag}"')
 
 
 def delete(uri: str) -> None:
     """Delete an object; one that does not exist is fine."""
+    s3_boto3.delete(uri)
+
+
+def needs_boto3(uri: str) -> bool:
+    """Tell whether obstore cannot express this key: one with empty or dotted segments, or control characters.
+
+    >>> [needs_boto3(f"s3://bucket/{key}") for key in ("a/b.svs", "a//b.svs", "a/", "../b.svs", "b" + chr(9))]
+    [False, True, True, True, True]
+    """
     bucket, key = split_s3(uri)
-    with explained(uri):
-        connect().client.delete_object(Bucket=bucket, Key=key)
+    segments = key.split("/")
+    return not (_BUCKET.fullmatch(bucket) and key.isprintable()) or any(part in ("", ".", "..") for part in segments)
+
+
+def _by_obstore(uri: str, ask: Callable[["S3Store", str], _T], *, retry: bool = False) -> _T | None:
+    """Return obstore's answer to a request; None if boto3 has to ask instead.
+
+    Raises:
+        NotFoundError: the server says that there is no such object. It is not asked again.
+    """
+    from obstore.exceptions import BaseError
+
+    if needs_boto3(uri) or not obstore_works():
+        return None
+    bucket, key = split_s3(uri)
+    with explained(uri), suppress(BaseError, OSError):
+        try:
+            answer = ask(object_store(bucket, retry=retry), key)
+        except FileNotFoundError as error:
+            if "<Code>NoSuchKey</Code>" not in str(error):  # a HEAD, or there is no such bucket
+                raise
+            raise no_such_object(uri) from error
+        assume_reachable()
+        return answer
+    return None
+
+
+def _put_if(uri: str, data: bytes, mode: "PutMode", **condition: str) -> bool:
+    """Write an object under a condition, and tell whether it was met; boto3 goes on where obstore cannot tell."""
+    import obstore
+    from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
+
+    may_be_written = False
+
+    def put(store: "S3Store", key: str) -> bool:
+        nonlocal may_be_written
+        try:
+            obstore.put(store, key, data, mode=mode, use_multipart=False)
+        except (AlreadyExistsError, PreconditionError) as error:
+            if _status(error) != 412:  # 409: two writers at once; 404: no such bucket
+                raise
+            return False
+        except GenericError as error:
+            may_be_written = not 400 <= _status(error) < 500
+            raise
+        return True
+
+    is_met = _by_obstore(uri, put)
+    return s3_boto3.put_if(uri, data, may_be_written=may_be_written, **condition) if is_met is None else is_met
+
+
+def _status(error: Exception) -> int:
+    """Return the HTTP status that an error of obstore's tells of; 0 if there was no answer.
+
+    >>> _status(Exception("Server returned non-2xx status code: 412 Precondition Failed")), _status(Exception())
+    (412, 0)
+    """
+    match = re.search(r"status code: (\d{3})", str(error))
+    return int(match[1]) if match else 0
+
+
+def _read_span(uri: str, etag: str | None, span: tuple[int, int]) -> memoryview:
+    """Read a byte range of the version with this etag."""
+    from obstore.exceptions import PreconditionError
+
+    options: GetOptions = {"range": span, "if_match": f'"{etag}"'} if etag else {"range": span}
+
+    def get(store: "S3Store", key: str) -> memoryview:
+        import obstore
+
+        try:
+            return memoryview(obstore.get(store, key, options=options).bytes())
+        except PreconditionError as error:
+            raise ChangedError(f"{uri}: the object has changed since it was looked at (etag {etag})") from error
+
+    start, stop = span
+    blob = _by_obstore(uri, get, retry=True)
+    if blob is None or len(blob) != stop - start:
+        return memoryview(s3_boto3.read_range(uri, start, stop, etag=etag))
+    return blob
+
+
+def _get_end(uri: str, options: "GetOptions") -> tuple[ObjectInfo, bytes] | None:
+    """Return what a range holds, with size and etag of the object; None if obstore does not get it."""
+
+    def get(store: "S3Store", key: str) -> tuple[ObjectInfo, bytes]:
+        import obstore
+
+        answer = obstore.get(store, key, options=options)
+        data, meta = bytes(answer.bytes()), answer.meta
+        return ObjectInfo(uri, meta["size"], (meta["e_tag"] or "").strip('"')), data
+
+    return _by_obstore(uri, get, retry=True)
+
+
+@cache
+def _pool(pid: int) -> ThreadPoolExecutor:
+    """Return threads that wait for obstore, which works outside the interpreter's lock; new ones after a fork."""
+    return ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="uadray-s3")
