@@ -21,7 +21,7 @@ from pathlib import Path
 from uadray.bench.network import HERE, Network
 from uadray.bench.processes import descendants
 from uadray.cluster.connection import ENVIRONMENT, connect, cores
-from uadray.errors import WorkError
+from uadray.errors import InputError, WorkError
 
 STORE_BYTES = 100 * 2**20
 """Size of a Ray node's object store."""
@@ -95,12 +95,24 @@ def ray_cluster(network: Network, nodes: Sequence[RayNode], environment: dict[st
 
 def wait_for_cores(n: int, *, seconds: float = 180) -> None:
     """Join the cluster, and wait until it has n CPUs. To be called in a driver."""
-    connect()
     deadline = time.monotonic() + seconds
+    while not _is_joined(is_last_try=time.monotonic() > deadline):
+        time.sleep(0.5)
     while cores() < n:
         if time.monotonic() > deadline:
             raise WorkError(f"the cluster has {cores()} of {n} CPUs after {seconds:.0f} s")
         time.sleep(0.2)
+
+
+def _is_joined(*, is_last_try: bool) -> bool:
+    """Join the cluster; False where the node of this host has not started yet."""
+    try:
+        connect()
+    except InputError:
+        if is_last_try:
+            raise
+        return False
+    return True
 
 
 def _start_command(network: Network, node: RayNode, *, head: str, temporary: str) -> list[str]:
