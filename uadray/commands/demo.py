@@ -14,7 +14,7 @@ from typing import Any
 
 from uadray.cluster.connection import connect
 from uadray.commands.calibrate import calibrate
-from uadray.commands.console import Tick
+from uadray.commands.progress import Tick
 from uadray.commands.train import train
 from uadray.config import parse_config
 from uadray.decisions.aggregation import AggregationConfig

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from uadray.cluster.stream import StreamConfig
-from uadray.commands import console
 from uadray.commands.calibrate import read_calibration
 from uadray.commands.cluster import join_cluster
+from uadray.commands.progress import progress, tile_progress
 from uadray.detectors.bundle import read_bundle
 from uadray.errors import InputError, WorkError
 from uadray.screening import job
@@ -43,14 +43,14 @@ def run(
     config = job.ScreenConfig(stream=stream)
     bundle = bundle.with_masks(mask_dir)
     masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
-    with console.progress("screen") as tick:
+    with progress("screen") as tick:
         if dry_run:
             join_cluster()
             return job.dry_run(rows, bundle_uri=bundle_uri, bundle=bundle) | {"masks_used": masks_used}
         nodes = join_cluster(bundle_uri=bundle_uri, out_uri=out)
         summary = job.screen(
             rows, bundle_uri=bundle_uri, bundle=bundle, calibration=calibration, out=out, config=config, nodes=nodes,
-            retry_failed=retry_failed, progress=console.tile_progress(tick),
+            retry_failed=retry_failed, progress=tile_progress(tick),
         )  # fmt: skip
         troubles = nodes.troubles()
     return summary | {"masks_used": masks_used} | ({"node_troubles": troubles} if troubles else {})

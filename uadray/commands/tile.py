@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from uadray.commands import console
 from uadray.commands.cluster import join_cluster
+from uadray.commands.progress import progress
 from uadray.screening.estimate import estimate
 from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.tiles.mask_folder import check_folder
@@ -31,7 +31,7 @@ def run(
     rows = read_manifest(slides_uri)
     masks_used = len(check_folder(spec.mask_dir, [row.slide_id for row in rows]).used)
     if dry_run:
-        with console.progress("tile"):
+        with progress("tile"):
             join_cluster()
             summary = estimate(rows, spec, job="tile", tiles_per_slide=tiles_per_slide, quality=quality, seed=seed)
     else:
@@ -40,7 +40,7 @@ def run(
 
 
 def _cut(rows: list[SlideRow], spec: TileSpec, *, out: str, **options: Any) -> dict[str, Any]:
-    with console.progress("tile") as tick:
+    with progress("tile") as tick:
         nodes = join_cluster(out_uri=out)
         return tile_set(
             rows, spec, out, nodes=nodes, progress=lambda done, total, tiles: tick(done, total, f"{tiles} tiles"),
