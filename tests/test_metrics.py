@@ -106,10 +106,10 @@ PRIVATE = {
 
 def test_private_names_of_ray_are_used_in_one_function_each() -> None:
     used: dict[str, set[str]] = defaultdict(set)
-    own = {node.attr for _, tree in _trees() for node in ast.walk(tree) if _is_attribute_of_self(node)}
+    of_uadray = {node.attr for _, tree in _trees() for node in ast.walk(tree) if _is_attribute_of_self(node)}
     for module, tree in _trees():
         for function in [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]:
-            for name in _private_names(function) - own:
+            for name in _private_names(function) - of_uadray:
                 used[f"{module}.{function.name}"].add(name)
         imported = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
         for name in {name for node in imported for name in _private_names(node)}:

@@ -12,6 +12,7 @@ import typer
 
 from uadray import __version__
 from uadray.commands import console
+from uadray.commands.progress import progress
 from uadray.errors import ClusterLostError, UadrayError
 
 app = typer.Typer(
@@ -112,7 +113,7 @@ def demo(
     """The whole job on slides it makes itself: train, calibrate, screen, evaluate; minutes on a laptop."""
     from uadray.commands.demo import run
 
-    with console.progress("demo") as tick:
+    with progress("demo") as tick:
         summary = run(out, tick, epochs=epochs)
     console.say(
         f"slide AUROC {summary['slide_auroc']:.3f}, tile AUROC {summary['tile_auroc']:.3f}, "
@@ -197,7 +198,7 @@ def train(
     from uadray.commands.cluster import join_cluster
 
     job.check(settings, data=data, out=out, resume=resume)
-    with console.progress(f"train {settings.name}") as tick:
+    with progress(f"train {settings.name}") as tick:
         nodes = join_cluster(out_uri=out)
         bundle = job.train(
             settings,

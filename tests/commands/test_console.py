@@ -12,10 +12,10 @@ import pytest
 
 WORK = """
 import logging, os, subprocess, sys, time
-from uadray.commands import console
+from uadray.commands import console, progress
 console.set_up_logging()
-console.LOG_EVERY_S = 0.3
-with console.progress("work") as tick:
+progress.LOG_EVERY_S = 0.3
+with progress.progress("work") as tick:
     print("noise 1"); print("noise 2", file=sys.stderr); os.write(2, b"noise 3\\n")
     subprocess.run(["echo", "noise 4"])
     logging.getLogger("uadray.x").warning("a node is bad")
@@ -84,8 +84,8 @@ def test_a_folder_that_cannot_be_written_is_no_reason_to_stop(tmp_path: Path) ->
 @pytest.mark.parametrize(("error", "status"), [("InputError", 2), ("WorkError", 1), ("ClusterLostError", 1)])
 def test_an_error_is_one_line_with_its_log(tmp_path: Path, error: str, status: int) -> None:
     code = (
-        "import sys; from uadray import cli, errors; from uadray.commands import console\n"
-        "def fail(*_, **__):\n with console.progress('x'): "
+        "import sys; from uadray import cli, errors; from uadray.commands.progress import progress\n"
+        "def fail(*_, **__):\n with progress('x'): "
         f"raise errors.{error}('what\\nhappened') from OSError('why')\n"
         "cli.app = fail; cli.main()"
     )

@@ -12,6 +12,12 @@ from uadray.commands import doctor
 from uadray.storage import objects
 
 
+def test_doctor_is_content_with_this_machine() -> None:
+    done = run("doctor")
+    assert done.returncode == 0, done.stdout
+    assert json.loads(done.stdout.splitlines()[-1]) == {"ok": True}
+
+
 @pytest.mark.s3
 def test_an_output_folder_that_cannot_be_used(s3_server: SeaweedServer) -> None:
     out = f"s3://{s3_server.bucket}/doctor"

@@ -35,20 +35,20 @@ def _archive(n: int, *, per_patient: int = 1) -> list[SlideRow]:
     ]  # fmt: skip
 
 
-def _by_patient(rows: list[SlideRow], found: dict[str, str]) -> dict[str, set[str]]:
+def _by_patient(rows: list[SlideRow], splits: dict[str, str]) -> dict[str, set[str]]:
     places = defaultdict(set)
     for row in rows:
-        places[row.patient_id or f"slide {row.slide_id}"].add(found[row.slide_id])
+        places[row.patient_id or f"slide {row.slide_id}"].add(splits[row.slide_id])
     return places
 
 
 @given(ROWS, STRATA, st.booleans(), st.text(max_size=3))
 @settings(max_examples=60, deadline=None)
 def test_no_patient_is_in_two_splits(rows: list[SlideRow], strata: tuple[str, ...], even: bool, seed: str) -> None:
-    found = split(rows, stratify_by=strata, even=even, seed=seed)
-    assert found.keys() == {row.slide_id for row in rows}
-    assert all(len(places) == 1 for places in _by_patient(rows, found).values())
-    assert set(found.values()) <= FRACTIONS.keys()
+    splits = split(rows, stratify_by=strata, even=even, seed=seed)
+    assert splits.keys() == {row.slide_id for row in rows}
+    assert all(len(places) == 1 for places in _by_patient(rows, splits).values())
+    assert set(splits.values()) <= FRACTIONS.keys()
 
 
 @given(ROWS, ROWS, STRATA, st.randoms(use_true_random=False))
@@ -88,9 +88,9 @@ def test_a_split_is_the_same_everywhere_and_for_ever() -> None:
 def test_shares_are_those_of_dice(strata: tuple[str, ...]) -> None:
     """In all and in each stratum within four standard deviations, counted in patients."""
     rows = _archive(6000, per_patient=2)
-    found = split(rows, stratify_by=strata, seed="dice")
+    splits = split(rows, stratify_by=strata, seed="dice")
     for site in ("large", "small"):
-        patients = {row.patient_id: found[row.slide_id] for row in rows if row.site == site}
+        patients = {row.patient_id: splits[row.slide_id] for row in rows if row.site == site}
         counts = Counter(patients.values())
         for name, share in FRACTIONS.items():
             spread = math.sqrt(share * (1 - share) / len(patients))
@@ -99,17 +99,17 @@ def test_shares_are_those_of_dice(strata: tuple[str, ...]) -> None:
 
 def test_dealt_out_shares_are_within_a_patient_in_each_stratum() -> None:
     rows = _archive(200, per_patient=2)
-    found = split(rows, stratify_by=("site",), even=True)
+    splits = split(rows, stratify_by=("site",), even=True)
     for site, n in (("large", 180), ("small", 20)):
-        counts = Counter({row.patient_id: found[row.slide_id] for row in rows if row.site == site}.values())
+        counts = Counter({row.patient_id: splits[row.slide_id] for row in rows if row.site == site}.values())
         assert all(abs(counts[name] - share * n) <= 1 for name, share in FRACTIONS.items()), (site, counts)
 
 
 def test_a_patient_of_two_sites_counts_once(caplog: pytest.LogCaptureFixture) -> None:
     """As of the site with more slides; of equally many, the first by name."""
     rows = [SlideRow(f"s{i}", "/s.tif", patient_id="p", site=site) for i, site in enumerate("BABA")]
-    found = split([*rows, SlideRow("n", "/s.tif", patient_id="q", site="B")], stratify_by=("site",), even=True)
-    assert len({found[row.slide_id] for row in rows}) == 1
+    splits = split([*rows, SlideRow("n", "/s.tif", patient_id="q", site="B")], stratify_by=("site",), even=True)
+    assert len({splits[row.slide_id] for row in rows}) == 1
     assert "stratum A: 0 of 1 patients are calib" in caplog.text
     assert "stratum B: 0 of 1 patients are calib" in caplog.text
 

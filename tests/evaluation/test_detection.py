@@ -38,11 +38,11 @@ def test_weighted_auroc_equals_scikit_learn(rows: list[tuple[int, bool, int]]) -
     scores, anomalous, weight = (np.array(column) for column in zip(*rows, strict=True))
     order = np.argsort(scores, kind="stable")
     _, rank = np.unique(scores[order], return_inverse=True)
-    found = _weighted_auroc(rank, anomalous[order], weight[order].astype(float))
+    weighted = _weighted_auroc(rank, anomalous[order], weight[order].astype(float))
     if not weight[anomalous].any() or not weight[~anomalous].any():
-        assert found is None
+        assert weighted is None
         return
-    assert found == pytest.approx(roc_auc_score(anomalous, scores, sample_weight=weight), abs=1e-12)
+    assert weighted == pytest.approx(roc_auc_score(anomalous, scores, sample_weight=weight), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,8 @@ def test_tiles_of_one_slide_are_drawn_together() -> None:
 )
 def test_a_class_in_one_group_has_no_interval(labels: str, groups: list[str], has_interval: bool) -> None:
     """Every draw would hold the same one: how much the next would differ, nothing tells."""
-    found = bootstrap_ci(np.arange(len(labels), dtype=float), _bools(labels), groups=np.array(groups))
-    assert (found is not None) == has_interval
+    interval = bootstrap_ci(np.arange(len(labels), dtype=float), _bools(labels), groups=np.array(groups))
+    assert (interval is not None) == has_interval
 
 
 def test_a_draw_of_one_class_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,8 +178,8 @@ class Job:
 
     def decided(self) -> dict[str, str]:
         """Etags of the decisions that are there."""
-        found = objects.list_objects(f"{self.uri}/out/decisions")
-        return {objects.name(info.uri).removesuffix(".json"): info.etag for info in found}
+        decisions = objects.list_objects(f"{self.uri}/out/decisions")
+        return {objects.name(info.uri).removesuffix(".json"): info.etag for info in decisions}
 
     def decisions(self) -> dict[str, dict[str, Any]]:
         """All decisions."""
@@ -220,11 +220,11 @@ def _as_undisturbed(job: Job, names: Iterable[str]) -> None:
 def _wait(condition: Callable[[], Any], process: "subprocess.Popen[str]", seconds: float = 240) -> Any:
     """Wait until something is true, while the driver lives."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.05)
-    return found
+    return value
 
 
 def _end(process: "subprocess.Popen[str]", status: int = 0) -> dict[str, Any]:
@@ -316,20 +316,20 @@ def test_files_that_lie_and_a_full_disk(archive: Archive, data_dir: Path) -> Non
         peak = max([peak, *(peak_rss(pid) for pid in titled(archive.cluster, READER))])
         time.sleep(0.1)
     summary = _end(process, status=1)
-    found = {name: (d["state"], d["reason"]) for name, d in job.decisions().items()}
-    assert found.pop("changing") == ("failed", "changed")
+    ends = {name: (d["state"], d["reason"]) for name, d in job.decisions().items()}
+    assert ends.pop("changing") == ("failed", "changed")
     for name in ("truncated", "bomb", "endless"):
-        assert found.pop(name) == ("failed", "unreadable"), name
+        assert ends.pop(name) == ("failed", "unreadable"), name
     assert summary["failed"] == 4
     assert summary["open"] == MAY_MOUNT  # a full disk is no fault of the slide's
     if MAY_MOUNT:
         assert "jpeg2000: disk_full: " in summary["why_open"]
-        assert "jpeg2000" not in found
+        assert "jpeg2000" not in ends
     assert 0 < peak < READER_LIMIT_BYTES
     _as_undisturbed(job, ["s0", "s1"])
     if not MAY_MOUNT:
         pytest.skip("NO FULL DISK: mounting one needs root")
-    assert found.keys() == {"s0", "s1"}
+    assert ends.keys() == {"s0", "s1"}
     _nsenter(archive, "mount", "-o", "remount,size=64m", str(archive.cache))
     again = _end(start(*job.command, env=archive.env), status=1)
     assert (again["slides_now"], again["open"], again["failed"]) == (1, 0, 4)

@@ -1,4 +1,4 @@
-"""A command as its user sees it: what it prints, and when; both outputs together, off a terminal."""
+"""A command as its user sees it: the lines it prints, and when, standard output and error together, off a terminal."""
 
 import os
 import signal
@@ -13,10 +13,10 @@ from typing import Self
 
 
 class Command:
-    """A running command: what it has printed so far, and when. A context manager, at whose end it is killed.
+    """A running command and the lines it has printed so far. A context manager, which kills the command at its end.
 
     Attributes:
-        lines: seconds since the start, and the line.
+        lines: for each line the seconds since the start, and its text.
     """
 
     def __init__(self, arguments: Sequence[str], environment: dict[str, str]) -> None:
@@ -43,11 +43,11 @@ class Command:
 
     @property
     def seconds(self) -> float:
-        """From the start to now, or to the end."""
+        """Seconds from the start to now, or to the end of a command that has ended."""
         return time.monotonic() - self._began if self._ended_s is None else self._ended_s
 
     def wait(self, seconds: float) -> int | None:
-        """The exit status; None if it has not ended after so many seconds."""
+        """The exit status; None where the command has not ended after so many seconds."""
         with suppress(subprocess.TimeoutExpired):
             status = self._process.wait(max(0.0, seconds))
             self._ended_s = self.seconds
@@ -72,10 +72,10 @@ def longest_silence(line_ends_s: Sequence[float], end_s: float) -> float:
 
 
 def is_named(lines: Sequence[tuple[float, str]], *texts: str) -> bool:
-    """Whether one line says all of these."""
+    """True where one line has all of these texts."""
     return any(all(text in line for text in texts) for _, line in lines)
 
 
 def shortened(lines: Sequence[tuple[float, str]], *, n: int = 20, width: int = 240) -> list[str]:
-    """The last lines, each with the second it came at."""
+    """The last lines, each with the second at which it came."""
     return [f"{at:.1f} {text[:width]}" for at, text in lines[-n:]]

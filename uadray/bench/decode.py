@@ -1,8 +1,8 @@
 """`bench decode`: tiles from a local slide, against the decoder alone on the same tiles, and against OpenSlide.
 
-All three read the same slide of 256 px JPEG tiles (4:2:0), one after the other part by part, with one thread and two:
+All three read the same slide of 256 px JPEG tiles (4:2:0), in turn and part by part, with one thread and with two:
 
-- bare: simplejpeg over the tiles' JPEG streams, ready in memory, pixels thrown away: the machine's limit;
+- bare: simplejpeg decodes the JPEG streams of the tiles from memory and throws the pixels away: the machine's limit;
 - fast: `read_chunks` on what `open_slide` gives, as a screening reads it;
 - OpenSlide: the same `read_chunks` on OpenSlide.
 """
@@ -37,10 +37,11 @@ GOALS = {"over_bare": 0.7, "over_openslide": 5.0}
 """Least ratios of tiles per second, on one thread and on two."""
 
 PART = 128
-"""Tiles that are measured together, by each way in turn: so short that the machine's other work meets all alike."""
+"""Tiles that are measured together, by each way in turn. A part is so short that other load on the machine falls on all
+three ways alike."""
 
 Job = Callable[[int, slice], float]
-"""Reads a part of the tiles with so many threads; returns the seconds that took."""
+"""Reads a part of the tiles with so many threads; returns the seconds it took."""
 
 
 def run(*, repeats: int = 4, rounds: int = 3, phantom_px: int = PHANTOM_PX) -> dict[str, Any]:
@@ -74,12 +75,12 @@ def run(*, repeats: int = 4, rounds: int = 3, phantom_px: int = PHANTOM_PX) -> d
 
 
 def plain_tiles() -> TileSpec:
-    """Tiles of 256 px at level 0, read and nothing else: the bare decoder judges no tile's quality either."""
+    """Tiles of 256 px at level 0, without a check of their quality, which the bare decoder does not make either."""
     return gpu_tiles().model_copy(update={"quality": None})
 
 
 def all_tiles(path: Path) -> pa.Table:
-    """Every file tile of level 0 as a tile of the grid, glass too, in the order to read them."""
+    """All tiles of level 0, those of glass too, in the order in which they are read fastest."""
     spec = plain_tiles()
     with open_slide(path, slide_id="bench") as slide:
         tiles = grid("bench", slide.level_sizes_px[0], slide.mpp, np.ones((8, 8), np.bool_), spec)
@@ -91,21 +92,21 @@ def _report(seconds: dict[str, list[float]], n_part: int, n_tiles: int, file_byt
     def ratio(of: str, to: str) -> float:
         return statistics.median(b / a for a, b in zip(seconds[of], seconds[to], strict=True))
 
-    found = {
+    ratios = {
         f"fast_{name}_{n}_thread{'s' * (n > 1)}": round(ratio(f"fast_{n}", f"{name.removeprefix('over_')}_{n}"), 3)
         for name in GOALS
         for n in (1, 2)
     }
     rates = {f"{name}_tiles_per_s": round(n_part / statistics.median(times)) for name, times in seconds.items()}
-    met = all(value >= GOALS["over_bare" if "bare" in name else "over_openslide"] for name, value in found.items())
+    met = all(value >= GOALS["over_bare" if "bare" in name else "over_openslide"] for name, value in ratios.items())
     return {
-        "n_tiles": n_tiles, "slide_bytes": file_bytes, "cores": os.cpu_count(), **rates, **found,
+        "n_tiles": n_tiles, "slide_bytes": file_bytes, "cores": os.cpu_count(), **rates, **ratios,
         "goals": GOALS, "goals_met": met,
     }  # fmt: skip
 
 
 def _jpegs(path: Path) -> list[bytes]:
-    """Level 0's tiles as JPEG streams that stand alone."""
+    """The tiles of level 0 as JPEG streams that can be decoded by themselves."""
     source = open_source(str(path))
     index = read_index(source)
     if index is None:
@@ -137,7 +138,7 @@ def _read(slide: Slide, tiles: pa.Table) -> None:
 
 
 def _timed(threads: int, work: Any, opened: Callable[[int], Any], read: Callable[[Any, Any], None]) -> float:
-    """Seconds to read `work`, cut into as many equal parts as there are threads; each has opened the slide before."""
+    """Seconds to read `work`, shared equally between threads that have opened the slide before the clock starts."""
     each = -(-len(work) // threads)
     parts = [work[i * each : (i + 1) * each] for i in range(threads)]
     with ThreadPoolExecutor(threads) as pool, ExitStack() as stack:

@@ -9,14 +9,16 @@ from uadray.bench.network import Network
 from uadray.bench.processes import SCORER, title
 
 HEAD, BAD, GOOD, DESK, STORE = range(5)
-"""Hosts: three Ray nodes, where the command runs, and S3."""
+"""The hosts: three Ray nodes, the one on which the command runs, and the one of S3."""
 
 KILLER = "s0005"
-"""The slide that kills its readers."""
+"""The slide that kills each process that opens it."""
 
 CUT_S = 60.0
+"""How long a host is cut off."""
+
 LIMIT_S = 200.0
-"""A command that has not ended by then has not ended."""
+"""A command that takes longer counts as one that does not end, and is killed."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,15 @@ class Scenario:
     """One fault.
 
     Attributes:
-        what: in words.
-        fault: what `uadray.bench.sabotage` does on the bad node, or with `everywhere` on all of them.
+        what: the fault in words.
+        fault: what `uadray.bench.sabotage` does on the bad node, or with `everywhere` on all nodes.
         everywhere: see `fault`.
-        environment: what is other on the bad node.
+        environment: variables that the bad node has instead of those of the others.
         before: done before the command starts.
         midway: done when a third of the slides is decided; what it returns goes into the figures.
-        named: what a printed line has to say, beside the figures' `where`, the bad node's address.
-        is_named_where: whether `where` has to be printed.
-        exit_status: that is right.
+        named: a text that a printed line must have.
+        is_named_where: whether that line must have the address of the bad node too (`where` of the figures).
+        exit_status: the right one.
     """
 
     what: str
@@ -67,7 +69,7 @@ def _cut_off(network: Network, command: Command) -> dict[str, Any]:
 
 
 def _lose_head(network: Network, command: Command) -> dict[str, Any]:
-    """As a power cut would: nothing that the head still says arrives."""
+    """Unplug the head before it is killed, as in a power cut: no message of its end arrives."""
     began_s = command.seconds
     network.unplug(HEAD)
     network.kill(HEAD)

@@ -1,13 +1,13 @@
-"""`bench faults`: what `uadray screen` does while a cluster goes wrong, seen as its user sees it. Minutes.
+"""`bench faults`: what `uadray screen` does while something goes wrong on the cluster, seen as its user sees it.
 
 Three Ray nodes in network namespaces (see `uadray.bench.network`), Ray's token mode; the command runs on a fourth host,
-whose Ray node has no CPUs, and SeaweedFS on a fifth. Slides, bundle and output are in S3. Each scenario has a cluster
-and an output of its own, and one fault, which is real: processes are killed, hosts unplugged, and what a node lacks it
-lacks in its own environment (`uadray.bench.sabotage`).
+whose Ray node has no CPUs, and SeaweedFS on a fifth. Slides, bundle and output are in S3. Each scenario starts a new
+cluster with a new output and has one fault, which is real: processes are killed, hosts are unplugged, and nodes start
+with an environment that breaks them (`uadray.bench.sabotage`).
 
 Lines are those of standard output and standard error together, off a terminal. A silence is a time without a line, from
 the start of the command to its end. A slide is lost if it has no decision at the end, doubled if its decision was put
-more than once (the server's journal tells), wrongly failed if it failed and the fault was not its own.
+more than once by the journal of the server, and wrongly failed if it failed without being the cause of the fault.
 
 Needs root, `ip` (Debian: iproute2) and `unshare`: where they are missing `goals_met` is null, and `skipped` says why.
 """
@@ -32,7 +32,7 @@ from uadray.bench.network import Network, made_network, what_is_missing
 from uadray.bench.ray_nodes import Cluster, RayNode, ray_cluster
 from uadray.bench.seaweed import SeaweedServer, served
 from uadray.bench.slides import upload_copies, write_slide, write_tiny_bundle
-from uadray.errors import InputError
+from uadray.errors import InputError, WorkError
 from uadray.screening import decision_segments
 from uadray.slides.manifest import write_manifest
 
@@ -46,29 +46,29 @@ GOALS = {
     "longest_silence_s": 30.0,
     "head_lost_to_end_s": 60.0,
 }
-"""At the most, in each scenario. Beside these the exit status is right, no traceback is printed, and what was wrong is
-named (`Scenario.named`)."""
+"""The most of each figure in each scenario. Beside these the exit status must be right, no traceback be printed, and
+the fault be named (`Scenario.named`)."""
 
 CPUS = 2
-"""Of a Ray node: readers, and a scorer beside them."""
+"""CPUs of a Ray node: for readers, and a scorer beside them."""
 
 HEALTH = {
     "RAY_health_check_period_ms": "3000",
     "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "3",
 }
-"""Ray takes a node for dead after 3 x (3 + 5) s instead of 5 x (3 + 10) s."""
+"""With these Ray declares a node dead after 3 x (3 + 5) s instead of 5 x (3 + 10) s."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What all scenarios share.
+    """The hosts, the server and the slides that all scenarios share.
 
     Attributes:
-        network: of hosts.
-        server: S3, on one of them.
-        folder: that all hosts see.
-        slide_ids: of the manifest.
+        network: the hosts.
+        server: S3, on one of the hosts.
+        folder: a folder that all hosts see.
+        slide_ids: the slides of the manifest.
     """
 
     network: Network
@@ -78,16 +78,16 @@ class Stage:
 
     @property
     def bucket(self) -> str:
-        """Its URI."""
+        """The URI of the server's bucket."""
         return f"s3://{self.server.bucket}"
 
 
 def run(*, only: Sequence[str] = (), slides: int = 24) -> dict[str, Any]:
-    """Measure; prints nothing but a log line a scenario. Ten minutes and more.
+    """Play the scenarios and return their figures; logs a line for each. Takes ten minutes and more.
 
     Args:
-        only: scenarios, by their names; all unless given.
-        slides: of three parts each.
+        only: names of scenarios; all unless given.
+        slides: how many slides, of three parts each.
 
     Raises:
         InputError: there is no such scenario.
@@ -98,15 +98,15 @@ def run(*, only: Sequence[str] = (), slides: int = 24) -> dict[str, Any]:
     missing = what_is_missing()
     if missing:
         return {"skipped": missing, "goals": GOALS, "goals_met": None}
-    found: dict[str, dict[str, Any]] = {}
+    scenarios: dict[str, dict[str, Any]] = {}
     with _stage(slides) as stage:
         for name in only or SCENARIOS:
-            found[name] = played(stage, name)
-            if "0" in found:
-                found[name]["seconds_over_no_fault"] = round(found[name]["seconds"] - found["0"]["seconds"], 1)
-            log.info("%s: missed %s", name, ", ".join(found[name]["missed"]) or "nothing")
-    met = not any(figures["missed"] for figures in found.values())
-    return {"slides": slides, "cores": os.cpu_count(), "scenarios": found, "goals": GOALS, "goals_met": met}
+            figures = scenarios[name] = played(stage, name)
+            if "0" in scenarios:
+                figures["seconds_over_no_fault"] = round(figures["seconds"] - scenarios["0"]["seconds"], 1)
+            log.info("%s: missed %s", name, ", ".join(figures["missed"]) or "nothing")
+    met = not any(figures["missed"] for figures in scenarios.values())
+    return {"slides": slides, "cores": os.cpu_count(), "scenarios": scenarios, "goals": GOALS, "goals_met": met}
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def _stage(slides: int) -> Iterator[Stage]:
 
 
 def played(stage: Stage, name: str) -> dict[str, Any]:
-    """One scenario's figures."""
+    """Play one scenario; returns its figures."""
     scenario, network = SCENARIOS[name], stage.network
     with _cluster(stage, name) as cluster:
         if scenario.before is not None:
@@ -139,10 +139,11 @@ def played(stage: Stage, name: str) -> dict[str, Any]:
     strikes = _struck(stage, name)
     if scenario.fault:
         figures |= {"strikes": len(strikes)}
-    where = figures.get("where") or (strikes[0] if strikes and name == "e" else network.address(BAD))
+    bad_address = figures.get("where") or (strikes[0] if strikes and name == "e" else network.address(BAD))
     figures |= _ledger_figures(stage, name)
     if scenario.is_named_where:
-        figures |= {"where": where, "is_named": is_named(figures["printed"], scenario.named, where)}
+        is_said = is_named(figures["printed"], scenario.named, bad_address)
+        figures |= {"where": bad_address, "is_named": is_said}
     elif scenario.named:
         figures["is_named"] = is_named(figures["printed"], scenario.named)
     printed = figures.pop("printed")
@@ -170,12 +171,14 @@ def _cluster(stage: Stage, name: str) -> Iterator[Cluster]:
     with ray_cluster(network, [*nodes, RayNode(DESK, 0)], HEALTH | token) as cluster:
         wait = f"from uadray.bench import ray_nodes; ray_nodes.wait_for_cores({CPUS * len(nodes)})"
         waiting = [*cluster.inside[DESK], sys.executable, "-c", wait]
-        subprocess.run(waiting, env=cluster.environment, check=True, capture_output=True)
+        waited = subprocess.run(waiting, env=cluster.environment, check=False, capture_output=True, text=True)
+        if waited.returncode:
+            raise WorkError(f"the cluster of scenario {name} does not start: {waited.stderr[-2000:]}")
         yield cluster
 
 
 def _screened(stage: Stage, cluster: Cluster, name: str, *, is_again: bool = False) -> dict[str, Any]:
-    """Run the command to its end or its limit, with what happens midway; what was seen of it."""
+    """Run the command to its end or to `LIMIT_S`, with the fault midway; returns the figures of what it printed."""
     out, midway = f"{stage.bucket}/out-{name}", None if is_again else SCENARIOS[name].midway
     command_line = [*cluster.inside[DESK], str(Path(sys.executable).with_name("uadray"))]
     command_line += ["screen", f"{stage.bucket}/bundle", "--slides", f"{stage.bucket}/manifest.csv", "--out", out]
@@ -196,9 +199,9 @@ def _screened(stage: Stage, cluster: Cluster, name: str, *, is_again: bool = Fal
 
 
 def _ledger_figures(stage: Stage, name: str) -> dict[str, Any]:
-    """Slides lost, doubled and wrongly failed."""
-    found = decision_segments.read_decisions(f"{stage.bucket}/out-{name}").table
-    rows = {row["slide_id"]: row for row in found.select(["slide_id", "state", "reason"]).to_pylist()}
+    """How many slides were lost, doubled and wrongly failed."""
+    decisions = decision_segments.read_decisions(f"{stage.bucket}/out-{name}").table
+    rows = {row["slide_id"]: row for row in decisions.select(["slide_id", "state", "reason"]).to_pylist()}
     failed = {slide_id: row["reason"] for slide_id, row in rows.items() if row["state"] == "failed"}
     killer = {"killer": failed.pop(KILLER, None)} if name == "a" else {}
     puts = stage.server.puts(f"out-{name}/decisions")
@@ -209,7 +212,7 @@ def _ledger_figures(stage: Stage, name: str) -> dict[str, Any]:
 
 
 def _struck(stage: Stage, name: str) -> list[str]:
-    """The address of the node for each time that the fault of this name has struck."""
+    """For each time that the scenario's fault has struck, the address of the node on which it did."""
     with suppress(FileNotFoundError):
         return (stage.folder / f"struck-{name}").read_text().split()
     return []

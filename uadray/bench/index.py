@@ -1,6 +1,7 @@
-"""The benchmarks by name. Each measures ratios against a named limit or peer in one run, with goals.
+"""The benchmarks by name. Each measures ratios against a named limit or peer in one run, and has goals.
 
-Each module of `NAMES` has `run() -> dict`: figures, `goals` and `goals_met`. `uadray bench NAME` prints it.
+A name is that of a module in `uadray.bench` with a function `run() -> dict`, which returns figures, `goals` and
+`goals_met`; `uadray bench NAME` prints them.
 """
 
 import importlib
@@ -13,7 +14,11 @@ NAMES = ("decode", "s3", "screen", "ingest", "memory", "nodes", "faults")
 
 
 def run(name: str, *, only: Sequence[str] = ()) -> dict[str, Any]:
-    """Run one benchmark; of `faults` all scenarios or some.
+    """Run one benchmark and return its figures.
+
+    Args:
+        name: of `NAMES`.
+        only: names of the scenarios of `faults`; all unless given.
 
     Raises:
         InputError: there is none of this name, or it has no scenarios.

@@ -1,16 +1,16 @@
 """`bench ingest`: how long a training step waits for data, from slides on S3 and from a tile set on S3.
 
-Eight slides lie on SeaweedFS on this machine (whose CPU time counts), and the tile set that `uadray tile` makes of
-them. One worker, then two, read them by the loop that `uadray train` reads with, over the shares that Ray Train would
-give them:
+Eight slides lie on SeaweedFS on this machine (whose CPU time counts), and so does the tile set that `uadray tile` makes
+of them. One worker, then two, read them by the loop that `uadray train` reads with, over the shares that Ray Train
+would give them:
 
-- alone: nothing but reading; tiles a second, and how well slides are mixed in a batch.
-- with steps: each batch is followed by a step of fixed length, `MARGIN` times what reading alone took for it. The step
-  sleeps, as a CPU does while a GPU works. Waiting is the share of time between steps, after `WARM_STEPS`, over at least
-  three passes: two boundaries.
+- alone: nothing but reading; gives tiles a second, and how well slides are mixed in a batch.
+- with steps: each batch is followed by a step of fixed length, `MARGIN` times what reading alone took for a batch. The
+  step sleeps, as a CPU does while a GPU works. Waiting is the share of time between steps, after the first
+  `WARM_STEPS`, over at least three passes and so two boundaries between passes.
 
-Beside it, from slides and with one worker: every pass an execution of its own, as Ray Data's iterators do it when they
-are simply started again. It waits at each boundary; a training that streams all passes does not.
+For comparison, from slides and with one worker, each pass is also run as a new execution, which is what Ray Data's
+iterators do when they are started again. That waits at each boundary; a training that streams all passes does not.
 """
 
 import itertools
@@ -37,12 +37,12 @@ from uadray.training.worker import batches, worker_cpus
 
 N_SLIDES, TILES_PER_SLIDE = 8, 200
 MARGIN = 1.5
-"""Step over the time that reading alone takes for a batch: reading is faster, by so much."""
+"""The length of a step over the time that reading alone takes for a batch."""
 
 WARM_STEPS = 20
 ALONE_TILES = 6400
 PASSES = 4
-"""Of the part with steps; the first is partly warm-up."""
+"""Passes of the part with steps; the first is partly warm-up."""
 
 GOAL = 0.05
 
@@ -52,10 +52,10 @@ class Worker:
     """A training worker without a network."""
 
     def ready(self) -> None:
-        """Answer."""
+        """Return once the worker is there."""
 
     def alone(self, shard: Any, config: TrainConfig, n_tiles: int) -> tuple[float, list[np.ndarray[Any, Any]]]:
-        """Read: seconds for each batch of `n_tiles` after the first, and the slides of each."""
+        """Read `n_tiles` tiles; returns the mean seconds of a batch after the first, and the slides of each batch."""
         slides, times = [], []
         for table in itertools.islice(_rows(shard, config), n_tiles // config.batch_size):
             times.append(time.perf_counter())
@@ -63,7 +63,7 @@ class Worker:
         return (times[-1] - times[0]) / (len(times) - 1), slides
 
     def steps(self, shard: Any, config: TrainConfig, n_steps: int, step_s: float) -> list[float]:
-        """Take steps of `step_s`; how long each waited."""
+        """Take steps of `step_s` seconds; returns how long each waited for its batch."""
         waits = []
         stream = batches(shard, config, torch.device("cpu"), seed=0)
         for _ in range(n_steps):
@@ -75,7 +75,7 @@ class Worker:
 
 
 def _rows(shard: Any, config: TrainConfig) -> Iterator[Any]:
-    """Batches as `uadray.training.worker.batches` asks for them, as tables."""
+    """Batches, as `uadray.training.worker.batches` asks for them, but as tables."""
     yield from shard.iter_batches(
         batch_size=config.batch_size, batch_format="pyarrow", drop_last=True, prefetch_batches=4,
         local_shuffle_buffer_size=config.shuffle_tiles, local_shuffle_seed=0,
@@ -83,7 +83,7 @@ def _rows(shard: Any, config: TrainConfig) -> Iterator[Any]:
 
 
 def run() -> dict[str, Any]:
-    """Figures, goals, and whether they are met; about three minutes."""
+    """Measure; returns figures, goals, and whether they are met. Takes about three minutes."""
     config = parse_config(TrainConfig, {"name": "bench", "shuffle_tiles": 512, **DPA}, source="uadray.bench.ingest")
     with tempfile.TemporaryDirectory() as name, served(Path(name) / "s3") as server:
         folder = f"s3://{server.bucket}/ingest"
@@ -92,13 +92,13 @@ def run() -> dict[str, Any]:
         connect()
         try:
             tile_set(rows, config.tiles, f"{folder}/tiles", tiles_per_slide=TILES_PER_SLIDE)
-            found = _measured({"slides": f"{folder}/slides.csv", "tiles": f"{folder}/tiles"}, config)
+            figures = _measured({"slides": f"{folder}/slides.csv", "tiles": f"{folder}/tiles"}, config)
         finally:
             ray.shutdown()
-    waiting = {name: value for name, value in found.items() if name.endswith("_waiting") and "by_pass" not in name}
+    waiting = {name: value for name, value in figures.items() if name.endswith("_waiting") and "by_pass" not in name}
     return {
         "n_slides": N_SLIDES, "tiles_per_pass": N_SLIDES * TILES_PER_SLIDE, "batch": config.batch_size,
-        **found, "goals": dict.fromkeys(waiting, GOAL), "goals_met": all(v <= GOAL for v in waiting.values()),
+        **figures, "goals": dict.fromkeys(waiting, GOAL), "goals_met": all(v <= GOAL for v in waiting.values()),
     }  # fmt: skip
 
 
@@ -106,12 +106,12 @@ def _measured(uris: dict[str, str], config: TrainConfig) -> dict[str, Any]:
     held = worker_cpus(2, cores())  # as Ray Train's workers hold theirs; the rest is for reading
     workers = [Worker.options(num_cpus=held).remote() for _ in range(2)]  # type: ignore[attr-defined]
     ray.get([worker.ready.remote() for worker in workers])
-    found: dict[str, Any] = {"cores": cores()}
+    figures: dict[str, Any] = {"cores": cores()}
     for source, uri in uris.items():
         for n in (1, 2):
             case = _case(uri, config, workers[:n], by_pass=source == "slides" and n == 1)
-            found |= {f"{source}_{n}_{name}": value for name, value in case.items()}
-    return found
+            figures |= {f"{source}_{n}_{name}": value for name, value in case.items()}
+    return figures
 
 
 def _case(uri: str, config: TrainConfig, workers: list[Any], *, by_pass: bool) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _case(uri: str, config: TrainConfig, workers: list[Any], *, by_pass: bool) -
     step_s = MARGIN * batch_s
     n_steps = PASSES * data.n_tiles // (n * config.batch_size)
     data = _data(uri, config, n_tiles=n * n_steps * config.batch_size)
-    found = {
+    figures = {
         "tiles_per_s_alone": n * config.batch_size / batch_s,
         "mixing": mixing([b for _, slides in alone for b in slides], data.shares),
         "step_s": step_s,
@@ -132,12 +132,12 @@ def _case(uri: str, config: TrainConfig, workers: list[Any], *, by_pass: bool) -
     }
     if by_pass:
         once = _data(uri, config, n_tiles=0)
-        found |= {f"by_pass_{k}": v for k, v in _waiting(workers, once, config, n_steps, step_s).items()}
-    return {name: round(value, 4) for name, value in found.items()}
+        figures |= {f"by_pass_{k}": v for k, v in _waiting(workers, once, config, n_steps, step_s).items()}
+    return {name: round(value, 4) for name, value in figures.items()}
 
 
 def _data(uri: str, config: TrainConfig, *, n_tiles: int) -> TrainingData:
-    """As `uadray train` makes it."""
+    """The training data, as `uadray train` makes it."""
     return training_data(
         uri, tiles=config.tiles, input_px=config.detector.input_px, tiles_per_slide=TILES_PER_SLIDE,
         label=config.train_label, n_tiles=n_tiles,
@@ -145,7 +145,7 @@ def _data(uri: str, config: TrainConfig, *, n_tiles: int) -> TrainingData:
 
 
 def _shares(data: TrainingData, n: int) -> list[Any]:
-    """What Ray Train gives to each of `n` workers."""
+    """The shares of the data that Ray Train gives to each of `n` workers."""
     return list(data.dataset.streaming_split(n, equal=True))
 
 

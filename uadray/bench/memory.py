@@ -1,10 +1,10 @@
-"""`bench memory`: does a screening's memory grow with the archive? Peak RSS of the whole job at 10 and at 200 slides.
+"""`bench memory`: whether the memory of a screening grows with the archive: peak RSS at 10 and at 200 slides.
 
-The job is `uadray screen` as a user runs it, on a Ray of its own with one reader and one scorer: driver, Ray's own
-processes and workers, all descendants of one process, read from /proc from outside five times a second. What a process
-shares with others by the object store is told apart (`Memory`): the store has its own bound, and is filled as far as
-there are blocks. Slides are small (some hundred tiles), so that what is kept for each slide shows; a screening of two
-slides runs before, so that nobody is the first to fill the page cache.
+The job is `uadray screen` as a user runs it, with one reader and one scorer on the Ray that it starts. The driver,
+Ray's processes and the workers all descend from one process; their memory is read from /proc five times a second.
+Memory that processes share through the object store is counted separately (`Memory`), since the store has a limit and
+fills up to it whatever the archive is. Slides are small (a few hundred tiles), so that memory kept for each slide
+shows. A screening of two slides runs first and fills the page cache.
 """
 
 import os
@@ -21,13 +21,13 @@ from uadray.errors import WorkError
 from uadray.slides.manifest import write_manifest
 
 GOALS = {"growth": 1.10}
-"""Most that the peak at `many` slides may be, over the peak at `few`."""
+"""The most that the peak at `many` slides may be, over the peak at `few`."""
 
 SCREEN = "import sys; from uadray.cli import main; sys.exit(main())"
 
 
 def run(*, few: int = 10, many: int = 200) -> dict[str, Any]:
-    """Measure; prints nothing. Some minutes.
+    """Measure; prints nothing. Takes a few minutes.
 
     Returns:
         Peaks in MB: of the whole job, of the object store, and of each kind of process at its own peak.
@@ -74,11 +74,11 @@ def _peaks(folder: Path, n: int) -> dict[str, float]:
 
 
 def _by_role(pid: int) -> Counter[str]:
-    """Bytes now, of the job in all (`job`), of each kind of process, and of the object store."""
+    """Bytes now: of the whole job (`job`), of each kind of process, and of the object store."""
     sizes: Counter[str] = Counter()
-    for each in descendants(pid):
-        found: Memory = memory([each])
-        sizes["job"] += found.own
-        sizes["driver" if each == pid else role(each)] += found.own
-        sizes["object_store"] = max(sizes["object_store"], found.shared)
+    for process in descendants(pid):
+        size: Memory = memory([process])
+        sizes["job"] += size.private
+        sizes["driver" if process == pid else role(process)] += size.private
+        sizes["object_store"] = max(sizes["object_store"], size.shared)
     return sizes

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from uadray.errors import WorkError
 
 HERE = -1
-"""Number of this machine among the hosts."""
+"""The number that stands for this machine among the hosts."""
 
 
 def what_is_missing() -> str:
-    """Why there can be no namespaces here; empty where there can."""
+    """Why namespaces cannot be made on this machine; empty where they can."""
     if os.geteuid() != 0:
         return "not root: network namespaces cannot be made"
     tools = [tool for tool in ("ip", "unshare", "nsenter", "mount") if shutil.which(tool) is None]
@@ -39,8 +39,8 @@ class Network:
     """A bridge with this machine on it, and namespaces behind it.
 
     Attributes:
-        prefix: of the names of bridge, links and namespaces.
-        subnet: first three numbers of their addresses; this machine is `.1`, host i is `.(i + 2)`.
+        prefix: how the names of bridge, links and namespaces begin.
+        subnet: first three numbers of all addresses; this machine is `.1`, host i is `.(i + 2)`.
         hosts: names of the namespaces.
     """
 
@@ -49,7 +49,7 @@ class Network:
     hosts: list[str] = field(default_factory=list)
 
     def grow(self, n: int) -> None:
-        """Make namespaces until there are n."""
+        """Add hosts until there are n."""
         while len(self.hosts) < n:
             i = len(self.hosts)
             name = f"{self.prefix}n{i}"
@@ -63,19 +63,19 @@ class Network:
                 do("ip", "-n", name, "link", "set", device, "up")
 
     def address(self, host: int) -> str:
-        """Of host i; of this machine for `HERE`."""
+        """The address of host i, or of this machine for `HERE`."""
         return f"{self.subnet}.{host + 2}"
 
     def inside(self, host: int) -> list[str]:
-        """What to write before a command for it to run on a host."""
+        """The words to put before a command so that it runs on a host."""
         return ["ip", "netns", "exec", self.hosts[host]]
 
     def pids(self, host: int) -> list[int]:
-        """The processes on a host."""
+        """The ids of the processes on a host."""
         return [int(pid) for pid in do("ip", "netns", "pids", self.hosts[host]).split()]
 
     def kill(self, host: int) -> None:
-        """Signal 9 to every process on a host, until there is none."""
+        """Send signal 9 to all processes on a host, until none is left."""
         while pids := self.pids(host):
             for pid in pids:
                 with suppress(ProcessLookupError):
@@ -83,7 +83,7 @@ class Network:
             time.sleep(0.05)
 
     def unplug(self, host: int) -> None:
-        """Cut a host off: what is sent to it or by it is lost without a word."""
+        """Cut a host off: what is sent to it or by it is lost, and no error is reported."""
         do("ip", "link", "set", self._link(host), "nomaster")
 
     def plug_in(self, host: int) -> None:
@@ -91,7 +91,7 @@ class Network:
         do("ip", "link", "set", self._link(host), "master", f"{self.prefix}b")
 
     def block(self, host: int, other: int) -> None:
-        """Nothing that a host sends to another arrives from now on, and nobody says so: it goes to no card there is."""
+        """Lose all that a host sends to another, without an error: it is addressed to a card that does not exist."""
         nowhere = ["lladdr", "02:00:00:00:00:01", "dev", "eth0", "nud", "permanent"]
         do("ip", "-n", self.hosts[host], "neigh", "replace", self.address(other), *nowhere)
 
@@ -105,10 +105,10 @@ class Network:
 
 @contextmanager
 def made_network() -> Iterator[Network]:
-    """A network that is gone afterwards, with all that runs in it."""
+    """A network for a `with` block, at whose end it is removed with all that runs in it."""
     network = Network(_prefix(), f"10.77.{os.getpid() % 250 + 1}")
     bridge = f"{network.prefix}b"
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what follows `finally` is done
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the `finally` below is reached
     try:
         do("ip", "link", "add", bridge, "type", "bridge")
         do("ip", "addr", "add", f"{network.address(HERE)}/24", "dev", bridge)
@@ -125,7 +125,7 @@ def made_network() -> Iterator[Network]:
 
 
 def do(*command: str) -> str:
-    """Run a command; its output.
+    """Run a command and return its standard output.
 
     Raises:
         WorkError: it failed.
@@ -137,10 +137,10 @@ def do(*command: str) -> str:
 
 
 def quietly(*command: str) -> None:
-    """Run a command, whether it succeeds or not."""
+    """Run a command and ignore its failure."""
     subprocess.run(command, capture_output=True, check=False)
 
 
 def _prefix() -> str:
-    """Of interfaces, whose names have 15 characters at most."""
+    """How the names of interfaces begin, which have 15 characters at most."""
     return f"ua{os.getpid() % 10**7}"

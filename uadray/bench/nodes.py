@@ -1,14 +1,14 @@
-"""`bench nodes`: one, two and four Ray nodes on this machine, each in a network namespace of its own.
+"""`bench nodes`: one, two and four Ray nodes on this machine, each in a separate network namespace.
 
 A bridge in this machine joins a head without CPUs, where the driver is, and worker nodes (see `uadray.bench.network`).
 Slides lie in a folder that all see.
 
-- Efficiency: slides are streamed through `stream` to one scorer a node that sleeps for a fixed time a part, as a GPU
-  would, so that two cores can stand for four machines; what is measured is how work is spread, not how fast tiles are
-  read. The rate counts from when every scorer has answered once (starting them is `startup_s`) to the last part, tail
-  included; efficiency is the rate on n nodes over n times the rate on one.
-- A node is killed (signal 9 to all in its namespace) while a real screening runs on two nodes of it: every slide has
-  to end in the ledger once.
+- Efficiency: slides are streamed through `stream` to one scorer a node. A scorer sleeps for a fixed time a part, as if
+  a GPU worked, so that two cores can stand for four machines: how work is spread is measured, not how fast tiles are
+  read. The rate counts from when all scorers have answered once (until then is `startup_s`) to the last part;
+  efficiency is the rate on n nodes over n times the rate on one.
+- A node is killed (signal 9 to all processes in its namespace) while a real screening runs on two nodes: each slide has
+  to end in the ledger exactly once.
 
 Needs root, `ip` (Debian: iproute2) and `unshare`: where they are missing `goals_met` is null, and `skipped` says why.
 """
@@ -34,23 +34,23 @@ from uadray.screening.parts import from_ipc, part_row
 from uadray.slides.manifest import read_manifest, write_manifest
 
 GOALS = {"efficiency": 0.9, "slides_decided_once": 1.0}
-"""Least efficiency on two and on four nodes; share of slides that end in the ledger exactly once with a node killed."""
+"""The least efficiency on two and on four nodes; the share of slides that end in the ledger once with a node killed."""
 
 NODES = (1, 2, 4)
 PART_S = 0.5
-"""Sleep of a part: long against what two cores need to read and to pass on a part for four nodes."""
+"""Seconds that a scorer sleeps for a part: long against what two cores need to read a part for each of four nodes."""
 
 CPUS = 2
-"""Of a node: one scorer, and readers beside it."""
+"""CPUs of a node: for one scorer, and readers beside it."""
 
 
 def run(*, slides: int = 40, nodes: tuple[int, ...] = NODES, part_s: float = PART_S) -> dict[str, Any]:
-    """Measure; prints nothing. Some minutes.
+    """Measure; prints nothing. Takes a few minutes.
 
     Args:
-        slides: of three parts each.
-        nodes: how many at a time; the first is what the others are compared with.
-        part_s: seconds of sleep a part.
+        slides: how many slides, of three parts each.
+        nodes: numbers of nodes; the others are compared with the first.
+        part_s: seconds that a scorer sleeps for a part.
     """
     missing = what_is_missing()
     if missing:
@@ -62,10 +62,10 @@ def run(*, slides: int = 40, nodes: tuple[int, ...] = NODES, part_s: float = PAR
         write_manifest(rows, str(folder / "m.csv"))
         streamed = {n: _on_nodes(network, n, _streamed, name, n, part_s) for n in nodes}
         screened = _on_nodes(network, 2, _screened_with_a_loss, name)
-    rates = {n: found["parts_per_s"] for n, found in streamed.items()}
+    rates = {n: figures["parts_per_s"] for n, figures in streamed.items()}
     efficiency = {n: round(rate / rates[nodes[0]] * nodes[0] / n, 3) for n, rate in rates.items()}
-    for n, found in streamed.items():
-        found["of_ideal"] = round(found["parts_per_s"] * part_s / n, 3)
+    for n, figures in streamed.items():
+        figures["of_ideal"] = round(figures["parts_per_s"] * part_s / n, 3)
     met = min(efficiency.values()) >= GOALS["efficiency"] and screened["slides_decided_once"] == 1
     return {
         "efficiency": efficiency, "streamed": streamed, "one_node_killed": screened, "part_s": part_s,
@@ -74,7 +74,7 @@ def run(*, slides: int = 40, nodes: tuple[int, ...] = NODES, part_s: float = PAR
 
 
 class Sleeper:
-    """A scorer whose parts take a fixed time and no CPU; says in the part's header where it was."""
+    """A scorer that takes a fixed time and no CPU for a part, and writes its node into the header of the part."""
 
     def __init__(self, part_s: float, threads: int) -> None:
         import ray
@@ -108,7 +108,7 @@ def _streamed(network: Network, folder: str, nodes: int, part_s: float) -> dict[
     rows, spec = read_manifest(f"{folder}/m.csv"), TileSpec.model_validate(TINY["tiles"])
     config = StreamConfig(score_workers=nodes, threads=1)
     ends: list[float] = []
-    where: Counter[str] = Counter()
+    parts_of_node: Counter[str] = Counter()
     seen: Counter[tuple[int, int]] = Counter()
     first: dict[str, int] = {}
     for part in stream(
@@ -122,13 +122,13 @@ def _streamed(network: Network, folder: str, nodes: int, part_s: float) -> dict[
             raise WorkError(f"the bench's own slide: {header}")
         ends.append(time.perf_counter() - began)
         first.setdefault(header["node"], len(ends))
-        where[header["node"]] += 1
+        parts_of_node[header["node"]] += 1
         seen[part["slide"], part["part"]] += 1
     if len(first) != nodes:
-        raise WorkError(f"{nodes} nodes, and parts came from {dict(where)}")
+        raise WorkError(f"{nodes} nodes, and parts came from {dict(parts_of_node)}")
     start = max(first.values())
     return {
-        "parts": len(ends), "parts_by_node": sorted(where.values()), "parts_twice": len(ends) - len(seen),
+        "parts": len(ends), "parts_by_node": sorted(parts_of_node.values()), "parts_twice": len(ends) - len(seen),
         "startup_s": round(ends[start - 1], 1),
         "parts_per_s": round((len(ends) - start) / (ends[-1] - ends[start - 1]), 3),
     }  # fmt: skip
@@ -169,7 +169,7 @@ def _screened_with_a_loss(network: Network, folder: str) -> dict[str, Any]:
 
 
 def _on_nodes(network: Network, n: int, function: Any, *arguments: Any) -> Any:
-    """Start Ray with n nodes, and call a function in a driver on it."""
+    """Start Ray with n nodes, and return what a function of `DRIVERS` returns in a driver there."""
     network.grow(n)
     # no token, for the bridge leads nowhere else
     ray_nodes = [RayNode(HERE, 0), *(RayNode(i, CPUS) for i in range(n))]
@@ -180,13 +180,13 @@ def _on_nodes(network: Network, n: int, function: Any, *arguments: Any) -> Any:
             env=cluster.environment, text=True, capture_output=True, check=False, timeout=1800,
         )  # fmt: skip
         if driver.returncode:
-            said = driver.stderr[-2000:] + cluster.log.read_text(errors="replace")[-2000:]
-            raise WorkError(f"{function.__name__} on {n} nodes failed: {said}")
+            printed = driver.stderr[-2000:] + cluster.log.read_text(errors="replace")[-2000:]
+            raise WorkError(f"{function.__name__} on {n} nodes failed: {printed}")
     return json.loads(driver.stdout.strip().splitlines()[-1])
 
 
 def drive() -> None:
-    """In the driver: read from standard input what is to be called, wait for the nodes, call it, print its answer."""
+    """Wait for the nodes, call the function that standard input names, and print its answer. Runs in the driver."""
     n, name, network, arguments = json.load(sys.stdin)
     wait_for_cores(n * CPUS)
     print(json.dumps(DRIVERS[name](Network(**network), *arguments)))

@@ -1,4 +1,4 @@
-"""What Linux says of this machine's processes: who descends from whom, their titles, their memory. From /proc alone."""
+"""The processes of this machine, read from /proc: which descend from which, their titles, memory and CPU time."""
 
 import os
 from collections import defaultdict
@@ -8,32 +8,32 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 READER, SCORER = "ray::Read", "ray::MapWorker"
-"""How Ray titles a process that runs a read task of Ray Data, and one that holds an actor of its pool."""
+"""How Ray titles a process with a read task of Ray Data, and one with an actor of its pool."""
 
 
 def descendants(pid: int) -> list[int]:
-    """A process and all below it; what ends meanwhile is left out."""
+    """The ids of a process and of all that descend from it; a process that ends meanwhile is left out."""
     children: dict[int, list[int]] = {}
     for entry in os.scandir(_PROC):
         if entry.name.isdecimal():
             with suppress(OSError):
                 fields = (_PROC / entry.name / "stat").read_text().rpartition(")")[2].split()
                 children.setdefault(int(fields[1]), []).append(int(entry.name))
-    found = [pid]
-    for each in found:  # grows while it runs
-        found += children.get(each, ())
-    return found
+    pids = [pid]
+    for parent in pids:  # the list grows while it is walked
+        pids += children.get(parent, ())
+    return pids
 
 
 def title(pid: int) -> str:
-    """The command line; Ray's workers write there what they are doing. Empty for one that has ended."""
+    """The command line, into which Ray's workers write what they do; empty for a process that has ended."""
     with suppress(OSError):
         return (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     return ""
 
 
 def titled(pid: int, start: str) -> list[int]:
-    """Of a process and all below it those whose title starts so."""
+    """Of a process and all that descend from it, those whose title begins with `start`."""
     return [each for each in descendants(pid) if title(each).startswith(start)]
 
 
@@ -42,32 +42,32 @@ class Memory:
     """Bytes in RAM.
 
     Attributes:
-        own: private memory and mapped files of the processes, summed (a library that five processes map counts five
-            times: more than there is, never less).
-        shared: of the process that maps most of it, shared memory: the object store.
+        private: private memory and mapped files of all processes, added up. A library that five processes map counts
+            five times, so this is more than there is, never less.
+        shared: shared memory, of the process that maps most of it: the object store.
     """
 
-    own: int
+    private: int
     shared: int
 
 
 def memory(pids: list[int]) -> Memory:
-    """Memory of some processes now."""
-    own, shared = 0, 0
+    """The memory of these processes now."""
+    private, shared = 0, 0
     for pid in pids:
         sizes = _sizes(pid)
-        own += sizes.get("RssAnon", 0) + sizes.get("RssFile", 0)
+        private += sizes.get("RssAnon", 0) + sizes.get("RssFile", 0)
         shared = max(shared, sizes.get("RssShmem", 0))
-    return Memory(own, shared)
+    return Memory(private, shared)
 
 
 def peak_rss(pid: int) -> int:
-    """The most bytes in RAM that one process has ever had; 0 for one that has ended."""
+    """The most bytes in RAM that a process has had so far; 0 for one that has ended."""
     return _sizes(pid).get("VmHWM", 0)
 
 
 def cpu_seconds(pid: int) -> dict[int, float]:
-    """CPU time of a process and of each below it, so far, by process id."""
+    """CPU seconds so far of a process and of each that descends from it, by process id."""
     spent: dict[int, float] = {}
     for each in descendants(pid):
         with suppress(OSError):
@@ -77,7 +77,7 @@ def cpu_seconds(pid: int) -> dict[int, float]:
 
 
 def cpu_by_role(pid: int, before: dict[int, float]) -> dict[str, float]:
-    """CPU time since `before` by role, of the processes that are there now; `pid` itself is the `driver`."""
+    """CPU seconds since `before` by role, of the processes that run now; `pid` itself is the `driver`."""
     spent: dict[str, float] = defaultdict(float)
     for each, seconds in cpu_seconds(pid).items():
         spent["driver" if each == pid else role(each)] += seconds - before.get(each, 0.0)
@@ -93,7 +93,7 @@ def _sizes(pid: int) -> dict[str, int]:
 
 
 def role(pid: int) -> str:
-    """What a process of a Ray job is there for: `reader`, `scorer`, `idle`, `raylet`, `gcs`, or other parts of Ray."""
+    """The role of a process in a Ray job: `reader`, `scorer`, `idle`, `raylet`, `gcs`, or `other`."""
     text = title(pid)
     for start, name in ((READER, "reader"), (SCORER, "scorer"), ("ray::IDLE", "idle"), ("ray::", "other")):
         if text.startswith(start):

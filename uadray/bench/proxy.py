@@ -1,4 +1,4 @@
-"""A TCP proxy that makes a server far away: every round trip takes longer, the bandwidth stays as it is. It counts.
+"""A TCP proxy that makes each round trip to a server longer, leaves the bandwidth as it is, and counts bytes.
 
 Linux does this with netem, which needs a kernel module and rights that a benchmark cannot ask for.
 """
@@ -12,14 +12,14 @@ from typing import Any, Self
 
 
 class DelayProxy:
-    """Listens on 127.0.0.1 and passes on what comes, half a round trip later; runs in a process of its own.
+    """Listens on 127.0.0.1 and passes on what comes, half a round trip later. It runs in a separate process.
 
-    A new connection costs a round trip more, as TCP's handshake does. What is on its way is held in memory, however
-    much the receiver lags behind: right for benchmarks, which read tens of megabytes.
+    A new connection costs a round trip more, as TCP's handshake does. All that is on its way is held in memory, however
+    far the receiver lags behind, which suits benchmarks that read tens of megabytes.
 
     Args:
         port: where the server listens, on 127.0.0.1.
-        round_trip_s: how far away it is.
+        round_trip_s: how much longer a round trip takes.
 
     Attributes:
         endpoint: URL of the proxy.
@@ -80,7 +80,7 @@ async def _serve(port: int, delay_s: float, counters: tuple[Any, Any], ready: An
 
 
 class _Side(asyncio.Protocol):
-    """One end of a connection: what it hears, the other end says `delay_s` later, in the same order."""
+    """One end of a connection: what it receives, the other end sends `delay_s` later, in the same order."""
 
     def __init__(self, delay_s: float, count: Any, connected: Any = None) -> None:
         self._delay_s, self._count, self._connected = delay_s, count, connected

@@ -21,10 +21,10 @@ from pathlib import Path
 from uadray.bench.network import HERE, Network
 from uadray.bench.processes import descendants
 from uadray.cluster.connection import ENVIRONMENT, connect, cores
-from uadray.errors import WorkError
+from uadray.errors import InputError, WorkError
 
 STORE_BYTES = 100 * 2**20
-"""Of a Ray node's object store."""
+"""Size of a Ray node's object store."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class RayNode:
     """One node of a Ray cluster.
 
     Attributes:
-        host: where it runs.
-        cpus: that it says it has.
-        environment: what is other there than on all nodes.
+        host: on which it runs.
+        cpus: how many CPUs it offers.
+        environment: variables it has instead of, or beside, those of all nodes.
     """
 
     host: int
@@ -47,9 +47,10 @@ class Cluster:
     """A running Ray cluster.
 
     Attributes:
-        environment: of its drivers.
-        inside: by host what to write before a command for it to run beside the Ray node there; nothing for `HERE`.
-        log: what starting the nodes said.
+        environment: variables of its drivers.
+        inside: for each host the words to put before a command so that it runs beside the Ray node there; none for
+            `HERE`.
+        log: the file with what the nodes printed while they started.
     """
 
     environment: dict[str, str]
@@ -59,16 +60,16 @@ class Cluster:
 
 @contextmanager
 def ray_cluster(network: Network, nodes: Sequence[RayNode], environment: dict[str, str]) -> Iterator[Cluster]:
-    """Start Ray, the first node as head; it is gone afterwards. Drivers have to run beside one of the nodes.
+    """A Ray cluster for a `with` block, whose first node is the head. Drivers have to run beside one of the nodes.
 
     Args:
-        network: with all hosts that are named.
-        nodes: of the cluster.
-        environment: of all nodes and of drivers, beside this process's own without its `RAY_` variables.
+        network: has all hosts that `nodes` name.
+        nodes: the nodes of the cluster.
+        environment: variables of all nodes and of drivers, beside those of this process without its `RAY_` variables.
     """
     temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: a socket's path has 107 characters at most
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    # no message of Ray's after the driver's answer (see `console`), no word to other processes here of this cluster
+    # Ray prints nothing after the driver's answer, and other processes on this machine do not learn of this cluster
     common = kept | ENVIRONMENT | {"RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_TMPDIR": temporary} | environment
     head, log = f"{network.address(nodes[0].host)}:6399", Path(temporary) / "start.log"
     running: list[subprocess.Popen[bytes]] = []
@@ -93,13 +94,25 @@ def ray_cluster(network: Network, nodes: Sequence[RayNode], environment: dict[st
 
 
 def wait_for_cores(n: int, *, seconds: float = 180) -> None:
-    """In a driver: join the cluster, and wait until it has n CPUs."""
-    connect()
+    """Join the cluster, and wait until it has n CPUs. To be called in a driver."""
     deadline = time.monotonic() + seconds
+    while not _is_joined(is_last_try=time.monotonic() > deadline):
+        time.sleep(0.5)
     while cores() < n:
         if time.monotonic() > deadline:
             raise WorkError(f"the cluster has {cores()} of {n} CPUs after {seconds:.0f} s")
         time.sleep(0.2)
+
+
+def _is_joined(*, is_last_try: bool) -> bool:
+    """Join the cluster; False where the node of this host has not started yet."""
+    try:
+        connect()
+    except InputError:
+        if is_last_try:
+            raise
+        return False
+    return True
 
 
 def _start_command(network: Network, node: RayNode, *, head: str, temporary: str) -> list[str]:
@@ -115,12 +128,13 @@ def _start_command(network: Network, node: RayNode, *, head: str, temporary: str
     if node.host == HERE:
         return ray
     mounts = f"mount -t tmpfs tmpfs {shlex.quote(temporary)} && mount -t tmpfs tmpfs /dev/shm"
-    first = ["sh", "-c", f'{mounts} && "$@"; exit $?', "sh"]  # stays, to take leave of processes whose parent has ended
+    # the shell stays, and collects processes whose parent has ended
+    first = ["sh", "-c", f'{mounts} && "$@"; exit $?', "sh"]
     return [*network.inside(node.host), "unshare", "--mount", "--pid", "--fork", "--mount-proc", *first, *ray]
 
 
 def _enter(unshare: int) -> list[str]:
-    """A command that runs another where the child of `unshare` does."""
+    """The words before a command that make it run in the namespaces of the child of `unshare`."""
     deadline = time.monotonic() + 10
     while len(pids := descendants(unshare)) < 2:
         if time.monotonic() > deadline:

@@ -1,9 +1,9 @@
 """`bench s3`: tiles of a slide in S3, 20 ms away, against downloading the slide and reading it with OpenSlide.
 
-A real SeaweedFS behind `DelayProxy`. Two jobs: 5 % of the slide's tiles, drawn at random (tissue would lie together,
-which is easier), and all of them. In each round both jobs are done by both ways, cold: a slide is opened, nothing
-of it is in the node's cache. Bytes are counted at the proxy, headers and index of the file and of HTTP included. A
-screening reads the thumbnail too, whichever way; its bytes and time are named by themselves.
+The slide lies on a real SeaweedFS behind `DelayProxy`. There are two jobs: to read 5 % of the tiles, drawn at random
+(tissue would lie together, which is easier), and to read all. In each round both ways do both jobs, each time from a
+slide that has to be opened and is not in the cache. Bytes are counted at the proxy, with the file's headers and index
+and with HTTP's. A screening reads the thumbnail too, whichever way; its bytes and time are figures by themselves.
 """
 
 import shutil
@@ -44,10 +44,10 @@ GOALS = {
     "time_over_download_5_percent": 0.4,
     "time_over_download_100_percent": 0.4,
 }
-"""At the most."""
+"""The most of each ratio."""
 
 NOISE_GREYS = 6.0
-"""Standard deviation of a scanner's noise: it makes tiles of 15 KB, as those of CMU-1-Small-Region.svs are."""
+"""Standard deviation of the noise that is added. It makes tiles of 15 KB, as those of CMU-1-Small-Region.svs are."""
 
 
 def run(*, repeats: int = 6, rounds: int = 3, phantom_px: int = PHANTOM_PX) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def run(*, repeats: int = 6, rounds: int = 3, phantom_px: int = PHANTOM_PX) -> d
 
 def _measured(uri: str, proxy: DelayProxy, cache: Path, rounds: int) -> dict[str, Any]:
     tables, needed = _jobs(uri)
-    found: dict[str, list[float]] = {}
+    measurements: dict[str, list[float]] = {}
     for round_ in range(rounds + 1):  # the first one warms up: imports, connections, the server's memory
         for name in [*["5_percent"] * (3 if round_ else 1), "100_percent"]:
             read_bytes, fast_s = _cost(proxy, partial(_read, _fast, uri, tables[name]))
@@ -92,8 +92,8 @@ def _measured(uri: str, proxy: DelayProxy, cache: Path, rounds: int) -> dict[str
                 "thumbnail_s": thumbnail_s,
             }
             for figure, value in measured.items() if round_ else ():
-                found.setdefault(figure, []).append(value)
-    figures = {name: round(statistics.median(values), 4) for name, values in found.items()}
+                measurements.setdefault(figure, []).append(value)
+    figures = {name: round(statistics.median(values), 4) for name, values in measurements.items()}
     counts = {f"tiles_{name}": len(tiles) for name, tiles in tables.items()}
     met = all(figures[name] <= goal for name, goal in GOALS.items())
     return {"round_trip_s": ROUND_TRIP_S, **counts, **figures, "goals": GOALS, "goals_met": met}
@@ -103,21 +103,21 @@ def _jobs(uri: str) -> tuple[dict[str, pa.Table], dict[str, int]]:
     """The tiles of each job, in the order to read them, and the bytes of the file tiles they are made of."""
     spec = plain_tiles()
     with _fast(uri) as slide:
-        every = grid("bench", slide.level_sizes_px[0], slide.mpp, np.ones((8, 8), np.bool_), spec)
-        every = every.filter(np.asarray(every["tissue_fraction"]) == 1)  # those that reach over no edge
+        tiles = grid("bench", slide.level_sizes_px[0], slide.mpp, np.ones((8, 8), np.bool_), spec)
+        tiles = tiles.filter(np.asarray(tiles["tissue_fraction"]) == 1)  # those that lie wholly inside the slide
         tables, needed = {}, {}
         for name, share in SHARES.items():
-            chosen = np.random.default_rng(0).permutation(len(every))[: max(1, round(share * len(every)))]
-            x, y = (every[column].to_numpy()[chosen] for column in ("x_level0_px", "y_level0_px"))
+            chosen = np.random.default_rng(0).permutation(len(tiles))[: max(1, round(share * len(tiles)))]
+            x, y = (tiles[column].to_numpy()[chosen] for column in ("x_level0_px", "y_level0_px"))
             order = reading_order(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px)
-            tables[name] = every.take(chosen[order])
+            tables[name] = tiles.take(chosen[order])
             places = tile_places(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px)
             needed[name] = slide.encoded_bytes(places.level, places.boxes)
     return tables, needed
 
 
 def _cost(proxy: DelayProxy, job: Callable[[], None]) -> tuple[float, float]:
-    """Bytes that came through the proxy, and seconds."""
+    """Do a job; returns the bytes that came through the proxy, and the seconds."""
     before, start = proxy.received, time.perf_counter()
     job()
     return proxy.received - before, time.perf_counter() - start

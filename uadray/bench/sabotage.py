@@ -1,14 +1,14 @@
 """What goes wrong on the nodes of `bench faults`: a copy of this file is the `sitecustomize.py` of their interpreters.
 
-Nothing of it is in the product, and nothing in the product knows of it. The fault is named in `UADRAY_BENCH_FAULT`:
+No other module of uadray imports it or knows of it. The variable `UADRAY_BENCH_FAULT` names the fault:
 
     reader:<slide_id>   a process that opens this slide is killed (signal 9)
-    missing             there is no uadray
-    device:<n>          a broken device: the first process of all whose detector has answered n times fails at every
-                        further call, and so does each process on the same node after n calls of its own
+    missing             uadray cannot be imported
+    device:<n>          a broken device: the first process whose detector has answered n times fails at each further
+                        call, and so does each other process on the same node once its detector has answered n times
 
-Each time it strikes, a line with the node's address (`UADRAY_BENCH_ADDRESS`) goes to the file `UADRAY_BENCH_STRUCK`.
-Imports nothing but the standard library: it runs before anything else does.
+Each time the fault strikes, a line with the node's address (`UADRAY_BENCH_ADDRESS`) goes to the file
+`UADRAY_BENCH_STRUCK`. Only the standard library is imported, since this runs before anything else does.
 """
 
 import importlib.util
@@ -27,10 +27,10 @@ FAULT, ADDRESS, STRUCK = "UADRAY_BENCH_FAULT", "UADRAY_BENCH_ADDRESS", "UADRAY_B
 
 
 class Missing(MetaPathFinder):
-    """Finds that there is no uadray."""
+    """Makes uadray impossible to import."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        """Refuse what belongs to uadray; say nothing of all else."""
+        """Raise for what belongs to uadray; leave all other modules to other finders."""
         if name.split(".")[0] == "uadray":
             _strike()
             raise ModuleNotFoundError("No module named 'uadray'", name=name)
@@ -43,7 +43,7 @@ class Changed(MetaPathFinder):
         self._module, self._change = module, change
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Find this one module as others find it."""
+        """Find this one module as other finders do, and change it once it is loaded."""
         if name != self._module:
             return None
         sys.meta_path.remove(self)
@@ -60,7 +60,7 @@ class Changed(MetaPathFinder):
 
 
 def sabotage(fault: str) -> None:
-    """Let a fault strike in this process from now on."""
+    """Prepare this process for a fault, see the module."""
     kind, _, which = fault.partition(":")
     match kind:
         case "missing":
@@ -78,11 +78,11 @@ def sabotage(fault: str) -> None:
 def _kill_reader(module: Any, slide_id: str) -> None:
     opened = module.open_slide
 
-    def open_slide(where: Any, **options: Any) -> Any:
+    def open_slide(uri: Any, **options: Any) -> Any:
         if options.get("slide_id") == slide_id:
             _strike()
             os.kill(os.getpid(), signal.SIGKILL)
-        return opened(where, **options)
+        return opened(uri, **options)
 
     module.open_slide = open_slide
 
@@ -101,11 +101,11 @@ def _break_device(module: Any, good_calls: int) -> None:
 
 
 def _is_here() -> bool:
-    """Whether the broken device is on this node: it is on the first that asks."""
-    where = Path(f"{os.environ[STRUCK]}.where")
+    """True on the node with the broken device, which is the first node that asks."""
+    broken_node = Path(f"{os.environ[STRUCK]}.where")
     with suppress(FileExistsError):
-        where.symlink_to(os.environ[ADDRESS])  # who reads it never finds half of it
-    return str(where.readlink()) == os.environ[ADDRESS]
+        broken_node.symlink_to(os.environ[ADDRESS])  # a link is made at once: no reader sees half of it
+    return str(broken_node.readlink()) == os.environ[ADDRESS]
 
 
 def _strike() -> None:

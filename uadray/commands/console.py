@@ -1,4 +1,4 @@
-"""What a command shows: one progress bar on a terminal, JSON lines where there is none, one JSON object at the end.
+"""What a command prints: logs as JSON lines off a terminal, and one JSON object at the end.
 
 Whatever else a process prints once it works on a cluster (Ray's messages, tracebacks, warnings of libraries) goes to a
 file, see `divert`.
@@ -9,59 +9,29 @@ import logging
 import os
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from uadray.errors import SHOW_IDS
-
-LOG_EVERY_S = 20.0
-"""Off a terminal a line of progress at least so often, whether anything has moved or not: silence is a fault."""
 
 _log_file: Path | None = None
 _out: TextIO | None = None
 _err: TextIO | None = None
 
 
-class Tick(Protocol):
-    """Moves the bar."""
-
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        """`done` of `total`, and what else is worth seeing."""
-        ...
-
-
-class TileProgress(Protocol):
-    """Takes how far a job on slides is."""
-
-    def __call__(self, done: int, total: int, tiles: int, note: str = "") -> None:
-        """Slides done, slides in all, tiles so far, and what is waited for, if anything."""
-        ...
-
-
-def tile_progress(tick: Tick) -> TileProgress:
-    """Progress of a job on slides, shown on the bar as the number of tiles so far."""
-
-    def show(done: int, total: int, tiles: int, note: str = "") -> None:
-        tick(done, total, f"{tiles} tiles{', ' if note else ''}{note}")
-
-    return show
-
-
 class JsonFormatter(logging.Formatter):
-    """One JSON object a record."""
+    """Makes one JSON object of each log record."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Time, level, message."""
+        """The record as JSON with `time`, `level` and `message`."""
         values = {"time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"), "level": record.levelname.lower()}
         return json.dumps(values | {"message": record.getMessage()})
 
 
 def set_up_logging() -> None:
-    """Warnings and worse to standard error, for people on a terminal, as JSON lines elsewhere."""
+    """Send the log to standard error: as text on a terminal, as JSON lines elsewhere."""
     handler = logging.StreamHandler(err())
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s") if err().isatty() else JsonFormatter())
     logging.getLogger("uadray").handlers = [handler]
@@ -70,22 +40,22 @@ def set_up_logging() -> None:
 
 
 def show_ids() -> None:
-    """Let logs name slides, those of worker processes that are started from here too."""
+    """Let logs name slides, in this process and in worker processes that it starts."""
     os.environ[SHOW_IDS] = "1"
 
 
 def out() -> TextIO:
-    """Where a command's answer goes."""
+    """The stream for a command's answer: standard output, as it was before `divert`."""
     return _out or sys.stdout
 
 
 def err() -> TextIO:
-    """Where messages for people go."""
+    """The stream for messages to people: standard error, as it was before `divert`."""
     return _err or sys.stderr
 
 
 def divert() -> None:
-    """From here on only what this module prints reaches the terminal; all else goes to a log file of this process.
+    """Send everything that is printed from now on to a log file, but for what this module prints.
 
     Ray prints hundreds of lines about itself when something breaks, from Python and from C++, and not all of it can be
     silenced; it is for whoever looks into it. The file is removed at the end of a command that went well.
@@ -105,12 +75,12 @@ def divert() -> None:
 
 
 def is_diverted() -> bool:
-    """Whether work on a cluster has begun."""
+    """True once work on a cluster has begun and output goes to the log file, see `divert`."""
     return _log_file is not None
 
 
 def log_file() -> Path | None:
-    """What else was printed, if there is anything in it."""
+    """The log file; None where there is none or nothing is in it."""
     if _log_file is None or not _log_file.exists():
         return None
     for stream in (sys.stdout, sys.stderr):
@@ -119,7 +89,7 @@ def log_file() -> Path | None:
 
 
 def forget_log() -> None:
-    """Remove the log file: all went well."""
+    """Remove the log file, after a command that went well."""
     if _log_file is not None:
         with suppress(OSError):
             _log_file.unlink()
@@ -136,124 +106,11 @@ def _new_log_file() -> Path:
     return Path(os.devnull)
 
 
-@contextmanager
-def progress(title: str) -> Iterator[Tick]:
-    """A progress bar on a terminal; off a terminal a log line every 20 seconds, and one at each end.
-
-    What has progress works on a cluster: from here on all else that is printed goes to the log file, see `divert`.
-    """
-    divert()
-    if err().isatty():
-        with _bar(title) as bar:
-            yield bar
-        return
-    lines = _Lines(title)
-    with lines.regularly():
-        yield lines.tick
-
-
-class _Lines:
-    """Progress as log lines. A thread of its own prints them: whoever works may be held up."""
-
-    def __init__(self, title: str) -> None:
-        self._title, self._began = title, time.monotonic()
-        self._state: tuple[int, int, str] | None = None
-        self._printed, self._at = "", self._began
-        self._lock, self._ended = threading.Lock(), threading.Event()
-
-    def tick(self, done: int, total: int, note: str = "") -> None:
-        """Take the state; print the last."""
-        self._state = (done, total, note)
-        if done >= total:
-            self._print()
-
-    @contextmanager
-    def regularly(self) -> Iterator[None]:
-        """Print now and then."""
-        self._print()
-        thread = threading.Thread(target=self._run, name="uadray-progress", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._ended.set()
-            thread.join()
-
-    def _run(self) -> None:
-        while not self._ended.wait(1.0):
-            if time.monotonic() - self._at >= LOG_EVERY_S:
-                self._print(again=True)
-
-    def _print(self, *, again: bool = False) -> None:
-        with self._lock:
-            text = "{}: starting" if self._state is None else "{}: {} of {} {}"
-            text = text.format(self._title, *(self._state or ())).rstrip()
-            if text == self._printed and not again:
-                return
-            seconds = f" ({time.monotonic() - self._began:.0f} s)" if text == self._printed else ""
-            logging.getLogger("uadray.progress").info("%s%s", text, seconds)
-            self._printed, self._at = text, time.monotonic()
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Tick]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    screen = Console(file=err())
-    note = TextColumn("{task.fields[note]}")
-    with Progress(*columns, note, console=screen, redirect_stdout=False, redirect_stderr=False) as bar:
-        task = bar.add_task(title, total=None, note="")
-
-        def tick(done: int, total: int, note: str = "") -> None:
-            bar.update(task, completed=done, total=total, note=note)
-
-        with _logged_to(_AboveBar(screen)):
-            yield tick
-
-
-class _AboveBar(logging.Handler):
-    """Prints above a bar, which is drawn anew below."""
-
-    def __init__(self, screen: Any) -> None:
-        super().__init__()
-        self._screen = screen
-        self.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """One line, as it is."""
-        self._screen.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _logged_to(handler: logging.Handler) -> Iterator[None]:
-    log = logging.getLogger("uadray")
-    before, log.handlers = log.handlers, [handler]
-    try:
-        yield
-    finally:
-        log.handlers = before
-
-
 def say(text: str) -> None:
-    """Something for people, before the answer."""
+    """Print a text for people, before the answer."""
     print(text, file=out(), flush=True)
 
 
 def result(values: dict[str, Any]) -> None:
-    """The command's answer: one JSON object, the last line of standard output."""
+    """Print the command's answer: one JSON object, as the last line of standard output."""
     print(json.dumps(values), file=out(), flush=True)

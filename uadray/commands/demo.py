@@ -1,7 +1,7 @@
 """`uadray demo`: phantom slides -> training -> calibration -> screening -> evaluation, in minutes on two cores.
 
-The slides' lesions differ from normal tissue in nuclear size, density and order, not in mean colour: what the demo
-finds, it finds by texture. The decision per slide is real; the tissue is not.
+The lesions on the painted slides differ from normal tissue in nuclear size, density and order, not in mean colour, so
+that only texture tells them apart. The decisions are those of a real screening; the tissue is not real.
 """
 
 import multiprocessing
@@ -14,7 +14,7 @@ from typing import Any
 
 from uadray.cluster.connection import connect
 from uadray.commands.calibrate import calibrate
-from uadray.commands.console import Tick
+from uadray.commands.progress import Tick
 from uadray.commands.train import train
 from uadray.config import parse_config
 from uadray.decisions.aggregation import AggregationConfig
@@ -28,14 +28,14 @@ from uadray.storage import objects
 from uadray.training.config import TrainConfig
 
 ALPHA = 0.1
-"""Nine calibration slides are the fewest that support it: p >= 1 / (n + 1)."""
+"""The false-alarm rate. It needs nine calibration slides at least, since no p-value is below 1 / (n + 1)."""
 
 SLIDES = {"train": (12, 0), "calibration": (19, 0), "test": (12, 6)}
-"""Slides, and how many of them have lesions."""
+"""Of each archive, how many slides it has and how many of them have lesions."""
 
 SIZE_PX = 2048
 MARK = ".uadray-demo"
-"""A folder with this file was made by the demo, and may be made anew."""
+"""A folder with this file was made by the demo, which may empty it and use it again."""
 
 EPOCHS = 10
 
@@ -58,9 +58,9 @@ def run(out: str, tick: Tick, *, epochs: int = EPOCHS) -> dict[str, Any]:
     """Do the whole job in the local folder `out`.
 
     Args:
-        out: is made anew if the demo made it.
-        tick: told of every step.
-        epochs: of 50 steps, of the training.
+        out: emptied first if the demo made it.
+        tick: shows the step the demo is at.
+        epochs: epochs of the training, of 50 steps each.
 
     Returns:
         `slide_auroc`, `tile_auroc`, `trivial`, `tiles_per_second`, `worklist`, seconds by stage.
@@ -92,11 +92,11 @@ def run(out: str, tick: Tick, *, epochs: int = EPOCHS) -> dict[str, Any]:
         out=result_uri, progress=lambda s, n, *_: tick(3, 5, f"screening {s}/{n}"),
     )  # fmt: skip
     done("screen")
-    found = evaluate(result_uri, labels=str(manifests["test"]))
+    figures = evaluate(result_uri, labels=str(manifests["test"]))
     done("evaluate")
     tick(5, 5, "done")
     kept = ("slide_auroc", "tile_auroc", "trivial", "found", "false_alarms", "alpha")
-    return {name: found[name] for name in kept} | {
+    return {name: figures[name] for name in kept} | {
         "slides": summary["slides"],
         "failed": summary["failed"],
         "tiles_per_second": round(summary["tiles_per_second"], 1),
@@ -106,7 +106,7 @@ def run(out: str, tick: Tick, *, epochs: int = EPOCHS) -> dict[str, Any]:
 
 
 def paint_archives(folder: Path) -> dict[str, Path]:
-    """The manifests of the three archives, painted side by side."""
+    """Paint the three archives, each in a process, and return their manifests."""
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         jobs = {
             name: pool.submit(
@@ -118,7 +118,7 @@ def paint_archives(folder: Path) -> dict[str, Path]:
 
 
 def _fresh(out: str) -> Path:
-    """An empty folder of the demo's; a folder that somebody else filled is not touched."""
+    """The folder, emptied; a folder with files that the demo did not write is refused."""
     if objects.is_s3(out):
         raise InputError(f"the demo writes to a local folder, not to {out}")
     folder = Path(out)

@@ -10,7 +10,7 @@ from uadray.errors import UadrayError
 
 
 def examine(out_uri: str | None = None) -> Iterator[Finding]:
-    """Look at this machine, and where `RAY_ADDRESS` names a cluster at that and each of its nodes.
+    """Examine this machine, and the cluster that `RAY_ADDRESS` names with each of its nodes.
 
     Nothing is started, changed or downloaded, but for small objects in `out_uri`, which are removed.
 
@@ -29,21 +29,21 @@ def _cluster(out_uri: str | None) -> Iterator[Finding]:
     try:
         connection.connect()
         names = {node["NodeID"]: nodes.node_name(node) for node in nodes.living_nodes()}
-        found = preflight.findings(out_uri)
+        findings = preflight.findings(out_uri)
     except UadrayError as error:
         yield Finding("cluster", False, str(error))
         return
-    yield Finding("cluster", True, f"{os.environ['RAY_ADDRESS']}, {len(found)} nodes, {connection.cores()} CPUs")
-    for node, some in found.items():
-        bad = [finding for finding in some if not finding.ok]
+    yield Finding("cluster", True, f"{os.environ['RAY_ADDRESS']}, {len(findings)} nodes, {connection.cores()} CPUs")
+    for node, of_node in findings.items():
+        bad = [finding for finding in of_node if not finding.ok]
         for finding in bad:
             yield Finding(f"{names.get(node, node)}, {finding.what}", False, finding.message, required=finding.required)
         if not bad:
-            yield Finding(names.get(node, node), True, "; ".join(finding.message for finding in some))
+            yield Finding(names.get(node, node), True, "; ".join(finding.message for finding in of_node))
 
 
 def _token() -> Finding:
-    """Whether the cluster is open to all who reach it, and our token to others on this machine."""
+    """Whether the cluster asks for a token, and whether others on this machine can read ours."""
     if not joining.token_mode():
         text = "RAY_AUTH_MODE is not token: whoever reaches the cluster's ports may run programs on it"
         return Finding("Ray token", False, f"{text}; see deploy/README.md", required=False)

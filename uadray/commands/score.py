@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from uadray.cluster.nodes import Nodes
 from uadray.cluster.read_tasks import ReadTask
 from uadray.cluster.workers import StreamConfig
-from uadray.commands import console
 from uadray.commands.cluster import join_cluster
+from uadray.commands.progress import progress, tile_progress
 from uadray.detectors.bundle import Bundle, read_bundle
 from uadray.errors import InputError, WorkError
 from uadray.schemas import TILE_SCORES
@@ -33,11 +33,11 @@ it."""
 def run(bundle_uri: str, *, data: str, out: str, stream: StreamConfig) -> dict[str, Any]:
     """Join the cluster, score every tile of `data` and write `out`; returns the summary of `score`."""
     bundle = read_bundle(bundle_uri)
-    with console.progress("score") as tick:
+    with progress("score") as tick:
         nodes = join_cluster(bundle_uris=[bundle_uri])
         return score(
             data, bundle_uri=bundle_uri, bundle=bundle, out=out, config=stream, nodes=nodes,
-            progress=console.tile_progress(tick),
+            progress=tile_progress(tick),
         )  # fmt: skip
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from uadray.cluster.workers import StreamConfig
-from uadray.commands import console
 from uadray.commands.calibrate import read_calibration
 from uadray.commands.cluster import join_cluster
+from uadray.commands.progress import progress, tile_progress
 from uadray.detectors.bundle import read_bundle
 from uadray.errors import WorkError
 from uadray.screening import job
@@ -40,7 +40,7 @@ def run(
     bundles = arranged([_calibrated(uri, mask_dir) for uri in bundle_uris])
     rows = read_manifest(slides_uri)
     masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
-    with console.progress("screen") as tick:
+    with progress("screen") as tick:
         if dry_run:
             join_cluster()
             described = {each.uri: each.bundle for each in bundles}
@@ -48,7 +48,7 @@ def run(
         nodes = join_cluster(bundle_uris=bundle_uris, out_uri=out)
         summary = job.screen(
             rows, bundles=bundles, out=out, config=job.ScreenConfig(stream=stream), nodes=nodes,
-            retry_failed=retry_failed, progress=console.tile_progress(tick),
+            retry_failed=retry_failed, progress=tile_progress(tick),
         )  # fmt: skip
         troubles = nodes.troubles()
     return summary | {"masks_used": masks_used} | ({"node_troubles": troubles} if troubles else {})

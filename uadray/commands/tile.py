@@ -13,8 +13,8 @@ from uadray import metrics
 from uadray.cluster.attempts import Attempts, Outcome
 from uadray.cluster.nodes import Nodes, here
 from uadray.cluster.tasks import Crashed, in_parallel
-from uadray.commands import console
 from uadray.commands.cluster import join_cluster
+from uadray.commands.progress import progress
 from uadray.errors import SYSTEM_REASONS, reason_of
 from uadray.provenance import fingerprint
 from uadray.screening.estimate import estimate
@@ -49,7 +49,7 @@ def run(
     rows = read_manifest(slides_uri)
     masks_used = len(check_folder(spec.mask_dir, [row.slide_id for row in rows]).used)
     options: dict[str, Any] = {"tiles_per_slide": tiles_per_slide, "quality": quality, "seed": seed}
-    with console.progress("tile") as tick:
+    with progress("tile") as tick:
         nodes = join_cluster(**({} if dry_run else {"out_uri": out}))
         if dry_run:
             summary = estimate(rows, spec, job="tile", **options)

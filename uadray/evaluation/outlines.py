@@ -13,7 +13,7 @@ from uadray.storage import objects
 from uadray.tiles.mask_geojson import read_features
 
 ANOMALOUS_OVERLAP = 0.5
-"""A tile at least half inside an outline is anomalous; one that is touched less is left out."""
+"""A tile at least half inside an outline is anomalous; one that an outline covers less is left out."""
 
 
 def read_outlines(uri: str) -> Any | None:
@@ -33,7 +33,7 @@ def read_outlines(uri: str) -> Any | None:
 
 
 def tile_truth(tiles: pa.Table, outline: Any) -> npt.NDArray[np.int8]:
-    """[n]: 1 for an anomalous tile, 0 for a normal one, -1 for one that lies across an outline."""
+    """The truth about each tile [n]: 1 anomalous, 0 normal, -1 partly inside an outline and left out."""
     x, y, w, h = (
         tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px", "width_level0_px", "height_level0_px")
     )
@@ -43,7 +43,7 @@ def tile_truth(tiles: pa.Table, outline: Any) -> npt.NDArray[np.int8]:
 
 
 def outline_uri(slide_uri: str, slide_id: str, folder: str | None) -> str:
-    """Where a slide's outlines are: beside the slide, under its file's name, or `<folder>/<slide_id>.geojson`.
+    """The URI of a slide's outlines: beside the slide, under its file's name, or `<folder>/<slide_id>.geojson`.
 
     >>> outline_uri("a/b.tif", "b", None), outline_uri("a/b.tif", "s1", "c")
     ('a/b.geojson', 'c/s1.geojson')
@@ -55,5 +55,5 @@ def outline_uri(slide_uri: str, slide_id: str, folder: str | None) -> str:
 
 
 def any_outline(uris: Sequence[str]) -> bool:
-    """Whether one of them exists: no file at all means that nobody outlined anything."""
+    """True where one of these files exists. Where none does, nothing was outlined, and no tile has a truth."""
     return any(objects.exists(uri) for uri in uris)

@@ -56,7 +56,7 @@ def heatmap(
 def tile_windows(
     tiles: pa.Table, *, level0_size: tuple[int, int], thumbnail_size: tuple[int, int]
 ) -> NDArray[np.int64]:
-    """Where tiles land in a thumbnail: int64 [N, 4], x0, y0, x1, y1 in thumbnail pixels, ends excluded.
+    """The windows of tiles in a thumbnail: int64 [N, 4], x0, y0, x1, y1 in thumbnail pixels, ends excluded.
 
     A thumbnail pixel belongs to a tile when its centre does, so neighbours share no pixel and leave none between them.
     A tile that covers no centre takes the pixel its own centre is in. What lies outside the slide is cut off.

@@ -1,4 +1,4 @@
-"""Who may ask: whoever has the token, or without a token this machine alone."""
+"""Who is answered: whoever has the token, or where the server has none, this machine alone."""
 
 import hashlib
 import hmac
@@ -9,11 +9,11 @@ from uadray.serving.hosts import host_name, is_loopback
 from uadray.serving.refusals import RefusedError
 
 FORWARDING = frozenset({"forwarded", "via", "x-real-ip"})
-"""Headers by which a proxy tells of itself, beside all that begin with `x-forwarded-`."""
+"""Headers that a proxy adds, beside all that begin with `x-forwarded-`."""
 
 
 def digest(token: str) -> str:
-    """What a server keeps of its token: enough to recognise it, not to reveal it."""
+    """The hash that a server keeps of its token: enough to recognise the token, not to reveal it."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
@@ -38,10 +38,10 @@ def authorise(request: Request, token_digest: str | None) -> None:
 
 
 def _check_local(request: Request) -> None:
-    """Without a token this machine alone is answered, whatever address is listened on.
+    """Refuse a request that does not come from this machine, whatever address the server listens on.
 
-    A reverse proxy on this machine looks like it. Most tell of themselves, by a header or by the name that was asked
-    for; one that passes requests on without a sign of it cannot be noticed.
+    A request that a reverse proxy on this machine passes on comes from this machine too. Most proxies can be
+    recognised, by a header or by the host name in the request; one that leaves no sign cannot.
 
     Raises:
         RefusedError: 401.
@@ -49,11 +49,11 @@ def _check_local(request: Request) -> None:
     start_it = "start it with UADRAY_TOKEN"
     if request.client is None or not is_loopback(request.client.host):
         raise RefusedError(401, f"this server has no token, so it answers its own machine only; {start_it}")
-    told = [name for name in request.headers if name in FORWARDING or name.startswith("x-forwarded-")]
-    if told:
+    via = [name for name in request.headers if name in FORWARDING or name.startswith("x-forwarded-")]
+    if via:
         raise RefusedError(
             401,
-            f"this server has no token, so it answers nothing that a proxy passes on (header {told[0]}); {start_it}",
+            f"this server has no token, so it answers nothing that a proxy passes on (header {via[0]}); {start_it}",
         )
     if not is_loopback(host_name(request.headers.get("host", ""))):
         raise RefusedError(

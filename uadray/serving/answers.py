@@ -23,7 +23,7 @@ from uadray.serving.stages import Scores
 from uadray.tiles.images import ImageError, Pixels
 
 DECODE_CHUNK = 16
-"""Tiles decoded in one visit to a thread: a request that has timed out stops after at most these."""
+"""Images that a thread decodes in one call: a request that has timed out stops after so many at the latest."""
 
 Result = TypeVar("Result")
 
@@ -89,7 +89,7 @@ async def _decoded(images: list[str], config: ServeConfig, tile_px: int) -> tupl
 
 
 async def _in_thread(function: Callable[[str], Result], images: list[str]) -> AsyncIterator[Result]:
-    """Apply to each image in a thread, some at a time."""
+    """Apply a function to each image in a thread, `DECODE_CHUNK` images at a time."""
     for start in range(0, len(images), DECODE_CHUNK):
         for result in await asyncio.to_thread(_each, function, images[start : start + DECODE_CHUNK]):
             yield result

@@ -23,10 +23,10 @@ from uadray.tiles.images import Pixels
 TOKEN = "UADRAY_TOKEN"  # noqa: S105 (the name of a variable)
 
 STAGE_ONGOING = 2
-"""Requests in a stage's replica: one at work, one whose arrays are already there."""
+"""Requests in a replica of a stage: one at work, and one whose arrays have already arrived."""
 
 LOST = (RayActorError, ObjectLostError, RayServeException)
-"""A replica or a node died. For one that died further up the chain Serve has no class but the last."""
+"""Errors of a replica or node that died. Serve raises the last for one that died in an earlier stage."""
 
 
 class Ingress:
@@ -39,13 +39,13 @@ class Ingress:
         self._is_ready = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """Called by Serve once the replica is built."""
+        """The HTTP application; Serve calls this once the replica is built."""
         return build_http(
             self.config, self.bundle, token_digest=self.token_digest, score=self.score, ready=self.ready
         )  # fmt: skip
 
     async def score(self, pixels: Pixels, maps: bool = False) -> Scores:
-        """Scores of RGB tiles [N, tile, tile, 3]. Asked again once where a replica died: scoring changes nothing.
+        """Scores of RGB tiles [N, tile, tile, 3]; tried once more where a replica died, since scoring changes nothing.
 
         Raises:
             RefusedError: 503.
@@ -70,7 +70,7 @@ class Ingress:
         return scores
 
     async def ready(self) -> bool:
-        """True once every stage has answered with this bundle's id; Serve itself replaces those that die later."""
+        """True once all stages have answered with this bundle's id. Serve replaces replicas that die later."""
         if not self._is_ready:
             try:
                 ids = [await h.bundle_id.remote() for h in self.stages]
@@ -84,7 +84,7 @@ def build_app(config: ServeConfig) -> serve.Application:
     """The Serve application of a configuration; the bearer token is taken from the environment.
 
     Raises:
-        InputError: no bundle there, or a host that others reach and no token.
+        InputError: there is no bundle, or others can reach the host and there is no token.
     """
     token = token_of(config)
     uri = objects.resolve(config.bundle, str(Path.cwd()))
@@ -98,7 +98,7 @@ def build_app(config: ServeConfig) -> serve.Application:
         )
         for cls, stage in zip(classes, config.stages.values(), strict=True)
     ]
-    # the ingress counts for itself, and refuses in JSON; Serve's own limit leaves room for that and for /healthz
+    # The ingress counts requests and refuses in JSON. Serve's limit is higher, to leave room for that and for /healthz.
     room = config.max_ongoing_requests + config.max_queued_requests + 64
     ingress = _deployment(serve.ingress()(Ingress), config.ingress, max_ongoing_requests=room)
     return ingress.bind(config, bundle, digest(token) if token else None, *stages)

@@ -80,7 +80,7 @@ def build_http(config: ServeConfig, bundle: Bundle, *, token_digest: str | None,
 
 
 class _Gate:
-    """Room for so many requests at work and so many in wait; the next is refused before its body is read."""
+    """Admits so many requests to work and so many to wait; the next is refused before its body is read."""
 
     def __init__(self, *, ongoing: int, queued: int) -> None:
         self.working = asyncio.Semaphore(ongoing)

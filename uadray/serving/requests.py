@@ -9,7 +9,7 @@ from uadray.serving.schemas import TileRequest
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body, of at most `max_bytes`; no more than that is ever held.
+    """The body, of at most `max_bytes`; no more than that is held in memory at any time.
 
     Raises:
         RefusedError: 413, at the header where it tells the size, else as soon as too much has come.
@@ -30,7 +30,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def parse_request(body: bytes, max_tiles: int) -> TileRequest:
-    """Read the JSON.
+    """Read the JSON of a body.
 
     Raises:
         RefusedError: 422 and the field, or 413 where there are too many tiles.

@@ -12,7 +12,7 @@ import pyarrow as pa
 from uadray.errors import AccessError, InputError
 from uadray.slides.manifest import SlideRow
 from uadray.slides.manifest_checks import check_ids, why_unusable
-from uadray.storage import objects, dicom_series
+from uadray.storage import dicom_series, objects
 
 SLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".czi")
 """A file with one of these suffixes is a slide. DICOM is not among them: there, a series of files is a slide."""
