@@ -6,8 +6,11 @@ begun (its reader has claimed it) or committed. The plan's names are the argumen
 
 import json
 import os
+import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +73,7 @@ def rows(folder: str, n: int) -> list[SlideRow]:
 def scored(row: SlideRow, *, etag: str = "e", score: float = 1.5, n_bundles: int = 1) -> SlideResult:
     """A slide with two tiles of this score, from each bundle one more than from the one before, and no evidence."""
     header = {"etag": etag, "size_level0_px": (400, 300), "mpp_level0": 0.5}
-    scores = tuple(BundleScores(_tiles(row, score + i), EVIDENCE.empty_table()) for i in range(n_bundles))
+    scores = tuple(BundleScores(tiles(row, score + i), EVIDENCE.empty_table()) for i in range(n_bundles))
     return SlideResult(row, header, PREVIEW, b"{}", scores)
 
 
@@ -79,7 +82,8 @@ def failed(row: SlideRow, *, etag: str | None = None, reason: str = "unreadable"
     return SlideResult(row, {"etag": etag} if etag else {}, failure=(reason, "x"))
 
 
-def _tiles(row: SlideRow, score: float) -> pa.Table:
+def tiles(row: SlideRow, score: float) -> pa.Table:
+    """Two tiles of this score, as rows of `TILE_SCORES`."""
     columns = {
         "tile_id": [f"{row.slide_id}/{i}" for i in range(2)], "slide_id": [row.slide_id] * 2, "x_level0_px": [0, 96],
         "y_level0_px": [0, 0], "width_level0_px": [96] * 2, "height_level0_px": [96] * 2, "tissue_fraction": [1.0] * 2,
@@ -147,6 +151,39 @@ def screened(out: str, manifest: list[SlideRow], *bundles: Bundle, fail: str = "
                 done.append(row.slide_id)
         ledger.finish(manifest)
     return done
+
+
+class Herd:
+    """Driver processes and what they did."""
+
+    def __init__(self, home: Path, *plans: dict[str, Any], **shared: Any) -> None:
+        self.log = home / f"log{len(list(home.glob('log*')))}"
+        self.log.mkdir()
+        (self.log / "plan").write_text(json.dumps([{"log": str(self.log), **shared, **plan} for plan in plans]))
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, self.log / "plan"], stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.pids: list[int] = json.loads(self.process.stdout.readline())
+
+    def events(self, pid: int | None = None) -> list[dict[str, Any]]:
+        files = self.log.glob(f"{pid or '*'}.jsonl")
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+    def count(self, what: str) -> Counter[str]:
+        return Counter(event[what] for event in self.events() if what in event)
+
+    def wait_for(self, happened: Callable[[], bool], seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not happened():
+            assert time.monotonic() < deadline, self.events()
+            time.sleep(0.02)
+
+    def codes(self) -> list[int]:
+        """Exit codes, when all have ended."""
+        assert self.process.stdout is not None
+        out, _ = self.process.communicate(timeout=120)
+        return list(json.loads(out))
 
 
 def drive(

@@ -3,52 +3,14 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import screening_drivers as sd
 from seaweed import SeaweedServer
 
 from uadray.storage import objects
-
-DRIVERS = Path(sd.__file__)
-
-
-class Herd:
-    """Driver processes and what they did."""
-
-    def __init__(self, home: Path, *plans: dict[str, Any], **shared: Any) -> None:
-        self.log = home / f"log{len(list(home.glob('log*')))}"
-        self.log.mkdir()
-        (self.log / "plan").write_text(json.dumps([{"log": str(self.log), **shared, **plan} for plan in plans]))
-        self.process = subprocess.Popen([sys.executable, DRIVERS, self.log / "plan"], stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.pids: list[int] = json.loads(self.process.stdout.readline())
-
-    def events(self, pid: int | None = None) -> list[dict[str, Any]]:
-        files = self.log.glob(f"{pid or '*'}.jsonl")
-        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
-
-    def count(self, what: str) -> Counter[str]:
-        return Counter(event[what] for event in self.events() if what in event)
-
-    def wait_for(self, happened: Callable[[], bool], seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while not happened():
-            assert time.monotonic() < deadline, self.events()
-            time.sleep(0.02)
-
-    def codes(self) -> list[int]:
-        """Exit codes, when all have ended."""
-        assert self.process.stdout is not None
-        out, _ = self.process.communicate(timeout=120)
-        return list(json.loads(out))
 
 
 @pytest.fixture
@@ -58,7 +20,7 @@ def out(s3: SeaweedServer, tmp_path: Path) -> str:
 
 @pytest.mark.s3
 def test_eight_drivers_screen_every_slide_once(out: str, tmp_path: Path) -> None:
-    herd = Herd(tmp_path, *[{}] * 8, out=out, folder=str(tmp_path), n_slides=24, lease_s=20.0, in_flight=2)
+    herd = sd.Herd(tmp_path, *[{}] * 8, out=out, folder=str(tmp_path), n_slides=24, lease_s=20.0, in_flight=2)
     assert herd.codes() == [0] * 8
     rows = sd.rows(str(tmp_path), 24)
     assert herd.count("begun") == herd.count("committed") == Counter(row.slide_id for row in rows)
@@ -74,7 +36,7 @@ def test_eight_drivers_screen_every_slide_once(out: str, tmp_path: Path) -> None
 def test_the_slides_of_a_killed_driver_are_taken_over(out: str, tmp_path: Path) -> None:
     """At once on the same machine: its process is gone, whatever `lease_s` says."""
     first = {"hang_after": 2, "score": 1.0}
-    herd = Herd(tmp_path, first, {"work_s": 0.1}, out=out, folder=str(tmp_path), n_slides=16, lease_s=4.0)
+    herd = sd.Herd(tmp_path, first, {"work_s": 0.1}, out=out, folder=str(tmp_path), n_slides=16, lease_s=4.0)
     victim = herd.pids[0]
     herd.wait_for(lambda: {"hangs": True} in herd.events(victim))
     os.kill(victim, signal.SIGKILL)
@@ -95,10 +57,10 @@ def test_a_driver_that_stood_still_commits_nothing_twice(tmp_path: Path) -> None
     """SIGSTOP is what a sleeping laptop, a frozen container or another host looks like: its process is not gone."""
     out = str(tmp_path / "out")
     both = {"out": out, "folder": str(tmp_path), "n_slides": 10, "lease_s": 1.5}
-    herd = Herd(tmp_path, {"work_s": 0.3, "score": 1.0}, **both)
+    herd = sd.Herd(tmp_path, {"work_s": 0.3, "score": 1.0}, **both)
     herd.wait_for(lambda: bool(herd.count("committed")))
     os.kill(herd.pids[0], signal.SIGSTOP)
-    other = Herd(tmp_path, {"score": 2.0}, **both)
+    other = sd.Herd(tmp_path, {"score": 2.0}, **both)
     assert other.codes() == [0]
     before = {info.uri: info.etag for info in objects.list_objects(f"{out}/decisions")}
     assert len(before) == 10
@@ -116,15 +78,15 @@ def test_a_driver_that_stood_still_commits_nothing_twice(tmp_path: Path) -> None
 def test_failed_slides_are_tried_again_once_by_two_drivers(out: str, tmp_path: Path) -> None:
     """Also where the driver that was at it is killed: the failed decision stays until another takes its place."""
     shared = {"out": out, "folder": str(tmp_path), "n_slides": 14, "lease_s": 3.0}
-    assert Herd(tmp_path, {"fail": "3"}, **shared).codes() == [0]
+    assert sd.Herd(tmp_path, {"fail": "3"}, **shared).codes() == [0]
     assert json.loads(objects.read_bytes(f"{out}/summary.json"))["failed"] == 2
     before = {info.uri: info.etag for info in objects.list_objects(f"{out}/decisions")}
-    herd = Herd(tmp_path, {"retry_failed": True, "hang_after": 0}, **shared)
+    herd = sd.Herd(tmp_path, {"retry_failed": True, "hang_after": 0}, **shared)
     herd.wait_for(lambda: {"hangs": True} in herd.events())
     os.kill(herd.pids[0], signal.SIGKILL)
     assert herd.codes() == [-signal.SIGKILL]
     assert {info.uri: info.etag for info in objects.list_objects(f"{out}/decisions")} == before
-    herd = Herd(tmp_path, *[{"retry_failed": True}] * 2, **shared)
+    herd = sd.Herd(tmp_path, *[{"retry_failed": True}] * 2, **shared)
     assert herd.codes() == [0, 0]
     assert herd.count("committed") == herd.count("begun") == Counter(["s00003", "s00013"])
     after = {info.uri: info.etag for info in objects.list_objects(f"{out}/decisions")}

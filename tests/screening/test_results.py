@@ -4,14 +4,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
+import pyarrow as pa
 import pytest
+import screening_drivers as sd
 
 from uadray.cluster import stream
 from uadray.cluster.nodes import Nodes
 from uadray.screening import results
-from uadray.screening.parts import failed_part
+from uadray.screening.parts import failed_part, part_row, to_ipc
 from uadray.screening.results import scored_slides
-from uadray.screening.slide_result import SlideResult
+from uadray.screening.slide_result import EVIDENCE, BundleScores, SlideResult
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.spec import TileSpec
 
@@ -86,3 +88,49 @@ def test_readers_leave_the_threads_of_opencv_alone() -> None:
         assert list(stream._watched_read(None, 0, lambda: iter([cv2.getNumThreads()]), failed_part)) == [1]  # type: ignore[list-item]
     finally:
         cv2.setNumThreads(before)
+
+
+def _scored_part(number: int, scores: list[float], failure: list[str] | None = None) -> dict[str, Any]:
+    """A part of two bundles, the second of which scores one more or fails."""
+    tables = [sd.tiles(ROWS[0], score) for score in (scores[0], scores[0] + 1)]
+    evidence = pa.table(
+        {"tile_id": [f"{number}-{i}" for i in range(len(scores))], "score": scores, "tile": [b"t"] * len(scores),
+         "reconstruction": [None] * len(scores)}, schema=EVIDENCE,
+    )  # fmt: skip
+    header = {"n_parts": 2, "etag": "e", "failures": [None, failure]}
+    row = part_row(
+        0, number, header=header, preview=b"p" if number == 0 else b"",
+        scores=[to_ipc(tables[0]), b"" if failure else to_ipc(tables[1])], evidence=[to_ipc(evidence)] * 2,
+    )  # fmt: skip
+    (part,) = row.to_pylist()
+    return dict(part)
+
+
+def test_parts_are_put_together_for_each_bundle() -> None:
+    """In the order of the parts, whatever order they came in; evidence is the best of all."""
+    parts = {1: _scored_part(1, [5.0, 4.0, 3.0, 2.0]), 0: _scored_part(0, [4.5, 3.5, 1.0])}
+    assert results._assembled(ROWS[0], parts[1], {1: parts[1]}) is None
+    result = results._assembled(ROWS[0], parts[0], parts)
+    assert result is not None
+    assert (result.preview, result.failure) == (b"p", None)
+    tables = [result.of_bundle(i).tiles for i in range(2)]
+    assert [table["score"].to_pylist() for table in tables if table] == [[4.5, 4.5, 5, 5], [5.5, 5.5, 6, 6]]
+    evidence = result.of_bundle(1).evidence
+    assert evidence is not None
+    assert evidence["score"].to_pylist() == [5.0, 4.5, 4.0, 3.5, 3.0]
+
+
+def test_a_bundle_that_fails_at_one_part_has_failed_at_the_slide() -> None:
+    parts = {0: _scored_part(0, [1.0], ["scoring", "the first"]), 1: _scored_part(1, [2.0], ["scoring", "the second"])}
+    result = results._assembled(ROWS[0], parts[1], parts)
+    assert result is not None
+    assert result.failure is None
+    assert result.of_bundle(0).tiles is not None
+    assert result.of_bundle(1) == BundleScores(failure=("scoring", "the first"))
+
+
+def test_a_slide_that_fails_has_failed_for_every_bundle() -> None:
+    (part,) = failed_part(0, "unreadable", "x").to_pylist()
+    result = results._assembled(ROWS[0], part, {})
+    assert result is not None
+    assert [result.of_bundle(i).failure for i in range(2)] == [("unreadable", "x")] * 2

@@ -33,6 +33,33 @@ class Brightness:
         return images, 255 - images
 
 
+class Failing(Brightness):
+    """It scores so many calls, and then raises; or what it is told to."""
+
+    def __init__(self, calls: int, error: Exception, *, is_broken: bool = False) -> None:
+        self.calls, self.error, self.is_broken = calls, error, is_broken
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> Scored:
+        is_known = len(images) == 2 and images.shape[1] == 64
+        if self.calls <= 0 and (self.is_broken or not is_known):
+            raise self.error
+        self.calls -= 1
+        return super().__call__(images)
+
+
+class Sightless(Brightness):
+    """A detector without a generator."""
+
+    def pictures(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], Any]:
+        return images, None
+
+
+def _several(*detectors: Brightness, threads: int = 1) -> PartScorer:
+    made = iter(detectors)
+    bundles = {str(i): None for i in range(len(detectors))}
+    return PartScorer(bundles, "cpu", threads, load=lambda *_, **__: next(made))  # type: ignore[arg-type, return-value]
+
+
 @pytest.fixture
 def scorer() -> PartScorer:
     return PartScorer({"": None}, "cpu", 1, load=lambda *_, **__: Brightness())  # type: ignore[arg-type, return-value]
@@ -90,6 +117,75 @@ def test_threads_change_nothing(scorer: PartScorer, threads: int) -> None:
     shared = PartScorer({"": None}, "cpu", threads, load=lambda *_, **__: Brightness())  # type: ignore[arg-type, return-value]
     ours, theirs = (each(_part(0, images)).drop_columns(["header"]) for each in (shared, scorer))
     assert ours.equals(theirs)
+
+
+def test_each_bundle_has_the_scores_and_pictures_that_it_has_alone(scorer: PartScorer) -> None:
+    """Its evidence does not depend on what the others have seen."""
+    images = np.random.default_rng(3).integers(0, 256, (2, N, SIDE, SIDE, 3), np.uint8)
+
+    class Darkness(Brightness):
+        def __call__(self, images: npt.NDArray[np.uint8]) -> Scored:
+            scored = super().__call__(images)
+            return Scored(-scored.score, scored.residual, scored.pictures)
+
+    both, alone = _several(Brightness(), Darkness()), _several(Darkness())
+    for number, part in enumerate(images):
+        together, first, second = (each(_part(number, part)) for each in (both, scorer, alone))
+        for column in ("scores", "evidence"):
+            assert together[column][0].as_py() == [each[column][0].as_py()[0] for each in (first, second)]
+
+
+def test_a_detector_that_fails_leaves_the_others_their_scores() -> None:
+    scorer = _several(Brightness(), Failing(2, ValueError("no such tile")))
+    images = np.full((N, SIDE, SIDE, 3), 9, np.uint8)
+    well, ill = scorer(_part(0, images)), scorer(_part(1, images))
+    assert json.loads(well["header"][0].as_py())["failures"] == [None, None]
+    assert json.loads(ill["header"][0].as_py())["failures"] == [
+        None, ["scoring", "the detector failed: ValueError: no such tile"],
+    ]  # fmt: skip
+    scores, nothing = ill["scores"][0].as_py()
+    assert from_ipc(scores)["score"].to_pylist() == [9.0] * N
+    assert nothing == b""
+
+
+@pytest.mark.parametrize(
+    ("detectors", "reason", "message"),
+    [
+        ([Failing(1, ValueError("a")), Failing(1, ValueError("b"))], "scoring",
+         "the detector failed: ValueError: a; the detector failed: ValueError: b"),
+        ([Brightness(), Failing(1, RuntimeError("CUDA"), is_broken=True)], "device", "the detector failed: RuntimeErr"),
+        ([Failing(1, ValueError("a")), Failing(1, MemoryError())], "memory", "the detector failed: not enough memory"),
+    ],
+)  # fmt: skip
+def test_what_ends_a_slide_for_all_bundles(detectors: list[Brightness], reason: str, message: str) -> None:
+    """All detectors fail, or the system does: a slide that is to be tried again is tried again with every bundle."""
+    row = _several(*detectors)(_part(0, np.full((N, SIDE, SIDE, 3), 9, np.uint8)))
+    header = json.loads(row["header"][0].as_py())
+    assert (row["part"][0].as_py(), header["reason"]) == (-1, reason)
+    assert header["message"].startswith(message)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_evidence_of_a_detector_without_pictures_is_the_tile_alone(threads: int) -> None:
+    images = np.random.default_rng(4).integers(0, 256, (N, SIDE, SIDE, 3), np.uint8)
+    evidence = _pictures(_several(Sightless(), threads=threads)(_part(0, images)))
+    assert [picture["reconstruction"] for picture in evidence] == [None] * EVIDENCE_TILES
+    assert all(picture["tile"] for picture in evidence)
+
+
+def test_tiles_with_an_error_or_a_flag_have_no_score(scorer: PartScorer) -> None:
+    images = np.full((4, SIDE, SIDE, 3), 9, np.uint8)
+    part = _part(0, images)
+    for name, values in (("errors", [None, "cut off", None, None]), ("flags", [None, None, "pen", None])):
+        at = part.schema.get_field_index(name)
+        part = part.set_column(at, part.schema.field(at), pa.array([json.dumps(values)]))
+    row = scorer(part)
+    table = from_ipc(row["scores"][0].as_py()[0])
+    assert table["score"].to_pylist() == [9.0, None, None, 9.0]
+    assert table["mean_green"].null_count == 2
+    assert table["error"].to_pylist() == [None, "cut off", "not scored: pen", None]
+    assert table["flag"].to_pylist() == [None, None, "pen", None]
+    assert json.loads(row["header"][0].as_py())["errors"] == 1
 
 
 def test_pixels_are_not_copied_and_a_slice_has_its_own() -> None:

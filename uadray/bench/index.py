@@ -10,7 +10,7 @@ from typing import Any
 
 from uadray.errors import InputError
 
-NAMES = ("decode", "s3", "screen", "ingest", "memory", "nodes", "faults")
+NAMES = ("decode", "s3", "screen", "bundles", "ingest", "memory", "nodes", "faults")
 
 
 def run(name: str, *, only: Sequence[str] = ()) -> dict[str, Any]:
