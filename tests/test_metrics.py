@@ -97,9 +97,9 @@ PRIVATE = {
     "metrics.add": {"_record"},
     "serving.server.listening_at": {"ray.serve.context._get_global_client"},
     "cluster.dataset_rows.stop_execution": {"_current_executor"},
-    "cluster.probe._client": {"ray._private.services.canonicalize_bootstrap_address", "ray._raylet.GcsClient"},
-    "cluster.probe._versions": {"ray._common.usage.usage_lib.get_cluster_metadata"},
-    "cluster.probe._has_node_here": {"ray._private.services.get_node_to_connect_for_driver"},
+    "cluster.probe.head_client": {"ray._private.services.canonicalize_bootstrap_address", "ray._raylet.GcsClient"},
+    "cluster.probe.head_versions": {"ray._common.usage.usage_lib.get_cluster_metadata"},
+    "cluster.probe.has_node_here": {"ray._private.services.get_node_to_connect_for_driver"},
 }
 """Function -> names of Ray's that are not public, used there and nowhere else."""
 
