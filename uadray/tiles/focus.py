@@ -1,4 +1,4 @@
-"""Sharpness of tiles, and of a thumbnail in blocks.
+"""Tiles -> how sharp each of them is; thumbnail -> which of its blocks are out of focus.
 
 Sharpness is the energy of the finest detail divided by the energy of detail twice as large. As a ratio of contrasts it
 is as high for pale, smooth or sparse tissue in focus as for dense tissue in focus, and higher for noise. The usual

@@ -1,4 +1,4 @@
-"""Brings the colours of a slide to those of a reference: one 3 x 3 matrix on optical densities, a slide at a time.
+"""The stains of a slide and of a reference -> a map of the slide's colours: one 3 x 3 matrix on optical densities.
 
 The matrix stands between a table of logarithms (pixel -> density) and an exponential (density -> pixel). Both stains
 come from `stain_fit`.
