@@ -194,4 +194,6 @@ def _joined_latents(batches: Sequence[Latent]) -> Latents:
 
 
 def _joined(batches: Sequence[Tensor]) -> Floats:
-    return torch.cat(list(batches)).float().cpu().numpy()
+    """Batches as one array, in float32; what is no floating-point number (indices among latents) stays as it is."""
+    joined = torch.cat(list(batches))
+    return (joined.float() if joined.is_floating_point() else joined).cpu().numpy()
