@@ -63,7 +63,7 @@ def _slow(row: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.filterwarnings("default")  # of Ray Data, about itself
+@pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarning:ray.data.context")  # Ray, of its own options
 def test_rays_private_name_means_the_same() -> None:
     """`Dataset._current_executor`: a running dataset has it, and it stops where it is shut down."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module

@@ -1,9 +1,11 @@
 """Independent tasks on the cluster, one for each item.
 
-item --> task --> result
-|
-|-- its process died     started again; the second time the item ends as `Crashed`
-`-- its node was lost    started again, which says nothing about the item; the fifth time the job ends
+    item --> task --> result
+              |
+              |-- its process died     started again; the second time the item ends as `Crashed`
+              `-- its node was lost    started again; the fifth time the job ends
+
+A lost node says nothing about the item. Ray's own retries are not used: where memory ran out, they have no end.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -48,8 +50,6 @@ def in_parallel(
     function: Callable[..., R], items: Iterable[T], *arguments: Any, num_cpus: float = 1, nodes: Nodes | None = None
 ) -> Iterator[tuple[T, R | Crashed]]:
     """Call `function(item, *arguments)` in tasks, twice as many at once as there are CPUs; yields each as it ends.
-
-    Ray's own retries are not used: where memory ran out, Ray tries again without end.
 
     Args:
         function: importable, or picklable.

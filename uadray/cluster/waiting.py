@@ -1,12 +1,14 @@
 """What the driver does while no row comes: it says what is waited for, and ends a job in which nothing moves.
 
-row --> quiet --10 s--> say which slides are open, where, and since when
-|
-|-- a node's work stands still for 40 s       examine that node; what cannot be used is left out
-|-- nothing moves for the job's time-out      end: WorkError
-|-- the head does not answer                  say so, and ask the cluster nothing, for it would hang
-|       `-- for 30 s                          end: ClusterLostError
-`-- row                                       from the start
+    row --> quiet --10 s--> say which slides are open, on which nodes, and since when
+              |
+              |-- a node's work stands still for 40 s       examine that node; what cannot be used is left out
+              |-- nothing moves for the job's time-out      end: WorkError
+              |-- the head does not answer                  say so
+              |       `-- for 30 s                          end: ClusterLostError
+              `-- row                                       from the start
+
+While the head does not answer, nothing else is asked of the cluster: it would hang.
 """
 
 import socket
