@@ -9,11 +9,12 @@
     decisions.parquet, ...            for people, see `summary`
 
     open --claimed--> tile scores put --> pictures, masks written --> decision put --> decided
-     ^                   |                                               |                |
-     |                   '-- the slide is another process's by now: left to it            |
-     |                                                                                    |
-     '--its file was replaced, its mask was edited, or it failed and is tried again: -----'
-        withdrawn; the old decision stays until the new one takes its place (If-Match)
+     ^                    |                                               |              |
+     |                    '--------- the slide is another's by now -------'              |
+     |                                     (left to it)                                  |
+     |                                                                                   |
+     '--withdrawn <-- its file was replaced, its mask was edited, or it failed and is ---'
+                      tried again; the old decision stays until the new one is put
 
 Every put is one where nothing is (a conditional put in S3), or in the place of what is there if the lease is still ours
 (If-Match). So a decision stands beside the tile scores it was made from, whoever was paused between which two requests.
