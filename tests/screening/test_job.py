@@ -63,11 +63,14 @@ def test_several_bundles_score_as_each_does_alone(
             assert other.drop_columns(["score"]).equals(table.drop_columns(["score"]))
             np.testing.assert_allclose(other["score"].to_numpy(), table["score"].to_numpy(), atol=1e-6)
         one, two = (pq.read_table(folder / "decisions.parquet") for folder in (alone, tmp_path / "both" / each.folder))
-        fingerprints = ["fingerprint", "score"]
-        assert one.drop_columns(fingerprints).equals(two.drop_columns(fingerprints))
-        for path in (alone / "evidence").rglob("*.jpg"):
-            shared = tmp_path / "both" if path.name == "thumbnail.jpg" else tmp_path / "both" / each.folder
-            assert (shared / path.relative_to(alone)).read_bytes() == path.read_bytes()
+        own = ["fingerprint", "score", "evidence"]  # which of two tiles with one score is shown, their order decides
+        assert one.drop_columns(own).equals(two.drop_columns(own))
+        for row in rows:
+            files = {path.name: path for path in (alone / "evidence" / row.slide_id).iterdir()}
+            in_both = {path.name for path in (tmp_path / "both" / each.folder / "evidence" / row.slide_id).iterdir()}
+            assert files.keys() == in_both | {"thumbnail.jpg"}
+            thumbnail = tmp_path / "both" / "evidence" / row.slide_id / "thumbnail.jpg"
+            assert thumbnail.read_bytes() == files["thumbnail.jpg"].read_bytes()
     again = screen(rows, bundles=bundles[::-1], out=str(tmp_path / "both"), config=CONFIG)
     assert (again["scored"], again["slides_now"]) == (3, 0)
 

@@ -1,13 +1,17 @@
 """Whose screening a folder holds, and who is refused."""
 
+import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import screening_drivers as sd
 from fault_proxy import FaultProxy
 from seaweed import SeaweedServer
 
 from uadray.errors import InputError
+from uadray.provenance import fingerprint
+from uadray.schemas import SLIDE_DECISIONS
 from uadray.storage import objects
 
 
@@ -27,3 +31,24 @@ def test_another_bundles_folder_is_refused(tmp_path: Path) -> None:
     sd.book(str(tmp_path))
     with pytest.raises(InputError, match="use another --out"):
         sd.book(str(tmp_path), sd.Bundle(id="other"))
+    text = "holds a screening with bundle bundle, calibration cal; this is bundle other, calibration cal: use another"
+    with pytest.raises(InputError, match=f"{text} --out$"):
+        sd.book(str(tmp_path), sd.Bundle(id="other"))
+
+
+def test_the_layout_of_one_bundle_is_what_folders_have_had_before(tmp_path: Path) -> None:
+    """Folders of earlier versions are gone on with, and earlier versions read what this one writes."""
+    out, rows = str(tmp_path / "out"), sd.slides(tmp_path / "slides", 2)
+    sd.screened(out, rows)
+    record = json.loads(objects.read_bytes(f"{out}/run.json"))
+    assert list(record) == [
+        "fingerprint", "bundle_id", "bundle", "detector", "calibration_id", "tiles", "uadray_version", "commit",
+        "started",
+    ]  # fmt: skip
+    assert record["fingerprint"] == fingerprint(["bundle", "cal"])
+    decision = json.loads(objects.read_bytes(f"{out}/decisions/s00000.json"))
+    assert list(decision) == [*SLIDE_DECISIONS.names, "lease"]
+    (segment,) = objects.list_objects(f"{out}/segments")
+    assert pq.read_schema(segment.uri).names == [*SLIDE_DECISIONS.names, "decision_etag"]
+    folders = {path.name for path in Path(out).glob("[!.]*") if path.is_dir()}
+    assert folders == {"decisions", "drivers", "evidence", "leases", "masks", "segments", "tiles"}

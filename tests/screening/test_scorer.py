@@ -1,7 +1,6 @@
 """The scoring actor, called as Ray Data calls it: a part in, a part out."""
 
 import json
-import math
 from typing import Any
 
 import cv2
@@ -13,7 +12,7 @@ import pytest
 from uadray.detectors.detector import Scored
 from uadray.schemas import TILES
 from uadray.screening.parts import from_ipc, part_row, pixels_of
-from uadray.screening.scorer import PartScorer, trivial_scores
+from uadray.screening.scorer import PartScorer
 from uadray.screening.slide_result import EVIDENCE_TILES
 
 N, SIDE = 20, 8
@@ -195,16 +194,3 @@ def test_pixels_are_not_copied_and_a_slice_has_its_own() -> None:
     both = pa.concat_tables([one, _part(1, images[1])]).combine_chunks()
     assert [pixels_of(both.slice(i, 1)).to_pybytes() for i in (0, 1)] == [part.tobytes() for part in images]
     assert pixels_of(part_row(0, -1, header={})).size == 0
-
-
-@pytest.mark.parametrize("side", [8, 100, 300])
-def test_trivial_scores_are_hsv_saturation_and_green(side: int) -> None:
-    images = np.random.default_rng(1).integers(0, 256, (4, side, side, 3), np.uint8)
-    images[0], images[1] = 200, (200, 100, 150)
-    saturation, green = trivial_scores(images)
-    high, low = images.max(-1).astype(float), images.min(-1).astype(float)
-    tolerance = 0.002 if side < 128 else 0.03  # not every pixel of a larger one is looked at
-    np.testing.assert_allclose(saturation, ((high - low) / np.maximum(high, 1)).mean((1, 2)), atol=tolerance)
-    np.testing.assert_allclose(green, images[..., 1].mean((1, 2)) / 255, atol=tolerance)
-    assert math.isclose(saturation[0], 0)
-    assert math.isclose(saturation[1], 0.5, abs_tol=0.002)

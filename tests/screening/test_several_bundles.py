@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import screening_drivers as sd
+from seaweed import SeaweedServer
 
 from uadray.errors import InputError
 from uadray.evaluation.report import evaluate
@@ -85,8 +86,9 @@ def test_a_killed_process_loses_no_slide_and_none_is_done_twice(tmp_path: Path) 
     assert sd.left_behind(out) == []
 
 
-def test_two_processes_share_the_slides(tmp_path: Path) -> None:
-    out = str(tmp_path / "out")
+@pytest.mark.s3
+def test_two_processes_share_the_slides(s3: SeaweedServer, tmp_path: Path) -> None:
+    out = f"s3://{s3.bucket}/{tmp_path.name}"
     herd = sd.Herd(
         tmp_path, *[{"work_s": 0.05}] * 2, out=out, folder=str(tmp_path), n_slides=16, lease_s=20.0, n_bundles=3,
         in_flight=2,

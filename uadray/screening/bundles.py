@@ -68,15 +68,15 @@ def _check_pair(first: ScreeningBundle, second: ScreeningBundle) -> None:
 
 def _differences(first: dict[str, Any], second: dict[str, Any], within: str = "") -> list[str]:
     """The fields in which two configurations differ, with their values."""
-    found = []
+    differing = []
     for name in first:
         if name == "mask_dir" or first[name] == second[name]:
             continue
         if isinstance(first[name], dict) and isinstance(second[name], dict):
-            found += _differences(first[name], second[name], f"{within}{name}.")
+            differing += _differences(first[name], second[name], f"{within}{name}.")
         else:
-            found.append(f"{within}{name} {_short(first[name])} and {_short(second[name])}")
-    return found
+            differing.append(f"{within}{name} {_short(first[name])} and {_short(second[name])}")
+    return differing
 
 
 def _short(value: Any) -> str:

@@ -85,7 +85,7 @@ class ScreeningProcess:
         """End: whatever this process still holds is free from now on."""
         self._ended.set()
         self._thread.join()
-        with suppress(UadrayError):  # else it will be found dead
+        with suppress(UadrayError):  # the others will declare it dead
             objects.delete(self._uri)
 
     def begin_round(self) -> ClaimOwner:
@@ -192,7 +192,7 @@ class ScreeningProcess:
             for duty in (self.beat, self.look):
                 try:
                     duty()
-                except Exception as error:  # the store is away, perhaps: the next beat may reach it
+                except Exception as error:  # the store may be away; the next beat may reach it
                     log.warning("heartbeat: %s", error)
 
 

@@ -9,11 +9,12 @@
     decisions.parquet, ...            for people, see `summary`
 
     open --claimed--> tile scores put --> pictures, masks written --> decision put --> decided
-     ^                   |                                               |                |
-     |                   '-- the slide is another process's by now: left to it            |
-     |                                                                                    |
-     '--its file was replaced, its mask was edited, or it failed and is tried again: -----'
-        withdrawn; the old decision stays until the new one takes its place (If-Match)
+     ^                    |                                               |              |
+     |                    '--------- the slide is another's by now -------'              |
+     |                                     (left to it)                                  |
+     |                                                                                   |
+     '--withdrawn <-- its file was replaced, its mask was edited, or it failed and is ---'
+                      tried again; the old decision stays until the new one is put
 
 Every put is one where nothing is (a conditional put in S3), or in the place of what is there if the lease is still ours
 (If-Match). So a decision stands beside the tile scores it was made from, whoever was paused between which two requests.
@@ -104,7 +105,7 @@ class Ledger:
         if retry_failed:
             again += [row for row in rows if row.slide_id in known and known[row.slide_id].has_failed]
         self.withdrawn = {row.slide_id: known[row.slide_id].etag for row in again}
-        if not folder:  # what is screened anew is screened without
+        if not folder:  # a slide that is screened anew is screened without its mask
             self._mask_etags = {key: etag for key, etag in self._mask_etags.items() if key not in self.withdrawn}
         return [row for row in rows if row.slide_id not in known or row.slide_id in self.withdrawn]
 
@@ -119,7 +120,7 @@ class Ledger:
         """
         todo = self.pending(rows, retry_failed=retry_failed)
         self.open = {row.slide_id for row in todo}
-        if not self._process.alone:  # who comes later does not run after the others
+        if not self._process.alone:  # not in the others' order: they would have claimed each slide just before
             random.Random(self._process.id).shuffle(todo)  # noqa: S311 - no secret
         without_progress = 0
         while todo:
@@ -226,7 +227,9 @@ class Ledger:
         """Put an object where none is, or in place of one that is there, if the slide is still ours then."""
         while not objects.put_if_absent(uri, data):
             try:
-                etag = objects.stat(uri).etag  # before the lease: whoever has taken it since writes after this version
+                etag = objects.stat(
+                    uri
+                ).etag  # before the lease is read: a process that takes the slide later changes it
             except NotFoundError:
                 continue
             if not leases.holds(self.owner, slide_id):

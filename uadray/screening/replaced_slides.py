@@ -1,7 +1,7 @@
 """Which slides have been replaced since they were screened, in few requests.
 
-In S3 a listing tells the etags of a thousand slides at once. It may only acquit: whatever it does not confirm is asked
-for by itself, in the way that screening does.
+In S3 a listing tells the etags of a thousand slides at once. It is trusted where it shows a slide unchanged; every
+other slide is asked for by itself, as screening does it.
 """
 
 import os.path
@@ -17,7 +17,7 @@ from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 
 LISTED_PER_SLIDE = 30
-"""A listing is given up after so many objects a slide (1,000 in one request, against 32 single requests at once)."""
+"""A listing is given up after so many objects a slide: a request lists 1,000, and 32 slides are asked for at once."""
 
 
 def replaced(rows: Sequence[SlideRow], is_same: Callable[[SlideRow, str], bool]) -> list[SlideRow]:
@@ -33,7 +33,7 @@ def _has_changed(row: SlideRow, is_same: Callable[[SlideRow, str], bool]) -> boo
     try:
         return not is_same(row, slide_etag(row))
     except SlideError:
-        return False  # gone: what was screened stays screened
+        return False  # it is gone: its decision stays
 
 
 def _listed(uris: Sequence[str]) -> dict[str, str]:

@@ -148,7 +148,7 @@ def _streamed(
                     parts.pop(index, None)
                     yield result_or_none
         yield from _crashed(rows, watch.look(LAST_LOOK_S).crashed, done)
-        for index in sorted(set(range(len(rows))) - done):  # cannot be; if it is, it is tried again, and said
+        for index in sorted(set(range(len(rows))) - done):  # must not happen; such a slide is tried again
             yield SlideResult(rows[index], failure=("unreachable", "its reader ended without an answer"))
     finally:
         watch.close()

@@ -33,7 +33,7 @@ def claim_folder(out: str, bundles: Sequence[ScreeningBundle]) -> dict[str, Any]
     there: dict[str, Any] = json.loads(objects.read_bytes(uri))
     if there["fingerprint"] != record["fingerprint"]:
         what = f"{out} holds a screening with {_named(there)}; this is {_named(record)}"
-        raise InputError(f"{what}: {_what_to_do(there)}")
+        raise InputError(f"{what}: {_what_to_do(there, record)}")
     return there
 
 
@@ -76,7 +76,7 @@ def _named(record: dict[str, Any]) -> str:
     return f"{len(record['bundles'])} bundles, {', '.join(named)}"
 
 
-def _what_to_do(record: dict[str, Any]) -> str:
-    if "bundles" in record:
+def _what_to_do(there: dict[str, Any], here: dict[str, Any]) -> str:
+    if "bundles" in there:
         return "name these bundles together to go on, or use another --out"
-    return "use another --out, or that bundle by itself to go on"
+    return "use another --out" + (", or that bundle by itself to go on" if "bundles" in here else "")

@@ -7,11 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 
@@ -19,17 +16,13 @@ from uadray.detectors.bundle import Bundle, load_detector
 from uadray.detectors.detector import BATCH, Scored
 from uadray.detectors.pixels import Pixels
 from uadray.errors import SYSTEM_REASONS, reason_of
-from uadray.reports.pictures import encode_jpeg
-from uadray.schemas import TILE_SCORES
-from uadray.screening.parts import failed_part, flag_error, from_ipc, part_row, pixels_of, to_ipc
-from uadray.screening.slide_result import EVIDENCE, EVIDENCE_TILES
+from uadray.screening.part_scores import PartTiles, ScoreTiles, read_part, score_part
+from uadray.screening.parts import failed_part, part_row, pixels_of, to_ipc
+from uadray.screening.slide_result import EVIDENCE_TILES
 from uadray.storage import objects, s3_client
 
 SLIDES_AT_ONCE = 64
 """An actor remembers the best scores of so many slides; parts of fewer slides are on the way at the same time."""
-
-ScoreTiles = Callable[[npt.NDArray[np.uint8]], Scored]
-"""What a scoring actor needs of a detector: RGB tiles [N, tile, tile, 3] -> `Scored`."""
 
 LoadDetector = Callable[..., ScoreTiles]
 """Called as `load_detector` is, in the actor. Benchmarks give one whose cost they know."""
@@ -93,7 +86,7 @@ class PartScorer:
             evidence=[outcome.evidence for outcome in outcomes],
         )  # fmt: skip
 
-    def _outcome(self, index: int, part: "PartTiles") -> "_Outcome":
+    def _outcome(self, index: int, part: PartTiles) -> "_Outcome":
         detector, floor = self.detectors[index], self._floors[index]
         try:
             scores, evidence = score_part(detector, part, floor=floor.of(part.slide, part.number))
@@ -177,111 +170,6 @@ class _EvidenceFloor:
         self._sent.setdefault(slide, {})[part] = scores
         if len(self._sent) > SLIDES_AT_ONCE:
             self._sent.popitem(last=False)
-
-
-@dataclass(frozen=True)
-class PartTiles:
-    """The tiles of one part, as every detector needs them: what does not depend on the detector is done once.
-
-    Attributes:
-        slide: index of the slide.
-        number: of the part.
-        tiles: rows of `TILES`.
-        errors: why a tile is not scored, or None.
-        flags: what a tile shows of bad quality, or None.
-        good: [N] bool, the tiles without an error.
-        images: RGB of the good tiles, [n, tile, tile, 3].
-        saturation: [N], see `trivial_scores`.
-        green: [N].
-    """
-
-    slide: int
-    number: int
-    tiles: pa.Table
-    errors: list[str | None]
-    flags: list[str | None]
-    good: npt.NDArray[np.bool_]
-    images: Pixels
-    saturation: npt.NDArray[np.float32]
-    green: npt.NDArray[np.float32]
-
-
-def read_part(row: dict[str, Any], pixels: pa.Buffer) -> PartTiles:
-    """The tiles of a row of the reader."""
-    tiles, flags = from_ipc(row["tiles"]), json.loads(row["flags"])
-    pairs = zip(json.loads(row["errors"]), flags, strict=True)
-    errors = [error or (flag and flag_error(flag)) for error, flag in pairs]
-    good = np.array([error is None for error in errors], dtype=bool)
-    n = len(tiles)
-    side = int(np.sqrt(pixels.size / (3 * n))) if n else 0
-    images = np.frombuffer(pixels, np.uint8).reshape(n, side, side, 3)
-    saturation, green = trivial_scores(images)
-    return PartTiles(
-        row["slide"], row["part"], tiles, errors, flags, good, images if good.all() else images[good], saturation, green
-    )
-
-
-def score_part(detector: ScoreTiles, part: PartTiles, *, floor: float = -math.inf) -> tuple[pa.Table, pa.Table]:
-    """Score one part; returns rows of `TILE_SCORES` and of `EVIDENCE`. A tile with an error or a flag has no score.
-
-    Evidence is of tiles that score more than `floor`: pictures cost as much as a third of the decoding.
-    """
-    scored = detector(part.images) if len(part.images) else None
-    score = np.full(len(part.tiles), np.nan)
-    if scored is not None:
-        score[part.good] = scored.score
-    finite = np.isfinite(score)
-    errors = [
-        error or (None if is_finite else "the score is not finite")
-        for error, is_finite in zip(part.errors, finite, strict=True)
-    ]
-    columns = {
-        "score": pa.array(score, mask=~finite),
-        "mean_saturation": pa.array(part.saturation, pa.float32(), mask=~part.good),
-        "mean_green": pa.array(part.green, pa.float32(), mask=~part.good),
-        "flag": pa.array(part.flags, pa.string()),
-        "error": pa.array(errors, pa.string()),
-    }
-    names = part.tiles.column_names
-    table = pa.table({**{name: part.tiles[name] for name in names}, **columns}, schema=TILE_SCORES)
-    return table, _evidence(table["tile_id"].filter(pa.array(part.good)), scored, floor)
-
-
-def trivial_scores(images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Mean HSV saturation and mean green of RGB tiles [N, h, w, 3], each [N] in 0 to 1.
-
-    Of larger tiles every second, third, ... pixel a side is looked at, so that 64 x 64 to 127 x 127 remain: all pixels
-    of 256 px tiles cost fifteen times as much as decoding them.
-    """
-    n, height, width, _ = images.shape
-    step = max(1, height // 64)
-    size = (max(1, width // step), max(1, height // step))
-    saturation, green = np.zeros((2, n), np.float32)
-    for i, image in enumerate(images):
-        small = image if step == 1 else cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)
-        saturation[i] = cv2.mean(cv2.cvtColor(small, cv2.COLOR_RGB2HSV))[1] / 255
-        green[i] = cv2.mean(small)[1] / 255
-    return saturation, green
-
-
-def _evidence(tile_ids: pa.ChunkedArray, scored: Scored | None, floor: float) -> pa.Table:
-    """The most abnormal tiles as pictures, best first."""
-    if scored is None:
-        return EVIDENCE.empty_table()
-    best = np.argsort(-scored.score)[:EVIDENCE_TILES]
-    order = [int(i) for i in best if np.isfinite(scored.score[i]) and scored.score[i] > floor]
-    if not order:
-        return EVIDENCE.empty_table()
-    x, x_hat = scored.pictures(order)
-    return pa.table(
-        {
-            "tile_id": [tile_ids[i].as_py() for i in order],
-            "score": [float(scored.score[i]) for i in order],
-            "tile": [encode_jpeg(picture) for picture in x],
-            "reconstruction": [None] * len(order) if x_hat is None else [encode_jpeg(picture) for picture in x_hat],
-        },
-        schema=EVIDENCE,
-    )
 
 
 def known_tiles(bundle: Bundle | None) -> Pixels:

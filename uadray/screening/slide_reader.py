@@ -54,12 +54,12 @@ def _read_claimed(
 
 
 def read_slide(index: int, row: SlideRow, spec: TileSpec) -> Iterator[pa.Table]:
-    """All parts of one slide; whatever goes wrong ends in one row with part -1, never in a missing slide."""
+    """All parts of one slide; whatever goes wrong ends in one row with part -1, so that no slide is missing."""
     etag: str | None = None
     try:
         etag = slide_etag(row)
         yield from _parts(index, row, spec, etag)
-    except Exception as error:  # a slide must not take the job with it, nor vanish
+    except Exception as error:  # a slide that fails must not end the job, nor go missing
         yield failed_part(index, *reason_of(error), etag=etag)
 
 
@@ -76,7 +76,7 @@ def _parts(index: int, row: SlideRow, spec: TileSpec, etag: str) -> Iterator[pa.
         for part, chunk in enumerate(chunks):
             header = {"n_parts": n_parts, "read_s": time.perf_counter() - began, "bytes": chunk.pixels.nbytes}
             yield _chunk_row(index, part, header, plan, chunk)
-            began = time.perf_counter()  # what the consumer took is not the reader's time
+            began = time.perf_counter()  # the time of whoever takes the rows does not count
 
 
 def _chunk_row(index: int, part: int, header: dict[str, Any], plan: SlidePlan, chunk: TileChunk) -> pa.Table:
