@@ -196,24 +196,28 @@ def train(
     out: Annotated[str, typer.Option(help="Folder or s3:// URI for the bundle.")],
     overrides: SetOpt = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --out.")] = False,
+    without_ray: Annotated[
+        bool, typer.Option("--without-ray", help="Train in this process: a machine that is no cluster.")
+    ] = False,
 ) -> None:
-    """Train a detector on normal slides or tiles; writes a bundle."""
+    """Train a detector or a generator on normal slides or tiles; writes a bundle."""
     from uadray.config import load_config
     from uadray.training.config import TrainConfig
 
     settings = load_config(TrainConfig, config, overrides or [])
     from uadray.commands import train as job
 
-    job.check(settings, data=data, out=out, resume=resume)
+    job.check(settings, data=data, out=out, resume=resume, without_ray=without_ray)
     with console.progress(f"train {settings.name}") as tick:
-        nodes = _join(out=out)
+        nodes = None if without_ray else _join(out=out)
         bundle = job.train(
             settings,
             data=data,
             out=out,
             resume=resume,
-            progress=lambda done, total, line: tick(done, total, _losses(line)),
+            progress=lambda done, total, line: tick(done, total, job.progress_text(line)),
             nodes=nodes,
+            without_ray=without_ray,
         )
     console.result({"bundle": out, "id": bundle.id, "metrics": bundle.metrics, "data": _short(bundle.training_data)})
 
@@ -428,11 +432,6 @@ def _stream_config(score_workers: int | None, gpus: float) -> Any:
     from uadray.cluster.stream import StreamConfig
 
     return StreamConfig(score_workers=score_workers, gpus=gpus)
-
-
-def _losses(line: dict[str, Any]) -> str:
-    hidden = {"epoch", "step", "seconds", "waiting", "end_of_epoch"}
-    return ", ".join(f"{k} {v:.3g}" for k, v in line.items() if isinstance(v, float) and k not in hidden)
 
 
 def _short(values: dict[str, Any]) -> dict[str, Any]:

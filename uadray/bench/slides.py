@@ -17,7 +17,7 @@ from uadray.phantoms.slides import PhantomSpec, paint, write_pyramid
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 from uadray.tiles.spec import TileSpec
-from uadray.training.config import TrainConfig
+from uadray.training.config import TrainConfig, detector_of
 
 MPP = 0.486
 """Of level 0: half of what `DPA` reads, so that level 1 has its tiles without resampling."""
@@ -60,8 +60,9 @@ def upload_copies(path: Path, folder_uri: str, n: int) -> list[SlideRow]:
 def write_dpa_bundle(uri: str) -> Bundle:
     """A bundle as large and slow as one of `configs/train/dpa.yaml`: VGG16's published weights, the rest untrained."""
     config = parse_config(TrainConfig, {"name": "bench", **DPA}, source="uadray.bench.slides")
-    networks = build_networks(config.detector)
-    bundle = write_bundle(uri, networks, name="bench-dpa", detector=config.detector, tiles=config.tiles)
+    detector = detector_of(config)
+    networks = build_networks(detector)
+    bundle = write_bundle(uri, networks, name="bench-dpa", detector=detector, tiles=config.tiles)
     write_calibration(uri, bundle)
     return bundle
 
@@ -76,8 +77,9 @@ TINY = {
 def write_tiny_bundle(uri: str) -> Bundle:
     """A bundle of `TINY`, untrained: where the detector is not what is looked at."""
     config = parse_config(TrainConfig, {"name": "tiny", **TINY}, source="uadray.bench.slides")
-    networks = build_networks(config.detector)
-    bundle = write_bundle(uri, networks, name="tiny", detector=config.detector, tiles=config.tiles)
+    detector = detector_of(config)
+    networks = build_networks(detector)
+    bundle = write_bundle(uri, networks, name="tiny", detector=detector, tiles=config.tiles)
     write_calibration(uri, bundle)
     return bundle
 
