@@ -44,10 +44,12 @@ def test_reads_and_fills_defaults(path: Path) -> None:
     assert config.tiles.stride == 96
 
 
-@pytest.mark.parametrize("kind", ["dpa", "fanogan"])
-def test_shipped_configurations_are_valid(kind: str) -> None:
+@pytest.mark.parametrize(("section", "kind"), [("detector", "dpa"), ("detector", "fanogan"), ("generator", "wgan_gp")])
+def test_shipped_configurations_are_valid(section: str, kind: str) -> None:
     folder = Path(__file__).parents[1] / "configs" / "train"
-    assert load_config(TrainConfig, folder / f"{kind}.yaml").detector.kind == kind
+    config = load_config(TrainConfig, folder / f"{kind}.yaml")
+    assert config.section == section
+    assert getattr(config, section).kind == kind
 
 
 def test_is_frozen(path: Path) -> None:
@@ -121,7 +123,22 @@ def test_cross_field_check(path: Path) -> None:
     assert "leaves gaps" in _refusal(path, "tiles.stride_px=97")
 
 
-@pytest.mark.parametrize("missing", ["name", "detector", "tiles"])
+@pytest.mark.parametrize("given", [{}, {"detector": {"kind": "dpa"}, "generator": {"kind": "wgan_gp"}}])
+def test_either_a_detector_or_a_generator_is_trained(given: dict[str, Any]) -> None:
+    values = {"name": "a", "tiles": {"mpp": 0.5, "tile_px": 96}} | given
+    with pytest.raises(InputError, match="give either a detector or a generator to train"):
+        parse_config(TrainConfig, values, source="here")
+
+
+def test_a_generator_alone_is_trained() -> None:
+    values = {"name": "a", "tiles": {"mpp": 0.5, "tile_px": 96}, "generator": {"kind": "wgan_gp", "input_px": 32}}
+    config = parse_config(TrainConfig, values, source="here")
+    assert (config.section, config.input_px) == ("generator", 32)
+    with pytest.raises(InputError, match=r"generator\.input_px 128 is larger than tiles\.tile_px 96"):
+        parse_config(TrainConfig, values | {"generator": {"kind": "wgan_gp", "input_px": 128}}, source="here")
+
+
+@pytest.mark.parametrize("missing", ["name", "tiles"])
 def test_missing_field_is_named(missing: str) -> None:
     values: dict[str, Any] = {"name": "a", "detector": {"kind": "dpa"}, "tiles": {"mpp": 0.5, "tile_px": 96}}
     del values[missing]

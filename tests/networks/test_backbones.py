@@ -11,15 +11,8 @@ from torch import Tensor, nn
 
 from uadray.errors import InputError
 from uadray.networks import weights
-from uadray.networks.backbones import (
-    LPIPS_LAYERS,
-    ConvTrunk,
-    EfficientNetLite0,
-    LpipsNet,
-    build_backbone,
-    layer_names,
-    lpips_distance,
-)
+from uadray.networks.backbones import ConvTrunk, EfficientNetLite0, build_backbone, layer_names
+from uadray.networks.lpips import LPIPS_LAYERS, LpipsNet, lpips_distance
 
 LITE0_LAYERS = ("block0", "block2", "block4", "block7", "block10", "block14", "block15")
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)

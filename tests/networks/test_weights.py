@@ -24,6 +24,7 @@ import safetensors.torch
 import torch
 
 from uadray.errors import InputError, WorkError
+from uadray.networks import weight_readers as readers
 from uadray.networks import weight_sources as sources
 from uadray.networks import weights
 from uadray.networks.weights import Status
@@ -323,7 +324,7 @@ def test_a_malicious_pickle_is_refused_unrun(tmp_path: Path, protocol: int) -> N
     path, trace = tmp_path / "evil.ckpt", tmp_path / "it-ran"
     path.write_bytes(pickle.dumps({"net": {"kernel": _Runs(trace)}}, protocol))
     with pytest.raises(sources.SourceError, match=r"evil.ckpt is not a pickle of plain numpy arrays: it asks for"):
-        sources.read_numpy_pickle(path)
+        readers.read_numpy_pickle(path)
     assert not trace.exists()
     pickle.loads(path.read_bytes())  # noqa: S301  # the same bytes do run where anything is admitted
     assert trace.exists()
@@ -333,7 +334,7 @@ def test_a_malicious_checkpoint_is_refused_unrun(tmp_path: Path) -> None:
     path, trace = tmp_path / "evil.pth", tmp_path / "it-ran"
     torch.save({"features.0.weight": _Runs(trace)}, path)
     with pytest.raises(sources.SourceError, match=r"evil.pth is not a checkpoint of plain tensors"):
-        sources.torchvision_trunk(path)
+        readers.torchvision_trunk(path)
     assert not trace.exists()
 
 
@@ -352,7 +353,7 @@ def test_other_values_than_float32_arrays_are_refused(tmp_path: Path, value: obj
     path = tmp_path / "odd.ckpt"
     path.write_bytes(pickle.dumps(value, 3))
     with pytest.raises(sources.SourceError, match=r"odd.ckpt "):
-        sources.read_numpy_pickle(path)
+        readers.read_numpy_pickle(path)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80\x03", b"garbage", b"cbuiltins\neval\n(S'1'\ntR."])
@@ -360,14 +361,14 @@ def test_broken_pickles_are_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "broken.ckpt"
     path.write_bytes(data)
     with pytest.raises(sources.SourceError, match=r"broken.ckpt is not a pickle"):
-        sources.read_numpy_pickle(path)
+        readers.read_numpy_pickle(path)
 
 
 def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
     tree = {"net": {"Conv_0": {"kernel": np.random.default_rng(0).random((3, 3, 2, 4), np.float32)}}}
     path = tmp_path / "plain.ckpt"
     path.write_bytes(pickle.dumps(tree, 3))
-    kernel = sources.read_numpy_pickle(path)["net"]["Conv_0"]["kernel"]
+    kernel = readers.read_numpy_pickle(path)["net"]["Conv_0"]["kernel"]
     np.testing.assert_array_equal(kernel, tree["net"]["Conv_0"]["kernel"])
 
 

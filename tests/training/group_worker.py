@@ -10,7 +10,7 @@ import torch.distributed as dist
 from uadray.detectors import fanogan
 from uadray.detectors.catalog import build_networks
 from uadray.detectors.trainee import alone
-from uadray.training.plain import any_of_group, average_over_group
+from uadray.training.group import any_of_group, average_over_group
 
 CONFIG = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=8, kappa=0.5)
 

@@ -30,18 +30,13 @@ from uadray.slides.opening import open_slide
 from uadray.slides.tile_reading import read_tile
 from uadray.storage import objects
 from uadray.tiles.spec import TileSpec
-from uadray.training.crops import Crop, Job, OpenSlides, Piece, SlideSource, crop_blocks, crop_pixels, random_crop
-from uadray.training.dataset import (
-    TrainingData,
-    _survey,
-    crop_data,
-    slide_source,
-    survey,
-    taken_labels,
-    training_data,
-)
+from uadray.training.crops import Crop, Crops, Job, crop_blocks, crop_pixels, random_crop
+from uadray.training.dataset import slide_source, taken_labels
 from uadray.training.journal import Journal
 from uadray.training.passes import Ints, Passes, along_curve, mixing, pack_corners, plan_passes, unpack_corners
+from uadray.training.ray_dataset import TrainingData, crop_data, on_cluster, training_data
+from uadray.training.slide_source import OpenSlides, SlideSource
+from uadray.training.survey import survey, survey_slide
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.* is deprecated:DeprecationWarning:ray.data.context"
@@ -70,7 +65,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def source(manifest: str) -> SlideSource:
-    surveys = [_survey(row, SPEC) for row in read_manifest(manifest)]
+    surveys = [survey_slide(row, SPEC) for row in read_manifest(manifest)]
     return slide_source(surveys, SPEC, per_slide=PER_SLIDE, seed=7)
 
 
@@ -136,7 +131,7 @@ def test_passes_draw_afresh_and_reproducibly(source: SlideSource) -> None:
     assert table.equals(_read(source, plan))
     drawn = []
     for turn in (0, 1):
-        rows = table.filter(pa.array(table["turn"].to_numpy() == turn))
+        rows = table.filter(pa.array(table["pass_number"].to_numpy() == turn))
         pairs = set(zip(rows["slide"].to_pylist(), rows["tile"].to_pylist(), strict=True))
         assert len(pairs) == len(rows) == N_SLIDES * PER_SLIDE
         assert np.bincount(rows["slide"].to_numpy()).tolist() == [PER_SLIDE] * N_SLIDES
@@ -178,7 +173,7 @@ def test_tiles_out_of_focus_are_not_trained_on(manifest: str, tmp_path: Path) ->
     image[:, 256:] = cv2.resize(image[::8, 256::8], (256, 512), interpolation=cv2.INTER_CUBIC)
     write_pyramid(tmp_path / "half.tif", image, mpp=1.0, tile_px=128)
     spec = TileSpec(mpp=1.0, tile_px=32)
-    found = _survey(SlideRow("half", str(tmp_path / "half.tif")), spec)
+    found = survey_slide(SlideRow("half", str(tmp_path / "half.tif")), spec)
     half = slide_source([found], spec, per_slide=None, seed=0)
     x = half.corners(0)[0][_read(half, _plan(half, passes=1))["tile"].to_numpy(), 0]
     assert 100 < len(x) < 2 * half.n_tiles.sum()
@@ -209,7 +204,7 @@ def test_a_slide_that_is_one_entry_is_read_by_and_by(tmp_path: Path) -> None:
     """All of its tiles once, in tables of bounded size that are mixed like others; 50 MB of pixels in much less."""
     row = _write_slide(tmp_path / "large.tif", 1, size_px=4096)
     spec = TileSpec(mpp=1.0, tile_px=256, quality=None)
-    large = replace(slide_source([_survey(row, spec)], spec, per_slide=None, seed=0), whole=np.array([True]))
+    large = replace(slide_source([survey_slide(row, spec)], spec, per_slide=None, seed=0), whole=np.array([True]))
     tracemalloc.start()
     try:
         tables = [
@@ -244,7 +239,7 @@ def test_a_training_that_goes_on_begins_with_the_block_it_had_reached(source: Sl
 
 def test_a_slide_that_changes_or_goes_costs_its_tiles_and_is_told_once(tmp_path: Path) -> None:
     rows = [_write_slide(tmp_path / f"{name}.tif", i) for i, name in enumerate(["good", "changed", "gone"])]
-    found = slide_source([_survey(row, SPEC) for row in rows], SPEC, per_slide=None, seed=0)
+    found = slide_source([survey_slide(row, SPEC) for row in rows], SPEC, per_slide=None, seed=0)
     _write_slide(tmp_path / "changed.tif", 9)
     (tmp_path / "gone.tif").unlink()
     journal = Journal()
@@ -264,11 +259,11 @@ def test_what_is_the_systems_fault_ends_the_reading_and_is_no_slides_fault(
     local = _write_slide(tmp_path / "a.tif", 1)
     row = SlideRow("a", f"s3://{s3.bucket}/system/a.tif")
     objects.write_bytes(row.uri, Path(local.uri).read_bytes())
-    found = slide_source([_survey(row, SPEC)], SPEC, per_slide=None, seed=0)
+    found = slide_source([survey_slide(row, SPEC)], SPEC, per_slide=None, seed=0)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "out-of-date")
-    survey = _survey(row, SPEC)
-    assert survey.is_systems
-    assert (survey.error or "").startswith("no_access: ")
+    result = survey_slide(row, SPEC)
+    assert result.is_systems
+    assert (result.error or "").startswith("no_access: ")
     journal = Journal()
     with pytest.raises(UadrayError, match="SignatureDoesNotMatch"):
         _read(found, _plan(found, passes=1), journal=journal)
@@ -282,7 +277,7 @@ def test_a_full_cache_is_the_systems_fault_too(s3: SeaweedServer, monkeypatch: p
     objects.write_bytes(uri, b"x" * 1000)
     objects.write_bytes(f"s3://{s3.bucket}/full/one/Data0000.dat", b"x" * 100_000)
     monkeypatch.setenv("UADRAY_CACHE_BYTES", "50000")
-    survey = _survey(SlideRow("one", uri), SPEC)
+    survey = survey_slide(SlideRow("one", uri), SPEC)
     assert survey.is_systems
     assert (survey.error or "").startswith("disk_full: ")
 
@@ -332,7 +327,7 @@ def _seen_by_a_worker(shard: Any) -> list[np.ndarray]:
         batch_size=32, batch_format="pyarrow", drop_last=False, prefetch_batches=4,
         local_shuffle_buffer_size=256, local_shuffle_seed=1,
     )  # fmt: skip
-    return [np.stack([t[name].to_numpy() for name in ("turn", "slide", "tile")], axis=1) for t in batches]
+    return [np.stack([t[name].to_numpy() for name in ("pass_number", "slide", "tile")], axis=1) for t in batches]
 
 
 def _by_two_workers(data: TrainingData) -> list[list[np.ndarray]]:
@@ -444,12 +439,12 @@ class Deadly:
     def shares(self) -> np.ndarray:
         return self.slides.shares
 
-    def jobs(self, turn: int, entries: Ints) -> list[Job]:
-        jobs = self.slides.jobs(turn, entries)
+    def jobs(self, pass_number: int, entries: Ints) -> list[Job]:
+        jobs = self.slides.jobs(pass_number, entries)
         return [Job(j.name, j.n_tiles, _die if j.name == self.slide_id else j.read) for j in jobs]
 
 
-def _die(crop: Crop) -> Iterator[Piece]:
+def _die(crop: Crop) -> Iterator[Crops]:
     time.sleep(0.3)  # others are being read
     os.kill(os.getpid(), signal.SIGKILL)
     yield from ()
@@ -476,15 +471,15 @@ def test_slides_that_cannot_be_reached_end_a_survey_only_if_nothing_can(
     good = read_manifest(manifest)[:2]
     objects.write_bytes(f"s3://{s3.bucket}/reach/a.tif", Path(good[0].uri).read_bytes())
     locked = [SlideRow(f"locked{i}", f"s3://{s3.bucket}/reach/a.tif") for i in range(6)]
-    found = survey([good[0], locked[0], good[1]], SPEC)
+    found = survey([good[0], locked[0], good[1]], SPEC, on_cluster)
     assert [s.n_tiles for s in found] == [256, 0, 256]
     assert (found[1].error or "").startswith("unreachable: ")
     with pytest.raises(
         WorkError, match=r"^5 slides could not be reached, for no fault of theirs; slide locked.: unrea"
     ):
-        survey([*good, *locked], SPEC)
+        survey([*good, *locked], SPEC, on_cluster)
     with pytest.raises(WorkError, match=r"^1 slide could not be reached"):
-        survey(locked[:1], SPEC)
+        survey(locked[:1], SPEC, on_cluster)
 
 
 def test_a_manifest_without_normal_slides_is_refused(tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ def run(*, slides: int = 12, pairs: int = 3, repeats: int = 3) -> dict[str, Any]
 def _bundle(folder: Path, seed: int) -> ScreeningBundle:
     torch.manual_seed(seed)
     config = parse_config(TrainConfig, {"name": f"small{seed}", **SMALL}, source="uadray.bench.bundles")
+    if config.detector is None:
+        raise AssertionError("SMALL names a detector")
     networks = build_networks(config.detector)
     bundle = write_bundle(str(folder), networks, name=config.name, detector=config.detector, tiles=gpu_tiles())
     return ScreeningBundle(str(folder), bundle, write_calibration(str(folder), bundle))

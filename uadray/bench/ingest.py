@@ -31,8 +31,8 @@ from uadray.commands.tile import tile_set
 from uadray.config import parse_config
 from uadray.slides.manifest import write_manifest
 from uadray.training.config import TrainConfig
-from uadray.training.dataset import TrainingData, training_data
 from uadray.training.passes import mixing
+from uadray.training.ray_dataset import TrainingData, training_data
 from uadray.training.worker import batches, worker_cpus
 
 N_SLIDES, TILES_PER_SLIDE = 8, 200
@@ -139,7 +139,7 @@ def _case(uri: str, config: TrainConfig, workers: list[Any], *, by_pass: bool) -
 def _data(uri: str, config: TrainConfig, *, n_tiles: int) -> TrainingData:
     """The training data, as `uadray train` makes it."""
     return training_data(
-        uri, tiles=config.tiles, input_px=config.detector.input_px, tiles_per_slide=TILES_PER_SLIDE,
+        uri, tiles=config.tiles, input_px=config.input_px, tiles_per_slide=TILES_PER_SLIDE,
         label=config.train_label, n_tiles=n_tiles,
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from uadray.phantoms.tissue import paint
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 from uadray.tiles.spec import TileSpec
-from uadray.training.config import TrainConfig
+from uadray.training.config import TrainConfig, detector_of
 
 MPP = 0.486
 """Of level 0: half of what `DPA` reads, so that its tiles are cut from level 1 without resampling."""
@@ -63,8 +63,9 @@ def upload_copies(path: Path, folder_uri: str, n: int) -> list[SlideRow]:
 def write_dpa_bundle(uri: str) -> Bundle:
     """Write a bundle as large and slow as one of `configs/train/dpa.yaml`, untrained but for the VGG16 weights."""
     config = parse_config(TrainConfig, {"name": "bench", **DPA}, source="uadray.bench.slides")
-    networks = build_networks(config.detector)
-    bundle = write_bundle(uri, networks, name="bench-dpa", detector=config.detector, tiles=config.tiles)
+    detector = detector_of(config)
+    networks = build_networks(detector)
+    bundle = write_bundle(uri, networks, name="bench-dpa", detector=detector, tiles=config.tiles)
     write_calibration(uri, bundle)
     return bundle
 
@@ -79,8 +80,9 @@ TINY = {
 def write_tiny_bundle(uri: str) -> Bundle:
     """Write an untrained bundle of `TINY`, for benchmarks in which the detector does not matter."""
     config = parse_config(TrainConfig, {"name": "tiny", **TINY}, source="uadray.bench.slides")
-    networks = build_networks(config.detector)
-    bundle = write_bundle(uri, networks, name="tiny", detector=config.detector, tiles=config.tiles)
+    detector = detector_of(config)
+    networks = build_networks(detector)
+    bundle = write_bundle(uri, networks, name="tiny", detector=detector, tiles=config.tiles)
     write_calibration(uri, bundle)
     return bundle
 

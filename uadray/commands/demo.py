@@ -18,6 +18,7 @@ from uadray.commands.progress import Tick
 from uadray.commands.train import train
 from uadray.config import parse_config
 from uadray.decisions.aggregation import AggregationConfig
+from uadray.detectors.bundle import read_bundle
 from uadray.errors import InputError
 from uadray.evaluation.report import evaluate
 from uadray.phantoms.archive import write_archive
@@ -78,9 +79,10 @@ def run(out: str, tick: Tick, *, epochs: int = EPOCHS) -> dict[str, Any]:
     connect()
     config = parse_config(TrainConfig, TRAIN | {"epochs": epochs}, source="the demo")
     bundle_uri, result_uri = str(folder / "bundle"), str(folder / "screening")
-    bundle = train(
+    train(
         config, data=str(manifests["train"]), out=bundle_uri, progress=lambda s, n, _: tick(1, 5, f"training {s}/{n}")
     )
+    bundle = read_bundle(bundle_uri)
     done("train")
     calibration, _ = calibrate(
         read_manifest(str(manifests["calibration"])), bundle_uri=bundle_uri, bundle=bundle, alpha=ALPHA,

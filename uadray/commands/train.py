@@ -1,38 +1,49 @@
-"""`uadray train`: data -> Ray Train workers -> bundle, metrics.jsonl and a page of sample reconstructions."""
+"""`uadray train`: data -> trained networks -> a bundle, metrics.jsonl and a page of samples; on Ray or without it."""
 
-import html
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from uadray import provenance
-from uadray.cluster.nodes import Nodes
+from uadray.config import parse_config
 from uadray.detectors.bundle import Bundle, write_bundle
-from uadray.detectors.catalog import file_of
 from uadray.errors import InputError
+from uadray.generators.bundle import GeneratorBundle, read_generator, write_generator
 from uadray.networks import weights
+from uadray.networks.outline import Networks
 from uadray.reports.pictures import encode_jpeg, sample_grid
+from uadray.reports.samples import Shown, samples_page
+from uadray.slides.identity import Seen
 from uadray.slides.manifest import read_manifest
 from uadray.storage import objects
+from uadray.tiles.spec import TileSpec
 from uadray.tilesets import containers
+from uadray.training import plain
 from uadray.training.config import TrainConfig
-from uadray.training.dataset import training_data
-from uadray.training.plain import Line
-from uadray.training.worker import Sample, fit
+from uadray.training.dataset import training_tiles
+from uadray.training.loop import Line, Listener, Sample
+from uadray.training.subject import borrowed_weights
+from uadray.training.survey import in_threads
+
+if TYPE_CHECKING:  # `--without-ray` runs where Ray is not installed
+    from uadray.cluster.nodes import Nodes
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 
 Progress = Callable[[int, int, dict[str, Any]], None]
-"""Called with steps done, steps in all, and the newest line of metrics."""
+"""Called with steps done, steps in all, and the newest line of metrics with the phase it is in."""
+
+Trained = tuple[Networks, Line, TileSpec, dict[str, Any]]
+"""The networks, the last line of metrics, how tiles were cut, and what was trained on."""
 
 
 def train(
     config: TrainConfig, *, data: str, out: str, resume: bool = False, progress: Progress | None = None,
-    nodes: Nodes | None = None,
-) -> Bundle:  # fmt: skip
-    """Train a detector and write it as a bundle.
+    nodes: "Nodes | None" = None, without_ray: bool = False,
+) -> Bundle | GeneratorBundle:  # fmt: skip
+    """Train a detector or a generator and write it as a bundle.
 
     Args:
         config: the run.
@@ -41,31 +52,91 @@ def train(
         resume: go on from the last checkpoint in `out`.
         progress: told of every step.
         nodes: that are used.
+        without_ray: train in this process.
 
     Raises:
         InputError: `out` holds another run, or the data is unusable.
         WorkError: the workers failed for good.
     """
-    _check_free(out, config, resume=resume)
-    _pull_weights(config)
-    source = training_data(
-        data, tiles=config.tiles, input_px=config.detector.input_px, tiles_per_slide=config.tiles_per_slide,
-        label=config.train_label, n_tiles=config.tiles_needed, seed=config.seed, stain_augment=config.stain_augment,
-        nodes=nodes,
-    )  # fmt: skip
-    if source.n_tiles < config.batch_size * config.workers:
-        raise InputError(f"{data}: {source.n_tiles} tiles are fewer than a batch of {config.batch_size} a worker")
-    objects.write_bytes(objects.join(out, CONFIG), provenance.dump_config(config).encode())
+    _check_free(out, config, resume=resume, without_ray=without_ray)
+    for name in borrowed_weights(config):
+        weights.ensure(name)
     log = RunLog(out, config, progress, keep=resume)
-    filesystem, path = objects.pyarrow_filesystem(out)
-    networks, last = fit(config, source, filesystem=filesystem, path=path, listener=log.take, nodes=nodes)
-    bundle = write_bundle(
-        out, networks, name=config.name, detector=config.detector, tiles=source.tiles,
-        training_data=source.description, metrics={k: v for k, v in last.items() if isinstance(v, int | float)},
-        commit=provenance.commit(), licences=_licences(config),
-    )  # fmt: skip
+    if without_ray:
+        trained = _trained_here(config, data, out, log.take)
+    else:
+        trained = _trained_on_ray(config, data, out, log.take, nodes)
+    bundle = _write(config, out, *trained)
     log.close()
     return bundle
+
+
+def _trained_here(config: TrainConfig, data: str, out: str, listener: Listener) -> Trained:
+    tiles = training_tiles(
+        data, tiles=config.tiles, input_px=config.input_px, tiles_per_slide=config.tiles_per_slide,
+        label=config.train_label, seed=config.seed, survey_each=in_threads, seen_before=_seen_before(config),
+    )  # fmt: skip
+    _begin(config, data, out, tiles.n_tiles)
+    networks, last = plain.train_plain(config, tiles.source, out=out, listener=listener)
+    return networks, last, tiles.tiles, tiles.description
+
+
+def _trained_on_ray(config: TrainConfig, data: str, out: str, listener: Listener, nodes: "Nodes | None") -> Trained:
+    from uadray.training.ray_dataset import training_data
+    from uadray.training.worker import fit
+
+    tiles = training_data(
+        data, tiles=config.tiles, input_px=config.input_px, tiles_per_slide=config.tiles_per_slide,
+        label=config.train_label, n_tiles=config.tiles_needed, seed=config.seed, stain_augment=config.stain_augment,
+        nodes=nodes, seen_before=_seen_before(config),
+    )  # fmt: skip
+    _begin(config, data, out, tiles.n_tiles)
+    filesystem, path = objects.pyarrow_filesystem(out)
+    networks, last = fit(config, tiles, filesystem=filesystem, path=path, listener=listener, nodes=nodes)
+    return networks, last, tiles.tiles, tiles.description
+
+
+def _begin(config: TrainConfig, data: str, out: str, n_tiles: int) -> None:
+    """Refuse too few tiles; then the folder is this run's."""
+    if n_tiles < config.batch_size * config.workers:
+        raise InputError(f"{data}: {n_tiles} tiles are fewer than a batch of {config.batch_size} a worker")
+    objects.write_bytes(objects.join(out, CONFIG), provenance.dump_config(config).encode())
+
+
+def _write(
+    config: TrainConfig, out: str, networks: Networks, last: Line, tiles: TileSpec, description: dict[str, Any]
+) -> Bundle | GeneratorBundle:
+    common = {
+        "name": config.name, "tiles": tiles, "training_data": description | _generators_id(config),
+        "metrics": {k: v for k, v in last.items() if isinstance(v, int | float)},
+        "commit": provenance.commit(), "licences": _licences(config),
+    }  # fmt: skip
+    if config.detector is not None:
+        return write_bundle(out, networks, detector=config.detector, **common)
+    return write_generator(out, networks, generator=config.generator, **common)
+
+
+def _given_generator(config: TrainConfig) -> GeneratorBundle | None:
+    """The generator that the detector is trained with, where its configuration names one."""
+    uri = getattr(config.detector, "generator", None)
+    return read_generator(uri) if uri else None
+
+
+def _seen_before(config: TrainConfig) -> Seen | None:
+    """The slides that the given generator was trained on: the detector has seen them as well."""
+    given = _given_generator(config)
+    return given.trained_on if given is not None else None
+
+
+def _generators_id(config: TrainConfig) -> dict[str, str]:
+    given = _given_generator(config)
+    return {"generator": given.id} if given is not None else {}
+
+
+def _licences(config: TrainConfig) -> dict[str, str]:
+    names, given = borrowed_weights(config), _given_generator(config)
+    borrowed = {entry.name: entry.licence for entry in weights.registry() if entry.name in names}
+    return borrowed | (given.licences if given is not None else {})
 
 
 class RunLog:
@@ -76,21 +147,23 @@ class RunLog:
 
     def __init__(self, out: str, config: TrainConfig, progress: Progress | None, *, keep: bool) -> None:
         self._out, self._progress, self._total = out, progress, config.epochs * config.steps_per_epoch
-        where = objects.join(out, METRICS)
-        old = objects.read_bytes(where).decode() if keep and objects.exists(where) else ""
+        metrics_uri = objects.join(out, METRICS)
+        old = objects.read_bytes(metrics_uri).decode() if keep and objects.exists(metrics_uri) else ""
         self._lines = {int(json.loads(line)["epoch"]): line for line in old.splitlines()}
         self._title = config.name
+        self._shown: Shown = "reconstructions" if config.detector is not None else "generated"
+        self._newest: Line = {}
 
     def take(self, lines: list[Line], samples: list[Sample]) -> None:
-        """Write what rank 0 posted."""
+        """Write what was told."""
         if lines and self._progress is not None:
-            self._progress(int(lines[-1]["step"]), self._total, lines[-1])
+            self._newest |= lines[-1]  # a step's line has no losses: those of the last epoch stay
+            self._progress(int(lines[-1]["step"]), self._total, dict(self._newest))
         finished = [line for line in lines if line.pop("end_of_epoch", False)]
         for epoch, x, x_hat in samples:
-            where = objects.join(self._out, "samples", f"epoch_{epoch:04d}.jpg")
-            objects.write_bytes(
-                where, encode_jpeg(sample_grid(x, x if x_hat is None else x_hat)), content_type="image/jpeg"
-            )
+            self._shown = "tiles" if x_hat is None else self._shown
+            picture_uri = objects.join(self._out, "samples", f"epoch_{epoch:04d}.jpg")
+            objects.write_bytes(picture_uri, encode_jpeg(sample_grid(x, x_hat)), content_type="image/jpeg")
         for line in finished:
             earlier = {epoch: text for epoch, text in self._lines.items() if epoch < line["epoch"]}
             self._lines = earlier | {line["epoch"]: provenance.json_line(line)}
@@ -101,59 +174,63 @@ class RunLog:
         """Write the page of samples, newest first."""
         folder = objects.join(self._out, "samples")
         names = sorted((objects.name(i.uri) for i in objects.list_objects(folder, suffixes=(".jpg",))), reverse=True)
-        objects.write_bytes(
-            objects.join(self._out, "samples.html"), samples_page(self._title, names).encode(), content_type="text/html"
-        )
+        page = samples_page(self._title, names, self._shown)
+        objects.write_bytes(objects.join(self._out, "samples.html"), page.encode(), content_type="text/html")
 
 
-def samples_page(title: str, names: list[str]) -> str:
-    """HTML of the sample pictures `names` in `samples/`."""
-    figures = "".join(
-        f'<figure><img src="samples/{html.escape(n)}" loading="lazy" alt=""><figcaption>{html.escape(n[:-4])}'
-        "</figcaption></figure>"
-        for n in names
-    )
-    style = "body{font:15px system-ui;margin:2rem;max-width:70rem}img{max-width:100%;image-rendering:pixelated}"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}: samples</title>'
-        f"<style>{style}</style><h1>{html.escape(title)}</h1><p>Training tiles (upper rows) over their "
-        f"reconstructions (lower rows), newest epoch first.</p>{figures}</html>"
-    )
+def progress_text(line: Line) -> str:
+    """The newest losses and their phase, as the progress bar shows them.
+
+    >>> progress_text({"epoch": 1, "step": 7, "phase": "gan", "seconds": 2.0, "wasserstein": 0.25})
+    'gan: wasserstein 0.25'
+    >>> progress_text({"epoch": 0, "step": 0, "phase": "prepare"})
+    'prepare'
+    """
+    hidden = {"epoch", "step", "seconds", "waiting", "end_of_epoch"}
+    losses = ", ".join(f"{k} {v:.3g}" for k, v in line.items() if isinstance(v, float) and k not in hidden)
+    return ": ".join(part for part in (str(line.get("phase", "")), losses) if part)
 
 
-def check(config: TrainConfig, *, data: str, out: str, resume: bool = False) -> None:
+def check(config: TrainConfig, *, data: str, out: str, resume: bool = False, without_ray: bool = False) -> None:
     """Refuse what can be refused before a cluster is joined.
 
     Raises:
         InputError: see `train`.
     """
-    _check_free(out, config, resume=resume)
+    _check_free(out, config, resume=resume, without_ray=without_ray)
+    if without_ray:
+        plain.check_here(config)
+    _check_generator(config)
     if containers.is_tile_set(data):
         containers.check(data)
     else:
         read_manifest(data)
 
 
-def _check_free(out: str, config: TrainConfig, *, resume: bool) -> None:
-    """An output folder belongs to one configuration; `--resume` goes on, anything else is refused."""
-    where, text = objects.join(out, CONFIG), provenance.dump_config(config)
-    if not objects.exists(where):
+def _check_generator(config: TrainConfig) -> None:
+    given = _given_generator(config)
+    if given is not None and given.tiles.mpp != config.tiles.mpp:
+        raise InputError(
+            f"generator {getattr(config.detector, 'generator', '')} was trained at {given.tiles.mpp} um/px, not at "
+            f"{config.tiles.mpp}; set tiles.mpp to {given.tiles.mpp}"
+        )
+
+
+def _check_free(out: str, config: TrainConfig, *, resume: bool, without_ray: bool) -> None:
+    """An output folder belongs to one configuration and one host; `--resume` goes on, anything else is refused."""
+    config_uri = objects.join(out, CONFIG)
+    if not objects.exists(config_uri):
         return
     if not resume:
         raise InputError(f"{out} already holds a training; use --resume to go on with it, or another --out")
-    before, now = (yaml.safe_load(t) for t in (objects.read_bytes(where).decode(), text))
-    changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    before = parse_config(TrainConfig, yaml.safe_load(objects.read_bytes(config_uri)), source=config_uri)
+    values, now = before.model_dump(mode="json"), config.model_dump(mode="json")
+    changed = sorted(k for k in values.keys() | now.keys() if values.get(k) != now.get(k))
     if changed:
         raise InputError(
             f"{out} was started with another configuration ({', '.join(changed)} differ); use another --out"
         )
-
-
-def _pull_weights(config: TrainConfig) -> None:
-    for name in file_of(config.detector).borrowed_weights(config.detector):
-        weights.ensure(name)
-
-
-def _licences(config: TrainConfig) -> dict[str, str]:
-    names = file_of(config.detector).borrowed_weights(config.detector)
-    return {entry.name: entry.licence for entry in weights.registry() if entry.name in names}
+    if without_ray and plain.is_rays(out):
+        raise InputError(f"{out} was trained on Ray; go on without --without-ray, or use another --out")
+    if not without_ray and plain.epochs_kept(out):
+        raise InputError(f"{out} was trained without Ray; go on with --without-ray, or use another --out")

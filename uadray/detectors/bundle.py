@@ -22,6 +22,7 @@ from uadray.networks.bundle_folder import (
     WEIGHTS,
     opened_weights,
     read_description,
+    seen_of,
     write_folder,
 )
 from uadray.networks.outline import Networks
@@ -74,9 +75,7 @@ class Bundle(Config):
     @property
     def trained_on(self) -> Seen:
         """The slides it was trained on; none are known of a tile set."""
-        salt, slides = (self.training_data.get(name) for name in ("salt", "slides"))
-        marks = frozenset(map(str, slides)) if isinstance(slides, list) else frozenset[str]()
-        return Seen(salt if isinstance(salt, str) else "", marks)
+        return seen_of(self.training_data)
 
     @property
     def id(self) -> str:

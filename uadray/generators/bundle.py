@@ -8,8 +8,9 @@ from pydantic import Field
 from uadray import __version__
 from uadray.config import Config, parse_config
 from uadray.generators.catalog import GeneratorConfig, outline_of
-from uadray.networks.bundle_folder import BUNDLE_VERSION, opened_weights, read_description, write_folder
+from uadray.networks.bundle_folder import BUNDLE_VERSION, opened_weights, read_description, seen_of, write_folder
 from uadray.networks.outline import Networks
+from uadray.slides.identity import Seen
 from uadray.tiles.spec import TileSpec
 
 
@@ -41,6 +42,11 @@ class GeneratorBundle(Config):
     uadray_version: str = __version__
     commit: str | None = None
     licences: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def trained_on(self) -> Seen:
+        """The slides it was trained on; none are known of a tile set."""
+        return seen_of(self.training_data)
 
     @property
     def id(self) -> str:

@@ -1,8 +1,8 @@
-"""Frozen ImageNet backbones whose feature maps measure what pixels do not, and the LPIPS distance.
+"""Frozen ImageNet backbones, whose feature maps measure what pixels do not.
 
 VGG: Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556. AlexNet: Krizhevsky 2014,
 https://arxiv.org/abs/1404.5997 (the torchvision variant). EfficientNet-Lite0: the mobile variant of Tan and Le 2019,
-https://arxiv.org/abs/1905.11946. LPIPS: Zhang et al. 2018, https://arxiv.org/abs/1801.03924.
+https://arxiv.org/abs/1905.11946.
 
 What differs from the papers: the networks end at the deepest layer asked for; ReLUs are never in place, so that every
 feature map stays what it was; each network normalises its own input, images being in [-1,1] everywhere in uadray.
@@ -18,7 +18,6 @@ from uadray.errors import InputError
 from uadray.networks import weights
 
 BackboneName = Literal["vgg16", "vgg19", "alexnet", "efficientnet_lite0"]
-LpipsNet = Literal["alexnet", "vgg16"]
 Module = TypeVar("Module", bound=nn.Module)
 
 # ImageNet mean and standard deviation, carried from [0,1] to [-1,1]: 2*0.485-1, ... and 2*0.229, ...
@@ -29,11 +28,6 @@ VGG_BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 VGG_CHANNELS = (64, 128, 256, 512, 512)
 ALEXNET_TAPS = (1, 4, 7, 9, 11)  # the ReLUs in torchvision's `features`
 LITE0_BLOCKS = 16
-
-LPIPS_LAYERS: dict[LpipsNet, tuple[str, ...]] = {
-    "alexnet": ("relu1", "relu2", "relu3", "relu4", "relu5"),
-    "vgg16": ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"),
-}
 
 
 def layer_names(name: str) -> tuple[str, ...]:
@@ -155,54 +149,7 @@ def build_backbone(
         backbone = EfficientNetLite0(layers) if known == "efficientnet_lite0" else ConvTrunk(known, layers)
     if state is None:
         state = weights.load(known) if pretrained else _blank(backbone)
-    return _freeze(backbone, known, state)
-
-
-class Lpips(nn.Module):
-    """LPIPS v0.1: distances between unit feature vectors, weighed by learned heads and averaged over the image."""
-
-    def __init__(self, trunk: ConvTrunk) -> None:
-        super().__init__()
-        self.trunk = trunk
-        self.heads = nn.ModuleList(nn.Conv2d(c, 1, 1, bias=False) for c in trunk.channels)
-
-    def forward(self, x: Float[Tensor, "n 3 h w"], y: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
-        """Distance [N] between images in [-1,1]; 0 for equal ones, about 0.7 for a strong distortion."""
-        total = x.new_zeros(len(x))
-        for head, f, g in zip(self.heads, self.trunk(x), self.trunk(y), strict=True):
-            total = total + head((_unit(f) - _unit(g)) ** 2).mean(dim=(1, 2, 3))
-        return total
-
-    def train(self, mode: bool = True) -> "Lpips":
-        """Stay in evaluation, as the trunk does."""
-        return super().train(False)
-
-
-def lpips_distance(net: LpipsNet, *, state: dict[str, Tensor] | None = None) -> Lpips:
-    """The frozen LPIPS v0.1 distance on AlexNet (the paper's choice for measuring) or VGG16 (for training).
-
-    Args:
-        net: the trunk.
-        state: a state_dict of such a module; None: the pinned weights.
-
-    Raises:
-        InputError: another net, or a state that does not fit.
-        WorkError: the pinned weights cannot be had.
-    """
-    if net not in LPIPS_LAYERS:
-        raise InputError(f"LPIPS has no net {net!r}; did you mean {weights.nearest(net, get_args(LpipsNet))!r}?")
-    if state is None:
-        trunk_state = {f"trunk.{name}": tensor for name, tensor in weights.load(net).items()}
-        state = {**trunk_state, **weights.load(f"lpips_{net}")}
-    with torch.device("meta"):
-        distance = Lpips(ConvTrunk(net, LPIPS_LAYERS[net]))
-    return _freeze(distance, f"LPIPS on {net}", state)
-
-
-def _unit(features: Tensor) -> Tensor:
-    """Unit length along the channels; the norm's gradient is 0, not NaN, where every channel is 0."""
-    length: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
-    return features / (length + 1e-10)  # 1e-10: as the authors' code
+    return freeze(backbone, known, state)
 
 
 def _vgg(blocks: tuple[int, ...]) -> tuple[nn.Sequential, list[int]]:
@@ -236,7 +183,17 @@ def _blank(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _freeze(module: Module, name: str, state: dict[str, Tensor]) -> Module:
+def freeze(module: Module, name: str, state: dict[str, Tensor]) -> Module:
+    """A module with its weights in it, in evaluation and without gradients.
+
+    Args:
+        module: to be filled; on `meta` it gets its memory here.
+        name: what errors call it.
+        state: its weights; more than it has are ignored.
+
+    Raises:
+        InputError: weights are missing, or do not fit.
+    """
     wanted = module.state_dict().keys()
     missing = sorted(wanted - state.keys())
     if missing:

@@ -18,6 +18,7 @@ from uadray import __version__
 from uadray.errors import InputError
 from uadray.networks.outline import Networks
 from uadray.networks.weights_file import NetworksInFile, save_networks
+from uadray.slides.identity import Seen
 from uadray.storage import objects
 
 BUNDLE_VERSION = 1
@@ -85,6 +86,13 @@ def read_description(uri: str, *, kind: BundleKind) -> dict[str, Any]:
             "a bundle that brings some would decide where to look: remove the field"
         )
     return dict(values)
+
+
+def seen_of(training_data: dict[str, Any]) -> Seen:
+    """The slides that a description says were trained on; none are known of a tile set."""
+    salt, slides = (training_data.get(name) for name in ("salt", "slides"))
+    marks = frozenset(map(str, slides)) if isinstance(slides, list) else frozenset[str]()
+    return Seen(salt if isinstance(salt, str) else "", marks)
 
 
 def _check_kind(uri: str, kind: object, expected: BundleKind) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from uadray.networks.weight_sources import (
-    Source,
+from uadray.networks.weight_readers import (
     State,
     flax_alexnet,
     flax_heads,
@@ -18,6 +17,7 @@ from uadray.networks.weight_sources import (
     torch_state,
     torchvision_trunk,
 )
+from uadray.networks.weight_sources import Source
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,11 @@ either uses the copy as its cache or gives it as the mirror: `uadray weights pul
 mirror may hold the publishers' own files instead, under their own names; for VGG19, whose converted file has no pinned
 digest yet, it must (a copied cache serves as a cache all the same).
 
-The pinned digest is that of the safetensors file itself, so `sha256sum` can check a cache without uadray. The
-safetensors library does not promise the same bytes from one version to the next (order and header are its own), so
-the few lines of the format are written here: sorted, without metadata, the same bytes everywhere.
+The pinned digest is that of the safetensors file itself, so `sha256sum` can check a cache without uadray.
 """
 
 import difflib
 import hashlib
-import json
 import os
 import secrets
 import tempfile
@@ -26,13 +23,13 @@ from enum import StrEnum
 from pathlib import Path
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from uadray.errors import InputError, WorkError
 from uadray.networks import weight_sources as sources
+from uadray.networks.weight_readers import SourceError, State
 from uadray.networks.weight_registry import Weights, registry
-from uadray.networks.weight_sources import Source, SourceError, State
+from uadray.networks.weight_sources import Source
 from uadray.storage import objects
 
 __all__ = ["Status", "Weights", "cache_folder", "ensure", "load", "pull", "registry", "state_bytes", "verify"]
@@ -167,11 +164,11 @@ def _from_mirror(weights: Weights, mirror: str, scratch: Path) -> bytes:
 
 
 def _checked(weights: Weights, data: bytes, origin: str) -> bytes:
-    found = hashlib.sha256(data).hexdigest()
-    expected = weights.sha256 or found  # nothing pinned: the source's own digest has been checked already
-    if len(data) != weights.size_bytes or found != expected:
+    digest = hashlib.sha256(data).hexdigest()
+    expected = weights.sha256 or digest  # nothing pinned: the source's own digest has been checked already
+    if len(data) != weights.size_bytes or digest != expected:
         raise SourceError(
-            f"{origin} gives {len(data)} bytes with SHA-256 {found}, expected {weights.size_bytes} with {expected}"
+            f"{origin} gives {len(data)} bytes with SHA-256 {digest}, expected {weights.size_bytes} with {expected}"
         )
     return data
 
@@ -207,24 +204,6 @@ def _write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-_DTYPES = {torch.float32: "F32", torch.int64: "I64"}
-
-
 def state_bytes(state: State) -> bytes:
-    """A safetensors file, the same bytes for the same tensors whatever library is installed.
-
-    Format: https://github.com/huggingface/safetensors#format (length of the header as 8 bytes little endian, header in
-    JSON padded with spaces to 8 bytes, then the tensors). Wide types come first, then the order of the names, so that
-    each tensor is aligned.
-    """
-    header: dict[str, object] = {}
-    chunks: list[bytes] = []
-    offset = 0
-    for name, tensor in sorted(state.items(), key=lambda item: (-item[1].element_size(), item[0])):
-        chunks.append(tensor.detach().contiguous().numpy().tobytes())
-        end = offset + len(chunks[-1])
-        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *chunks])
+    """A safetensors file: the same bytes for the same tensors, in whatever order they are given."""
+    return safetensors.torch.save({name: tensor.detach().contiguous() for name, tensor in state.items()})

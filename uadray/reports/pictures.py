@@ -14,12 +14,12 @@ Image = NDArray[np.uint8]
 """RGB picture, [h, w, 3]."""
 
 
-def sample_grid(x: Image, x_hat: Image, *, columns: int = 8, gap_px: int = 4) -> Image:
+def sample_grid(x: Image, x_hat: Image | None, *, columns: int = 8, gap_px: int = 4) -> Image:
     """Originals over their reconstructions, as a training run's sample page.
 
     Args:
         x: originals, uint8 [N, H, W, 3], N at least 1.
-        x_hat: reconstructions, of the same shape.
+        x_hat: reconstructions, of the same shape; None shows the originals alone.
         columns: pairs in a row.
         gap_px: white pixels between pairs; a reconstruction touches its original.
 
@@ -29,8 +29,12 @@ def sample_grid(x: Image, x_hat: Image, *, columns: int = 8, gap_px: int = 4) ->
     Raises:
         ValueError: shapes differ, or there is nothing to show.
     """
-    if x.shape != x_hat.shape or x.ndim != 4 or x.shape[-1] != 3 or len(x) == 0:
+    if x_hat is None:
+        x_hat = x[:, :0]
+    elif x.shape != x_hat.shape:
         raise ValueError(f"sample grid: expected two [N, H, W, 3] of one shape, got {x.shape} and {x_hat.shape}")
+    if x.ndim != 4 or x.shape[-1] != 3 or len(x) == 0:
+        raise ValueError(f"sample grid: expected [N, H, W, 3], got {x.shape}")
     columns = min(columns, len(x))
     rows = -(-len(x) // columns)
     pairs = np.concatenate([x, x_hat], axis=1)

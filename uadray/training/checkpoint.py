@@ -1,97 +1,73 @@
-"""Networks and optimizers in safetensors: nothing that is opened can run code.
+"""Where a training stands, in files: nothing that is opened can run code.
 
 A checkpoint folder holds `networks.safetensors` (keys `<network>.<tensor>`), `optimizers.safetensors` (keys
 `<optimizer>.<parameter index>.<state>`), `progress.json`, and `samples.safetensors`: the tiles that people are shown.
 """
 
 import json
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from uadray.detectors.pixels import Pixels
+from uadray.detectors.pixels import Pixels, to_input, to_pixels
+from uadray.detectors.trainee import Trainee
 from uadray.errors import InputError
 from uadray.networks.outline import Networks
+from uadray.networks.weights_file import load_networks, save_networks
+from uadray.training.config import TrainConfig
+from uadray.training.loop import Reached
 
-_DTYPES = {torch.float32: "F32", torch.int64: "I64"}
-"""The types that networks have, by the names of safetensors."""
-
-
-def save_networks(path: Path, networks: Networks) -> None:
-    """Write every tensor of every network."""
-    tensors = {f"{name}.{key}": t for name, network in networks.items() for key, t in network.state_dict().items()}
-    save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, path)
+NETWORKS, OPTIMIZERS, PROGRESS, SAMPLES = (
+    "networks.safetensors", "optimizers.safetensors", "progress.json", "samples.safetensors",
+)  # fmt: skip
 
 
-def load_networks(path: Path, networks: Networks, *, names: Collection[str] | None = None, source: str = "") -> None:
-    """Fill networks in place, once the file's header says that all of them fit; those on `meta` get memory only then.
+def save_checkpoint(
+    folder: Path, config: TrainConfig, trainee: Trainee, reached: Reached, place: dict[str, int] | None = None
+) -> None:
+    """Write all that a training needs to go on from here.
 
     Args:
-        path: of the file.
-        networks: all that the file is of, by name.
-        names: of those to fill; None fills all.
-        source: what errors call the file; its path unless given.
+        folder: gets the files.
+        config: the run.
+        trainee: as it is now.
+        reached: what its host has reached.
+        place: in the stream of tiles; None where the number of tiles taken says it.
+    """
+    done = len(reached.lines)
+    progress: dict[str, Any] = {
+        "epochs_done": done, "epochs": config.epochs, "counts": trainee.counts, "lines": reached.lines,
+        "tiles_taken": config.tiles_taken(done), **({"place": place} if place is not None else {}),
+    }  # fmt: skip
+    save_samples(folder, to_pixels(reached.samples))
+    save_state(folder, trainee.networks, trainee.optimizers, progress)
+
+
+def load_checkpoint(folder: Path, config: TrainConfig, trainee: Trainee, device: torch.device) -> Reached:
+    """Make the trainee what it was when the checkpoint was saved, and tell what was reached then.
 
     Raises:
-        InputError: the file is no safetensors, or names other tensors, shapes or types than the networks have.
+        InputError: a file is damaged, or belongs to another detector.
     """
-    source = source or str(path)
-    with _opened(path, source) as file:
-        _check_fit(file, networks, source)
-        for name in networks if names is None else names:
-            state = networks[name].state_dict()
-            own = {key: file.get_tensor(f"{name}.{key}").clone() for key in state}  # of its own: the file may go
-            networks[name].load_state_dict(own, assign=any(t.is_meta for t in state.values()))
-
-
-@contextmanager
-def _opened(path: Path, source: str) -> Iterator[Any]:
-    try:
-        file = safe_open(path, framework="pt")
-    except Exception as error:  # safetensors raises its own, OSError and ValueError alike
-        raise InputError(f"{source}: not a readable safetensors file: {error}") from error
-    with file:
-        yield file
-
-
-def _check_fit(file: Any, networks: Networks, source: str) -> None:
-    """Compare the header with the networks; no tensor is read."""
-    there = set(file.keys())
-    foreign = sorted(key for key in there if key.partition(".")[0] not in networks)
-    if foreign:
-        raise InputError(f"{source}: {foreign[0]} belongs to none of the networks {', '.join(networks)}")
-    for name, network in networks.items():
-        state = network.state_dict()
-        own = {key.removeprefix(f"{name}.") for key in there if key.startswith(f"{name}.")}
-        problems = [f"it has no {key}" for key in sorted(own - state.keys())]
-        problems += [f"{key} is missing" for key in state if key not in own]
-        for key in own & state.keys():
-            found = file.get_slice(f"{name}.{key}")
-            shape, kind = tuple(found.get_shape()), found.get_dtype()
-            wanted, wanted_kind = tuple(state[key].shape), _DTYPES.get(state[key].dtype)
-            if (shape, kind) != (wanted, wanted_kind):
-                problems.append(f"size mismatch for {key}: {kind} {shape}, expected {wanted_kind} {wanted}")
-        if problems:
-            more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-            raise InputError(f"{source}: weights do not fit the {name}: {'; '.join(problems[:3])[:300]}{more}")
+    progress = load_state(folder, trainee.networks, trainee.optimizers)
+    trainee.counts.update(progress["counts"])
+    samples = to_input(load_samples(folder), config.input_px).to(device)
+    return Reached(list(progress["lines"]), samples)
 
 
 def save_state(folder: Path, networks: Networks, optimizers: dict[str, Optimizer], progress: dict[str, Any]) -> None:
     """Write all that a run needs to go on from here."""
-    save_networks(folder / "networks.safetensors", networks)
+    save_networks(folder / NETWORKS, networks)
     tensors: dict[str, Tensor] = {}
     for name, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}.{index}.{key}": torch.as_tensor(v).contiguous().clone() for key, v in state.items()}
-    save_file(tensors, folder / "optimizers.safetensors")
-    (folder / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
+    save_file(tensors, folder / OPTIMIZERS)
+    (folder / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
 
 
 def load_state(folder: Path, networks: Networks, optimizers: dict[str, Optimizer]) -> dict[str, Any]:
@@ -100,8 +76,8 @@ def load_state(folder: Path, networks: Networks, optimizers: dict[str, Optimizer
     Raises:
         InputError: a file is damaged, or belongs to another detector.
     """
-    load_networks(folder / "networks.safetensors", networks)
-    tensors = _read(folder / "optimizers.safetensors")
+    load_networks(folder / NETWORKS, networks)
+    tensors = _read(folder / OPTIMIZERS)
     for name, optimizer in optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
         for key, t in tensors.items():
@@ -111,8 +87,17 @@ def load_state(folder: Path, networks: Networks, optimizers: dict[str, Optimizer
             if owner == name:
                 state.setdefault(int(index), {})[field] = t
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return load_progress(folder)
+
+
+def load_progress(folder: Path) -> dict[str, Any]:
+    """What `save_state` was given as progress.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     try:
-        progress: dict[str, Any] = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        progress: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: progress.json cannot be read: {error}") from error
     return progress
@@ -120,13 +105,13 @@ def load_state(folder: Path, networks: Networks, optimizers: dict[str, Optimizer
 
 def save_samples(folder: Path, pixels: Pixels) -> None:
     """Keep the tiles [n, h, w, 3] that are reconstructed at every epoch."""
-    save_file({"pixels": torch.from_numpy(pixels).contiguous()}, folder / "samples.safetensors")
+    save_file({"pixels": torch.from_numpy(pixels).contiguous()}, folder / SAMPLES)
 
 
 def load_samples(folder: Path) -> Pixels:
     """What `save_samples` kept."""
-    found: Pixels = _read(folder / "samples.safetensors")["pixels"].numpy()
-    return found
+    pixels: Pixels = _read(folder / SAMPLES)["pixels"].numpy()
+    return pixels
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -4,6 +4,8 @@ from pydantic import Field, model_validator
 
 from uadray.config import Config
 from uadray.detectors.catalog import DetectorConfig
+from uadray.errors import InputError
+from uadray.generators.catalog import GeneratorConfig
 from uadray.tiles.spec import TileSpec
 
 PREPARE_TILES = 256
@@ -16,6 +18,7 @@ class TrainConfig(Config):
     Attributes:
         name: of the bundle, for people.
         detector: which, and how large.
+        generator: which, and how large, where a generator alone is trained; there is no detector then.
         tiles: how slides are cut and prepared; of a tile set, only `min_tissue` and `mpp` are used.
         train_label: slides or tiles with this label (or none) are trained on.
         tiles_per_slide: random tiles a slide and pass, drawn anew for every pass; None for all. Of slides alone: a tile
@@ -29,12 +32,13 @@ class TrainConfig(Config):
         threads: torch threads of a worker on the CPU; None shares the node's cores among the workers.
         stain_augment: each crop's amounts of stain are scaled by 1 -+ this and shifted by -+ this at the most (Tellez
             et al. 2018: 0.05 is light, 0.2 strong); 0 for none.
-        seed: of the networks' start, the latents, and which tiles each pass draws and how it crops them. Their order
-            depends on the cluster's timing.
+        seed: of the networks' start, the latents, and which tiles each pass draws and how it crops them. On Ray their
+            order depends on the cluster's timing.
     """
 
     name: str = Field(min_length=1, max_length=80)
-    detector: DetectorConfig
+    detector: DetectorConfig | None = None
+    generator: GeneratorConfig | None = None
     tiles: TileSpec
     train_label: str = "normal"
     tiles_per_slide: int | None = Field(default=None, ge=1)
@@ -49,12 +53,28 @@ class TrainConfig(Config):
     seed: int = 0
 
     @model_validator(mode="after")
+    def _one_is_trained(self) -> "TrainConfig":
+        if (self.detector is None) == (self.generator is None):
+            raise ValueError("give either a detector or a generator to train")
+        return self
+
+    @model_validator(mode="after")
     def _tile_covers_input(self) -> "TrainConfig":
-        if self.detector.input_px > self.tiles.tile_px:
+        if self.input_px > self.tiles.tile_px:
             raise ValueError(
-                f"detector.input_px {self.detector.input_px} is larger than tiles.tile_px {self.tiles.tile_px}"
+                f"{self.section}.input_px {self.input_px} is larger than tiles.tile_px {self.tiles.tile_px}"
             )
         return self
+
+    @property
+    def section(self) -> str:
+        """The part of the configuration that says what is trained: `detector` or `generator`."""
+        return "detector" if self.generator is None else "generator"
+
+    @property
+    def input_px(self) -> int:
+        """Side of the crops that the networks take."""
+        return int(getattr(self, self.section).input_px)
 
     def tiles_taken(self, epochs: int) -> int:
         """Tiles that all workers have taken together after so many epochs, those for the normalisation included."""
@@ -65,3 +85,14 @@ class TrainConfig(Config):
     def tiles_needed(self) -> int:
         """Tiles of the whole training, with two batches a worker that are in flight."""
         return self.tiles_taken(self.epochs) + 2 * self.workers * self.batch_size
+
+
+def detector_of(config: TrainConfig) -> DetectorConfig:
+    """The detector that is trained.
+
+    Raises:
+        InputError: it is a generator.
+    """
+    if config.detector is None:
+        raise InputError(f"configuration {config.name}: it trains a generator, not a detector")
+    return config.detector

@@ -1,9 +1,15 @@
 """In which order a training reads its tiles: pass after pass, blocks that mix many slides. Plain arithmetic.
 
-What a pass draws from a slide (or from a shard of a tile set) is cut into *entries* of some 32 tiles that lie close
-together. Every pass shuffles all entries; consecutive ones make a *block*, which one reader reads, shuffles and hands
-on; consecutive blocks, across passes, make a read task. All of it follows from the seed and a number: any process
-computes it, and a reader that is started again reads the same.
+Five words for some tiles, used in all of `uadray.training`:
+
+    pass       every tile of a training once, or `tiles_per_slide` of each slide, drawn anew
+    entry      up to 32 tiles of a slide (or shard) that lie close together: what one pass reads at once from a slide
+    block      consecutive entries of a shuffled pass: what a reader reads, shuffles and hands on together
+    read task  consecutive blocks, across passes: one task of the cluster
+    batch      the tiles of a step, which a worker takes from a buffer of several blocks
+
+All of it follows from the seed and a number: any process computes it, and a reader that is started again reads the
+same.
 """
 
 import zlib
@@ -51,18 +57,18 @@ class Passes:
     def blocks(self, task: int, entry_tiles: Ints) -> Iterator[tuple[int, int, Ints]]:
         """What a read task reads: pass, block of the pass, and its entries, of those with `entry_tiles` tiles."""
         first = self.start + task * self.blocks_per_task
-        turn, split = -1, list[Ints]()
+        pass_number, split = -1, list[Ints]()
         for number in range(first, min(first + self.blocks_per_task, self.start + self.n_blocks)):
-            if turn != number // self.blocks_per_pass:
-                turn = number // self.blocks_per_pass
-                split = self.split(turn, entry_tiles)
+            if pass_number != number // self.blocks_per_pass:
+                pass_number = number // self.blocks_per_pass
+                split = self.split(pass_number, entry_tiles)
             block = number % self.blocks_per_pass
             if len(split[block]):
-                yield turn, block, split[block]
+                yield pass_number, block, split[block]
 
-    def split(self, turn: int, entry_tiles: Ints) -> list[Ints]:
-        """All entries in the order of pass `turn`, by block."""
-        order = np.random.default_rng([self.seed, turn]).permutation(len(entry_tiles))
+    def split(self, pass_number: int, entry_tiles: Ints) -> list[Ints]:
+        """All entries in the order of a pass, by block."""
+        order = np.random.default_rng([self.seed, pass_number]).permutation(len(entry_tiles))
         before = entry_tiles[order].cumsum() - entry_tiles[order]
         blocks = before * self.blocks_per_pass // entry_tiles.sum()
         return np.split(order, np.searchsorted(blocks, np.arange(1, self.blocks_per_pass)))
@@ -114,8 +120,8 @@ def pack_corners(corners: npt.NDArray[np.integer]) -> bytes:
     return zlib.compress(sizes.tobytes() + steps.tobytes() + np.packbits(cells).tobytes())
 
 
-def unpack_corners(packed: bytes, some: Ints | None = None) -> tuple[npt.NDArray[np.int32], Ints]:
-    """Corners [n, 2] row by row, or `some` of them; and the column and row [n, 2] of the grid that each lies in.
+def unpack_corners(packed: bytes, numbers: Ints | None = None) -> tuple[npt.NDArray[np.int32], Ints]:
+    """Corners [n, 2] row by row, or those with `numbers`; and the column and row [n, 2] of the grid that each lies in.
 
     >>> unpack_corners(pack_corners(np.array([[7, 20], [0, 10], [7, 10]])))[0].tolist()
     [[0, 10], [7, 10], [7, 20]]
@@ -125,7 +131,7 @@ def unpack_corners(packed: bytes, some: Ints | None = None) -> tuple[npt.NDArray
     lines = np.frombuffer(data, "<i4", n_columns + n_rows, 8).cumsum(dtype=np.int32)
     bits = np.frombuffer(data, np.uint8, offset=8 + 4 * len(lines))
     cells = np.flatnonzero(np.unpackbits(bits, count=n_columns * n_rows))
-    rows, columns = np.divmod(cells if some is None else cells[some], n_columns)
+    rows, columns = np.divmod(cells if numbers is None else cells[numbers], n_columns)
     return np.stack([lines[columns], lines[n_columns + rows]], axis=1), np.stack([columns, rows], axis=1)
 
 
@@ -152,8 +158,8 @@ def mixing(batches: Iterable[npt.NDArray[np.integer]], shares: npt.NDArray[np.fl
         batches: the slide of each tile of each batch, [n].
         shares: [n_slides], each slide's share of the tiles of a pass; they add up to 1.
     """
-    found, expected = [], []
+    distinct, expected = [], []
     for slides in batches:
-        found.append(len(np.unique(slides)))
+        distinct.append(len(np.unique(slides)))
         expected.append(float((1 - (1 - shares) ** len(slides)).sum()))
-    return float(np.sum(found) / np.sum(expected))
+    return float(np.sum(distinct) / np.sum(expected))

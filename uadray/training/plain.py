@@ -1,127 +1,160 @@
-"""What a worker does from one checkpoint to the next, in plain torch: prepare, epochs, agreement within the group.
+"""Training without Ray: one process, on its CPUs or its GPU, for a machine that is no cluster.
 
-Random numbers follow from seed, worker and epoch, so that a training that goes on from a checkpoint draws the latents
-that it would have drawn.
+The trainee, the loop, the sources and the files of a checkpoint are those of `uadray.training.worker`. Checkpoints lie
+under `checkpoints/epoch_<number>/`, the last two of them; a folder without `progress.json`, which is written last, is
+none.
 """
 
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
 
-import numpy as np
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
-from uadray.detectors.pixels import Pixels, to_pixels
 from uadray.detectors.trainee import Trainee
-from uadray.errors import WorkError
-from uadray.training.config import PREPARE_TILES, TrainConfig
+from uadray.errors import InputError
+from uadray.networks.outline import Networks
+from uadray.storage import objects
+from uadray.training.checkpoint import (
+    NETWORKS,
+    OPTIMIZERS,
+    PROGRESS,
+    SAMPLES,
+    load_checkpoint,
+    load_progress,
+    save_checkpoint,
+)
+from uadray.training.config import TrainConfig
+from uadray.training.crops import Source
+from uadray.training.group import threads_of
+from uadray.training.loop import Line, Listener, Reached, pictures_of, run_training
+from uadray.training.stream import Place, TileStream
+from uadray.training.subject import build_networks, build_trainee
 
-SAMPLES = 16
-"""Tiles that are reconstructed for people to look at, the same ones at every epoch."""
-
-Line = dict[str, Any]
-
-
-class DivergedError(WorkError):
-    """A loss is no number any more: trying again from a checkpoint would end in the same place."""
+CHECKPOINTS = "checkpoints"
+KEPT = 2
+"""Checkpoints that are kept: the last one, and the one before it while the last is being written."""
 
 
-def prepare(trainee: Trainee, stream: Iterator[Tensor]) -> Tensor:
-    """Show the trainee `PREPARE_TILES` tiles; returns the first of them, [SAMPLES, 3, h, w], for people to look at."""
-    seen: list[Tensor] = []
-    while sum(len(x) for x in seen) < PREPARE_TILES:
-        seen.append(next(stream))
-    tiles = torch.cat(seen)
-    trainee.prepare(tiles)
-    return tiles[:SAMPLES].clone()
+class ThisProcess:
+    """The host of a training that runs here, see `uadray.training.loop.Host`."""
+
+    rank = 0
+
+    def __init__(self, config: TrainConfig, stream: TileStream, *, out: str, listener: Listener) -> None:
+        self._config, self._stream, self._out, self._listener = config, stream, out, listener
+
+    def any_of(self, flag: bool) -> bool:
+        """There is no other worker."""
+        return flag
+
+    def agree(self, networks: Networks) -> None:
+        """There is no other worker."""
+
+    def at(self, line: Line, n_tiles: int) -> None:
+        """Tell of a step."""
+        self._listener([dict(line)], [])
+
+    def keep(self, trainee: Trainee, reached: Reached) -> None:
+        """Write a checkpoint, then tell of the epoch."""
+        line = reached.lines[-1]
+        with tempfile.TemporaryDirectory() as folder:
+            save_checkpoint(Path(folder), self._config, trainee, reached, asdict(self._stream.place))
+            upload(Path(folder), checkpoint_uri(self._out, len(reached.lines)))
+        for old in epochs_kept(self._out)[:-KEPT]:
+            remove(checkpoint_uri(self._out, old))
+        self._listener([line | {"end_of_epoch": True}], [(int(line["epoch"]), *pictures_of(trainee, reached.samples))])
 
 
-def run_epoch(
-    config: TrainConfig, trainee: Trainee, stream: Iterator[Tensor], epoch: int, *, rank: int = 0,
-    any_of: Callable[[bool], bool] = bool, each: Callable[[int, int], None] | None = None,
-) -> Line:  # fmt: skip
-    """Run one epoch.
+def train_plain(config: TrainConfig, source: Source, *, out: str, listener: Listener) -> tuple[Networks, Line]:
+    """Train in this process, going on from the last checkpoint under `out` if there is one.
 
     Args:
-        config: the run.
-        trainee: what learns.
-        stream: of batches.
-        epoch: its number, from 0.
-        rank: of this worker.
-        any_of: tells every worker of a group whether any of them says yes.
-        each: called after every step with the tiles of its batch and the number of steps done.
+        config: the run; of its `workers` there is one.
+        source: of the tiles.
+        out: URI of the folder that gets the checkpoints.
+        listener: told of every step, and of metrics and samples.
 
     Returns:
-        The means of its losses, and its pace.
+        The trained networks on the CPU, and the last epoch's metrics.
 
     Raises:
-        DivergedError: in all workers at the same step.
+        InputError: the configuration asks for what there is not: several workers, a GPU.
+        WorkError: the training diverged, or nothing can be read.
     """
-    torch.manual_seed(int(np.random.SeedSequence([config.seed, rank, epoch]).generate_state(1)[0]))
-    for network in trainee.networks.values():
-        network.train()
-    sums: dict[str, list[float]] = {}
-    start, waited = time.perf_counter(), 0.0
-    total = config.epochs * config.steps_per_epoch
-    for done in range(epoch * config.steps_per_epoch, (epoch + 1) * config.steps_per_epoch):
-        asked = time.perf_counter()
-        x = next(stream)
-        waited += time.perf_counter() - asked
-        values = trainee.step(x, done / total)
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if any_of(bool(bad)):
-            raise DivergedError(
-                f"training diverged at step {done + 1} of {total} (epoch {epoch}): "
-                f"{', '.join(bad) or 'a loss of another worker'} is not finite; "
-                f"{_lower(config, trainee.learning_rate(done / total))}train into another --out"
-            )
-        for name, value in values.items():
-            sums.setdefault(name, []).append(value)
-        if each is not None:
-            each(len(x), done + 1)
-    seconds = time.perf_counter() - start
-    means = {name: float(np.mean(found)) for name, found in sums.items()}
-    pace = {"seconds": seconds, "tiles_per_second": config.steps_per_epoch * config.batch_size / seconds}
-    return {"epoch": epoch, "step": (epoch + 1) * config.steps_per_epoch, "waiting": waited / seconds} | pace | means
+    check_here(config)
+    device = torch.device("cuda" if config.use_gpu else "cpu")
+    torch.set_num_threads(threads_of(config.threads, os.cpu_count() or 1, 1))
+    torch.manual_seed(config.seed)
+    networks = build_networks(config)
+    for network in networks.values():
+        network.to(device).to(memory_format=torch.channels_last)
+    trainee = build_trainee(config, networks)
+    reached, place = restored(config, trainee, out, device)
+    if reached is not None:  # the process may have ended before it had told of them
+        listener([line | {"end_of_epoch": True} for line in reached.lines], [])
+    stream = TileStream(source, config, device=device, place=place)
+    lines = run_training(config, trainee, stream, ThisProcess(config, stream, out=out, listener=listener), reached)
+    return {name: network.cpu() for name, network in networks.items()}, lines[-1]
 
 
-def _lower(config: TrainConfig, name: str) -> str:
-    return f"lower detector.{name} (now {getattr(config.detector, name):g}), and " if name else ""
+def check_here(config: TrainConfig) -> None:
+    """Refuse what cannot be trained in one process of this machine.
 
-
-@torch.no_grad()
-def reconstructed(trainee: Trainee, x: Tensor) -> tuple[Pixels, Pixels | None]:
-    """Tiles x [N, 3, h, w] and their reconstructions as bytes, networks in the mode in which they score."""
-    for network in trainee.networks.values():
-        network.eval()
-    x_hat = trainee.reconstruct(x)
-    return to_pixels(x), None if x_hat is None else to_pixels(x_hat)
-
-
-def average_over_group(tensors: Iterable[Tensor]) -> None:
-    """Replace tensors by their means over all workers, in one message."""
-    parts = list(tensors)
-    flat = torch.cat([t.flatten() for t in parts])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for tensor, mean in zip(parts, torch.split(flat, [t.numel() for t in parts]), strict=True):
-        tensor.copy_(mean.view_as(tensor))
-
-
-def any_of_group(flag: bool, device: torch.device) -> bool:
-    """Whether any worker says yes; all hear the same."""
-    flags = torch.tensor([float(flag)], device=device)
-    dist.all_reduce(flags)
-    return bool(flags.item())
-
-
-def threads_of(asked: int | None, node_cpus: float, workers_on_node: int) -> int:
-    """Torch threads of a worker: those asked for, or its share of its own node's CPUs.
-
-    >>> threads_of(None, 16, 2), threads_of(None, 2, 4), threads_of(3, 16, 2)
-    (8, 1, 3)
+    Raises:
+        InputError: several workers, or a GPU where there is none.
     """
-    return asked or max(1, int(node_cpus) // workers_on_node)
+    if config.workers > 1:
+        raise InputError(f"workers {config.workers}: without Ray there is one; set workers to 1 (--set workers=1)")
+    if config.use_gpu and not torch.cuda.is_available():
+        raise InputError("use_gpu is true, but torch sees no GPU here; set it to false (--set use_gpu=false)")
+
+
+def restored(
+    config: TrainConfig, trainee: Trainee, out: str, device: torch.device
+) -> tuple[Reached | None, Place | None]:
+    """What the last checkpoint had reached, the trainee filled with it; (None, None) where there is none."""
+    epochs = epochs_kept(out)
+    if not epochs:
+        return None, None
+    with tempfile.TemporaryDirectory() as folder:
+        download(checkpoint_uri(out, epochs[-1]), Path(folder))
+        reached = load_checkpoint(Path(folder), config, trainee, device)
+        return reached, Place(**load_progress(Path(folder))["place"])
+
+
+def checkpoint_uri(out: str, epochs_done: int) -> str:
+    """The folder of the checkpoint after so many epochs."""
+    return objects.join(out, CHECKPOINTS, f"epoch_{epochs_done:04d}")
+
+
+def epochs_kept(out: str) -> list[int]:
+    """After how many epochs there are whole checkpoints, ascending."""
+    found = objects.list_objects(objects.join(out, CHECKPOINTS), suffixes=(PROGRESS,))
+    folders = [info.uri.rsplit("/", 2)[-2] for info in found]
+    return sorted(int(name.removeprefix("epoch_")) for name in folders if name.startswith("epoch_"))
+
+
+def upload(folder: Path, uri: str) -> None:
+    """Write a checkpoint's files, `progress.json` last."""
+    for name in (NETWORKS, OPTIMIZERS, SAMPLES, PROGRESS):
+        objects.write_bytes(objects.join(uri, name), (folder / name).read_bytes())
+
+
+def download(uri: str, folder: Path) -> None:
+    """Fetch a checkpoint's files."""
+    for name in (NETWORKS, OPTIMIZERS, SAMPLES, PROGRESS):
+        (folder / name).write_bytes(objects.read_bytes(objects.join(uri, name)))
+
+
+def remove(uri: str) -> None:
+    """Delete a checkpoint, `progress.json` first."""
+    for name in (PROGRESS, SAMPLES, OPTIMIZERS, NETWORKS):
+        objects.delete(objects.join(uri, name))
+
+
+def is_rays(out: str) -> bool:
+    """Whether a training on Ray has checkpoints under `out`."""
+    found = objects.list_objects(objects.join(out, CHECKPOINTS), suffixes=(PROGRESS,))
+    return any(info.uri.rsplit("/", 2)[-2].startswith("checkpoint_") for info in found)

@@ -1,0 +1,72 @@
+"""What the workers of a training tell its driver, and how losses of workers are put into words. Plain Python."""
+
+import re
+
+from uadray.detectors.pixels import Pixels
+from uadray.training.loop import Line, Sample
+
+MAX_RESTARTS = 2
+"""Groups of workers that are started again from the last checkpoint, after one that failed."""
+
+
+class Board:
+    """Where workers post what the driver shows. On Ray it is an actor on the driver's node."""
+
+    def __init__(self) -> None:
+        self._lines: list[Line] = []
+        self._samples: list[Sample] = []
+        self._losses: list[str] = []
+        self._addresses: dict[int, str] = {}
+        self._diverged = ""
+
+    def post(self, line: Line, sample: tuple[Pixels, Pixels | None] | None = None) -> None:
+        """Add a line of metrics and, at an epoch's end, tiles and what was made of them."""
+        self._lines.append(line)
+        if sample is not None:
+            self._samples.append((int(line["epoch"]), *sample))
+
+    def sits(self, rank: int, address: str) -> None:
+        """A worker says where it is."""
+        self._addresses[rank] = address
+
+    def lose(self, errors: dict[int, str], restart: int, epochs_done: int) -> None:
+        """A group of workers has failed: why, by rank ("" for a process that is gone)."""
+        self._losses.append(loss_line(errors, self._addresses, restart=restart, epochs_done=epochs_done))
+
+    def diverge(self, message: str) -> None:
+        """The training has diverged."""
+        self._diverged = self._diverged or message
+
+    def take(self) -> tuple[list[Line], list[Sample], list[str], str]:
+        """Lines, samples and losses that came since the last call; and how the training diverged, if it did."""
+        news = self._lines, self._samples, self._losses, self._diverged
+        self._lines, self._samples, self._losses = [], [], []
+        return news
+
+
+def loss_line(errors: dict[int, str], addresses: dict[int, str], *, restart: int, epochs_done: int) -> str:
+    """What happened to a group of workers, and what comes now. Of a process that is gone the others' errors follow.
+
+    >>> loss_line({0: "connection reset", 1: ""}, {1: "10.0.0.3"}, restart=1, epochs_done=4)
+    'training: worker 1 on 10.0.0.3 was lost (its process or node died); restart 1 of 2, after epoch 3'
+    >>> loss_line({0: "no more disk"}, {}, restart=3, epochs_done=0)
+    'training: worker 0 failed (no more disk); no more restarts'
+    """
+    gone = {rank for rank, error in errors.items() if not error}
+    rank = min(gone or errors)
+    on_node = f" on {addresses[rank]}" if rank in addresses else ""
+    what = "was lost (its process or node died)" if gone else f"failed ({errors[rank]})"
+    begin = f"after epoch {epochs_done - 1}" if epochs_done else "from the beginning"
+    then = f"restart {restart} of {MAX_RESTARTS}, {begin}" if restart <= MAX_RESTARTS else "no more restarts"
+    return f"training: worker {rank}{on_node} {what}; {then}"
+
+
+def sentence(error: BaseException) -> str:
+    r"""What an error says to people: of a traceback in it, the last error that is uadray's own; else its last line.
+
+    >>> sentence(RuntimeError("a task failed\nuadray.errors.AccessError: s3://a/b: refused\n  in line 7"))
+    's3://a/b: refused'
+    """
+    lines = str(error).strip().splitlines() or [repr(error)]
+    ours = [match[1] for line in lines if (match := re.match(r"uadray\.[\w.]+: (.+)", line.strip()))]
+    return (ours or lines)[-1].strip()[:500]
