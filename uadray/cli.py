@@ -28,6 +28,7 @@ app.add_typer(weights_app, name="weights")
 BundleArg = Annotated[str, typer.Argument(metavar="BUNDLE", help="Folder or s3:// URI of a trained bundle.")]
 BundlesArg = Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Folders or s3:// URIs of trained bundles.")]
 SlidesOpt = Annotated[str, typer.Option("--slides", help="Manifest (CSV or Parquet) of slides, local or s3://.")]
+SplitOpt = Annotated[str | None, typer.Option(help="Only the manifest's slides of this split, see `uadray split`.")]
 SetOpt = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set detector.width=32.")]
 MasksOpt = Annotated[str | None, typer.Option(help="Folder of edited masks, <slide_id>.geojson.")]
 WorkersOpt = Annotated[int | None, typer.Option(help="Scoring actors; half of the cluster's CPUs unless given.", min=1)]
@@ -186,29 +187,21 @@ def train(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML, see configs/train/.")],
     data: Annotated[str, typer.Option(help="Slide manifest, or a folder, zip or Parquet of tiles.")],
     out: Annotated[str, typer.Option(help="Folder or s3:// URI for the bundle.")],
+    split: SplitOpt = None,
     overrides: SetOpt = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --out.")] = False,
+    without_ray: Annotated[
+        bool, typer.Option("--without-ray", help="Train in this process: a machine that is no cluster.")
+    ] = False,
 ) -> None:
-    """Train a detector on normal slides or tiles; writes a bundle."""
+    """Train a detector or a generator on normal slides or tiles; writes a bundle."""
+    from uadray.commands import train as command
     from uadray.config import load_config
     from uadray.training.config import TrainConfig
 
-    settings = load_config(TrainConfig, config, overrides or [])
-    from uadray.commands import train as job
-    from uadray.commands.cluster import join_cluster
-
-    job.check(settings, data=data, out=out, resume=resume)
-    with progress(f"train {settings.name}") as tick:
-        nodes = join_cluster(out_uri=out)
-        bundle = job.train(
-            settings,
-            data=data,
-            out=out,
-            resume=resume,
-            progress=lambda done, total, line: tick(done, total, _losses(line)),
-            nodes=nodes,
-        )
-    console.result({"bundle": out, "id": bundle.id, "metrics": bundle.metrics, "data": _short(bundle.training_data)})
+    chosen = [f"train_split={split}"] if split is not None else []
+    settings = load_config(TrainConfig, config, [*(overrides or []), *chosen])
+    _answer(command.run(settings, data=data, out=out, resume=resume, without_ray=without_ray))
 
 
 @app.command()
@@ -233,6 +226,7 @@ def calibrate(
     slides: SlidesOpt,
     alpha: Annotated[float, typer.Option(help="Share of normal slides that may be called anomalous.")] = 0.05,
     top_fraction: Annotated[float, typer.Option(help="A slide's score is the mean of this share of its tiles.")] = 0.3,
+    split: SplitOpt = None,
     mask_dir: MasksOpt = None,
     score_workers: WorkersOpt = None,
     gpus: GpusOpt = 0,
@@ -242,7 +236,7 @@ def calibrate(
     from uadray.commands.cluster import stream_config
 
     summary = command.run(
-        bundle, slides_uri=slides, alpha=alpha, top_fraction=top_fraction, mask_dir=mask_dir,
+        bundle, slides_uri=slides, split=split, alpha=alpha, top_fraction=top_fraction, mask_dir=mask_dir,
         stream=stream_config(score_workers, gpus),
     )  # fmt: skip
     _answer(summary, is_good=not summary["left_out"])
@@ -254,6 +248,7 @@ def screen(
     slides: SlidesOpt,
     out: Annotated[str, typer.Option(help="Folder or s3:// URI for decisions, scores and the worklist page.")],
     retry_failed: Annotated[bool, typer.Option(help="Try slides again that ended as failed.")] = False,
+    split: SplitOpt = None,
     mask_dir: MasksOpt = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say tiles, bytes and hours, from a sample.")] = False,
     score_workers: WorkersOpt = None,
@@ -264,8 +259,8 @@ def screen(
     from uadray.commands.cluster import stream_config
 
     summary = command.run(
-        bundles, slides_uri=slides, out=out, retry_failed=retry_failed, mask_dir=mask_dir, dry_run=dry_run,
-        stream=stream_config(score_workers, gpus),
+        bundles, slides_uri=slides, split=split, out=out, retry_failed=retry_failed, mask_dir=mask_dir,
+        dry_run=dry_run, stream=stream_config(score_workers, gpus),
     )  # fmt: skip
     _answer(summary)
     command.check_all_decided(summary)
@@ -336,12 +331,3 @@ def weights_list() -> None:
 
     for line in command.listing():
         print(line)
-
-
-def _losses(line: dict[str, Any]) -> str:
-    hidden = {"epoch", "step", "seconds", "waiting", "end_of_epoch"}
-    return ", ".join(f"{k} {v:.3g}" for k, v in line.items() if isinstance(v, float) and k not in hidden)
-
-
-def _short(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in values.items() if k not in ("slides", "salt")}

@@ -35,6 +35,16 @@ def test_all_columns_by_hand(tmp_path: Path) -> None:
     ]
 
 
+def test_the_slides_of_one_split(tmp_path: Path) -> None:
+    uri = manifest_file(tmp_path, "slide_id,uri,split\na,a.tif,train\nb,b.tif,Calib\nc,c.tif,\n")
+    assert [row.slide_id for row in read_manifest(uri, split="calib")] == ["b"]
+    assert len(read_manifest(uri)) == 3
+    with pytest.raises(InputError, match=r"no slide is in the split 'test'; there are Calib, train$"):
+        read_manifest(uri, split="test")
+    with pytest.raises(InputError, match="it has none: `uadray split` makes some"):
+        read_manifest(manifest_file(tmp_path, "slide_id,uri\na,a.tif\n"), split="test")
+
+
 def test_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest_file(tmp_path, "slide_id,uri\na,a.tif\n")
     monkeypatch.chdir(tmp_path)

@@ -35,13 +35,15 @@ MAX_BYTES = 256 * 2**20
 
 
 def run(
-    bundle_uri: str, *, slides_uri: str, alpha: float, top_fraction: float, mask_dir: str | None, stream: StreamConfig
-) -> dict[str, Any]:
+    bundle_uri: str, *, slides_uri: str, split: str | None, alpha: float, top_fraction: float, mask_dir: str | None,
+    stream: StreamConfig,
+) -> dict[str, Any]:  # fmt: skip
     """Join the cluster and calibrate the bundle.
 
     Args:
         bundle_uri: gets the calibration.
         slides_uri: manifest of normal slides.
+        split: only the slides of this split; None takes all.
         alpha: share of normal slides that may be called anomalous.
         top_fraction: a slide's score is the mean of this share of its tiles.
         mask_dir: folder of edited masks.
@@ -50,7 +52,7 @@ def run(
     Returns:
         The calibration's id, counts, and `left_out`: the slides without a score, with the reason.
     """
-    bundle, rows = read_bundle(bundle_uri), read_manifest(slides_uri)
+    bundle, rows = read_bundle(bundle_uri), read_manifest(slides_uri, split=split)
     aggregation = parse_config(AggregationConfig, {"top_fraction": top_fraction}, source="--top-fraction")
     contents = check(rows, bundle, alpha=alpha)
     masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)

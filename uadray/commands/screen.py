@@ -17,14 +17,15 @@ from uadray.tiles.mask_folder import check_folder
 
 
 def run(
-    bundle_uris: Sequence[str], *, slides_uri: str, out: str, retry_failed: bool, mask_dir: str | None, dry_run: bool,
-    stream: StreamConfig,
+    bundle_uris: Sequence[str], *, slides_uri: str, split: str | None, out: str, retry_failed: bool,
+    mask_dir: str | None, dry_run: bool, stream: StreamConfig,
 ) -> dict[str, Any]:  # fmt: skip
     """Join the cluster and screen the slides, or with `dry_run` say from a sample what that would take.
 
     Args:
         bundle_uris: of the detectors; each makes a decision of its own for each slide.
         slides_uri: of the manifest.
+        split: only the slides of this split; None takes all.
         out: folder or s3:// URI for decisions, scores and the worklist page.
         retry_failed: try slides again that ended as failed.
         mask_dir: folder of edited masks.
@@ -38,7 +39,7 @@ def run(
         InputError: bundles that are not calibrated or read different tiles; a manifest or mask that cannot be read.
     """
     bundles = arranged([_calibrated(uri, mask_dir) for uri in bundle_uris])
-    rows = read_manifest(slides_uri)
+    rows = read_manifest(slides_uri, split=split)
     masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     with progress("screen") as tick:
         if dry_run:

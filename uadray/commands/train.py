@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from uadray import provenance
+from uadray.commands.progress import progress
 from uadray.config import parse_config
 from uadray.detectors.bundle import Bundle, write_bundle
 from uadray.errors import InputError
@@ -37,6 +38,29 @@ Progress = Callable[[int, int, dict[str, Any]], None]
 
 Trained = tuple[Networks, Line, TileSpec, dict[str, Any]]
 """The networks, the last line of metrics, how tiles were cut, and what was trained on."""
+
+
+def run(config: TrainConfig, *, data: str, out: str, resume: bool, without_ray: bool) -> dict[str, Any]:
+    """Train, on the cluster or in this process, with a progress bar.
+
+    Returns:
+        Where the bundle is, its id, the last metrics, and counts of what it was trained on.
+    """
+    check(config, data=data, out=out, resume=resume, without_ray=without_ray)
+    with progress(f"train {config.name}") as tick:
+        bundle = train(
+            config, data=data, out=out, resume=resume, without_ray=without_ray,
+            nodes=None if without_ray else _nodes(out),
+            progress=lambda done, total, line: tick(done, total, progress_text(line)),
+        )  # fmt: skip
+    counts = {name: value for name, value in bundle.training_data.items() if name not in ("slides", "salt")}
+    return {"bundle": out, "id": bundle.id, "metrics": bundle.metrics, "data": counts}
+
+
+def _nodes(out: str) -> "Nodes":
+    from uadray.commands.cluster import join_cluster
+
+    return join_cluster(out_uri=out)
 
 
 def train(
@@ -74,7 +98,8 @@ def train(
 def _trained_here(config: TrainConfig, data: str, out: str, listener: Listener) -> Trained:
     tiles = training_tiles(
         data, tiles=config.tiles, input_px=config.input_px, tiles_per_slide=config.tiles_per_slide,
-        label=config.train_label, seed=config.seed, survey_each=in_threads, seen_before=_seen_before(config),
+        label=config.train_label, seed=config.seed, survey_each=in_threads, split=config.train_split,
+        seen_before=_seen_before(config),
     )  # fmt: skip
     _begin(config, data, out, tiles.n_tiles)
     networks, last = plain.train_plain(config, tiles.source, out=out, listener=listener)
@@ -88,7 +113,7 @@ def _trained_on_ray(config: TrainConfig, data: str, out: str, listener: Listener
     tiles = training_data(
         data, tiles=config.tiles, input_px=config.input_px, tiles_per_slide=config.tiles_per_slide,
         label=config.train_label, n_tiles=config.tiles_needed, seed=config.seed, stain_augment=config.stain_augment,
-        nodes=nodes, seen_before=_seen_before(config),
+        nodes=nodes, split=config.train_split, seen_before=_seen_before(config),
     )  # fmt: skip
     _begin(config, data, out, tiles.n_tiles)
     filesystem, path = objects.pyarrow_filesystem(out)
@@ -204,7 +229,7 @@ def check(config: TrainConfig, *, data: str, out: str, resume: bool = False, wit
     if containers.is_tile_set(data):
         containers.check(data)
     else:
-        read_manifest(data)
+        read_manifest(data, split=config.train_split)
 
 
 def _check_generator(config: TrainConfig) -> None:

@@ -50,11 +50,15 @@ def has_label(given: str | None, label: str) -> bool:
     return given is not None and given.casefold() == label.casefold()
 
 
-def read_manifest(uri: str) -> list[SlideRow]:
-    """Read and check a manifest.
+def read_manifest(uri: str, *, split: str | None = None) -> list[SlideRow]:
+    """The slides of a manifest, all of its rows checked.
+
+    Args:
+        uri: of the manifest.
+        split: only the slides of this split, in upper or lower case; None takes all.
 
     Raises:
-        InputError: it cannot be used, in one line: which column or row, what was expected.
+        InputError: it cannot be used, in one line: which column or row, what was expected; or it has no such split.
     """
     data = objects.read_bytes(uri)
     if not data:
@@ -64,7 +68,17 @@ def read_manifest(uri: str) -> list[SlideRow]:
     if table.num_rows == 0:
         raise InputError(f"{uri}: the manifest has a header and no rows")
     manifest_checks.check(table, uri)
-    return _rows(table, uri)
+    rows = _rows(table, uri)
+    return rows if split is None else _of_split(rows, split, uri)
+
+
+def _of_split(rows: list[SlideRow], split: str, uri: str) -> list[SlideRow]:
+    chosen = [row for row in rows if has_label(row.split, split)]
+    if not chosen:
+        splits = sorted({row.split for row in rows if row.split})
+        there = f"there are {', '.join(splits[:8])}" if splits else "it has none: `uadray split` makes some"
+        raise InputError(f"{uri}: no slide is in the split {split!r}; {there}")
+    return chosen
 
 
 def write_manifest(rows: list[SlideRow], uri: str) -> None:

@@ -21,6 +21,7 @@ class TrainConfig(Config):
         generator: which, and how large, where a generator alone is trained; there is no detector then.
         tiles: how slides are cut and prepared; of a tile set, only `min_tissue` and `mpp` are used.
         train_label: slides or tiles with this label (or none) are trained on.
+        train_split: of a slide manifest, only the slides of this split are trained on; None takes all.
         tiles_per_slide: random tiles a slide and pass, drawn anew for every pass; None for all. Of slides alone: a tile
             set has what `uadray tile` put there.
         epochs: how often a checkpoint is written; an epoch is `steps_per_epoch` steps, whatever the data's size.
@@ -41,6 +42,7 @@ class TrainConfig(Config):
     generator: GeneratorConfig | None = None
     tiles: TileSpec
     train_label: str = "normal"
+    train_split: str | None = None
     tiles_per_slide: int | None = Field(default=None, ge=1)
     epochs: int = Field(default=10, ge=1)
     steps_per_epoch: int = Field(default=100, ge=1)

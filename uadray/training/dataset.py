@@ -48,7 +48,7 @@ class TrainingTiles:
 
 def training_tiles(
     uri: str, *, tiles: TileSpec, input_px: int, tiles_per_slide: int | None, label: str, seed: int,
-    survey_each: SurveyEach, seen_before: Seen | None = None,
+    survey_each: SurveyEach, split: str | None = None, seen_before: Seen | None = None,
 ) -> TrainingTiles:  # fmt: skip
     """The tiles behind `--data`: of a slide manifest, or those of a tile set that are labelled `label`.
 
@@ -62,6 +62,7 @@ def training_tiles(
         label: see above.
         seed: of the draws and their order.
         survey_each: surveys slides, on the cluster or here.
+        split: only the slides of this split of the manifest; None takes all.
         seen_before: slides that a part of the detector, such as its generator, was trained on already.
 
     Raises:
@@ -69,10 +70,12 @@ def training_tiles(
         WorkError: slides cannot be surveyed, for no fault of theirs.
     """
     if containers.is_tile_set(uri):
+        if split is not None:
+            raise InputError(f"{uri}: a tile set has no splits; cut the tiles of the split alone, or give a manifest")
         containers.check_stain(uri, tiles)
         source, description = _from_tile_set(uri, tiles=tiles, input_px=input_px, label=label, seed=seed)
     else:
-        rows = _normal_rows(uri, label)
+        rows = _normal_rows(uri, label, split)
         surveys = survey(rows, tiles, survey_each)
         left_out = _left_out(uri, surveys)
         usable = [s for s in surveys if s.n_tiles]
@@ -84,8 +87,8 @@ def training_tiles(
     return TrainingTiles(source, tiles, description if seen_before is None else _with_marks(description, seen_before))
 
 
-def _normal_rows(uri: str, label: str) -> list[SlideRow]:
-    listed = read_manifest(uri)
+def _normal_rows(uri: str, label: str, split: str | None) -> list[SlideRow]:
+    listed = read_manifest(uri, split=split)
     rows = [r for r in listed if r.label is None or has_label(r.label, label)]
     if len(rows) < len(listed):
         log.info("%d of %d slides are labelled otherwise than %r", len(listed) - len(rows), len(listed), label)

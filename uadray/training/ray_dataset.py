@@ -83,13 +83,13 @@ class TrainingData:
 
 def training_data(
     uri: str, *, tiles: TileSpec, input_px: int, tiles_per_slide: int | None, label: str, n_tiles: int, seed: int = 0,
-    stain_augment: float = 0.0, nodes: Nodes | None = None, seen_before: Seen | None = None,
+    stain_augment: float = 0.0, nodes: Nodes | None = None, split: str | None = None, seen_before: Seen | None = None,
 ) -> TrainingData:  # fmt: skip
     """The data behind `--data` for workers on the cluster, where slides are surveyed too.
 
     Args:
-        uri: of the manifest or tile set; this, `tiles`, `input_px`, `tiles_per_slide`, `label`, `seed`, `seen_before`
-            and the errors as of `uadray.training.dataset.training_tiles`.
+        uri: of the manifest or tile set; this, `tiles`, `input_px`, `tiles_per_slide`, `label`, `seed`, `split`,
+            `seen_before` and the errors as of `uadray.training.dataset.training_tiles`.
         tiles: see above.
         input_px: see above.
         tiles_per_slide: see above.
@@ -98,11 +98,12 @@ def training_data(
         seed: see above.
         stain_augment: strength of the stain augmentation; 0 for none.
         nodes: that are used.
+        split: see above.
         seen_before: see above.
     """
     read = training_tiles(
         uri, tiles=tiles, input_px=input_px, tiles_per_slide=tiles_per_slide, label=label, seed=seed,
-        survey_each=partial(on_cluster, nodes=nodes), seen_before=seen_before,
+        survey_each=partial(on_cluster, nodes=nodes), split=split, seen_before=seen_before,
     )  # fmt: skip
     return crop_data(
         read.source, tiles=read.tiles, input_px=input_px, n_tiles=n_tiles, seed=seed, stain_augment=stain_augment,
