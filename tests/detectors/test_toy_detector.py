@@ -15,9 +15,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from uadray.phantoms.slides import write_pyramid
 
 import uadray
+from uadray.phantoms.pyramid import write_pyramid
 from uadray.reports.pictures import encode_png
 from uadray.slides.manifest import SlideRow, write_manifest
 

@@ -114,7 +114,7 @@ def test_a_slide_at_which_one_detector_fails_is_read_once(
 
 def _write_black(path: Path) -> None:
     """A slide of 16 tiles, one of them black."""
-    from uadray.phantoms.slides import write_pyramid
+    from uadray.phantoms.pyramid import write_pyramid
 
     image = np.full((512, 512, 3), (200, 120, 180), np.uint8)
     image[:128, :128] = 0

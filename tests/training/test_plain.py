@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from uadray.phantoms.slides import write_pyramid
 
 from uadray.config import parse_config
 from uadray.detectors.bundle import load_detector, read_bundle
 from uadray.errors import InputError
 from uadray.generators.bundle import read_generator
+from uadray.phantoms.pyramid import write_pyramid
 from uadray.reports.pictures import encode_png
 from uadray.slides.identity import is_seen
 from uadray.slides.manifest import SlideRow, write_manifest

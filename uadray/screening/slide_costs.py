@@ -22,11 +22,11 @@ from uadray.slides.opening import open_slide
 from uadray.slides.slide import Slide
 from uadray.slides.tiff.slide import TiffSlide
 from uadray.storage import objects
-from uadray.tiles.chunks import read_chunks
+from uadray.tiles.chunks import places_of, read_chunks
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain_normalize import Normalizer
 from uadray.tilesets.cutting import chosen_tiles
-from uadray.tilesets.encoding import encoded_tiles, places
+from uadray.tilesets.encoding import encoded_tiles
 
 Job = Literal["tile", "screen"]
 
@@ -124,6 +124,6 @@ def _bytes_read(slide: Slide, row: SlideRow, tiles: pa.Table, spec: TileSpec) ->
     if not len(tiles):
         return 0
     if isinstance(slide, TiffSlide):
-        tiles_at = places(slide, tiles, spec)
+        tiles_at = places_of(slide, tiles, spec)
         return slide.encoded_bytes(tiles_at.level, tiles_at.boxes)
     return objects.stat(row.uri).size

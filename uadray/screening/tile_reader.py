@@ -11,6 +11,7 @@ from uadray.cluster.read_tasks import ReadTask, bind_read_task
 from uadray.schemas import TILES
 from uadray.screening.parts import part_row
 from uadray.tiles.chunks import chunk_tiles
+from uadray.tiles.images import ImageError, centre_tile
 from uadray.tiles.spec import TileSpec
 from uadray.tilesets.containers import TileRef, read_tiles
 
@@ -33,11 +34,11 @@ def _read_tiles(index: int, uri: str, refs: list[TileRef], spec: TileSpec) -> It
     errors: list[str | None] = []
     began = time.perf_counter()
     for i, (ref, image, error) in enumerate(read_tiles(uri, refs)):
-        if image is not None and min(image.shape[:2]) < side:
-            error = f"{ref.tile_id}: {image.shape[1]} x {image.shape[0]} px, the bundle needs {side} px"
-        elif image is not None:
-            top, left = ((n - side) // 2 for n in image.shape[:2])
-            pixels[i] = image[top : top + side, left : left + side]
+        if image is not None:
+            try:
+                pixels[i] = centre_tile(image, side)
+            except ImageError as too_small:
+                error = f"{ref.tile_id}: {too_small}"
         errors.append(error)
     header = {"n_parts": 1, "read_s": time.perf_counter() - began, "bytes": pixels.nbytes}
     yield part_row(

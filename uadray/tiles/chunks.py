@@ -78,7 +78,7 @@ def read_chunks(
         SlideError: the whole slide cannot be read: it is `changed`, `unreachable`, `too_coarse`, ...
     """
     if len(tiles):
-        places = _places(slide, tiles, spec)
+        places = places_of(slide, tiles, spec)
         slide.will_read(places.level, places.boxes)
     step = chunk_tiles(spec)
     for start in range(0, len(tiles), step):
@@ -94,7 +94,7 @@ def read_chunk(slide: Slide, tiles: pa.Table, *, spec: TileSpec, normalise: Norm
     pixels = np.empty((len(tiles), spec.tile_px, spec.tile_px, 3), np.uint8)
     errors: list[str | None] = [None] * len(tiles)
     flags: list[str | None] = [None] * len(tiles)
-    places = _places(slide, tiles, spec)
+    places = places_of(slide, tiles, spec)
     missing = _missing_tissue(slide, tiles, places, spec)
     for start in range(0, len(tiles), TILES_JUDGED_TOGETHER):
         stop = min(start + TILES_JUDGED_TOGETHER, len(tiles))
@@ -126,6 +126,7 @@ def _missing_tissue(slide: Slide, tiles: pa.Table, places: TilePlaces, spec: Til
     return np.asarray(slide.missing_share(places.level, places.boxes) + tissue - 1)
 
 
-def _places(slide: Slide, tiles: pa.Table, spec: TileSpec) -> TilePlaces:
+def places_of(slide: Slide, tiles: pa.Table, spec: TileSpec) -> TilePlaces:
+    """Where the tiles of a table of schema `TILES` lie in the file."""
     corners = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
     return tile_places(slide, *corners, mpp=spec.mpp, tile_px=spec.tile_px)

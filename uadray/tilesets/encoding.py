@@ -16,7 +16,7 @@ import simplejpeg
 from uadray.errors import SlideError
 from uadray.slides.slide import Slide
 from uadray.slides.tiff.slide import TiffSlide
-from uadray.slides.tile_reading import TilePlaces, read_place, tile_places
+from uadray.slides.tile_reading import read_place
 from uadray.tiles import images
 from uadray.tiles.chunks import read_chunks
 from uadray.tiles.quality import pixel_flags
@@ -68,12 +68,6 @@ def encoded_tiles(
         start += len(chunk.errors)
 
 
-def places(slide: Slide, tiles: pa.Table, spec: TileSpec) -> TilePlaces:
-    """Where the tiles of a table of schema `TILES` lie in the file."""
-    corners = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
-    return tile_places(slide, *corners, mpp=spec.mpp, tile_px=spec.tile_px)
-
-
 def encode(pixels: npt.NDArray[np.uint8], quality: int) -> bytes:
     """RGB [h, w, 3] as JPEG 4:4:4."""
     return bytes(
@@ -83,7 +77,7 @@ def encode(pixels: npt.NDArray[np.uint8], quality: int) -> bytes:
 
 def _is_file_grid(slide: TiffSlide, tiles: pa.Table, spec: TileSpec) -> bool:
     """Whether tiles have the size and the scale of the file's tiles: only then can one be the other."""
-    tiles_at = places(slide, tiles, spec)
+    tiles_at = places_of(slide, tiles, spec)
     is_same_scale = all(round(step, 9) == 1 for step in tiles_at.steps)
     return is_same_scale and slide.tile_sizes_px[tiles_at.level] == (spec.tile_px, spec.tile_px)
 
@@ -92,7 +86,7 @@ def _file_tiles(
     slide: TiffSlide, tiles: pa.Table, spec: TileSpec, quality: int, left_out: Counter[str]
 ) -> Iterator[EncodedTile]:
     """Tiles as JPEG, with the file's bytes where a tile is one of the file's and those bytes decode to its pixels."""
-    tiles_at = places(slide, tiles, spec)
+    tiles_at = places_of(slide, tiles, spec)
     slide.will_read(tiles_at.level, tiles_at.boxes)
     for i, box in enumerate(tiles_at.boxes.tolist()):
         pixels = np.empty((spec.tile_px, spec.tile_px, 3), np.uint8)
