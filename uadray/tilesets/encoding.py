@@ -18,7 +18,7 @@ from uadray.slides.slide import Slide
 from uadray.slides.tiff.slide import TiffSlide
 from uadray.slides.tile_reading import read_place
 from uadray.tiles import images
-from uadray.tiles.chunks import read_chunks
+from uadray.tiles.chunks import places_of, read_chunks
 from uadray.tiles.quality import pixel_flags
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain_normalize import Normalizer
