@@ -24,14 +24,12 @@ from torch import Tensor
 from uadray import metrics
 from uadray.detectors.bundle import Bundle, load_detector
 from uadray.detectors.detector import STAGES, Detector, Stage
+from uadray.detectors.latents import Latent
 from uadray.tiles.images import Pixels
 
 Floats = npt.NDArray[np.float32]
 Latents = Floats | tuple[Floats, ...]
 """What the stage `map` gives: N comes first in each array."""
-
-Latent = Tensor | tuple[Tensor, ...]
-"""One batch of it, on the device."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class ScoreStage:
         with metrics.stage("serve_score") as meter:
             x_hats = _batches(x_hat, self.detector) if x_hat is not None else repeat(None, self._n_batches(pixels))
             batches = zip(self.detector.inputs(pixels), x_hats, _latent_batches(z, self.detector), strict=True)
-            parts = [_score(self.detector, *batch) for batch in batches]
+            parts = [self.detector.score(*batch) for batch in batches]
             scores, residuals = zip(*parts, strict=True)
             score = torch.cat(scores).double().cpu().numpy()
             residual = _joined(residuals) if maps else None
@@ -165,11 +163,6 @@ def _loaded(
     if threads is not None:
         torch.set_num_threads(threads)
     return load_detector(bundle_uri, bundle, device=device(), batch_tiles=batch_tiles, stages=stages)
-
-
-def _score(detector: Detector, x: Tensor, x_hat: Tensor | None, z: Latent) -> tuple[Tensor, Tensor]:
-    """Scores and residual maps of one batch."""
-    return detector.score(x, x_hat, z)
 
 
 def _latent_batches(z: Latents, detector: Detector) -> Iterator[Latent]:
