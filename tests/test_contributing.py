@@ -1,0 +1,77 @@
+"""The code in CONTRIBUTING.md runs as it stands there, in a copy of the package."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from uadray.schemas import TILE_SCORES
+from uadray.slides.tile_reading import read_tile
+
+ROOT = Path(__file__).parents[1]
+
+
+def _code(section: str) -> str:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text.split(f"## {section}", 1)[1].split("\n## ", 1)[0], re.DOTALL)
+    return str(code)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the package, to add to."""
+    shutil.copytree(ROOT / "uadray", tmp_path / "uadray", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_a_benchmark(copy: Path) -> None:
+    (copy / "uadray/bench/mask.py").write_text(_code("A benchmark"), encoding="utf-8")
+    index = copy / "uadray/bench/index.py"
+    text = index.read_text(encoding="utf-8")
+    index.write_text(text.replace("NAMES = (", 'NAMES = ("mask", ', 1), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", "from uadray.cli import app; app(['bench', 'mask'])"],
+        cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]).keys() == {"bench", "over_limit", "goals", "goals_met"}
+
+
+def test_an_export(tmp_path: Path) -> None:
+    names = {
+        "tile_id": ["a"], "slide_id": ["s"], "x_level0_px": [3], "y_level0_px": [4], "width_level0_px": [8],
+        "height_level0_px": [9], "tissue_fraction": [1.0], "band": ["tissue"], "score": [0.5],
+    }  # fmt: skip
+    columns = {field.name: names.get(field.name, [None]) for field in TILE_SCORES}
+    (tmp_path / "tiles").mkdir()
+    pq.write_table(pa.table(columns, schema=TILE_SCORES), tmp_path / "tiles" / "s.parquet")
+    scope: dict[str, object] = {}
+    imports = "import io, pyarrow.csv as arrow_csv, pyarrow.parquet as pq\nfrom uadray.storage import objects\n"
+    call = f"n = write_csv({str(tmp_path)!r}, 's', {str(tmp_path / 's.csv')!r})"
+    exec(imports + _code("An export") + call, scope)
+    assert scope["n"] == 1
+    assert (tmp_path / "s.csv").read_text() == '"minx","miny","width","height","anomaly"\n3,4,8,9,0.5\n'
+
+
+def test_a_slide_format(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (100, 140, 3), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", pixels)
+    scope: dict[str, object] = {}
+    imports = "import numpy as np\nfrom uadray.errors import SlideError\nfrom uadray.slides.slide import Rgb\n"
+    call = f"s = ArraySlide({str(tmp_path / 'a.npy')!r}, slide_id='a', mpp=0.5)"
+    exec(imports + _code("A slide format") + call, scope)
+    slide = scope["s"]
+    tile = read_tile(slide, x_level0_px=10, y_level0_px=20, mpp=0.5, tile_px=64)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(tile, pixels[20:84, 10:74])
+    corner = read_tile(slide, x_level0_px=-8, y_level0_px=90, mpp=0.5, tile_px=32)  # type: ignore[arg-type]
+    expected = np.full((32, 32, 3), 255, np.uint8)
+    expected[:10, 8:] = pixels[90:, :24]
+    np.testing.assert_array_equal(corner, expected)
