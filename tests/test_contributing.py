@@ -56,7 +56,7 @@ def test_an_export(tmp_path: Path) -> None:
     scope: dict[str, object] = {}
     imports = "import io, pyarrow.csv as arrow_csv, pyarrow.parquet as pq\nfrom uadray.storage import objects\n"
     call = f"n = write_csv({str(tmp_path)!r}, 's', {str(tmp_path / 's.csv')!r})"
-    exec(imports + _code("An export") + call, scope)
+    exec(imports + _code("An export") + call, scope)  # noqa: S102
     assert scope["n"] == 1
     assert (tmp_path / "s.csv").read_text() == '"minx","miny","width","height","anomaly"\n3,4,8,9,0.5\n'
 
@@ -67,7 +67,7 @@ def test_a_slide_format(tmp_path: Path) -> None:
     scope: dict[str, object] = {}
     imports = "import numpy as np\nfrom uadray.errors import SlideError\nfrom uadray.slides.slide import Rgb\n"
     call = f"s = ArraySlide({str(tmp_path / 'a.npy')!r}, slide_id='a', mpp=0.5)"
-    exec(imports + _code("A slide format") + call, scope)
+    exec(imports + _code("A slide format") + call, scope)  # noqa: S102
     slide = scope["s"]
     tile = read_tile(slide, x_level0_px=10, y_level0_px=20, mpp=0.5, tile_px=64)  # type: ignore[arg-type]
     np.testing.assert_array_equal(tile, pixels[20:84, 10:74])
