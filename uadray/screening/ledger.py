@@ -227,9 +227,7 @@ class Ledger:
         """Put an object where none is, or in place of one that is there, if the slide is still ours then."""
         while not objects.put_if_absent(uri, data):
             try:
-                etag = objects.stat(
-                    uri
-                ).etag  # before the lease is read: a process that takes the slide later changes it
+                etag = objects.stat(uri).etag  # asked before the lease: whoever takes the slide later changes it
             except NotFoundError:
                 continue
             if not leases.holds(self.owner, slide_id):
