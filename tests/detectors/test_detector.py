@@ -8,7 +8,8 @@ import torch
 
 from uadray.detectors import dpa, fanogan
 from uadray.detectors.catalog import build_detector, build_networks
-from uadray.detectors.detector import BATCH, Detector
+from uadray.detectors.detector import BATCH, Detector, assemble, no_picture
+from uadray.detectors.latents import Latent
 from uadray.detectors.losses import izi_f, relative_perceptual_l1
 from uadray.detectors.pixels import to_input
 from uadray.detectors.scores import PerceptualScore
@@ -163,3 +164,31 @@ def test_the_perceptual_score_is_the_training_loss() -> None:
         features = networks["features"]
         expected = relative_perceptual_l1(features(x), features(networks["decoder"](networks["encoder"](x))))
     np.testing.assert_allclose(score, expected.numpy(), rtol=1e-5)
+
+
+class Distances:
+    """A score of z alone: the sum of its two parts."""
+
+    def __call__(self, x: torch.Tensor, x_hat: torch.Tensor | None, z: Latent) -> tuple[torch.Tensor, torch.Tensor]:
+        assert x_hat is None
+        first, second = z
+        return first + second, x.mean(1)
+
+
+def test_a_latent_may_have_parts_and_a_detector_no_picture() -> None:
+    detector = assemble(
+        {}, mapping=lambda _: lambda x: (x.amax((1, 2, 3)), x.amin((1, 2, 3))), reconstruct=no_picture,
+        score=lambda _: Distances(), input_px=16, device="cpu",
+    )  # fmt: skip
+    scored = detector(PIXELS)
+    x = to_input(PIXELS, 16)
+    np.testing.assert_allclose(scored.score, (x.amax((1, 2, 3)) + x.amin((1, 2, 3))).numpy(), atol=1e-6)
+    seen, picture = scored.pictures([3, 1])
+    assert picture is None
+    np.testing.assert_array_equal(seen, PIXELS[[3, 1]])
+
+
+def test_a_score_that_needs_a_picture_says_so() -> None:
+    score = build_detector(GAN, build_networks(GAN)).score
+    with pytest.raises(ValueError, match="compares a tile with its reconstruction, and got none"):
+        score(to_input(PIXELS[:1], 16), None, torch.zeros(1, 4))

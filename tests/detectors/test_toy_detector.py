@@ -194,7 +194,7 @@ def _asked(port: int, tile: np.ndarray) -> dict[str, Any]:
     while True:
         try:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            connection.request("POST", "/score", body)
+            connection.request("POST", "/v1/tiles/score", body)
             response = connection.getresponse()
             if response.status == 200 or time.monotonic() > until:
                 answer: dict[str, Any] = json.loads(response.read())
@@ -240,4 +240,4 @@ def test_it_is_served_stage_by_stage(
     port = request.getfixturevalue("endpoint")
     for colour, expected in (((200, 120, 170), normal), ((90, 40, 140), abnormal)):
         answer = _asked(port, np.full((40, 40, 3), colour, np.uint8))
-        assert answer["tiles"][0]["score"] == pytest.approx(expected, abs=1e-5)
+        assert answer["scores"][0]["score"] == pytest.approx(expected, abs=1e-5)

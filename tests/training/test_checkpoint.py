@@ -109,31 +109,6 @@ def test_missing_files_are_refused(name: str, tmp_path: Path) -> None:
         load_state(tmp_path, trainee.networks, trainee.optimizers)
 
 
-def test_a_pickle_is_refused(tmp_path: Path) -> None:
-    torch.save({"generator.start.weight": torch.zeros(2)}, tmp_path / "n.safetensors")
-    with pytest.raises(InputError, match="not a readable safetensors file"):
-        load_networks(tmp_path / "n.safetensors", build_networks(GAN))
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"critic.extra": torch.zeros(2)}, "do not fit the critic: .*extra"),
-        ({"critic.score.bias": torch.zeros(2)}, "do not fit the critic: .*size mismatch"),
-        ({"critic.score.bias": None}, "do not fit the critic: .*score.bias"),
-        ({"discriminator.weight": torch.zeros(2)}, "discriminator.weight belongs to none of the networks"),
-    ],
-)
-def test_foreign_tensors_are_refused(change: dict[str, Tensor | None], expected: str, tmp_path: Path) -> None:
-    networks = build_networks(GAN)
-    path = tmp_path / "n.safetensors"
-    save_networks(path, networks)
-    tensors = {key: t for key, t in (load_file(path) | change).items() if t is not None}
-    save_file(tensors, path)
-    with pytest.raises(InputError, match=expected):
-        load_networks(path, networks)
-
-
 @pytest.mark.parametrize("key", ["adam.0.exp_avg", "loose", "critic.x.exp_avg", "critic.0"])
 def test_foreign_optimizer_state_is_refused(key: str, tmp_path: Path) -> None:
     trainee = _trainee(GAN, seed=1)

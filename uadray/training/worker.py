@@ -197,18 +197,29 @@ def fit(
     Raises:
         WorkError: the workers failed for good, or the training diverged.
     """
-    used = nodes or Nodes()
     board = actor_here(Board)
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = _trainer(config, data, board, nodes or Nodes(), filesystem=filesystem, path=path)
+    result = _watched(trainer.fit, partial(_look, board, data.journal, listener))
+    if result.checkpoint is None:
+        raise WorkError(f"{path}: the training ended without a checkpoint")
+    networks = build_networks(config, pretrained=False)
+    with result.checkpoint.as_directory() as folder:
+        load_networks(Path(folder) / NETWORKS, networks)
+    return networks, result.metrics or {}
+
+
+def _trainer(config: TrainConfig, data: TrainingData, board: Any, nodes: Nodes, *, filesystem: Any, path: str) -> Any:
+    """Ray Train's trainer of the worker group."""
+    gpus = {"GPU": 1} if config.use_gpu else {}
+    return ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={"config": config.model_dump(mode="json"), "board": board},
         torch_config=OwnInterface(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
             use_gpu=config.use_gpu,
-            resources_per_worker={"CPU": worker_cpus(config.workers, used.cores())}
-            | ({"GPU": 1} if config.use_gpu else {}),
-            label_selector=used.selector(),
+            resources_per_worker={"CPU": worker_cpus(config.workers, nodes.cores())} | gpus,
+            label_selector=nodes.selector(),
         ),
         run_config=ray.train.RunConfig(
             name=RUN,
@@ -221,13 +232,6 @@ def fit(
         # called for every group of workers, so that each begins with the tiles that its checkpoint has not seen
         datasets={"train": partial(_dataset, data, config, filesystem, path)},
     )
-    result = _watched(trainer.fit, partial(_look, board, data.journal, listener))
-    if result.checkpoint is None:
-        raise WorkError(f"{path}: the training ended without a checkpoint")
-    networks = build_networks(config, pretrained=False)
-    with result.checkpoint.as_directory() as folder:
-        load_networks(Path(folder) / NETWORKS, networks)
-    return networks, result.metrics or {}
 
 
 def _look(board: Any, journal: Any, listener: Listener) -> None:
