@@ -116,7 +116,7 @@ class _Side(asyncio.Protocol):
         if self._other is None:
             self._due += 1  # the other end is not there yet
             return
-        data = self._said.popleft()  # the oldest, whichever timer it was
+        data = self._said.popleft()  # the oldest bytes first, even if timers fire out of order
         if data:
             self._other._transport.write(data)
         else:

@@ -29,7 +29,7 @@ def examiner(out: str | None, reads: Sequence[str]) -> Examine:
     """Examines what a job needs of a node: uadray, the objects in `reads`, and the folder `out` to write to."""
 
     def examine(node_ids: Collection[str], timeout_s: float) -> dict[str, list[str]]:
-        store_s = min(STORE_TIMEOUT_S, timeout_s / 4)  # is waited for twice: for what is read and for what is written
+        store_s = min(STORE_TIMEOUT_S, timeout_s / 4)  # the store is asked twice: to read, and to write
         return examine_nodes(out, reads=reads, timeout_s=timeout_s, store_timeout_s=store_s, node_ids=node_ids)
 
     return examine

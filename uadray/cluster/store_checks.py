@@ -83,7 +83,8 @@ def _is_seen(marker: Marker) -> bool:
 def _asked(what: str, ask: Callable[[], str], timeout_s: float) -> Finding:
     """The finding that follows from a store's answer.
 
-    An unreachable server is a fault only where it was named, by a URI or as endpoint: Amazon's may not be needed.
+    A server that cannot be reached is a fault if a URI or an endpoint names it. Amazon's, which is asked by default, may
+    not be needed at all: that it cannot be reached is reported and is no fault.
     """
     answer = within(timeout_s, ask)
     if isinstance(answer, str):

@@ -30,8 +30,8 @@ class Calibration(Config):
         aggregation: how they were made; screening uses the same.
         alpha: the stated false-alarm rate: at most this share of normal slides is called anomalous.
         scores: of the normal slides, one a patient, ascending.
-        slides: marks of all slides that were scored for it (`slides.identity`), sorted. A screening says of such a
-            slide that it calibrated: its p-value tells nothing new.
+        slides: marks of all slides that were scored for it (`slides.identity`), sorted. A screening notes when it
+            meets such a slide again: its own score is among those that it is compared with.
         salt: with which these marks were made.
         tile_median: median score of all their tiles; the pale end of a heatmap.
         tile_p99: 99 % of their tiles score less; a heatmap rings the tiles above it.
@@ -87,7 +87,7 @@ def one_a_patient(patients: Mapping[str, tuple[str, str]]) -> list[str]:
 
 
 def check_alpha(alpha: float, n_slides: int) -> None:
-    """Refuse an alpha below the smallest p-value that n slides of as many patients can give.
+    """Refuse an alpha that no slide could reach: n normal slides, one a patient, give no p-value below 1 / (n + 1).
 
     Raises:
         InputError: with the number of slides that it would take.

@@ -30,7 +30,7 @@ from uadray.networks.outline import Networks
 LayerName = Annotated[str, StringConstraints(max_length=40)]
 
 WIDEST = 64
-"""Channels stop doubling here: at 64 px the bottleneck, not the width, is what keeps anomalies out."""
+"""Channels double with each halving up to this number: what passes is limited by the latent, not by the width."""
 
 FIT_TILES = 16
 """Tiles whose feature maps are held at once: 270 MB of `relu1_2` of VGG at 256 px, of 256 tiles 4.3 GB."""
@@ -48,8 +48,8 @@ class Config(configuration.Config):
         width: channels at full resolution.
         halvings: how often the side is halved down to the latent.
         latent_channels: channels of the latent; with `halvings` they set how much of an image can pass.
-        score: `relative_l1`, the training loss (the paper), or `relative_l2`, its square norm, which few strongly wrong
-            features weigh more in than many slightly wrong ones (see DECISIONS.md for what it is worth).
+        score: `relative_l1`, the training loss (the paper), or `relative_l2`, the same with squared differences, so
+            that a few large differences count for more than many small ones (its worth: DECISIONS.md, 2026-11-22).
         pixel_weight: weight of the relative pixel L1 beside the perceptual loss, in training only.
         learning_rate: of Adam, falling to 2 % along a half cosine.
     """
@@ -82,7 +82,10 @@ def widths(width: int, halvings: int) -> list[int]:
 
 
 class Encoder(nn.Module):
-    """Image to a spatial latent: `halvings` times a block and a 2x2 mean, then 1x1 to the latent's channels."""
+    """Image to a spatial latent.
+
+    `halvings` times a residual block and a mean over 2 x 2 pixels, then a 1 x 1 convolution to the latent's channels.
+    """
 
     def __init__(self, *, width: int, halvings: int, latent_channels: int) -> None:
         super().__init__()

@@ -131,7 +131,7 @@ def _lesion_outlines(spec: PhantomSpec, tissue: Bytes, rng: np.random.Generator)
         cv2.fillPoly(blobs, [blob.astype(np.int32)], 1)
     blobs &= cv2.erode(tissue, np.ones((5, 5), np.uint8))
     outlines, _ = cv2.findContours(blobs, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    large = [c for c in outlines if cv2.contourArea(c) > 0.1 * np.pi * radius_px**2]  # no crumbs at the tissue's border
+    large = [c for c in outlines if cv2.contourArea(c) > 0.1 * np.pi * radius_px**2]  # without cut-off corners
     return [cv2.approxPolyDP(c, 1.0, True)[:, 0].astype(np.int32) for c in large]
 
 

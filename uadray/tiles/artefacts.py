@@ -32,7 +32,7 @@ MAX_UM, RIM_UM = 5_000.0, 80.0
 """Diameter of the largest bubble, and greatest width of its rim: half of the thinnest stroke of a pen."""
 
 RIM_JOINED = 0.3
-"""Share of a rim's outside where the dark may go on, into another bubble or a stroke."""
+"""A rim may touch another dark thing, such as a second bubble or a stroke, along at most this share of its outside."""
 
 BESIDE_UM, SAME_DENSITY = 80.0, 0.35
 """The two sides of a rim are compared up to this distance, and the mean OD of a channel may differ by this much. No
