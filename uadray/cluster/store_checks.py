@@ -83,8 +83,8 @@ def _is_seen(marker: Marker) -> bool:
 def _asked(what: str, ask: Callable[[], str], timeout_s: float) -> Finding:
     """The finding that follows from a store's answer.
 
-    A server that cannot be reached is a fault if a URI or an endpoint names it. Amazon's, which is asked by default, may
-    not be needed at all: that it cannot be reached is reported and is no fault.
+    A server that cannot be reached is a fault if a URI or an endpoint names it. Amazon's, which is asked by default,
+    may not be needed: that it cannot be reached is then reported, and is no fault.
     """
     answer = within(timeout_s, ask)
     if isinstance(answer, str):
