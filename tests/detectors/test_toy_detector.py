@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -192,12 +193,14 @@ def _asked(port: int, tile: np.ndarray) -> dict[str, Any]:
     body = json.dumps({"tiles": [{"id": "a", "image": image}]})
     until = time.monotonic() + 120
     while True:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            connection.request("POST", "/v1/tiles/score", body)
-            response = connection.getresponse()
+            with closing(connection):
+                connection.request("POST", "/v1/tiles/score", body)
+                response = connection.getresponse()
+                text = response.read()
             if response.status == 200 or time.monotonic() > until:
-                answer: dict[str, Any] = json.loads(response.read())
+                answer: dict[str, Any] = json.loads(text)
                 return answer
         except OSError:
             if time.monotonic() > until:
@@ -208,7 +211,6 @@ def _asked(port: int, tile: np.ndarray) -> dict[str, Any]:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.xfail(strict=False, reason="screening and serving do not yet take a detector without a picture")
 def test_it_is_trained_calibrated_screened_and_served_on_ray(
     package: Path, tile_set: str, config_file: str, archive: Path, tmp_path: Path
 ) -> None:
@@ -230,7 +232,6 @@ def test_it_is_trained_calibrated_screened_and_served_on_ray(
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.xfail(strict=False, reason="serving does not yet take a detector without a picture")
 def test_it_is_served_stage_by_stage(
     package: Path, tile_set: str, config_file: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
