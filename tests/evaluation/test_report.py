@@ -167,3 +167,10 @@ def test_screening_needs_labels(screening: tuple[str, str], tmp_path: Path) -> N
     other.write_text("slide_id,uri,label\nq,q.tif,normal\n")
     with pytest.raises(InputError, match="no slide of the manifest was screened there"):
         evaluate(screening[0], labels=str(other))
+
+
+def test_each_bundle_of_a_screening_is_evaluated_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"bundles": [{"folder": "a"}, {"folder": "b"}]}))
+    write_manifest([SlideRow("s", "s.tif", label="normal")], str(tmp_path / "m.csv"))
+    with pytest.raises(InputError, match=rf"several bundles; evaluate each: {tmp_path}/a, {tmp_path}/b$"):
+        evaluate(str(tmp_path), labels=str(tmp_path / "m.csv"))

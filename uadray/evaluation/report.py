@@ -45,12 +45,22 @@ def evaluate(uri: str, *, labels: str | None = None, outlines: str | None = None
     else:
         if labels is None:
             raise InputError(f"evaluating the screening {uri} needs --labels MANIFEST with a label column")
+        _check_one_bundle(uri)
         figures = evaluate_screening(uri, rows, outlines=outlines)
         beside = objects.join(uri, "evaluation") + "."
     page = evaluation_page(uri, figures)
     objects.write_bytes(beside + "json", json.dumps(figures, indent=1).encode())
     objects.write_bytes(beside + "html", page.encode(), content_type="text/html; charset=utf-8")
     return figures | {"page": beside + "html"}
+
+
+def _check_one_bundle(out: str) -> None:
+    """Refuse the folder above those of several bundles: each of these is evaluated by itself."""
+    run_uri = objects.join(out, "run.json")
+    run = json.loads(objects.read_bytes(run_uri)) if objects.exists(run_uri) else {}
+    folders = [objects.join(out, bundle["folder"]) for bundle in run.get("bundles", ())]
+    if folders:
+        raise InputError(f"{out} is the screening of several bundles; evaluate each: {', '.join(folders)}")
 
 
 def evaluate_screening(out: str, rows: Sequence[SlideRow], *, outlines: str | None = None) -> dict[str, Any]:
