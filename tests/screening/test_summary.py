@@ -21,7 +21,7 @@ def _table(*rows: dict[str, Any]) -> pa.Table:
 
 ANOMALOUS = {"state": "scored", "decision": "anomalous", "score": 2.0, "p_value": 0.1}
 NORMAL = {"state": "scored", "decision": "normal", "score": 1.0, "p_value": 0.9}
-UNFIT = {"state": "not_assessable", "decision": "not_assessable", "reason": "no_stain", "message": "x"}
+NOT_ASSESSABLE = {"state": "not_assessable", "decision": "not_assessable", "reason": "no_stain", "message": "x"}
 FAILED = {"state": "failed", "reason": "scoring", "message": "boom"}
 
 
@@ -41,7 +41,7 @@ def test_the_state_of_a_slide(states: list[str], state: str) -> None:
 
 
 def test_counts_add_up_to_the_manifest() -> None:
-    counts = summarize(_table(ANOMALOUS, NORMAL, UNFIT, FAILED), n_slides=6)
+    counts = summarize(_table(ANOMALOUS, NORMAL, NOT_ASSESSABLE, FAILED), n_slides=6)
     assert counts == {
         "slides": 6, "scored": 2, "not_assessable": 1, "failed": 1, "open": 2, "anomalous": 1,
         "failures": {"scoring": 1},
@@ -61,7 +61,7 @@ def test_one_bundle(tmp_path: Path) -> None:
 def test_several_bundles(tmp_path: Path) -> None:
     """States are of slides; what is anomalous, each bundle says for itself."""
     bundles = sd.panel(sd.Bundle("a", "a"), sd.Bundle("b", "b"))
-    tables = [_table(ANOMALOUS, NORMAL, UNFIT), _table(ANOMALOUS, ANOMALOUS, FAILED)]
+    tables = [_table(ANOMALOUS, NORMAL, NOT_ASSESSABLE), _table(ANOMALOUS, ANOMALOUS, FAILED)]
     summary = write_summaries(str(tmp_path), bundles, tables, n_slides=4, provenance=PROVENANCE)
     counts = {name: summary[name] for name in ("slides", "scored", "not_assessable", "failed", "open", "failures")}
     assert counts == {

@@ -97,11 +97,11 @@ class Detector:
         """Bytes [n, h, w, 3] on the device. A GPU fetches them while it still works on the batch before."""
         if self._copies is None:
             return staged(pixels, self.input_px)
-        own = torch.cuda.current_stream(self.device)
+        working = torch.cuda.current_stream(self.device)
         with torch.cuda.stream(self._copies):
             sent = staged(pixels, self.input_px, is_pinned=True).to(self.device, non_blocking=True)
-        own.wait_stream(self._copies)
-        sent.record_stream(own)
+        working.wait_stream(self._copies)
+        sent.record_stream(working)
         return sent
 
 

@@ -131,8 +131,8 @@ def checkpoint_uri(out: str, epochs_done: int) -> str:
 
 def epochs_kept(out: str) -> list[int]:
     """After how many epochs there are whole checkpoints, ascending."""
-    found = objects.list_objects(objects.join(out, CHECKPOINTS), suffixes=(PROGRESS,))
-    folders = [info.uri.rsplit("/", 2)[-2] for info in found]
+    checkpoints = objects.list_objects(objects.join(out, CHECKPOINTS), suffixes=(PROGRESS,))
+    folders = [info.uri.rsplit("/", 2)[-2] for info in checkpoints]
     return sorted(int(name.removeprefix("epoch_")) for name in folders if name.startswith("epoch_"))
 
 
@@ -156,5 +156,5 @@ def remove(uri: str) -> None:
 
 def is_rays(out: str) -> bool:
     """Whether a training on Ray has checkpoints under `out`."""
-    found = objects.list_objects(objects.join(out, CHECKPOINTS), suffixes=(PROGRESS,))
-    return any(info.uri.rsplit("/", 2)[-2].startswith("checkpoint_") for info in found)
+    checkpoints = objects.list_objects(objects.join(out, CHECKPOINTS), suffixes=(PROGRESS,))
+    return any(info.uri.rsplit("/", 2)[-2].startswith("checkpoint_") for info in checkpoints)
