@@ -106,7 +106,7 @@ def test_commands_say_how_many_masks_they_used(
     ray_cluster: None, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of the slide is cut out: 32 of 64 tiles are left."""
-    monkeypatch.setattr("uadray.commands.console.divert", lambda: None)  # it would divert what pytest prints
+    monkeypatch.setattr("uadray.commands.progress.divert", lambda: None)  # it would divert what pytest prints
     case = data_dir / "cases" / "05_edited_masks"
     manifest, masks, bundle = (tmp_path / name for name in ("m.csv", "masks", "bundle"))
     for i in range(2):  # calibration takes no file twice
