@@ -9,6 +9,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypedDict
 
 import pyarrow as pa
@@ -65,15 +66,10 @@ def worklist_csv(decisions: pa.Table) -> str:
 
 
 def render_worklist(
-    decisions: pa.Table,
-    *,
-    title: str,
-    run: Run,
-    max_rows: int = 2000,
-    picture_kinds: Sequence[str] = ("tile", "reconstruction"),
-    folder: Callable[[str], str] = str,
+    decisions: pa.Table, *, title: str, run: Run, max_rows: int = 2000,
+    picture_kinds: Sequence[str] = ("tile", "reconstruction"), folder: Callable[[str], str] = str,
     thumbnails: str = "evidence",
-) -> str:
+) -> str:  # fmt: skip
     """The ranked worklist as one HTML page.
 
     Args:
@@ -92,17 +88,10 @@ def render_worklist(
     """
     rows = list(enumerate(rank(decisions).to_pylist(), start=1))
     counts = Counter(group_of(row) for _, row in rows)
-    slides = [
-        slide_entry(
-            row,
-            place=place,
-            tile_um=run.get("tile_um", 0.0),
-            picture_kinds=picture_kinds,
-            folder=folder,
-            thumbnails=thumbnails,
-        )
-        for place, row in _shortened(rows, max_rows)
-    ]
+    entry = partial(
+        slide_entry, tile_um=run.get("tile_um", 0.0), picture_kinds=picture_kinds, folder=folder, thumbnails=thumbnails
+    )
+    slides = [entry(row, place=place) for place, row in _shortened(rows, max_rows)]
     left_out = counts - Counter(slide.group for slide in slides)
     script, style = asset("worklist.js"), asset("worklist.css")
     return template("worklist.html").render(
