@@ -2,6 +2,7 @@
 
 import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -120,6 +121,22 @@ def test_every_dependency_is_used() -> None:
     used |= {name.replace("-", "_") for text in registries for name in re.findall(r'where="([\w-]+)"', text)}
     unused = [w for w in wanted if w not in engines and modules_of.get(w, w.replace("-", "_")) not in used]
     assert unused == []
+
+
+def test_what_texts_refer_to_is_there() -> None:
+    """Every `uadray.module.name` in a docstring, a comment, the README or CONTRIBUTING."""
+    texts = [*MODULES.values(), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    names = {n for path in texts for n in re.findall(r"`(uadray(?:\.\w+)+)", path.read_text(encoding="utf-8"))}
+    assert len(names) > 20
+    assert [name for name in sorted(names) if not _exists(name)] == []
+
+
+def _exists(name: str) -> bool:
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def test_no_module_is_a_pickle_reader() -> None:

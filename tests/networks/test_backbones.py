@@ -1,12 +1,11 @@
 """The backbones against the libraries they come from."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
+from torchvision_trunks import images, torchvision_net, trunk_state
 
 from uadray.errors import InputError
 from uadray.networks import weights
@@ -24,20 +23,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     root = tmp_path_factory.getbasetemp() / "perceptual-cache"
     monkeypatch.setenv("UADRAY_CACHE", str(root))
     return root
-
-
-def images(n: int = 2, size_px: int = 64, seed: int = 0) -> Tensor:
-    return torch.rand(n, 3, size_px, size_px, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-def torchvision_net(name: str) -> Any:
-    torch.manual_seed(1)
-    return getattr(torchvision.models, name)(weights=None).eval()
-
-
-def trunk_state(name: str) -> dict[str, Tensor]:
-    """Random weights under torchvision's names."""
-    return dict(torchvision_net(name).state_dict())
 
 
 # ---- feature maps ----------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ Self-contained: the frozen backbone is inside, so that a node without network sc
 folder itself, and what is refused in it, is in `uadray.networks.bundle_folder`.
 """
 
-import hashlib
 from collections.abc import Collection
 from typing import Any
 
@@ -20,6 +19,7 @@ from uadray.networks.bundle_folder import (
     CALIBRATION,
     DESCRIPTION,
     WEIGHTS,
+    bundle_id,
     opened_weights,
     read_description,
     seen_of,
@@ -79,13 +79,8 @@ class Bundle(Config):
 
     @property
     def id(self) -> str:
-        """Twelve hex digits that change with the weights, the architecture or the tiles.
-
-        Calibrations and screenings refer to it, so it must not change for bundles that are there already: a field that
-        a detector's configuration gets later is None by default, and what is None does not count.
-        """
-        parts = self.weights_sha256 + self.detector.model_dump_json(exclude_none=True) + self.tiles.model_dump_json()
-        return hashlib.sha256(parts.encode()).hexdigest()[:12]
+        """See `bundle_folder.bundle_id`."""
+        return bundle_id(self.weights_sha256, self.detector, self.tiles)
 
 
 def write_bundle(uri: str, networks: Networks, *, detector: DetectorConfig, **description: Any) -> Bundle:

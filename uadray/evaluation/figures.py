@@ -28,7 +28,7 @@ def figures_of_scores(table: pa.Table, rows: Sequence[SlideRow] = ()) -> dict[st
 
     Args:
         table: with `label` and `score`. The slide of a tile is told by `slide_id`, or by tile ids as
-            `uadray.tiles.spec.tile_id` makes them.
+            `uadray.tiles.grid` makes them.
         rows: the manifest; labels tiles that have no label, and says which slides are of one patient.
 
     Raises:

@@ -1,6 +1,5 @@
 """A trained generator as a folder, see `uadray.networks.bundle_folder`; `bundle.json` says `"kind": "generator"`."""
 
-import hashlib
 from typing import Any, Literal
 
 from pydantic import Field
@@ -8,7 +7,14 @@ from pydantic import Field
 from uadray import __version__
 from uadray.config import Config, parse_config
 from uadray.generators.catalog import GeneratorConfig, outline_of
-from uadray.networks.bundle_folder import BUNDLE_VERSION, opened_weights, read_description, seen_of, write_folder
+from uadray.networks.bundle_folder import (
+    BUNDLE_VERSION,
+    bundle_id,
+    opened_weights,
+    read_description,
+    seen_of,
+    write_folder,
+)
 from uadray.networks.outline import Networks
 from uadray.slides.identity import Seen
 from uadray.tiles.spec import TileSpec
@@ -50,9 +56,8 @@ class GeneratorBundle(Config):
 
     @property
     def id(self) -> str:
-        """Twelve hex digits that change with the weights, the architecture or the tiles."""
-        parts = self.weights_sha256 + self.generator.model_dump_json(exclude_none=True) + self.tiles.model_dump_json()
-        return hashlib.sha256(parts.encode()).hexdigest()[:12]
+        """See `bundle_folder.bundle_id`."""
+        return bundle_id(self.weights_sha256, self.generator, self.tiles)
 
 
 def write_generator(uri: str, networks: Networks, **description: Any) -> GeneratorBundle:

@@ -37,6 +37,16 @@ BundleKind = Literal["detector", "generator"]
 Description = TypeVar("Description", bound=BaseModel)
 
 
+def bundle_id(weights_sha256: str, architecture: BaseModel, tiles: BaseModel) -> str:
+    """Twelve hex digits that change with the weights, the architecture or the tiles.
+
+    Calibrations and screenings refer to it, so it must not change for bundles that are there already: a field that a
+    configuration of an architecture gets later is None by default, and what is None does not count.
+    """
+    parts = weights_sha256 + architecture.model_dump_json(exclude_none=True) + tiles.model_dump_json()
+    return hashlib.sha256(parts.encode()).hexdigest()[:12]
+
+
 def write_folder(uri: str, networks: Networks, describe: Callable[[str], Description]) -> Description:
     """Write weights, then `bundle.json`: a bundle without its description is none.
 

@@ -58,7 +58,7 @@ def scored_slides(
 
     Args:
         rows: the slides.
-        bundles: the bundles' descriptions by their URI; they read the same tiles, see `bundles.check_same_tiles`.
+        bundles: the bundles' descriptions by their URI; they read the same tiles, see `bundles.arranged`.
         config: how the cluster is shared.
         reads: makes read tasks of rows; `slide_read_tasks` unless given.
         load: makes the detector, in the actor.
