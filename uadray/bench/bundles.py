@@ -24,7 +24,7 @@ from uadray.errors import WorkError
 from uadray.screening.bundles import ScreeningBundle, arranged
 from uadray.screening.job import screen
 from uadray.slides.manifest import SlideRow
-from uadray.training.config import TrainConfig
+from uadray.training.config import TrainConfig, detector_of
 
 GOALS = {"over_one": 1.4, "largest_difference": 1e-6}
 """The most that two bundles may take of the time of one; the most that a tile's score may differ."""
@@ -75,10 +75,9 @@ def run(*, slides: int = 12, pairs: int = 3, repeats: int = 3) -> dict[str, Any]
 def _bundle(folder: Path, seed: int) -> ScreeningBundle:
     torch.manual_seed(seed)
     config = parse_config(TrainConfig, {"name": f"small{seed}", **SMALL}, source="uadray.bench.bundles")
-    if config.detector is None:
-        raise AssertionError("SMALL names a detector")
-    networks = build_networks(config.detector)
-    bundle = write_bundle(str(folder), networks, name=config.name, detector=config.detector, tiles=gpu_tiles())
+    detector = detector_of(config)
+    networks = build_networks(detector)
+    bundle = write_bundle(str(folder), networks, name=config.name, detector=detector, tiles=gpu_tiles())
     return ScreeningBundle(str(folder), bundle, write_calibration(str(folder), bundle))
 
 
