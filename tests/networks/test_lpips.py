@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from torch import nn
 from torchvision_trunks import images, trunk_state
 
 from uadray.networks import weights
