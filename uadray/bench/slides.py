@@ -25,6 +25,10 @@ from uadray.training.config import TrainConfig, detector_of
 MPP = 0.486
 """Of level 0: half of what `DPA` reads, so that its tiles are cut from level 1 without resampling."""
 
+MPP_CASES = {"exact": (0.5, 0.5), "0.4990": (0.499, 0.5), "0.2525": (0.2525, 0.5)}
+"""The usual cases: um/px of level 0, and of the tiles asked for. Scanners rarely have a model's mpp: 0.4990 and
+0.2525 are those of Aperio's scanners at 20x and 40x, and there every tile is resampled."""
+
 PHANTOM_PX = 2048
 DOWNSAMPLES = (2, 4, 8)
 
@@ -45,10 +49,10 @@ DPA = {
 """Detector and tiles of `configs/train/dpa.yaml`, which an installed package does not have; a test holds them equal."""
 
 
-def write_slide(path: Path, *, repeats: int, phantom_px: int = PHANTOM_PX, seed: int = 0) -> Path:
+def write_slide(path: Path, *, repeats: int, phantom_px: int = PHANTOM_PX, mpp: float = MPP, seed: int = 0) -> Path:
     """Write a slide of `repeats` x `repeats` phantoms: 1.5 s for a phantom of 2048 px, 2 s more for 6 x 6 of them."""
-    image, _ = paint(PhantomSpec(phantom_px, phantom_px, MPP, lesion=False, stain=0, seed=seed))
-    return write_pyramid(path, np.tile(image, (repeats, repeats, 1)), mpp=MPP, downsamples=DOWNSAMPLES)
+    image, _ = paint(PhantomSpec(phantom_px, phantom_px, mpp, lesion=False, stain=0, seed=seed))
+    return write_pyramid(path, np.tile(image, (repeats, repeats, 1)), mpp=mpp, downsamples=DOWNSAMPLES)
 
 
 def upload_copies(path: Path, folder_uri: str, n: int) -> list[SlideRow]:
