@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from uadray.bench.processes import peak_rss
+from uadray.bench.processes import cpu_by_role, cpu_seconds, peak_rss
 from uadray.bench.seaweed import SeaweedServer, served
 from uadray.bench.slides import write_calibration, write_tiny_bundle
 from uadray.decisions.aggregation import AggregationConfig
@@ -87,6 +87,7 @@ def run(*, slides: int = 100_000) -> dict[str, Any]:
         "cores": os.cpu_count(),
         **figures,
         "requests": dict(requests),
+        "cpu_ms_per_slide": first["cpu"],
         "screen_s": round(first["seconds"], 2),
         "steady_decisions_per_s": round((n - 1) / max(first["seconds"] - first["first_s"], 1e-9), 2),
         "goals": GOALS,
@@ -100,9 +101,11 @@ def _is_met(name: str, value: float) -> bool:
 
 def _counted(server: SeaweedServer, work: partial[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, int]]:
     """What `work` returns in a process of its own, and how many requests of each kind reached the user's bucket."""
-    before = server.requests()
+    before, pid = server.requests(), server.process.pid if server.process else 0
+    spent = cpu_seconds(pid)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         figures = pool.submit(work).result()
+    figures["cpu"]["server"] = round(1000 * cpu_by_role(pid, spent)["driver"] / figures["slides"], 2)
     return figures, dict(server.requests() - before)
 
 
@@ -127,10 +130,13 @@ def _screened(root: str, archive: str, n: int) -> dict[str, Any]:
         progress=progress,
     )  # fmt: skip
     seconds = time.perf_counter() - began
+    spent = cpu_by_role(os.getpid(), {})
     if summary["scored"] != n:
         raise WorkError(f"the bench's own slides: {summary}")
     return {
-        "first_s": first_s, "seconds": seconds, "peak": peak_rss(os.getpid()), "slides_now": summary["slides_now"],
+        "slides": n, "first_s": first_s, "seconds": seconds,
+        "peak": peak_rss(os.getpid()), "slides_now": summary["slides_now"],
+        "cpu": {role: round(1000 * cpu_s / n, 2) for role, cpu_s in spent.items()},
     }  # fmt: skip
 
 
