@@ -12,21 +12,24 @@ from uadray.errors import InputError
 
 NAMES = ("decode", "s3", "screen", "bundles", "ingest", "memory", "nodes", "faults")
 
+WITH_CASES = ("faults", "screen", "s3", "ingest")
+"""Those that take `only`."""
+
 
 def run(name: str, *, only: Sequence[str] = ()) -> dict[str, Any]:
     """Run one benchmark and return its figures.
 
     Args:
         name: of `NAMES`.
-        only: names of the scenarios of `faults`; all unless given.
+        only: names of the scenarios of `faults`, or of the cases of those in `WITH_CASES`; all unless given.
 
     Raises:
-        InputError: there is none of this name, or it has no scenarios.
+        InputError: there is none of this name, or it has no scenarios or cases.
     """
     if name not in NAMES:
         raise InputError(f"no benchmark {name!r}; there are: {', '.join(NAMES)}")
-    if only and name != "faults":
-        raise InputError(f"bench {name} has no scenarios; --only is for `uadray bench faults`")
+    if only and name not in WITH_CASES:
+        raise InputError(f"bench {name} has no scenarios; --only is for {', '.join(WITH_CASES)}")
     options = {"only": only} if only else {}
     figures: dict[str, Any] = importlib.import_module(f"uadray.bench.{name}").run(**options)
     return {"bench": name} | figures
