@@ -20,7 +20,8 @@ Steady state and start-up are told apart by doing the work twice, on few slides 
 in tiles over the difference in seconds: what is paid once (processes, imports, weights, draining the pipeline) cancels
 out, and whatever is paid by slide or by tile counts in full. The seconds that remain at the smaller screening are
 `startup_s`. CPU milliseconds a tile are the same difference in the CPU time of all processes but the server, by what
-they do. A first screening of one slide starts Ray's processes (`first_s`).
+they do; unlike rates they hold on a machine that does other work too. A first screening of one slide starts Ray's
+processes (`first_s`).
 """
 
 import multiprocessing
@@ -87,13 +88,13 @@ class Size:
 
 SIZES = {
     "exact": Size(20, 1, 3, 2000, 10_000),
-    "0.4990": Size(20, 1, 2, 2000, 8000),
+    "0.4990": Size(12, 1, 3, 2000, 8000),
     "0.2525": Size(20, 1, 4, 1000, 4000),
     "host": Size(20, 1, 3, 0, 0),
     "real": Size(3, 1, 4, 450, 1350),
 }
-"""450 tiles a slide for the detector that scores a few hundred a second; 12,000 (366 MB; at 0.2525 um/px 3,000), as
-many as a section has, for the stand-ins. What each slide costs beside its tiles (thumbnail, masks, pictures, commit)
+"""450 tiles a slide for the detector that scores a few hundred a second; 10,000 (344 MB), as many as a section has,
+for the stand-ins, and a third or a quarter of that where the slide is resampled. What each slide costs beside its tiles (thumbnail, masks, pictures, commit)
 counts too."""
 
 
@@ -171,14 +172,17 @@ def _round(
     }
     after = _at_best(bare_rates, *work, bare_s)
     bare = {name: (before[name] + after[name]) / 2 for name in before}
+    decode_cpu_ms = bare.pop("decode_cpu_ms")
     limit = 1 / sum(1 / each for each in bare.values())
     rate, startup_s = _slope(ours[1:])
-    peer_rates = {peer: _slope(runs)[0] for peer, runs in theirs.items()}
+    peer_rates = {peer: _slope([run[:2] for run in runs])[0] for peer, runs in theirs.items()}
+    peer_cpu_ms = {peer: 1000 / _slope([(n, cpu_s) for n, _, cpu_s in runs])[0] for peer, runs in theirs.items()}
     return {
         "over_limit": rate / limit,
         **{f"over_{peer}": rate / peer_rate for peer, peer_rate in peer_rates.items()},
         "cpu_ms_per_tile": sum(each for name, each in cpu.items() if name != "server"),
-        "decode_cpu_ms_per_tile": 1000 * (os.cpu_count() or 1) / bare["decode"],
+        "decode_cpu_ms_per_tile": decode_cpu_ms,
+        **{f"{peer}_cpu_ms_per_tile": each for peer, each in peer_cpu_ms.items()},
         "limit_tiles_per_s": limit,
         **{f"{name}_tiles_per_s": value for name, value in bare.items()},
         "uadray_tiles_per_s": rate,
@@ -189,7 +193,7 @@ def _round(
         "_cpu_ms_per_tile_by_role": cpu,
         "_runs_tiles_seconds": [(n, round(seconds, 2)) for n, seconds in ours],
         "_peer_runs_tiles_seconds": {
-            peer: [(n, round(seconds, 2)) for n, seconds in runs] for peer, runs in theirs.items()
+            peer: [(n, round(seconds, 2)) for n, seconds, _ in runs] for peer, runs in theirs.items()
         },
     }
 

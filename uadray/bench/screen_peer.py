@@ -89,15 +89,20 @@ class PeerTiles(Dataset[Any]):
 
 def score_by_data_loader(
     case: str, bundle_uri: str, bundle: Bundle, path: Path, counts: tuple[int, ...], peer: str
-) -> list[tuple[int, float]]:
-    """Score so many tiles, for each count; returns tiles and seconds, with the start of the workers."""
+) -> list[tuple[int, float, float]]:
+    """Score so many tiles, for each count; returns tiles, seconds and CPU seconds, with the start of the workers."""
     torch.set_num_threads(os.cpu_count() or 1)
     detector = load_of(case)(bundle_uri, bundle)
     runs = []
     for n in counts:
         dataset = PeerTiles([path], bundle.tiles, n_tiles=n, peer=peer)
-        began, n_scored = time.perf_counter(), 0
+        began, cpu_s, n_scored = time.perf_counter(), _cpu_s(), 0
         for batch in DataLoader(dataset, batch_size=BATCH, num_workers=os.cpu_count() or 1):
             n_scored += len(detector(batch.numpy()).score)
-        runs.append((n_scored, time.perf_counter() - began))
+        runs.append((n_scored, time.perf_counter() - began, _cpu_s() - cpu_s))
     return runs
+
+
+def _cpu_s() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    return sum(os.times()[:4])
