@@ -94,8 +94,8 @@ SIZES = {
     "real": Size(3, 1, 4, 450, 1350),
 }
 """450 tiles a slide for the detector that scores a few hundred a second; 10,000 (344 MB), as many as a section has,
-for the stand-ins, and a third or a quarter of that where the slide is resampled. What each slide costs beside its tiles (thumbnail, masks, pictures, commit)
-counts too."""
+for the stand-ins, and a third or a quarter of that where the slide is resampled. What each slide costs beside its tiles
+(thumbnail, masks, pictures, commit) counts too."""
 
 
 def run(
