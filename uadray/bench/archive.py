@@ -195,6 +195,6 @@ class FreeDetector:
         """The same score for every tile, and the tile itself as its reconstruction."""
         n = len(pixels)
         return Scored(
-            np.full(n, self._score), np.zeros((n, 2, 2), np.float32),
-            lambda rows: (pixels[list(rows)], pixels[list(rows)]),
+            np.full(n, self._score), lambda rows: (pixels[list(rows)], pixels[list(rows)]),
+            lambda rows: np.zeros((len(rows), 2, 2), np.float32),
         )  # fmt: skip

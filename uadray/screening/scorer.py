@@ -9,6 +9,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
@@ -142,8 +143,10 @@ class ActorDetector:
             x_hats = [x_hat for _, x_hat in pairs if x_hat is not None]
             return np.concatenate([x for x, _ in pairs]), np.concatenate(x_hats) if x_hats else None
 
-        score, residual = (np.concatenate([getattr(p, name) for p in shares]) for name in ("score", "residual"))
-        return Scored(score, residual, pictures)
+        def maps(rows: Sequence[int]) -> npt.NDArray[np.float32]:
+            return np.concatenate([shares[row // step].maps([row % step]) for row in rows])
+
+        return Scored(np.concatenate([share.score for share in shares]), pictures, maps)
 
     def is_broken(self) -> bool:
         """Whether it cannot score any more what it scored when the actor began: then it is not the slide."""
