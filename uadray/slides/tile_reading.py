@@ -81,7 +81,7 @@ def read_place(slide: Slide, places: TilePlaces, index: int, out: Rgb) -> None:
         return
     source = slide.read_region(places.level, x, y, width, height)
     offset_px = tuple(places.offsets_px[index].tolist())
-    out[:] = resample(source, offset_px=offset_px, step_px=places.steps, side_px=len(out))
+    resample(source, offset_px=offset_px, step_px=places.steps, side_px=len(out), out=out)
 
 
 def read_tile(slide: Slide, *, x_level0_px: int, y_level0_px: int, mpp: float, tile_px: int) -> Rgb:
