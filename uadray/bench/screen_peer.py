@@ -48,7 +48,7 @@ def score_by_data_loader(
     tiles = tissue_tiles(path, spec)
     corners = list(zip(tiles["x_level0_px"].to_pylist(), tiles["y_level0_px"].to_pylist(), strict=True))
     with open_slide(path, slide_id="bench") as slide:
-        level = tile_places(slide, [0], [0], mpp=spec.mpp, tile_px=spec.tile_px).level
+        level = tile_places(slide, [0], [0], mpp=spec.mpp, tile_px=spec.tile_px, max_coarser=spec.max_coarser).level
     runs = []
     for n in counts:
         paths = [path.with_name(f"copy{i}.tif") for i in range(n)]
