@@ -124,8 +124,8 @@ STEPS = st.one_of(
 OFFSETS = st.one_of(st.floats(0, 2), st.sampled_from([0.0, 0.25, 0.5, 1.0, 1.5, 2.0]))
 
 
-@settings(max_examples=150, deadline=None)
-@given(step=STEPS, x=OFFSETS, y=OFFSETS, side=st.integers(8, 64))
+@settings(max_examples=100, deadline=None)
+@given(step=STEPS, x=OFFSETS, y=OFFSETS, side=st.integers(8, 40))
 def test_all_steps_and_offsets_give_area_averages(step: float, x: float, y: float, side: int) -> None:
     _check(step, x, y, side)
 
