@@ -228,4 +228,9 @@ def _bundle_scores(index: int, parts: list[dict[str, Any]], headers: list[dict[s
 def scorer_arguments(bundles: Mapping[str, Bundle], config: StreamConfig) -> dict[str, Any]:
     """For `PartScorer`: every actor checks its weights against the descriptions that the driver read."""
     device = "cuda" if config.gpus else "cpu"
-    return {"bundles": dict(bundles), "device": device, "batch_tiles": config.batch_tiles}
+    return {
+        "bundles": dict(bundles),
+        "device": device,
+        "batch_tiles": config.batch_tiles,
+        "precision": config.precision,
+    }
