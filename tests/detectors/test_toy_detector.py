@@ -105,7 +105,7 @@ scored = detector(tiles)
 x, x_hat = scored.pictures([1])
 print(json.dumps({
     "id": bundle.id, "licences": bundle.licences, "metrics": bundle.metrics, "scores": scored.score.tolist(),
-    "map": scored.residual.shape, "x": x.shape, "has_picture": x_hat is not None,
+    "map": scored.maps([0, 1]).shape, "x": x.shape, "has_picture": x_hat is not None,
 }))
 """
 

@@ -31,7 +31,7 @@ from uadray.screening.estimate import estimate
 from uadray.screening.leases import NOT_OURS
 from uadray.screening.results import Progress, scored_slides
 from uadray.screening.scorer import LoadDetector
-from uadray.screening.slide_reader import claimed_read_tasks
+from uadray.screening.slide_reader import ReadSlide, claimed_read_tasks, read_slide
 from uadray.screening.slide_result import SlideResult
 from uadray.screening.summary import pages, state_of_slide
 from uadray.slides.identity import warn_of_same_files
@@ -74,7 +74,7 @@ def _seconds_per_tile(uri: str, bundle: Bundle) -> float:
 def screen(
     rows: list[SlideRow], *, bundles: Sequence[ScreeningBundle], out: str, config: ScreenConfig | None = None,
     retry_failed: bool = False, progress: Progress | None = None, load: LoadDetector = load_detector,
-    nodes: Nodes | None = None,
+    read: ReadSlide = read_slide, nodes: Nodes | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Screen an archive into `out`; what is decided there already stays as it is.
 
@@ -89,6 +89,7 @@ def screen(
         retry_failed: try slides again that ended as failed.
         progress: told how far it is.
         load: makes the detectors, in the actors.
+        read: reads a slide, in a read task. Benchmarks give one that costs nothing.
         nodes: that are used.
 
     Returns:
@@ -108,7 +109,7 @@ def screen(
     with ledger.open_ledger(out, bundles) as book:
         try:
             for todo in book.rounds(rows, retry_failed=retry_failed, waiting=lambda: committer.tick(book)):
-                screen_round(todo, book, committer, config=config.stream, load=load, nodes=nodes)
+                screen_round(todo, book, committer, config=config.stream, load=load, read=read, nodes=nodes)
             summary = book.finish(rows)
             if summary["open"]:
                 summary["why_open"] = _first_three(list(book.given_back.items()))
@@ -119,7 +120,7 @@ def screen(
 
 def screen_round(
     todo: Sequence[SlideRow], book: ledger.Ledger, committer: "Committer", *, config: StreamConfig, load: LoadDetector,
-    nodes: Nodes, stop: Callable[[], bool] = lambda: False,
+    read: ReadSlide, nodes: Nodes, stop: Callable[[], bool] = lambda: False,
 ) -> None:  # fmt: skip
     """Screen and commit the slides of a round: each is claimed by its reader, or passed over.
 
@@ -127,7 +128,9 @@ def screen_round(
     """
 
     def reads(batch: Sequence[SlideRow]) -> list[ReadTask]:
-        return claimed_read_tasks(batch, book.bundles[0].bundle.tiles, owner=book.owner, withdrawn=book.withdrawn)
+        return claimed_read_tasks(
+            batch, book.bundles[0].bundle.tiles, owner=book.owner, withdrawn=book.withdrawn, read=read
+        )
 
     results = scored_slides(
         todo, bundles={each.uri: each.bundle for each in book.bundles}, config=config, load=load, nodes=nodes,
