@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
-READER, SCORER = "ray::Read", "ray::MapWorker"
-"""How Ray titles a process with a read task of Ray Data, and one with an actor of its pool."""
+READER, SCORER = "ray::Read", "ray::WatchedScorer"
+"""How Ray titles a process with a read task of a stream, and one with a scoring actor."""
 
 
 def descendants(pid: int) -> list[int]:

@@ -192,8 +192,7 @@ def _screened(
         the role of processes; those that ended meanwhile are not counted.
     """
     from uadray.cluster.connection import connect
-    from uadray.commands.calibrate import read_calibration
-    from uadray.screening.bundles import ScreeningBundle
+    from uadray.screening.bundles import ScreeningBundle, read_calibration
     from uadray.screening.job import screen
 
     calibration = read_calibration(f"{root}/bundle", bundle)

@@ -8,7 +8,8 @@ import pyarrow as pa
 import ray
 
 from uadray.cluster.nodes import on_this_node
-from uadray.cluster.read_tasks import TaskSource, bind_read_task
+from uadray.cluster.read_tasks import bind_read_task
+from uadray.cluster.task_source import TaskSource
 
 
 def task_dataset(

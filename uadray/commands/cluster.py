@@ -2,16 +2,17 @@
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from uadray.cluster.connection import connect
-from uadray.cluster.nodes import Nodes
-from uadray.cluster.preflight import examiner
 from uadray.cluster.workers import StreamConfig
-from uadray.detectors.bundle import DESCRIPTION
+from uadray.networks.bundle_description import DESCRIPTION
 from uadray.storage import objects
 
+if TYPE_CHECKING:
+    from uadray.cluster.nodes import Nodes
 
-def join_cluster(*, bundle_uris: Sequence[str] = (), out_uri: str | None = None) -> Nodes:
+
+def join_cluster(*, bundle_uris: Sequence[str] = (), out_uri: str | None = None) -> "Nodes":
     """Join the cluster of `RAY_ADDRESS`, or start Ray on this machine.
 
     Args:
@@ -21,6 +22,10 @@ def join_cluster(*, bundle_uris: Sequence[str] = (), out_uri: str | None = None)
     Returns:
         The nodes that can be used. Each node of a cluster is examined first; a Ray of our own is not.
     """
+    from uadray.cluster.connection import connect
+    from uadray.cluster.nodes import Nodes
+    from uadray.cluster.preflight import examiner
+
     connect()
     if not os.environ.get("RAY_ADDRESS"):
         return Nodes()

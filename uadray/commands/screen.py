@@ -1,26 +1,27 @@
 """`uadray screen`: an archive of slides -> a decision of each bundle for each slide, resumable."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uadray.cluster.workers import StreamConfig
-from uadray.commands.calibrate import read_calibration
 from uadray.commands.cluster import join_cluster
 from uadray.commands.progress import progress, tile_progress
-from uadray.detectors.bundle import read_bundle
 from uadray.errors import WorkError
 from uadray.screening import job
-from uadray.screening.bundles import ScreeningBundle, arranged
+from uadray.screening.bundles import arranged, calibrated_bundle
 from uadray.screening.summary import pages
 from uadray.slides.manifest import read_manifest
 from uadray.tiles.mask_folder import check_folder
+
+if TYPE_CHECKING:
+    from uadray.cluster.nodes import Nodes
 
 
 def run(
     bundle_uris: Sequence[str], *, slides_uri: str, split: str | None, out: str, retry_failed: bool,
     mask_dir: str | None, dry_run: bool, stream: StreamConfig,
 ) -> dict[str, Any]:  # fmt: skip
-    """Join the cluster and screen the slides, or with `dry_run` say from a sample what that would take.
+    """Screen the slides, on a cluster that is joined once there is something to do; or say what that would take.
 
     Args:
         bundle_uris: of the detectors; each makes a decision of its own for each slide.
@@ -29,7 +30,7 @@ def run(
         out: folder or s3:// URI for decisions, scores and the worklist page.
         retry_failed: try slides again that ended as failed.
         mask_dir: folder of edited masks.
-        dry_run: write nothing.
+        dry_run: write nothing, and say from a sample what it would take.
         stream: how the cluster is shared.
 
     Returns:
@@ -38,7 +39,7 @@ def run(
     Raises:
         InputError: bundles that are not calibrated or read different tiles; a manifest or mask that cannot be read.
     """
-    bundles = arranged([_calibrated(uri, mask_dir) for uri in bundle_uris])
+    bundles = arranged([calibrated_bundle(uri, mask_dir=mask_dir) for uri in bundle_uris])
     rows = read_manifest(slides_uri, split=split)
     masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     with progress("screen") as tick:
@@ -46,18 +47,18 @@ def run(
             join_cluster()
             described = {each.uri: each.bundle for each in bundles}
             return job.dry_run(rows, bundles=described) | {"masks_used": masks_used}
-        nodes = join_cluster(bundle_uris=bundle_uris, out_uri=out)
+        joined: list[Nodes] = []
+
+        def join() -> "Nodes":
+            joined.append(join_cluster(bundle_uris=bundle_uris, out_uri=out))
+            return joined[0]
+
         summary = job.screen(
-            rows, bundles=bundles, out=out, config=job.ScreenConfig(stream=stream), nodes=nodes,
+            rows, bundles=bundles, out=out, config=job.ScreenConfig(stream=stream), join=join,
             retry_failed=retry_failed, progress=tile_progress(tick),
         )  # fmt: skip
-        troubles = nodes.troubles()
+        troubles = [trouble for nodes in joined for trouble in nodes.troubles()]
     return summary | {"masks_used": masks_used} | ({"node_troubles": troubles} if troubles else {})
-
-
-def _calibrated(uri: str, mask_dir: str | None) -> ScreeningBundle:
-    bundle = read_bundle(uri)
-    return ScreeningBundle(uri, bundle.with_masks(mask_dir), read_calibration(uri, bundle))
 
 
 def check_all_decided(summary: dict[str, Any]) -> None:

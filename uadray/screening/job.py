@@ -7,35 +7,34 @@ run it again: slides with a decision are left as they are.
 import logging
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from uadray import metrics, provenance
-from uadray.cluster.nodes import Nodes
 from uadray.cluster.read_tasks import ReadTask
 from uadray.cluster.workers import StreamConfig
 from uadray.config import Config
 from uadray.decisions.verdict import Verdict, judge, used_before
-from uadray.detectors.bundle import Bundle, load_detector
-from uadray.detectors.detector import BATCH
+from uadray.detectors.description import BundleDescription
 from uadray.errors import AccessError, ClusterLostError, UadrayError, UnreachableError, WorkError
 from uadray.screening import ledger
 from uadray.screening.bundles import ScreeningBundle, arranged
-from uadray.screening.estimate import estimate
 from uadray.screening.leases import NOT_OURS
-from uadray.screening.results import Progress, scored_slides
-from uadray.screening.scorer import LoadDetector
+from uadray.screening.progress import Progress
 from uadray.screening.slide_reader import claimed_read_tasks
 from uadray.screening.slide_result import SlideResult
 from uadray.screening.summary import pages, state_of_slide
 from uadray.slides.identity import warn_of_same_files
 from uadray.slides.manifest import SlideRow
+
+if TYPE_CHECKING:
+    from uadray.cluster.nodes import Nodes
+    from uadray.screening.scorer import LoadDetector
 
 log = logging.getLogger(__name__)
 
@@ -49,20 +48,27 @@ class ScreenConfig(Config):
     stream: StreamConfig = Field(default_factory=StreamConfig)
 
 
-def dry_run(rows: list[SlideRow], *, bundles: Mapping[str, Bundle]) -> dict[str, Any]:
+def dry_run(rows: list[SlideRow], *, bundles: Mapping[str, BundleDescription]) -> dict[str, Any]:
     """What `screen` would take on this cluster's CPUs, see `estimate`. Scoring is measured here, on one CPU.
 
     Args:
         rows: the slides.
         bundles: the bundles' descriptions by their URI.
     """
-    torch.set_num_threads(1)
+    from uadray.screening.estimate import estimate
+
     seconds = sum(_seconds_per_tile(uri, bundle) for uri, bundle in bundles.items())
     tiles = next(iter(bundles.values())).tiles
     return estimate(rows, tiles, job="screen", seconds_per_tile=seconds)
 
 
-def _seconds_per_tile(uri: str, bundle: Bundle) -> float:
+def _seconds_per_tile(uri: str, bundle: BundleDescription) -> float:
+    import torch
+
+    from uadray.detectors.bundle import load_detector
+    from uadray.detectors.detector import BATCH
+
+    torch.set_num_threads(1)
     detector, side = load_detector(uri, bundle), bundle.tiles.tile_px
     images = np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 3), dtype=np.uint8)
     detector(images)  # the first call is slower than those that follow
@@ -73,8 +79,8 @@ def _seconds_per_tile(uri: str, bundle: Bundle) -> float:
 
 def screen(
     rows: list[SlideRow], *, bundles: Sequence[ScreeningBundle], out: str, config: ScreenConfig | None = None,
-    retry_failed: bool = False, progress: Progress | None = None, load: LoadDetector = load_detector,
-    nodes: Nodes | None = None,
+    retry_failed: bool = False, progress: Progress | None = None, load: "LoadDetector | None" = None,
+    join: "Callable[[], Nodes] | None" = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Screen an archive into `out`; what is decided there already stays as it is.
 
@@ -88,8 +94,9 @@ def screen(
         config: how the cluster is shared.
         retry_failed: try slides again that ended as failed.
         progress: told how far it is.
-        load: makes the detectors, in the actors.
-        nodes: that are used.
+        load: makes the detectors, in the actors; `load_detector` unless given.
+        join: joins the cluster and returns the nodes that are used; called once there is something to do. Unless given,
+            Ray runs in this process already, and all nodes are used.
 
     Returns:
         Counts by state (with `open` they add up to the manifest), slides, tiles and tiles a second of this run, and
@@ -102,13 +109,12 @@ def screen(
     """
     bundles = arranged(bundles)
     committer = _Committer(rows, bundles=bundles, progress=progress)
-    config, nodes = config or ScreenConfig(), nodes or Nodes()
-    metrics.start_run(provenance.fingerprint([out, str(time.time())])[:8])
+    cluster = _Cluster(join, provenance.fingerprint([out, str(time.time())])[:8])
     warn_of_same_files(rows)
     with ledger.open_ledger(out, bundles) as book:
         try:
             for todo in book.rounds(rows, retry_failed=retry_failed, waiting=lambda: committer.tick(book)):
-                with closing(_results(todo, book, config, load, nodes, committer)) as results:
+                with closing(_results(todo, book, config or ScreenConfig(), load, cluster, committer)) as results:
                     committer.take(results, book)
             summary = book.finish(rows)
             if summary["open"]:
@@ -119,10 +125,12 @@ def screen(
 
 
 def _results(
-    todo: list[SlideRow], book: ledger.Ledger, config: ScreenConfig, load: LoadDetector, nodes: Nodes,
+    todo: list[SlideRow], book: ledger.Ledger, config: ScreenConfig, load: "LoadDetector | None", cluster: "_Cluster",
     committer: "_Committer",
 ) -> Generator[SlideResult]:  # fmt: skip
     """The results of a round: each slide is claimed by its reader."""
+    nodes = cluster.nodes()
+    from uadray.screening.results import scored_slides  # imports Ray
 
     def reads(batch: Sequence[SlideRow]) -> list[ReadTask]:
         return claimed_read_tasks(batch, book.bundles[0].bundle.tiles, owner=book.owner, withdrawn=book.withdrawn)
@@ -148,6 +156,23 @@ def _stopped(error: UadrayError, book: ledger.Ledger, rows: list[SlideRow], out:
         done = f"; {n_decided} of {summary['slides']} slides are decided, see {pages(summary)}"
     kind = ClusterLostError if isinstance(error, ClusterLostError) else WorkError
     return kind(f"{error}{done}; the same command goes on from there")
+
+
+class _Cluster:
+    """The nodes of this job, joined when they are first asked for: a job with nothing to do needs none."""
+
+    def __init__(self, join: "Callable[[], Nodes] | None", run: str) -> None:
+        self._join, self._run = join, run
+        self._nodes: Nodes | None = None
+
+    def nodes(self) -> "Nodes":
+        """The nodes that are used."""
+        if self._nodes is None:
+            from uadray.cluster.nodes import Nodes  # imports Ray
+
+            self._nodes = Nodes() if self._join is None else self._join()
+            metrics.start_run(self._run)
+        return self._nodes
 
 
 class _Committer:
