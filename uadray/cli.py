@@ -295,13 +295,14 @@ def serve(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="decode, s3, screen, bundles, ingest, memory, nodes or faults.")],
+    name: Annotated[str, typer.Argument(help="decode, s3, screen, bundles, ingest, memory, nodes, faults or archive.")],
     only: Annotated[str | None, typer.Option(help="Scenarios of `faults`, like 0,a,f; all unless given.")] = None,
+    slides: Annotated[int | None, typer.Option(min=2, help="Slides of `archive`; 100,000 unless given.")] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
 
-    _answer(run(name, only=only.split(",") if only else ()))
+    _answer(run(name, only=only.split(",") if only else (), slides=slides))
 
 
 @weights_app.command("pull")

@@ -26,7 +26,7 @@ from uadray.screening import ledger
 from uadray.screening.bundles import ScreeningBundle, arranged
 from uadray.screening.leases import NOT_OURS
 from uadray.screening.progress import Progress
-from uadray.screening.slide_reader import claimed_read_tasks
+from uadray.screening.slide_reader import ReadSlide, claimed_read_tasks, read_slide
 from uadray.screening.slide_result import SlideResult
 from uadray.screening.summary import pages, state_of_slide
 from uadray.slides.identity import warn_of_same_files
@@ -80,7 +80,7 @@ def _seconds_per_tile(uri: str, bundle: BundleDescription) -> float:
 def screen(
     rows: list[SlideRow], *, bundles: Sequence[ScreeningBundle], out: str, config: ScreenConfig | None = None,
     retry_failed: bool = False, progress: Progress | None = None, load: "LoadDetector | None" = None,
-    join: "Callable[[], Nodes] | None" = None,
+    read: ReadSlide = read_slide, join: "Callable[[], Nodes] | None" = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Screen an archive into `out`; what is decided there already stays as it is.
 
@@ -95,6 +95,7 @@ def screen(
         retry_failed: try slides again that ended as failed.
         progress: told how far it is.
         load: makes the detectors, in the actors; `load_detector` unless given.
+        read: reads a slide, in a read task. Benchmarks give one that costs nothing.
         join: joins the cluster and returns the nodes that are used; called once there is something to do. Unless given,
             Ray runs in this process already, and all nodes are used.
 
@@ -114,7 +115,7 @@ def screen(
     with ledger.open_ledger(out, bundles) as book:
         try:
             for todo in book.rounds(rows, retry_failed=retry_failed, waiting=lambda: committer.tick(book)):
-                with closing(_results(todo, book, config or ScreenConfig(), load, cluster, committer)) as results:
+                with closing(_results(todo, book, config or ScreenConfig(), load, read, cluster, committer)) as results:
                     committer.take(results, book)
             summary = book.finish(rows)
             if summary["open"]:
@@ -125,15 +126,17 @@ def screen(
 
 
 def _results(
-    todo: list[SlideRow], book: ledger.Ledger, config: ScreenConfig, load: "LoadDetector | None", cluster: "_Cluster",
-    committer: "_Committer",
+    todo: list[SlideRow], book: ledger.Ledger, config: ScreenConfig, load: "LoadDetector | None", read: ReadSlide,
+    cluster: "_Cluster", committer: "_Committer",
 ) -> Generator[SlideResult]:  # fmt: skip
     """The results of a round: each slide is claimed by its reader."""
     nodes = cluster.nodes()
     from uadray.screening.results import scored_slides  # imports Ray
 
     def reads(batch: Sequence[SlideRow]) -> list[ReadTask]:
-        return claimed_read_tasks(batch, book.bundles[0].bundle.tiles, owner=book.owner, withdrawn=book.withdrawn)
+        return claimed_read_tasks(
+            batch, book.bundles[0].bundle.tiles, owner=book.owner, withdrawn=book.withdrawn, read=read
+        )
 
     return scored_slides(
         todo, bundles={each.uri: each.bundle for each in book.bundles}, config=config.stream, load=load, nodes=nodes,
