@@ -31,4 +31,4 @@ def test_memory_is_counted_by_what_processes_are_for(child: int) -> None:
     assert processes.peak_rss(child) > 10**8
     sizes = memory._by_role(os.getpid())
     assert 1e8 < sizes["reader"] < 2e8
-    assert sizes["job"] == sum(size for name, size in sizes.items() if name not in ("job", "object_store"))
+    assert sizes["job"] == sum(size for name, size in sizes.items() if name != "job")

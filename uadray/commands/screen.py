@@ -1,20 +1,18 @@
 """`uadray screen`: an archive of slides -> a decision of each bundle for each slide, resumable."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from uadray.cluster.workers import StreamConfig
-from uadray.commands.cluster import join_cluster
+from uadray.commands.cluster import Joining, join_cluster
 from uadray.commands.progress import progress, tile_progress
 from uadray.errors import WorkError
 from uadray.screening import job
 from uadray.screening.bundles import arranged, calibrated_bundle
+from uadray.screening.run_record import is_new
 from uadray.screening.summary import pages
 from uadray.slides.manifest import read_manifest
 from uadray.tiles.mask_folder import check_folder
-
-if TYPE_CHECKING:
-    from uadray.cluster.nodes import Nodes
 
 
 def run(
@@ -47,17 +45,14 @@ def run(
             join_cluster()
             described = {each.uri: each.bundle for each in bundles}
             return job.dry_run(rows, bundles=described) | {"masks_used": masks_used}
-        joined: list[Nodes] = []
-
-        def join() -> "Nodes":
-            joined.append(join_cluster(bundle_uris=bundle_uris, out_uri=out))
-            return joined[0]
-
+        cluster = Joining(bundle_uris=bundle_uris, out_uri=out)
+        if is_new(out):
+            cluster.begin()
         summary = job.screen(
-            rows, bundles=bundles, out=out, config=job.ScreenConfig(stream=stream), join=join,
+            rows, bundles=bundles, out=out, config=job.ScreenConfig(stream=stream), join=cluster.nodes,
             retry_failed=retry_failed, progress=tile_progress(tick),
         )  # fmt: skip
-        troubles = [trouble for nodes in joined for trouble in nodes.troubles()]
+        troubles = cluster.troubles()
     return summary | {"masks_used": masks_used} | ({"node_troubles": troubles} if troubles else {})
 
 

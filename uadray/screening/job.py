@@ -121,6 +121,8 @@ def screen(
             if summary["open"]:
                 summary["why_open"] = _first_three(list(book.given_back.items()))
         except (WorkError, AccessError, UnreachableError) as error:
+            if cluster.is_refused:
+                raise
             raise _stopped(error, book, rows, out) from error
     return summary | committer.facts()
 
@@ -162,18 +164,25 @@ def _stopped(error: UadrayError, book: ledger.Ledger, rows: list[SlideRow], out:
 
 
 class _Cluster:
-    """The nodes of this job, joined when they are first asked for: a job with nothing to do needs none."""
+    """The nodes of this job, joined when they are first asked for: a job with nothing to do needs none.
+
+    Attributes:
+        is_refused: the cluster was asked for and cannot be joined.
+    """
 
     def __init__(self, join: "Callable[[], Nodes] | None", run: str) -> None:
         self._join, self._run = join, run
         self._nodes: Nodes | None = None
+        self.is_refused = False
 
     def nodes(self) -> "Nodes":
         """The nodes that are used."""
         if self._nodes is None:
             from uadray.cluster.nodes import Nodes  # imports Ray
 
+            self.is_refused = True
             self._nodes = Nodes() if self._join is None else self._join()
+            self.is_refused = False
             metrics.start_run(self._run)
         return self._nodes
 
