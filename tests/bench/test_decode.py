@@ -12,11 +12,8 @@ def test_decode() -> None:
     for name, case in figures["cases"].items():
         assert all(value > 0 for value in case.values())
         assert (case["bare_finer_ms"] > 1.5 * case["bare_ms"]) is (name == "0.2525"), "only there two levels differ"
-    met = all(
-        figures["cases"][name][ratio] >= least
-        for name, goals in figures["goals"].items()
-        for ratio, least in goals.items()
-    )
+    cases = figures["cases"]
+    met = all(cases[name][ratio] >= least for name, goals in figures["goals"].items() for ratio, least in goals.items())
     assert figures["goals_met"] is met
 
 
