@@ -87,8 +87,11 @@ class Brittle:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         if (images[:, 0, 0] == 1).all(-1).any():
             os.kill(os.getpid(), signal.SIGKILL)
-        residual = np.zeros((len(images), 2, 2), np.float32)
-        return Scored(images.mean((1, 2, 3)), residual, lambda rows: (images[list(rows)], images[list(rows)]))
+        return Scored(
+            images.mean((1, 2, 3)),
+            lambda rows: (images[list(rows)], images[list(rows)]),
+            lambda rows: np.zeros((len(rows), 2, 2), np.float32),
+        )
 
 
 def _marked(index: int, row: SlideRow, spec: TileSpec) -> Iterator[pa.Table]:

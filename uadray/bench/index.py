@@ -10,26 +10,36 @@ from typing import Any
 
 from uadray.errors import InputError
 
-NAMES = ("decode", "s3", "screen", "bundles", "ingest", "memory", "nodes", "faults", "archive")
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "decode": (),
+    "s3": ("only",),
+    "screen": ("only",),
+    "bundles": (),
+    "ingest": ("only",),
+    "memory": (),
+    "nodes": (),
+    "faults": ("only",),
+    "archive": ("slides",),
+}
+"""The benchmarks, and which options each takes."""
 
 
 def run(name: str, *, only: Sequence[str] = (), slides: int | None = None) -> dict[str, Any]:
     """Run one benchmark and return its figures.
 
     Args:
-        name: of `NAMES`.
-        only: names of the scenarios of `faults`; all unless given.
-        slides: of `archive`.
+        name: of `OPTIONS`.
+        only: names of scenarios or cases; all unless given.
+        slides: how many there are; as many as the benchmark takes by itself unless given.
 
     Raises:
         InputError: there is none of this name, or it has no such option.
     """
-    if name not in NAMES:
-        raise InputError(f"no benchmark {name!r}; there are: {', '.join(NAMES)}")
-    if only and name != "faults":
-        raise InputError(f"bench {name} has no scenarios; --only is for `uadray bench faults`")
-    if slides is not None and name != "archive":
-        raise InputError(f"bench {name} has its own slides; --slides is for `uadray bench archive`")
-    options: dict[str, Any] = ({"only": only} if only else {}) | ({} if slides is None else {"slides": slides})
+    if name not in OPTIONS:
+        raise InputError(f"no benchmark {name!r}; there are: {', '.join(OPTIONS)}")
+    options = {option: value for option, value in {"only": only, "slides": slides}.items() if value}
+    for option in options.keys() - set(OPTIONS[name]):
+        takers = ", ".join(other for other, its in OPTIONS.items() if option in its)
+        raise InputError(f"bench {name} takes no --{option}; it is for {takers}")
     figures: dict[str, Any] = importlib.import_module(f"uadray.bench.{name}").run(**options)
     return {"bench": name} | figures

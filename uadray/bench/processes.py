@@ -1,10 +1,12 @@
 """The processes of this machine, read from /proc: which descend from which, their titles, memory and CPU time."""
 
 import os
+import threading
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 _PROC = Path("/proc")
 READER, SCORER = "ray::Read", "ray::WatchedScorer"
@@ -71,12 +73,46 @@ def cpu_seconds(pid: int) -> dict[int, float]:
     return spent
 
 
-def cpu_by_role(pid: int, before: dict[int, float]) -> dict[str, float]:
-    """CPU seconds since `before` by role, of the processes that run now; `pid` itself is the `driver`."""
-    spent: dict[str, float] = defaultdict(float)
-    for each, seconds in cpu_seconds(pid).items():
-        spent["driver" if each == pid else role(each)] += seconds - before.get(each, 0.0)
-    return spent
+class CpuMeter:
+    """CPU seconds by role of this process and all that descend from it, those that have ended included.
+
+    A thread looks at them every `EVERY_S`; what a process spends after the last look before its end is not seen.
+    """
+
+    EVERY_S = 0.25
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+        self._roles: dict[int, str] = {os.getpid(): "driver"}
+        self._ends = threading.Event()
+        self._looks = threading.Thread(target=self._go_on, name="uadray-bench-cpu", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._look()
+        self._looks.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        self._looks.join()
+
+    def seconds(self) -> dict[str, float]:
+        """CPU seconds so far by role; `driver` is this process. A reader is idle after a task, and stays a reader."""
+        self._look()
+        spent: dict[str, float] = defaultdict(float)
+        for pid, seconds in list(self._seconds.items()):
+            spent["reader" if self._roles[pid] == "idle" else self._roles[pid]] += seconds
+        return spent
+
+    def _go_on(self) -> None:
+        while not self._ends.wait(self.EVERY_S):
+            self._look()
+
+    def _look(self) -> None:
+        for pid, seconds in cpu_seconds(os.getpid()).items():
+            if self._roles.get(pid, "other") in ("idle", "other"):
+                self._roles[pid] = role(pid)
+            self._seconds[pid] = seconds
 
 
 def _sizes(pid: int, file: str) -> dict[str, int]:

@@ -81,6 +81,6 @@ class Joining:
             joined.set_exception(error)
 
 
-def stream_config(score_workers: int | None, gpus: float) -> StreamConfig:
-    """The configuration that `--score-workers` and `--gpus` stand for."""
-    return StreamConfig(score_workers=score_workers, gpus=gpus)
+def stream_config(score_workers: int | None, gpus: float, *, is_bf16: bool = False) -> StreamConfig:
+    """The configuration that `--score-workers`, `--gpus` and `--bf16` stand for."""
+    return StreamConfig(score_workers=score_workers, gpus=gpus, precision="bfloat16" if is_bf16 else "float32")

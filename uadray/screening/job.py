@@ -7,7 +7,7 @@ run it again: slides with a decision are left as they are.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
@@ -109,14 +109,15 @@ def screen(
         WorkError: the job cannot go on; what was decided stands in the worklist.
     """
     bundles = arranged(bundles)
-    committer = _Committer(rows, bundles=bundles, progress=progress)
+    committer = Committer(len(rows), bundles=bundles, progress=progress)
     cluster = _Cluster(join, provenance.fingerprint([out, str(time.time())])[:8])
+    config = config or ScreenConfig()
     warn_of_same_files(rows)
     with ledger.open_ledger(out, bundles) as book:
         try:
             for todo in book.rounds(rows, retry_failed=retry_failed, waiting=lambda: committer.tick(book)):
-                with closing(_results(todo, book, config or ScreenConfig(), load, read, cluster, committer)) as results:
-                    committer.take(results, book)
+                nodes = cluster.nodes()
+                screen_round(todo, book, committer, config=config.stream, load=load, read=read, nodes=nodes)
             summary = book.finish(rows)
             if summary["open"]:
                 summary["why_open"] = _first_three(list(book.given_back.items()))
@@ -127,12 +128,14 @@ def screen(
     return summary | committer.facts()
 
 
-def _results(
-    todo: list[SlideRow], book: ledger.Ledger, config: ScreenConfig, load: "LoadDetector | None", read: ReadSlide,
-    cluster: "_Cluster", committer: "_Committer",
-) -> Generator[SlideResult]:  # fmt: skip
-    """The results of a round: each slide is claimed by its reader."""
-    nodes = cluster.nodes()
+def screen_round(
+    todo: Sequence[SlideRow], book: ledger.Ledger, committer: "Committer", *, config: StreamConfig, nodes: "Nodes",
+    load: "LoadDetector | None" = None, read: ReadSlide = read_slide, stop: Callable[[], bool] = lambda: False,
+) -> None:  # fmt: skip
+    """Screen and commit the slides of a round: each is claimed by its reader, or passed over.
+
+    `stop` is asked every second and after every part; then the round ends with what is being committed.
+    """
     from uadray.screening.results import scored_slides  # imports Ray
 
     def reads(batch: Sequence[SlideRow]) -> list[ReadTask]:
@@ -140,10 +143,12 @@ def _results(
             batch, book.bundles[0].bundle.tiles, owner=book.owner, withdrawn=book.withdrawn, read=read
         )
 
-    return scored_slides(
-        todo, bundles={each.uri: each.bundle for each in book.bundles}, config=config.stream, load=load, nodes=nodes,
-        reads=reads, say=lambda note: committer.tick(book, note),
+    results = scored_slides(
+        todo, bundles={each.uri: each.bundle for each in book.bundles}, config=config, load=load, nodes=nodes,
+        reads=reads, say=lambda note: committer.tick(book, note), stop=stop,
     )  # fmt: skip
+    with closing(results):
+        committer.take(results, book)
 
 
 def _first_three(reasons: list[tuple[str, str]]) -> str:
@@ -187,11 +192,15 @@ class _Cluster:
         return self._nodes
 
 
-class _Committer:
-    """Judges results and commits them, some at a time; counts what this process has done."""
+class Committer:
+    """Judges results and commits them, some at a time; counts what this process has done.
 
-    def __init__(self, rows: list[SlideRow], *, bundles: Sequence[ScreeningBundle], progress: Progress | None) -> None:
-        self._rows, self._bundles, self._progress = rows, bundles, progress
+    Attributes:
+        n_slides: of this run, those that are open included.
+    """
+
+    def __init__(self, n_slides: int, *, bundles: Sequence[ScreeningBundle], progress: Progress | None) -> None:
+        self.n_slides, self._bundles, self._progress = n_slides, bundles, progress
         self._began, self._slides, self._tiles, self._noted = time.perf_counter(), 0, 0, 0
         self._note = ""
 
@@ -219,7 +228,7 @@ class _Committer:
         """Tell how far it is."""
         self._note = self._note if note is None else note
         if self._progress is not None:
-            self._progress(len(self._rows) - len(book.open), len(self._rows), self._tiles, self._note)
+            self._progress(self.n_slides - len(book.open), self.n_slides, self._tiles, self._note)
 
     def facts(self) -> dict[str, Any]:
         """What this run did."""

@@ -42,10 +42,15 @@ def _nothing(_: str) -> None:
     """Says nothing."""
 
 
+def _never() -> bool:
+    """Never stops."""
+    return False
+
+
 def scored_slides(
     rows: Sequence[SlideRow], *, bundles: Mapping[str, BundleDescription], config: StreamConfig,
     reads: Callable[[Sequence[SlideRow]], list[ReadTask]] | None = None, load: "LoadDetector | None" = None,
-    nodes: Nodes | None = None, say: Say = _nothing,
+    nodes: Nodes | None = None, say: Say = _nothing, stop: Callable[[], bool] = _never,
 ) -> Generator[SlideResult]:  # fmt: skip
     """Read and score every slide; yields each, once, as soon as its last part is there.
 
@@ -60,6 +65,7 @@ def scored_slides(
         load: makes the detector, in the actor; `load_detector` unless given.
         nodes: that are used.
         say: takes what is waited for, in a line; the empty text where nothing is.
+        stop: asked every second, and after every part, whether to end at once.
 
     Raises:
         WorkError: the system fails at slide after slide, nothing moves, or the cluster is gone.
@@ -68,13 +74,13 @@ def scored_slides(
     make = reads or (lambda batch: slide_read_tasks(batch, next(iter(bundles.values())).tiles))
     arguments = scorer_arguments(bundles, config) | ({"load": load} if load else {})
     todo = slide_groups(rows, n_cores=attempts.nodes.cores())
-    while todo:
+    while todo and not stop():
         groups = todo[:TASKS_A_STREAM]
         batch = [row for group in groups for row in group]
         ended: set[str] = set()
         left_out = len(attempts.nodes.left_out)
         streamed = _streamed(
-            batch, make(batch), arguments=arguments, config=config, nodes=attempts.nodes, say=say,
+            batch, make(batch), arguments=arguments, config=config, nodes=attempts.nodes, say=say, stop=stop,
             groups=_places([len(group) for group in groups]),
         )  # fmt: skip
         with closing(streamed):
@@ -123,7 +129,7 @@ def _settled(result: SlideResult, attempts: Attempts) -> SlideResult | None:
 
 def _streamed(
     rows: Sequence[SlideRow], tasks: Sequence[ReadTask], *, arguments: dict[str, Any], config: StreamConfig,
-    nodes: Nodes, say: Say, groups: Sequence[Sequence[int]],
+    nodes: Nodes, say: Say, groups: Sequence[Sequence[int]], stop: Callable[[], bool],
 ) -> Generator[SlideResult]:  # fmt: skip
     """One stream: results as they come; a slide whose reader ended without an answer is given back as `node`."""
     parts: dict[int, dict[int, dict[str, Any]]] = {}
@@ -140,6 +146,8 @@ def _streamed(
     try:
         with closing(source):
             for part in source:
+                if stop():
+                    return
                 yield from _crashed(rows, watch.look().crashed, done)
                 if part is None:
                     if waiting.idle():
@@ -221,4 +229,9 @@ def _part_scorer(**arguments: Any) -> "PartScorer":
 def scorer_arguments(bundles: Mapping[str, BundleDescription], config: StreamConfig) -> dict[str, Any]:
     """For `PartScorer`: every actor checks its weights against the descriptions that the driver read."""
     device = "cuda" if config.gpus else "cpu"
-    return {"bundles": dict(bundles), "device": device, "batch_tiles": config.batch_tiles}
+    return {
+        "bundles": dict(bundles),
+        "device": device,
+        "batch_tiles": config.batch_tiles,
+        "precision": config.precision,
+    }
