@@ -120,7 +120,7 @@ def screen(
 
 def screen_round(
     todo: Sequence[SlideRow], book: ledger.Ledger, committer: "Committer", *, config: StreamConfig, load: LoadDetector,
-    read: ReadSlide, nodes: Nodes, stop: Callable[[], bool] = lambda: False,
+    nodes: Nodes, read: ReadSlide = read_slide, stop: Callable[[], bool] = lambda: False,
 ) -> None:  # fmt: skip
     """Screen and commit the slides of a round: each is claimed by its reader, or passed over.
 

@@ -87,7 +87,11 @@ def _ink_rules(image: Image, ink_ratio: float, red_ratio: float) -> Iterator[Seq
     yield denser(red, green, ROUNDING * ink_ratio), dense(darkest, ROUNDING * FAINT)
     strong = dense(green, ROUNDING * RED_INK)
     yield strong, denser(blue, green, ROUNDING * red_ratio), denser(green, red, ROUNDING / RED_IN_RED_INK)
-    yield denser(red, green, ROUNDING * COLOURLESS), *(dense(each, ROUNDING * BLACK_INK) for each in (red, blue)), strong
+    yield (
+        denser(red, green, ROUNDING * COLOURLESS),
+        *(dense(each, ROUNDING * BLACK_INK) for each in (red, blue)),
+        strong,
+    )
 
 
 def _may_be_wide(rules: Sequence[Channel], width_px: float) -> bool:

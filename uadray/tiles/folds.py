@@ -104,9 +104,7 @@ def _surroundings(total: Total, tissue: Mask, side: int) -> tuple[Total, Total]:
     return around, share
 
 
-def _pieces(
-    dark: Mask, seeds: Mask
-) -> tuple[npt.NDArray[np.int32], Mask, dict[int, tuple[int, int, int, int]]]:
+def _pieces(dark: Mask, seeds: Mask) -> tuple[npt.NDArray[np.int32], Mask, dict[int, tuple[int, int, int, int]]]:
     """The pieces of `dark`: their labels [h, w], which of them hold a seed, and the boxes (x, y, w, h) of these."""
     count, labels = cv2.connectedComponents(as_bytes(dark), connectivity=8)
     held = np.zeros(count, np.bool_)
