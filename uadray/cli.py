@@ -319,14 +319,16 @@ def serve(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="decode, s3, screen, bundles, ingest, memory, nodes, faults or archive.")],
+    name: Annotated[
+        str, typer.Argument(help="decode, s3, screen, bundles, ingest, memory, nodes, faults, archive or follow.")
+    ],
     only: Annotated[
         str | None,
         typer.Option(
-            help="Scenarios of `faults`, like 0,a,f; cases of `screen`, `s3`, `ingest`, like exact. All unless given."
+            help="Scenarios of `faults`, like 0,a,f; cases of `screen`, `s3`, `ingest`, `follow`. All unless given."
         ),
     ] = None,
-    slides: Annotated[int | None, typer.Option(min=2, help="Slides of `archive`; 100,000 unless given.")] = None,
+    slides: Annotated[int | None, typer.Option(min=2, help="Of `archive`, 100,000, or `follow`, 200.")] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run

@@ -20,6 +20,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "nodes": (),
     "faults": ("only",),
     "archive": ("slides",),
+    "follow": ("only", "slides"),
 }
 """The benchmarks, and which options each takes."""
 
