@@ -92,11 +92,11 @@ class ScreeningProcess:
         with suppress(UadrayError):  # the others will declare it dead
             objects.delete(self._uri)
 
-    def begin_round(self) -> ClaimOwner:
-        """Begin a new round of work; returns in whose name its slides are claimed."""
+    def begin_round(self, *, has_listed: bool = False) -> ClaimOwner:
+        """Begin a new round of work; returns in whose name its slides are claimed, see `ClaimOwner`."""
         self._round += 1
         self._declared_dead = False
-        return ClaimOwner(self.out, self.id, self._round)
+        return ClaimOwner(self.out, self.id, self._round, has_listed)
 
     @property
     def lease_may_be_lost(self) -> bool:
@@ -131,7 +131,7 @@ class ScreeningProcess:
         with self._looking:
             listed = {
                 objects.name(info.uri).removesuffix(".json"): info
-                for info in objects.list_objects(objects.join(self.out, "drivers"), suffixes=(".json",))
+                for info in objects.list_many(objects.join(self.out, "drivers"), suffixes=(".json",))
             }
             listed.pop(self.id, None)
             self._watched = {name: self._watch(name, info) for name, info in listed.items()}
@@ -144,7 +144,7 @@ class ScreeningProcess:
         """Those of `slide_ids` that no living process holds: decided, given up, or left by a dead one."""
         leases = {
             objects.name(info.uri).removesuffix(".json"): info
-            for info in objects.list_objects(objects.join(self.out, "leases"), suffixes=(".json",))
+            for info in objects.list_many(objects.join(self.out, "leases"), suffixes=(".json",))
         }
         alive = self.look() - {self.id}
         mine = set(slide_ids) & leases.keys()
@@ -164,7 +164,7 @@ class ScreeningProcess:
         """
         if self.look() != {self.id}:
             return False
-        leases = objects.list_objects(objects.join(self.out, "leases"), suffixes=(".json",))
+        leases = objects.list_many(objects.join(self.out, "leases"), suffixes=(".json",))
         objects.delete_all(info.uri for info in leases if objects.name(info.uri).removesuffix(".json") in decided)
         objects.delete_all(heartbeat_uri(self.out, name) for name in self._watched)
         return True
