@@ -5,6 +5,7 @@ same edge, a link. GEOS can divide such a polygon (`make_valid`), but takes all 
 slide takes longer than all the rest. Here both directions of each link are taken out, and the ends joined.
 """
 
+import cv2
 import numpy as np
 import shapely
 
@@ -26,7 +27,7 @@ def unlinked(polygons: list[Polygon], link: float) -> list[Polygon]:
 
 def _divided(rings: list[Points]) -> list[Polygon]:
     """Polygons of these rings, in which holes run the other way round than outer rings."""
-    areas = [_signed_area(ring) for ring in rings]
+    areas = [cv2.contourArea(ring.astype(np.float32), oriented=True) for ring in rings]
     sign = 1 if max(areas, key=abs) > 0 else -1  # the largest ring is an outer one
     outer = [ring for ring, area in zip(rings, areas, strict=True) if sign * area > 0]
     holes = [ring for ring, area in zip(rings, areas, strict=True) if sign * area < 0]
@@ -53,9 +54,9 @@ def _links(polygons: list[Polygon], link: float) -> list[dict[_Edge, _Edge]]:
         return partners
     points, following = np.concatenate([ring for *_, ring in rings]), next_in_ring([ring for *_, ring in rings])
     edges = np.flatnonzero((np.abs(points[following] - points) == link).all(1))
-    middles = (points[edges] + points[following[edges]]) @ (1, 1j)  # of both directions the same
+    middles = np.rint((points[edges] + points[following[edges]]) / link).astype(np.int64) @ (1, 2**32)
     order = np.argsort(middles, kind="stable")
-    twice = np.flatnonzero(np.diff(middles[order]) == 0)
+    twice = np.flatnonzero(np.diff(middles[order]) == 0)  # both directions have the same middle
     starts = np.cumsum([0, *(len(ring) for *_, ring in rings)])
     for edge, back in zip(edges[order[twice]], edges[order[twice + 1]], strict=True):
         one, other = np.searchsorted(starts, (edge, back), "right") - 1
@@ -88,8 +89,3 @@ def _rejoined(polygon: Polygon, partner: dict[_Edge, _Edge]) -> list[Points]:
         if len(ring) >= 3:
             rings.append(ring)
     return rings
-
-
-def _signed_area(ring: Points) -> float:
-    x, y = ring.T
-    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
