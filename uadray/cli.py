@@ -301,18 +301,19 @@ def serve(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="decode, s3, screen, bundles, ingest, memory, nodes or faults.")],
+    name: Annotated[str, typer.Argument(help="decode, stages, s3, screen, bundles, ingest, memory, nodes or faults.")],
     only: Annotated[
         str | None,
         typer.Option(
             help="Scenarios of `faults`, like 0,a,f; cases of `screen`, `s3`, `ingest`, like exact. All unless given."
         ),
     ] = None,
+    device: Annotated[str | None, typer.Option(help="Of `stages`: cpu or cuda; cpu unless given.")] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
 
-    _answer(run(name, only=only.split(",") if only else ()))
+    _answer(run(name, only=only.split(",") if only else (), device=device))
 
 
 @weights_app.command("pull")
