@@ -301,7 +301,9 @@ def serve(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="decode, stages, s3, screen, bundles, ingest, memory, nodes or faults.")],
+    name: Annotated[
+        str, typer.Argument(help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, archive.")
+    ],
     only: Annotated[
         str | None,
         typer.Option(
@@ -309,11 +311,12 @@ def bench(
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Of `stages`: cpu or cuda; cpu unless given.")] = None,
+    slides: Annotated[int | None, typer.Option(min=2, help="Slides of `archive`; 100,000 unless given.")] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
 
-    _answer(run(name, only=only.split(",") if only else (), device=device))
+    _answer(run(name, only=only.split(",") if only else (), slides=slides, device=device))
 
 
 @weights_app.command("pull")

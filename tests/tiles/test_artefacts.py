@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from tiles.artefact_images import INKS, Image, box, bubbled, filled_ring, folded, inked, line, ring, thumbnails, tilted
 
-from uadray.tiles.artefacts import _is_band, air_mask, density, fold_mask
+from uadray.tiles.artefacts import air_mask
+from uadray.tiles.folds import _is_band, fold_mask
 from uadray.tiles.quality import (
     Flag,
     flag_masks,
@@ -55,8 +56,8 @@ def test_a_band_of_another_colour_is_no_fold() -> None:
     image[190:210, 60:340], double[190:210, 60:340] = violet, rose.astype(int) ** 2 // 245
     tissue = tissue_mask(image, 4.0)
     options = {"ratio": 1.5, "max_width_um": 250.0, "min_length_um": 300.0}
-    assert fold_mask(density(double), tissue, 4.0, **options)[195:205, 70:330].mean() > 0.9
-    assert not fold_mask(density(image), tissue, 4.0, **options).any()
+    assert fold_mask(double, tissue, 4.0, **options)[195:205, 70:330].mean() > 0.9
+    assert not fold_mask(image, tissue, 4.0, **options).any()
 
 
 @pytest.mark.parametrize("diameter_um", [500, 1000])
@@ -70,7 +71,7 @@ def test_an_open_or_coloured_ring_is_no_bubble() -> None:
     glass = np.full((200, 200, 3), 240, np.uint8)
     for colour, end, closed in (((70, 70, 70), 360, True), ((70, 70, 70), 300, False), ((200, 60, 140), 360, False)):
         image = cv2.ellipse(glass.copy(), (100, 100), (50, 45), 0, 0, end, colour, 4)
-        assert air_mask(density(image), 8.0, min_um=300).any() == closed
+        assert air_mask(image, 8.0, min_um=300).any() == closed
 
 
 @pytest.mark.parametrize(
@@ -91,24 +92,24 @@ def test_an_open_or_coloured_ring_is_no_bubble() -> None:
     ],
 )
 def test_which_closed_dark_line_is_a_bubble(image: Image, is_bubble: bool) -> None:
-    air = air_mask(density(image), 8.0, min_um=300)
+    air = air_mask(image, 8.0, min_um=300)
     assert air.any() == is_bubble
     assert air[len(air) // 2, len(air) // 2] == is_bubble
 
 
 def test_a_bubble_is_at_most_five_millimetres() -> None:
-    assert air_mask(density(ring(70, (130, 120), 4)), 16.0, min_um=300).any()
-    assert not air_mask(density(ring(70, (130, 120), 4)), 24.0, min_um=300).any()
+    assert air_mask(ring(70, (130, 120), 4), 16.0, min_um=300).any()
+    assert not air_mask(ring(70, (130, 120), 4), 24.0, min_um=300).any()
 
 
 def test_a_rim_on_glass_around_most_of_the_tissue_is_a_frame() -> None:
     tissue = np.zeros((300, 300), np.bool_)
     tissue[130:170, 130:170] = True
     options = {"min_um": 300, "tissue": tissue}
-    assert not air_mask(density(ring(70, (60, 50), 4)), 8.0, **options).any()
+    assert not air_mask(ring(70, (60, 50), 4), 8.0, **options).any()
     tissue[20:60, 20:70] = True
-    assert air_mask(density(ring(70, (60, 50), 4)), 8.0, **options).any(), "the larger part lies elsewhere"
-    assert air_mask(density(ring(70, (60, 50), 4)), 8.0, min_um=300, tissue=~tissue).any(), "tissue at the rim"
+    assert air_mask(ring(70, (60, 50), 4), 8.0, **options).any(), "the larger part lies elsewhere"
+    assert air_mask(ring(70, (60, 50), 4), 8.0, min_um=300, tissue=~tissue).any(), "tissue at the rim"
 
 
 def test_a_ragged_patch_is_no_band() -> None:
@@ -137,8 +138,8 @@ def test_what_a_stroke_leaves_over_is_no_fold() -> None:
     ink = np.zeros((300, 300), np.bool_)
     ink[100:138], ink[162:200] = True, True
     options = {"ratio": 1.5, "max_width_um": 250.0, "min_length_um": 300.0}
-    assert fold_mask(density(image), ~ink, 4.0, **options).any()
-    assert not fold_mask(density(image), ~ink, 4.0, ink=ink, **options).any()
+    assert fold_mask(image, ~ink, 4.0, **options).any()
+    assert not fold_mask(image, ~ink, 4.0, ink=ink, **options).any()
 
 
 def test_ink_on_a_real_slide(data_dir: Path) -> None:

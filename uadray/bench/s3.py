@@ -122,9 +122,9 @@ def _jobs(uri: str, spec: TileSpec) -> tuple[dict[str, pa.Table], dict[str, int]
         for name, share in SHARES.items():
             chosen = np.random.default_rng(0).permutation(len(tiles))[: max(1, round(share * len(tiles)))]
             x, y = (tiles[column].to_numpy()[chosen] for column in ("x_level0_px", "y_level0_px"))
-            order = reading_order(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px)
+            order = reading_order(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px, max_coarser=spec.max_coarser)
             tables[name] = tiles.take(chosen[order])
-            places = tile_places(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px)
+            places = tile_places(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px, max_coarser=spec.max_coarser)
             needed[name] = slide.encoded_bytes(places.level, places.boxes)
     return tables, needed
 

@@ -80,7 +80,7 @@ def encoded_tiles(path: Path, tiles: pa.Table, spec: TileSpec) -> list[bytes]:
     """The JPEG tiles of the file that these tiles lie in, each once, as streams that can be decoded by themselves."""
     with open_slide(path, slide_id="bench") as slide:
         corners = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
-        places = tile_places(slide, *corners, mpp=spec.mpp, tile_px=spec.tile_px)
+        places = tile_places(slide, *corners, mpp=spec.mpp, tile_px=spec.tile_px, max_coarser=spec.max_coarser)
     source = open_source(str(path))
     index = read_index(source)
     if index is None:

@@ -62,7 +62,7 @@ class PeerTiles(Dataset[Any]):
         tiles = tissue_tiles(paths[0], spec)
         with open_slide(paths[0], slide_id="bench") as slide:
             corners = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
-            places = tile_places(slide, *corners, mpp=spec.mpp, tile_px=spec.tile_px)
+            places = tile_places(slide, *corners, mpp=spec.mpp, tile_px=spec.tile_px, max_coarser=spec.max_coarser)
             starts = np.rint(places.boxes[:, :2] * np.array(slide.downsamples[places.level]))
         self.level, self.corners, self.sizes = places.level, starts.astype(int).tolist(), places.boxes[:, 2:].tolist()
         self.n_tiles = len(tiles) * len(paths) if n_tiles is None else n_tiles

@@ -1,9 +1,10 @@
-"""Read, score and hand to the driver, on Ray Data: one read task for each slide, then a pool of scoring actors.
+"""Read, score and hand to the driver, on Ray Data: a read task for each slide or group, then a pool of scoring actors.
 
     read task (READ_CPUS) --> rows --> scoring actor (SCORE_CPUS) --> rows --> driver
 
-What a row holds is the caller's. Here a row has the columns `slide` and `part`, and a row whose part is negative needs
-no scoring (see `screening.parts`). Readers and scorers tell the driver's watch what they begin and end.
+Rows are large, and each is a block of its own; the small ones of a group are joined. What a row holds is the caller's.
+Here a row has the columns `slide` and `part`, and a row whose part is negative needs no scoring (see
+`screening.parts`). Readers and scorers tell the driver's watch what they begin and end.
 """
 
 import functools
@@ -24,8 +25,7 @@ from uadray.cluster.workers import READ_CPUS, SCORE_CPUS, StreamConfig, plan_wor
 from uadray.errors import SYSTEM_REASONS, reason_of
 
 BLOCK_BYTES = 2**20
-"""Ray Data joins rows into blocks of this size. A row is mostly larger, and then is a block by itself: scorers take
-rows one by one, so joined rows would only be taken apart again."""
+"""Ray Data joins the rows of a task into blocks of this size. A row is mostly larger, and then is a block by itself."""
 
 BROKEN_S = 5.0
 """How long a scorer that cannot be built keeps a row. If it gave rows back at once, it would be the fastest scorer and
@@ -60,7 +60,12 @@ class WatchedScorer:
             self._broken = (word if word in SYSTEM_REASONS else "device", f"the detector cannot be loaded: {message}")
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """A row of the reader -> a row of the scorer."""
+        """Rows of the reader -> rows of the scorer, in their order."""
+        if len(table) == 1:
+            return self._scored(table)
+        return pa.concat_tables([self._scored(table.slice(place, 1)) for place in range(len(table))])
+
+    def _scored(self, table: pa.Table) -> pa.Table:
         slide, part = table["slide"][0].as_py(), table["part"][0].as_py()
         if part < 0:
             return table
@@ -73,7 +78,7 @@ class WatchedScorer:
 
 def stream(
     tasks: Sequence[ReadTask], *, scorer: type, arguments: dict[str, Any], failed_row: FailedRow,
-    config: StreamConfig, nodes: Nodes, watch: DriversWatch,
+    config: StreamConfig, nodes: Nodes, watch: DriversWatch, groups: Sequence[Sequence[int]] | None = None,
 ) -> Generator[dict[str, Any] | None]:  # fmt: skip
     """Read and score; yields scored rows as dicts, as they come, and None after every second without one.
 
@@ -86,6 +91,7 @@ def stream(
         config: workers and their resources.
         nodes: those that are used.
         watch: knows what is being worked on, and which slides have crashed: of such a slide no row may come.
+        groups: places of `tasks` that are run one after the other in one task of Ray's; each by itself unless given.
 
     Raises:
         InputError: a plan in which no CPU is left for reading.
@@ -93,14 +99,17 @@ def stream(
     """
     workers, threads = plan_workers(config, nodes.cores(), n_nodes=nodes.count(), n_gpus=nodes.gpus())
     _configure_ray_data(nodes)
-    reads = [functools.partial(_watched_read, watch.name, index, task, failed_row) for index, task in enumerate(tasks)]
+    reads = [
+        functools.partial(_watched_reads, watch.name, [(index, tasks[index]) for index in group], failed_row)
+        for group in (groups or [[index] for index in range(len(tasks))])
+    ]
     source = TaskSource("slides", reads, bytes_each=BLOCK_BYTES)
-    rows = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=len(tasks))
+    rows = ray.data.read_datasource(source, num_cpus=READ_CPUS, override_num_blocks=len(reads))
     scorer_arguments = {"threads": threads, "scorer": scorer, "watch": watch.name, "failed_row": failed_row}
     scored = rows.map_batches(
         WatchedScorer,
         fn_constructor_kwargs=arguments | scorer_arguments,
-        batch_size=1,
+        batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=SCORE_CPUS,
@@ -118,6 +127,14 @@ def _configure_ray_data(nodes: Nodes) -> None:
     context.target_max_block_size = BLOCK_BYTES
     # Ray Data warns where a job is too small for its actors, and splits the blocks of few slides into near empty ones
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors", category=UserWarning)
+
+
+def _watched_reads(
+    watch: str | None, tasks: Sequence[tuple[int, ReadTask]], failed_row: FailedRow
+) -> Iterator[pa.Table]:
+    """The rows of slides, one slide after the other."""
+    for index, task in tasks:
+        yield from _watched_read(watch, index, task, failed_row)
 
 
 def _watched_read(watch: str | None, index: int, task: ReadTask, failed_row: FailedRow) -> Iterator[pa.Table]:

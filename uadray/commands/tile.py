@@ -105,7 +105,7 @@ def tile_set(
         WorkError: the system fails at slide after slide; slides that were committed stay.
     """
     options = CutOptions(tiles_per_slide=tiles_per_slide, seed=seed, quality=quality)
-    commits.claim(out, spec, options)
+    spec = commits.claim(out, spec, options)
     finished = commits.committed_slides(rows, spec, options, out)
     pending = [row for row in rows if row.slide_id not in finished]
     tiles_now = 0

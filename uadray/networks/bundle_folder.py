@@ -20,6 +20,7 @@ from uadray.networks.outline import Networks
 from uadray.networks.weights_file import NetworksInFile, save_networks
 from uadray.slides.identity import Seen
 from uadray.storage import objects
+from uadray.tiles.spec import TileSpec, as_kept
 
 BUNDLE_VERSION = 1
 """Of the layout of `bundle.json`; another version is refused, never half-understood."""
@@ -37,13 +38,14 @@ BundleKind = Literal["detector", "generator"]
 Description = TypeVar("Description", bound=BaseModel)
 
 
-def bundle_id(weights_sha256: str, architecture: BaseModel, tiles: BaseModel) -> str:
+def bundle_id(weights_sha256: str, architecture: BaseModel, tiles: TileSpec) -> str:
     """Twelve hex digits that change with the weights, the architecture or the tiles.
 
     Calibrations and screenings refer to it, so it must not change for bundles that are there already: a field that a
-    configuration of an architecture gets later is None by default, and what is None does not count.
+    configuration of an architecture gets later is None by default, and what is None does not count. For those of tiles
+    see `TileSpec.json_for_ids`.
     """
-    parts = weights_sha256 + architecture.model_dump_json(exclude_none=True) + tiles.model_dump_json()
+    parts = weights_sha256 + architecture.model_dump_json(exclude_none=True) + tiles.json_for_ids()
     return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
@@ -95,7 +97,7 @@ def read_description(uri: str, *, kind: BundleKind) -> dict[str, Any]:
             f"bundle {uri}: {DESCRIPTION} names a folder of masks, tiles.mask_dir; masks are of one run (--mask-dir), "
             "a bundle that brings some would decide where to look: remove the field"
         )
-    return dict(values)
+    return {**values, "tiles": as_kept(values["tiles"])} if "tiles" in values else dict(values)
 
 
 def seen_of(training_data: dict[str, Any]) -> Seen:

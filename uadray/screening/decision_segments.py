@@ -28,6 +28,9 @@ from uadray.storage import objects
 SEGMENT_ROWS = 1000
 """A new segment has so many slides at least, while a screening runs: one page of a listing."""
 
+WORTH_A_SEGMENT = SEGMENT_ROWS // 10
+"""Fewer decisions than these are read one by one."""
+
 SEGMENT_SHARE = 0.1
 """And this share of all slides: writing one costs a listing of all."""
 
@@ -143,7 +146,7 @@ def tidy(out: str, decided: Decided, *, whole: bool) -> None:
     """Store what was read one by one, where it is worth a segment; `whole` makes one segment of all."""
     if whole and (decided.unsegmented or len(decided.segments) > 1):
         write_segment(out, decided.table, instead_of=decided.segments)
-    elif decided.unsegmented >= SEGMENT_ROWS // 10:
+    elif decided.unsegmented >= WORTH_A_SEGMENT:
         write_segment(out, decided.table.slice(len(decided.table) - decided.unsegmented))
 
 

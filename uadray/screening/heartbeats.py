@@ -149,6 +149,7 @@ class ScreeningProcess:
             for info, data in zip(new, pool.map(read_version, new), strict=True):
                 holder = "" if data is None else json.loads(data)["driver"]
                 self._leases[objects.name(info.uri).removesuffix(".json")] = (info.etag, holder)
+        self._leases = {i: self._leases[i] for i in mine}
         return {i for i in slide_ids if i not in leases or self._leases[i][1] not in alive}
 
     def delete_stale(self, decided: set[str]) -> None:

@@ -7,7 +7,7 @@ run it again: slides with a decision are left as they are.
 import logging
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import Any
@@ -31,7 +31,7 @@ from uadray.screening.estimate import estimate
 from uadray.screening.leases import NOT_OURS
 from uadray.screening.results import Progress, scored_slides
 from uadray.screening.scorer import LoadDetector
-from uadray.screening.slide_reader import claimed_read_tasks
+from uadray.screening.slide_reader import ReadSlide, claimed_read_tasks, read_slide
 from uadray.screening.slide_result import SlideResult
 from uadray.screening.summary import pages, state_of_slide
 from uadray.slides.identity import warn_of_same_files
@@ -74,7 +74,7 @@ def _seconds_per_tile(uri: str, bundle: Bundle) -> float:
 def screen(
     rows: list[SlideRow], *, bundles: Sequence[ScreeningBundle], out: str, config: ScreenConfig | None = None,
     retry_failed: bool = False, progress: Progress | None = None, load: LoadDetector = load_detector,
-    nodes: Nodes | None = None,
+    read: ReadSlide = read_slide, nodes: Nodes | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Screen an archive into `out`; what is decided there already stays as it is.
 
@@ -89,6 +89,7 @@ def screen(
         retry_failed: try slides again that ended as failed.
         progress: told how far it is.
         load: makes the detectors, in the actors.
+        read: reads a slide, in a read task. Benchmarks give one that costs nothing.
         nodes: that are used.
 
     Returns:
@@ -101,15 +102,14 @@ def screen(
         WorkError: the job cannot go on; what was decided stands in the worklist.
     """
     bundles = arranged(bundles)
-    committer = _Committer(rows, bundles=bundles, progress=progress)
+    committer = Committer(len(rows), bundles=bundles, progress=progress)
     config, nodes = config or ScreenConfig(), nodes or Nodes()
     metrics.start_run(provenance.fingerprint([out, str(time.time())])[:8])
     warn_of_same_files(rows)
     with ledger.open_ledger(out, bundles) as book:
         try:
             for todo in book.rounds(rows, retry_failed=retry_failed, waiting=lambda: committer.tick(book)):
-                with closing(_results(todo, book, config, load, nodes, committer)) as results:
-                    committer.take(results, book)
+                screen_round(todo, book, committer, config=config.stream, load=load, read=read, nodes=nodes)
             summary = book.finish(rows)
             if summary["open"]:
                 summary["why_open"] = _first_three(list(book.given_back.items()))
@@ -118,19 +118,26 @@ def screen(
     return summary | committer.facts()
 
 
-def _results(
-    todo: list[SlideRow], book: ledger.Ledger, config: ScreenConfig, load: LoadDetector, nodes: Nodes,
-    committer: "_Committer",
-) -> Generator[SlideResult]:  # fmt: skip
-    """The results of a round: each slide is claimed by its reader."""
+def screen_round(
+    todo: Sequence[SlideRow], book: ledger.Ledger, committer: "Committer", *, config: StreamConfig, load: LoadDetector,
+    read: ReadSlide, nodes: Nodes, stop: Callable[[], bool] = lambda: False,
+) -> None:  # fmt: skip
+    """Screen and commit the slides of a round: each is claimed by its reader, or passed over.
+
+    `stop` is asked every second and after every part; then the round ends with what is being committed.
+    """
 
     def reads(batch: Sequence[SlideRow]) -> list[ReadTask]:
-        return claimed_read_tasks(batch, book.bundles[0].bundle.tiles, owner=book.owner, withdrawn=book.withdrawn)
+        return claimed_read_tasks(
+            batch, book.bundles[0].bundle.tiles, owner=book.owner, withdrawn=book.withdrawn, read=read
+        )
 
-    return scored_slides(
-        todo, bundles={each.uri: each.bundle for each in book.bundles}, config=config.stream, load=load, nodes=nodes,
-        reads=reads, say=lambda note: committer.tick(book, note),
+    results = scored_slides(
+        todo, bundles={each.uri: each.bundle for each in book.bundles}, config=config, load=load, nodes=nodes,
+        reads=reads, say=lambda note: committer.tick(book, note), stop=stop,
     )  # fmt: skip
+    with closing(results):
+        committer.take(results, book)
 
 
 def _first_three(reasons: list[tuple[str, str]]) -> str:
@@ -150,11 +157,15 @@ def _stopped(error: UadrayError, book: ledger.Ledger, rows: list[SlideRow], out:
     return kind(f"{error}{done}; the same command goes on from there")
 
 
-class _Committer:
-    """Judges results and commits them, some at a time; counts what this process has done."""
+class Committer:
+    """Judges results and commits them, some at a time; counts what this process has done.
 
-    def __init__(self, rows: list[SlideRow], *, bundles: Sequence[ScreeningBundle], progress: Progress | None) -> None:
-        self._rows, self._bundles, self._progress = rows, bundles, progress
+    Attributes:
+        n_slides: of this run, those that are open included.
+    """
+
+    def __init__(self, n_slides: int, *, bundles: Sequence[ScreeningBundle], progress: Progress | None) -> None:
+        self.n_slides, self._bundles, self._progress = n_slides, bundles, progress
         self._began, self._slides, self._tiles, self._noted = time.perf_counter(), 0, 0, 0
         self._note = ""
 
@@ -182,7 +193,7 @@ class _Committer:
         """Tell how far it is."""
         self._note = self._note if note is None else note
         if self._progress is not None:
-            self._progress(len(self._rows) - len(book.open), len(self._rows), self._tiles, self._note)
+            self._progress(self.n_slides - len(book.open), self.n_slides, self._tiles, self._note)
 
     def facts(self) -> dict[str, Any]:
         """What this run did."""

@@ -36,7 +36,7 @@ from uadray.errors import NotFoundError, UadrayError, WorkError
 from uadray.provenance import fingerprint
 from uadray.screening import decision_segments, heartbeats, leases, replaced_slides
 from uadray.screening.bundles import ScreeningBundle
-from uadray.screening.decision_segments import Known
+from uadray.screening.decision_segments import Decided, Known
 from uadray.screening.leases import REQUESTS
 from uadray.screening.run_record import claim_folder
 from uadray.screening.slide_outputs import decision_record, parquet, slide_files, tiles_path
@@ -50,6 +50,9 @@ MAX_ROUNDS_WITHOUT_PROGRESS = 5
 """So many rounds in a row in which no slide ends stop the job. One is usual: the slides of a process that has died are
 held until it is declared dead."""
 
+MAX_SEGMENTS = 16
+"""More segments than these are made one when the files for people are renewed."""
+
 log = logging.getLogger(__name__)
 
 
@@ -61,6 +64,7 @@ class Ledger:
         withdrawn: slide -> etag of its decision that is to be made anew.
         open: slides of this run that are not known to be decided.
         given_back: slide -> why this process leaves it undecided; another run may try it.
+        decided_elsewhere: slides of this run that were found decided when they were to be claimed.
     """
 
     owner: leases.ClaimOwner
@@ -72,6 +76,7 @@ class Ledger:
         self.withdrawn: dict[str, str] = {}
         self.open: set[str] = set()
         self.given_back: dict[str, str] = {}
+        self.decided_elsewhere: set[str] = set()
         self._committing = threading.Lock()
         self._mask_etags: dict[str, str] = {}
         self._process = heartbeats.ScreeningProcess(out, lease_s=lease_s)
@@ -120,11 +125,11 @@ class Ledger:
         """
         todo = self.pending(rows, retry_failed=retry_failed)
         self.open = {row.slide_id for row in todo}
-        if not self._process.alone:  # not in the others' order: they would have claimed each slide just before
+        if not self.alone:  # not in the others' order: they would have claimed each slide just before
             random.Random(self._process.id).shuffle(todo)  # noqa: S311 - no secret
         without_progress = 0
         while todo:
-            self.owner = self._process.begin_round()
+            self.begin_round()
             before = len(self.open) - len(self.given_back)
             yield todo
             without_progress = 0 if len(self.open) - len(self.given_back) < before else without_progress + 1
@@ -133,6 +138,10 @@ class Ledger:
             todo = self._left(
                 [row for row in todo if row.slide_id in self.open and row.slide_id not in self.given_back], waiting
             )
+
+    def begin_round(self) -> None:
+        """Begin a round: from now on slides are claimed in its name."""
+        self.owner = self._process.begin_round()
 
     def commit(self, result: SlideResult, verdicts: Sequence[Verdict]) -> bool:
         """Write a slide's tile scores and evidence, then its decision. False where the slide is another process's.
@@ -176,6 +185,12 @@ class Ledger:
         """Take note of a slide that is not ours: `decided` is done, `held` is looked at again later."""
         if outcome == "decided":
             self.open.discard(slide_id)
+            self.decided_elsewhere.add(slide_id)
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other process was at work here at the last look."""
+        return self._process.alone
 
     def finish(self, rows: Sequence[SlideRow]) -> dict[str, Any]:
         """Write the files for people, of what is decided; returns the summary."""
@@ -187,8 +202,29 @@ class Ledger:
         slide_ids = set(decided.table["slide_id"].to_pylist())
         self._process.delete_stale(slide_ids)
         current = [row.slide_id for row in rows if row.slide_id in slide_ids and not self._is_outdated(row.slide_id)]
-        tables = [decision_segments.of_bundle(decided.table, bundle.folder, current) for bundle in self.bundles]
-        return write_summaries(self.out, self.bundles, tables, n_slides=len(rows), provenance=self.provenance)
+        return self._summarised(decided, current, n_slides=len(rows))
+
+    def renew(self, *, between_rounds: bool, last: bool = False) -> dict[str, Any]:
+        """Write the files for people, of all that is decided in this folder and what is open; returns the summary.
+
+        Args:
+            between_rounds: no slide is claimed in this process's name, so that it may look for what dead ones left.
+            last: leave one segment of all.
+        """
+        if last or len(self._written) >= decision_segments.WORTH_A_SEGMENT:
+            with self._committing:
+                self._compact()
+        decided = decision_segments.read_decisions(self.out)
+        decision_segments.tidy(self.out, decided, whole=last or len(decided.segments) > MAX_SEGMENTS)
+        slide_ids = set(decided.table["slide_id"].to_pylist())
+        if between_rounds:
+            self._process.delete_stale(slide_ids)
+        current = sorted(slide_id for slide_id in slide_ids if not self._is_outdated(slide_id))
+        return self._summarised(decided, current, n_slides=len(self.open.union(current)))
+
+    def _summarised(self, decided: Decided, slide_ids: Sequence[str], *, n_slides: int) -> dict[str, Any]:
+        tables = [decision_segments.of_bundle(decided.table, bundle.folder, slide_ids) for bundle in self.bundles]
+        return write_summaries(self.out, self.bundles, tables, n_slides=n_slides, provenance=self.provenance)
 
     def slide_fingerprint(self, row: SlideRow, etag: str | None) -> str:
         """Changes with the bundles, their calibrations, the slide's file, its mpp and its edited mask."""
@@ -202,16 +238,21 @@ class Ledger:
     def _left(self, rows: list[SlideRow], waiting: Callable[[], None]) -> list[SlideRow]:
         """Wait until slides that others were at are left undecided, and return these; empty where all are decided."""
         while rows:
-            free = self._process.free([row.slide_id for row in rows])
-            undecided = self._undecided(free)
-            self.open -= free - undecided
+            undecided = self.look_again(rows)
             rows = [row for row in rows if row.slide_id in self.open]
             if undecided:
-                return [row for row in rows if row.slide_id in undecided]
+                return undecided
             waiting()
             if rows:
                 self._process.pause()
         return []
+
+    def look_again(self, rows: Sequence[SlideRow]) -> list[SlideRow]:
+        """Those of these slides that are undecided and that nobody else is at; the decided are `open` no more."""
+        free = self._process.free([row.slide_id for row in rows])
+        undecided = self._undecided(free)
+        self.open -= free - undecided
+        return [row for row in rows if row.slide_id in undecided]
 
     def _undecided(self, slide_ids: set[str]) -> set[str]:
         """Those without a decision, or with the one that was withdrawn: by a listing, or singly where they are few."""

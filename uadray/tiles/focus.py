@@ -5,6 +5,7 @@ is as high for pale, smooth or sparse tissue in focus as for dense tissue in foc
 measure, the variance of the Laplacian (Pech-Pacheco 2000), is low for fat and stroma even where they are sharp.
 """
 
+import itertools
 from typing import Any
 
 import cv2
@@ -24,6 +25,13 @@ FOCUS_MIN_PX = 32
 FOCUS_PX = 64
 """Of larger tiles the middle of this side is judged, to save time, unless the middle is too flat."""
 
+STRIP_PX = 24
+"""Rows in the middle of a tile that are looked at first: a third of the work, and enough for most tiles."""
+
+CLEAR = 2.0
+"""A tile whose strip is so many times as sharp as it must be, and as many times as uneven, is not looked at further. Of
+16,733 tiles out of focus (real and painted, blurred by 0 to 3 um) the strips had at most 1.3 times `focus_min`."""
+
 MARGIN_PX = 4
 """Reach of the wider Gaussian: closer to the border, pixels beyond it would take part."""
 
@@ -39,7 +47,9 @@ _COLOURLESS = 25
 below 10."""
 
 
-def focus(images: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.float64]:
+def focus(
+    images: npt.NDArray[np.uint8], mpp: float, *, which: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.float64]:
     """The sharpness of each tile: energy of detail finer than 1 px over energy of detail between 1 and 2 px.
 
     It is measured on the green channel, shrunk to about `FOCUS_MPP` where pixels are finer. Medians of sharp tissue are
@@ -49,18 +59,40 @@ def focus(images: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.float64]:
     Args:
         images: RGB, [n, h, w, 3].
         mpp: micrometres per pixel.
+        which: indices of the images to judge; all unless given.
 
     Returns:
-        [n]; infinity for a tile that is too flat to judge.
+        [n], or one for each of `which`; infinity for a tile that is too flat to judge.
     """
-    factor = max(1, min(round(FOCUS_MPP / mpp), min(images.shape[1:3]) // FOCUS_MIN_PX))
-    height, width = (side // factor for side in images.shape[1:3])
-    top, left = (max(0, side - FOCUS_PX) // 2 * factor for side in (height, width))
-    sharpness = _sharpness(images[:, top : height * factor - top, left : width * factor - left], factor)
-    if top or left:  # where the middle is flat the whole tile is judged; focus changes slowly within a tile
+    greens, factor = images[..., 1], _reduction(images, mpp)
+    which = np.arange(len(images)) if which is None else which
+    middles = _middle(greens, factor, FOCUS_PX)
+    sharpness = _sharpness(middles[which], factor)
+    if middles.shape != greens.shape:  # where the middle is flat the whole tile is judged; focus changes slowly within
         flat = np.flatnonzero(np.isinf(sharpness))
-        sharpness[flat] = _sharpness(images[flat], factor)
+        sharpness[flat] = _sharpness(greens[which[flat]], factor)
     return sharpness
+
+
+def clearly_sharp(images: npt.NDArray[np.uint8], mpp: float, *, focus_min: float) -> Mask:
+    """Which tiles have a sharpness of at least `focus_min` beyond doubt, by a strip through their middle.
+
+    Args:
+        images: RGB, [n, h, w, 3].
+        mpp: micrometres per pixel.
+        focus_min: least sharpness of what is in focus.
+
+    Returns:
+        [n]; False says nothing: `focus` tells.
+    """
+    if not len(images):
+        return np.zeros(0, np.bool_)
+    factor = _reduction(images, mpp)
+    smooth, fine, coarse = _filtered(_middle(images[..., 1], factor, STRIP_PX), factor)
+    n_px = fine[0].size
+    energy_fine, energy_coarse = (np.einsum("nij,nij->n", band, band) / n_px for band in (fine, coarse))
+    deviation = smooth.reshape(len(images), -1).std(1)
+    return np.asarray((energy_fine >= CLEAR * focus_min * (energy_coarse + 1)) & (deviation >= CLEAR * FLAT))
 
 
 def empty(images: npt.NDArray[np.uint8]) -> Mask:
@@ -91,30 +123,63 @@ def blurred_blocks(thumbnail: npt.NDArray[np.uint8], mpp: float, tissue: Mask, *
     factor = reduction(thumbnail.shape[0] * thumbnail.shape[1], FULL_RESOLUTION_PX)
     height, width = thumbnail.shape[:2]
     columns, rows = (max(1, round(side * mpp / BLOCK_UM)) for side in (width, height))
-    smooth, fine, coarse = _bands(shrink(cv2.extractChannel(thumbnail, 1), factor))
-    energy_fine, energy_coarse, square, mean, share = (
-        _block_means(plane, rows, columns)
-        for plane in (_squared(fine), _squared(coarse), _squared(smooth), smooth, tissue)
-    )
-    judged = (square - mean**2 >= FLAT**2) & (share >= 0.5)
-    return np.asarray(judged & (energy_fine / (energy_coarse + 1) < focus_min), dtype=np.bool_)
+    green = np.asarray(shrink(np.asarray(cv2.extractChannel(thumbnail, 1), dtype=np.uint8), factor))
+    tops, lefts = _edges(green.shape[0], rows), _edges(green.shape[1], columns)
+    held = _half_tissue(tissue, len(tops) - 1, len(lefts) - 1)
+    blurred = np.zeros(held.shape, np.bool_)
+    for row in np.flatnonzero(held.any(1)):
+        some = np.flatnonzero(held[row])
+        blurred[row, some] = _are_blurred(green, tops[row : row + 2], lefts[some], lefts[some + 1], focus_min)
+    return blurred
 
 
-def _sharpness(images: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.float64]:
-    """[n] The sharpness of images [n, h, w, 3] reduced by `factor`; infinity for an image that is flat.
+def _half_tissue(tissue: Mask, rows: int, columns: int) -> Mask:
+    """[rows, columns] Which blocks are at least half tissue."""
+    bytes_, (tops, lefts) = tissue.view(np.uint8), (_edges(tissue.shape[0], rows), _edges(tissue.shape[1], columns))
+    counts = [
+        [cv2.countNonZero(bytes_[top:bottom, left:right]) for left, right in itertools.pairwise(lefts.tolist())]
+        for top, bottom in itertools.pairwise(tops.tolist())
+    ]
+    return np.asarray(2 * np.array(counts) >= np.outer(np.diff(tops), np.diff(lefts)))
 
-    All images are filtered together, as one picture in which they stand one below the other: for small images a call of
-    OpenCV takes as long as its pixels. The margins, where neighbours take part, are left out.
-    """
-    if not len(images):
+
+def _are_blurred(
+    green: npt.NDArray[np.uint8],
+    rows: npt.NDArray[np.int64],
+    lefts: npt.NDArray[np.int64],
+    rights: npt.NDArray[np.int64],
+    focus_min: float,
+) -> list[bool]:
+    """Whether each block of one row of blocks is uneven enough to be judged, and of a sharpness below `focus_min`."""
+    top, left = max(0, rows[0] - MARGIN_PX), max(0, lefts[0] - MARGIN_PX)
+    bands = _bands(green[top : rows[1] + MARGIN_PX, left : rights[-1] + MARGIN_PX])
+    inner = slice(rows[0] - top, rows[1] - top)
+    blurred = []
+    for first, last in zip(lefts - left, rights - left, strict=True):
+        smooth, fine, coarse = (band[inner, first:last] for band in bands)
+        energy_fine, energy_coarse = (cv2.norm(band, cv2.NORM_L2SQR) / smooth.size for band in (fine, coarse))
+        is_uneven = cv2.meanStdDev(smooth)[1].item() >= FLAT
+        blurred.append(is_uneven and energy_fine < focus_min * (energy_coarse + 1))
+    return blurred
+
+
+def _reduction(images: npt.NDArray[np.uint8], mpp: float) -> int:
+    """By how much tiles are reduced before they are judged."""
+    return max(1, min(round(FOCUS_MPP / mpp), min(images.shape[1:3]) // FOCUS_MIN_PX))
+
+
+def _middle(greens: npt.NDArray[np.uint8], factor: int, rows: int) -> npt.NDArray[np.uint8]:
+    """The middle `rows` x `FOCUS_PX` of tiles [n, h, w] that are yet to be reduced by `factor`."""
+    height, width = (side // factor for side in greens.shape[1:])
+    top, left = (max(0, side - most) // 2 * factor for side, most in ((height, rows), (width, FOCUS_PX)))
+    return greens[:, top : height * factor - top, left : width * factor - left]
+
+
+def _sharpness(greens: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.float64]:
+    """[n] The sharpness of tiles [n, h, w] reduced by `factor`; infinity for a tile that is flat."""
+    if not len(greens):
         return np.zeros(0)
-    height, width = (side // factor for side in images.shape[1:3])
-    greens = np.concatenate([_green(image, factor) for image in images])
-    stack = greens.astype(np.float32)  # filters are faster on these than on integers
-    margin = min(MARGIN_PX, (min(height, width) - 1) // 2)
-    smooth, fine, coarse = (
-        band.reshape(-1, height, width)[:, margin : height - margin, margin : width - margin] for band in _bands(stack)
-    )
+    smooth, fine, coarse = _filtered(greens, factor)
     energy_fine, energy_coarse = ([cv2.norm(each, cv2.NORM_L2SQR) for each in band] for band in (fine, coarse))
     n_px = fine[0].size  # the 1 below is the energy that rounding to whole values alone makes
     sharpness = np.array(energy_fine) / n_px / (np.array(energy_coarse) / n_px + 1)
@@ -122,8 +187,19 @@ def _sharpness(images: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.flo
     return np.asarray(sharpness, dtype=np.float64)
 
 
-def _green(image: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.uint8]:
-    return shrink(np.asarray(cv2.extractChannel(image, 1), dtype=np.uint8), factor)
+def _filtered(greens: npt.NDArray[np.uint8], factor: int) -> tuple[npt.NDArray[np.float32], ...]:
+    """The `_bands` of tiles [n, h, w] reduced by `factor`, without the margins, where neighbours take part.
+
+    All tiles are filtered together, as one picture in which they stand one below the other: for small images a call of
+    OpenCV takes as long as its pixels.
+    """
+    height, width = (side // factor for side in greens.shape[1:])
+    whole = np.ascontiguousarray(greens[:, : height * factor, : width * factor])
+    stack = shrink(whole.reshape(-1, width * factor), factor).astype(np.float32)  # faster to filter than integers
+    margin = min(MARGIN_PX, (min(height, width) - 1) // 2)
+    return tuple(
+        band.reshape(-1, height, width)[:, margin : height - margin, margin : width - margin] for band in _bands(stack)
+    )
 
 
 def _bands(green: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
@@ -132,18 +208,9 @@ def _bands(green: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
     return twice, cv2.absdiff(green, once), cv2.absdiff(once, twice)
 
 
-def _block_means(plane: npt.NDArray[Any], rows: int, columns: int) -> npt.NDArray[np.float32]:
-    """[rows, columns] Means over blocks of whole pixels: OpenCV's, which splits pixels, takes three times as long."""
-    rows, columns = min(rows, plane.shape[0]), min(columns, plane.shape[1])
-    tops, lefts = (
-        np.linspace(0, side, n + 1).astype(np.int64) for side, n in zip(plane.shape, (rows, columns), strict=True)
-    )
-    sums = np.add.reduceat(np.add.reduceat(plane, tops[:-1], 0, np.float32), lefts[:-1], 1)
-    return np.asarray(sums / np.outer(np.diff(tops), np.diff(lefts)), dtype=np.float32)
-
-
-def _squared(plane: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    return np.asarray(np.square(plane, dtype=np.float32))
+def _edges(side: int, blocks: int) -> npt.NDArray[np.int64]:
+    """Where blocks of whole pixels begin and end."""
+    return np.linspace(0, side, min(side, blocks) + 1).astype(np.int64)
 
 
 def _is_empty(image: npt.NDArray[np.uint8]) -> bool:

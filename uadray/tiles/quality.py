@@ -16,8 +16,9 @@ import numpy.typing as npt
 from pydantic import Field
 
 from uadray.config import Config
-from uadray.tiles.artefacts import air_mask, density, fold_mask, pen_mask
-from uadray.tiles.focus import blurred_blocks, empty, focus
+from uadray.tiles.artefacts import air_mask, pen_mask
+from uadray.tiles.focus import blurred_blocks, clearly_sharp, empty, focus
+from uadray.tiles.folds import fold_mask
 from uadray.tiles.tissue import shrink, tissue_fraction
 
 Flag = Literal["pen", "fold", "air", "blur", "out_of_focus"]
@@ -87,7 +88,7 @@ def flag_masks(
     """
     config = config or QualityConfig()
     factor = max(1, round(WORKING_MPP / mpp))
-    small = density(shrink(thumbnail, factor))
+    small = shrink(thumbnail, factor)
     scale, size = mpp * factor, (small.shape[1], small.shape[0])
     inside = _resized(tissue, size)
     pen = pen_mask(
@@ -148,11 +149,13 @@ def pixel_flags(images: npt.NDArray[np.uint8], mpp: float, config: QualityConfig
         [n]
     """
     least = (config or QualityConfig()).focus_min
-    sharpness = focus(images, mpp)
-    flags: list[Flag | None] = ["out_of_focus" if value < least else None for value in sharpness]
-    flat = np.flatnonzero(np.isinf(sharpness))
-    for i in flat[empty(images[flat])]:
-        flags[i] = "air"
+    flags: list[Flag | None] = [None] * len(images)
+    doubtful = np.flatnonzero(~clearly_sharp(images, mpp, focus_min=least))
+    for i, sharpness in zip(doubtful, focus(images, mpp, which=doubtful), strict=True):
+        if sharpness < least:
+            flags[i] = "out_of_focus"
+        elif np.isinf(sharpness) and empty(images[i : i + 1])[0]:
+            flags[i] = "air"
     return flags
 
 
