@@ -256,6 +256,15 @@ def screen(
     split: SplitOpt = None,
     mask_dir: MasksOpt = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say tiles, bytes and hours, from a sample.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="--slides is a folder or s3:// prefix: screen slides as they come.")
+    ] = False,
+    renew_minutes: Annotated[
+        float, typer.Option(help="With --follow: between renewals of the worklist.", min=0.01)
+    ] = 5,
+    settle_seconds: Annotated[
+        float, typer.Option(help="With --follow: for so long a file has not changed that is complete.", min=0)
+    ] = 30,
     score_workers: WorkersOpt = None,
     gpus: GpusOpt = 0,
     bf16: Bf16Opt = False,
@@ -264,6 +273,15 @@ def screen(
     from uadray.commands import screen as command
     from uadray.commands.cluster import stream_config
 
+    if follow:
+        command.refuse_with_follow({"--split": split, "--mask-dir": mask_dir, "--dry-run": dry_run})
+        summary = command.follow_folder(
+            bundles, folder_uri=slides, out=out, retry_failed=retry_failed, settle_s=settle_seconds,
+            renew_s=60 * renew_minutes, stream=stream_config(score_workers, gpus),
+        )  # fmt: skip
+        _answer(summary)
+        command.check_none_failed(summary)
+        return
     summary = command.run(
         bundles, slides_uri=slides, split=split, out=out, retry_failed=retry_failed, mask_dir=mask_dir,
         dry_run=dry_run, stream=stream_config(score_workers, gpus, is_bf16=bf16),

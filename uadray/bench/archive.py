@@ -53,7 +53,7 @@ LEFT = 100
 _SIDE_PX = 16
 _CONTENT = b"a slide that is never opened"
 _PREVIEW = encode_jpeg(np.full((48, 64, 3), 200, np.uint8))
-_MASKS = b'{"type": "FeatureCollection", "features": []}'
+_MASKS = json.dumps({"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": None}]}).encode()
 
 
 def run(*, slides: int = 100_000) -> dict[str, Any]:

@@ -7,10 +7,12 @@ from uadray.cluster.workers import StreamConfig
 from uadray.commands.calibrate import read_calibration
 from uadray.commands.cluster import join_cluster
 from uadray.commands.progress import progress, tile_progress
+from uadray.commands.stopping import stopping
 from uadray.detectors.bundle import read_bundle
-from uadray.errors import WorkError
-from uadray.screening import job
+from uadray.errors import InputError, WorkError
+from uadray.screening import follow, job
 from uadray.screening.bundles import ScreeningBundle, arranged
+from uadray.screening.follower import Pace
 from uadray.screening.summary import pages
 from uadray.slides.manifest import read_manifest
 from uadray.tiles.mask_folder import check_folder
@@ -55,6 +57,49 @@ def run(
     return summary | {"masks_used": masks_used} | ({"node_troubles": troubles} if troubles else {})
 
 
+def follow_folder(
+    bundle_uris: Sequence[str], *, folder_uri: str, out: str, retry_failed: bool, settle_s: float, renew_s: float,
+    stream: StreamConfig,
+) -> dict[str, Any]:  # fmt: skip
+    """Screen slides as they come into a folder, until SIGINT or SIGTERM.
+
+    Args:
+        bundle_uris: of the detectors.
+        folder_uri: folder or s3:// prefix.
+        out: folder or s3:// URI for decisions, scores and the worklist page.
+        retry_failed: try slides again that had failed before.
+        settle_s: seconds for which a file must not have changed.
+        renew_s: seconds between renewals of the worklist.
+        stream: how the cluster is shared.
+
+    Returns:
+        The summary of `follow.follow`.
+    """
+    with stopping() as stop, progress("follow", lines=False) as tick:
+        return follow.follow(
+            folder_uri, bundles=[_calibrated(uri, None) for uri in bundle_uris], out=out, stop=stop,
+            join=stop.kept(lambda: join_cluster(bundle_uris=bundle_uris, out_uri=out)),
+            pace=Pace(settle_s=settle_s, renew_s=renew_s), config=stream, retry_failed=retry_failed,
+            progress=tile_progress(tick),
+        )  # fmt: skip
+
+
+def refuse_with_follow(given: dict[str, Any]) -> None:
+    """Raise where an option was given that has no meaning for slides that are still to come.
+
+    Raises:
+        InputError: which.
+    """
+    why = {
+        "--split": "slides that come have no split; let them come into a folder for each",
+        "--mask-dir": "leave --follow out to screen slides again with edited masks",
+        "--dry-run": "nobody knows what will come; for what is there, `uadray index` makes a manifest",
+    }
+    for name, value in given.items():
+        if value:
+            raise InputError(f"{name} cannot be used with --follow: {why[name]}")
+
+
 def _calibrated(uri: str, mask_dir: str | None) -> ScreeningBundle:
     bundle = read_bundle(uri)
     return ScreeningBundle(uri, bundle.with_masks(mask_dir), read_calibration(uri, bundle))
@@ -71,6 +116,15 @@ def check_all_decided(summary: dict[str, Any]) -> None:
             f"{summary['open']} of {summary['slides']} slides are open, no fault of theirs: {summary['why_open']}; "
             "the same command tries them again"
         )
+    check_none_failed(summary)
+
+
+def check_none_failed(summary: dict[str, Any]) -> None:
+    """Raise where a slide has failed.
+
+    Raises:
+        WorkError: how many slides, and why.
+    """
     if summary.get("failed"):
         n_failed = f"{summary['failed']} of {summary['slides']} slides"
         raise WorkError(f"{n_failed} failed: {summary['why_failed']}; see {pages(summary)}")
