@@ -15,10 +15,9 @@ import ray
 
 from uadray.bench.slides import upload_copies, write_slide, write_tiny_bundle
 from uadray.cluster.workers import StreamConfig
-from uadray.commands.calibrate import read_calibration
 from uadray.detectors.bundle import Bundle, load_detector
 from uadray.detectors.detector import Scored
-from uadray.screening.bundles import ScreeningBundle, arranged
+from uadray.screening.bundles import ScreeningBundle, arranged, read_calibration
 from uadray.screening.job import ScreenConfig, screen
 from uadray.slides.manifest import SlideRow
 

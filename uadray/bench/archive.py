@@ -113,8 +113,8 @@ def _counted(server: SeaweedServer, work: partial[dict[str, Any]]) -> tuple[dict
 def _screened(root: str, archive: str, n: int) -> dict[str, Any]:
     """Screen the first `n` slides as a command would, with the start of Ray."""
     from uadray.cluster.connection import connect
-    from uadray.commands.calibrate import read_calibration
     from uadray.detectors.bundle import read_bundle
+    from uadray.screening.bundles import read_calibration
 
     began, first_s = time.perf_counter(), 0.0
 

@@ -2,10 +2,11 @@
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ ENVIRONMENT = {
 }
 """Of this process and, where Ray is started here, of its workers; a variable that is set already stays."""
 
-BLOCK_BYTES = 16 * 2**20
-"""What Ray Data makes blocks of, unless a stream says otherwise."""
+
+NOT_NEEDED = ("/autoscaler/_private/monitor.py", "/ray/_private/log_monitor.py", "/ray/dashboard/dashboard.py")
+"""Processes that Ray starts whether they are wanted or not, 50 to 80 MB each: they would start more nodes, print what
+workers print, and (without the dashboard) phone home."""
 
 
 def connect(*, quiet: bool = True) -> None:
@@ -52,11 +55,8 @@ def connect(*, quiet: bool = True) -> None:
         if address != "local":
             check_joinable(address, log=log)
         _start(address, quiet=quiet, log=log)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.target_max_block_size = BLOCK_BYTES
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if address == "local" and quiet:
+        _end_what_is_not_needed()
 
 
 def cores() -> int:
@@ -80,6 +80,17 @@ def _start(address: str, *, quiet: bool, log: Path) -> None:
         raise WorkError(
             f"{problem} ({said}); nothing was begun, the same command can be run again; Ray's own words are in {log}"
         ) from error
+
+
+def _end_what_is_not_needed() -> None:
+    """End processes of our own Ray that nothing here asks of anything; where Ray renames them they stay."""
+    with suppress(OSError):
+        threads = list(Path("/proc/self/task").iterdir())
+        children = {int(pid) for thread in threads for pid in (thread / "children").read_text().split()}
+        for pid in children:
+            title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+            if any(name in title for name in NOT_NEEDED):
+                os.kill(pid, signal.SIGTERM)
 
 
 @contextmanager
