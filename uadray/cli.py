@@ -31,6 +31,9 @@ SlidesOpt = Annotated[str, typer.Option("--slides", help="Manifest (CSV or Parqu
 SplitOpt = Annotated[str | None, typer.Option(help="Only the manifest's slides of this split, see `uadray split`.")]
 SetOpt = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set detector.width=32.")]
 MasksOpt = Annotated[str | None, typer.Option(help="Folder of edited masks, <slide_id>.geojson.")]
+Bf16Opt = Annotated[
+    bool, typer.Option("--bf16", help="Score in bfloat16 where the processor is fast at it and scores stay within 1 %.")
+]
 WorkersOpt = Annotated[int | None, typer.Option(help="Scoring actors; half of the cluster's CPUs unless given.", min=1)]
 GpusOpt = Annotated[float, typer.Option(help="GPUs of each scoring actor.", min=0)]
 
@@ -211,12 +214,13 @@ def score(
     out: Annotated[str, typer.Option(help="Parquet file for the tile scores.")],
     score_workers: WorkersOpt = None,
     gpus: GpusOpt = 0,
+    bf16: Bf16Opt = False,
 ) -> None:
     """Score every tile of a tile set or of slides."""
     from uadray.commands import score as command
     from uadray.commands.cluster import stream_config
 
-    summary = command.run(bundle, data=data, out=out, stream=stream_config(score_workers, gpus))
+    summary = command.run(bundle, data=data, out=out, stream=stream_config(score_workers, gpus, is_bf16=bf16))
     _answer(summary, is_good=not summary["failed_slides"] and not summary["unscored"])
 
 
@@ -230,6 +234,7 @@ def calibrate(
     mask_dir: MasksOpt = None,
     score_workers: WorkersOpt = None,
     gpus: GpusOpt = 0,
+    bf16: Bf16Opt = False,
 ) -> None:
     """Score normal slides that were not trained on; from then on the bundle can decide."""
     from uadray.commands import calibrate as command
@@ -237,7 +242,7 @@ def calibrate(
 
     summary = command.run(
         bundle, slides_uri=slides, split=split, alpha=alpha, top_fraction=top_fraction, mask_dir=mask_dir,
-        stream=stream_config(score_workers, gpus),
+        stream=stream_config(score_workers, gpus, is_bf16=bf16),
     )  # fmt: skip
     _answer(summary, is_good=not summary["left_out"])
 
@@ -251,16 +256,35 @@ def screen(
     split: SplitOpt = None,
     mask_dir: MasksOpt = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say tiles, bytes and hours, from a sample.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="--slides is a folder or s3:// prefix: screen slides as they come.")
+    ] = False,
+    renew_minutes: Annotated[
+        float, typer.Option(help="With --follow: between renewals of the worklist.", min=0.01)
+    ] = 5,
+    settle_seconds: Annotated[
+        float, typer.Option(help="With --follow: for so long a file has not changed that is complete.", min=0)
+    ] = 30,
     score_workers: WorkersOpt = None,
     gpus: GpusOpt = 0,
+    bf16: Bf16Opt = False,
 ) -> None:
     """Screen an archive, slide by slide; run it again to go on after whatever stopped it."""
     from uadray.commands import screen as command
     from uadray.commands.cluster import stream_config
 
+    if follow:
+        command.refuse_with_follow({"--split": split, "--mask-dir": mask_dir, "--dry-run": dry_run})
+        summary = command.follow_folder(
+            bundles, folder_uri=slides, out=out, retry_failed=retry_failed, settle_s=settle_seconds,
+            renew_s=60 * renew_minutes, stream=stream_config(score_workers, gpus),
+        )  # fmt: skip
+        _answer(summary)
+        command.check_none_failed(summary)
+        return
     summary = command.run(
         bundles, slides_uri=slides, split=split, out=out, retry_failed=retry_failed, mask_dir=mask_dir,
-        dry_run=dry_run, stream=stream_config(score_workers, gpus),
+        dry_run=dry_run, stream=stream_config(score_workers, gpus, is_bf16=bf16),
     )  # fmt: skip
     _answer(summary)
     command.check_all_decided(summary)
@@ -295,13 +319,23 @@ def serve(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="decode, s3, screen, bundles, ingest, memory, nodes or faults.")],
-    only: Annotated[str | None, typer.Option(help="Scenarios of `faults`, like 0,a,f; all unless given.")] = None,
+    name: Annotated[
+        str,
+        typer.Argument(help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, archive, follow."),
+    ],
+    only: Annotated[
+        str | None,
+        typer.Option(
+            help="Scenarios of `faults`, like 0,a,f; cases of `screen`, `s3`, `ingest`, `follow`. All unless given."
+        ),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Of `stages`: cpu or cuda; cpu unless given.")] = None,
+    slides: Annotated[int | None, typer.Option(min=2, help="Of `archive`, 100,000, or `follow`, 200.")] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
 
-    _answer(run(name, only=only.split(",") if only else ()))
+    _answer(run(name, only=only.split(",") if only else (), slides=slides, device=device))
 
 
 @weights_app.command("pull")

@@ -39,9 +39,10 @@ def test_shapes_and_types(detector: Detector) -> None:
     assert scored.score.shape == (len(PIXELS),)
     assert scored.score.dtype == np.float64
     assert np.isfinite(scored.score).all()
-    assert scored.residual.shape[0] == len(PIXELS)
-    assert scored.residual.dtype == np.float32
-    assert scored.residual.min() >= 0
+    maps = scored.maps(range(len(PIXELS)))
+    assert maps.shape[0] == len(PIXELS)
+    assert maps.dtype == np.float32
+    assert maps.min() >= 0
     x, x_hat = scored.pictures(range(len(PIXELS)))
     assert x_hat.shape == x.shape == PIXELS.shape
     assert x_hat.dtype == np.uint8
@@ -59,6 +60,13 @@ def test_pictures_are_of_the_tiles_asked_for_in_that_order(detector: Detector) -
     assert [len(part) for part in detector(PIXELS).pictures([])] == [0, 0]
 
 
+def test_maps_are_of_the_tiles_asked_for_in_that_order(detector: Detector) -> None:
+    every = detector.maps(PIXELS)
+    assert every.std() > 0
+    rows = [BATCH + 1, 0, 7, 7]
+    np.testing.assert_allclose(detector(PIXELS).maps(rows), every[rows], atol=1e-5)
+
+
 def test_a_batch_size_changes_nothing_but_the_batches(detector: Detector) -> None:
     expected = detector(PIXELS)
     for batch_tiles in (1, 7, 1000):
@@ -66,7 +74,8 @@ def test_a_batch_size_changes_nothing_but_the_batches(detector: Detector) -> Non
         assert max(len(x) for x in detector.inputs(PIXELS)) == min(batch_tiles, len(PIXELS))
         found = detector(PIXELS)
         np.testing.assert_allclose(found.score, expected.score, atol=1e-5)
-        np.testing.assert_allclose(found.residual, expected.residual, atol=1e-5)
+        rows = range(len(PIXELS))
+        np.testing.assert_allclose(found.maps(rows), expected.maps(rows), atol=1e-5)
 
 
 def test_read_only_tiles_are_scored_as_they_are(detector: Detector) -> None:
@@ -101,10 +110,10 @@ def test_a_gpu_gives_the_scores_of_a_cpu(config: dpa.Config | fanogan.Config, ba
     torch.manual_seed(0)
     networks = build_networks(config)
     expected = build_detector(config, copy.deepcopy(networks))(PIXELS)
-    shown = expected.pictures([3, 0])
+    shown, maps = expected.pictures([3, 0]), expected.maps([3, 0])
     found = build_detector(config, networks, device="cuda", batch_tiles=batch_tiles)(PIXELS)
     np.testing.assert_allclose(found.score, expected.score, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found.residual, expected.residual, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.maps([3, 0]), maps, rtol=1e-3, atol=1e-4)
     for ours, theirs in zip(found.pictures([3, 0]), shown, strict=True):
         np.testing.assert_allclose(ours.astype(int), theirs, atol=1)
 

@@ -64,7 +64,7 @@ def test_bundles_that_read_different_tiles_are_refused_with_what_differs() -> No
 
 def test_every_field_of_tiles_but_the_masks_is_compared() -> None:
     assert "mask_dir" in TileSpec.model_fields
-    others = {"mpp": 0.25, "tile_px": 32, "stride_px": 48, "min_tissue": 0.1, "quality": None}
+    others = {"mpp": 0.25, "tile_px": 32, "stride_px": 48, "min_tissue": 0.1, "max_coarser": 0, "quality": None}
     assert TileSpec.model_fields.keys() - others.keys() == {"mask_dir", "stain"}
     for name, value in others.items():
         with pytest.raises(InputError, match=f"read different tiles: .*{name}"):

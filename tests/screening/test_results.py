@@ -61,13 +61,13 @@ def _run(monkeypatch: pytest.MonkeyPatch, faults: dict[str, list[str]], **consta
 
 def test_a_stream_has_so_many_slides_and_each_slide_one_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray puts every read task before the first one runs: an archive is not one stream."""
-    streams, ends = _run(monkeypatch, {"s3": ["unreadable"]}, SLIDES_A_STREAM=3)
+    streams, ends = _run(monkeypatch, {"s3": ["unreadable"]}, TASKS_A_STREAM=3)
     assert [len(slides) for slides in streams.seen] == [3, 3, 1]
     assert ends == [(row.slide_id, "unreadable" if row.slide_id == "s3" else None, False) for row in ROWS]
 
 
 def test_what_is_given_back_comes_last_and_three_times_at_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    streams, ends = _run(monkeypatch, {"s0": ["unreachable"], "s1": ["disk_full"] * 3}, SLIDES_A_STREAM=4)
+    streams, ends = _run(monkeypatch, {"s0": ["unreachable"], "s1": ["disk_full"] * 3}, TASKS_A_STREAM=4)
     assert streams.seen == [["s0", "s1", "s2", "s3"], ["s4", "s5", "s6", "s0"], ["s1"], ["s1"]]
     assert [end for end in ends if end[1]] == [("s1", "disk_full", True)]
     assert sorted(end[0] for end in ends) == [row.slide_id for row in ROWS]

@@ -1,6 +1,7 @@
-"""The scoring actor, called as Ray Data calls it: a part in, a part out."""
+"""The scoring actor, called as Ray calls it: a part in, a part out."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -18,14 +19,18 @@ from uadray.screening.slide_result import EVIDENCE_TILES
 N, SIDE = 20, 8
 
 
+def no_maps(rows: Sequence[int]) -> npt.NDArray[np.float32]:
+    """No page shows them."""
+    raise AssertionError("a screening has no use for residual maps")
+
+
 class Brightness:
     """A detector whose scores are mean colours and whose reconstructions are negatives."""
 
     shown = 0
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> Scored:
-        residual = np.zeros((len(images), 2, 2), np.float32)
-        return Scored(images.mean((1, 2, 3)), residual, lambda rows: self.pictures(images[list(rows)]))
+        return Scored(images.mean((1, 2, 3)), lambda rows: self.pictures(images[list(rows)]), no_maps)
 
     def pictures(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         self.shown += len(images)
@@ -125,7 +130,7 @@ def test_each_bundle_has_the_scores_and_pictures_that_it_has_alone(scorer: PartS
     class Darkness(Brightness):
         def __call__(self, images: npt.NDArray[np.uint8]) -> Scored:
             scored = super().__call__(images)
-            return Scored(-scored.score, scored.residual, scored.pictures)
+            return Scored(-scored.score, scored.pictures, scored.maps)
 
     both, alone = _several(Brightness(), Darkness()), _several(Darkness())
     for number, part in enumerate(images):

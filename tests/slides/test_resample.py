@@ -1,12 +1,14 @@
 """Area resampling against what is known: identity, OpenCV, brute force, constants."""
 
+import time
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uadray.slides.resample import _weights, resample
+from uadray.slides.resample import resample
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
@@ -99,15 +101,85 @@ def test_a_mean_does_not_depend_on_where_the_grid_starts() -> None:
     np.testing.assert_allclose(at[2][:-1], at[0][1:], atol=0)
 
 
-@settings(max_examples=60, deadline=None)
-@given(step=st.floats(1.0001, 4), side=st.integers(2, 40), x=st.integers(0, 3), y=st.integers(0, 3))
-def test_opencv_and_the_matrices_agree(step: float, side: int, x: int, y: int) -> None:
-    """From whole pixels on OpenCV averages, otherwise the matrices do; halves may go either way."""
-    length = int(np.ceil(3 + side * step)) + 1
+def _weights(offset: float, step: float, side: int, length: int) -> np.ndarray:
+    """[side, length] in double precision; see `resample` for what happens at steps below 1."""
+    centre, half = offset + (np.arange(side) + 0.5) * step, max(step, 1.0) / 2
+    low, high, pixel = (centre - half)[:, None], (centre + half)[:, None], np.arange(length)[None, :]
+    overlap = np.clip(np.minimum(high, pixel + 1) - np.maximum(low, pixel), 0, None)
+    return overlap / overlap.sum(1, keepdims=True)
+
+
+def _exact(source: np.ndarray, x: float, y: float, step: float, side: int) -> np.ndarray:
+    """Area averages, not rounded: [side, side, 3]."""
+    rows, columns = (_weights(at, step, side, source.shape[i]) for i, at in ((0, y), (1, x)))
+    return np.stack([rows @ source[..., c] @ columns.T for c in range(3)], axis=-1)
+
+
+STEPS = st.one_of(
+    st.floats(0.9, 8),
+    st.floats(0.99, 1.01),
+    st.floats(1, 1.003),
+    st.sampled_from([0.99009900990099, 0.997, 1.0, 1.002004008016032, 1.003, 1.98019801980198, 2.0, 4.0, 8.0]),
+)
+OFFSETS = st.one_of(st.floats(0, 2), st.sampled_from([0.0, 0.25, 0.5, 1.0, 1.5, 2.0]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(step=STEPS, x=OFFSETS, y=OFFSETS, side=st.integers(8, 40))
+def test_all_steps_and_offsets_give_area_averages(step: float, x: float, y: float, side: int) -> None:
+    _check(step, x, y, side)
+
+
+@settings(max_examples=25, deadline=None)
+@given(step=st.floats(1, 1.004), side=st.sampled_from([255, 256, 257]))
+def test_steps_near_one_give_area_averages(step: float, side: int) -> None:
+    """Interpolation drifts nowhere, and it is not taken where OpenCV would copy."""
+    _check(step, 0.0, 1.0, side)
+
+
+def _check(step: float, x: float, y: float, side: int) -> None:
+    """On noise, which is the hardest: means by half a grey level on average, by two at the most."""
+    length = int(np.ceil(2 + side * step)) + 1
     source = np.random.default_rng(side).integers(0, 256, (length, length, 3), dtype=np.uint8)
-    rows, columns = (_weights(float(at), round(step, 9), side, length) for at in (y, x))
-    exact = np.stack([rows @ source[..., c].astype(np.float32) @ columns.T for c in range(3)], axis=-1)
-    found = resample(source, offset_px=(x, y), step_px=(step, step), side_px=side)
-    assert np.abs(found - exact).max() <= 0.5 + 1e-3
+    out = np.zeros((side, side, 3), np.uint8)
+    found = resample(source, offset_px=(x, y), step_px=(step, step), side_px=side, out=out)
+    error = np.abs(found - _exact(source, x, y, step, side))
+    assert found is out
+    assert error.mean() <= 0.5
+    assert error.max() <= 2
     white = np.full_like(source, 255)
     assert (resample(white, offset_px=(x, y), step_px=(step, step), side_px=side) == 255).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(step=STEPS, x=OFFSETS, y=OFFSETS)
+def test_nothing_is_shifted(step: float, x: float, y: float) -> None:
+    """The centre of a soft spot, measured in the result, lies where it lies in the source, to 0.05 output pixels."""
+    side = 48
+    length = int(np.ceil(2 + side * step)) + 1
+    at = np.arange(length) + 0.5
+    centre_x, centre_y, width = x + 0.45 * side * step, y + 0.55 * side * step, 0.1 * side * step
+    spot = 250 * np.exp(-((at - centre_x) ** 2) / (2 * width**2) - ((at - centre_y) ** 2)[:, None] / (2 * width**2))
+    source = np.repeat(np.rint(spot).astype(np.uint8)[..., None], 3, axis=2)
+    found = resample(source, offset_px=(x, y), step_px=(step, step), side_px=side)[..., 0].astype(float)
+    place = (np.arange(side) + 0.5) * step
+    for sums, offset, centre in ((found.sum(0), x, centre_x), (found.sum(1), y, centre_y)):
+        assert abs(offset + (sums * place).sum() / sums.sum() - centre) <= 0.05 * step
+
+
+def test_a_large_tile_takes_one_thread() -> None:
+    """Whatever OpenCV is set to: a whole step, one near 1, and one between pixels."""
+    source = np.random.default_rng(0).integers(0, 256, (2100, 2100, 3), dtype=np.uint8)
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(4)
+    try:
+        for step, x in ((2.0, 0.0), (1.002, 0.0), (1.5, 0.25)):
+            others = []  # of the shortest of some tries: threads that tests before this one left may still spin
+            for _ in range(5):
+                process, thread = time.process_time(), time.thread_time()
+                resample(source, offset_px=(x, 0), step_px=(step, step), side_px=1024)
+                thread = time.thread_time() - thread
+                others.append((time.process_time() - process - thread) / thread)
+            assert min(others) <= 0.25
+    finally:
+        cv2.setNumThreads(before)

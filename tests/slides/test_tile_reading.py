@@ -47,6 +47,20 @@ def test_between_levels_the_finer_one_is_averaged(slide_path: Path) -> None:
     assert np.abs(tile - expected).max() <= 0.51
 
 
+def test_a_level_a_little_too_coarse_is_interpolated(slide_path: Path) -> None:
+    """0.98 um/px takes level 1 (1.0) where 3 % are allowed, and not where 2 %: what it shows stays where it is."""
+    where = {"x_level0_px": 201, "y_level0_px": 99, "mpp": 0.98, "tile_px": 64}
+    with open_slide(slide_path, slide_id="s") as slide:
+        assert [finer_level(slide, 0.98, most) for most in (0.0, 0.02, 0.03)] == [0, 0, 1]
+        assert [finer_level(slide, 1.96, most) for most in (0.02, 0.03)] == [1, 2]
+        fine, coarse = (read_tile(slide, **where, max_coarser=most).astype(float) for most in (0.0, 0.03))
+    x = 201 + (np.arange(64) + 0.5) * 1.96
+    y = 99 + (np.arange(64) + 0.5) * 1.96
+    assert np.abs(coarse[:, :, 0].mean(0) - (x * 200 / 768 + 19.5)).max() < 2
+    assert np.abs(coarse[:, :, 1].mean(1) - (y * 200 / 512 + 19.5)).max() < 2
+    assert np.abs(coarse - fine).mean() < 2
+
+
 def test_outside_is_white(slide_path: Path) -> None:
     with open_slide(slide_path, slide_id="s") as slide:
         across = read_tile(slide, x_level0_px=736, y_level0_px=480, mpp=0.5, tile_px=64)

@@ -106,6 +106,7 @@ def test_a_tile_set_of_the_first_version_is_gone_on_with(tmp_path: Path) -> None
     (out / "slides" / "a.json").write_text(json.dumps(commit, indent=1))
     (out / "tileset.json").write_text(OLD_TILESET)
     spec, options = TileSpec(mpp=0.5, tile_px=256, min_tissue=0.9, quality=None), CutOptions()
-    commits.claim(str(out), spec, options)
+    spec = commits.claim(str(out), spec, options)
+    assert spec.max_coarser == 0, "there was no such field"
     (slide_tiles,) = commits.committed_slides([row], spec, options, str(out)).values()
     assert slide_tiles.model_dump() == commit

@@ -1,14 +1,16 @@
 """The processes of this machine, read from /proc: which descend from which, their titles, memory and CPU time."""
 
 import os
+import threading
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 _PROC = Path("/proc")
-READER, SCORER = "ray::Read", "ray::MapWorker"
-"""How Ray titles a process with a read task of Ray Data, and one with an actor of its pool."""
+READER, SCORER = "ray::Read", "ray::WatchedScorer"
+"""How Ray titles a process with a read task of a stream, and one with a scoring actor."""
 
 
 def descendants(pid: int) -> list[int]:
@@ -39,31 +41,26 @@ def titled(pid: int, start: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes in RAM.
+    """Bytes in RAM, each page divided among the processes that map it (Linux: PSS), so that those of all add up.
 
     Attributes:
-        private: private memory and mapped files of all processes, added up. A library that five processes map counts
-            five times, so this is more than there is, never less.
-        shared: shared memory, of the process that maps most of it: the object store.
+        own: private memory and mapped files.
+        shared: shared memory: the object store.
     """
 
-    private: int
+    own: int
     shared: int
 
 
-def memory(pids: list[int]) -> Memory:
-    """The memory of these processes now."""
-    private, shared = 0, 0
-    for pid in pids:
-        sizes = _sizes(pid)
-        private += sizes.get("RssAnon", 0) + sizes.get("RssFile", 0)
-        shared = max(shared, sizes.get("RssShmem", 0))
-    return Memory(private, shared)
+def memory(pid: int) -> Memory:
+    """The memory of a process now; nothing for one that has ended."""
+    sizes = _sizes(pid, "smaps_rollup")
+    return Memory(sizes.get("Pss_Anon", 0) + sizes.get("Pss_File", 0), sizes.get("Pss_Shmem", 0))
 
 
 def peak_rss(pid: int) -> int:
     """The most bytes in RAM that a process has had so far; 0 for one that has ended."""
-    return _sizes(pid).get("VmHWM", 0)
+    return _sizes(pid, "status").get("VmHWM", 0)
 
 
 def cpu_seconds(pid: int) -> dict[int, float]:
@@ -76,17 +73,51 @@ def cpu_seconds(pid: int) -> dict[int, float]:
     return spent
 
 
-def cpu_by_role(pid: int, before: dict[int, float]) -> dict[str, float]:
-    """CPU seconds since `before` by role, of the processes that run now; `pid` itself is the `driver`."""
-    spent: dict[str, float] = defaultdict(float)
-    for each, seconds in cpu_seconds(pid).items():
-        spent["driver" if each == pid else role(each)] += seconds - before.get(each, 0.0)
-    return spent
+class CpuMeter:
+    """CPU seconds by role of this process and all that descend from it, those that have ended included.
+
+    A thread looks at them every `EVERY_S`; what a process spends after the last look before its end is not seen.
+    """
+
+    EVERY_S = 0.25
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+        self._roles: dict[int, str] = {os.getpid(): "driver"}
+        self._ends = threading.Event()
+        self._looks = threading.Thread(target=self._go_on, name="uadray-bench-cpu", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._look()
+        self._looks.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        self._looks.join()
+
+    def seconds(self) -> dict[str, float]:
+        """CPU seconds so far by role; `driver` is this process. A reader is idle after a task, and stays a reader."""
+        self._look()
+        spent: dict[str, float] = defaultdict(float)
+        for pid, seconds in list(self._seconds.items()):
+            spent["reader" if self._roles[pid] == "idle" else self._roles[pid]] += seconds
+        return spent
+
+    def _go_on(self) -> None:
+        while not self._ends.wait(self.EVERY_S):
+            self._look()
+
+    def _look(self) -> None:
+        for pid, seconds in cpu_seconds(os.getpid()).items():
+            if self._roles.get(pid, "other") in ("idle", "other"):
+                self._roles[pid] = role(pid)
+            self._seconds[pid] = seconds
 
 
-def _sizes(pid: int) -> dict[str, int]:
+def _sizes(pid: int, file: str) -> dict[str, int]:
     with suppress(OSError):
-        lines = (_PROC / str(pid) / "status").read_text().splitlines()
+        lines = (_PROC / str(pid) / file).read_text().splitlines()
         pairs = (line.split(":", 1) for line in lines if line.endswith("kB"))
         return {name: int(value.split()[0]) * 1024 for name, value in pairs}
     return {}

@@ -6,6 +6,7 @@ The server can be killed, and started again on its data.
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,9 @@ from pathlib import Path
 from uadray.errors import InputError
 
 _LISTENERS = ("master", "volume", "filer", "s3", "admin")
+_REQUESTS = re.compile(
+    r'SeaweedFS_s3_request_total\{bucket="(?P<bucket>[^"]*)",.*type="(?P<kind>\w+)"\} (?P<count>\S+)'
+)
 _TMP = Path("/tmp")  # noqa: S108 - where weed leaves its sockets, whatever TMPDIR says
 
 
@@ -88,6 +92,7 @@ class SeaweedServer:
         self.process: subprocess.Popen[bytes] | None = None
         self._folder = folder
         self._ports = {(name, grpc): free_port() for name in _LISTENERS for grpc in (False, True)}
+        self._metrics_port = free_port()
         self.port = self._ports["s3", False]
         self.endpoint = f"http://{address}:{self.port}"
         self.env = {
@@ -152,6 +157,17 @@ class SeaweedServer:
             raise RuntimeError(f"SeaweedFS does not tell what was put: {journal.stderr[-1000:]}")
         return Counter(_put_names(journal.stdout))
 
+    def requests(self) -> Counter[str]:
+        """How many requests for the user's bucket it has answered so far, by kind, since it was started."""
+        with urllib.request.urlopen(f"http://{self._address}:{self._metrics_port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        counted: Counter[str] = Counter()
+        for line in lines:
+            match = _REQUESTS.fullmatch(line)
+            if match and match["bucket"] == self.bucket:
+                counted[match["kind"]] += int(float(match["count"]))
+        return counted
+
     def kill(self) -> None:
         """Kill it as a power cut would: SIGKILL, nothing flushed."""
         if self.process is not None:
@@ -180,6 +196,7 @@ class SeaweedServer:
             *(*self._inside, _weed(), "mini", f"-dir={self._folder / 'data'}"),
             *(f"-ip={self._address}", f"-ip.bind={self._address}", *off.split()),
             *("-s3.autoCreateBucket=false", f"-s3.config={self._folder / 's3.json'}", *ports),
+            f"-metricsPort={self._metrics_port}",
         ]
 
     def _environment(self) -> dict[str, str]:

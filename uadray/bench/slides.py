@@ -102,6 +102,6 @@ def write_calibration(uri: str, bundle: Bundle, *, scores: tuple[float, ...] | N
     return calibration
 
 
-def gpu_tiles() -> TileSpec:
-    """The tiles of a model on a GPU: 256 px of level 0, each exactly one JPEG tile of a bench slide."""
-    return TileSpec(mpp=MPP, tile_px=256, min_tissue=0.5)
+def gpu_tiles(mpp: float = MPP) -> TileSpec:
+    """The tiles of a model on a GPU: 256 px, where `mpp` is the slide's each exactly one JPEG tile of it."""
+    return TileSpec(mpp=mpp, tile_px=256, min_tissue=0.5)

@@ -1,4 +1,8 @@
-"""A stand-in for a detector on a GPU: it takes a known time and no CPU, so that what feeds it is measured."""
+"""Stand-ins for a detector, so that what feeds it is measured.
+
+One takes the time of a GPU and no CPU. One takes no time, and does all that a detector does on the host: the real
+`Detector` around stages that hand on what they get.
+"""
 
 import threading
 import time
@@ -6,9 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from uadray.detectors.bundle import Bundle, load_detector
-from uadray.detectors.detector import Scored
+from uadray.detectors.detector import Detector, Scored, assemble
+from uadray.detectors.latents import Latent
 from uadray.detectors.pixels import Pixels, staged
 
 STAND_IN_S = 20e-6
@@ -27,8 +33,11 @@ class StandIn:
         with self._busy:
             time.sleep(STAND_IN_S * len(pixels))
         corner = pixels[:, :8, :8].astype(np.float64)
-        residual = np.zeros((len(pixels), 8, 8), np.float32)
-        return Scored(corner.mean((1, 2, 3)), residual, lambda rows: (pixels[list(rows)], pixels[list(rows)]))
+        return Scored(
+            corner.mean((1, 2, 3)),
+            lambda rows: (pixels[list(rows)], pixels[list(rows)]),
+            lambda rows: np.zeros((len(rows), 8, 8), np.float32),
+        )
 
 
 def load_stand_in(uri: str, bundle: Bundle, *, device: str = "cpu") -> StandIn:
@@ -36,5 +45,23 @@ def load_stand_in(uri: str, bundle: Bundle, *, device: str = "cpu") -> StandIn:
     return StandIn()
 
 
-LOADS: dict[str, Callable[..., Any]] = {"real": load_detector, "gpu": load_stand_in}
-"""What loads the detector of each case of `bench screen`."""
+def load_host_work(uri: str, bundle: Bundle, *, device: str = "cpu") -> Detector:
+    """A detector that costs what its host does: conversion to floats, the stages' calls, pictures of chosen tiles."""
+    return assemble(
+        {}, mapping=lambda _: lambda x: x, reconstruct=lambda _: lambda z: z if isinstance(z, Tensor) else z[0],
+        score=lambda _: _corner_score, input_px=bundle.tiles.tile_px, device=device,
+    )  # fmt: skip
+
+
+def _corner_score(x: Tensor, x_hat: Tensor | None, z: Latent) -> tuple[Tensor, Tensor]:
+    corner = x[:, :, :8, :8]
+    return corner.mean((1, 2, 3)), corner.mean(1)
+
+
+LOADS: dict[str, Callable[..., Any]] = {"real": load_detector, "host": load_host_work}
+"""What loads the detector of a case of `bench screen`; the others have the stand-in for a GPU."""
+
+
+def load_of(case: str) -> Callable[..., Any]:
+    """What loads the detector of a case."""
+    return LOADS.get(case, load_stand_in)

@@ -1,12 +1,14 @@
 """How the CPUs and GPUs of a cluster are shared between reading and scoring."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from uadray.config import Config
 from uadray.errors import InputError
 
 READ_CPUS = 0.9
-"""CPUs of a read task. Other than a scorer's, since Ray Data fuses stages that ask for the same."""
+"""CPUs of a read task: with a scorer's a whole one."""
 
 SCORE_CPUS = 0.1
 """CPUs that a scoring actor reserves as long as it lives, whatever it uses. If it reserved a whole one, actors could
@@ -23,6 +25,7 @@ class StreamConfig(Config):
         threads: of an actor, each scoring other tiles; None shares the cluster's cores among the actors. Readers wait
             for storage much of the time, so the scorers may use all cores.
         batch_tiles: in one forward pass; None takes 64 on a CPU, 128 on a GPU, and fewer beyond inputs of 256 px.
+        precision: of the stage `score`; see `uadray.detectors.precision`. Nodes that cannot keep float32.
         no_progress_timeout_s: the job ends when nothing has moved for this long: no part has come, and no reader has
             copied, decoded or written anything.
     """
@@ -31,6 +34,7 @@ class StreamConfig(Config):
     gpus: float = Field(default=0, ge=0)
     threads: int | None = Field(default=None, ge=1)
     batch_tiles: int | None = Field(default=None, ge=1, le=4096)
+    precision: Literal["float32", "bfloat16"] = "float32"
     no_progress_timeout_s: int = Field(default=900, ge=1)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from uadray import metrics
 from uadray.cluster.attempts import Attempts, Outcome
-from uadray.cluster.nodes import Nodes, here
+from uadray.cluster.nodes import Nodes
+from uadray.cluster.place import here
 from uadray.cluster.tasks import Crashed, in_parallel
 from uadray.commands.cluster import join_cluster
 from uadray.commands.progress import progress
@@ -105,7 +106,7 @@ def tile_set(
         WorkError: the system fails at slide after slide; slides that were committed stay.
     """
     options = CutOptions(tiles_per_slide=tiles_per_slide, seed=seed, quality=quality)
-    commits.claim(out, spec, options)
+    spec = commits.claim(out, spec, options)
     finished = commits.committed_slides(rows, spec, options, out)
     pending = [row for row in rows if row.slide_id not in finished]
     tiles_now = 0

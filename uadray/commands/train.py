@@ -19,7 +19,7 @@ from uadray.reports.samples import Shown, samples_page
 from uadray.slides.identity import Seen
 from uadray.slides.manifest import read_manifest
 from uadray.storage import objects
-from uadray.tiles.spec import TileSpec
+from uadray.tiles.spec import TileSpec, as_kept
 from uadray.tilesets import containers
 from uadray.training import plain
 from uadray.training.config import TrainConfig
@@ -82,6 +82,7 @@ def train(
         InputError: `out` holds another run, or the data is unusable.
         WorkError: the workers failed for good.
     """
+    config = _as_begun(config, out) if resume else config
     _check_free(out, config, resume=resume, without_ray=without_ray)
     for name in borrowed_weights(config):
         weights.ensure(name)
@@ -222,6 +223,7 @@ def check(config: TrainConfig, *, data: str, out: str, resume: bool = False, wit
     Raises:
         InputError: see `train`.
     """
+    config = _as_begun(config, out) if resume else config
     _check_free(out, config, resume=resume, without_ray=without_ray)
     if without_ray:
         plain.check_here(config)
@@ -241,6 +243,23 @@ def _check_generator(config: TrainConfig) -> None:
         )
 
 
+def _as_begun(config: TrainConfig, out: str) -> TrainConfig:
+    """The configuration, with the `tiles.max_coarser` of the run in `out` unless it names one: the default is new."""
+    config_uri = objects.join(out, CONFIG)
+    if "max_coarser" in config.tiles.model_fields_set or not objects.exists(config_uri):
+        return config
+    tiles = config.tiles.model_copy(update={"max_coarser": _read_config(config_uri).tiles.max_coarser})
+    return config.model_copy(update={"tiles": tiles})
+
+
+def _read_config(config_uri: str) -> TrainConfig:
+    """The configuration that a run has left."""
+    values = yaml.safe_load(objects.read_bytes(config_uri))
+    if isinstance(values, dict) and "tiles" in values:
+        values["tiles"] = as_kept(values["tiles"])
+    return parse_config(TrainConfig, values, source=config_uri)
+
+
 def _check_free(out: str, config: TrainConfig, *, resume: bool, without_ray: bool) -> None:
     """An output folder belongs to one configuration and one host; `--resume` goes on, anything else is refused."""
     config_uri = objects.join(out, CONFIG)
@@ -248,7 +267,7 @@ def _check_free(out: str, config: TrainConfig, *, resume: bool, without_ray: boo
         return
     if not resume:
         raise InputError(f"{out} already holds a training; use --resume to go on with it, or another --out")
-    before = parse_config(TrainConfig, yaml.safe_load(objects.read_bytes(config_uri)), source=config_uri)
+    before = _read_config(config_uri)
     values, now = before.model_dump(mode="json"), config.model_dump(mode="json")
     changed = sorted(k for k in values.keys() | now.keys() if values.get(k) != now.get(k))
     if changed:

@@ -32,20 +32,23 @@ Reconstruct = Callable[[Latent], Tensor | None]
 Pictures = Callable[[Sequence[int]], tuple[Pixels, Pixels | None]]
 """Numbers of tiles -> what the detector looked at and its reconstruction, each [n, h, w, 3]; None without a picture."""
 
+Maps = Callable[[Sequence[int]], npt.NDArray[np.float32]]
+"""Numbers of tiles -> their residual maps, [n, h', w']."""
+
 
 @dataclass(frozen=True)
 class Scored:
-    """What a detector says of N tiles.
+    """What a detector says of N tiles. Pictures and maps are made when asked for: hardly any tile is ever shown.
 
     Attributes:
         score: [N] float64, higher = more abnormal.
-        residual: [N, h', w'] float32.
-        pictures: of chosen tiles. They are made when they are asked for, since hardly any tile is ever shown.
+        pictures: of chosen tiles.
+        maps: of chosen tiles.
     """
 
     score: npt.NDArray[np.float64]
-    residual: npt.NDArray[np.float32]
     pictures: Pictures
+    maps: Maps
 
 
 class Detector:
@@ -69,10 +72,13 @@ class Detector:
     @torch.inference_mode()
     def __call__(self, pixels: Pixels) -> Scored:
         """Score RGB tiles [N, tile, tile, 3], N >= 1; a tile's score does not depend on the others in the call."""
-        parts = [self._scored(x) for x in self.inputs(pixels)]
-        # a GPU is waited for here, once: until then all is only put into its queue
-        score, residual = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-        return Scored(score.double().numpy(), residual.float().numpy(), lambda rows: self.pictures(pixels[list(rows)]))
+        # a GPU is waited for by `cpu`, once: until then all is only put into its queue
+        score = torch.cat([self._scored(x)[0] for x in self.inputs(pixels)]).cpu()
+        return Scored(
+            score.double().numpy(),
+            lambda rows: self.pictures(pixels[list(rows)]),
+            lambda rows: self.maps(pixels[list(rows)]),
+        )
 
     def _scored(self, x: Tensor) -> tuple[Tensor, Tensor]:
         z = self.mapping(x)
@@ -87,6 +93,11 @@ class Detector:
             return seen, seen.copy()
         shown = [to_pixels(part) for part in x_hat if part is not None]
         return seen, np.concatenate(shown) if shown else None
+
+    @torch.inference_mode()
+    def maps(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+        """Residual maps [N, h', w'] of RGB tiles [N, tile, tile, 3], N >= 1."""
+        return torch.cat([self._scored(x)[1] for x in self.inputs(pixels)]).float().cpu().numpy()
 
     def inputs(self, pixels: Pixels) -> Iterator[Tensor]:
         """RGB tiles [N, tile, tile, 3] -> batches x [n, 3, h, w] in [-1, 1], on the device."""

@@ -28,6 +28,9 @@ from uadray.storage import objects
 SEGMENT_ROWS = 1000
 """A new segment has so many slides at least, while a screening runs: one page of a listing."""
 
+WORTH_A_SEGMENT = SEGMENT_ROWS // 10
+"""Fewer decisions than these are read one by one."""
+
 SEGMENT_SHARE = 0.1
 """And this share of all slides: writing one costs a listing of all."""
 
@@ -143,7 +146,7 @@ def tidy(out: str, decided: Decided, *, whole: bool) -> None:
     """Store what was read one by one, where it is worth a segment; `whole` makes one segment of all."""
     if whole and (decided.unsegmented or len(decided.segments) > 1):
         write_segment(out, decided.table, instead_of=decided.segments)
-    elif decided.unsegmented >= SEGMENT_ROWS // 10:
+    elif decided.unsegmented >= WORTH_A_SEGMENT:
         write_segment(out, decided.table.slice(len(decided.table) - decided.unsegmented))
 
 
@@ -160,8 +163,9 @@ def _current(table: pa.Table, listed: Mapping[str, objects.ObjectInfo]) -> pa.Ta
 def _read_segment(uri: str) -> pa.Table:
     try:
         table = pq.read_table(pa.BufferReader(objects.read_bytes(uri)))
-        if "bundle" not in table.column_names:
-            table = table.append_column("bundle", pa.nulls(len(table), pa.string()))
+        for name in ("bundle", "pictures"):  # not stored, or not known to the version that wrote it
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(len(table), pa.string()))
         return table.select(_SEGMENT.names).cast(_SEGMENT)
     except (NotFoundError, KeyError, ValueError):  # merged meanwhile, or of another version: the JSONs remain
         return _SEGMENT.empty_table()

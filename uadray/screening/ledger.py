@@ -36,7 +36,7 @@ from uadray.errors import NotFoundError, UadrayError, WorkError
 from uadray.provenance import fingerprint
 from uadray.screening import decision_segments, heartbeats, leases, replaced_slides
 from uadray.screening.bundles import ScreeningBundle
-from uadray.screening.decision_segments import Known
+from uadray.screening.decision_segments import Decided, Known
 from uadray.screening.leases import REQUESTS
 from uadray.screening.run_record import claim_folder
 from uadray.screening.slide_outputs import decision_record, parquet, slide_files, tiles_path
@@ -50,6 +50,12 @@ MAX_ROUNDS_WITHOUT_PROGRESS = 5
 """So many rounds in a row in which no slide ends stop the job. One is usual: the slides of a process that has died are
 held until it is declared dead."""
 
+MAX_SEGMENTS = 16
+"""More segments than these are made one when the files for people are renewed."""
+
+LEASES_AT_ONCE = 1000
+"""Leases beside decisions that are deleted together: one request."""
+
 log = logging.getLogger(__name__)
 
 
@@ -61,6 +67,7 @@ class Ledger:
         withdrawn: slide -> etag of its decision that is to be made anew.
         open: slides of this run that are not known to be decided.
         given_back: slide -> why this process leaves it undecided; another run may try it.
+        decided_elsewhere: slides of this run that were found decided when they were to be claimed.
     """
 
     owner: leases.ClaimOwner
@@ -72,11 +79,15 @@ class Ledger:
         self.withdrawn: dict[str, str] = {}
         self.open: set[str] = set()
         self.given_back: dict[str, str] = {}
+        self.decided_elsewhere: set[str] = set()
         self._committing = threading.Lock()
         self._mask_etags: dict[str, str] = {}
         self._process = heartbeats.ScreeningProcess(out, lease_s=lease_s)
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="uadray-ledger")
         self._written: dict[str, bytes] = {}
+        self._leases: list[str] = []
+        self._release_at = LEASES_AT_ONCE
+        self._decided: set[str] = set()
         self._segment_rows = decision_segments.SEGMENT_ROWS
 
     def __enter__(self) -> Self:
@@ -86,6 +97,9 @@ class Ledger:
     def __exit__(self, *error: object) -> None:
         self._process.__exit__(*error)
         self._pool.shutdown()
+        if self._decided:
+            with suppress(UadrayError):  # whoever is the last to leave finds nobody, and deletes what is left
+                self._process.delete_stale(self._decided)
 
     def pending(self, rows: Sequence[SlideRow], *, retry_failed: bool = False) -> list[SlideRow]:
         """The slides without a decision for this run and their present version, in order.
@@ -120,11 +134,11 @@ class Ledger:
         """
         todo = self.pending(rows, retry_failed=retry_failed)
         self.open = {row.slide_id for row in todo}
-        if not self._process.alone:  # not in the others' order: they would have claimed each slide just before
+        if not self.alone:  # not in the others' order: they would have claimed each slide just before
             random.Random(self._process.id).shuffle(todo)  # noqa: S311 - no secret
         without_progress = 0
         while todo:
-            self.owner = self._process.begin_round()
+            self.begin_round()
             before = len(self.open) - len(self.given_back)
             yield todo
             without_progress = 0 if len(self.open) - len(self.given_back) < before else without_progress + 1
@@ -133,6 +147,10 @@ class Ledger:
             todo = self._left(
                 [row for row in todo if row.slide_id in self.open and row.slide_id not in self.given_back], waiting
             )
+
+    def begin_round(self) -> None:
+        """Begin a round: from now on slides are claimed in its name."""
+        self.owner = self._process.begin_round()
 
     def commit(self, result: SlideResult, verdicts: Sequence[Verdict]) -> bool:
         """Write a slide's tile scores and evidence, then its decision. False where the slide is another process's.
@@ -144,7 +162,7 @@ class Ledger:
             verdicts: one of each bundle.
         """
         slide_id = result.row.slide_id
-        if self._process.lease_may_be_lost and not leases.holds(self.owner, slide_id):
+        if self._process.lease_may_be_lost and not self._is_still_ours(slide_id):
             return False
         if not all(self._put_tiles(result, index) for index in range(len(self.bundles))):
             return False
@@ -157,13 +175,14 @@ class Ledger:
         data = json.dumps(record, indent=1).encode()
         if not self._put(leases.decision_uri(self.out, slide_id), data, slide_id):
             return False
-        if not self._process.lease_may_be_lost or leases.holds(self.owner, slide_id):
-            leases.release(self.owner, slide_id)
         with self._committing:
             self.open.discard(slide_id)
             self._written[slide_id] = data
+            self._leases.append(slide_id)
             if len(self._written) >= self._segment_rows:
                 self._compact()
+            if len(self._leases) >= self._release_at:
+                self._release()
         return True
 
     def give_back(self, slide_id: str, reason: str, message: str) -> None:
@@ -176,6 +195,12 @@ class Ledger:
         """Take note of a slide that is not ours: `decided` is done, `held` is looked at again later."""
         if outcome == "decided":
             self.open.discard(slide_id)
+            self.decided_elsewhere.add(slide_id)
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other process was at work here at the last look."""
+        return self._process.alone
 
     def finish(self, rows: Sequence[SlideRow]) -> dict[str, Any]:
         """Write the files for people, of what is decided; returns the summary."""
@@ -185,10 +210,31 @@ class Ledger:
         decided = decision_segments.read_decisions(self.out)
         decision_segments.tidy(self.out, decided, whole=True)
         slide_ids = set(decided.table["slide_id"].to_pylist())
-        self._process.delete_stale(slide_ids)
+        self._decided = set() if self._process.delete_stale(slide_ids) else slide_ids
         current = [row.slide_id for row in rows if row.slide_id in slide_ids and not self._is_outdated(row.slide_id)]
-        tables = [decision_segments.of_bundle(decided.table, bundle.folder, current) for bundle in self.bundles]
-        return write_summaries(self.out, self.bundles, tables, n_slides=len(rows), provenance=self.provenance)
+        return self._summarised(decided, current, n_slides=len(rows))
+
+    def renew(self, *, between_rounds: bool, last: bool = False) -> dict[str, Any]:
+        """Write the files for people, of all that is decided in this folder and what is open; returns the summary.
+
+        Args:
+            between_rounds: no slide is claimed in this process's name, so that it may look for what dead ones left.
+            last: leave one segment of all.
+        """
+        if last or len(self._written) >= decision_segments.WORTH_A_SEGMENT:
+            with self._committing:
+                self._compact()
+        decided = decision_segments.read_decisions(self.out)
+        decision_segments.tidy(self.out, decided, whole=last or len(decided.segments) > MAX_SEGMENTS)
+        slide_ids = set(decided.table["slide_id"].to_pylist())
+        if between_rounds:
+            self._decided = set() if self._process.delete_stale(slide_ids) else slide_ids
+        current = sorted(slide_id for slide_id in slide_ids if not self._is_outdated(slide_id))
+        return self._summarised(decided, current, n_slides=len(self.open.union(current)))
+
+    def _summarised(self, decided: Decided, slide_ids: Sequence[str], *, n_slides: int) -> dict[str, Any]:
+        tables = [decision_segments.of_bundle(decided.table, bundle.folder, slide_ids) for bundle in self.bundles]
+        return write_summaries(self.out, self.bundles, tables, n_slides=n_slides, provenance=self.provenance)
 
     def slide_fingerprint(self, row: SlideRow, etag: str | None) -> str:
         """Changes with the bundles, their calibrations, the slide's file, its mpp and its edited mask."""
@@ -202,16 +248,36 @@ class Ledger:
     def _left(self, rows: list[SlideRow], waiting: Callable[[], None]) -> list[SlideRow]:
         """Wait until slides that others were at are left undecided, and return these; empty where all are decided."""
         while rows:
-            free = self._process.free([row.slide_id for row in rows])
-            undecided = self._undecided(free)
-            self.open -= free - undecided
+            undecided = self.look_again(rows)
             rows = [row for row in rows if row.slide_id in self.open]
             if undecided:
-                return [row for row in rows if row.slide_id in undecided]
+                return undecided
             waiting()
             if rows:
                 self._process.pause()
         return []
+
+    def look_again(self, rows: Sequence[SlideRow]) -> list[SlideRow]:
+        """Those of these slides that are undecided and that nobody else is at; the decided are `open` no more."""
+        slide_ids = {row.slide_id for row in rows}
+        free = self._process.free(list(slide_ids))  # before the decisions: what is free by now is known by then
+        undecided = self._undecided(slide_ids)
+        self.open -= slide_ids - undecided
+        return [row for row in rows if row.slide_id in undecided & free]
+
+    def _is_still_ours(self, slide_id: str) -> bool:
+        """Whether a slide is ours after others may have taken us for dead: its lease is, and nobody has decided it."""
+        if not leases.holds(self.owner, slide_id):
+            return False
+        decision = leases.read_with_etag(leases.decision_uri(self.out, slide_id))
+        return decision is None or decision[0] == self.withdrawn.get(slide_id)
+
+    def _release(self) -> None:
+        """Delete the leases of slides that are decided, unless another process lives that may not know of it."""
+        self._release_at = len(self._leases) + LEASES_AT_ONCE
+        if not self._process.lease_may_be_lost and self._process.look() == {self._process.id}:
+            objects.delete_all(leases.lease_uri(self.out, slide_id) for slide_id in self._leases)
+            self._leases, self._release_at = [], LEASES_AT_ONCE
 
     def _undecided(self, slide_ids: set[str]) -> set[str]:
         """Those without a decision, or with the one that was withdrawn: by a listing, or singly where they are few."""
@@ -247,7 +313,7 @@ class Ledger:
         return True
 
     def _write(self, path: str, data: bytes) -> None:
-        kind = "image/jpeg" if path.endswith(".jpg") else "application/geo+json"
+        kind = "image/svg+xml" if path.endswith(".svg") else "application/geo+json"
         objects.write_bytes(objects.join(self.out, *path.split("/")), data, content_type=kind)
 
     def _compact(self) -> None:

@@ -4,52 +4,53 @@ import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, Protocol
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from uadray import metrics
 from uadray.cluster.attempts import Attempts, is_there
-from uadray.cluster.dataset_rows import StreamError
 from uadray.cluster.nodes import Nodes, head_address
 from uadray.cluster.read_tasks import ReadTask
+from uadray.cluster.rows import StreamError
 from uadray.cluster.stream import stream
 from uadray.cluster.waiting import Say, Waiting
 from uadray.cluster.watch_actor import DriversWatch
 from uadray.cluster.workers import StreamConfig
-from uadray.detectors.bundle import Bundle, load_detector
+from uadray.detectors.description import BundleDescription
 from uadray.errors import SYSTEM_REASONS, shown
 from uadray.screening.leases import NOT_OURS
 from uadray.screening.parts import failed_part, from_ipc
-from uadray.screening.scorer import LoadDetector, PartScorer
+from uadray.screening.slide_groups import slide_groups
 from uadray.screening.slide_reader import slide_read_tasks
 from uadray.screening.slide_result import EVIDENCE_TILES, BundleScores, SlideResult
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 
-SLIDES_A_STREAM = 4000
-"""Slides of one Ray Data execution: Ray puts each read task before the first one runs, 0.6 to 2 ms each."""
+if TYPE_CHECKING:
+    from uadray.screening.scorer import LoadDetector, PartScorer
+
+TASKS_A_STREAM = 20_000
+"""Read tasks of one stream: what the driver and the watch remember of its slides goes with it."""
 
 LAST_LOOK_S = 10.0
 """How long the end of a stream waits to hear which slides have crashed."""
-
-
-class Progress(Protocol):
-    """Takes how far a job is."""
-
-    def __call__(self, done: int, total: int, tiles: int, note: str = "") -> None:
-        """Slides done, slides in all, tiles scored in this run, and what is waited for, if anything."""
-        ...
 
 
 def _nothing(_: str) -> None:
     """Says nothing."""
 
 
+def _never() -> bool:
+    """Never stops."""
+    return False
+
+
 def scored_slides(
-    rows: Sequence[SlideRow], *, bundles: Mapping[str, Bundle], config: StreamConfig,
-    reads: Callable[[Sequence[SlideRow]], list[ReadTask]] | None = None, load: LoadDetector = load_detector,
-    nodes: Nodes | None = None, say: Say = _nothing,
+    rows: Sequence[SlideRow], *, bundles: Mapping[str, BundleDescription], config: StreamConfig,
+    reads: Callable[[Sequence[SlideRow]], list[ReadTask]] | None = None, load: "LoadDetector | None" = None,
+    nodes: Nodes | None = None, say: Say = _nothing, stop: Callable[[], bool] = _never,
 ) -> Generator[SlideResult]:  # fmt: skip
     """Read and score every slide; yields each, once, as soon as its last part is there.
 
@@ -61,22 +62,27 @@ def scored_slides(
         bundles: the bundles' descriptions by their URI; they read the same tiles, see `bundles.arranged`.
         config: how the cluster is shared.
         reads: makes read tasks of rows; `slide_read_tasks` unless given.
-        load: makes the detector, in the actor.
+        load: makes the detector, in the actor; `load_detector` unless given.
         nodes: that are used.
         say: takes what is waited for, in a line; the empty text where nothing is.
+        stop: asked every second, and after every part, whether to end at once.
 
     Raises:
         WorkError: the system fails at slide after slide, nothing moves, or the cluster is gone.
     """
     attempts = Attempts(nodes or Nodes())
     make = reads or (lambda batch: slide_read_tasks(batch, next(iter(bundles.values())).tiles))
-    arguments = scorer_arguments(bundles, config) | {"load": load}
-    todo = list(rows)
-    while todo:
-        batch = todo[:SLIDES_A_STREAM]
+    arguments = scorer_arguments(bundles, config) | ({"load": load} if load else {})
+    todo = slide_groups(rows, n_cores=attempts.nodes.cores())
+    while todo and not stop():
+        groups = todo[:TASKS_A_STREAM]
+        batch = [row for group in groups for row in group]
         ended: set[str] = set()
         left_out = len(attempts.nodes.left_out)
-        streamed = _streamed(batch, make(batch), arguments=arguments, config=config, nodes=attempts.nodes, say=say)
+        streamed = _streamed(
+            batch, make(batch), arguments=arguments, config=config, nodes=attempts.nodes, say=say, stop=stop,
+            groups=_places([len(group) for group in groups]),
+        )  # fmt: skip
         with closing(streamed):
             try:
                 for result in streamed:
@@ -88,8 +94,18 @@ def scored_slides(
                         break
             except StreamError as error:
                 attempts.broke(str(error))
-        left = [row for row in batch if row.slide_id not in ended]
-        todo = todo[len(batch) :] + left  # what was given back comes last
+        left = [[row] for row in batch if row.slide_id not in ended]
+        todo = todo[len(groups) :] + left  # what was given back comes last, each slide by itself
+
+
+def _places(sizes: Sequence[int]) -> list[range]:
+    """The places of the members of groups of these sizes, one group after the other.
+
+    >>> _places([2, 1])
+    [range(0, 2), range(2, 3)]
+    """
+    ends = list(accumulate(sizes, initial=0))
+    return [range(start, end) for start, end in pairwise(ends)]
 
 
 def _settled(result: SlideResult, attempts: Attempts) -> SlideResult | None:
@@ -113,7 +129,7 @@ def _settled(result: SlideResult, attempts: Attempts) -> SlideResult | None:
 
 def _streamed(
     rows: Sequence[SlideRow], tasks: Sequence[ReadTask], *, arguments: dict[str, Any], config: StreamConfig,
-    nodes: Nodes, say: Say,
+    nodes: Nodes, say: Say, groups: Sequence[Sequence[int]], stop: Callable[[], bool],
 ) -> Generator[SlideResult]:  # fmt: skip
     """One stream: results as they come; a slide whose reader ended without an answer is given back as `node`."""
     parts: dict[int, dict[int, dict[str, Any]]] = {}
@@ -124,11 +140,14 @@ def _streamed(
         names, done, watch=watch, nodes=nodes, timeout_s=config.no_progress_timeout_s, say=say, head=head_address()
     )
     source = stream(
-        tasks, scorer=PartScorer, arguments=arguments, failed_row=failed_part, config=config, nodes=nodes, watch=watch
-    )
+        tasks, scorer=_part_scorer, arguments=arguments, failed_row=failed_part, config=config, nodes=nodes,
+        watch=watch, groups=groups,
+    )  # fmt: skip
     try:
         with closing(source):
             for part in source:
+                if stop():
+                    return
                 yield from _crashed(rows, watch.look().crashed, done)
                 if part is None:
                     if waiting.idle():
@@ -200,7 +219,19 @@ def _bundle_scores(index: int, parts: list[dict[str, Any]], headers: list[dict[s
     )
 
 
-def scorer_arguments(bundles: Mapping[str, Bundle], config: StreamConfig) -> dict[str, Any]:
+def _part_scorer(**arguments: Any) -> "PartScorer":
+    """What an actor scores with. Only actors import torch: the driver has no use for it."""
+    from uadray.screening.scorer import PartScorer
+
+    return PartScorer(**arguments)
+
+
+def scorer_arguments(bundles: Mapping[str, BundleDescription], config: StreamConfig) -> dict[str, Any]:
     """For `PartScorer`: every actor checks its weights against the descriptions that the driver read."""
     device = "cuda" if config.gpus else "cpu"
-    return {"bundles": dict(bundles), "device": device, "batch_tiles": config.batch_tiles}
+    return {
+        "bundles": dict(bundles),
+        "device": device,
+        "batch_tiles": config.batch_tiles,
+        "precision": config.precision,
+    }

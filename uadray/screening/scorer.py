@@ -9,12 +9,15 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from uadray.detectors.bundle import Bundle, load_detector
-from uadray.detectors.detector import BATCH, Scored
+from uadray.detectors.bundle import load_detector
+from uadray.detectors.description import BundleDescription
+from uadray.detectors.detector import BATCH, Detector, Scored
 from uadray.detectors.pixels import Pixels
+from uadray.detectors.precision import Precision, lower_precision
 from uadray.errors import SYSTEM_REASONS, reason_of
 from uadray.screening.part_scores import PartTiles, ScoreTiles, read_part, score_part
 from uadray.screening.parts import failed_part, part_row, pixels_of, to_ipc
@@ -37,11 +40,12 @@ class PartScorer:
         threads: of this actor, on a CPU.
         load: makes a detector.
         batch_tiles: tiles in one forward pass; None leaves it to the detector.
+        precision: "bfloat16" scores in it where `lower_precision` allows it.
     """
 
     def __init__(
-        self, bundles: Mapping[str, Bundle], device: str, threads: int, load: LoadDetector = load_detector,
-        batch_tiles: int | None = None,
+        self, bundles: Mapping[str, BundleDescription], device: str, threads: int, load: LoadDetector = load_detector,
+        batch_tiles: int | None = None, precision: Precision = "float32",
     ) -> None:  # fmt: skip
         n_threads = threads if device == "cpu" else 1
         torch.set_num_threads(1 if n_threads > 1 else threads)
@@ -49,9 +53,13 @@ class PartScorer:
             s3_client.assume_reachable()  # the driver has read the bundles' descriptions there
         options = {"device": device} | ({"batch_tiles": batch_tiles} if batch_tiles else {})
         pool = ThreadPoolExecutor(n_threads, thread_name_prefix="uadray-score")
+        loaded = [load(uri, bundle, **options) for uri, bundle in bundles.items()]
+        for detector, bundle in zip(loaded, bundles.values(), strict=True):
+            if precision == "bfloat16" and isinstance(detector, Detector):
+                lower_precision(detector, tile_px=bundle.tiles.tile_px)
         self.detectors = [
-            ActorDetector(load(uri, bundle, **options), known_tiles(bundle), pool=pool, n_threads=n_threads)
-            for uri, bundle in bundles.items()
+            ActorDetector(detector, known_tiles(bundle), pool=pool, n_threads=n_threads)
+            for detector, bundle in zip(loaded, bundles.values(), strict=True)
         ]
         self._floors = [_EvidenceFloor() for _ in bundles]
 
@@ -142,8 +150,10 @@ class ActorDetector:
             x_hats = [x_hat for _, x_hat in pairs if x_hat is not None]
             return np.concatenate([x for x, _ in pairs]), np.concatenate(x_hats) if x_hats else None
 
-        score, residual = (np.concatenate([getattr(p, name) for p in shares]) for name in ("score", "residual"))
-        return Scored(score, residual, pictures)
+        def maps(rows: Sequence[int]) -> npt.NDArray[np.float32]:
+            return np.concatenate([shares[row // step].maps([row % step]) for row in rows])
+
+        return Scored(np.concatenate([share.score for share in shares]), pictures, maps)
 
     def is_broken(self) -> bool:
         """Whether it cannot score any more what it scored when the actor began: then it is not the slide."""
@@ -172,7 +182,7 @@ class _EvidenceFloor:
             self._sent.popitem(last=False)
 
 
-def known_tiles(bundle: Bundle | None) -> Pixels:
+def known_tiles(bundle: BundleDescription | None) -> Pixels:
     """[2, tile, tile, 3], always the same: what every device must be able to score."""
     side = bundle.tiles.tile_px if bundle is not None else 64
     return np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)

@@ -2,12 +2,12 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from uadray.cluster.nodes import here
+from uadray.cluster.place import here
 from uadray.cluster.read_tasks import ReadTask, bind_read_task
 from uadray.errors import SYSTEM_REASONS, reason_of
 from uadray.reports.pictures import encode_jpeg
@@ -22,6 +22,9 @@ from uadray.tiles.chunks import TileChunk, chunk_tiles, normalizer_of, read_chun
 from uadray.tiles.plan import SlidePlan, plan_slide
 from uadray.tiles.spec import TileSpec
 
+ReadSlide = Callable[[int, SlideRow, TileSpec], Iterator[pa.Table]]
+"""Reads a slide: its index into the rows of the stream, its row, and how tiles are cut -> rows of `PARTS`."""
+
 
 def slide_read_tasks(rows: Sequence[SlideRow], spec: TileSpec) -> list[ReadTask]:
     """One read task a slide."""
@@ -29,17 +32,21 @@ def slide_read_tasks(rows: Sequence[SlideRow], spec: TileSpec) -> list[ReadTask]
 
 
 def claimed_read_tasks(
-    rows: Sequence[SlideRow], spec: TileSpec, *, owner: ClaimOwner, withdrawn: Mapping[str, str]
-) -> list[ReadTask]:
-    """One read task a slide, which claims it; a slide that is not ours gives one row of part -1, `NOT_OURS`."""
+    rows: Sequence[SlideRow], spec: TileSpec, *, owner: ClaimOwner, withdrawn: Mapping[str, str],
+    read: ReadSlide | None = None,
+) -> list[ReadTask]:  # fmt: skip
+    """One read task a slide, which claims it; a slide that is not ours gives one row of part -1, `NOT_OURS`.
+
+    `read` is in the place of `read_slide`.
+    """
     return [
-        bind_read_task(_read_claimed, index, row, spec, owner, withdrawn.get(row.slide_id))
+        bind_read_task(_read_claimed, index, row, spec, owner, withdrawn.get(row.slide_id), read or read_slide)
         for index, row in enumerate(rows)
     ]
 
 
 def _read_claimed(
-    index: int, row: SlideRow, spec: TileSpec, owner: ClaimOwner, replaces: str | None
+    index: int, row: SlideRow, spec: TileSpec, owner: ClaimOwner, replaces: str | None, read: ReadSlide
 ) -> Iterator[pa.Table]:
     try:
         outcome = leases.claim(owner, row.slide_id, replaces=replaces)
@@ -48,7 +55,7 @@ def _read_claimed(
         yield failed_part(index, word if word in SYSTEM_REASONS else "node", f"its lease cannot be had: {message}")
         return
     if outcome == "ours":
-        yield from read_slide(index, row, spec)
+        yield from read(index, row, spec)
     else:
         yield failed_part(index, outcome, f"another driver {'is at' if outcome == 'held' else 'has done'} this slide")
 

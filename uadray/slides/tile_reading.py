@@ -45,13 +45,14 @@ def tile_places(
     *,
     mpp: float,
     tile_px: int,
+    max_coarser: float = 0.0,
 ) -> TilePlaces:
-    """Where tiles with these corners lie, at the coarsest level that is not coarser than `mpp`.
+    """Where tiles with these corners lie, at the level of `finer_level`.
 
     Raises:
         SlideError: `too_coarse`: level 0 is more than 10 % coarser than `mpp`.
     """
-    level = finer_level(slide, mpp)
+    level = finer_level(slide, mpp, max_coarser)
     factors = np.array(slide.downsamples[level])
     steps = mpp / (slide.mpp * factors)
     if tile_px * steps.max() > TILE_SOURCE_MAX_PX:
@@ -81,11 +82,13 @@ def read_place(slide: Slide, places: TilePlaces, index: int, out: Rgb) -> None:
         return
     source = slide.read_region(places.level, x, y, width, height)
     offset_px = tuple(places.offsets_px[index].tolist())
-    out[:] = resample(source, offset_px=offset_px, step_px=places.steps, side_px=len(out))
+    resample(source, offset_px=offset_px, step_px=places.steps, side_px=len(out), out=out)
 
 
-def read_tile(slide: Slide, *, x_level0_px: int, y_level0_px: int, mpp: float, tile_px: int) -> Rgb:
-    """One tile at exactly `mpp`, area-resampled from the next finer level.
+def read_tile(
+    slide: Slide, *, x_level0_px: int, y_level0_px: int, mpp: float, tile_px: int, max_coarser: float = 0.0
+) -> Rgb:
+    """One tile at exactly `mpp`, area-resampled from the level of `finer_level`.
 
     Returns:
         RGB [tile_px, tile_px, 3].
@@ -93,7 +96,7 @@ def read_tile(slide: Slide, *, x_level0_px: int, y_level0_px: int, mpp: float, t
     Raises:
         SlideError: as `Slide.read_region`; or `too_coarse`: level 0 is more than 10 % coarser than `mpp`.
     """
-    places = tile_places(slide, [x_level0_px], [y_level0_px], mpp=mpp, tile_px=tile_px)
+    places = tile_places(slide, [x_level0_px], [y_level0_px], mpp=mpp, tile_px=tile_px, max_coarser=max_coarser)
     out = np.empty((tile_px, tile_px, 3), np.uint8)
     read_place(slide, places, 0, out)
     return out
@@ -106,6 +109,7 @@ def reading_order(
     *,
     mpp: float,
     tile_px: int,
+    max_coarser: float = 0.0,
 ) -> npt.NDArray[np.int64]:
     """An order of tiles in which each file tile is decoded about once.
 
@@ -120,11 +124,12 @@ def reading_order(
         y_level0_px: [n], upper edges.
         mpp: of the tiles.
         tile_px: of the tiles.
+        max_coarser: see `finer_level`.
 
     Returns:
         [n] indices: `tiles.take(order)` is the table to read.
     """
-    level = finer_level(slide, mpp)
+    level = finer_level(slide, mpp, max_coarser)
     width, height = slide.tile_sizes_px[level]
     factor_x, factor_y = slide.downsamples[level]
     rows = int(np.ceil(tile_px * mpp / (slide.mpp * factor_y) / height)) + 2
@@ -133,8 +138,10 @@ def reading_order(
     return np.lexsort((x_level0_px, y_level0_px, strip))
 
 
-def finer_level(slide: Slide, mpp: float) -> int:
-    """The coarsest level that is not coarser than `mpp`, along x or y.
+def finer_level(slide: Slide, mpp: float, max_coarser: float = 0.0) -> int:
+    """The coarsest level that is not coarser than `mpp` by more than the fraction `max_coarser`, along x or y.
+
+    Tiles are interpolated from a level that is coarser.
 
     Raises:
         SlideError: reason `too_coarse`.
@@ -143,5 +150,6 @@ def finer_level(slide: Slide, mpp: float) -> int:
         raise SlideError(
             slide.slide_id, "too_coarse", f"level 0 has {slide.mpp:g} um/px, tiles were asked for at {mpp:g} um/px"
         )
-    fine_enough = [i for i, factors in enumerate(slide.downsamples) if slide.mpp * max(factors) <= mpp * (1 + 1e-3)]
+    most = mpp * (1 + max(max_coarser, 1e-3))
+    fine_enough = [i for i, factors in enumerate(slide.downsamples) if slide.mpp * max(factors) <= most]
     return fine_enough[-1] if fine_enough else 0

@@ -124,4 +124,4 @@ def _missing_tissue(slide: Slide, tiles: pa.Table, places: TilePlaces, spec: Til
 def places_of(slide: Slide, tiles: pa.Table, spec: TileSpec) -> TilePlaces:
     """Where the tiles of a table of schema `TILES` lie in the file."""
     corners = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
-    return tile_places(slide, *corners, mpp=spec.mpp, tile_px=spec.tile_px)
+    return tile_places(slide, *corners, mpp=spec.mpp, tile_px=spec.tile_px, max_coarser=spec.max_coarser)

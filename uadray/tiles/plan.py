@@ -69,7 +69,7 @@ def plan_slide(slide: Slide, *, etag: str, spec: TileSpec) -> SlidePlan:
         SlideError: `unreadable`, `too_coarse`, `too_large`, `no_overview`; `bad_mask`: its edited mask cannot be used;
             or `no_stain`: its stains cannot be told, and without normalisation its colours would look abnormal.
     """
-    finer_level(slide, spec.mpp)  # refuses a slide that is too coarse before anything is read
+    finer_level(slide, spec.mpp, spec.max_coarser)  # refuses a slide that is too coarse before anything is read
     image, mpp = thumbnail(slide)
     size = slide.level_sizes_px[0]
     tissue = _tissue(slide, image, mpp, spec)
@@ -83,12 +83,13 @@ def plan_slide(slide: Slide, *, etag: str, spec: TileSpec) -> SlidePlan:
     is_good = np.array([flag is None for flag in flags], dtype=np.bool_)
     good = tiles.filter(pa.array(is_good))
     x, y = (good[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
+    order = reading_order(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px, max_coarser=spec.max_coarser)
     return SlidePlan(
         slide_id=slide.slide_id,
         etag=etag,
         mpp_level0=slide.mpp,
         size_level0_px=size,
-        tiles=good.take(reading_order(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px)),
+        tiles=good.take(order),
         flagged=tiles.filter(pa.array(~is_good)),
         flags=[flag for flag in flags if flag is not None],
         n_grid=n_grid(slide.slide_id, size, slide.mpp, spec),

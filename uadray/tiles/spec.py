@@ -3,6 +3,8 @@
 A bundle keeps these settings, so that slides are cut in the same way for training, calibration and screening.
 """
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from uadray.config import Config
@@ -18,6 +20,9 @@ class TileSpec(Config):
         tile_px: side of a tile in pixels at `mpp`.
         stride_px: distance between tiles at `mpp`; `tile_px` unless given, so that each point lies in one tile.
         min_tissue: tiles with a smaller fraction of tissue (0 to 1) are left out.
+        max_coarser: tiles are read from a level that is coarser than `mpp` by this fraction at the most, rather than
+            from the next finer one, of which four to sixteen times as many pixels would be decoded. See DECISIONS.md
+            for what it costs in detection.
         quality: when a tile is flagged as pen, fold, air or blur, and left out; None flags nothing.
         stain: how the colours of slides are normalised; None leaves them as they are.
         mask_dir: URI of a folder of edited masks, `<slide_id>.geojson`, used in place of the tissue that the thumbnail
@@ -28,6 +33,7 @@ class TileSpec(Config):
     tile_px: int = Field(ge=8, le=4096)
     stride_px: int | None = Field(default=None, ge=1)
     min_tissue: float = Field(default=0.5, ge=0, le=1)
+    max_coarser: float = Field(default=0.03, ge=0, le=0.1)
     quality: QualityConfig | None = Field(default_factory=QualityConfig)
     stain: StainConfig | None = None
     mask_dir: str | None = Field(default=None, exclude=True)
@@ -42,3 +48,15 @@ class TileSpec(Config):
         if self.stride > self.tile_px:
             raise ValueError(f"stride_px {self.stride_px} leaves gaps between tiles of tile_px {self.tile_px}")
         return self
+
+    def json_for_ids(self) -> str:
+        """Its values, from which ids of bundles and tile sets are made.
+
+        Without `max_coarser` where that is 0: ids from before there was one stay the same.
+        """
+        return self.model_dump_json(exclude=None if self.max_coarser else {"max_coarser"})
+
+
+def as_kept(tiles: Any) -> Any:
+    """What a file of a run says of its tiles; where it does not name `max_coarser`, there was none, and it is 0."""
+    return {"max_coarser": 0.0} | tiles if isinstance(tiles, dict) else tiles

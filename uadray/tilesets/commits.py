@@ -31,20 +31,27 @@ REQUESTS = 32
 """Small requests in flight while commits are read."""
 
 
-def claim(out: str, spec: TileSpec, options: CutOptions) -> None:
+def claim(out: str, spec: TileSpec, options: CutOptions) -> TileSpec:
     """Take a folder for the tile set of these options, or find that it was taken for them before.
+
+    Returns:
+        How its tiles are cut: as `spec` says; where the folder is older than `TileSpec.max_coarser`, without that.
 
     Raises:
         InputError: it holds a tile set with other options.
     """
     wanted = TileSet(spec=spec, options=options, fingerprint=_options_fingerprint(spec, options), finished=False)
     if objects.put_if_absent(objects.join(out, TILESET), wanted.model_dump_json(indent=1).encode()):
-        return
+        return spec
     present = parse_tile_set(out)
+    if present.spec.max_coarser == 0:
+        spec = spec.model_copy(update={"max_coarser": 0.0})
+        wanted = wanted.model_copy(update={"spec": spec, "fingerprint": _options_fingerprint(spec, options)})
     if _options_fingerprint(present.spec, present.options) != wanted.fingerprint:
         before, now = (t.spec.model_dump() | t.options.model_dump() for t in (present, wanted))
         changed = ", ".join(f"{k} {before[k]} there, {now[k]} here" for k in now if before.get(k) != now[k])
         raise InputError(f"{out} holds a tile set with other options ({changed}); use another --out")
+    return spec
 
 
 def committed_slides(rows: Sequence[SlideRow], spec: TileSpec, options: CutOptions, out: str) -> dict[str, SlideTiles]:
@@ -82,7 +89,7 @@ def slide_fingerprint(row: SlideRow, spec: TileSpec, options: CutOptions, *, eta
 
 
 def _options_fingerprint(spec: TileSpec, options: CutOptions) -> str:
-    return fingerprint([spec.model_dump_json(), json.dumps(options.model_dump(), sort_keys=True), str(GROUP_TILES)])
+    return fingerprint([spec.json_for_ids(), json.dumps(options.model_dump(), sort_keys=True), str(GROUP_TILES)])
 
 
 def _valid_commit(row: SlideRow, spec: TileSpec, options: CutOptions, out: str) -> SlideTiles | None:

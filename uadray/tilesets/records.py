@@ -7,12 +7,14 @@
 Readers open only the shards that `tileset.json` names. Other files in the folder are left alone.
 """
 
-from pydantic import Field, ValidationError
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
 
 from uadray.config import Config
 from uadray.errors import InputError
 from uadray.storage import objects
-from uadray.tiles.spec import TileSpec
+from uadray.tiles.spec import TileSpec, as_kept
 
 TILESET = "tileset.json"
 
@@ -91,6 +93,11 @@ class TileSet(Config):
     group_tiles: int = GROUP_TILES
     slides: list[SlideTiles] = Field(default_factory=list)
     failed: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("spec", mode="before")
+    @classmethod
+    def _spec(cls, value: Any) -> Any:
+        return as_kept(value)
 
     @property
     def n_tiles(self) -> int:

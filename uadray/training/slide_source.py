@@ -14,9 +14,8 @@ from uadray.slides.manifest import SlideRow
 from uadray.slides.opening import open_slide
 from uadray.slides.slide import Slide
 from uadray.slides.tiff.slide import TiffSlide
-from uadray.slides.tile_reading import tile_places
 from uadray.storage import objects
-from uadray.tiles.chunks import normalizer_of, read_chunk
+from uadray.tiles.chunks import normalizer_of, places_of, read_chunk
 from uadray.tiles.sampling import draw
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain import Stain
@@ -123,7 +122,7 @@ class SlideSource:
         table = pa.table({"x_level0_px": corners[:, 0], "y_level0_px": corners[:, 1]})
         opened = OPENED.get(self.rows[slide], self.etags[slide])
         normalise = normalizer_of(self.stains[slide], self.spec)
-        places = tile_places(opened, *corners.T, mpp=self.spec.mpp, tile_px=self.spec.tile_px)
+        places = places_of(opened, table, self.spec)
         opened.will_read(places.level, places.boxes)
         step = max(1, READ_BYTES // (3 * self.spec.tile_px**2))
         try:

@@ -1,0 +1,69 @@
+"""Scoring in bfloat16, where the processor is fast at it and the scores stay the same to a stated tolerance.
+
+Only the stage `score` is lowered, in which a perceptual detector spends most of its time in a frozen network. The
+stages before it make what is compared, and their errors would count twice (measured: DECISIONS.md).
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from uadray.detectors.detector import Detector
+from uadray.detectors.latents import Latent
+from uadray.detectors.pixels import Pixels
+from uadray.detectors.scores import Score
+
+Precision = Literal["float32", "bfloat16"]
+
+TOLERANCE = 0.01
+"""Scores in bfloat16 may differ from those in float32 by this share of the mean score of the tiles of the check."""
+
+CHECK_TILES = 8
+
+
+def lower_precision(detector: Detector, *, tile_px: int) -> bool:
+    """Let a detector score in bfloat16 if that is worth it and allowed; returns whether it does so now.
+
+    A processor without instructions for bfloat16 would be slower, and keeps float32. So does a detector whose scores of
+    the tiles of the check differ by more than `TOLERANCE`.
+    """
+    if not is_fast(detector.device):
+        return False
+    tiles, full = check_tiles(tile_px), detector.score
+    expected = detector(tiles).score
+    detector.score = LoweredScore(full)
+    difference = np.abs(detector(tiles).score - expected).max()
+    if not difference <= TOLERANCE * np.abs(expected).mean():  # so that a score that is not finite is refused too
+        detector.score = full
+    return detector.score is not full
+
+
+def is_fast(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def check_tiles(tile_px: int) -> Pixels:
+    """[8, tile, tile, 3] Tiles that are always the same: smooth blots in the colours of haematoxylin and eosin."""
+    coarse = torch.rand(CHECK_TILES, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    blots = F.interpolate(coarse, size=(tile_px, tile_px), mode="bicubic", align_corners=False).clamp(0, 1)
+    pale, dark = (torch.tensor(colour).view(1, 3, 1, 1) for colour in ((235.0, 190.0, 220.0), (90.0, 50.0, 140.0)))
+    return (pale + (dark - pale) * blots).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+class LoweredScore:
+    """A stage `score` that multiplies in bfloat16 (torch's autocast) and gives float32."""
+
+    def __init__(self, score: Score) -> None:
+        self.full = score
+
+    def __call__(self, x: Tensor, x_hat: Tensor | None, z: Latent) -> tuple[Tensor, Tensor]:
+        """Scores and residual maps."""
+        with torch.autocast(x.device.type, torch.bfloat16):
+            score, residual = self.full(x, x_hat, z)
+        return score.float(), residual.float()

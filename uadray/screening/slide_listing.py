@@ -1,0 +1,33 @@
+"""What storage says of many slides in few requests: in S3 a listing tells etag and size of a thousand at once."""
+
+import os.path
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+
+from uadray.errors import AccessError
+from uadray.storage import objects
+from uadray.storage.uris import ObjectInfo
+
+LISTED_PER_SLIDE = 30
+"""A listing is given up after so many objects a slide: a request lists 1,000, and 32 slides are asked for at once."""
+
+
+def listed(uris: Iterable[str]) -> dict[str, ObjectInfo]:
+    """Those of these objects in S3 that a listing of their common folder shows, bucket by bucket."""
+    buckets = defaultdict(set)
+    for uri in uris:
+        if objects.is_s3(uri):
+            buckets[uri[len("s3://") :].partition("/")[0]].add(uri)
+    infos: dict[str, ObjectInfo] = {}
+    for wanted in buckets.values():
+        folder = os.path.commonprefix(sorted(wanted)).rpartition("/")[0]  # noqa: RUF071 - cut at a slash
+        budget, left = LISTED_PER_SLIDE * len(wanted), len(wanted)
+        with suppress(AccessError):  # whoever may read slides need not be allowed to list them
+            for seen, info in enumerate(objects.list_objects(folder), 1):
+                if info.uri in wanted:
+                    infos[info.uri] = info
+                    left -= 1
+                if seen >= budget or not left:
+                    break
+    return infos
