@@ -26,7 +26,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers canno
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.usefixtures("ray_cluster"),
-    pytest.mark.filterwarnings("default"),  # of Ray Data, about itself
+    pytest.mark.filterwarnings("default"),  # of Ray, about itself
 ]
 
 CONFIG = ScreenConfig(stream=StreamConfig(score_workers=1, threads=1))

@@ -21,6 +21,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "nodes": (),
     "faults": ("only",),
     "archive": ("slides",),
+    "follow": ("only", "slides"),
 }
 """The benchmarks, and which options each takes."""
 

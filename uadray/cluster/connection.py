@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,8 @@ def connect(*, quiet: bool = True) -> None:
     with _log_file() as log:
         if address != "local":
             check_joinable(address, log=log)
-        _start(address, quiet=quiet, log=log)
-    if address == "local" and quiet:
-        _end_what_is_not_needed()
+        with _not_needed_ended() if address == "local" and quiet else nullcontext():
+            _start(address, quiet=quiet, log=log)
 
 
 def cores() -> int:
@@ -82,15 +82,35 @@ def _start(address: str, *, quiet: bool, log: Path) -> None:
         ) from error
 
 
-def _end_what_is_not_needed() -> None:
-    """End processes of our own Ray that nothing here asks of anything; where Ray renames them they stay."""
-    with suppress(OSError):
-        threads = list(Path("/proc/self/task").iterdir())
-        children = {int(pid) for thread in threads for pid in (thread / "children").read_text().split()}
-        for pid in children:
-            title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-            if any(name in title for name in NOT_NEEDED):
-                os.kill(pid, signal.SIGTERM)
+@contextmanager
+def _not_needed_ended() -> Iterator[None]:
+    """End what is `NOT_NEEDED` as soon as Ray has started it: their imports alone take two CPU seconds.
+
+    Where Ray renames them, or without /proc, they stay.
+    """
+    started = threading.Event()
+
+    def look() -> None:
+        while not started.wait(0.05):
+            _end_not_needed()
+        _end_not_needed()
+
+    looking = threading.Thread(target=look, name="uadray-ray-start", daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        started.set()
+        looking.join()
+
+
+def _end_not_needed() -> None:
+    for thread in Path("/proc/self/task").glob("*"):
+        with suppress(OSError):
+            for pid in (thread / "children").read_text().split():
+                title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+                if any(name in title for name in NOT_NEEDED):
+                    os.kill(int(pid), signal.SIGKILL)
 
 
 @contextmanager

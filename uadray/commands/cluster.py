@@ -52,7 +52,7 @@ class Joining:
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # as Ray does where it is started in the main thread
             signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
         self._joined = Future()
-        threading.Thread(target=self._resolve, args=(self._joined,), name="uadray-join", daemon=True).start()
+        threading.Thread(target=self._resolve_and_stay, args=(self._joined,), name="uadray-join", daemon=True).start()
 
     def nodes(self) -> "Nodes":
         """The nodes that can be used, of the cluster that is joined by then.
@@ -68,6 +68,11 @@ class Joining:
     def troubles(self) -> list[str]:
         """What was wrong with nodes; nothing where none was needed."""
         return self._joined.result().troubles() if self._joined is not None else []
+
+    def _resolve_and_stay(self, joined: "Future[Nodes]") -> None:
+        """Join. The thread stays: Linux ends the processes that Ray has started in it when it ends."""
+        self._resolve(joined)
+        threading.Event().wait()
 
     def _resolve(self, joined: "Future[Nodes]") -> None:
         try:
