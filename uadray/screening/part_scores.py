@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +35,7 @@ class PartTiles:
         flags: what a tile shows of bad quality, or None.
         good: [N] bool, the tiles without an error.
         images: RGB of the good tiles, [n, tile, tile, 3].
-        saturation: [N], see `trivial_scores`.
-        green: [N].
+        trivial: gives the `trivial_scores` of all tiles, which are made beside the detector's.
     """
 
     slide: int
@@ -45,12 +45,11 @@ class PartTiles:
     flags: list[str | None]
     good: npt.NDArray[np.bool_]
     images: Pixels
-    saturation: npt.NDArray[np.float32]
-    green: npt.NDArray[np.float32]
+    trivial: Future[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
 
 
-def read_part(row: dict[str, Any], pixels: pa.Buffer) -> PartTiles:
-    """The tiles of a row of the reader."""
+def read_part(row: dict[str, Any], pixels: pa.Buffer, *, pool: Executor) -> PartTiles:
+    """The tiles of a row of the reader; `pool` makes their trivial scores, while a GPU or other threads score them."""
     tiles, flags = from_ipc(row["tiles"]), json.loads(row["flags"])
     pairs = zip(json.loads(row["errors"]), flags, strict=True)
     errors = [error or (flag and flag_error(flag)) for error, flag in pairs]
@@ -58,10 +57,10 @@ def read_part(row: dict[str, Any], pixels: pa.Buffer) -> PartTiles:
     n = len(tiles)
     side = int(np.sqrt(pixels.size / (3 * n))) if n else 0
     images = np.frombuffer(pixels, np.uint8).reshape(n, side, side, 3)
-    saturation, green = trivial_scores(images)
     return PartTiles(
-        row["slide"], row["part"], tiles, errors, flags, good, images if good.all() else images[good], saturation, green
-    )
+        row["slide"], row["part"], tiles, errors, flags, good, images if good.all() else images[good],
+        pool.submit(trivial_scores, images),
+    )  # fmt: skip
 
 
 def score_part(detector: ScoreTiles, part: PartTiles, *, floor: float = -math.inf) -> tuple[pa.Table, pa.Table]:
@@ -78,10 +77,11 @@ def score_part(detector: ScoreTiles, part: PartTiles, *, floor: float = -math.in
         error or (None if is_finite else "the score is not finite")
         for error, is_finite in zip(part.errors, finite, strict=True)
     ]
+    saturation, green = part.trivial.result()
     columns = {
         "score": pa.array(score, mask=~finite),
-        "mean_saturation": pa.array(part.saturation, pa.float32(), mask=~part.good),
-        "mean_green": pa.array(part.green, pa.float32(), mask=~part.good),
+        "mean_saturation": pa.array(saturation, pa.float32(), mask=~part.good),
+        "mean_green": pa.array(green, pa.float32(), mask=~part.good),
         "flag": pa.array(part.flags, pa.string()),
         "error": pa.array(errors, pa.string()),
     }
