@@ -1,4 +1,4 @@
-"""The scoring actor, called as Ray Data calls it: a part in, a part out."""
+"""The scoring actor, called as Ray calls it: a part in, a part out."""
 
 import json
 from collections.abc import Sequence

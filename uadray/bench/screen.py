@@ -244,8 +244,7 @@ def _screened(
         last screening has more than the one before, by the role of processes.
     """
     from uadray.cluster.connection import connect
-    from uadray.commands.calibrate import read_calibration
-    from uadray.screening.bundles import ScreeningBundle
+    from uadray.screening.bundles import ScreeningBundle, read_calibration
     from uadray.screening.job import screen
 
     calibration = read_calibration(f"{root}/bundle", bundle)

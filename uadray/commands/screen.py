@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from uadray.cluster.workers import StreamConfig
-from uadray.commands.calibrate import read_calibration
-from uadray.commands.cluster import join_cluster
+from uadray.commands.cluster import Joining, join_cluster
 from uadray.commands.progress import progress, tile_progress
 from uadray.commands.stopping import stopping
-from uadray.detectors.bundle import read_bundle
 from uadray.errors import InputError, WorkError
-from uadray.screening import follow, job
-from uadray.screening.bundles import ScreeningBundle, arranged
-from uadray.screening.follower import Pace
+from uadray.screening import job
+from uadray.screening.bundles import arranged, calibrated_bundle
+from uadray.screening.run_record import is_new
 from uadray.screening.summary import pages
 from uadray.slides.manifest import read_manifest
 from uadray.tiles.mask_folder import check_folder
@@ -22,7 +20,7 @@ def run(
     bundle_uris: Sequence[str], *, slides_uri: str, split: str | None, out: str, retry_failed: bool,
     mask_dir: str | None, dry_run: bool, stream: StreamConfig,
 ) -> dict[str, Any]:  # fmt: skip
-    """Join the cluster and screen the slides, or with `dry_run` say from a sample what that would take.
+    """Screen the slides, on a cluster that is joined once there is something to do; or say what that would take.
 
     Args:
         bundle_uris: of the detectors; each makes a decision of its own for each slide.
@@ -31,7 +29,7 @@ def run(
         out: folder or s3:// URI for decisions, scores and the worklist page.
         retry_failed: try slides again that ended as failed.
         mask_dir: folder of edited masks.
-        dry_run: write nothing.
+        dry_run: write nothing, and say from a sample what it would take.
         stream: how the cluster is shared.
 
     Returns:
@@ -40,7 +38,7 @@ def run(
     Raises:
         InputError: bundles that are not calibrated or read different tiles; a manifest or mask that cannot be read.
     """
-    bundles = arranged([_calibrated(uri, mask_dir) for uri in bundle_uris])
+    bundles = arranged([calibrated_bundle(uri, mask_dir=mask_dir) for uri in bundle_uris])
     rows = read_manifest(slides_uri, split=split)
     masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     with progress("screen") as tick:
@@ -48,12 +46,14 @@ def run(
             join_cluster()
             described = {each.uri: each.bundle for each in bundles}
             return job.dry_run(rows, bundles=described) | {"masks_used": masks_used}
-        nodes = join_cluster(bundle_uris=bundle_uris, out_uri=out)
+        cluster = Joining(bundle_uris=bundle_uris, out_uri=out)
+        if is_new(out):
+            cluster.begin()
         summary = job.screen(
-            rows, bundles=bundles, out=out, config=job.ScreenConfig(stream=stream), nodes=nodes,
+            rows, bundles=bundles, out=out, config=job.ScreenConfig(stream=stream), join=cluster.nodes,
             retry_failed=retry_failed, progress=tile_progress(tick),
         )  # fmt: skip
-        troubles = nodes.troubles()
+        troubles = cluster.troubles()
     return summary | {"masks_used": masks_used} | ({"node_troubles": troubles} if troubles else {})
 
 
@@ -75,9 +75,12 @@ def follow_folder(
     Returns:
         The summary of `follow.follow`.
     """
+    from uadray.screening import follow  # imports Ray
+    from uadray.screening.follower import Pace
+
     with stopping() as stop, progress("follow", lines=False) as tick:
         return follow.follow(
-            folder_uri, bundles=[_calibrated(uri, None) for uri in bundle_uris], out=out, stop=stop,
+            folder_uri, bundles=[calibrated_bundle(uri, mask_dir=None) for uri in bundle_uris], out=out, stop=stop,
             join=stop.kept(lambda: join_cluster(bundle_uris=bundle_uris, out_uri=out)),
             pace=Pace(settle_s=settle_s, renew_s=renew_s), config=stream, retry_failed=retry_failed,
             progress=tile_progress(tick),
@@ -98,11 +101,6 @@ def refuse_with_follow(given: dict[str, Any]) -> None:
     for name, value in given.items():
         if value:
             raise InputError(f"{name} cannot be used with --follow: {why[name]}")
-
-
-def _calibrated(uri: str, mask_dir: str | None) -> ScreeningBundle:
-    bundle = read_bundle(uri)
-    return ScreeningBundle(uri, bundle.with_masks(mask_dir), read_calibration(uri, bundle))
 
 
 def check_all_decided(summary: dict[str, Any]) -> None:

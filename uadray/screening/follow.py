@@ -13,7 +13,7 @@ from uadray.screening import ledger
 from uadray.screening.bundles import ScreeningBundle, arranged
 from uadray.screening.follower import Follower, Pace, Stop
 from uadray.screening.job import Committer, screen_round
-from uadray.screening.results import Progress
+from uadray.screening.progress import Progress
 from uadray.screening.scorer import LoadDetector
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects

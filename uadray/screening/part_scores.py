@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -17,6 +16,7 @@ from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES
 from uadray.screening.parts import flag_error, from_ipc
 from uadray.screening.slide_result import EVIDENCE, EVIDENCE_TILES
+from uadray.tiles.trivial_scores import trivial_scores
 
 ScoreTiles = Callable[[npt.NDArray[np.uint8]], Scored]
 """What is needed of a detector: RGB tiles [N, tile, tile, 3] -> `Scored`."""
@@ -88,23 +88,6 @@ def score_part(detector: ScoreTiles, part: PartTiles, *, floor: float = -math.in
     names = part.tiles.column_names
     table = pa.table({**{name: part.tiles[name] for name in names}, **columns}, schema=TILE_SCORES)
     return table, _evidence(table["tile_id"].filter(pa.array(part.good)), scored, floor)
-
-
-def trivial_scores(images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Mean HSV saturation and mean green of RGB tiles [N, h, w, 3], each [N] in 0 to 1.
-
-    Of larger tiles every second, third, ... pixel a side is looked at, so that 64 x 64 to 127 x 127 remain: all pixels
-    of 256 px tiles cost fifteen times as much as decoding them.
-    """
-    n, height, width, _ = images.shape
-    step = max(1, height // 64)
-    size = (max(1, width // step), max(1, height // step))
-    saturation, green = np.zeros((2, n), np.float32)
-    for i, image in enumerate(images):
-        small = image if step == 1 else cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)
-        saturation[i] = cv2.mean(cv2.cvtColor(small, cv2.COLOR_RGB2HSV))[1] / 255
-        green[i] = cv2.mean(small)[1] / 255
-    return saturation, green
 
 
 def _evidence(tile_ids: pa.ChunkedArray, scored: Scored | None, floor: float) -> pa.Table:

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from uadray.detectors.bundle import Bundle, load_detector
+from uadray.detectors.bundle import load_detector
+from uadray.detectors.description import BundleDescription
 from uadray.detectors.detector import BATCH, Detector, Scored
 from uadray.detectors.pixels import Pixels
 from uadray.detectors.precision import Precision, lower_precision
@@ -43,7 +44,7 @@ class PartScorer:
     """
 
     def __init__(
-        self, bundles: Mapping[str, Bundle], device: str, threads: int, load: LoadDetector = load_detector,
+        self, bundles: Mapping[str, BundleDescription], device: str, threads: int, load: LoadDetector = load_detector,
         batch_tiles: int | None = None, precision: Precision = "float32",
     ) -> None:  # fmt: skip
         n_threads = threads if device == "cpu" else 1
@@ -181,7 +182,7 @@ class _EvidenceFloor:
             self._sent.popitem(last=False)
 
 
-def known_tiles(bundle: Bundle | None) -> Pixels:
+def known_tiles(bundle: BundleDescription | None) -> Pixels:
     """[2, tile, tile, 3], always the same: what every device must be able to score."""
     side = bundle.tiles.tile_px if bundle is not None else 64
     return np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
