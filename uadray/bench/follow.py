@@ -150,8 +150,8 @@ def _observed(command: Command, until: Any) -> dict[str, float]:
         if status is not None:
             raise WorkError(f"the command ended with {status}: {[line for _, line in command.lines[-3:]]}")
         with suppress(OSError):
-            peak["driver"] = max(peak["driver"], memory([command.pid]).private / 1e6)
-            peak["job"] = max(peak["job"], memory(descendants(command.pid)).private / 1e6)
+            peak["driver"] = max(peak["driver"], memory(command.pid).own / 1e6)
+            peak["job"] = max(peak["job"], sum(memory(pid).own for pid in descendants(command.pid)) / 1e6)
     return {name: round(size, 1) for name, size in peak.items()}
 
 

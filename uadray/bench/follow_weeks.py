@@ -17,14 +17,13 @@ import pyarrow as pa
 from uadray.bench.archive import write_bundle_of_one_tile
 from uadray.bench.processes import memory
 from uadray.bench.seaweed import SeaweedServer
-from uadray.commands.calibrate import read_calibration
 from uadray.detectors.bundle import read_bundle
 from uadray.errors import WorkError
 from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES
 from uadray.screening import leases
 from uadray.screening.arrivals import Arrivals
-from uadray.screening.bundles import ScreeningBundle, arranged
+from uadray.screening.bundles import ScreeningBundle, arranged, read_calibration
 from uadray.screening.follower import Follower, Pace
 from uadray.screening.job import Committer
 from uadray.screening.ledger import Ledger, open_ledger
@@ -61,7 +60,7 @@ def measured(server: SeaweedServer, *, arrivals: int) -> dict[str, Any]:
     counts: list[tuple[int, float]] = []
     try:
         while here.recv() == "look":  # the process waits until both have been read
-            counts.append((sum(server.requests().values()), memory([process.pid or 0]).private / 1e6))
+            counts.append((sum(server.requests().values()), memory(process.pid or 0).own / 1e6))
             here.send("on")
     except EOFError as error:
         raise WorkError("the process that follows has ended") from error
