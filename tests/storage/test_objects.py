@@ -39,9 +39,24 @@ def test_what_is_written_is_read_and_listed(root: str, key: str) -> None:
     assert objects.read_bytes(uri) == b"0123456789"
     assert objects.read_ranges(uri, [(8, 10), (0, 3), (4, 4), (1, 2)], etag=info.etag) == [b"89", b"012", b"", b"1"]
     assert [found.uri for found in objects.list_objects(root)] == [uri]
+    assert objects.list_many(root) == list(objects.list_objects(root))
     objects.delete(uri)
     objects.delete(uri)
     assert not objects.exists(uri)
+
+
+def test_many_are_listed_and_deleted_at_once(root: str) -> None:
+    """More than a page; what is not there does not matter."""
+    uris = [objects.join(root, f"{i:04d}.{'json' if i % 2 else 'txt'}") for i in range(1100)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda uri: objects.write_bytes(uri, b"x"), uris))
+    assert sorted(info.uri for info in objects.list_many(root)) == uris
+    assert sorted(info.uri for info in objects.list_many(root, suffixes=(".json",))) == uris[1::2]
+    assert len(objects.list_many(root, at_most=7)) == 7
+    objects.delete_all([*uris[1:], objects.join(root, "none")])
+    assert [info.uri for info in objects.list_many(root)] == uris[:1]
+    objects.delete_all([])
+    assert objects.list_many(objects.join(root, "no such folder")) == []
 
 
 def test_etag_changes_with_content(root: str) -> None:

@@ -6,21 +6,18 @@ decisions, segments, worklist. All but the last 100 slides are screened by one p
 all of them, and has to find out which are left. Server, readers, scorers and driver share the machine.
 """
 
-import hashlib
-import json
 import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
+from uadray.bench.made_up import CONTENT, made_up, read_made_up
 from uadray.bench.processes import CpuMeter, cpu_seconds, peak_rss
 from uadray.bench.seaweed import SeaweedServer, served
 from uadray.bench.slides import write_calibration, write_tiny_bundle
@@ -29,14 +26,9 @@ from uadray.detectors.bundle import Bundle
 from uadray.detectors.detector import Scored
 from uadray.detectors.pixels import Pixels
 from uadray.errors import WorkError
-from uadray.reports.pictures import encode_jpeg
-from uadray.schemas import TILE_SCORES, TILES
 from uadray.screening.bundles import calibrated_bundle
 from uadray.screening.job import screen
-from uadray.screening.parts import part_row, to_ipc
-from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
-from uadray.tiles.spec import TileSpec
 
 GOALS = {
     "first_decision_s": 30.0,
@@ -49,11 +41,6 @@ GOALS = {
 
 LEFT = 100
 """Slides that the second process finds undecided."""
-
-_SIDE_PX = 16
-_CONTENT = b"a slide that is never opened"
-_PREVIEW = encode_jpeg(np.full((48, 64, 3), 200, np.uint8))
-_MASKS = json.dumps({"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": None}]}).encode()
 
 
 def run(*, slides: int = 100_000) -> dict[str, Any]:
@@ -68,7 +55,7 @@ def run(*, slides: int = 100_000) -> dict[str, Any]:
         write_bundle_of_one_tile(f"{root}/bundle")
         rows = made_up(archive, slides)
         with ThreadPoolExecutor(32) as pool:
-            list(pool.map(lambda row: objects.write_bytes(row.uri, _CONTENT), rows))
+            list(pool.map(lambda row: objects.write_bytes(row.uri, CONTENT), rows))
         del rows
         first, requests = _counted(server, partial(_screened, root, archive, slides - left))
         second, _ = _counted(server, partial(_screened, root, archive, slides))
@@ -139,49 +126,12 @@ def _screened(root: str, archive: str, n: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def made_up(folder: str, n: int) -> list[SlideRow]:
-    """The rows of `n` slides."""
-    return [SlideRow(f"s{i:06d}", f"{folder}/s{i:06d}.tif") for i in range(n)]
-
-
 def write_bundle_of_one_tile(uri: str) -> None:
     """Write a bundle that decides about slides of a single tile."""
     bundle = write_tiny_bundle(uri)
     calibration = write_calibration(uri, bundle)
     calibration = calibration.model_copy(update={"aggregation": AggregationConfig(min_tiles=1)})
     objects.write_bytes(objects.join(uri, "calibration.json"), calibration.model_dump_json().encode())
-
-
-def read_made_up(index: int, row: SlideRow, spec: TileSpec) -> Iterator[pa.Table]:
-    """One part with one tile, in the place of `slide_reader.read_slide`."""
-    tiles = pa.table(
-        {
-            "tile_id": [f"{row.slide_id}/0"],
-            "slide_id": [row.slide_id],
-            "x_level0_px": [0],
-            "y_level0_px": [0],
-            "width_level0_px": [_SIDE_PX],
-            "height_level0_px": [_SIDE_PX],
-            "tissue_fraction": [1.0],
-            "band": ["tissue"],
-        },
-        schema=TILES,
-    )
-    pixels = np.full((1, _SIDE_PX, _SIDE_PX, 3), index % 251, np.uint8)
-    header = {
-        "n_parts": 1,
-        "read_s": 0.0,
-        "bytes": pixels.nbytes,
-        "etag": hashlib.md5(_CONTENT, usedforsecurity=False).hexdigest(),
-        "mpp_level0": spec.mpp,
-        "size_level0_px": (4 * _SIDE_PX, 3 * _SIDE_PX),
-        "n_tiles": 1,
-        "n_grid": 12,
-    }
-    yield part_row(
-        index, 0, header=header, preview=_PREVIEW, masks=_MASKS, flagged=to_ipc(TILE_SCORES.empty_table()),
-        tiles=tiles, pixels=pixels, errors=json.dumps([None]), flags=json.dumps([None]),
-    )  # fmt: skip
 
 
 class FreeDetector:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-COMMITS = 4
-"""Slides whose results are written at the same time: each is some fifteen small objects."""
+COMMITS = 16
+"""Slides whose results are written at the same time: each is four small objects, three of them one after the other."""
 
 
 class ScreenConfig(Config):
