@@ -319,19 +319,23 @@ def serve(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="decode, s3, screen, bundles, ingest, memory, nodes, faults or archive.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, archive, follow."),
+    ],
     only: Annotated[
         str | None,
         typer.Option(
-            help="Scenarios of `faults`, like 0,a,f; cases of `screen`, `s3`, `ingest`, like exact. All unless given."
+            help="Scenarios of `faults`, like 0,a,f; cases of `screen`, `s3`, `ingest`, `follow`. All unless given."
         ),
     ] = None,
-    slides: Annotated[int | None, typer.Option(min=2, help="Slides of `archive`; 100,000 unless given.")] = None,
+    device: Annotated[str | None, typer.Option(help="Of `stages`: cpu or cuda; cpu unless given.")] = None,
+    slides: Annotated[int | None, typer.Option(min=2, help="Of `archive`, 100,000, or `follow`, 200.")] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
 
-    _answer(run(name, only=only.split(",") if only else (), slides=slides))
+    _answer(run(name, only=only.split(",") if only else (), slides=slides, device=device))
 
 
 @weights_app.command("pull")

@@ -56,6 +56,9 @@ ROUND_S = 600.0
 AGAIN_S, LONGEST_AGAIN_S = 60.0, 3600.0
 """A slide at which the system has failed is tried again after so long, then after twice as long, up to the second."""
 
+YIELD_S = 30.0
+"""A slide is left so long to the process that is to try it first."""
+
 FAULT_S, LONGEST_FAULT_S = 15.0, 300.0
 """The same for a fault of the system as a whole."""
 
@@ -119,7 +122,7 @@ class Follower:
         self.n_slides = self._n_done = 0
         self._todo: dict[str, Arrival] = {}
         self._unchecked: dict[str, Arrival] = {}  # said to be decided
-        self._elsewhere: dict[str, Arrival] = {}  # in this round, or others are at them
+        self._elsewhere: dict[str, tuple[Arrival, float]] = {}  # others may be at them; with the time to look again
         self._given_back: dict[str, tuple[Arrival, float]] = {}  # with the time to try again
         self._tries: Counter[str] = Counter()
         self._look_at_s = self._again_at_s = clock()
@@ -183,8 +186,11 @@ class Follower:
             known = self._known.pop(_digest(slide_id), None)
             if arrival.is_change or known not in (None, _digest(arrival.etag or ""), _NO_ETAG):
                 self._unchecked[slide_id] = arrival
-            elif known is None:
+            elif known is None and self._book.is_first_for(slide_id):
                 self._is_to_do(arrival)
+            elif known is None:
+                self._book.open.add(slide_id)
+                self._elsewhere[slide_id] = (arrival, self._clock() + YIELD_S)
             if self._stop.is_set():
                 break
         self._look_at_s = self._clock() + max(self._pace.look_s, (self._clock() - began) / LOOK_SHARE)
@@ -214,21 +220,23 @@ class Follower:
         now = self._clock()
         for arrival in [arrival for arrival, due_s in self._given_back.values() if due_s <= now]:
             self._is_to_do(arrival)
-        if not self._elsewhere or now < self._again_at_s:
+        due = {slide_id: arrival for slide_id, (arrival, due_s) in self._elsewhere.items() if due_s <= now}
+        if not due or now < self._again_at_s:
             return
         self._again_at_s = now + self._pace.look_s
-        left = {row.slide_id for row in self._book.look_again([each.row for each in self._elsewhere.values()])}
-        for slide_id, arrival in list(self._elsewhere.items()):
+        left = {row.slide_id for row in self._book.look_again([arrival.row for arrival in due.values()])}
+        for slide_id, arrival in due.items():
             if slide_id in left:
                 self._is_to_do(arrival)
             elif slide_id not in self._book.open:
-                self._unchecked[slide_id] = self._elsewhere.pop(slide_id)
+                del self._elsewhere[slide_id]
+                self._unchecked[slide_id] = arrival
 
     def _round(self) -> None:
         """Screen what is to be done, in the order in which it came, as much as takes about `ROUND_S`."""
         batch = list(islice(self._todo.values(), self._round_slides))
         for arrival in batch:
-            self._elsewhere[arrival.row.slide_id] = self._todo.pop(arrival.row.slide_id)
+            self._elsewhere[arrival.row.slide_id] = (self._todo.pop(arrival.row.slide_id), self._clock())
         if not self._book.alone:  # not in the others' order: they would have claimed each slide just before
             random.shuffle(batch)
         began = self._clock()
@@ -260,7 +268,7 @@ class Follower:
 
     def _rest(self) -> None:
         due_s = [self._look_at_s, self._renew_at_s, *(due_s for _, due_s in self._given_back.values())]
-        due_s += [self._again_at_s] if self._elsewhere else []
+        due_s += [max(self._again_at_s, min(due_s for _, due_s in self._elsewhere.values()))] if self._elsewhere else []
         self._say("waiting for slides")
         if not self._unchecked:
             self._stop.wait(max(0.0, min(due_s) - self._clock()))

@@ -17,6 +17,7 @@ an outage of the store nor a pause of the observer makes anybody dead. A process
 lease again before it writes.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -107,6 +108,11 @@ class ScreeningProcess:
     def alone(self) -> bool:
         """Whether no other process was alive at the last look."""
         return all(watch.dead for watch in self._watched.values())
+
+    def is_first_for(self, slide_id: str) -> bool:
+        """Whether this process is to try a slide first, of those alive at the last look: one of them is."""
+        alive = [self.id, *(name for name, watch in self._watched.copy().items() if not watch.dead)]
+        return self.id == max(alive, key=lambda name: hashlib.blake2b(f"{name} {slide_id}".encode()).digest())
 
     def beat(self) -> None:
         """Renew the heartbeat; where others have declared this process dead, take note and join them again."""

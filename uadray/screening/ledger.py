@@ -202,6 +202,10 @@ class Ledger:
         """Whether no other process was at work here at the last look."""
         return self._process.alone
 
+    def is_first_for(self, slide_id: str) -> bool:
+        """Whether this process is to try a slide before the others that are at work here."""
+        return self._process.is_first_for(slide_id)
+
     def finish(self, rows: Sequence[SlideRow]) -> dict[str, Any]:
         """Write the files for people, of what is decided; returns the summary."""
         with self._committing:

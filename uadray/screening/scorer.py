@@ -52,13 +52,13 @@ class PartScorer:
         if any(objects.is_s3(uri) for uri in bundles):
             s3_client.assume_reachable()  # the driver has read the bundles' descriptions there
         options = {"device": device} | ({"batch_tiles": batch_tiles} if batch_tiles else {})
-        pool = ThreadPoolExecutor(n_threads, thread_name_prefix="uadray-score")
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="uadray-score")
         loaded = [load(uri, bundle, **options) for uri, bundle in bundles.items()]
         for detector, bundle in zip(loaded, bundles.values(), strict=True):
             if precision == "bfloat16" and isinstance(detector, Detector):
                 lower_precision(detector, tile_px=bundle.tiles.tile_px)
         self.detectors = [
-            ActorDetector(detector, known_tiles(bundle), pool=pool, n_threads=n_threads)
+            ActorDetector(detector, known_tiles(bundle), pool=self._pool, n_threads=n_threads)
             for detector, bundle in zip(loaded, bundles.values(), strict=True)
         ]
         self._floors = [_EvidenceFloor() for _ in bundles]
@@ -74,7 +74,7 @@ class PartScorer:
             return table
         began = time.perf_counter()
         try:
-            part = read_part(row, pixels_of(table))
+            part = read_part(row, pixels_of(table), pool=self._pool)
         except Exception as error:
             return failed_part(row["slide"], *_failure(error, "scoring"))
         outcomes = [self._outcome(i, part) for i in range(len(self.detectors))]

@@ -58,17 +58,16 @@ def resample(
             return out
         if all(_is_interpolated(step, side_px) for step in steps):
             width, height = (math.ceil(side_px * step) for step in steps)
-            resized = cv2.resize(whole[:height, :width], None, fx=1 / steps[0], fy=1 / steps[1])
-            out[:] = resized[:side_px, :side_px]
+            cv2.resize(whole[:height, :width], None, dst=out, fx=1 / steps[0], fy=1 / steps[1])
             return out
     _by_matrices(source, (x, y), (steps[0], steps[1]), out)
     return out
 
 
 def _is_interpolated(step: float, side: int) -> bool:
-    """Whether interpolation by OpenCV is near enough to the means; a result of the source's size would be a copy."""
+    """Whether interpolation by OpenCV is near enough to the means, and gives `side` pixels of more in the source."""
     length = math.ceil(side * step)
-    return 0 < step - 1 <= NEAR_ONE and round(length / step) < length and side**2 <= ONE_THREAD_PX
+    return 0 < step - 1 <= NEAR_ONE and round(length / step) == side < length and side**2 <= ONE_THREAD_PX
 
 
 def _whole_steps(source: Rgb, step_x: int, step_y: int, out: Rgb) -> None:
