@@ -14,7 +14,6 @@ from typing import TypeGuard
 
 import pytest
 import ray
-from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 import uadray
 from uadray import metrics
@@ -96,7 +95,6 @@ def _awaited(worker: str, expected: dict[str, float], *, labels: tuple[str, ...]
 PRIVATE = {
     "metrics.add": {"_record"},
     "serving.server.listening_at": {"ray.serve.context._get_global_client"},
-    "cluster.dataset_rows.stop_execution": {"_current_executor"},
     "cluster.probe.head_client": {"ray._private.services.canonicalize_bootstrap_address", "ray._raylet.GcsClient"},
     "cluster.probe.head_versions": {"ray._common.usage.usage_lib.get_cluster_metadata"},
     "cluster.probe.has_node_here": {"ray._private.services.get_node_to_connect_for_driver"},
@@ -157,15 +155,12 @@ def _mentions(tree: ast.AST, name: str) -> bool:
 
 def test_private_names_of_ray_mean_what_we_take_them_for() -> None:
     """Of those in `cluster.probe` tests/cluster/test_connection.py asks a real head."""
-    from ray.data.dataset import Dataset
     from ray.serve._private.client import ServeControllerClient
     from ray.serve.config import HTTPOptions
     from ray.serve.context import _get_global_client
     from ray.util.metrics import Counter
 
     assert callable(Counter._record)
-    assert "self._current_executor = executor" in inspect.getsource(Dataset)
-    assert callable(StreamingExecutor.shutdown)
     assert inspect.signature(_get_global_client).return_annotation in (
         ServeControllerClient | None,
         "Optional[ServeControllerClient]",

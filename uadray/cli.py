@@ -256,6 +256,15 @@ def screen(
     split: SplitOpt = None,
     mask_dir: MasksOpt = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say tiles, bytes and hours, from a sample.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="--slides is a folder or s3:// prefix: screen slides as they come.")
+    ] = False,
+    renew_minutes: Annotated[
+        float, typer.Option(help="With --follow: between renewals of the worklist.", min=0.01)
+    ] = 5,
+    settle_seconds: Annotated[
+        float, typer.Option(help="With --follow: for so long a file has not changed that is complete.", min=0)
+    ] = 30,
     score_workers: WorkersOpt = None,
     gpus: GpusOpt = 0,
     bf16: Bf16Opt = False,
@@ -264,6 +273,15 @@ def screen(
     from uadray.commands import screen as command
     from uadray.commands.cluster import stream_config
 
+    if follow:
+        command.refuse_with_follow({"--split": split, "--mask-dir": mask_dir, "--dry-run": dry_run})
+        summary = command.follow_folder(
+            bundles, folder_uri=slides, out=out, retry_failed=retry_failed, settle_s=settle_seconds,
+            renew_s=60 * renew_minutes, stream=stream_config(score_workers, gpus),
+        )  # fmt: skip
+        _answer(summary)
+        command.check_none_failed(summary)
+        return
     summary = command.run(
         bundles, slides_uri=slides, split=split, out=out, retry_failed=retry_failed, mask_dir=mask_dir,
         dry_run=dry_run, stream=stream_config(score_workers, gpus, is_bf16=bf16),
@@ -301,19 +319,23 @@ def serve(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="decode, s3, screen, bundles, ingest, memory, nodes, faults or archive.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, archive, follow."),
+    ],
     only: Annotated[
         str | None,
         typer.Option(
-            help="Scenarios of `faults`, like 0,a,f; cases of `screen`, `s3`, `ingest`, like exact. All unless given."
+            help="Scenarios of `faults`, like 0,a,f; cases of `screen`, `s3`, `ingest`, `follow`. All unless given."
         ),
     ] = None,
-    slides: Annotated[int | None, typer.Option(min=2, help="Slides of `archive`; 100,000 unless given.")] = None,
+    device: Annotated[str | None, typer.Option(help="Of `stages`: cpu or cuda; cpu unless given.")] = None,
+    slides: Annotated[int | None, typer.Option(min=2, help="Of `archive`, 100,000, or `follow`, 200.")] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
 
-    _answer(run(name, only=only.split(",") if only else (), slides=slides))
+    _answer(run(name, only=only.split(",") if only else (), slides=slides, device=device))
 
 
 @weights_app.command("pull")

@@ -35,7 +35,7 @@ def test_the_rate_is_that_of_the_further_work() -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data's about its own settings
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's about its own settings
 def test_a_screening_with_the_stand_in_scores_every_tile(slide: Path, tmp_path: Path, ray_cluster: None) -> None:
     slides.write_tiny_bundle(str(tmp_path / "bundle"))
     bundle = read_bundle(str(tmp_path / "bundle"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from uadray.bench import slides
-from uadray.bench.screen_limit import _jpegs, tissue_tiles
+from uadray.bench.screen_limit import encoded_tiles, tissue_tiles
 from uadray.bench.slides import gpu_tiles
 
 
@@ -17,4 +17,4 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_bare_decoding_decodes_each_wanted_tile_once(slide: Path) -> None:
     tiles = tissue_tiles(slide, gpu_tiles())
     assert 10 < len(tiles) < 64  # the glass is left out
-    assert len(_jpegs(slide, tiles, gpu_tiles())) == len(tiles)
+    assert len(encoded_tiles(slide, tiles, gpu_tiles())) == len(tiles)

@@ -33,7 +33,7 @@ def test_the_two_detectors_are_two(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # of Ray Data, about itself
+@pytest.mark.filterwarnings("default")  # of Ray, about itself
 def test_both_score_every_tile_alike(ray_cluster: None) -> None:
     figures = bundles.run(slides=2, pairs=1, repeats=1)
     assert figures["largest_difference"] <= 1e-6

@@ -4,7 +4,8 @@ from collections.abc import Collection
 
 import pytest
 
-from uadray.cluster.nodes import AGAIN_TIMEOUT_S, TIMEOUT_S, Nodes, here, node_name
+from uadray.cluster.nodes import AGAIN_TIMEOUT_S, TIMEOUT_S, Nodes, node_name
+from uadray.cluster.place import here
 from uadray.errors import WorkError
 
 

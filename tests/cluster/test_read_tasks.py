@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from uadray.cluster.read_tasks import TaskSource, bind_read_task
+from uadray.cluster.read_tasks import bind_read_task
+from uadray.cluster.task_source import TaskSource
 
 
 def _numbers(first: int, count: int) -> Iterator[pa.Table]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,16 @@ import pytest
 import ray
 
 from uadray.bench.slides import write_slide, write_tiny_bundle
+from uadray.cluster.nodes import Nodes
 from uadray.cluster.read_tasks import bind_read_task
+from uadray.cluster.scorer_pool import AT_ONCE
+from uadray.cluster.stream import stream
+from uadray.cluster.watch_actor import DriversWatch
 from uadray.cluster.workers import StreamConfig
 from uadray.detectors.bundle import Bundle
 from uadray.detectors.detector import Scored
 from uadray.errors import WorkError
-from uadray.screening.parts import failed_part
+from uadray.screening.parts import failed_part, part_row
 from uadray.screening.results import scored_slides
 from uadray.screening.slide_reader import read_slide
 from uadray.screening.slide_result import SlideResult
@@ -31,7 +36,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers canno
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.usefixtures("ray_cluster"),
-    pytest.mark.filterwarnings("default"),  # of Ray Data, about itself
+    pytest.mark.filterwarnings("default"),  # of Ray, about itself
 ]
 
 
@@ -136,6 +141,42 @@ def test_what_the_system_fails_at_is_tried_again_and_else_stays_open(
     assert results["hidden"].is_open
     assert (results["hidden"].failure or ("",))[0] == "unreachable"
     assert len(list(tmp_path.glob("hidden-*"))) == 3
+
+
+def _traced(index: int, folder: str) -> Iterator[pa.Table]:
+    """Twenty rows of a slide; each leaves a trace when it is made."""
+    for n in range(20):
+        Path(folder, f"{index}-{n}").touch()
+        yield part_row(index, n, header={}, pixels=bytes(2**20))
+
+
+class Counting:
+    """Scores nothing."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return table.drop_columns(["pixels"])
+
+
+def test_no_more_is_read_than_is_taken(tmp_path: Path) -> None:
+    """However large the archive is: two CPUs' readers make a row each, and wait until somebody takes it."""
+    nodes, watch = Nodes(), DriversWatch()
+    tasks = [bind_read_task(_traced, index, str(tmp_path)) for index in range(40)]
+    rows = stream(
+        tasks, scorer=Counting, arguments={}, failed_row=failed_part, config=StreamConfig(score_workers=1, threads=1),
+        nodes=nodes, watch=watch,
+    )  # fmt: skip
+    while next(rows) is None:
+        pass
+    time.sleep(3)
+    held = nodes.cores() + AT_ONCE + 3  # by readers, the scorer, the driver
+    assert len(list(tmp_path.iterdir())) <= 2 * held
+    taken = [row["slide"] for row in rows if row is not None]
+    watch.close()
+    assert len(taken) == 800 - 1
+    assert len(list(tmp_path.iterdir())) == 800
 
 
 def _screened(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from uadray.cluster.nodes import here
+from uadray.cluster.place import here
 from uadray.cluster.watch import Look
 from uadray.cluster.watch_actor import DriversWatch, _begin, _work_done, watched
 

@@ -14,7 +14,7 @@ import pytest
 from seaweed import SeaweedServer
 
 from uadray.cluster.workers import StreamConfig
-from uadray.commands.calibrate import calibrate, check, read_calibration
+from uadray.commands.calibrate import calibrate, check
 from uadray.decisions.aggregation import AggregationConfig
 from uadray.detectors import fanogan
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle, write_bundle
@@ -23,7 +23,7 @@ from uadray.errors import InputError, shown
 from uadray.phantoms.pyramid import write_pyramid
 from uadray.provenance import fingerprint
 from uadray.screening import job
-from uadray.screening.bundles import ScreeningBundle
+from uadray.screening.bundles import ScreeningBundle, read_calibration
 from uadray.slides import identity
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects

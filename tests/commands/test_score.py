@@ -47,7 +47,7 @@ def _pngs() -> list[bytes]:
 
 
 @pytest.mark.ray
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data warns of its own settings
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray warns of its own settings
 def test_scores_labels_and_slides_stay_with_their_tiles(ray_cluster: None, bundle_uri: str, tmp_path: Path) -> None:
     """Every slide has tiles of the same ids, which are not in order; scores are those of what the endpoint decodes."""
     images = _pngs()

@@ -1,13 +1,14 @@
 """A tile's score is its own: no matter what else is in the call, and of the tile's centre alone."""
 
 import copy
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
 from uadray.detectors import dpa, fanogan
-from uadray.detectors.catalog import build_detector, build_networks
+from uadray.detectors.catalog import DetectorConfig, build_detector, build_networks
 from uadray.detectors.detector import BATCH, Detector, assemble, no_picture
 from uadray.detectors.latents import Latent
 from uadray.detectors.losses import izi_f, relative_perceptual_l1
@@ -18,10 +19,11 @@ pytestmark = pytest.mark.usefixtures("torch_alone")
 
 DPA = dpa.Config(kind="dpa", input_px=16, width=4, halvings=2, layers=("block0", "block1"))
 GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=4, kappa=0.5)
+CONFIGS = [DPA, GAN]
 PIXELS = np.random.default_rng(0).integers(0, 256, (BATCH + 6, 16, 16, 3), dtype=np.uint8)
 
 
-@pytest.fixture(params=[DPA, GAN], ids=["dpa", "fanogan"])
+@pytest.fixture(params=CONFIGS, ids=lambda config: config.kind)
 def detector(request: pytest.FixtureRequest) -> Detector:
     """With running statistics that training has moved, or a mix-up of modes would not show."""
     torch.manual_seed(0)
@@ -101,10 +103,15 @@ def test_a_detector_may_have_one_of_its_stages(detector: Detector) -> None:
             part.score(x, x, part)  # type: ignore[arg-type]
 
 
+def test_every_detector_of_the_catalog_is_tested_here() -> None:
+    union, *_ = get_args(DetectorConfig)
+    assert {type(config) for config in CONFIGS} == set(get_args(union))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: what runs on one was not tested")
 @pytest.mark.parametrize("batch_tiles", [None, 16])
-@pytest.mark.parametrize("config", [DPA, GAN], ids=["dpa", "fanogan"])
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
 def test_a_gpu_gives_the_scores_of_a_cpu(config: dpa.Config | fanogan.Config, batch_tiles: int | None) -> None:
     """In one batch, and in several whose bytes travel while others are scored."""
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from networks_watch import moved, state_of
 from uadray.errors import InputError
 from uadray.generators import wgan_gp
 from uadray.generators.bundle import load_generator, read_generator, write_generator
-from uadray.networks.bundle_folder import DESCRIPTION, WEIGHTS
+from uadray.networks.bundle_description import DESCRIPTION, WEIGHTS
 from uadray.tiles.spec import TileSpec
 
 pytestmark = pytest.mark.usefixtures("torch_alone")

@@ -1,6 +1,7 @@
 """The job on a real cluster: several bundles at once score and decide as each of them does alone."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,9 @@ import ray
 
 from uadray.bench.slides import upload_copies, write_slide, write_tiny_bundle
 from uadray.cluster.workers import StreamConfig
-from uadray.commands.calibrate import read_calibration
 from uadray.detectors.bundle import Bundle, load_detector
 from uadray.detectors.detector import Scored
-from uadray.screening.bundles import ScreeningBundle, arranged
+from uadray.screening.bundles import ScreeningBundle, arranged, read_calibration
 from uadray.screening.job import ScreenConfig, screen
 from uadray.slides.manifest import SlideRow
 
@@ -26,7 +26,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers canno
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.usefixtures("ray_cluster"),
-    pytest.mark.filterwarnings("default"),  # of Ray Data, about itself
+    pytest.mark.filterwarnings("default"),  # of Ray, about itself
 ]
 
 CONFIG = ScreenConfig(stream=StreamConfig(score_workers=1, threads=1))
@@ -66,11 +66,12 @@ def test_several_bundles_score_as_each_does_alone(
         own = ["fingerprint", "score", "evidence"]  # which of two tiles with one score is shown, their order decides
         assert one.drop_columns(own).equals(two.drop_columns(own))
         for row in rows:
-            files = {path.name: path for path in (alone / "evidence" / row.slide_id).iterdir()}
-            in_both = {path.name for path in (tmp_path / "both" / each.folder / "evidence" / row.slide_id).iterdir()}
-            assert files.keys() == in_both | {"thumbnail.jpg"}
-            thumbnail = tmp_path / "both" / "evidence" / row.slide_id / "thumbnail.jpg"
-            assert thumbnail.read_bytes() == files["thumbnail.jpg"].read_bytes()
+            sheets = [
+                folder / "evidence" / f"{row.slide_id}.svg" for folder in (alone, tmp_path / "both" / each.folder)
+            ]
+            names = [re.findall(r'<view id="(\w+)"', sheet.read_text()) for sheet in sheets]
+            assert names[0] == names[1]
+            assert {"thumbnail", "heatmap", "tile_0"} <= set(names[0])
     again = screen(rows, bundles=bundles[::-1], out=str(tmp_path / "both"), config=CONFIG)
     assert (again["scored"], again["slides_now"]) == (3, 0)
 

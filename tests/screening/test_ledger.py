@@ -126,8 +126,8 @@ def test_going_on_takes_few_requests(s3: SeaweedServer, out: str) -> None:
         objects.write_bytes(row.uri, b"x")
     with _requests(s3) as requests:
         sd.screened(f"{out}/run", rows)
-    # slide: lease, is it decided, tiles, masks, thumbnail, heatmap, decision, lease gone, and the test's own stat
-    assert len(requests) <= 20 * 9 + 30, Counter(request.method for request in requests)
+    # slide: lease, tiles, masks, pictures, decision, and the test's own stat
+    assert len(requests) <= 20 * 6 + 30, Counter(request.method for request in requests)
     with _requests(s3) as requests, sd.book(f"{out}/run") as book:
         assert book.pending(rows) == []
         book.finish(rows)

@@ -1,7 +1,8 @@
-"""The scoring actor, called as Ray Data calls it: a part in, a part out."""
+"""The scoring actor, called as Ray calls it: a part in, a part out."""
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -9,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+import torch
 
+from uadray.bench.slides import write_tiny_bundle
+from uadray.detectors import precision
 from uadray.detectors.detector import Scored
 from uadray.schemas import TILES
 from uadray.screening.parts import from_ipc, part_row, pixels_of
@@ -199,3 +203,30 @@ def test_pixels_are_not_copied_and_a_slice_has_its_own() -> None:
     both = pa.concat_tables([one, _part(1, images[1])]).combine_chunks()
     assert [pixels_of(both.slice(i, 1)).to_pybytes() for i in (0, 1)] == [part.tobytes() for part in images]
     assert pixels_of(part_row(0, -1, header={})).size == 0
+
+
+def test_bfloat16_is_for_detectors_that_allow_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "is_fast", lambda device: True)
+    uri = str(tmp_path / "bundle")
+    bundles = {uri: write_tiny_bundle(uri)}
+    images = np.random.default_rng(4).integers(0, 256, (N, SIDE, SIDE, 3), np.uint8).repeat(4, 1).repeat(4, 2)
+    full, lowered = (
+        from_ipc(PartScorer(bundles, "cpu", 2, precision=each)(_part(0, images))["scores"][0].as_py()[0])
+        for each in ("float32", "bfloat16")
+    )
+    expected, found = (table["score"].to_numpy() for table in (full, lowered))
+    assert 0 < np.abs(found - expected).max() < 2 * precision.TOLERANCE * expected.mean()
+    assert lowered["mean_green"].equals(full["mean_green"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: what runs on one was not tested")
+def test_an_actor_on_a_gpu_sends_the_rows_of_one_on_a_cpu(tmp_path: Path) -> None:
+    uri = str(tmp_path / "bundle")
+    bundles = {uri: write_tiny_bundle(uri)}
+    images = np.random.default_rng(5).integers(0, 256, (N, SIDE, SIDE, 3), np.uint8).repeat(4, 1).repeat(4, 2)
+    ours, theirs = (
+        from_ipc(PartScorer(bundles, device, 2)(_part(0, images))["scores"][0].as_py()[0]) for device in ("cuda", "cpu")
+    )
+    np.testing.assert_allclose(ours["score"].to_numpy(), theirs["score"].to_numpy(), rtol=1e-4, atol=1e-5)
+    assert ours.drop_columns(["score"]).equals(theirs.drop_columns(["score"]))

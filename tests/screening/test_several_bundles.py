@@ -40,10 +40,9 @@ def test_what_is_written_once_and_what_of_each_bundle(tmp_path: Path) -> None:
         "run.json", "summary.json",
         *(f"{folder}/{row.slide_id}.{end}" for folder, end in (("decisions", "json"), ("masks", "geojson"))
           for row in rows),
-        *(f"evidence/{row.slide_id}/thumbnail.jpg" for row in rows),
         *(f"{bundle}/{name}" for bundle in "ab" for name in of_people),
         *(f"{bundle}/tiles/{row.slide_id}.parquet" for bundle in "ab" for row in rows),
-        *(f"{bundle}/evidence/{row.slide_id}/heatmap.jpg" for bundle in "ab" for row in rows),
+        *(f"{bundle}/evidence/{row.slide_id}.svg" for bundle in "ab" for row in rows),
     }  # fmt: skip
     record = json.loads(objects.read_bytes(leases.decision_uri(out, "s00000")))
     assert [(each["bundle"], each["score"]) for each in record["decisions"]] == [("a", 1.5), ("b", 2.5)]
@@ -52,8 +51,8 @@ def test_what_is_written_once_and_what_of_each_bundle(tmp_path: Path) -> None:
         assert sd.decisions_table(f"{out}/{bundle}")["score"].to_pylist() == [score] * 2
         assert pq.read_table(f"{out}/{bundle}/tiles/s00001.parquet")["score"].to_pylist() == [score] * 2
         page = Path(out, bundle, "worklist.html").read_text()
-        assert '"../evidence/s00000/thumbnail.jpg"' in page
-        assert '"evidence/s00000/heatmap.jpg"' in page
+        assert '"evidence/s00000.svg#thumbnail"' in page
+        assert '"evidence/s00000.svg#heatmap"' in page
 
 
 def test_each_folder_is_a_screening_to_evaluate(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What is written about one slide."""
 
 import json
+import re
 
 import pyarrow as pa
 import screening_drivers as sd
@@ -29,10 +30,15 @@ def _result(*evidence: pa.Table) -> SlideResult:
     return result
 
 
+def _names(sheet: bytes) -> list[str]:
+    return re.findall(r'<view id="(\w+)"', sheet.decode())
+
+
 def test_files_of_one_bundle() -> None:
     files = slide_files(_result(_evidence(b"r", b"r")), sd.panel())
-    names = ("thumbnail", "heatmap", "tile_0", "reconstruction_0", "tile_1", "reconstruction_1")
-    assert files.keys() == {f"evidence/s1/{name}.jpg" for name in names} | {"masks/s1.geojson"}
+    names = ["thumbnail", "heatmap", "tile_0", "reconstruction_0", "tile_1", "reconstruction_1"]
+    assert files.keys() == {"evidence/s1.svg", "masks/s1.geojson"}
+    assert sorted(_names(files["evidence/s1.svg"])) == sorted(names)
     assert tiles_path(sd.panel()[0], "s1") == "tiles/s1.parquet"
 
 
@@ -40,15 +46,19 @@ def test_a_detector_without_pictures_has_no_reconstruction_and_says_so() -> None
     result = _result(_evidence(b"r"), _evidence(None, None))
     bundles = sd.panel(sd.Bundle("a", "a"), sd.Bundle("b", "b"))
     files = slide_files(result, bundles)
-    assert {name for name in files if name.startswith("b/")} == {
-        "b/evidence/s1/heatmap.jpg", "b/evidence/s1/tile_0.jpg", "b/evidence/s1/tile_1.jpg",
-    }  # fmt: skip
-    assert "a/evidence/s1/reconstruction_0.jpg" in files
-    assert "evidence/s1/thumbnail.jpg" in files
+    assert files.keys() == {"a/evidence/s1.svg", "b/evidence/s1.svg", "masks/s1.geojson"}
+    assert _names(files["b/evidence/s1.svg"]) == ["thumbnail", "heatmap", "tile_0", "tile_1"]
+    assert _names(files["a/evidence/s1.svg"]) == ["thumbnail", "heatmap", "tile_0", "reconstruction_0"]
     assert [tile.get("has_reconstruction") for tile in top_tiles(result.of_bundle(1))] == [False, False]
     assert top_tiles(result.of_bundle(0)) == [
         {"tile_id": "s1/0", "x_level0_px": 0, "y_level0_px": 0, "score": 1.5},
     ]  # fmt: skip
+
+
+def test_a_slide_without_regions_has_no_file_of_them() -> None:
+    result = _result(_evidence(None))
+    result.masks = b'{"type": "FeatureCollection", "features": []}'
+    assert slide_files(result, sd.panel()).keys() == {"evidence/s1.svg"}
 
 
 def test_a_slide_that_no_bundle_has_scored_has_no_files() -> None:

@@ -32,3 +32,18 @@ def test_thumbnail_in_strips_is_the_same(tmp_path: Path) -> None:
     assert mpp == pytest.approx(4.0 * 9000 / 4096, rel=1e-3)
     rows = image.astype(float).mean((1, 2))
     assert np.abs(rows - (20 + 200 * (np.arange(4096) + 0.5) / 4096)).max() < 1.5
+
+
+@pytest.mark.parametrize(("mpp", "shape"), [(0.2525, (128, 192, 3)), (0.25, (128, 192, 3)), (0.245, (125, 188, 3))])
+def test_a_level_that_is_hardly_too_coarse_is_taken_as_it_is(
+    tmp_path: Path, mpp: float, shape: tuple[int, int, int]
+) -> None:
+    """16 x 0.2525 is 4.04 um; with levels of 4 and 16 the next finer one would be 1.01 um."""
+    picture = coloured_picture(2048, 3072)
+    path = write_pyramid(tmp_path / "s.tif", picture, mpp=mpp, downsamples=(4, 16))
+    with open_slide(path, slide_id="s") as slide:
+        image, found = thumbnail(slide)
+        whole = slide.read_region(2, 0, 0, *slide.level_sizes_px[2])
+    assert image.shape == shape
+    assert found == pytest.approx(mpp * 3072 / shape[1])
+    assert (image.shape == whole.shape and bool((image == whole).all())) == (mpp >= 0.25)

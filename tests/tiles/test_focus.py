@@ -10,7 +10,7 @@ from tiles.artefact_images import Image, flagged_shares
 
 from uadray.phantoms.layout import PhantomSpec
 from uadray.phantoms.tissue import paint
-from uadray.tiles.focus import empty, focus
+from uadray.tiles.focus import clearly_sharp, empty, focus
 from uadray.tiles.quality import (
     flag_masks,
     pixel_flags,
@@ -73,6 +73,16 @@ def test_blurred_tiles_are_out_of_focus(tiles: Image, sigma_px: float, found: fl
         blurred = [cv2.imdecode(data, cv2.IMREAD_COLOR) for data in encoded]
     flags = pixel_flags(np.stack(blurred), 0.972)
     assert flags.count("out_of_focus") >= found * len(flags)
+
+
+@pytest.mark.parametrize("sigma_px", [0.0, 1.0, 1.5, 2.0])
+def test_a_strip_is_enough_for_sharp_tiles_and_never_misleads(tiles: Image, sigma_px: float) -> None:
+    blurred = np.stack([cv2.GaussianBlur(tile, (0, 0), sigma_px) if sigma_px else tile for tile in tiles])
+    clear = clearly_sharp(blurred, 0.972, focus_min=0.4)
+    sharpness = focus(blurred, 0.972)
+    assert (np.isfinite(sharpness) & (sharpness > 0.5))[clear].all()
+    assert clear.mean() > 0.9 if sigma_px == 0 else clear.mean() < 0.5
+    assert focus(blurred, 0.972, which=np.array([7, 3])).tolist() == sharpness[[7, 3]].tolist()
 
 
 def test_blur_at_half_a_micron_is_judged_in_microns(tiles: Image) -> None:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from tiles.painted_slides import damage, painted_slide
@@ -10,6 +11,7 @@ from tiles.painted_slides import damage, painted_slide
 from uadray.errors import SlideError
 from uadray.phantoms.pyramid import write_pyramid
 from uadray.slides.opening import open_slide
+from uadray.slides.thumbnail import thumbnail
 from uadray.tiles.chunks import read_chunks
 from uadray.tiles.plan import PREVIEW_PX, plan_slide
 from uadray.tiles.spec import TileSpec
@@ -36,6 +38,16 @@ def test_a_large_slides_preview_is_bounded(tmp_path: Path) -> None:
     with open_slide(path, slide_id="s") as slide:
         preview = plan_slide(slide, etag="", spec=TileSpec(mpp=8, tile_px=64)).preview
     assert preview.shape == (128, PREVIEW_PX, 3)
+
+
+def test_a_preview_is_the_thumbnail_reduced(slide_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uadray.tiles.plan.PREVIEW_PX", 30)
+    with open_slide(slide_path, slide_id="s") as slide:
+        preview = plan_slide(slide, etag="", spec=SPEC).preview
+        image, _ = thumbnail(slide)
+    expected = cv2.resize(image, preview.shape[1::-1], interpolation=cv2.INTER_AREA).astype(int)
+    assert max(preview.shape) == 30
+    assert np.abs(preview.astype(int) - expected).mean() < 4
 
 
 def test_plan_refuses_before_it_reads(slide_path: Path) -> None:

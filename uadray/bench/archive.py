@@ -53,7 +53,7 @@ LEFT = 100
 _SIDE_PX = 16
 _CONTENT = b"a slide that is never opened"
 _PREVIEW = encode_jpeg(np.full((48, 64, 3), 200, np.uint8))
-_MASKS = b'{"type": "FeatureCollection", "features": []}'
+_MASKS = json.dumps({"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": None}]}).encode()
 
 
 def run(*, slides: int = 100_000) -> dict[str, Any]:
@@ -113,8 +113,8 @@ def _counted(server: SeaweedServer, work: partial[dict[str, Any]]) -> tuple[dict
 def _screened(root: str, archive: str, n: int) -> dict[str, Any]:
     """Screen the first `n` slides as a command would, with the start of Ray."""
     from uadray.cluster.connection import connect
-    from uadray.commands.calibrate import read_calibration
     from uadray.detectors.bundle import read_bundle
+    from uadray.screening.bundles import read_calibration
 
     began, first_s = time.perf_counter(), 0.0
 

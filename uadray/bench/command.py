@@ -42,6 +42,11 @@ class Command:
         self._reader.join(5)
 
     @property
+    def pid(self) -> int:
+        """The process id of the command."""
+        return self._process.pid
+
+    @property
     def seconds(self) -> float:
         """Seconds from the start to now, or to the end of a command that has ended."""
         return time.monotonic() - self._began if self._ended_s is None else self._ended_s

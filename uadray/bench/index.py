@@ -12,6 +12,7 @@ from uadray.errors import InputError
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "decode": (),
+    "stages": ("device",),
     "s3": ("only",),
     "screen": ("only",),
     "bundles": (),
@@ -20,24 +21,26 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "nodes": (),
     "faults": ("only",),
     "archive": ("slides",),
+    "follow": ("only", "slides"),
 }
 """The benchmarks, and which options each takes."""
 
 
-def run(name: str, *, only: Sequence[str] = (), slides: int | None = None) -> dict[str, Any]:
+def run(name: str, *, only: Sequence[str] = (), slides: int | None = None, device: str | None = None) -> dict[str, Any]:
     """Run one benchmark and return its figures.
 
     Args:
         name: of `OPTIONS`.
         only: names of scenarios or cases; all unless given.
         slides: how many there are; as many as the benchmark takes by itself unless given.
+        device: "cpu" or "cuda".
 
     Raises:
         InputError: there is none of this name, or it has no such option.
     """
     if name not in OPTIONS:
         raise InputError(f"no benchmark {name!r}; there are: {', '.join(OPTIONS)}")
-    options = {option: value for option, value in {"only": only, "slides": slides}.items() if value}
+    options = {option: value for option, value in {"only": only, "slides": slides, "device": device}.items() if value}
     for option in options.keys() - set(OPTIONS[name]):
         takers = ", ".join(other for other, its in OPTIONS.items() if option in its)
         raise InputError(f"bench {name} takes no --{option}; it is for {takers}")

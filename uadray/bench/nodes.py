@@ -138,9 +138,8 @@ def _screened_with_a_loss(network: Network, folder: str) -> dict[str, Any]:
     """Screen all slides; kill the last node when a third of them is decided."""
     from uadray.cluster.connection import connect
     from uadray.cluster.workers import StreamConfig
-    from uadray.commands.calibrate import read_calibration
     from uadray.detectors.bundle import read_bundle
-    from uadray.screening.bundles import ScreeningBundle
+    from uadray.screening.bundles import ScreeningBundle, read_calibration
     from uadray.screening.decision_segments import read_decisions
     from uadray.screening.job import ScreenConfig, screen
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Self
 
 _PROC = Path("/proc")
-READER, SCORER = "ray::Read", "ray::MapWorker"
-"""How Ray titles a process with a read task of Ray Data, and one with an actor of its pool."""
+READER, SCORER = "ray::Read", "ray::WatchedScorer"
+"""How Ray titles a process with a read task of a stream, and one with a scoring actor."""
 
 
 def descendants(pid: int) -> list[int]:
@@ -41,31 +41,26 @@ def titled(pid: int, start: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes in RAM.
+    """Bytes in RAM, each page divided among the processes that map it (Linux: PSS), so that those of all add up.
 
     Attributes:
-        private: private memory and mapped files of all processes, added up. A library that five processes map counts
-            five times, so this is more than there is, never less.
-        shared: shared memory, of the process that maps most of it: the object store.
+        own: private memory and mapped files.
+        shared: shared memory: the object store.
     """
 
-    private: int
+    own: int
     shared: int
 
 
-def memory(pids: list[int]) -> Memory:
-    """The memory of these processes now."""
-    private, shared = 0, 0
-    for pid in pids:
-        sizes = _sizes(pid)
-        private += sizes.get("RssAnon", 0) + sizes.get("RssFile", 0)
-        shared = max(shared, sizes.get("RssShmem", 0))
-    return Memory(private, shared)
+def memory(pid: int) -> Memory:
+    """The memory of a process now; nothing for one that has ended."""
+    sizes = _sizes(pid, "smaps_rollup")
+    return Memory(sizes.get("Pss_Anon", 0) + sizes.get("Pss_File", 0), sizes.get("Pss_Shmem", 0))
 
 
 def peak_rss(pid: int) -> int:
     """The most bytes in RAM that a process has had so far; 0 for one that has ended."""
-    return _sizes(pid).get("VmHWM", 0)
+    return _sizes(pid, "status").get("VmHWM", 0)
 
 
 def cpu_seconds(pid: int) -> dict[int, float]:
@@ -120,9 +115,9 @@ class CpuMeter:
             self._seconds[pid] = seconds
 
 
-def _sizes(pid: int) -> dict[str, int]:
+def _sizes(pid: int, file: str) -> dict[str, int]:
     with suppress(OSError):
-        lines = (_PROC / str(pid) / "status").read_text().splitlines()
+        lines = (_PROC / str(pid) / file).read_text().splitlines()
         pairs = (line.split(":", 1) for line in lines if line.endswith("kB"))
         return {name: int(value.split()[0]) * 1024 for name, value in pairs}
     return {}

@@ -91,9 +91,9 @@ SIZES = {
     "0.4990": Size(12, 1, 3, 2000, 8000),
     "0.2525": Size(20, 1, 4, 1000, 4000),
     "host": Size(20, 1, 3, 0, 0),
-    "real": Size(3, 1, 4, 450, 1350),
+    "real": Size(3, 1, 3, 192, 640),
 }
-"""450 tiles a slide for the detector that scores a few hundred a second; 10,000 (344 MB), as many as a section has,
+"""450 tiles a slide for the detector that scores some tens a second; 10,000 (344 MB), as many as a section has,
 for the stand-ins, and a third or a quarter of that where the slide is resampled. What each slide costs beside its tiles
 (thumbnail, masks, pictures, commit) counts too."""
 
@@ -244,8 +244,7 @@ def _screened(
         last screening has more than the one before, by the role of processes.
     """
     from uadray.cluster.connection import connect
-    from uadray.commands.calibrate import read_calibration
-    from uadray.screening.bundles import ScreeningBundle
+    from uadray.screening.bundles import ScreeningBundle, read_calibration
     from uadray.screening.job import screen
 
     calibration = read_calibration(f"{root}/bundle", bundle)

@@ -34,7 +34,7 @@ def bare_rates(case: str, bundle_uri: str, bundle: Bundle, path: Path, seconds: 
     machine hardly changes.
     """
     tiles = tissue_tiles(path, bundle.tiles)
-    jpegs = _jpegs(path, tiles, bundle.tiles)
+    jpegs = encoded_tiles(path, tiles, bundle.tiles)
     cores = os.cpu_count() or 1
     decode = _rate(lambda: _decode_all(jpegs, cores), len(tiles), seconds)
     cpu_s = time.process_time()
@@ -76,7 +76,7 @@ def _rate(work: Callable[[], Any], n: int, seconds: float) -> float:
     return n / statistics.median(times)
 
 
-def _jpegs(path: Path, tiles: pa.Table, spec: TileSpec) -> list[bytes]:
+def encoded_tiles(path: Path, tiles: pa.Table, spec: TileSpec) -> list[bytes]:
     """The JPEG tiles of the file that these tiles lie in, each once, as streams that can be decoded by themselves."""
     with open_slide(path, slide_id="bench") as slide:
         corners = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))

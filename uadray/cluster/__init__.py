@@ -1,1 +1,1 @@
-"""All of Ray Data and Ray Core."""
+"""All of Ray Data and Ray Core: Data for trainings, Core for screenings."""

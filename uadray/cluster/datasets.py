@@ -1,5 +1,6 @@
 """What a training needs of Ray: a dataset of read tasks, an object all readers share, and an actor on this node."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -8,7 +9,8 @@ import pyarrow as pa
 import ray
 
 from uadray.cluster.nodes import on_this_node
-from uadray.cluster.read_tasks import TaskSource, bind_read_task
+from uadray.cluster.read_tasks import bind_read_task
+from uadray.cluster.task_source import TaskSource
 
 
 def task_dataset(
@@ -26,6 +28,7 @@ def task_dataset(
         selector: labels of the nodes that read, where some are left out.
     """
     tasks = TaskSource(name, [bind_read_task(read, *each) for each in arguments], bytes_each=task_bytes)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     dataset = ray.data.read_datasource(tasks, override_num_blocks=len(arguments))  # else Ray cuts blocks further
     dataset.context.target_max_block_size = block_bytes
     dataset.context.execution_options.label_selector = selector

@@ -125,13 +125,6 @@ def head_address() -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
-def here() -> tuple[str, str]:
-    """Ray's id of this node and its address; empty outside of Ray."""
-    if not ray.is_initialized():
-        return "", ""
-    return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
-
-
 def on_this_node() -> NodeAffinitySchedulingStrategy:
     """Places an actor on the driver's node: it is lost when the driver is, and with no other node."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

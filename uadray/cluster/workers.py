@@ -8,7 +8,7 @@ from uadray.config import Config
 from uadray.errors import InputError
 
 READ_CPUS = 0.9
-"""CPUs of a read task. Other than a scorer's, since Ray Data fuses stages that ask for the same."""
+"""CPUs of a read task: with a scorer's a whole one."""
 
 SCORE_CPUS = 0.1
 """CPUs that a scoring actor reserves as long as it lives, whatever it uses. If it reserved a whole one, actors could

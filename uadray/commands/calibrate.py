@@ -1,6 +1,5 @@
 """`uadray calibrate`: normal slides -> `calibration.json` beside the bundle."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,8 @@ from uadray.decisions.conformal import Calibration, check_alpha, one_a_patient
 from uadray.decisions.verdict import judge
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle
 from uadray.errors import InputError, shown
-from uadray.screening.results import Progress, scored_slides
+from uadray.screening.progress import Progress
+from uadray.screening.results import scored_slides
 from uadray.screening.slide_result import SlideResult
 from uadray.slides import identity
 from uadray.slides.manifest import SlideRow, has_label, read_manifest
@@ -29,9 +29,6 @@ from uadray.tiles.mask_folder import check_folder
 from uadray.tiles.quality import QualityConfig
 
 log = logging.getLogger(__name__)
-
-MAX_BYTES = 256 * 2**20
-"""The most that is read of `calibration.json`: a million slides' scores and marks take less."""
 
 
 def run(
@@ -154,29 +151,6 @@ def _score_normals(
         normals.add(result, aggregation, bundle.tiles.quality)
         tick()
     return normals
-
-
-def read_calibration(bundle_uri: str, bundle: Bundle) -> Calibration:
-    """The calibration of a bundle.
-
-    Raises:
-        InputError: there is none, or it belongs to other weights.
-    """
-    calibration_uri = objects.join(bundle_uri, CALIBRATION)
-    if not objects.exists(calibration_uri):
-        raise InputError(
-            f"bundle {bundle_uri} is not calibrated; run `uadray calibrate {bundle_uri} --slides NORMAL.csv`"
-        )
-    try:
-        values = json.loads(objects.read_bytes(calibration_uri, max_bytes=MAX_BYTES))
-    except ValueError as error:
-        raise InputError(f"{calibration_uri}: not JSON: {error}") from error
-    calibration = parse_config(Calibration, values, source=calibration_uri)
-    if calibration.bundle_id != bundle.id:
-        raise InputError(
-            f"{calibration_uri} belongs to bundle {calibration.bundle_id}, this is {bundle.id}; calibrate again"
-        )
-    return calibration
 
 
 def check(rows: list[SlideRow], bundle: Bundle, *, alpha: float) -> dict[str, str]:

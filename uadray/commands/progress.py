@@ -39,9 +39,10 @@ def tile_progress(tick: Tick) -> TileProgress:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Tick]:
+def progress(title: str, *, lines: bool = True) -> Iterator[Tick]:
     """A progress bar on a terminal; off a terminal a log line every 20 seconds, and one at each end.
 
+    Without `lines` there are none off a terminal: a command that runs for weeks says by itself what has happened.
     A command with progress works on a cluster, so everything else it prints goes to the log file, see `divert`.
     """
     divert()
@@ -49,9 +50,12 @@ def progress(title: str) -> Iterator[Tick]:
         with _bar(title) as bar:
             yield bar
         return
-    lines = _Lines(title)
-    with lines.regularly():
-        yield lines.tick
+    if not lines:
+        yield lambda done, total, note="": None
+        return
+    printed = _Lines(title)
+    with printed.regularly():
+        yield printed.tick
 
 
 class _Lines:

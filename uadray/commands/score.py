@@ -17,7 +17,8 @@ from uadray.commands.progress import progress, tile_progress
 from uadray.detectors.bundle import Bundle, read_bundle
 from uadray.errors import InputError, WorkError
 from uadray.schemas import TILE_SCORES
-from uadray.screening.results import Progress, scored_slides
+from uadray.screening.progress import Progress
+from uadray.screening.results import scored_slides
 from uadray.screening.slide_result import SlideResult
 from uadray.screening.tile_reader import tile_chunks, tile_read_tasks
 from uadray.slides.manifest import SlideRow, read_manifest

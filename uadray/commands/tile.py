@@ -11,7 +11,8 @@ from typing import Any
 
 from uadray import metrics
 from uadray.cluster.attempts import Attempts, Outcome
-from uadray.cluster.nodes import Nodes, here
+from uadray.cluster.nodes import Nodes
+from uadray.cluster.place import here
 from uadray.cluster.tasks import Crashed, in_parallel
 from uadray.commands.cluster import join_cluster
 from uadray.commands.progress import progress

@@ -7,14 +7,8 @@ from pydantic import Field
 from uadray import __version__
 from uadray.config import Config, parse_config
 from uadray.generators.catalog import GeneratorConfig, outline_of
-from uadray.networks.bundle_folder import (
-    BUNDLE_VERSION,
-    bundle_id,
-    opened_weights,
-    read_description,
-    seen_of,
-    write_folder,
-)
+from uadray.networks.bundle_description import BUNDLE_VERSION, bundle_id, read_description, seen_of
+from uadray.networks.bundle_folder import opened_weights, write_folder
 from uadray.networks.outline import Networks
 from uadray.slides.identity import Seen
 from uadray.tiles.spec import TileSpec
@@ -56,7 +50,7 @@ class GeneratorBundle(Config):
 
     @property
     def id(self) -> str:
-        """See `bundle_folder.bundle_id`."""
+        """See `bundle_description.bundle_id`."""
         return bundle_id(self.weights_sha256, self.generator, self.tiles)
 
 

@@ -80,13 +80,13 @@ def slide_entry(
         place: its rank.
         tile_um: side of a tile; 0 where it is not known: tiles are then marked with squares of a fixed size.
         picture_kinds: which pictures evidence tiles have, of `PICTURE_KINDS`.
-        folder: slide id -> the name of its folder under `evidence/`.
-        thumbnails: where the slides' folders with `thumbnail.jpg` lie, if not under `evidence`.
+        folder: slide id -> the name of its folder under `evidence/`, where its pictures are files of their own.
+        thumbnails: where these slides' folders with `thumbnail.jpg` lie, if not under `evidence`.
     """
     is_open = row["width_level0_px"] is not None and row["height_level0_px"] is not None and row["state"] != "failed"
     size = (row["width_level0_px"], row["height_level0_px"]) if is_open else (1, 1)
     scale = min(_BOX_PX[0] / size[0], _BOX_PX[1] / size[1])
-    base = f"evidence/{quote(folder(row['slide_id']))}"
+    address = _addresses(row, folder=folder, thumbnails=thumbnails)
     tile_level0_px = tile_um / row["mpp_level0"] if row["mpp_level0"] else 0.0
     flags = sorted(json.loads(row["flags"] or "{}").items(), key=lambda item: -item[1])
     evidence = json.loads(row["evidence"] or "[]")
@@ -99,11 +99,21 @@ def slide_entry(
         n_good=None if row["n_tiles"] is None else row["n_tiles"] - sum(count for _, count in flags),
         width_px=max(1, round(size[0] * scale)),
         height_px=max(1, round(size[1] * scale)),
-        thumbnail=f"{thumbnails}/{quote(folder(row['slide_id']))}/thumbnail.jpg" if is_open else None,
-        heatmap=f"{base}/heatmap.jpg" if is_open and row["n_scored"] else None,
+        thumbnail=address("thumbnail") if is_open else None,
+        heatmap=address("heatmap") if is_open and row["n_scored"] else None,
         picture_words=[PICTURE_KINDS[kind] for kind in kinds],
-        tiles=list(_tile_entries(evidence, size=size, tile_level0_px=tile_level0_px, base=base, kinds=kinds)),
+        tiles=list(_tile_entries(evidence, size=size, tile_level0_px=tile_level0_px, address=address, kinds=kinds)),
     )
+
+
+def _addresses(
+    row: Mapping[str, Any], *, folder: Callable[[str], str], thumbnails: str
+) -> Callable[[str], str]:  # fmt: skip
+    """What tells the address of a slide's picture by its name: in the slide's sheet, or a file of its own."""
+    sheet, name = row.get("pictures"), quote(folder(row["slide_id"]))
+    if sheet is not None:
+        return lambda picture: f"{quote(sheet)}#{picture}"
+    return lambda picture: f"{thumbnails if picture == 'thumbnail' else 'evidence'}/{name}/{picture}.jpg"
 
 
 def _has_picture(tile: Mapping[str, Any], kind: str) -> bool:
@@ -112,8 +122,8 @@ def _has_picture(tile: Mapping[str, Any], kind: str) -> bool:
 
 
 def _tile_entries(
-    evidence: Sequence[Mapping[str, Any]], *, size: tuple[int, int], tile_level0_px: float, base: str,
-    kinds: Sequence[str],
+    evidence: Sequence[Mapping[str, Any]], *, size: tuple[int, int], tile_level0_px: float,
+    address: Callable[[str], str], kinds: Sequence[str],
 ) -> Iterable[TileEntry]:  # fmt: skip
     corners = [(int(tile["x_level0_px"]), int(tile["y_level0_px"])) for tile in evidence]
     marker_px = max(tile_level0_px, 0.016 * max(size))
@@ -127,7 +137,7 @@ def _tile_entries(
             y_level0_px=y,
             marker=(x + half - marker_px / 2, y + half - marker_px / 2, marker_px),
             label=labels[index],
-            pictures=[f"{base}/{kind}_{index}.jpg" if _has_picture(tile, kind) else None for kind in kinds],
+            pictures=[address(f"{kind}_{index}") if _has_picture(tile, kind) else None for kind in kinds],
         )
 
 

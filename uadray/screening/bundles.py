@@ -1,5 +1,6 @@
 """The bundles of one screening: which may be screened together, and in which folder the results of each lie."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -7,12 +8,18 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
+from uadray.config import parse_config
 from uadray.decisions.conformal import Calibration
-from uadray.detectors.bundle import Bundle
+from uadray.detectors.description import BundleDescription, described_bundle
 from uadray.errors import InputError
+from uadray.networks.bundle_description import CALIBRATION
+from uadray.storage import objects
 
 RESERVED = frozenset({"combined", "decisions", "drivers", "evidence", "leases", "masks", "segments", "tiles"})
 """Folders of a screening that are not a bundle's."""
+
+MAX_CALIBRATION_BYTES = 256 * 2**20
+"""The most that is read of `calibration.json`: a million slides' scores and marks take less."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class ScreeningBundle:
     """
 
     uri: str
-    bundle: Bundle
+    bundle: BundleDescription
     calibration: Calibration
     folder: str = ""
 
@@ -35,6 +42,52 @@ class ScreeningBundle:
     def name(self) -> str:
         """What messages call it: its folder, or its own name where it has none."""
         return self.folder or self.bundle.name
+
+
+def calibrated_bundle(uri: str, *, mask_dir: str | None = None) -> ScreeningBundle:
+    """A bundle with its calibration, as a screening needs it.
+
+    A calibration names the bundle that it was made of, which was validated then: where the names agree, the detector's
+    configuration is as it was. Where they do not, it is validated here, for one that was edited by hand to the same.
+
+    Raises:
+        InputError: no bundle, one that is not valid, or one without a calibration of its own.
+    """
+    bundle = described_bundle(uri)
+    if _calibration(uri).bundle_id != bundle.id:
+        from uadray.detectors.bundle import read_bundle  # imports torch
+
+        bundle = read_bundle(uri)
+    return ScreeningBundle(uri, bundle.with_masks(mask_dir), read_calibration(uri, bundle))
+
+
+def read_calibration(bundle_uri: str, bundle: BundleDescription) -> Calibration:
+    """The calibration of a bundle.
+
+    Raises:
+        InputError: there is none, or it belongs to other weights.
+    """
+    calibration = _calibration(bundle_uri)
+    if calibration.bundle_id != bundle.id:
+        raise InputError(
+            f"{objects.join(bundle_uri, CALIBRATION)} belongs to bundle {calibration.bundle_id}, this is {bundle.id}; "
+            "calibrate again"
+        )
+    return calibration
+
+
+def _calibration(bundle_uri: str) -> Calibration:
+    """What `calibration.json` says."""
+    calibration_uri = objects.join(bundle_uri, CALIBRATION)
+    if not objects.exists(calibration_uri):
+        raise InputError(
+            f"bundle {bundle_uri} is not calibrated; run `uadray calibrate {bundle_uri} --slides NORMAL.csv`"
+        )
+    try:
+        values = json.loads(objects.read_bytes(calibration_uri, max_bytes=MAX_CALIBRATION_BYTES))
+    except ValueError as error:
+        raise InputError(f"{calibration_uri}: not JSON: {error}") from error
+    return parse_config(Calibration, values, source=calibration_uri)
 
 
 def arranged(bundles: Sequence[ScreeningBundle]) -> tuple[ScreeningBundle, ...]:
@@ -84,7 +137,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _folders(bundles: Sequence[Bundle]) -> list[str]:
+def _folders(bundles: Sequence[BundleDescription]) -> list[str]:
     """A folder for each: its name as far as a path may have it; with its id where that would not tell it apart."""
     plain = [re.sub(r"[^A-Za-z0-9._-]+", "-", bundle.name).strip(".-") for bundle in bundles]
     times = Counter(name.casefold() for name in plain)

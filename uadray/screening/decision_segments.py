@@ -163,8 +163,9 @@ def _current(table: pa.Table, listed: Mapping[str, objects.ObjectInfo]) -> pa.Ta
 def _read_segment(uri: str) -> pa.Table:
     try:
         table = pq.read_table(pa.BufferReader(objects.read_bytes(uri)))
-        if "bundle" not in table.column_names:
-            table = table.append_column("bundle", pa.nulls(len(table), pa.string()))
+        for name in ("bundle", "pictures"):  # not stored, or not known to the version that wrote it
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(len(table), pa.string()))
         return table.select(_SEGMENT.names).cast(_SEGMENT)
     except (NotFoundError, KeyError, ValueError):  # merged meanwhile, or of another version: the JSONs remain
         return _SEGMENT.empty_table()

@@ -17,6 +17,7 @@ an outage of the store nor a pause of the observer makes anybody dead. A process
 lease again before it writes.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -25,7 +26,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from uadray.errors import UadrayError
-from uadray.screening.leases import REQUESTS, ClaimOwner, heartbeat_uri, read_version, read_with_etag, take_over
+from uadray.screening.leases import REQUESTS, ClaimOwner, heartbeat_uri, read_version, read_with_etag
 from uadray.storage import objects
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,10 @@ class ScreeningProcess:
         """End: whatever this process still holds is free from now on."""
         self._ended.set()
         self._thread.join()
+        self.leave()
+
+    def leave(self) -> None:
+        """Delete the heartbeat."""
         with suppress(UadrayError):  # the others will declare it dead
             objects.delete(self._uri)
 
@@ -103,6 +108,11 @@ class ScreeningProcess:
     def alone(self) -> bool:
         """Whether no other process was alive at the last look."""
         return all(watch.dead for watch in self._watched.values())
+
+    def is_first_for(self, slide_id: str) -> bool:
+        """Whether this process is to try a slide first, of those alive at the last look: one of them is."""
+        alive = [self.id, *(name for name, watch in self._watched.copy().items() if not watch.dead)]
+        return self.id == max(alive, key=lambda name: hashlib.blake2b(f"{name} {slide_id}".encode()).digest())
 
     def beat(self) -> None:
         """Renew the heartbeat; where others have declared this process dead, take note and join them again."""
@@ -152,16 +162,18 @@ class ScreeningProcess:
         self._leases = {i: self._leases[i] for i in mine}
         return {i for i in slide_ids if i not in leases or self._leases[i][1] not in alive}
 
-    def delete_stale(self, decided: set[str]) -> None:
-        """Delete what dead processes have left: their marks, and leases beside decisions."""
-        owner = self.begin_round()
-        alive = self.look()
-        for name in self._watched.keys() - alive:
-            objects.delete(heartbeat_uri(self.out, name))
-        for info in objects.list_objects(objects.join(self.out, "leases"), suffixes=(".json",)):
-            slide_id = objects.name(info.uri).removesuffix(".json")
-            if slide_id in decided and take_over(owner, info.uri) is not None:
-                objects.delete(info.uri)
+    def delete_stale(self, decided: Collection[str]) -> bool:
+        """Delete what others have left, and our leases beside decisions, where none of the others lives; tells whether.
+
+        Args:
+            decided: slides whose decisions were listed before this call: whoever starts after it lists them too.
+        """
+        if self.look() != {self.id}:
+            return False
+        leases = objects.list_objects(objects.join(self.out, "leases"), suffixes=(".json",))
+        objects.delete_all(info.uri for info in leases if objects.name(info.uri).removesuffix(".json") in decided)
+        objects.delete_all(heartbeat_uri(self.out, name) for name in self._watched)
+        return True
 
     def pause(self) -> None:
         """Wait before the next look; no two processes in step."""

@@ -10,32 +10,31 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from uadray import metrics, provenance
-from uadray.cluster.nodes import Nodes
 from uadray.cluster.read_tasks import ReadTask
 from uadray.cluster.workers import StreamConfig
 from uadray.config import Config
 from uadray.decisions.verdict import Verdict, judge, used_before
-from uadray.detectors.bundle import Bundle, load_detector
-from uadray.detectors.detector import BATCH
+from uadray.detectors.description import BundleDescription
 from uadray.errors import AccessError, ClusterLostError, UadrayError, UnreachableError, WorkError
 from uadray.screening import ledger
 from uadray.screening.bundles import ScreeningBundle, arranged
-from uadray.screening.estimate import estimate
 from uadray.screening.leases import NOT_OURS
-from uadray.screening.results import Progress, scored_slides
-from uadray.screening.scorer import LoadDetector
+from uadray.screening.progress import Progress
 from uadray.screening.slide_reader import ReadSlide, claimed_read_tasks, read_slide
 from uadray.screening.slide_result import SlideResult
 from uadray.screening.summary import pages, state_of_slide
 from uadray.slides.identity import warn_of_same_files
 from uadray.slides.manifest import SlideRow
+
+if TYPE_CHECKING:
+    from uadray.cluster.nodes import Nodes
+    from uadray.screening.scorer import LoadDetector
 
 log = logging.getLogger(__name__)
 
@@ -49,20 +48,27 @@ class ScreenConfig(Config):
     stream: StreamConfig = Field(default_factory=StreamConfig)
 
 
-def dry_run(rows: list[SlideRow], *, bundles: Mapping[str, Bundle]) -> dict[str, Any]:
+def dry_run(rows: list[SlideRow], *, bundles: Mapping[str, BundleDescription]) -> dict[str, Any]:
     """What `screen` would take on this cluster's CPUs, see `estimate`. Scoring is measured here, on one CPU.
 
     Args:
         rows: the slides.
         bundles: the bundles' descriptions by their URI.
     """
-    torch.set_num_threads(1)
+    from uadray.screening.estimate import estimate
+
     seconds = sum(_seconds_per_tile(uri, bundle) for uri, bundle in bundles.items())
     tiles = next(iter(bundles.values())).tiles
     return estimate(rows, tiles, job="screen", seconds_per_tile=seconds)
 
 
-def _seconds_per_tile(uri: str, bundle: Bundle) -> float:
+def _seconds_per_tile(uri: str, bundle: BundleDescription) -> float:
+    import torch
+
+    from uadray.detectors.bundle import load_detector
+    from uadray.detectors.detector import BATCH
+
+    torch.set_num_threads(1)
     detector, side = load_detector(uri, bundle), bundle.tiles.tile_px
     images = np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 3), dtype=np.uint8)
     detector(images)  # the first call is slower than those that follow
@@ -73,8 +79,8 @@ def _seconds_per_tile(uri: str, bundle: Bundle) -> float:
 
 def screen(
     rows: list[SlideRow], *, bundles: Sequence[ScreeningBundle], out: str, config: ScreenConfig | None = None,
-    retry_failed: bool = False, progress: Progress | None = None, load: LoadDetector = load_detector,
-    read: ReadSlide = read_slide, nodes: Nodes | None = None,
+    retry_failed: bool = False, progress: Progress | None = None, load: "LoadDetector | None" = None,
+    read: ReadSlide = read_slide, join: "Callable[[], Nodes] | None" = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Screen an archive into `out`; what is decided there already stays as it is.
 
@@ -88,9 +94,10 @@ def screen(
         config: how the cluster is shared.
         retry_failed: try slides again that ended as failed.
         progress: told how far it is.
-        load: makes the detectors, in the actors.
+        load: makes the detectors, in the actors; `load_detector` unless given.
         read: reads a slide, in a read task. Benchmarks give one that costs nothing.
-        nodes: that are used.
+        join: joins the cluster and returns the nodes that are used; called once there is something to do. Unless given,
+            Ray runs in this process already, and all nodes are used.
 
     Returns:
         Counts by state (with `open` they add up to the manifest), slides, tiles and tiles a second of this run, and
@@ -103,29 +110,33 @@ def screen(
     """
     bundles = arranged(bundles)
     committer = Committer(len(rows), bundles=bundles, progress=progress)
-    config, nodes = config or ScreenConfig(), nodes or Nodes()
-    metrics.start_run(provenance.fingerprint([out, str(time.time())])[:8])
+    cluster = _Cluster(join, provenance.fingerprint([out, str(time.time())])[:8])
+    config = config or ScreenConfig()
     warn_of_same_files(rows)
     with ledger.open_ledger(out, bundles) as book:
         try:
             for todo in book.rounds(rows, retry_failed=retry_failed, waiting=lambda: committer.tick(book)):
+                nodes = cluster.nodes()
                 screen_round(todo, book, committer, config=config.stream, load=load, read=read, nodes=nodes)
             summary = book.finish(rows)
             if summary["open"]:
                 summary["why_open"] = _first_three(list(book.given_back.items()))
         except (WorkError, AccessError, UnreachableError) as error:
+            if cluster.is_refused:
+                raise
             raise _stopped(error, book, rows, out) from error
     return summary | committer.facts()
 
 
 def screen_round(
-    todo: Sequence[SlideRow], book: ledger.Ledger, committer: "Committer", *, config: StreamConfig, load: LoadDetector,
-    read: ReadSlide, nodes: Nodes, stop: Callable[[], bool] = lambda: False,
+    todo: Sequence[SlideRow], book: ledger.Ledger, committer: "Committer", *, config: StreamConfig, nodes: "Nodes",
+    load: "LoadDetector | None" = None, read: ReadSlide = read_slide, stop: Callable[[], bool] = lambda: False,
 ) -> None:  # fmt: skip
     """Screen and commit the slides of a round: each is claimed by its reader, or passed over.
 
     `stop` is asked every second and after every part; then the round ends with what is being committed.
     """
+    from uadray.screening.results import scored_slides  # imports Ray
 
     def reads(batch: Sequence[SlideRow]) -> list[ReadTask]:
         return claimed_read_tasks(
@@ -155,6 +166,30 @@ def _stopped(error: UadrayError, book: ledger.Ledger, rows: list[SlideRow], out:
         done = f"; {n_decided} of {summary['slides']} slides are decided, see {pages(summary)}"
     kind = ClusterLostError if isinstance(error, ClusterLostError) else WorkError
     return kind(f"{error}{done}; the same command goes on from there")
+
+
+class _Cluster:
+    """The nodes of this job, joined when they are first asked for: a job with nothing to do needs none.
+
+    Attributes:
+        is_refused: the cluster was asked for and cannot be joined.
+    """
+
+    def __init__(self, join: "Callable[[], Nodes] | None", run: str) -> None:
+        self._join, self._run = join, run
+        self._nodes: Nodes | None = None
+        self.is_refused = False
+
+    def nodes(self) -> "Nodes":
+        """The nodes that are used."""
+        if self._nodes is None:
+            from uadray.cluster.nodes import Nodes  # imports Ray
+
+            self.is_refused = True
+            self._nodes = Nodes() if self._join is None else self._join()
+            self.is_refused = False
+            metrics.start_run(self._run)
+        return self._nodes
 
 
 class Committer:

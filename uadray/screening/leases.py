@@ -1,18 +1,21 @@
 r"""Which process screens which slide: any number of processes share one archive, and each slide is screened once.
 
-    leases/<slide_id>.json    {"driver", "tenure"}: a process and its round of work; there while it screens the slide
+    leases/<slide_id>.json    {"driver", "tenure"}: a process and its round of work; there while it screens the slide,
+                              and beside the decision as long as another process lives
 
-    free --put where nothing is--> ours --decision committed, or given back: deleted--> free
-      \                             ^  |
-       \                            |  '--a round that lost it sees another content: not ours any more
-        \                           |
-         '--a lease is there--> its process lives? --yes--> held (looked at again later)
-                                    |no
-                                    '--replaced (If-Match) by ours; a decision that was not made
-                                       under the dead lease is not trusted and made anew
+    free --put where nothing is--> ours --decision put--> decided --no other process lives: deleted, 1,000 at once--> .
+      ^ \                           ^ | |
+      |  \                          | | '--given back: deleted--> free
+      |   \                         | '--a round that lost it sees another content: not ours any more
+      |    '--a lease is there--> its process lives? --yes--> held (looked at again later)
+      |                              |no
+      |                              '--replaced (If-Match) by ours; a decision that was not made
+      '                                 under the dead lease is not trusted and made anew
 
-A slide is claimed by its reader when it starts. What is renewed is a process's heartbeat (see `heartbeats`), not its
-leases: a few small requests a minute, however many slides it holds.
+A slide is claimed by its reader when it starts, in one request. Whether it has been decided since its process listed
+decisions need not be asked: then its lease would still be there, for a lease is only deleted when no other process
+lives, and a process begins to live before it lists. What is renewed is a process's heartbeat (see `heartbeats`), not
+its leases: a few small requests a minute, however many slides it holds.
 """
 
 import json
@@ -83,10 +86,9 @@ def claim(owner: ClaimOwner, slide_id: str, *, replaces: str | None = None) -> O
         lease_before = take_over(owner, uri)
         if lease_before is None:
             return "held"
-    if not _is_decided(decision_uri(owner.out, slide_id), lease_before, replaces):
+    elif replaces is None:
         return "ours"
-    objects.delete(uri)
-    return "decided"
+    return "decided" if _is_decided(decision_uri(owner.out, slide_id), lease_before, replaces) else "ours"
 
 
 def holds(owner: ClaimOwner, slide_id: str) -> bool:
@@ -98,7 +100,7 @@ def holds(owner: ClaimOwner, slide_id: str) -> bool:
 
 
 def release(owner: ClaimOwner, slide_id: str) -> None:
-    """Give up the lease of a slide that is ours."""
+    """Give up the lease of a slide that is ours and not decided."""
     objects.delete(lease_uri(owner.out, slide_id))
 
 
@@ -147,8 +149,6 @@ def _is_decided(decision: str, lease_before: dict[str, Any] | None, replaces: st
         objects.read_bytes(decision)  # one request where there is none; `objects.stat` asks twice
     except NotFoundError:
         return False
-    if lease_before is None and replaces is None:
-        return True
     etag_and_record = read_with_etag(decision)
     if etag_and_record is None or etag_and_record[0] == replaces:
         return False

@@ -53,6 +53,9 @@ held until it is declared dead."""
 MAX_SEGMENTS = 16
 """More segments than these are made one when the files for people are renewed."""
 
+LEASES_AT_ONCE = 1000
+"""Leases beside decisions that are deleted together: one request."""
+
 log = logging.getLogger(__name__)
 
 
@@ -82,6 +85,9 @@ class Ledger:
         self._process = heartbeats.ScreeningProcess(out, lease_s=lease_s)
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="uadray-ledger")
         self._written: dict[str, bytes] = {}
+        self._leases: list[str] = []
+        self._release_at = LEASES_AT_ONCE
+        self._decided: set[str] = set()
         self._segment_rows = decision_segments.SEGMENT_ROWS
 
     def __enter__(self) -> Self:
@@ -91,6 +97,9 @@ class Ledger:
     def __exit__(self, *error: object) -> None:
         self._process.__exit__(*error)
         self._pool.shutdown()
+        if self._decided:
+            with suppress(UadrayError):  # whoever is the last to leave finds nobody, and deletes what is left
+                self._process.delete_stale(self._decided)
 
     def pending(self, rows: Sequence[SlideRow], *, retry_failed: bool = False) -> list[SlideRow]:
         """The slides without a decision for this run and their present version, in order.
@@ -153,7 +162,7 @@ class Ledger:
             verdicts: one of each bundle.
         """
         slide_id = result.row.slide_id
-        if self._process.lease_may_be_lost and not leases.holds(self.owner, slide_id):
+        if self._process.lease_may_be_lost and not self._is_still_ours(slide_id):
             return False
         if not all(self._put_tiles(result, index) for index in range(len(self.bundles))):
             return False
@@ -166,13 +175,14 @@ class Ledger:
         data = json.dumps(record, indent=1).encode()
         if not self._put(leases.decision_uri(self.out, slide_id), data, slide_id):
             return False
-        if not self._process.lease_may_be_lost or leases.holds(self.owner, slide_id):
-            leases.release(self.owner, slide_id)
         with self._committing:
             self.open.discard(slide_id)
             self._written[slide_id] = data
+            self._leases.append(slide_id)
             if len(self._written) >= self._segment_rows:
                 self._compact()
+            if len(self._leases) >= self._release_at:
+                self._release()
         return True
 
     def give_back(self, slide_id: str, reason: str, message: str) -> None:
@@ -192,6 +202,10 @@ class Ledger:
         """Whether no other process was at work here at the last look."""
         return self._process.alone
 
+    def is_first_for(self, slide_id: str) -> bool:
+        """Whether this process is to try a slide before the others that are at work here."""
+        return self._process.is_first_for(slide_id)
+
     def finish(self, rows: Sequence[SlideRow]) -> dict[str, Any]:
         """Write the files for people, of what is decided; returns the summary."""
         with self._committing:
@@ -200,7 +214,7 @@ class Ledger:
         decided = decision_segments.read_decisions(self.out)
         decision_segments.tidy(self.out, decided, whole=True)
         slide_ids = set(decided.table["slide_id"].to_pylist())
-        self._process.delete_stale(slide_ids)
+        self._decided = set() if self._process.delete_stale(slide_ids) else slide_ids
         current = [row.slide_id for row in rows if row.slide_id in slide_ids and not self._is_outdated(row.slide_id)]
         return self._summarised(decided, current, n_slides=len(rows))
 
@@ -218,7 +232,7 @@ class Ledger:
         decision_segments.tidy(self.out, decided, whole=last or len(decided.segments) > MAX_SEGMENTS)
         slide_ids = set(decided.table["slide_id"].to_pylist())
         if between_rounds:
-            self._process.delete_stale(slide_ids)
+            self._decided = set() if self._process.delete_stale(slide_ids) else slide_ids
         current = sorted(slide_id for slide_id in slide_ids if not self._is_outdated(slide_id))
         return self._summarised(decided, current, n_slides=len(self.open.union(current)))
 
@@ -249,10 +263,25 @@ class Ledger:
 
     def look_again(self, rows: Sequence[SlideRow]) -> list[SlideRow]:
         """Those of these slides that are undecided and that nobody else is at; the decided are `open` no more."""
-        free = self._process.free([row.slide_id for row in rows])
-        undecided = self._undecided(free)
-        self.open -= free - undecided
-        return [row for row in rows if row.slide_id in undecided]
+        slide_ids = {row.slide_id for row in rows}
+        free = self._process.free(list(slide_ids))  # before the decisions: what is free by now is known by then
+        undecided = self._undecided(slide_ids)
+        self.open -= slide_ids - undecided
+        return [row for row in rows if row.slide_id in undecided & free]
+
+    def _is_still_ours(self, slide_id: str) -> bool:
+        """Whether a slide is ours after others may have taken us for dead: its lease is, and nobody has decided it."""
+        if not leases.holds(self.owner, slide_id):
+            return False
+        decision = leases.read_with_etag(leases.decision_uri(self.out, slide_id))
+        return decision is None or decision[0] == self.withdrawn.get(slide_id)
+
+    def _release(self) -> None:
+        """Delete the leases of slides that are decided, unless another process lives that may not know of it."""
+        self._release_at = len(self._leases) + LEASES_AT_ONCE
+        if not self._process.lease_may_be_lost and self._process.look() == {self._process.id}:
+            objects.delete_all(leases.lease_uri(self.out, slide_id) for slide_id in self._leases)
+            self._leases, self._release_at = [], LEASES_AT_ONCE
 
     def _undecided(self, slide_ids: set[str]) -> set[str]:
         """Those without a decision, or with the one that was withdrawn: by a listing, or singly where they are few."""
@@ -288,7 +317,7 @@ class Ledger:
         return True
 
     def _write(self, path: str, data: bytes) -> None:
-        kind = "image/jpeg" if path.endswith(".jpg") else "application/geo+json"
+        kind = "image/svg+xml" if path.endswith(".svg") else "application/geo+json"
         objects.write_bytes(objects.join(self.out, *path.split("/")), data, content_type=kind)
 
     def _compact(self) -> None:

@@ -3,10 +3,10 @@
 import json
 import math
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -17,6 +17,7 @@ from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES
 from uadray.screening.parts import flag_error, from_ipc
 from uadray.screening.slide_result import EVIDENCE, EVIDENCE_TILES
+from uadray.tiles.trivial_scores import trivial_scores
 
 ScoreTiles = Callable[[npt.NDArray[np.uint8]], Scored]
 """What is needed of a detector: RGB tiles [N, tile, tile, 3] -> `Scored`."""
@@ -34,8 +35,7 @@ class PartTiles:
         flags: what a tile shows of bad quality, or None.
         good: [N] bool, the tiles without an error.
         images: RGB of the good tiles, [n, tile, tile, 3].
-        saturation: [N], see `trivial_scores`.
-        green: [N].
+        trivial: gives the `trivial_scores` of all tiles, which are made beside the detector's.
     """
 
     slide: int
@@ -45,12 +45,11 @@ class PartTiles:
     flags: list[str | None]
     good: npt.NDArray[np.bool_]
     images: Pixels
-    saturation: npt.NDArray[np.float32]
-    green: npt.NDArray[np.float32]
+    trivial: Future[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
 
 
-def read_part(row: dict[str, Any], pixels: pa.Buffer) -> PartTiles:
-    """The tiles of a row of the reader."""
+def read_part(row: dict[str, Any], pixels: pa.Buffer, *, pool: Executor) -> PartTiles:
+    """The tiles of a row of the reader; `pool` makes their trivial scores, while a GPU or other threads score them."""
     tiles, flags = from_ipc(row["tiles"]), json.loads(row["flags"])
     pairs = zip(json.loads(row["errors"]), flags, strict=True)
     errors = [error or (flag and flag_error(flag)) for error, flag in pairs]
@@ -58,10 +57,10 @@ def read_part(row: dict[str, Any], pixels: pa.Buffer) -> PartTiles:
     n = len(tiles)
     side = int(np.sqrt(pixels.size / (3 * n))) if n else 0
     images = np.frombuffer(pixels, np.uint8).reshape(n, side, side, 3)
-    saturation, green = trivial_scores(images)
     return PartTiles(
-        row["slide"], row["part"], tiles, errors, flags, good, images if good.all() else images[good], saturation, green
-    )
+        row["slide"], row["part"], tiles, errors, flags, good, images if good.all() else images[good],
+        pool.submit(trivial_scores, images),
+    )  # fmt: skip
 
 
 def score_part(detector: ScoreTiles, part: PartTiles, *, floor: float = -math.inf) -> tuple[pa.Table, pa.Table]:
@@ -78,33 +77,17 @@ def score_part(detector: ScoreTiles, part: PartTiles, *, floor: float = -math.in
         error or (None if is_finite else "the score is not finite")
         for error, is_finite in zip(part.errors, finite, strict=True)
     ]
+    saturation, green = part.trivial.result()
     columns = {
         "score": pa.array(score, mask=~finite),
-        "mean_saturation": pa.array(part.saturation, pa.float32(), mask=~part.good),
-        "mean_green": pa.array(part.green, pa.float32(), mask=~part.good),
+        "mean_saturation": pa.array(saturation, pa.float32(), mask=~part.good),
+        "mean_green": pa.array(green, pa.float32(), mask=~part.good),
         "flag": pa.array(part.flags, pa.string()),
         "error": pa.array(errors, pa.string()),
     }
     names = part.tiles.column_names
     table = pa.table({**{name: part.tiles[name] for name in names}, **columns}, schema=TILE_SCORES)
     return table, _evidence(table["tile_id"].filter(pa.array(part.good)), scored, floor)
-
-
-def trivial_scores(images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Mean HSV saturation and mean green of RGB tiles [N, h, w, 3], each [N] in 0 to 1.
-
-    Of larger tiles every second, third, ... pixel a side is looked at, so that 64 x 64 to 127 x 127 remain: all pixels
-    of 256 px tiles cost fifteen times as much as decoding them.
-    """
-    n, height, width, _ = images.shape
-    step = max(1, height // 64)
-    size = (max(1, width // step), max(1, height // step))
-    saturation, green = np.zeros((2, n), np.float32)
-    for i, image in enumerate(images):
-        small = image if step == 1 else cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)
-        saturation[i] = cv2.mean(cv2.cvtColor(small, cv2.COLOR_RGB2HSV))[1] / 255
-        green[i] = cv2.mean(small)[1] / 255
-    return saturation, green
 
 
 def _evidence(tile_ids: pa.ChunkedArray, scored: Scored | None, floor: float) -> pa.Table:

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from uadray.cluster.nodes import here
+from uadray.cluster.place import here
 
 PARTS = pa.schema(
     [

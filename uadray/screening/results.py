@@ -5,43 +5,37 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from uadray import metrics
 from uadray.cluster.attempts import Attempts, is_there
-from uadray.cluster.dataset_rows import StreamError
 from uadray.cluster.nodes import Nodes, head_address
 from uadray.cluster.read_tasks import ReadTask
+from uadray.cluster.rows import StreamError
 from uadray.cluster.stream import stream
 from uadray.cluster.waiting import Say, Waiting
 from uadray.cluster.watch_actor import DriversWatch
 from uadray.cluster.workers import StreamConfig
-from uadray.detectors.bundle import Bundle, load_detector
+from uadray.detectors.description import BundleDescription
 from uadray.errors import SYSTEM_REASONS, shown
 from uadray.screening.leases import NOT_OURS
 from uadray.screening.parts import failed_part, from_ipc
-from uadray.screening.scorer import LoadDetector, PartScorer
 from uadray.screening.slide_groups import slide_groups
 from uadray.screening.slide_reader import slide_read_tasks
 from uadray.screening.slide_result import EVIDENCE_TILES, BundleScores, SlideResult
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 
-TASKS_A_STREAM = 4000
-"""Read tasks of one Ray Data execution: Ray puts each before the first one runs, 0.6 to 2 ms each."""
+if TYPE_CHECKING:
+    from uadray.screening.scorer import LoadDetector, PartScorer
+
+TASKS_A_STREAM = 20_000
+"""Read tasks of one stream: what the driver and the watch remember of its slides goes with it."""
 
 LAST_LOOK_S = 10.0
 """How long the end of a stream waits to hear which slides have crashed."""
-
-
-class Progress(Protocol):
-    """Takes how far a job is."""
-
-    def __call__(self, done: int, total: int, tiles: int, note: str = "") -> None:
-        """Slides done, slides in all, tiles scored in this run, and what is waited for, if anything."""
-        ...
 
 
 def _nothing(_: str) -> None:
@@ -54,8 +48,8 @@ def _never() -> bool:
 
 
 def scored_slides(
-    rows: Sequence[SlideRow], *, bundles: Mapping[str, Bundle], config: StreamConfig,
-    reads: Callable[[Sequence[SlideRow]], list[ReadTask]] | None = None, load: LoadDetector = load_detector,
+    rows: Sequence[SlideRow], *, bundles: Mapping[str, BundleDescription], config: StreamConfig,
+    reads: Callable[[Sequence[SlideRow]], list[ReadTask]] | None = None, load: "LoadDetector | None" = None,
     nodes: Nodes | None = None, say: Say = _nothing, stop: Callable[[], bool] = _never,
 ) -> Generator[SlideResult]:  # fmt: skip
     """Read and score every slide; yields each, once, as soon as its last part is there.
@@ -68,7 +62,7 @@ def scored_slides(
         bundles: the bundles' descriptions by their URI; they read the same tiles, see `bundles.arranged`.
         config: how the cluster is shared.
         reads: makes read tasks of rows; `slide_read_tasks` unless given.
-        load: makes the detector, in the actor.
+        load: makes the detector, in the actor; `load_detector` unless given.
         nodes: that are used.
         say: takes what is waited for, in a line; the empty text where nothing is.
         stop: asked every second, and after every part, whether to end at once.
@@ -78,7 +72,7 @@ def scored_slides(
     """
     attempts = Attempts(nodes or Nodes())
     make = reads or (lambda batch: slide_read_tasks(batch, next(iter(bundles.values())).tiles))
-    arguments = scorer_arguments(bundles, config) | {"load": load}
+    arguments = scorer_arguments(bundles, config) | ({"load": load} if load else {})
     todo = slide_groups(rows, n_cores=attempts.nodes.cores())
     while todo and not stop():
         groups = todo[:TASKS_A_STREAM]
@@ -146,8 +140,8 @@ def _streamed(
         names, done, watch=watch, nodes=nodes, timeout_s=config.no_progress_timeout_s, say=say, head=head_address()
     )
     source = stream(
-        tasks, scorer=PartScorer, arguments=arguments, failed_row=failed_part, config=config, nodes=nodes, watch=watch,
-        groups=groups,
+        tasks, scorer=_part_scorer, arguments=arguments, failed_row=failed_part, config=config, nodes=nodes,
+        watch=watch, groups=groups,
     )  # fmt: skip
     try:
         with closing(source):
@@ -225,7 +219,14 @@ def _bundle_scores(index: int, parts: list[dict[str, Any]], headers: list[dict[s
     )
 
 
-def scorer_arguments(bundles: Mapping[str, Bundle], config: StreamConfig) -> dict[str, Any]:
+def _part_scorer(**arguments: Any) -> "PartScorer":
+    """What an actor scores with. Only actors import torch: the driver has no use for it."""
+    from uadray.screening.scorer import PartScorer
+
+    return PartScorer(**arguments)
+
+
+def scorer_arguments(bundles: Mapping[str, BundleDescription], config: StreamConfig) -> dict[str, Any]:
     """For `PartScorer`: every actor checks its weights against the descriptions that the driver read."""
     device = "cuda" if config.gpus else "cpu"
     return {

@@ -37,6 +37,11 @@ def claim_folder(out: str, bundles: Sequence[ScreeningBundle]) -> dict[str, Any]
     return there
 
 
+def is_new(out: str) -> bool:
+    """Whether nobody has screened into this folder: then every slide is still to be done."""
+    return not objects.exists(objects.join(out, RUN))
+
+
 def _record(bundles: Sequence[ScreeningBundle]) -> dict[str, Any]:
     """What `run.json` says: of one bundle as fields, of several as a list."""
     facts = [

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from uadray.detectors.bundle import Bundle, load_detector
+from uadray.detectors.bundle import load_detector
+from uadray.detectors.description import BundleDescription
 from uadray.detectors.detector import BATCH, Detector, Scored
 from uadray.detectors.pixels import Pixels
 from uadray.detectors.precision import Precision, lower_precision
@@ -43,7 +44,7 @@ class PartScorer:
     """
 
     def __init__(
-        self, bundles: Mapping[str, Bundle], device: str, threads: int, load: LoadDetector = load_detector,
+        self, bundles: Mapping[str, BundleDescription], device: str, threads: int, load: LoadDetector = load_detector,
         batch_tiles: int | None = None, precision: Precision = "float32",
     ) -> None:  # fmt: skip
         n_threads = threads if device == "cpu" else 1
@@ -51,13 +52,13 @@ class PartScorer:
         if any(objects.is_s3(uri) for uri in bundles):
             s3_client.assume_reachable()  # the driver has read the bundles' descriptions there
         options = {"device": device} | ({"batch_tiles": batch_tiles} if batch_tiles else {})
-        pool = ThreadPoolExecutor(n_threads, thread_name_prefix="uadray-score")
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="uadray-score")
         loaded = [load(uri, bundle, **options) for uri, bundle in bundles.items()]
         for detector, bundle in zip(loaded, bundles.values(), strict=True):
             if precision == "bfloat16" and isinstance(detector, Detector):
                 lower_precision(detector, tile_px=bundle.tiles.tile_px)
         self.detectors = [
-            ActorDetector(detector, known_tiles(bundle), pool=pool, n_threads=n_threads)
+            ActorDetector(detector, known_tiles(bundle), pool=self._pool, n_threads=n_threads)
             for detector, bundle in zip(loaded, bundles.values(), strict=True)
         ]
         self._floors = [_EvidenceFloor() for _ in bundles]
@@ -73,7 +74,7 @@ class PartScorer:
             return table
         began = time.perf_counter()
         try:
-            part = read_part(row, pixels_of(table))
+            part = read_part(row, pixels_of(table), pool=self._pool)
         except Exception as error:
             return failed_part(row["slide"], *_failure(error, "scoring"))
         outcomes = [self._outcome(i, part) for i in range(len(self.detectors))]
@@ -181,7 +182,7 @@ class _EvidenceFloor:
             self._sent.popitem(last=False)
 
 
-def known_tiles(bundle: Bundle | None) -> Pixels:
+def known_tiles(bundle: BundleDescription | None) -> Pixels:
     """[2, tile, tile, 3], always the same: what every device must be able to score."""
     side = bundle.tiles.tile_px if bundle is not None else 64
     return np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)

@@ -2,9 +2,10 @@
 
     one bundle                               several bundles
     tiles/<slide_id>.parquet                 <bundle>/tiles/<slide_id>.parquet
-    evidence/<slide_id>/thumbnail.jpg        evidence/<slide_id>/thumbnail.jpg
-    evidence/<slide_id>/heatmap.jpg, ...     <bundle>/evidence/<slide_id>/heatmap.jpg, ...
+    evidence/<slide_id>.svg                  <bundle>/evidence/<slide_id>.svg
     masks/<slide_id>.geojson                 masks/<slide_id>.geojson
+
+Up to version 0.2 the pictures were files in `evidence/<slide_id>/`; `pictures` of a decision says where they are.
 
 The record of one bundle's decision has the fields of `SLIDE_DECISIONS`; that of several has a list `decisions`, each
 with these fields and `bundle`, the folder that it belongs to.
@@ -12,6 +13,7 @@ with these fields and `bundle`, the folder that it belongs to.
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,10 +26,13 @@ import pyarrow.parquet as pq
 from uadray.decisions.conformal import Calibration
 from uadray.decisions.verdict import Verdict
 from uadray.reports import pictures
+from uadray.reports.evidence_sheet import evidence_sheet
 from uadray.reports.heatmap import heatmap
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.slide_result import BundleScores, SlideResult
+
+_NO_REGIONS = re.compile(rb'"features":\s*\[\s*\]')
 
 
 def parquet(table: pa.Table) -> bytes:
@@ -49,11 +54,18 @@ def slide_files(result: SlideResult, bundles: Sequence[ScreeningBundle]) -> dict
         scores = result.of_bundle(index)
         if scores.tiles is None:
             continue
-        files[f"evidence/{slide_id}/thumbnail.jpg"] = result.preview
-        files[f"masks/{slide_id}.geojson"] = result.masks
-        for name, data in _pictures(result, scores, bundle.calibration).items():
-            files[_within(bundle, f"evidence/{slide_id}/{name}")] = data
+        if result.masks and not _NO_REGIONS.search(result.masks[:200]):  # nobody edits an empty one
+            files[f"masks/{slide_id}.geojson"] = result.masks
+        shown = _pictures(result, scores, bundle.calibration)
+        size = result.header["size_level0_px"]
+        sheet = evidence_sheet(shown, sizes=dict.fromkeys(("thumbnail", "heatmap"), size))
+        files[_within(bundle, evidence_path(slide_id))] = sheet
     return files
+
+
+def evidence_path(slide_id: str) -> str:
+    """Where a bundle's pictures of a slide lie in its folder, see `evidence_sheet`."""
+    return f"evidence/{slide_id}.svg"
 
 
 def decision_record(
@@ -82,10 +94,9 @@ def decision_record(
         "fingerprint": fingerprint,
         "mask": mask,
     }
-    evidence = [json.dumps(top_tiles(result.of_bundle(index))) for index in range(len(bundles))]
     decisions = [
-        dict.fromkeys(SLIDE_DECISIONS.names) | verdict | facts | {"evidence": text}
-        for verdict, text in zip(verdicts, evidence, strict=True)
+        dict.fromkeys(SLIDE_DECISIONS.names) | verdict | facts | _evidence(result, index)
+        for index, verdict in enumerate(verdicts)
     ]
     if len(bundles) == 1:
         return decisions[0] | {"lease": lease}
@@ -96,6 +107,13 @@ def decision_record(
 def decisions_of(record: dict[str, Any]) -> list[dict[str, Any]]:
     """The decisions in a record, with the fields of `SLIDE_DECISIONS` and `bundle`, which is null of the only one."""
     return list(record["decisions"]) if "decisions" in record else [record | {"bundle": None}]
+
+
+def _evidence(result: SlideResult, index: int) -> dict[str, Any]:
+    """Which tiles a bundle's evidence is, and where the pictures of the slide are."""
+    scores = result.of_bundle(index)
+    path = None if scores.tiles is None else evidence_path(result.row.slide_id)
+    return {"evidence": json.dumps(top_tiles(scores)), "pictures": path}
 
 
 def top_tiles(scores: BundleScores) -> list[dict[str, Any]]:
@@ -116,18 +134,18 @@ def top_tiles(scores: BundleScores) -> list[dict[str, Any]]:
 
 
 def _pictures(result: SlideResult, scores: BundleScores, calibration: Calibration) -> dict[str, bytes]:
-    """A bundle's own JPEGs by file name: heatmap, and each evidence tile with its reconstruction if it has one."""
+    """A bundle's JPEGs by name: thumbnail, heatmap, and each evidence tile with its reconstruction if it has one."""
     preview = cv2.imdecode(np.frombuffer(result.preview, np.uint8), cv2.IMREAD_COLOR_RGB)
     width, height = result.header["size_level0_px"]
     heat = heatmap(
         np.asarray(preview, dtype=np.uint8), scores.tiles, level0_size=(width, height),
         low=calibration.tile_median, high=calibration.tile_high, threshold=calibration.tile_p99,
     )  # fmt: skip
-    files = {"heatmap.jpg": pictures.encode_jpeg(heat)}
+    files = {"thumbnail": result.preview, "heatmap": pictures.encode_jpeg(heat)}
     for place, row in enumerate(scores.evidence.to_pylist() if scores.evidence is not None else ()):
-        files[f"tile_{place}.jpg"] = row["tile"]
+        files[f"tile_{place}"] = row["tile"]
         if row["reconstruction"] is not None:
-            files[f"reconstruction_{place}.jpg"] = row["reconstruction"]
+            files[f"reconstruction_{place}"] = row["reconstruction"]
     return files
 
 

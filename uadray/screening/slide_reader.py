@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from uadray.cluster.nodes import here
+from uadray.cluster.place import here
 from uadray.cluster.read_tasks import ReadTask, bind_read_task
 from uadray.errors import SYSTEM_REASONS, reason_of
 from uadray.reports.pictures import encode_jpeg

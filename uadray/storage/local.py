@@ -137,6 +137,12 @@ def delete(uri: str) -> None:
         local_path(uri).unlink(missing_ok=True)
 
 
+def delete_all(uris: Sequence[str]) -> None:
+    """Delete files; those that do not exist are fine."""
+    for uri in uris:
+        delete(uri)
+
+
 def _info(uri: str, status: os.stat_result) -> ObjectInfo:
     if status.st_mode & 0o170000 != 0o100000:
         raise NotFoundError(f"{uri}: not a file")

@@ -16,7 +16,7 @@ Errors, all of them one line that says what to check:
 """
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,6 +31,7 @@ __all__ = [
     "ObjectInfo",
     "check_conditional_puts",
     "delete",
+    "delete_all",
     "exists",
     "is_s3",
     "join",
@@ -64,6 +65,7 @@ class _Store(Protocol):
     def put_if_absent(self, uri: str, data: bytes) -> bool: ...
     def replace_if_match(self, uri: str, data: bytes, etag: str) -> bool: ...
     def delete(self, uri: str) -> None: ...
+    def delete_all(self, uris: Sequence[str]) -> None: ...
 
 
 def _store(uri: str) -> _Store:
@@ -189,6 +191,13 @@ def _ignores(uri: str, what: str) -> InputError:
 def delete(uri: str) -> None:
     """Delete an object; one that does not exist is fine."""
     _store(uri).delete(uri)
+
+
+def delete_all(uris: Iterable[str]) -> None:
+    """Delete objects of one store, in S3 by a request for a thousand; what does not exist is fine."""
+    wanted = list(uris)
+    if wanted:
+        _store(wanted[0]).delete_all(wanted)
 
 
 def pyarrow_filesystem(uri: str) -> tuple["FileSystem", str]:

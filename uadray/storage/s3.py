@@ -170,6 +170,11 @@ def delete(uri: str) -> None:
     s3_boto3.delete(uri)
 
 
+def delete_all(uris: Sequence[str]) -> None:
+    """Delete objects, a thousand a request; what does not exist is fine."""
+    s3_boto3.delete_all(uris)
+
+
 def needs_boto3(uri: str) -> bool:
     """Tell whether obstore cannot express this key: one with empty or dotted segments, or control characters.
 

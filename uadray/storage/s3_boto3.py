@@ -5,7 +5,8 @@ the S3 API, by which `s3_errors` tells a wrong clock from a wrong key.
 """
 
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import IO
 
 from uadray.errors import InputError, NotFoundError
@@ -17,6 +18,9 @@ _TRIES = 3
 """How often a body that breaks off in the middle is read."""
 
 _CONFLICT_TRIES = 6
+
+_DELETED_AT_ONCE = 1000
+"""As many as the S3 API allows."""
 
 
 def stat(uri: str) -> ObjectInfo:
@@ -158,6 +162,27 @@ def delete(uri: str) -> None:
     bucket, key = split_s3(uri)
     with explained(uri):
         connect().client.delete_object(Bucket=bucket, Key=key)
+
+
+def delete_all(uris: Sequence[str]) -> None:
+    """Delete objects, a thousand a request; what a server leaves, or one without such requests, is deleted singly."""
+    from botocore.exceptions import ClientError
+
+    by_bucket = defaultdict[str, list[str]](list)
+    for uri in uris:
+        bucket, key = split_s3(uri)
+        by_bucket[bucket].append(key)
+    for bucket, keys in by_bucket.items():
+        for start in range(0, len(keys), _DELETED_AT_ONCE):
+            some = keys[start : start + _DELETED_AT_ONCE]
+            try:
+                wanted = {"Objects": [{"Key": key} for key in some], "Quiet": True}
+                answer = connect().client.delete_objects(Bucket=bucket, Delete=wanted)
+                left = [error["Key"] for error in answer.get("Errors", ())]
+            except ClientError:
+                left = some
+            for key in left:
+                delete(f"s3://{bucket}/{key}")
 
 
 def _status(error: Exception) -> int:

@@ -4,13 +4,22 @@ All masks have the size [h, w] of the image. On most slides there is neither, so
 show as they are, in bytes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from uadray.tiles.optical_density import Channel, Image, dense, denser, density
+from uadray.tiles.optical_density import (
+    Channel,
+    Channels,
+    brightest,
+    darkest,
+    dense,
+    denser,
+    density,
+    mean_densities,
+)
 
 Mask = npt.NDArray[np.bool_]
 
@@ -46,7 +55,7 @@ ROUNDING = 0.999
 """Share of a threshold that is let through where only the exact rule is to decide."""
 
 
-def pen_mask(image: Image, mpp: float, *, ink_ratio: float, red_ratio: float, width_um: float) -> Mask:
+def pen_mask(channels: Channels, mpp: float, *, ink_ratio: float, red_ratio: float, width_um: float) -> Mask:
     """Strokes of blue, green, red or black felt pen.
 
     Haematoxylin, eosin and blood absorb green most. Blue and green ink absorb more red than green; red ink absorbs as
@@ -54,16 +63,16 @@ def pen_mask(image: Image, mpp: float, *, ink_ratio: float, red_ratio: float, wi
     `width_um`, it is followed onto tissue, where its colour is mixed with that of the tissue.
 
     Args:
-        image: RGB.
+        channels: red, green and blue.
         mpp: micrometres per pixel.
         ink_ratio: least OD in red over OD in green of blue and green ink.
         red_ratio: least OD in blue over OD in green of red ink.
         width_um: width of the thinnest stroke.
     """
     width_px = width_um / mpp
-    if not any(_may_be_wide(rules, width_px) for rules in _ink_rules(image, ink_ratio, red_ratio)):
-        return np.zeros(image.shape[:2], np.bool_)
-    red, green, blue = cv2.split(cv2.GaussianBlur(density(image), (3, 3), 0))
+    if not _may_be_inked(channels, width_px, ink_ratio=ink_ratio, red_ratio=red_ratio):
+        return np.zeros(channels[0].shape, np.bool_)
+    red, green, blue = (cv2.GaussianBlur(density(channel), (3, 3), 0) for channel in channels)
     low, high = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
     cold = (red > ink_ratio * green) & (high > FAINT)
     warm = (blue > red_ratio * green) & (red < RED_IN_RED_INK * green) & (green > RED_INK)
@@ -80,37 +89,48 @@ def pen_mask(image: Image, mpp: float, *, ink_ratio: float, red_ratio: float, wi
     return np.asarray(cv2.dilate(followed, gap), dtype=np.bool_)
 
 
-def _ink_rules(image: Image, ink_ratio: float, red_ratio: float) -> Iterator[Sequence[Channel]]:
-    """For blue and green, red, and black ink: where pixels by themselves meet each of the conditions of `pen_mask`."""
-    red, green, blue = cv2.split(image)
-    darkest = cv2.min(cv2.min(red, green), blue)
-    yield denser(red, green, ROUNDING * ink_ratio), dense(darkest, ROUNDING * FAINT)
-    strong = dense(green, ROUNDING * RED_INK)
-    yield strong, denser(blue, green, ROUNDING * red_ratio), denser(green, red, ROUNDING / RED_IN_RED_INK)
-    yield denser(red, green, ROUNDING * COLOURLESS), *(dense(each, ROUNDING * BLACK_INK) for each in (red, blue)), strong
+def _may_be_inked(channels: Channels, width_px: float, *, ink_ratio: float, red_ratio: float) -> bool:
+    """Whether `pen_mask` may find a stroke; False is certain.
 
-
-def _may_be_wide(rules: Sequence[Channel], width_px: float) -> bool:
-    """Whether a disc of this width may fit into where smoothed densities meet all rules; False is certain.
-
-    What holds for a mean over 3 x 3 pixels holds for one of them at least. A disc holds a square, and this a block of a
-    grid of half its side.
+    Its rules are on densities smoothed over 3 x 3 pixels. What holds for a mean holds for one of its pixels, so each
+    rule is told of pixels as they are, and widened by one pixel.
     """
-    near = cv2.dilate(rules[0], np.ones((3, 3), np.uint8))
-    for rule in rules[1:]:
-        near &= cv2.dilate(rule, np.ones((3, 3), np.uint8))
-    if not near.any():
+    red, green, blue = channels
+
+    def may_be(*rules: Channel) -> bool:
+        near = cv2.dilate(rules[0], np.ones((3, 3), np.uint8))
+        for rule in rules[1:]:
+            near &= cv2.dilate(rule, np.ones((3, 3), np.uint8))
+        return _may_be_wide(cv2.morphologyEx(near, cv2.MORPH_CLOSE, disc(3)), width_px)
+
+    if may_be(dense(darkest(channels), ROUNDING * FAINT), denser(red, green, ROUNDING * ink_ratio)):
+        return True
+    strong = dense(green, ROUNDING * min(RED_INK, BLACK_INK))  # hardly any tissue is
+    if not may_be(strong):
         return False
-    near = cv2.morphologyEx(near, cv2.MORPH_CLOSE, disc(3))
+    return may_be(
+        strong, denser(blue, green, ROUNDING * red_ratio), denser(green, red, ROUNDING / RED_IN_RED_INK)
+    ) or may_be(
+        strong, denser(red, green, ROUNDING * COLOURLESS), *(dense(each, ROUNDING * BLACK_INK) for each in (red, blue))
+    )
+
+
+def _may_be_wide(mask: npt.NDArray[np.uint8], width_px: float) -> bool:
+    """Whether `_wide` may find anything where a mask is 255; False is certain.
+
+    A disc holds a square, and this holds a block of a grid of half its side.
+    """
+    if not mask.any():
+        return False
     side = int(width_px / 2 / DIAGONAL) + 1
     margin = int(width_px / 2) + 2 * side + 2
-    near = cv2.copyMakeBorder(near, margin, margin, margin, margin, cv2.BORDER_REPLICATE)  # as in `_wide`
-    rows, columns = (length // side for length in near.shape)
-    blocks = cv2.resize(near[: rows * side, : columns * side], (columns, rows), interpolation=cv2.INTER_AREA)
+    mask = np.asarray(cv2.copyMakeBorder(mask, margin, margin, margin, margin, cv2.BORDER_REPLICATE))
+    rows, columns = (length // side for length in mask.shape)
+    blocks = cv2.resize(mask[: rows * side, : columns * side], (columns, rows), interpolation=cv2.INTER_AREA)
     return bool((blocks == 255).any())
 
 
-def air_mask(image: Image, mpp: float, *, min_um: float, tissue: Mask | None = None) -> Mask:
+def air_mask(channels: Channels, mpp: float, *, min_um: float, tissue: Mask | None = None) -> Mask:
     """Air bubbles under the cover slip, their rim and their inside.
 
     The rim of a bubble bends light away, so it is dark, thin, without colour, and closed around an area much larger
@@ -119,14 +139,12 @@ def air_mask(image: Image, mpp: float, *, min_um: float, tissue: Mask | None = N
     inside looks different from what lies outside.
 
     Args:
-        image: RGB.
+        channels: red, green and blue.
         mpp: micrometres per pixel.
         min_um: diameter of the smallest bubble.
         tissue: [h, w]; where it is given, a rim that lies on bare glass around most of the tissue is a frame.
     """
-    red, green, blue = cv2.split(image)
-    brightest, darkest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
-    rim = denser(brightest, darkest, RIM_COLOURLESS, least=RIM) & 1
+    rim = denser(brightest(channels), darkest(channels), RIM_COLOURLESS, least=RIM) & 1
     rim = cv2.morphologyEx(rim, cv2.MORPH_CLOSE, disc(3))
     contours, tree = cv2.findContours(rim, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     mask = np.zeros(rim.shape, np.bool_)
@@ -138,7 +156,8 @@ def air_mask(image: Image, mpp: float, *, min_um: float, tissue: Mask | None = N
         inside = np.zeros(rim[box].shape, np.uint8)
         cv2.drawContours(inside, contours, i, 1, cv2.FILLED, offset=(-box[1].start, -box[0].start))
         beyond_um = cv2.distanceTransform(1 - inside, cv2.DIST_L2, 3) * mpp
-        if _is_thin(rim[box], beyond_um, mpp) and _sides_alike(inside, beyond_um, rim[box], image[box], mpp):
+        pixels = channels[0][box], channels[1][box], channels[2][box]
+        if _is_thin(rim[box], beyond_um, mpp) and _sides_alike(inside, beyond_um, rim[box], pixels, mpp):
             bubble = inside | (rim[box] & as_bytes(beyond_um <= RIM_UM))
             if tissue is None or not _is_frame(bubble, beyond_um, tissue, box):
                 mask[box] |= bubble > 0
@@ -155,7 +174,7 @@ def _sides_alike(
     inside: npt.NDArray[np.uint8],
     beyond_um: npt.NDArray[np.float32],
     rim: npt.NDArray[np.uint8],
-    image: Image,
+    channels: Channels,
     mpp: float,
 ) -> bool:
     """Whether both sides of a rim look about the same, because the tissue goes on under a bubble."""
@@ -164,8 +183,7 @@ def _sides_alike(
     around = clear & (inside == 0) & (beyond_um <= RIM_UM + BESIDE_UM)
     if not within.any() or not around.any():
         return False
-    od = density(image)
-    return bool(np.abs(od[within].mean(0) - od[around].mean(0)).max() < SAME_DENSITY)
+    return bool(np.abs(mean_densities(channels, within) - mean_densities(channels, around)).max() < SAME_DENSITY)
 
 
 def _is_frame(

@@ -24,9 +24,6 @@ CHUNK_TILES, CHUNK_BYTES = 256, 48 * 2**20
 on each block that it carries: with chunks of 64 tiles of 256 px the driver and the scorer took 0.43 ms of CPU a tile,
 with 256 tiles 0.25 ms. Much larger chunks delay the first score and take more memory."""
 
-TILES_JUDGED_TOGETHER = 16
-"""Quality is judged on this many tiles at a time, while their pixels are still in the processor's cache."""
-
 MISSING_TISSUE = 0.2
 """A tile is an error where more than this share of it is tissue by the overview and has no pixels in the file at the
 level that is read. A smaller share is accepted: scanners leave out glass, and the overview is not exact to the
@@ -96,13 +93,11 @@ def read_chunk(slide: Slide, tiles: pa.Table, *, spec: TileSpec, normalise: Norm
     flags: list[str | None] = [None] * len(tiles)
     places = places_of(slide, tiles, spec)
     missing = _missing_tissue(slide, tiles, places, spec)
-    for start in range(0, len(tiles), TILES_JUDGED_TOGETHER):
-        stop = min(start + TILES_JUDGED_TOGETHER, len(tiles))
-        for i in range(start, stop):
-            errors[i] = _read_tile(slide, places, i, pixels[i], missing=missing[i])
-        if spec.quality is not None:
-            shown = pixel_flags(pixels[start:stop], spec.mpp, spec.quality)
-            flags[start:stop] = [None if error else flag for error, flag in zip(errors[start:stop], shown, strict=True)]
+    for i in range(len(tiles)):
+        errors[i] = _read_tile(slide, places, i, pixels[i], missing=missing[i])
+    if spec.quality is not None:
+        shown = pixel_flags(pixels, spec.mpp, spec.quality)
+        flags = [None if error else flag for error, flag in zip(errors, shown, strict=True)]
     return TileChunk(tiles, pixels if normalise is None else normalise(pixels), errors, flags)
 
 

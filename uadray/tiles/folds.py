@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uadray.tiles.artefacts import Mask, as_bytes, box_around, disc
-from uadray.tiles.optical_density import Density, Image, density
+from uadray.tiles.optical_density import Channels, density, mean_densities
 
 Total = npt.NDArray[np.float32]
 """[h, w], the sum of the OD of all channels."""
@@ -31,7 +31,7 @@ GAP_UM = 50.0
 
 
 def fold_mask(
-    image: Image,
+    channels: Channels,
     tissue: Mask,
     mpp: float,
     *,
@@ -43,7 +43,7 @@ def fold_mask(
     """Folds: long and thin bands of tissue with about twice the OD of the tissue around them, in the same colour.
 
     Args:
-        image: RGB.
+        channels: red, green and blue.
         tissue: [h, w].
         mpp: micrometres per pixel.
         ratio: least OD of a fold over the OD of its surroundings.
@@ -55,10 +55,13 @@ def fold_mask(
     mask = np.zeros(tissue.shape, np.bool_)
     reach = max(3, int(3 * max_width_um / mpp))
     box = box_around(cv2.boundingRect(as_bytes(tissue)), reach)  # what lies beyond takes no part
-    image, tissue, folds = image[box], tissue[box], mask[box]
+    tissue, folds = tissue[box], mask[box]
+    red, green, blue = (channel[box] for channel in channels)
     if not tissue.any():
         return mask
-    total = cv2.transform(density(image), np.ones((1, 3)))
+    total = density(red)
+    total += density(green)
+    total += density(blue)
     total = cv2.GaussianBlur(total, (0, 0), max(0.5, 10 / mpp), dst=total)
     dark, seeds = _dark(total, tissue, reach, ratio)
     if not seeds.any():
@@ -74,8 +77,9 @@ def fold_mask(
         place = places[label]
         piece = labels[place] == label
         others = tissue[place] & ~held.take(labels[place])
+        pixels = red[place], green[place], blue[place]
         if _is_band(piece, mpp, max_width_um=max_width_um, min_length_um=min_length_um) and _same_colour(
-            density(image[place]), piece, others, reach // 3
+            pixels, piece, others, reach // 3
         ):
             folds[place] |= piece
     folds[:] = cv2.dilate(as_bytes(folds), disc(3))
@@ -88,25 +92,26 @@ def _dark(total: Total, tissue: Mask, side: int, ratio: float) -> tuple[Mask, Ma
     Both are darker than the tissue in a square of this side around them, which itself is not pale.
     """
     around, share = _surroundings(total, tissue, side)
-    solid = (share > 0.5) & tissue
-    around, _ = _surroundings(total, tissue & (total < 1.3 * around), side)  # now without the fold itself
+    solid = tissue & (share > 0.5)
+    around *= 1.3
+    around, _ = _surroundings(total, tissue & (total < around), side)  # now without the fold itself
     solid &= around > 0.5 * around[tissue].mean()
-    return (total > 0.85 * ratio * around) & solid, (total > ratio * around) & solid
+    around *= 0.85 * ratio
+    dark = (total > around) & solid
+    around *= 1 / 0.85
+    return dark, dark & (total > around)
 
 
 def _surroundings(total: Total, tissue: Mask, side: int) -> tuple[Total, Total]:
     """Mean OD of the tissue in a square around each pixel, and the share of tissue in it."""
-    inside = tissue.astype(np.float32)
-    share = np.asarray(cv2.blur(inside, (side, side)), dtype=np.float32)
-    inside *= total
+    share = cv2.boxFilter(as_bytes(tissue), cv2.CV_32F, (side, side))
+    inside = np.multiply(total, tissue, dtype=np.float32)
     around = np.asarray(cv2.blur(inside, (side, side)), dtype=np.float32)
     around /= np.maximum(share, 1e-3, out=inside)
-    return around, share
+    return around, np.asarray(share, dtype=np.float32)
 
 
-def _pieces(
-    dark: Mask, seeds: Mask
-) -> tuple[npt.NDArray[np.int32], Mask, dict[int, tuple[int, int, int, int]]]:
+def _pieces(dark: Mask, seeds: Mask) -> tuple[npt.NDArray[np.int32], Mask, dict[int, tuple[int, int, int, int]]]:
     """The pieces of `dark`: their labels [h, w], which of them hold a seed, and the boxes (x, y, w, h) of these."""
     count, labels = cv2.connectedComponents(as_bytes(dark), connectivity=8)
     held = np.zeros(count, np.bool_)
@@ -129,7 +134,7 @@ def _darker_than_tissue(
 ) -> list[int]:
     """The labels of pieces that are darker than the slide's darkest tissue.
 
-    Most are not nearly as dark, which a sample of the tissue shows: a percentile of all of it takes as long as the rest.
+    Most are not nearly as dark, which a sample of the tissue shows: a percentile of all of it is slow.
     """
     means = {label: total[place][labels[place] == label].mean() for label, place in places.items()}
     for step in (max(1, math.isqrt(total.size // SAMPLE_PX)), 1):
@@ -158,10 +163,10 @@ def _is_band(piece: Mask, mpp: float, *, max_width_um: float, min_length_um: flo
     return width * mpp <= max_width_um and length * mpp >= min_length_um and length >= 3 * width
 
 
-def _same_colour(od: Density, piece: Mask, others: Mask, reach: int) -> bool:
+def _same_colour(channels: Channels, piece: Mask, others: Mask, reach: int) -> bool:
     """Whether a piece has the colour of the tissue within `reach` pixels, as a fold has and an epithelium has not."""
     near = others & (cv2.dilate(as_bytes(piece), disc(2 * reach + 1)) > 0)
     if not near.any():
         return False
-    inside, around = od[piece].mean(0), od[near].mean(0)
+    inside, around = mean_densities(channels, piece), mean_densities(channels, near)
     return bool(np.abs(inside / inside.sum() - around / around.sum()).max() < SAME_COLOUR)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import shapely
 
+from uadray.tiles.outline_links import unlinked
 from uadray.tiles.polygon_fill import Budget, Mask, Polygon, filled
 from uadray.tiles.tissue import FULL_RESOLUTION_PX, reduction
 
@@ -40,7 +41,7 @@ def _feature(name: str, mask: Mask, size_level0_px: tuple[int, int]) -> str:
     mask = np.ascontiguousarray(mask[step // 2 :: step, step // 2 :: step])
     height, width = mask.shape
     scale = (size_level0_px[0] / width, size_level0_px[1] / height)
-    pieces = [piece for polygon in _outlines(mask) for piece in _valid(polygon, scale)]
+    pieces = _valid(_outlines(mask), scale)
     area: Any = shapely.transform(shapely.MultiPolygon(pieces), lambda points: points.round(2))
     colour = list(COLOURS.get(name.lower(), OTHER_COLOUR))
     properties = {"objectType": "annotation", "classification": {"name": name, "color": colour}}
@@ -57,7 +58,8 @@ def _outlines(mask: Mask) -> list[Polygon]:
             rings = [ring for polygon in simple for ring in polygon]
             box, inside = filled(back.shape, rings, Budget(filled=back.size, crossings=2**40))
             back[box] = inside
-        return simple if (back & mask).sum() >= 0.99 * (back | mask).sum() else exact
+        is_same = np.count_nonzero(back & mask) >= 0.99 * np.count_nonzero(back | mask)
+        return simple if is_same else unlinked(exact, 0.5)
     while _vertices(simple) > MAX_VERTICES_OUT:
         tolerance *= 2
         simple = _simplified(exact, tolerance)
@@ -73,10 +75,12 @@ def _traced(mask: Mask) -> list[Polygon]:
 
     OpenCV draws through the centres of pixels, here of the mask at double resolution.
     """
-    doubled = cv2.resize(mask.view(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    inner = mask[top : top + height, left : left + width].view(np.uint8)
+    doubled = cv2.resize(inner, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     rings, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     polygons_of: dict[int, Polygon] = {}
-    points = [(ring[:, 0] + 0.5) / 2 for ring in rings]
+    points = [(ring[:, 0] + 0.5) / 2 + (left, top) for ring in rings]
     for i, ring in enumerate(points):
         if tree[0, i, 3] < 0:
             polygons_of[i] = [ring]
@@ -98,9 +102,16 @@ def _simplified(pieces: list[Polygon], tolerance_px: float) -> list[Polygon]:
     return kept
 
 
-def _valid(polygon: Polygon, scale: tuple[float, float]) -> list[Any]:
-    """A polygon in level-0 pixels, divided where its rings touch themselves."""
-    shape: Any = shapely.Polygon(polygon[0] * scale, [hole * scale for hole in polygon[1:]])
-    if not shape.is_valid:
-        shape = shapely.make_valid(shape, method="structure", keep_collapsed=False)
-    return [piece for piece in shapely.get_parts(shape) if piece.geom_type == "Polygon" and piece.area > 0]
+def _valid(polygons: list[Polygon], scale: tuple[float, float]) -> list[Any]:
+    """Polygons in level-0 pixels, divided where their rings touch themselves."""
+    rings = [ring for polygon in polygons for ring in polygon]
+    if not rings:
+        return []
+    of_ring = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
+    of_polygon = np.repeat(np.arange(len(polygons)), [len(polygon) for polygon in polygons])
+    lines: Any = shapely.linearrings(np.concatenate(rings) * scale, indices=of_ring)
+    shapes: Any = shapely.polygons(lines, indices=of_polygon)
+    is_valid = shapely.is_valid(shapes)
+    shapes[~is_valid] = shapely.make_valid(shapes[~is_valid], method="structure", keep_collapsed=False)
+    parts = shapely.get_parts(shapes)
+    return list(parts[(shapely.get_type_id(parts) == shapely.GeometryType.POLYGON) & (shapely.area(parts) > 0)])

@@ -11,20 +11,41 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Image = npt.NDArray[np.uint8]
-"""RGB, [h, w, 3]."""
 Channel = npt.NDArray[np.uint8]
 """[h, w]"""
+Channels = tuple[Channel, Channel, Channel]
+"""Red, green and blue."""
 Density = npt.NDArray[np.float32]
-"""[h, w, 3], red, green, blue."""
+"""[h, w], of one channel."""
 
 WHITE, DARKEST = 240.0, 4.0
 """Pixel values that have OD 0 and the greatest OD: bare glass has no density, and black no infinite one."""
 
 
-def density(image: Image) -> Density:
-    """OD of RGB [h, w, 3]."""
-    return np.asarray(cv2.LUT(image, _densities()), dtype=np.float32)
+def channels_of(image: npt.NDArray[np.uint8]) -> Channels:
+    """The channels of RGB [h, w, 3]."""
+    red, green, blue = (np.asarray(cv2.extractChannel(image, i), dtype=np.uint8) for i in range(3))
+    return red, green, blue
+
+
+def darkest(channels: Channels) -> Channel:
+    """[h, w] The lowest level of each pixel's channels."""
+    return np.asarray(cv2.min(cv2.min(channels[0], channels[1]), channels[2]), dtype=np.uint8)
+
+
+def brightest(channels: Channels) -> Channel:
+    """[h, w] The highest level of each pixel's channels."""
+    return np.asarray(cv2.max(cv2.max(channels[0], channels[1]), channels[2]), dtype=np.uint8)
+
+
+def density(channel: Channel) -> Density:
+    """[h, w] OD."""
+    return np.asarray(cv2.LUT(channel, _densities()), dtype=np.float32)
+
+
+def mean_densities(channels: Channels, where: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """[3] Mean OD of red, green and blue."""
+    return np.array([_densities()[channel[where]].mean() for channel in channels], dtype=np.float32)
 
 
 def denser(one: Channel, other: Channel, ratio: float, *, least: float = 0.0) -> Channel:
@@ -34,8 +55,8 @@ def denser(one: Channel, other: Channel, ratio: float, *, least: float = 0.0) ->
 
 def dense(channel: Channel, least: float) -> Channel:
     """[h, w], 255 where the OD is above `least`; else 0."""
-    table = np.where(_densities() > least, 255, 0).astype(np.uint8)
-    return np.asarray(cv2.LUT(channel, table), dtype=np.uint8)
+    level = int((_densities() > least).sum()) - 1
+    return np.asarray(cv2.threshold(channel, level, 255, cv2.THRESH_BINARY_INV)[1], dtype=np.uint8)
 
 
 @cache

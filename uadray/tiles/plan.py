@@ -25,7 +25,7 @@ from uadray.tiles.quality import Flag, Mask, QualityConfig, flag_masks, tile_fla
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain import Stain, StainError
 from uadray.tiles.stain_fit import fit_stain
-from uadray.tiles.tissue import shrink, tissue_mask
+from uadray.tiles.tissue import block_means, tissue_mask
 
 PREVIEW_PX = 640
 """Longest side of the small picture that the page of a slide shows."""
@@ -144,5 +144,6 @@ def _preview(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The thumbnail, reduced to at most `PREVIEW_PX` a side."""
     factor = min(1.0, PREVIEW_PX / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
-    small = shrink(image, max(1, int(1 / factor)))  # reducing by a whole number first is many times as fast
-    return np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    while min(image.shape[0] / size[1], image.shape[1] / size[0]) >= 2:  # OpenCV is fast at halving
+        image = block_means(image, 2)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)

@@ -19,7 +19,8 @@ from uadray.config import Config
 from uadray.tiles.artefacts import air_mask, pen_mask
 from uadray.tiles.focus import blurred_blocks, clearly_sharp, empty, focus
 from uadray.tiles.folds import fold_mask
-from uadray.tiles.tissue import shrink, tissue_fraction
+from uadray.tiles.optical_density import channels_of
+from uadray.tiles.tissue import block_means, tissue_fraction
 
 Flag = Literal["pen", "fold", "air", "blur", "out_of_focus"]
 FLAGS: tuple[Flag, ...] = get_args(Flag)
@@ -88,17 +89,17 @@ def flag_masks(
     """
     config = config or QualityConfig()
     factor = max(1, round(WORKING_MPP / mpp))
-    small = shrink(thumbnail, factor)
-    scale, size = mpp * factor, (small.shape[1], small.shape[0])
+    channels = channels_of(block_means(thumbnail, factor))
+    scale, size = mpp * factor, (channels[0].shape[1], channels[0].shape[0])
     inside = _resized(tissue, size)
     pen = pen_mask(
-        small, scale, ink_ratio=config.ink_ratio, red_ratio=config.red_ink_ratio, width_um=config.pen_width_um
+        channels, scale, ink_ratio=config.ink_ratio, red_ratio=config.red_ink_ratio, width_um=config.pen_width_um
     )
     fold = fold_mask(
-        small, inside & ~pen, scale, ink=pen,
+        channels, inside & ~pen, scale, ink=pen,
         ratio=config.fold_ratio, max_width_um=config.fold_max_width_um, min_length_um=config.fold_min_length_um,
     )  # fmt: skip
-    air = air_mask(small, scale, min_um=config.bubble_min_um, tissue=inside) & ~pen
+    air = air_mask(channels, scale, min_um=config.bubble_min_um, tissue=inside) & ~pen
     unmarked = tissue & ~_resized(pen, (tissue.shape[1], tissue.shape[0])) if pen.any() else tissue
     blur = blurred_blocks(thumbnail, mpp, unmarked, focus_min=config.focus_min)
     return {"pen": pen, "fold": fold, "air": air, "blur": blur}

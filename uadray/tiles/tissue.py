@@ -76,6 +76,15 @@ def shrink(image: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
+def block_means(image: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.uint8]:
+    """As `shrink`, but of whole pixels alone, without the last rows and columns where sides are no multiples of it.
+
+    OpenCV takes five to ten times as long where it has to split pixels.
+    """
+    height, width = (max(1, side // factor) * factor for side in image.shape[:2])
+    return shrink(image[:height, :width], factor)
+
+
 def reduction(pixels: int, limit: int) -> int:
     """The least whole factor that brings an image of so many pixels under the limit."""
     return max(1, int(np.ceil(np.sqrt(pixels / limit))))

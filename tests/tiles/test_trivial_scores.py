@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from uadray.screening.part_scores import trivial_scores
+from uadray.tiles.trivial_scores import trivial_scores
 
 
 @pytest.mark.parametrize("side", [8, 100, 300])

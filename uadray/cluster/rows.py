@@ -1,9 +1,9 @@
-"""The rows of a running Ray dataset, taken by a thread so that whoever waits for them can do other things meanwhile."""
+"""The rows of a running stream, taken by a thread so that whoever waits for them can do other things meanwhile."""
 
 import queue
 import re
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -18,17 +18,18 @@ class StreamError(Exception):
     """A stream has ended before all its rows came; the message is Ray's, in one line."""
 
 
-def dataset_rows(dataset: Any) -> Generator[dict[str, Any] | None]:
-    """Rows of a Ray dataset as dicts, as they come, and None after every second without one.
+def rows_of(tables: Callable[[threading.Event], Iterator[Any]]) -> Generator[dict[str, Any] | None]:
+    """Rows of Arrow tables as dicts, as they come, and None after every second without one.
 
-    Closing the generator ends what the dataset has running.
+    Args:
+        tables: yields the tables, in a thread of its own; ends, and ends what it has running, once the event is set.
 
     Raises:
-        StreamError: Ray ended the dataset.
+        StreamError: `tables` raised something.
     """
     arrived: queue.Queue[Any] = queue.Queue(maxsize=2)
     ended = threading.Event()
-    taker = threading.Thread(target=_take, args=(dataset, arrived, ended), name="uadray-stream", daemon=True)
+    taker = threading.Thread(target=_take, args=(tables, arrived, ended), name="uadray-stream", daemon=True)
     taker.start()
     try:
         while True:
@@ -44,14 +45,13 @@ def dataset_rows(dataset: Any) -> Generator[dict[str, Any] | None]:
             yield from item.to_pylist()
     finally:
         ended.set()
-        stopper = threading.Thread(target=stop_execution, args=(dataset,), name="uadray-stop", daemon=True)
-        stopper.start()
-        stopper.join(STOP_S)
-        taker.join(1.0)
+        taker.join(STOP_S)
 
 
-def _take(dataset: Any, arrived: queue.Queue[Any], ended: threading.Event) -> None:
-    """Put the dataset's tables into a queue, then None or the error that ended it; stops once `ended` is set."""
+def _take(
+    tables: Callable[[threading.Event], Iterator[Any]], arrived: queue.Queue[Any], ended: threading.Event
+) -> None:
+    """Put the tables into a queue, then None or the error that ended them; stops once `ended` is set."""
 
     def put(item: Any) -> None:
         while not ended.is_set():
@@ -60,23 +60,11 @@ def _take(dataset: Any, arrived: queue.Queue[Any], ended: threading.Event) -> No
                 return
 
     try:
-        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+        for table in tables(ended):
             put(table)
-            if ended.is_set():
-                return
         put(None)
     except Exception as error:
         put(error)
-
-
-def stop_execution(dataset: Any) -> None:
-    """End what a dataset has running.
-
-    Ray has no public way while somebody waits for its next row (private: `_current_executor`).
-    """
-    executor = getattr(dataset, "_current_executor", None)
-    if executor is not None:
-        executor.shutdown(force=True)
 
 
 _EXCEPTION = re.compile(r"(?:[a-z_]\w*\.)*[A-Z]\w*: .+")
