@@ -32,6 +32,7 @@ from uadray.errors import (
     NotFoundError,
     UadrayError,
     UnreachableError,
+    WorkError,
     shown_text,
 )
 from uadray.screening.arrivals import SETTLE_S, Arrival, Arrivals
@@ -133,6 +134,7 @@ class Follower:
         Raises:
             ClusterLostError: of Ray.
             InputError: the folder, or how the cluster is to be shared, is wrong from the start.
+            WorkError: the worklist cannot be written at the end.
         """
         self._look()
         while not self._stop.is_set():
@@ -144,7 +146,11 @@ class Follower:
                     raise
                 self._wait_out(error)
         found = {"growing": self._arrivals.growing, "left_out": dict(self._arrivals.left_out.most_common())}
-        return self._book.renew(between_rounds=True, last=True) | found
+        try:
+            return self._book.renew(between_rounds=True, last=True) | found
+        except UadrayError as error:
+            what = "stopped, but the worklist cannot be written; what is decided stands, the same command goes on"
+            raise WorkError(f"{what}: {error}") from error
 
     def renew_if_due(self, *, between_rounds: bool = False) -> None:
         """Renew the files for people if it is time and anything has happened; what prevents it is for the next time."""
