@@ -4,6 +4,8 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from uadray.screening import leases
 from uadray.storage import objects
 
@@ -27,3 +29,15 @@ def test_claims_by_threads(tmp_path: Path) -> None:
     [thread.start() for thread in threads]  # type: ignore[func-returns-value]
     [thread.join() for thread in threads]  # type: ignore[func-returns-value]
     assert got == Counter(slides)
+
+
+def test_a_claim_by_who_has_listed_decisions_is_one_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others ask whether the slide was decided; a decision is asked for as well where one is to be made anew."""
+    out, asked = str(tmp_path), list[str]()
+    monkeypatch.setattr(objects, "read_bytes", lambda uri, read=objects.read_bytes: asked.append(uri) or read(uri))
+    objects.write_bytes(leases.decision_uri(out, "s1"), b'{"lease": "other.1"}')
+    assert leases.claim(leases.ClaimOwner(out, "a", 1, has_listed=True), "s0") == "ours"
+    assert asked == []
+    assert leases.claim(leases.ClaimOwner(out, "b", 1), "s1") == "decided"
+    assert leases.claim(leases.ClaimOwner(out, "c", 1, has_listed=True), "s2", replaces="etag") == "ours"
+    assert [objects.name(uri) for uri in asked] == ["s1.json", "s2.json"]

@@ -12,6 +12,7 @@ from fault_proxy import FaultProxy, Request
 from seaweed import SeaweedServer
 
 from uadray.screening import leases
+from uadray.screening import ledger as ledger_module
 from uadray.storage import objects
 
 
@@ -136,3 +137,46 @@ def test_going_on_takes_few_requests(s3: SeaweedServer, out: str) -> None:
     objects.delete(rows[8].uri)
     with sd.book(f"{out}/run") as book:
         assert [row.slide_id for row in book.pending(rows)] == ["s00007"]
+
+
+def test_a_lease_stays_beside_its_decision_as_long_as_another_process_lives(tmp_path: Path) -> None:
+    """The other has listed decisions before, and finds by the lease that the slide is not its own."""
+    out, rows = str(tmp_path / "out"), sd.slides(tmp_path / "slides", 4)
+    with sd.book(out) as late:
+        todo = next(late.rounds(rows))
+        assert len(sd.screened(out, rows)) == 4
+        left = [objects.name(info.uri) for info in objects.list_objects(f"{out}/leases")]
+        assert sorted(left) == [f"{row.slide_id}.json" for row in rows]
+        claims = [leases.claim(late.owner, row.slide_id) for row in todo]
+        assert claims == ["decided"] * 4
+        late.open.clear()
+        late.finish(rows)
+    assert sd.left_behind(out) == []
+
+
+def test_the_last_of_two_processes_deletes_the_leases_of_both(tmp_path: Path) -> None:
+    out, rows = str(tmp_path / "out"), sd.slides(tmp_path / "slides", 2)
+    with sd.book(out) as first, sd.book(out) as second:
+        for ledger, row in zip((first, second), rows, strict=True):
+            next(ledger.rounds(rows))
+            assert leases.claim(ledger.owner, row.slide_id) == "ours"
+            result = sd.scored(row, etag=objects.stat(row.uri).etag)
+            assert ledger.commit(result, sd.verdicts(result))
+        for ledger in (first, second):
+            ledger.open.clear()
+            ledger.finish(rows)
+        assert len(list(objects.list_objects(f"{out}/leases"))) == 2
+    assert sd.left_behind(out) == []
+
+
+@pytest.mark.s3
+def test_leases_are_deleted_many_at_once(out: str, s3: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "LEASES_AT_ONCE", 8)
+    rows = sd.rows(f"{out}/slides", 20)
+    for row in rows:
+        objects.write_bytes(row.uri, b"x")
+    with _requests(s3) as requests:
+        sd.screened(f"{out}/run", rows)
+    assert sd.left_behind(f"{out}/run") == []
+    methods = Counter(request.method for request in requests)
+    assert methods["DELETE"] + methods["POST"] <= 8, methods

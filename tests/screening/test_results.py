@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import screening_drivers as sd
 
-from uadray.cluster import stream
+from uadray.cluster import stream, watched_work
 from uadray.cluster.nodes import Nodes
 from uadray.screening import results
 from uadray.screening.parts import failed_part, part_row, to_ipc
@@ -85,7 +85,7 @@ def test_readers_leave_the_threads_of_opencv_alone() -> None:
     before = cv2.getNumThreads()
     try:
         cv2.setNumThreads(4)
-        assert list(stream._watched_read(None, 0, lambda: iter([cv2.getNumThreads()]), failed_part)) == [1]  # type: ignore[list-item]
+        assert list(watched_work._watched_read(None, 0, lambda: iter([cv2.getNumThreads()]), failed_part)) == [1]  # type: ignore[list-item]
     finally:
         cv2.setNumThreads(before)
 

@@ -1,5 +1,6 @@
 """The colour scale of heatmaps: perceptually uniform, pale (low) to dark (high), the same order without colour."""
 
+from functools import cache
 from typing import Any
 
 import cv2
@@ -24,11 +25,14 @@ def colour(values: NDArray[Any], *, low: float, high: float) -> Image:
     return scale_colours()[np.rint(_share(values, low=low, high=high) * 255).astype(np.uint8)]
 
 
+@cache
 def scale_colours() -> Image:
     """The colour scale, lowest first: RGB uint8 [256, 3]. Inferno, pale to dark, without its white and black ends."""
     steps = np.rint(np.linspace(242, 38, 256)).astype(np.uint8)
     ramp = cv2.applyColorMap(steps[:, None], cv2.COLORMAP_INFERNO)
-    return np.ascontiguousarray(ramp[:, 0, ::-1])
+    colours = np.ascontiguousarray(ramp[:, 0, ::-1])
+    colours.setflags(write=False)
+    return colours
 
 
 def legend_colours(count: int = 9) -> list[str]:

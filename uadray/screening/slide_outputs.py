@@ -32,13 +32,16 @@ from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.slide_result import BundleScores, SlideResult
 
+PLAIN_ROWS = 8
+"""Up to so many rows compression and dictionaries make a Parquet file no smaller."""
+
 _NO_REGIONS = re.compile(rb'"features":\s*\[\s*\]')
 
 
 def parquet(table: pa.Table) -> bytes:
-    """A table as the bytes of a Parquet file."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    """A table as the bytes of a Parquet file. One of few rows is written plainly, in a third of the time."""
+    sink, is_small = io.BytesIO(), len(table) <= PLAIN_ROWS
+    pq.write_table(table, sink, compression="none" if is_small else "zstd", use_dictionary=not is_small)
     return sink.getvalue()
 
 
