@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -132,6 +132,30 @@ def test_a_fault_of_the_system_is_waited_out(tmp_path: Path, caplog: pytest.LogC
         "the fault is over; slides are screened again",
     ]
     assert sd.left_behind(out) == []
+
+
+def test_of_two_processes_each_leaves_half_to_the_other_for_a_while(tmp_path: Path) -> None:
+    """Not both begin a round for a slide; what the other does not take is taken then."""
+    slides, out, days = _waiting(tmp_path / "slides"), str(tmp_path / "out"), fd.Days(100)
+    names = [f"{i:02}.svs" for i in range(40)]
+    for name in names:
+        _put(tmp_path / "slides", name)()
+    done: list[str] = []
+    taken: dict[str, float] = {}
+    with sd.book(out, lease_s=1.0) as other, sd.book(out, lease_s=1.0) as book:
+        _wait_for(lambda: not other.alone)
+
+        def work(rows: Sequence[SlideRow]) -> None:
+            taken.update(dict.fromkeys([row.slide_id for row in rows], days.now))
+            fd.round_of(book, done)(rows)
+
+        firsts = {name for name in names if book.is_first_for(name)}
+        assert firsts == {name for name in names if not other.is_first_for(name)}
+        Follower(slides, book, work, stop=days, pace=Pace(settle_s=0), clock=days).run()
+    assert sorted(done) == names
+    assert {name for name, at_s in taken.items() if at_s < 10} == firsts
+    assert {at_s for at_s in taken.values() if at_s >= 10} == {30}
+    assert 5 < len(firsts) < 35
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from uadray.detectors.pixels import Pixels
 from uadray.errors import WorkError
 from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES, TILES
-from uadray.screening.bundles import ScreeningBundle
+from uadray.screening.bundles import calibrated_bundle
 from uadray.screening.job import screen
 from uadray.screening.parts import part_row, to_ipc
 from uadray.slides.manifest import SlideRow
@@ -113,8 +113,6 @@ def _counted(server: SeaweedServer, work: partial[dict[str, Any]]) -> tuple[dict
 def _screened(root: str, archive: str, n: int) -> dict[str, Any]:
     """Screen the first `n` slides as a command would, with the start of Ray."""
     from uadray.cluster.connection import connect
-    from uadray.detectors.bundle import read_bundle
-    from uadray.screening.bundles import read_calibration
 
     began, first_s = time.perf_counter(), 0.0
 
@@ -124,8 +122,7 @@ def _screened(root: str, archive: str, n: int) -> dict[str, Any]:
             first_s = time.perf_counter() - began
 
     connect()
-    bundle = read_bundle(f"{root}/bundle")
-    bundles = [ScreeningBundle(f"{root}/bundle", bundle, read_calibration(f"{root}/bundle", bundle))]
+    bundles = [calibrated_bundle(f"{root}/bundle")]
     with CpuMeter() as meter:
         summary = screen(
             made_up(archive, n), bundles=bundles, out=f"{root}/out", load=FreeDetector, read=read_made_up,

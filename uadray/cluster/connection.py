@@ -29,6 +29,10 @@ ENVIRONMENT = {
 }
 """Of this process and, where Ray is started here, of its workers; a variable that is set already stays."""
 
+OURS_ALONE = {"RAY_worker_lease_timeout_milliseconds": "3600000"}
+"""Of Ray that is started here: readers keep their processes. Else these are lent anew for each slide, and go round in a
+ring of more processes than work at a time, each as large as a reader has ever been. On a cluster others wait for them.
+"""
 
 NOT_NEEDED = ("/autoscaler/_private/monitor.py", "/ray/_private/log_monitor.py", "/ray/dashboard/dashboard.py")
 """Processes that Ray starts whether they are wanted or not, 50 to 80 MB each: they would start more nodes, print what
@@ -49,9 +53,9 @@ def connect(*, quiet: bool = True) -> None:
     """
     if ray.is_initialized():
         return
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS") or "local"
+    for name, value in (ENVIRONMENT | (OURS_ALONE if address == "local" else {})).items():
+        os.environ.setdefault(name, value)
     with _log_file() as log:
         if address != "local":
             check_joinable(address, log=log)

@@ -15,12 +15,15 @@ scored):
                          v
                       crashed: the slide fails, and no other process gets it
 
+Small tasks are begun together, in one message. If their process dies, each of them has a kill, and they are begun one
+by one from then on: the one that is to blame has its second kill alone.
+
 A process that works says `move` every PULSE_S. By the time of the last the driver sees work that stands still.
 A process that dies because its node died is no kill: kills on nodes that are gone are dropped.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 MAX_KILLS = 2
@@ -91,14 +94,28 @@ class Watch:
         self._open[task] = Open(task[0], task[1], node_id, address, began=now, moved=now)
         return None
 
-    def move(self, task: Task) -> None:
-        """Note that the work moves."""
-        if task in self._open:
-            self._open[task].moved = time.monotonic()
+    def begin_together(self, tasks: Sequence[Task], node_id: str, address: str) -> bool:
+        """Note that work on several begins; False where a process has died at one of them: then each is begun alone."""
+        for task in tasks:
+            killed = self._open.pop(task, None)
+            if killed is not None:
+                self._kills.setdefault(task, []).append(killed)
+        if any(task in self._kills for task in tasks):
+            return False
+        for task in tasks:
+            self.begin(task, node_id, address)
+        return True
 
-    def end(self, task: Task) -> None:
+    def move(self, *tasks: Task) -> None:
+        """Note that the work moves."""
+        for task in tasks:
+            if task in self._open:
+                self._open[task].moved = time.monotonic()
+
+    def end(self, *tasks: Task) -> None:
         """Note that the work has ended, with a result or an error."""
-        self._open.pop(task, None)
+        for task in tasks:
+            self._open.pop(task, None)
 
     def look(self) -> Look:
         """What is open, and what has crashed."""

@@ -6,7 +6,7 @@ A worker that cannot reach the actor works on without being watched: unwatched i
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,9 @@ a server uses a fiftieth of either."""
 
 ANSWER_S = 30.0
 """How long a worker waits for the actor, which starts at the same time: on a busy machine that takes ten seconds."""
+
+LOOK_EVERY_S = 0.5
+"""The driver asks the actor no more often, however many rows come."""
 
 
 class WatchActor(Watch):
@@ -49,16 +52,18 @@ class DriversWatch:
         actor = ray.remote(num_cpus=0, max_restarts=-1)(WatchActor)
         self._actor: Any = actor.options(name=self.name, scheduling_strategy=on_this_node()).remote()
         self._asked: Any = None
-        self.seen = Look([], {})
+        self.seen, self._seen_at = Look([], {}), 0.0
 
     def look(self, timeout_s: float = 0.0) -> Look:
         """What the actor last said. It is asked anew, and its answer is waited for no longer than `timeout_s`."""
         if self._asked is None:
+            if not timeout_s and time.monotonic() - self._seen_at < LOOK_EVERY_S:
+                return self.seen
             self._asked = self._actor.look.remote()
         with suppress(ray.exceptions.RayError):
             if ray.wait([self._asked], timeout=timeout_s)[0]:
                 answer, self._asked = self._asked, None
-                self.seen = ray.get(answer)
+                self.seen, self._seen_at = ray.get(answer), time.monotonic()
         return self.seen
 
     def close(self) -> None:
@@ -81,28 +86,57 @@ def watched(name: str | None, what: str, slide: int, part: int = 0) -> Iterator[
         yield None
         return
     task: Task = (what, slide, part)
-    refusal = _begin(name, task)
-    ended = threading.Event()
-    if refusal is None:
-        threading.Thread(target=_pulse, args=(name, task, ended), name="uadray-pulse", daemon=True).start()
-    try:
+    refusal: str | None = _begun(name, "begin", task, default=None)
+    with _pulsing(name, [task] if refusal is None else []):
         yield refusal
-    finally:
-        ended.set()
-        if refusal is None:
-            with suppress(ray.exceptions.RayError, ValueError):
-                _actor(name).end.remote(task)
 
 
-def _begin(name: str, task: Task) -> str | None:
-    """Say that work begins; returns the refusal where the answer is waited for."""
+@contextmanager
+def watched_together(name: str | None, what: str, works: Sequence[tuple[int, int]]) -> Iterator[bool]:
+    """Tell the actor `name` in one message when work on several small slides or parts begins, and when it ends.
+
+    Args:
+        name: of the actor.
+        what: is done.
+        works: slide and part of each.
+
+    Yields:
+        Whether it may be done so; otherwise each is to be `watched` by itself.
+    """
+    if name is None:
+        yield True
+        return
+    tasks: list[Task] = [(what, slide, part) for slide, part in works]
+    is_together: bool = _begun(name, "begin_together", tasks, default=True)
+    with _pulsing(name, tasks if is_together else []):
+        yield is_together
+
+
+def _begun(name: str, method: str, work: Any, *, default: Any) -> Any:
+    """Say that work begins; returns the actor's answer, or `default` where it is not waited for."""
     context = ray.get_runtime_context()
     with suppress(ray.exceptions.RayError, ValueError):
-        answer = _actor(name).begin.remote(task, context.get_node_id(), ray.util.get_node_ip_address())
-        if task[0] == "read" or context.was_current_actor_reconstructed:
-            refusal: str | None = ray.get(answer, timeout=ANSWER_S)
-            return refusal
-    return None
+        call = getattr(_actor(name), method)
+        answer = call.remote(work, context.get_node_id(), ray.util.get_node_ip_address())
+        what = work[0] if method == "begin" else work[0][0]
+        if what == "read" or context.was_current_actor_reconstructed:
+            return ray.get(answer, timeout=ANSWER_S)
+    return default
+
+
+@contextmanager
+def _pulsing(name: str, tasks: list[Task]) -> Iterator[None]:
+    """Say while the block runs that work on `tasks` moves, and at its end that it has ended."""
+    ended = threading.Event()
+    if tasks:
+        threading.Thread(target=_pulse, args=(name, tasks, ended), name="uadray-pulse", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if tasks:
+            with suppress(ray.exceptions.RayError, ValueError):
+                _actor(name).end.remote(*tasks)
 
 
 @lru_cache(maxsize=1)
@@ -110,14 +144,14 @@ def _actor(name: str) -> Any:
     return ray.get_actor(name)
 
 
-def _pulse(name: str, task: Task, ended: threading.Event) -> None:
+def _pulse(name: str, tasks: list[Task], ended: threading.Event) -> None:
     """Say every `PULSE_S` that the work moves, if it does."""
     before = _work_done()
     while not ended.wait(PULSE_S):
         now = _work_done()
         if now[0] - before[0] > MOVING_CPU_S or now[1] - before[1] > MOVING_BYTES:
             with suppress(ray.exceptions.RayError, ValueError):
-                _actor(name).move.remote(task)
+                _actor(name).move.remote(*tasks)
         before = now
 
 

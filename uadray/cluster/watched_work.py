@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from uadray.cluster.place import here
 from uadray.cluster.read_tasks import ReadTask
-from uadray.cluster.watch_actor import watched
+from uadray.cluster.watch_actor import watched, watched_together
 from uadray.errors import SYSTEM_REASONS, reason_of
 
 BLOCK_BYTES = 2**20
@@ -62,17 +62,20 @@ class WatchedScorer:
     def score(self, table: pa.Table) -> pa.Table:
         """Rows of the reader -> rows of the scorer, in their order."""
         if len(table) == 1:
-            return self._scored(table)
-        return pa.concat_tables([self._scored(table.slice(place, 1)) for place in range(len(table))])
+            return self._scored(table, self._watch)
+        works = list(zip(*(table[name].to_pylist() for name in ("slide", "part")), strict=True))
+        with watched_together(self._watch, "score", [work for work in works if work[1] >= 0]) as is_together:
+            watch = None if is_together else self._watch
+            return pa.concat_tables([self._scored(table.slice(place, 1), watch) for place in range(len(table))])
 
-    def _scored(self, table: pa.Table) -> pa.Table:
+    def _scored(self, table: pa.Table, watch: str | None) -> pa.Table:
         slide, part = table["slide"][0].as_py(), table["part"][0].as_py()
         if part < 0:
             return table
         if self._broken is not None:
             time.sleep(BROKEN_S)
             return self._failed_row(slide, *self._broken)
-        with watched(self._watch, "score", slide, part) as refusal:
+        with watched(watch, "score", slide, part) as refusal:
             return self._scorer(table) if refusal is None else self._failed_row(slide, "crashed", refusal)
 
 
@@ -82,14 +85,16 @@ def watched_reads(
     """The rows of slides, one slide after the other, in blocks."""
     block: list[pa.Table] = []
     n_bytes = 0
-    for index, task in tasks:
-        for table in _watched_read(watch, index, task, failed_row):
-            block.append(table)
-            n_bytes += table.nbytes
-            del table  # its pixels are not needed while the next are read
-            if n_bytes >= BLOCK_BYTES:
-                yield _joined(block)
-                n_bytes = 0
+    with watched_together(watch if len(tasks) > 1 else None, "read", [(index, 0) for index, _ in tasks]) as is_together:
+        for index, task in tasks:
+            alone = watch if len(tasks) == 1 or not is_together else None
+            for table in _watched_read(alone, index, task, failed_row):
+                block.append(table)
+                n_bytes += table.nbytes
+                del table  # its pixels are not needed while the next are read
+                if n_bytes >= BLOCK_BYTES:
+                    yield _joined(block)
+                    n_bytes = 0
     if block:
         yield _joined(block)
 

@@ -8,8 +8,9 @@ from uadray.commands.cluster import Joining, join_cluster
 from uadray.commands.progress import progress, tile_progress
 from uadray.commands.stopping import stopping
 from uadray.errors import InputError, WorkError
-from uadray.screening import job
+from uadray.screening import follow, job
 from uadray.screening.bundles import arranged, calibrated_bundle
+from uadray.screening.follower import Pace
 from uadray.screening.run_record import is_new
 from uadray.screening.summary import pages
 from uadray.slides.manifest import read_manifest
@@ -75,9 +76,6 @@ def follow_folder(
     Returns:
         The summary of `follow.follow`.
     """
-    from uadray.screening import follow  # imports Ray
-    from uadray.screening.follower import Pace
-
     with stopping() as stop, progress("follow", lines=False) as tick:
         return follow.follow(
             folder_uri, bundles=[calibrated_bundle(uri, mask_dir=None) for uri in bundle_uris], out=out, stop=stop,

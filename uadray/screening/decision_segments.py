@@ -13,6 +13,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 
 from uadray.errors import NotFoundError
 from uadray.schemas import SLIDE_DECISIONS
-from uadray.screening.leases import REQUESTS, read_version
+from uadray.screening.leases import REQUESTS, decision_uri, read_version
 from uadray.screening.slide_outputs import decisions_of, parquet
 from uadray.storage import objects
 
@@ -76,14 +77,14 @@ class Known:
 
 def list_decisions(out: str) -> dict[str, objects.ObjectInfo]:
     """The decisions' JSONs by slide id: one request a thousand."""
-    infos = objects.list_objects(objects.join(out, "decisions"), suffixes=(".json",))
+    infos = objects.list_many(objects.join(out, "decisions"), suffixes=(".json",))
     return {objects.name(info.uri).removesuffix(".json"): info for info in infos}
 
 
 def read_decisions(out: str) -> Decided:
     """Read them all: a listing, the segments, and one by one what is in no segment."""
     listed = list_decisions(out)
-    names = [info.uri for info in objects.list_objects(objects.join(out, "segments"), suffixes=(".parquet",))]
+    names = [info.uri for info in objects.list_many(objects.join(out, "segments"), suffixes=(".parquet",))]
     with ThreadPoolExecutor(REQUESTS) as pool:
         stored = _current(pa.concat_tables([_SEGMENT.empty_table(), *pool.map(_read_segment, names)]), listed)
     known = set(stored["slide_id"].to_pylist())
@@ -117,18 +118,26 @@ def of_bundle(table: pa.Table, bundle: str, slide_ids: Sequence[str]) -> pa.Tabl
 
 
 def compact(out: str, written: Mapping[str, bytes]) -> int:
-    """Store decisions that were just written (slide id -> JSON) as a segment; returns how many there are in all.
+    """Store decisions that were just written (slide id -> JSON) as a segment; returns how many were listed for that.
 
-    In most S3 the etag is the MD5 of the content: what was written is then known to be what is there. Elsewhere it is
-    read back, in the version that was listed.
+    In most S3 the etag is the MD5 of the content, and nothing needs to be listed: where another process has put another
+    decision meanwhile, its etag is another. Elsewhere what is there is listed, and read back in that version.
     """
+    if _has_md5_for_etag(out, written):
+        rows = [row for data in written.values() for row in _rows(data, _md5(data))]
+        write_segment(out, pa.Table.from_pylist(rows, schema=_SEGMENT))
+        return 0
     listed = list_decisions(out)
-    present = [listed[slide_id] for slide_id in written if slide_id in listed]
-    same = {info.uri: written[_slide_id(info)] for info in present if _md5(written[_slide_id(info)]) == info.etag}
-    rows = [row for info in present if info.uri in same for row in _rows(same[info.uri], info.etag)]
-    table = pa.Table.from_pylist(rows, schema=_SEGMENT)
-    write_segment(out, pa.concat_tables([table, _read_jsons([info for info in present if info.uri not in same])]))
+    write_segment(out, _read_jsons([listed[slide_id] for slide_id in written if slide_id in listed]))
     return len(listed)
+
+
+def _has_md5_for_etag(out: str, written: Mapping[str, bytes]) -> bool:
+    """Whether the etag of one of these decisions is the MD5 of what was written."""
+    for slide_id, data in written.items():
+        with suppress(NotFoundError):
+            return objects.stat(decision_uri(out, slide_id)).etag == _md5(data)
+    return False
 
 
 def write_segment(out: str, table: pa.Table, *, instead_of: Iterable[str] = ()) -> None:
@@ -138,8 +147,7 @@ def write_segment(out: str, table: pa.Table, *, instead_of: Iterable[str] = ()) 
         if rows["bundle"].null_count == len(rows):
             rows = rows.drop_columns(["bundle"])
         objects.write_bytes(objects.join(out, "segments", f"{secrets.token_hex(8)}.parquet"), parquet(rows))
-    for old in instead_of:
-        objects.delete(old)
+    objects.delete_all(instead_of)
 
 
 def tidy(out: str, decided: Decided, *, whole: bool) -> None:
@@ -192,10 +200,6 @@ def _read_one(info: objects.ObjectInfo) -> list[dict[str, Any]]:
 def _rows(data: bytes, etag: str) -> list[dict[str, Any]]:
     """The rows of one decision's JSON."""
     return [decision | {"decision_etag": etag} for decision in decisions_of(json.loads(data))]
-
-
-def _slide_id(info: objects.ObjectInfo) -> str:
-    return objects.name(info.uri).removesuffix(".json")
 
 
 def _md5(data: bytes) -> str:

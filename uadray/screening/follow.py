@@ -2,29 +2,30 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uadray import metrics, provenance
-from uadray.cluster.nodes import Nodes
 from uadray.cluster.workers import StreamConfig
-from uadray.detectors.bundle import load_detector
 from uadray.errors import ClusterLostError, InputError, WorkError
 from uadray.screening import ledger
 from uadray.screening.bundles import ScreeningBundle, arranged
 from uadray.screening.follower import Follower, Pace, Stop
 from uadray.screening.job import Committer, screen_round
 from uadray.screening.progress import Progress
-from uadray.screening.scorer import LoadDetector
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
+
+if TYPE_CHECKING:
+    from uadray.cluster.nodes import Nodes
+    from uadray.screening.scorer import LoadDetector
 
 MANIFESTS = (".csv", ".tsv", ".txt", ".parquet", ".xlsx")
 
 
 def follow(
-    uri: str, *, bundles: Sequence[ScreeningBundle], out: str, stop: Stop, join: Callable[[], Nodes],
+    uri: str, *, bundles: Sequence[ScreeningBundle], out: str, stop: Stop, join: "Callable[[], Nodes]",
     pace: Pace | None = None, config: StreamConfig | None = None, retry_failed: bool = False,
-    progress: Progress | None = None, load: LoadDetector = load_detector,
+    progress: Progress | None = None, load: "LoadDetector | None" = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Screen the slides of a folder as they come into `out`, until stopped.
 
@@ -38,7 +39,7 @@ def follow(
         config: how the cluster is shared.
         retry_failed: try slides again that had failed before.
         progress: told how far it is.
-        load: makes the detectors, in the actors.
+        load: makes the detectors, in the actors; `load_detector` unless given.
 
     Returns:
         What `job.screen` returns, of all slides that are decided in `out` or have come; `growing`: slides that are not
@@ -50,7 +51,7 @@ def follow(
     """
     check_can_be_followed(uri, out)
     bundles = arranged(bundles)
-    cluster = _Cluster(join)
+    cluster = _Cluster(join, provenance.fingerprint([out, str(time.time())])[:8])
     with ledger.open_ledger(out, bundles) as book:
 
         def shown(done: int, total: int, tiles: int, note: str = "") -> None:
@@ -74,7 +75,6 @@ def follow(
             uri, book, a_round, stop=stop, pace=pace or Pace(), retry_failed=retry_failed,
             say=lambda note: committer.tick(book, note),
         )  # fmt: skip
-        metrics.start_run(provenance.fingerprint([out, str(time.time())])[:8])
         try:
             summary = follower.run()
         except ClusterLostError as error:
@@ -109,15 +109,16 @@ def _is_file(uri: str) -> bool:
 class _Cluster:
     """The nodes in use, joined when they are needed. A node that was left out is tried again after the next fault."""
 
-    def __init__(self, join: Callable[[], Nodes]) -> None:
-        self._join = join
+    def __init__(self, join: "Callable[[], Nodes]", run: str) -> None:
+        self._join, self._run = join, run
         self._nodes: Nodes | None = None
         self._troubles: dict[str, None] = {}
 
-    def nodes(self) -> Nodes:
+    def nodes(self) -> "Nodes":
         """The nodes that are used."""
         if self._nodes is None:
             self._nodes = self._join()
+            metrics.start_run(self._run)
         return self._nodes
 
     def forget(self) -> None:

@@ -17,6 +17,7 @@ an outage of the store nor a pause of the observer makes anybody dead. A process
 lease again before it writes.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -92,11 +93,11 @@ class ScreeningProcess:
         with suppress(UadrayError):  # the others will declare it dead
             objects.delete(self._uri)
 
-    def begin_round(self) -> ClaimOwner:
-        """Begin a new round of work; returns in whose name its slides are claimed."""
+    def begin_round(self, *, has_listed: bool = False) -> ClaimOwner:
+        """Begin a new round of work; returns in whose name its slides are claimed, see `ClaimOwner`."""
         self._round += 1
         self._declared_dead = False
-        return ClaimOwner(self.out, self.id, self._round)
+        return ClaimOwner(self.out, self.id, self._round, has_listed)
 
     @property
     def lease_may_be_lost(self) -> bool:
@@ -107,6 +108,11 @@ class ScreeningProcess:
     def alone(self) -> bool:
         """Whether no other process was alive at the last look."""
         return all(watch.dead for watch in self._watched.values())
+
+    def is_first_for(self, slide_id: str) -> bool:
+        """Whether this process is to try a slide first, of those alive at the last look: one of them is."""
+        alive = [self.id, *(name for name, watch in self._watched.copy().items() if not watch.dead)]
+        return self.id == max(alive, key=lambda name: hashlib.blake2b(f"{name} {slide_id}".encode()).digest())
 
     def beat(self) -> None:
         """Renew the heartbeat; where others have declared this process dead, take note and join them again."""
@@ -131,7 +137,7 @@ class ScreeningProcess:
         with self._looking:
             listed = {
                 objects.name(info.uri).removesuffix(".json"): info
-                for info in objects.list_objects(objects.join(self.out, "drivers"), suffixes=(".json",))
+                for info in objects.list_many(objects.join(self.out, "drivers"), suffixes=(".json",))
             }
             listed.pop(self.id, None)
             self._watched = {name: self._watch(name, info) for name, info in listed.items()}
@@ -144,7 +150,7 @@ class ScreeningProcess:
         """Those of `slide_ids` that no living process holds: decided, given up, or left by a dead one."""
         leases = {
             objects.name(info.uri).removesuffix(".json"): info
-            for info in objects.list_objects(objects.join(self.out, "leases"), suffixes=(".json",))
+            for info in objects.list_many(objects.join(self.out, "leases"), suffixes=(".json",))
         }
         alive = self.look() - {self.id}
         mine = set(slide_ids) & leases.keys()
@@ -164,7 +170,7 @@ class ScreeningProcess:
         """
         if self.look() != {self.id}:
             return False
-        leases = objects.list_objects(objects.join(self.out, "leases"), suffixes=(".json",))
+        leases = objects.list_many(objects.join(self.out, "leases"), suffixes=(".json",))
         objects.delete_all(info.uri for info in leases if objects.name(info.uri).removesuffix(".json") in decided)
         objects.delete_all(heartbeat_uri(self.out, name) for name in self._watched)
         return True

@@ -12,10 +12,10 @@ r"""Which process screens which slide: any number of processes share one archive
       |                              '--replaced (If-Match) by ours; a decision that was not made
       '                                 under the dead lease is not trusted and made anew
 
-A slide is claimed by its reader when it starts, in one request. Whether it has been decided since its process listed
-decisions need not be asked: then its lease would still be there, for a lease is only deleted when no other process
-lives, and a process begins to live before it lists. What is renewed is a process's heartbeat (see `heartbeats`), not
-its leases: a few small requests a minute, however many slides it holds.
+A slide is claimed by its reader when it starts. Who has listed decisions (`ClaimOwner.has_listed`) need not ask whether
+this slide has been decided since: then its lease would still be there, for a lease beside a decision is only deleted by
+a process that finds no other alive, and a process is at work before it lists. What is renewed is a process's heartbeat
+(see `heartbeats`), not its leases: a few small requests a minute, however many slides it holds.
 """
 
 import json
@@ -41,11 +41,13 @@ class ClaimOwner:
         out: the screening's folder.
         process_id: of the process.
         round: counts its rounds of work.
+        has_listed: all slides of the round were undecided when the process, already at work, listed decisions.
     """
 
     out: str
     process_id: str
     round: int
+    has_listed: bool = False
 
     @property
     def id(self) -> str:
@@ -86,7 +88,7 @@ def claim(owner: ClaimOwner, slide_id: str, *, replaces: str | None = None) -> O
         lease_before = take_over(owner, uri)
         if lease_before is None:
             return "held"
-    elif replaces is None:
+    elif owner.has_listed and replaces is None:
         return "ours"
     return "decided" if _is_decided(decision_uri(owner.out, slide_id), lease_before, replaces) else "ours"
 

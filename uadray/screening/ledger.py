@@ -138,7 +138,7 @@ class Ledger:
             random.Random(self._process.id).shuffle(todo)  # noqa: S311 - no secret
         without_progress = 0
         while todo:
-            self.begin_round()
+            self.begin_round(has_listed=True)
             before = len(self.open) - len(self.given_back)
             yield todo
             without_progress = 0 if len(self.open) - len(self.given_back) < before else without_progress + 1
@@ -148,9 +148,13 @@ class Ledger:
                 [row for row in todo if row.slide_id in self.open and row.slide_id not in self.given_back], waiting
             )
 
-    def begin_round(self) -> None:
-        """Begin a round: from now on slides are claimed in its name."""
-        self.owner = self._process.begin_round()
+    def begin_round(self, *, has_listed: bool = False) -> None:
+        """Begin a round: from now on slides are claimed in its name.
+
+        Args:
+            has_listed: all of its slides were undecided when this process, already at work, listed decisions.
+        """
+        self.owner = self._process.begin_round(has_listed=has_listed)
 
     def commit(self, result: SlideResult, verdicts: Sequence[Verdict]) -> bool:
         """Write a slide's tile scores and evidence, then its decision. False where the slide is another process's.
@@ -202,6 +206,10 @@ class Ledger:
         """Whether no other process was at work here at the last look."""
         return self._process.alone
 
+    def is_first_for(self, slide_id: str) -> bool:
+        """Whether this process is to try a slide before the others that are at work here."""
+        return self._process.is_first_for(slide_id)
+
     def finish(self, rows: Sequence[SlideRow]) -> dict[str, Any]:
         """Write the files for people, of what is decided; returns the summary."""
         with self._committing:
@@ -210,7 +218,7 @@ class Ledger:
         decided = decision_segments.read_decisions(self.out)
         decision_segments.tidy(self.out, decided, whole=True)
         slide_ids = set(decided.table["slide_id"].to_pylist())
-        self._decided = set() if self._process.delete_stale(slide_ids) else slide_ids
+        self._delete_stale(slide_ids)
         current = [row.slide_id for row in rows if row.slide_id in slide_ids and not self._is_outdated(row.slide_id)]
         return self._summarised(decided, current, n_slides=len(rows))
 
@@ -228,7 +236,7 @@ class Ledger:
         decision_segments.tidy(self.out, decided, whole=last or len(decided.segments) > MAX_SEGMENTS)
         slide_ids = set(decided.table["slide_id"].to_pylist())
         if between_rounds:
-            self._decided = set() if self._process.delete_stale(slide_ids) else slide_ids
+            self._delete_stale(slide_ids)
         current = sorted(slide_id for slide_id in slide_ids if not self._is_outdated(slide_id))
         return self._summarised(decided, current, n_slides=len(self.open.union(current)))
 
@@ -278,6 +286,11 @@ class Ledger:
         if not self._process.lease_may_be_lost and self._process.look() == {self._process.id}:
             objects.delete_all(leases.lease_uri(self.out, slide_id) for slide_id in self._leases)
             self._leases, self._release_at = [], LEASES_AT_ONCE
+
+    def _delete_stale(self, decided: set[str]) -> None:
+        """Delete leases of slides that are decided, or remember these until we leave, where another process lives."""
+        known = decided - self.open  # to the others our readers may still come
+        self._decided = set() if self._process.delete_stale(known) else known
 
     def _undecided(self, slide_ids: set[str]) -> set[str]:
         """Those without a decision, or with the one that was withdrawn: by a listing, or singly where they are few."""

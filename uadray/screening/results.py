@@ -73,6 +73,7 @@ def scored_slides(
     attempts = Attempts(nodes or Nodes())
     make = reads or (lambda batch: slide_read_tasks(batch, next(iter(bundles.values())).tiles))
     arguments = scorer_arguments(bundles, config) | ({"load": load} if load else {})
+    unanswered = set[str]()
     todo = slide_groups(rows, n_cores=attempts.nodes.cores())
     while todo and not stop():
         groups = todo[:TASKS_A_STREAM]
@@ -81,7 +82,7 @@ def scored_slides(
         left_out = len(attempts.nodes.left_out)
         streamed = _streamed(
             batch, make(batch), arguments=arguments, config=config, nodes=attempts.nodes, say=say, stop=stop,
-            groups=_places([len(group) for group in groups]),
+            groups=_places([len(group) for group in groups]), unanswered=unanswered,
         )  # fmt: skip
         with closing(streamed):
             try:
@@ -129,9 +130,13 @@ def _settled(result: SlideResult, attempts: Attempts) -> SlideResult | None:
 
 def _streamed(
     rows: Sequence[SlideRow], tasks: Sequence[ReadTask], *, arguments: dict[str, Any], config: StreamConfig,
-    nodes: Nodes, say: Say, groups: Sequence[Sequence[int]], stop: Callable[[], bool],
+    nodes: Nodes, say: Say, groups: Sequence[Sequence[int]], stop: Callable[[], bool], unanswered: set[str],
 ) -> Generator[SlideResult]:  # fmt: skip
-    """One stream: results as they come; a slide whose reader ended without an answer is given back as `node`."""
+    """One stream: results as they come.
+
+    Of a slide whose reader ended without an answer nothing comes the first time, and it is noted in `unanswered`: where
+    a reader dies at one slide of a group, Ray may drop what its second run says of those before.
+    """
     parts: dict[int, dict[int, dict[str, Any]]] = {}
     done: set[int] = set()
     watch = DriversWatch()
@@ -167,8 +172,10 @@ def _streamed(
                     parts.pop(index, None)
                     yield result_or_none
         yield from _crashed(rows, watch.look(LAST_LOOK_S).crashed, done)
-        for index in sorted(set(range(len(rows))) - done):  # must not happen; such a slide is tried again
-            yield SlideResult(rows[index], failure=("unreachable", "its reader ended without an answer"))
+        for row in (rows[index] for index in sorted(set(range(len(rows))) - done)):
+            if row.slide_id in unanswered:
+                yield SlideResult(row, failure=("unreachable", "its reader ended without an answer"))
+            unanswered.add(row.slide_id)
     finally:
         watch.close()
 

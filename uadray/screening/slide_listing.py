@@ -22,12 +22,7 @@ def listed(uris: Iterable[str]) -> dict[str, ObjectInfo]:
     infos: dict[str, ObjectInfo] = {}
     for wanted in buckets.values():
         folder = os.path.commonprefix(sorted(wanted)).rpartition("/")[0]  # noqa: RUF071 - cut at a slash
-        budget, left = LISTED_PER_SLIDE * len(wanted), len(wanted)
         with suppress(AccessError):  # whoever may read slides need not be allowed to list them
-            for seen, info in enumerate(objects.list_objects(folder), 1):
-                if info.uri in wanted:
-                    infos[info.uri] = info
-                    left -= 1
-                if seen >= budget or not left:
-                    break
+            found = objects.list_many(folder, at_most=LISTED_PER_SLIDE * len(wanted))
+            infos |= {info.uri: info for info in found if info.uri in wanted}
     return infos

@@ -18,6 +18,7 @@ Errors, all of them one line that says what to check:
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from uadray.errors import InputError, NoBucketError, NotFoundError, UadrayError
@@ -35,6 +36,7 @@ __all__ = [
     "exists",
     "is_s3",
     "join",
+    "list_many",
     "list_objects",
     "local_path",
     "name",
@@ -107,6 +109,24 @@ def list_objects(
     for info in _store(prefix_uri).list_objects(prefix_uri, left_out=left_out):
         if not endings or info.uri.lower().endswith(endings):
             yield info
+
+
+def list_many(folder_uri: str, *, suffixes: tuple[str, ...] = (), at_most: int | None = None) -> list[ObjectInfo]:
+    """List as `list_objects` does, at once and in S3 many times as fast, a folder whose names are known to be plain.
+
+    A name in S3 with empty segments (`a//b`) may be told without these (`a/b`).
+
+    Args:
+        folder_uri: the folder.
+        suffixes: list only names that end with one of these, in lower case.
+        at_most: so many objects are looked at.
+    """
+    infos = (
+        s3.list_many(folder_uri, at_most=at_most)
+        if is_s3(folder_uri)
+        else list(islice(local.list_objects(folder_uri), at_most))
+    )
+    return [info for info in infos if info.uri.endswith(suffixes)] if suffixes else infos
 
 
 def read_bytes(uri: str, *, max_bytes: int | None = None) -> bytes:

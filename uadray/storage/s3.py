@@ -7,9 +7,9 @@
                       boto3, which tries again, and says what is wrong in the words of the S3 API
 
 obstore takes a quarter of boto3's time, outside the interpreter's lock, but its errors are free text, without a reason
-for a HEAD. boto3 alone lists, since obstore shows the folder marker `a/` as an object `a` and `a//b` as `a/b`; it alone
-deletes, since obstore sends a bulk request that not every server knows; and it alone writes and reads large objects
-whole, since obstore's timeout is for a whole request.
+for a HEAD. boto3 alone lists what others have put there, since obstore shows the folder marker `a/` as an object `a`
+and `a//b` as `a/b`; it alone deletes, since obstore sends a bulk request that not every server knows; and it alone
+writes and reads large objects whole, since obstore's timeout is for a whole request.
 """
 
 import io
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, partial
+from itertools import islice
 from typing import IO, TYPE_CHECKING, TypeVar
 
 from uadray.errors import ChangedError, InputError
@@ -62,6 +63,29 @@ def stat(uri: str) -> ObjectInfo:
 def list_objects(uri: str, *, left_out: Callable[[str, str], None] | None = None) -> Iterator[ObjectInfo]:
     """List the objects in a folder and below. In S3 all of them can be listed: `left_out` is never called."""
     return s3_boto3.list_objects(uri)
+
+
+def list_many(uri: str, *, at_most: int | None = None) -> list[ObjectInfo]:
+    """List the objects in a folder and below, by obstore where it can: a sixteenth of boto3's CPU time.
+
+    Of a name with empty segments another is told (see above): only for folders in which such names do not matter.
+    """
+
+    def pages(store: "S3Store", key: str) -> list[ObjectInfo]:
+        import obstore
+
+        bucket, infos = split_s3(uri)[0], list[ObjectInfo]()
+        for page in obstore.list(store, key.rstrip("/") + "/" if key else None, chunk_size=1000):
+            infos += [
+                ObjectInfo(f"s3://{bucket}/{item['path']}", item["size"], (item["e_tag"] or "").strip('"'))
+                for item in page
+            ]
+            if at_most is not None and len(infos) >= at_most:
+                break
+        return infos
+
+    infos = _by_obstore(uri, pages, retry=True)
+    return list(islice(s3_boto3.list_objects(uri), at_most)) if infos is None else infos[:at_most]
 
 
 def read_bytes(uri: str, *, max_bytes: int | None = None) -> bytes:

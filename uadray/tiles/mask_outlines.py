@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import shapely
 
+from uadray.tiles.outline_links import unlinked
 from uadray.tiles.polygon_fill import Budget, Mask, Polygon, filled
 from uadray.tiles.tissue import FULL_RESOLUTION_PX, reduction
 
@@ -57,7 +58,8 @@ def _outlines(mask: Mask) -> list[Polygon]:
             rings = [ring for polygon in simple for ring in polygon]
             box, inside = filled(back.shape, rings, Budget(filled=back.size, crossings=2**40))
             back[box] = inside
-        return simple if np.count_nonzero(back & mask) >= 0.99 * np.count_nonzero(back | mask) else exact
+        is_same = np.count_nonzero(back & mask) >= 0.99 * np.count_nonzero(back | mask)
+        return simple if is_same else unlinked(exact, 0.5)
     while _vertices(simple) > MAX_VERTICES_OUT:
         tolerance *= 2
         simple = _simplified(exact, tolerance)

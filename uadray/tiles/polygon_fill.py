@@ -61,11 +61,11 @@ def filled(shape: tuple[int, ...], polygon: Polygon, budget: Budget) -> tuple[tu
         return box, np.zeros((bottom - top, right - left), np.bool_)
     budget.spend("filled", int((right - left) * (bottom - top)))
     toggles = np.zeros((bottom - top, right - left + 1), np.uint8)
-    _toggle(toggles, points - (left, top), _next_in_ring(polygon), budget)
+    _toggle(toggles, points - (left, top), next_in_ring(polygon), budget)
     return box, (np.cumsum(toggles[:, :-1], axis=1, dtype=np.uint8) & 1).view(np.bool_)
 
 
-def _next_in_ring(rings: list[Points]) -> npt.NDArray[np.int64]:
+def next_in_ring(rings: list[Points]) -> npt.NDArray[np.int64]:
     """For the points of all rings, one ring after the other: the index of the next point of the same ring."""
     stops = np.cumsum([len(ring) for ring in rings])
     following = np.arange(1, stops[-1] + 1)
