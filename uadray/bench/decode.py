@@ -113,13 +113,14 @@ def _figures(seconds: dict[str, list[float]], counts: Sequence[int]) -> dict[str
 
 
 def _all_tiles(path: Path, spec: TileSpec) -> pa.Table:
-    """All tiles that lie wholly inside the slide, in the order in which they are read fastest."""
+    """Tiles that lie wholly inside the slide, whole chunks of them, in the order in which they are read fastest."""
     with open_slide(path, slide_id="bench") as slide:
         tiles = grid("bench", slide.level_sizes_px[0], slide.mpp, np.ones((8, 8), np.bool_), spec)
         tiles = tiles.filter(tiles["tissue_fraction"].to_numpy() == 1)
         x, y = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
         order = reading_order(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px, max_coarser=spec.max_coarser)
-        return tiles.take(order)
+        kept = len(tiles) // chunk_tiles(spec) * chunk_tiles(spec) or len(tiles)  # the last, short chunk is left out
+        return tiles.take(order[:kept])
 
 
 def _bare(path: Path, tiles: pa.Table, chunks: Sequence[pa.Table], spec: TileSpec) -> list[Job]:

@@ -29,7 +29,6 @@ ENVIRONMENT = {
 }
 """Of this process and, where Ray is started here, of its workers; a variable that is set already stays."""
 
-
 NOT_NEEDED = ("/autoscaler/_private/monitor.py", "/ray/_private/log_monitor.py", "/ray/dashboard/dashboard.py")
 """Processes that Ray starts whether they are wanted or not, 50 to 80 MB each: they would start more nodes, print what
 workers print, and (without the dashboard) phone home."""
@@ -49,9 +48,9 @@ def connect(*, quiet: bool = True) -> None:
     """
     if ray.is_initialized():
         return
+    address = os.environ.get("RAY_ADDRESS") or "local"
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    address = os.environ.get("RAY_ADDRESS") or "local"
     with _log_file() as log:
         if address != "local":
             check_joinable(address, log=log)

@@ -15,7 +15,6 @@ Of a slide that is decided two numbers are kept. A process that is started again
 been decided, and goes on. Two processes share a folder as they share any screening: a slide is claimed by one.
 """
 
-import hashlib
 import logging
 import random
 import time
@@ -31,16 +30,15 @@ from uadray.errors import (
     ClusterLostError,
     InputError,
     NotFoundError,
-    SlideError,
     UadrayError,
     UnreachableError,
+    WorkError,
     shown_text,
 )
-from uadray.screening import decision_segments, leases
-from uadray.screening.arrivals import SETTLE_S, Arrival, Arrivals, slide_id_of
+from uadray.screening.arrivals import SETTLE_S, Arrival, Arrivals
+from uadray.screening.decided_slides import NO_ETAG, decided_before, digest, outdated
+from uadray.screening.leases import REQUESTS
 from uadray.screening.ledger import Ledger
-from uadray.screening.slide_outputs import decisions_of
-from uadray.slides.identity import slide_etag
 from uadray.slides.manifest import SlideRow
 
 log = logging.getLogger(__name__)
@@ -117,7 +115,7 @@ class Follower:
     ) -> None:  # fmt: skip
         self._book, self._screen_round, self._stop, self._pace = book, screen_round, stop, pace
         self._say, self._clock = say, clock
-        self._known, ids = _decided_before(book, retry_failed=retry_failed)
+        self._known, ids = decided_before(book, retry_failed=retry_failed)
         self._arrivals = Arrivals(uri, settle_s=pace.settle_s, ids=ids, clock=clock)
         self.n_slides = self._n_done = 0
         self._todo: dict[str, Arrival] = {}
@@ -136,6 +134,7 @@ class Follower:
         Raises:
             ClusterLostError: of Ray.
             InputError: the folder, or how the cluster is to be shared, is wrong from the start.
+            WorkError: the worklist cannot be written at the end.
         """
         self._look()
         while not self._stop.is_set():
@@ -147,7 +146,11 @@ class Follower:
                     raise
                 self._wait_out(error)
         found = {"growing": self._arrivals.growing, "left_out": dict(self._arrivals.left_out.most_common())}
-        return self._book.renew(between_rounds=True, last=True) | found
+        try:
+            return self._book.renew(between_rounds=True, last=True) | found
+        except UadrayError as error:
+            what = "stopped, but the worklist cannot be written; what is decided stands, the same command goes on"
+            raise WorkError(f"{what}: {error}") from error
 
     def renew_if_due(self, *, between_rounds: bool = False) -> None:
         """Renew the files for people if it is time and anything has happened; what prevents it is for the next time."""
@@ -183,8 +186,8 @@ class Follower:
         for arrival in self._arrivals.look():
             slide_id = arrival.row.slide_id
             self.n_slides += not arrival.is_change
-            known = self._known.pop(_digest(slide_id), None)
-            if arrival.is_change or known not in (None, _digest(arrival.etag or ""), _NO_ETAG):
+            known = self._known.pop(digest(slide_id), None)
+            if arrival.is_change or known not in (None, digest(arrival.etag or ""), NO_ETAG):
                 self._unchecked[slide_id] = arrival
             elif known is None and self._book.is_first_for(slide_id):
                 self._is_to_do(arrival)
@@ -205,10 +208,10 @@ class Follower:
     def _check(self) -> None:
         """Slides that are said to be decided are to be done where that was about another version of their file."""
         while self._unchecked and not self._stop.is_set():
-            batch = list(islice(self._unchecked.values(), leases.REQUESTS))
-            with ThreadPoolExecutor(leases.REQUESTS) as pool:
-                outdated = list(pool.map(lambda arrival: _outdated(self._book.out, arrival), batch))
-            for arrival, decision_etag in zip(batch, outdated, strict=True):
+            batch = list(islice(self._unchecked.values(), REQUESTS))
+            with ThreadPoolExecutor(REQUESTS) as pool:
+                etags = list(pool.map(lambda arrival: outdated(self._book.out, arrival), batch))
+            for arrival, decision_etag in zip(batch, etags, strict=True):
                 del self._unchecked[arrival.row.slide_id]
                 if decision_etag is not None:
                     if decision_etag:
@@ -282,58 +285,6 @@ class Follower:
         self._stop.wait(self._fault_s)
 
 
-def _decided_before(book: Ledger, *, retry_failed: bool) -> tuple[dict[int, int], dict[str, str]]:
-    """What is decided at the start: slide -> version of its file, as digests; and URI -> id where that is of its own.
-
-    Slides that are to be done again because they have failed are withdrawn in the ledger instead.
-    """
-    decided = decision_segments.read_decisions(book.out)
-    decision_segments.tidy(book.out, decided, whole=False)
-    columns = ("slide_id", "uri", "etag", "state", "decision_etag")
-    known: dict[int, int] = {}
-    ids: dict[str, str] = {}
-    for slide_id, uri, etag, state, decision_etag in zip(
-        *(decided.table[name].to_pylist() for name in columns), strict=True
-    ):
-        known[_digest(slide_id)] = _digest(etag or "")
-        ids[uri] = slide_id
-        if retry_failed and state == "failed":
-            book.withdrawn[slide_id] = decision_etag
-    for slide_id in book.withdrawn:
-        del known[_digest(slide_id)]
-    return known, {uri: slide_id for uri, slide_id in ids.items() if not _follows_from(uri, slide_id)}
-
-
-def _follows_from(uri: str, slide_id: str) -> bool:
-    """Whether an id may be the one that follows from the slide's path in some folder above it."""
-    parts = uri.split("/")
-    return any(slide_id_of("/".join(parts[place:])) == slide_id for place in range(len(parts) - 1, 0, -1))
-
-
-def _outdated(out: str, arrival: Arrival) -> str | None:
-    """Etag of a slide's decision that is about another version of its file, empty where it has none; else None.
-
-    A decision that tells no version is a failure; that stands until the file changes. So does one whose file is gone.
-    """
-    try:
-        etag = slide_etag(arrival.row)
-    except SlideError:
-        return None
-    etag_and_record = leases.read_with_etag(leases.decision_uri(out, arrival.row.slide_id))
-    if etag_and_record is None:
-        return ""
-    versions = {decision["etag"] for decision in decisions_of(etag_and_record[1])}
-    is_current = etag in versions or (None in versions and not arrival.is_change)
-    return None if is_current else etag_and_record[0]
-
-
 def _log_renewed(counts: dict[str, Any]) -> None:
     names = ("slides", "scored", "not_assessable", "failed", "open")
     log.info("worklist renewed: %s", ", ".join(f"{counts[name]} {name}" for name in names))
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-_NO_ETAG = _digest("")

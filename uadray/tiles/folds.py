@@ -91,24 +91,27 @@ def _dark(total: Total, tissue: Mask, side: int, ratio: float) -> tuple[Mask, Ma
 
     Both are darker than the tissue in a square of this side around them, which itself is not pale.
     """
-    around, share = _surroundings(total, tissue, side)
+    space = np.empty((3, *total.shape), np.float32)  # used twice: memory that is new takes longer than the sums
+    around, share = _surroundings(total, tissue, side, space)
     solid = tissue & (share > 0.5)
     around *= 1.3
-    around, _ = _surroundings(total, tissue & (total < around), side)  # now without the fold itself
-    solid &= around > 0.5 * around[tissue].mean()
+    around, _ = _surroundings(total, tissue & (total < around), side, space)  # now without the fold itself
+    of_tissue = cv2.multiply(around, as_bytes(tissue), dst=space[2], dtype=cv2.CV_32F)
+    solid &= around > 0.5 * cv2.sumElems(of_tissue)[0] / np.count_nonzero(tissue)
     around *= 0.85 * ratio
     dark = (total > around) & solid
     around *= 1 / 0.85
     return dark, dark & (total > around)
 
 
-def _surroundings(total: Total, tissue: Mask, side: int) -> tuple[Total, Total]:
-    """Mean OD of the tissue in a square around each pixel, and the share of tissue in it."""
-    share = cv2.boxFilter(as_bytes(tissue), cv2.CV_32F, (side, side))
-    inside = np.multiply(total, tissue, dtype=np.float32)
-    around = np.asarray(cv2.blur(inside, (side, side)), dtype=np.float32)
+def _surroundings(total: Total, tissue: Mask, side: int, space: Total) -> tuple[Total, Total]:
+    """Mean OD of the tissue in a square around each pixel, and the share of tissue in it; in `space`, [3, h, w]."""
+    around, share, inside = space
+    cv2.boxFilter(as_bytes(tissue), cv2.CV_32F, (side, side), dst=share)
+    cv2.multiply(total, as_bytes(tissue), dst=inside, dtype=cv2.CV_32F)
+    cv2.blur(inside, (side, side), dst=around)
     around /= np.maximum(share, 1e-3, out=inside)
-    return around, np.asarray(share, dtype=np.float32)
+    return around, share
 
 
 def _pieces(dark: Mask, seeds: Mask) -> tuple[npt.NDArray[np.int32], Mask, dict[int, tuple[int, int, int, int]]]:
