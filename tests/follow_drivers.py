@@ -111,7 +111,7 @@ def drive(out: str, *, folder: str, log: str, work_s: float, ignores_stop: bool 
 
 
 def _follower(folder: str, book: Ledger, work: Callable[[Sequence[SlideRow]], None], stop: Stop) -> Follower:
-    return Follower(folder, book, work, stop=stop, pace=Pace(look_s=0.1, settle_s=0.1, renew_s=0.5))
+    return Follower(folder, book, work, stop=stop, pace=Pace(look_s=0.1, settle_s=0.1, renew_s=3.0, yield_s=1.0))
 
 
 def _never() -> bool:

@@ -54,9 +54,6 @@ ROUND_S = 600.0
 AGAIN_S, LONGEST_AGAIN_S = 60.0, 3600.0
 """A slide at which the system has failed is tried again after so long, then after twice as long, up to the second."""
 
-YIELD_S = 30.0
-"""A slide is left so long to the process that is to try it first."""
-
 FAULT_S, LONGEST_FAULT_S = 15.0, 300.0
 """The same for a fault of the system as a whole."""
 
@@ -72,11 +69,13 @@ class Pace:
         look_s: seconds between looks.
         settle_s: see `arrivals`.
         renew_s: seconds between renewals of the worklist.
+        yield_s: seconds for which a slide is left to the process that is to try it first.
     """
 
     look_s: float = 10.0
     settle_s: float = SETTLE_S
     renew_s: float = 300.0
+    yield_s: float = 30.0
 
 
 class Stop(Protocol):
@@ -193,7 +192,7 @@ class Follower:
                 self._is_to_do(arrival)
             elif known is None:
                 self._book.open.add(slide_id)
-                self._elsewhere[slide_id] = (arrival, self._clock() + YIELD_S)
+                self._elsewhere[slide_id] = (arrival, self._clock() + self._pace.yield_s)
             if self._stop.is_set():
                 break
         self._look_at_s = self._clock() + max(self._pace.look_s, (self._clock() - began) / LOOK_SHARE)
