@@ -24,6 +24,7 @@ from uadray.cluster.workers import StreamConfig
 from uadray.detectors.bundle import Bundle
 from uadray.detectors.detector import Scored
 from uadray.errors import WorkError
+from uadray.screening import results
 from uadray.screening.parts import failed_part, part_row
 from uadray.screening.results import scored_slides
 from uadray.screening.slide_reader import read_slide
@@ -72,6 +73,21 @@ def test_a_slide_that_kills_its_readers_fails_after_the_second_and_no_other_noti
     assert results["killer"].failure is not None
     assert results["killer"].failure[0] == "crashed"
     assert "was killed 2 times, on " in results["killer"].failure[1]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_in_a_group_only_the_slide_that_kills_its_readers_fails(
+    archive: tuple[str, Bundle, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two readers die at it, one at the whole group and one at the slide alone; all others are scored."""
+    uri, bundle, path = archive
+    monkeypatch.setattr(results, "slide_groups", lambda rows, **_: [list(rows)])
+    rows = _rows(path, "s0", "killer", "s1", "s2")
+    reads = lambda some: [bind_read_task(_deadly, i, r, bundle.tiles, str(tmp_path)) for i, r in enumerate(some)]  # noqa: E731
+    ends = {r.row.slide_id: r.failure for r in _screened(rows, uri, bundle, reads=reads)}
+    assert {name: failure and failure[0] for name, failure in ends.items()} == {
+        "s0": None, "killer": "crashed", "s1": None, "s2": None,
+    }  # fmt: skip
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -23,6 +23,9 @@ from uadray.reports.ranking import GROUPS, group_of, rank
 
 _TILE_PX = 112
 
+_OPEN = 100
+"""So many anomalous slides are shown with their pictures at once: laying out a thousand takes a browser seconds."""
+
 
 class Run(TypedDict, total=False):
     """What the page says about the run. Whatever is absent is left out.
@@ -67,7 +70,7 @@ def worklist_csv(decisions: pa.Table) -> str:
 
 
 def render_worklist(
-    decisions: pa.Table, *, title: str, run: Run, max_rows: int = 2000,
+    decisions: pa.Table, *, title: str, run: Run, max_rows: int = 1000,
     picture_kinds: Sequence[str] = ("tile", "reconstruction"), folder: Callable[[str], str] = str,
     thumbnails: str = "evidence",
 ) -> str:  # fmt: skip
@@ -106,6 +109,7 @@ def render_worklist(
         left_out=left_out,
         groups=GROUPS,
         tile_px=_TILE_PX,
+        n_open=_OPEN,
         legend=legend_colours(),
         score_range=_score_range(rows),
         script=Markup(script),  # noqa: S704 - our own files
