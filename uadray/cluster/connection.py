@@ -2,12 +2,10 @@
 
 import logging
 import os
-import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +26,6 @@ ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
 }
 """Of this process and, where Ray is started here, of its workers; a variable that is set already stays."""
-
-NOT_NEEDED = ("/autoscaler/_private/monitor.py", "/ray/_private/log_monitor.py", "/ray/dashboard/dashboard.py")
-"""Processes that Ray starts whether they are wanted or not, 50 to 80 MB each: they would start more nodes, print what
-workers print, and (without the dashboard) phone home."""
 
 
 def connect(*, quiet: bool = True) -> None:
@@ -54,8 +48,7 @@ def connect(*, quiet: bool = True) -> None:
     with _log_file() as log:
         if address != "local":
             check_joinable(address, log=log)
-        with _not_needed_ended() if address == "local" and quiet else nullcontext():
-            _start(address, quiet=quiet, log=log)
+        _start(address, quiet=quiet, log=log)
 
 
 def cores() -> int:
@@ -79,37 +72,6 @@ def _start(address: str, *, quiet: bool, log: Path) -> None:
         raise WorkError(
             f"{problem} ({said}); nothing was begun, the same command can be run again; Ray's own words are in {log}"
         ) from error
-
-
-@contextmanager
-def _not_needed_ended() -> Iterator[None]:
-    """End what is `NOT_NEEDED` as soon as Ray has started it: their imports alone take two CPU seconds.
-
-    Where Ray renames them, or without /proc, they stay.
-    """
-    started = threading.Event()
-
-    def look() -> None:
-        while not started.wait(0.05):
-            _end_not_needed()
-        _end_not_needed()
-
-    looking = threading.Thread(target=look, name="uadray-ray-start", daemon=True)
-    looking.start()
-    try:
-        yield
-    finally:
-        started.set()
-        looking.join()
-
-
-def _end_not_needed() -> None:
-    for thread in Path("/proc/self/task").glob("*"):
-        with suppress(OSError):
-            for pid in (thread / "children").read_text().split():
-                title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-                if any(name in title for name in NOT_NEEDED):
-                    os.kill(int(pid), signal.SIGKILL)
 
 
 @contextmanager

@@ -1,12 +1,9 @@
 """The Ray cluster that a command works on: joining it, and how its workers are shared out."""
 
-import functools
+import importlib
 import os
-import signal
-import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from uadray.cluster.workers import StreamConfig
@@ -41,44 +38,33 @@ def join_cluster(*, bundle_uris: Sequence[str] = (), out_uri: str | None = None)
 
 
 class Joining:
-    """A cluster that is joined once it is needed, or beside other work before that; arguments as of `join_cluster`."""
+    """A cluster that is joined when its nodes are first asked for; arguments as of `join_cluster`."""
 
     def __init__(self, *, bundle_uris: Sequence[str] = (), out_uri: str | None = None) -> None:
-        self._join = functools.partial(join_cluster, bundle_uris=bundle_uris, out_uri=out_uri)
-        self._joined: Future[Nodes] | None = None
+        self._bundle_uris, self._out_uri = bundle_uris, out_uri
+        self._nodes: Nodes | None = None
 
-    def begin(self) -> None:
-        """Join in a thread: Ray takes seconds to start."""
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # as Ray does where it is started in the main thread
-            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
-        self._joined = Future()
-        threading.Thread(target=self._resolve_and_stay, args=(self._joined,), name="uadray-join", daemon=True).start()
+    def prepare(self) -> None:
+        """Import Ray in a thread, beside other work: it takes a second.
+
+        Ray is not started there: Linux ends the processes that a thread has started when the thread ends.
+        """
+        modules = ("uadray.cluster.preflight", "uadray.screening.results")
+        threading.Thread(target=lambda: [importlib.import_module(name) for name in modules]).start()
 
     def nodes(self) -> "Nodes":
-        """The nodes that can be used, of the cluster that is joined by then.
+        """The nodes that can be used.
 
         Raises:
             InputError, WorkError: it cannot be joined, see `uadray.cluster.connection.connect`.
         """
-        if self._joined is None:
-            self._joined = Future()
-            self._resolve(self._joined)
-        return self._joined.result()
+        if self._nodes is None:
+            self._nodes = join_cluster(bundle_uris=self._bundle_uris, out_uri=self._out_uri)
+        return self._nodes
 
     def troubles(self) -> list[str]:
         """What was wrong with nodes; nothing where none was needed."""
-        return self._joined.result().troubles() if self._joined is not None else []
-
-    def _resolve_and_stay(self, joined: "Future[Nodes]") -> None:
-        """Join. The thread stays: Linux ends the processes that Ray has started in it when it ends."""
-        self._resolve(joined)
-        threading.Event().wait()
-
-    def _resolve(self, joined: "Future[Nodes]") -> None:
-        try:
-            joined.set_result(self._join())
-        except BaseException as error:
-            joined.set_exception(error)
+        return self._nodes.troubles() if self._nodes is not None else []
 
 
 def stream_config(score_workers: int | None, gpus: float, *, is_bf16: bool = False) -> StreamConfig:

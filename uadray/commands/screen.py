@@ -49,7 +49,7 @@ def run(
             return job.dry_run(rows, bundles=described) | {"masks_used": masks_used}
         cluster = Joining(bundle_uris=bundle_uris, out_uri=out)
         if is_new(out):
-            cluster.begin()
+            cluster.prepare()
         summary = job.screen(
             rows, bundles=bundles, out=out, config=job.ScreenConfig(stream=stream), join=cluster.nodes,
             retry_failed=retry_failed, progress=tile_progress(tick),
