@@ -1,7 +1,7 @@
 """`bench decode`: CPU time a tile of reading a local slide, against the decoder alone and against a plain reader.
 
-Each case is a slide of 256 px JPEG tiles (4:2:0) of one of the usual mpp, cut into tiles of 256 px. One thread reads it
-from end to end in several ways, chunk by chunk in turn, so that other load on the machine falls on all ways alike:
+Each case is a slide of 256 px JPEG tiles (4:2:0) of one of the usual mpp, cut into tiles of 256 px. One thread reads
+those with tissue in several ways, chunk by chunk in turn, so that other load on the machine falls on all ways alike:
 
 - bare: simplejpeg decodes the file tiles that the chunk touches first, at the level that is read, from memory, each
   once, and throws the pixels away: the machine's limit;
@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import simplejpeg
 
+from uadray.bench.screen_limit import tissue_tiles
 from uadray.bench.slides import MPP_CASES, write_slide
 from uadray.errors import InputError, WorkError
 from uadray.slides.opening import open_slide
@@ -32,9 +33,7 @@ from uadray.slides.slide import Slide
 from uadray.slides.tiff.byte_source import open_source
 from uadray.slides.tiff.index import read_index
 from uadray.slides.tiff.read_ahead import touched_tiles
-from uadray.slides.tile_reading import reading_order
 from uadray.tiles.chunks import chunk_tiles, places_of, read_chunks
-from uadray.tiles.grid import grid
 from uadray.tiles.spec import TileSpec
 
 GOALS = {
@@ -45,7 +44,7 @@ GOALS = {
 """The least that the CPU time of bare decoding, and of OpenSlide, may be over that of reading. Bare decoding is that of
 `bare_finer`, which is `bare` but for 0.2525."""
 
-REPEATS = 3
+REPEATS = 5
 """Phantoms along a slide's side where tiles have its mpp; twice as many where they have twice its mpp."""
 
 Job = Callable[[], None]
@@ -75,14 +74,15 @@ def _case(name: str, rounds: int, repeats: int) -> dict[str, Any]:
     mpp_level0, mpp = MPP_CASES[name]
     with tempfile.TemporaryDirectory(prefix="uadray-bench-") as folder:
         path = write_slide(Path(folder) / "slide.tif", repeats=repeats * round(mpp / mpp_level0), mpp=mpp_level0)
-        spec = TileSpec(mpp=mpp, tile_px=256, min_tissue=0.0, quality=None)
-        tiles = _all_tiles(path, spec)
+        judged = TileSpec(mpp=mpp, tile_px=256)
+        spec = judged.model_copy(update={"quality": None})
+        tiles = _tiles(path, spec)
         chunks = [tiles.slice(start, chunk_tiles(spec)) for start in range(0, len(tiles), chunk_tiles(spec))]
         jobs: dict[str, Callable[[ExitStack], list[Job]]] = {
             "bare": lambda _: _bare(path, tiles, chunks, spec),
             "bare_finer": lambda _: _bare(path, tiles, chunks, spec.model_copy(update={"max_coarser": 0.0})),
             "plain": lambda stack: _ours(path, tiles, chunks, spec, stack),
-            "flags": lambda stack: _ours(path, tiles, chunks, TileSpec(mpp=mpp, tile_px=256, min_tissue=0.0), stack),
+            "flags": lambda stack: _ours(path, tiles, chunks, judged, stack),
             "openslide": lambda stack: _by_openslide(path, chunks, spec, mpp_level0, stack),
         }
         seconds: dict[str, list[float]] = {way: [] for way in jobs}
@@ -112,15 +112,10 @@ def _figures(seconds: dict[str, list[float]], counts: Sequence[int]) -> dict[str
     return costs | ratios | same_level | {"plain_over_openslide": over("plain", "openslide")}
 
 
-def _all_tiles(path: Path, spec: TileSpec) -> pa.Table:
-    """Tiles that lie wholly inside the slide, whole chunks of them, in the order in which they are read fastest."""
-    with open_slide(path, slide_id="bench") as slide:
-        tiles = grid("bench", slide.level_sizes_px[0], slide.mpp, np.ones((8, 8), np.bool_), spec)
-        tiles = tiles.filter(tiles["tissue_fraction"].to_numpy() == 1)
-        x, y = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
-        order = reading_order(slide, x, y, mpp=spec.mpp, tile_px=spec.tile_px, max_coarser=spec.max_coarser)
-        kept = len(tiles) // chunk_tiles(spec) * chunk_tiles(spec) or len(tiles)  # the last, short chunk is left out
-        return tiles.take(order[:kept])
+def _tiles(path: Path, spec: TileSpec) -> pa.Table:
+    """The tiles that a screening reads, those with tissue: whole chunks of them, in the order of its plan."""
+    tiles = tissue_tiles(path, spec)
+    return tiles.slice(0, len(tiles) // chunk_tiles(spec) * chunk_tiles(spec) or len(tiles))  # no last, short chunk
 
 
 def _bare(path: Path, tiles: pa.Table, chunks: Sequence[pa.Table], spec: TileSpec) -> list[Job]:
