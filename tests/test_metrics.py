@@ -17,7 +17,7 @@ import ray
 
 import uadray
 from uadray import metrics
-from uadray.screening.results import count_part
+from uadray.screening.results import PartCounter
 
 
 def test_an_unknown_stage_is_refused() -> None:
@@ -56,8 +56,10 @@ class Driver:
     def screen(self) -> str:
         metrics.start_run("r1")
         part = {"header": json.dumps({"read_s": 0.5, "bytes": 300, "errors": 0, "score_s": 0.25, "tiles": 3})}
+        counter = PartCounter()
         for _ in range(4):
-            count_part(part)
+            counter.add(part)
+        counter.tell()
         metrics.count_slide("scored")
         return str(ray.get_runtime_context().get_worker_id())
 
