@@ -87,15 +87,15 @@ class Size:
 
 
 SIZES = {
-    "exact": Size(20, 1, 3, 2000, 10_000),
-    "0.4990": Size(12, 1, 3, 2000, 8000),
-    "0.2525": Size(20, 1, 4, 1000, 4000),
-    "host": Size(20, 1, 3, 0, 0),
+    "exact": Size(12, 2, 8, 2000, 10_000),
+    "0.4990": Size(12, 2, 8, 2000, 8000),
+    "0.2525": Size(20, 2, 8, 1000, 4000),
+    "host": Size(12, 2, 8, 0, 0),
     "real": Size(3, 1, 3, 192, 640),
 }
-"""450 tiles a slide for the detector that scores some tens a second; 10,000 (344 MB), as many as a section has,
-for the stand-ins, and a third or a quarter of that where the slide is resampled. What each slide costs beside its tiles
-(thumbnail, masks, pictures, commit) counts too."""
+"""450 tiles a slide for the detector that scores some tens a second, and some thousand for the stand-ins; two slides at
+least, so that both of two readers have begun before. What each slide costs beside its tiles (thumbnail, masks,
+pictures, commit) counts too."""
 
 
 def run(
@@ -164,7 +164,7 @@ def _round(
     """Measure a case once; the limit before and after, so that other load on the machine falls on all alike."""
     work = case, f"{root}/bundle", bundle, path
     before = _at_best(bare_rates, *work, bare_s)
-    ours, cpu = _apart(_screened, case, root, out, bundle, rows, (1, size.few, size.many), server_pid)
+    ours, cpu = _apart(_screened, case, root, out, bundle, rows, (size.few, size.few, size.many), server_pid)
     theirs = {
         peer: _apart(score_by_data_loader, *work, (size.peer_few, size.peer_many), peer)
         for peer in peers()
