@@ -26,7 +26,7 @@ import json
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Self
@@ -36,7 +36,8 @@ from uadray.errors import NotFoundError, UadrayError, WorkError
 from uadray.provenance import fingerprint
 from uadray.screening import decision_segments, heartbeats, leases, replaced_slides
 from uadray.screening.bundles import ScreeningBundle
-from uadray.screening.decision_segments import Decided, Known
+from uadray.screening.decision_segments import Decided
+from uadray.screening.edited_masks import kept_masks, masks_of_run
 from uadray.screening.leases import REQUESTS
 from uadray.screening.run_record import claim_folder
 from uadray.screening.slide_outputs import decision_record, parquet, slide_files, tiles_path
@@ -44,7 +45,6 @@ from uadray.screening.slide_result import SlideResult
 from uadray.screening.summary import write_summaries
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
-from uadray.tiles.mask_folder import SUFFIX, mask_uri
 
 MAX_ROUNDS_WITHOUT_PROGRESS = 5
 """So many rounds in a row in which no slide ends stop the job. One is usual: the slides of a process that has died are
@@ -112,7 +112,7 @@ class Ledger:
         known = decision_segments.known_slides(decided.table)
         judged = [row for row in rows if row.slide_id in known and known[row.slide_id].is_judged]
         folder = self.bundles[0].bundle.tiles.mask_dir
-        self._mask_etags = _mask_etags(folder) if folder else _kept_masks(judged, known)
+        self._mask_etags = masks_of_run(folder) if folder else kept_masks(judged, known)
         again = replaced_slides.replaced(
             judged, lambda row, etag: self.slide_fingerprint(row, etag) == known[row.slide_id].fingerprint
         )
@@ -347,21 +347,3 @@ def open_ledger(out: str, bundles: Sequence[ScreeningBundle], *, lease_s: float 
         InputError: it belongs to other bundles, or its store does not honour conditional puts.
     """
     return Ledger(out, provenance=claim_folder(out, bundles), bundles=bundles, lease_s=lease_s)
-
-
-def _mask_etags(folder: str) -> dict[str, str]:
-    """Etags of the masks that a run uses, by slide."""
-    masks = {objects.name(info.uri).removesuffix(SUFFIX): info for info in objects.list_objects(folder)}
-    return {key: info.etag for key, info in masks.items() if info.uri == mask_uri(folder, key)}
-
-
-def _kept_masks(rows: Sequence[SlideRow], known: Mapping[str, Known]) -> dict[str, str]:
-    """Etags of the masks with which slides were decided: a run without masks leaves such decisions as they are."""
-    masks = {row.slide_id: known[row.slide_id].mask for row in rows}
-    kept = {slide_id: mask for slide_id, mask in masks.items() if mask}
-    if kept:
-        log.warning(
-            "%d slides were decided with edited masks and stay as they are; name the folder by --mask-dir to use it",
-            len(kept),
-        )
-    return kept
