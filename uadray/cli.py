@@ -326,7 +326,7 @@ def bench(
     only: Annotated[
         str | None,
         typer.Option(
-            help="Scenarios of `faults`, like 0,a,f; cases of `screen`, `s3`, `ingest`, `follow`. All unless given."
+            help="Scenarios of `faults`, like 0,a,f; cases of `decode`, `screen`, `s3`, `ingest`, `follow`."
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Of `stages`: cpu or cuda; cpu unless given.")] = None,

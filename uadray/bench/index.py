@@ -11,7 +11,7 @@ from typing import Any
 from uadray.errors import InputError
 
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "decode": (),
+    "decode": ("only",),
     "stages": ("device",),
     "s3": ("only",),
     "screen": ("only",),
