@@ -90,7 +90,8 @@ def test_override_can_change_the_kind(path: Path) -> None:
         ("detector.widht=3", "detector.widht: no such field; did you mean width?"),
         (
             "tiles.zzzz=3",
-            "tiles.zzzz: no such field; known here: mask_dir, min_tissue, mpp, quality, stain, stride_px, tile_px",
+            "tiles.zzzz: no such field; known here: mask_dir, max_coarser, min_tissue, mpp, quality, stain, stride_px, "
+            "tile_px",
         ),
         ("detector.kind=dpaa", "detector: Input tag 'dpaa'"),
         ("epochs=0", "epochs: Input should be greater than or equal to 1 (got 0)"),

@@ -36,7 +36,7 @@ def test_a_benchmark(copy: Path) -> None:
     (copy / "uadray/bench/mask.py").write_text(_code("A benchmark"), encoding="utf-8")
     index = copy / "uadray/bench/index.py"
     text = index.read_text(encoding="utf-8")
-    index.write_text(text.replace("NAMES = (", 'NAMES = ("mask", ', 1), encoding="utf-8")
+    index.write_text(text.replace('"decode": ', '"mask": (), "decode": ', 1), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-c", "from uadray.cli import app; app(['bench', 'mask'])"],
         cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True, text=True, check=False, timeout=120,

@@ -41,7 +41,9 @@ def test_goals_that_are_missed_are_named(name: str, figures: dict[str, object], 
     assert faults.missed(SCENARIOS[name], GOOD | figures) == goals
 
 
-@pytest.mark.parametrize(("name", "only", "what"), [("nodes", "a", "no scenarios"), ("faults", "a,z", "no scenario z")])
+@pytest.mark.parametrize(
+    ("name", "only", "what"), [("nodes", "a", "takes no --only"), ("faults", "a,z", "no scenario z")]
+)
 def test_scenarios_that_there_are_not_are_refused(name: str, only: str, what: str) -> None:
     with pytest.raises(InputError, match=what):
         index.run(name, only=only.split(","))

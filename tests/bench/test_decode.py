@@ -8,8 +8,9 @@ from uadray.errors import InputError
 
 def test_decode() -> None:
     figures = decode.run(only=["exact", "0.2525"], rounds=1, repeats=1)
-    assert {name: case["tiles"] for name, case in figures["cases"].items()} == {"exact": 64, "0.2525": 64}
+    assert figures["cases"].keys() == {"exact", "0.2525"}
     for name, case in figures["cases"].items():
+        assert 10 < case["tiles"] < 64, "glass is not read"
         assert all(value > 0 for value in case.values())
         assert (case["bare_finer_ms"] > 1.5 * case["bare_ms"]) is (name == "0.2525"), "only there two levels differ"
     cases = figures["cases"]

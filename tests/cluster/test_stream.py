@@ -71,7 +71,7 @@ def test_a_slide_that_kills_its_readers_fails_after_the_second_and_no_other_noti
     assert results.keys() == {"s0", "killer", "s1"}
     assert [results[n].failure for n in ("s0", "s1")] == [None, None]
     assert results["killer"].failure is not None
-    assert results["killer"].failure[0] == "crashed"
+    assert results["killer"].failure[0] == "crashed", results["killer"].failure
     assert "was killed 2 times, on " in results["killer"].failure[1]
     assert len(list(tmp_path.iterdir())) == 2
 

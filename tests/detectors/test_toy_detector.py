@@ -224,8 +224,8 @@ def test_it_is_trained_calibrated_screened_and_served_on_ray(
     decisions = {p.stem: json.loads(p.read_text())["decision"] for p in (out / "decisions").glob("*.json")}
     assert decisions["s11"] == "anomalous"
     page = (out / "worklist.html").read_text()
-    assert "tile_0.jpg" in page
-    assert "reconstruction_0.jpg" not in page
+    assert ".svg#tile_0" in page
+    assert "#reconstruction_0" not in page
     assert not any('id="reconstruction' in path.read_text() for path in (out / "evidence").glob("*.svg"))
 
 

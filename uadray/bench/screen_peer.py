@@ -63,8 +63,9 @@ class PeerTiles(Dataset[Any]):
         with open_slide(paths[0], slide_id="bench") as slide:
             corners = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
             places = tile_places(slide, *corners, mpp=spec.mpp, tile_px=spec.tile_px, max_coarser=spec.max_coarser)
-            starts = np.rint(places.boxes[:, :2] * np.array(slide.downsamples[places.level]))
-        self.level, self.corners, self.sizes = places.level, starts.astype(int).tolist(), places.boxes[:, 2:].tolist()
+            step_x, step_y = places.steps
+        self.level, self.size = places.level, (round(self.tile_px * step_x), round(self.tile_px * step_y))
+        self.corners = list(zip(tiles["x_level0_px"].to_pylist(), tiles["y_level0_px"].to_pylist(), strict=True))
         self.n_tiles = len(tiles) * len(paths) if n_tiles is None else n_tiles
         self._handles: dict[Path, ReadRegion] = {}
 
@@ -77,12 +78,10 @@ class PeerTiles(Dataset[Any]):
         if path not in self._handles:
             cv2.setNumThreads(1)
             self._handles[path] = opened(self.peer, path)
-        width, height = self.sizes[place]
-        x, y = self.corners[place]
-        region = self._handles[path]((x, y), self.level, (width, height))
+        region = self._handles[path](self.corners[place], self.level, self.size)
         side = self.tile_px
-        if (width, height) != (side, side):
-            way = cv2.INTER_AREA if min(width, height) > side else cv2.INTER_LINEAR
+        if self.size != (side, side):
+            way = cv2.INTER_AREA if min(self.size) > side else cv2.INTER_LINEAR
             region = cv2.resize(region, (side, side), interpolation=way)
         return torch.from_numpy(np.array(region))
 

@@ -55,8 +55,11 @@ class DriversWatch:
         self.seen, self._seen_at = Look([], {}), 0.0
 
     def look(self, timeout_s: float = 0.0) -> Look:
-        """What the actor last said. It is asked anew, and its answer is waited for no longer than `timeout_s`."""
-        if self._asked is None:
+        """What the actor last said. It is asked anew, and its answer is waited for no longer than `timeout_s`.
+
+        Where that is waited for, what it was asked before does not count: the answer may be older than the last crash.
+        """
+        if self._asked is None or timeout_s:
             if not timeout_s and time.monotonic() - self._seen_at < LOOK_EVERY_S:
                 return self.seen
             self._asked = self._actor.look.remote()
