@@ -91,7 +91,7 @@ SIZES = {
     "0.4990": Size(12, 2, 8, 2000, 8000),
     "0.2525": Size(20, 2, 8, 1000, 4000),
     "host": Size(12, 2, 8, 0, 0),
-    "real": Size(3, 1, 3, 192, 640),
+    "real": Size(3, 2, 6, 192, 640),
 }
 """450 tiles a slide for the detector that scores some tens a second, and some thousand for the stand-ins; two slides at
 least, so that both of two readers have begun before. What each slide costs beside its tiles (thumbnail, masks,
