@@ -277,7 +277,7 @@ def screen(
         command.refuse_with_follow({"--split": split, "--mask-dir": mask_dir, "--dry-run": dry_run})
         summary = command.follow_folder(
             bundles, folder_uri=slides, out=out, retry_failed=retry_failed, settle_s=settle_seconds,
-            renew_s=60 * renew_minutes, stream=stream_config(score_workers, gpus),
+            renew_s=60 * renew_minutes, stream=stream_config(score_workers, gpus, is_bf16=bf16),
         )  # fmt: skip
         _answer(summary)
         command.check_none_failed(summary)

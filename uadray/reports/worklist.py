@@ -2,8 +2,8 @@
 
 The page stands alone (no script, font or style from elsewhere) and points at pictures beside it: `thumbnail`,
 `heatmap`, and for the i-th evidence tile, best first, one picture a kind: `tile_0`, `reconstruction_0`, ... They are
-parts of one file a slide (`evidence_sheet`), or files in `evidence/<slide folder>/` where version 0.2 or an older one
-has screened it. Slides that were not screened are counted at the top and never left out.
+parts of one file a slide (`evidence_sheet`), or files in `evidence/<slide folder>/` in folders that are older.
+Slides that were not screened are counted at the top and never left out.
 """
 
 import csv

@@ -53,12 +53,12 @@ def calibrated_bundle(uri: str, *, mask_dir: str | None = None) -> ScreeningBund
     Raises:
         InputError: no bundle, one that is not valid, or one without a calibration of its own.
     """
-    bundle = described_bundle(uri)
-    if _calibration(uri).bundle_id != bundle.id:
+    bundle, calibration = described_bundle(uri), _calibration(uri)
+    if calibration.bundle_id != bundle.id:
         from uadray.detectors.bundle import read_bundle  # imports torch
 
         bundle = read_bundle(uri)
-    return ScreeningBundle(uri, bundle.with_masks(mask_dir), read_calibration(uri, bundle))
+    return ScreeningBundle(uri, bundle.with_masks(mask_dir), _of_bundle(calibration, uri, bundle))
 
 
 def read_calibration(bundle_uri: str, bundle: BundleDescription) -> Calibration:
@@ -67,7 +67,11 @@ def read_calibration(bundle_uri: str, bundle: BundleDescription) -> Calibration:
     Raises:
         InputError: there is none, or it belongs to other weights.
     """
-    calibration = _calibration(bundle_uri)
+    return _of_bundle(_calibration(bundle_uri), bundle_uri, bundle)
+
+
+def _of_bundle(calibration: Calibration, bundle_uri: str, bundle: BundleDescription) -> Calibration:
+    """The calibration, if it is the bundle's own."""
     if calibration.bundle_id != bundle.id:
         raise InputError(
             f"{objects.join(bundle_uri, CALIBRATION)} belongs to bundle {calibration.bundle_id}, this is {bundle.id}; "

@@ -5,7 +5,7 @@
     evidence/<slide_id>.svg                  <bundle>/evidence/<slide_id>.svg
     masks/<slide_id>.geojson                 masks/<slide_id>.geojson
 
-Up to version 0.2 the pictures were files in `evidence/<slide_id>/`; `pictures` of a decision says where they are.
+In older folders the pictures are files in `evidence/<slide_id>/`; `pictures` of a decision says where they are.
 
 The record of one bundle's decision has the fields of `SLIDE_DECISIONS`; that of several has a list `decisions`, each
 with these fields and `bundle`, the folder that it belongs to.
