@@ -49,8 +49,8 @@ def test_a_detector_without_pictures_has_no_reconstruction_and_says_so() -> None
     assert files.keys() == {"a/evidence/s1.svg", "b/evidence/s1.svg", "masks/s1.geojson"}
     assert _names(files["b/evidence/s1.svg"]) == ["thumbnail", "heatmap", "tile_0", "tile_1"]
     assert _names(files["a/evidence/s1.svg"]) == ["thumbnail", "heatmap", "tile_0", "reconstruction_0"]
-    assert [tile.get("has_reconstruction") for tile in top_tiles(result.of_bundle(1))] == [False, False]
-    assert top_tiles(result.of_bundle(0)) == [
+    assert [tile.get("has_reconstruction") for tile in top_tiles(result.of_bundle(1), sd.CALIBRATION)] == [False, False]
+    assert top_tiles(result.of_bundle(0), sd.CALIBRATION) == [
         {"tile_id": "s1/0", "x_level0_px": 0, "y_level0_px": 0, "score": 1.5},
     ]  # fmt: skip
 

@@ -103,7 +103,8 @@ def _picture_kinds(decisions: pa.Table) -> tuple[str, ...]:
     evidence = (json.loads(text or "[]") for text in decisions["evidence"].to_pylist())
     tiles = [tile for of_slide in evidence for tile in of_slide]
     has_none = bool(tiles) and not any(tile.get("has_reconstruction", True) for tile in tiles)
-    return ("tile",) if has_none else ("tile", "reconstruction")
+    cells = ("cells",) if any(tile.get("has_cells", False) for tile in tiles) else ()
+    return ("tile", *(() if has_none else ("reconstruction",)), *cells)
 
 
 def summarize(decisions: pa.Table, *, n_slides: int) -> dict[str, Any]:
@@ -122,6 +123,7 @@ def summarize(decisions: pa.Table, *, n_slides: int) -> dict[str, Any]:
 def page_facts(bundle: ScreeningBundle, *, provenance: dict[str, Any], n_slides: int) -> worklist.Run:
     """What the page says about the screening."""
     described, calibration = bundle.bundle, bundle.calibration
+    low, high = calibration.cell_scale or (calibration.tile_median, calibration.tile_high)
     return {
         "bundle": described.name,
         "detector": described.detector.kind,
@@ -134,8 +136,9 @@ def page_facts(bundle: ScreeningBundle, *, provenance: dict[str, Any], n_slides:
         "finished": now(),
         "n_manifest": n_slides,
         "tile_um": described.tiles.tile_px * described.tiles.mpp,
-        "score_low": calibration.tile_median,
-        "score_high": calibration.tile_high,
+        "score_low": low,
+        "score_high": high,
+        "has_cells": calibration.cell_scale is not None,
         "tile_threshold": calibration.tile_p99,
     }
 
