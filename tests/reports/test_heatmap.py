@@ -127,7 +127,8 @@ def test_threshold_rings_the_region_outside_its_edge() -> None:
     assert not black[:, 32:].any()
 
 
-LEFT_TO_RIGHT = np.array([[[0, 1], [0, 1]]], np.float32)
+LEFT_TO_RIGHT = np.array([[[-0.5, 1.5], [-0.5, 1.5]]], np.float32)
+"""Smoothed, they are 0 and 1."""
 
 
 def in_shares(*shares: float, height: int = 10) -> Image:
@@ -145,26 +146,28 @@ def in_shares(*shares: float, height: int = 10) -> Image:
     ],
 )
 def test_cells_are_painted_where_they_are_in_the_tile(seen_share: float, shares: list[float]) -> None:
-    tiles = with_cells(tile_table((0, 0, 100, 100, 7.0)), LEFT_TO_RIGHT * 4 + 1)
+    tiles = with_cells(tile_table((0, 0, 100, 100, 0.4)), LEFT_TO_RIGHT * 4 + 1)
     picture = heatmap(
         white(10, 10), tiles, level0_size=(100, 100), low=0, high=1, threshold=None, cell_scale=(1, 5),
         seen_share=seen_share,
     )  # fmt: skip
-    assert np.abs(picture.astype(int) - in_shares(*shares)).max() <= 1
+    halves = [(0.4 + cell) / 2 for cell in shares]
+    assert np.abs(picture.astype(int) - in_shares(*halves)).max() <= 1
 
 
 def test_cells_of_a_tile_that_is_cut_at_the_slide_stay_in_place() -> None:
     tiles = with_cells(tile_table((50, 0, 100, 100, 1.0)), LEFT_TO_RIGHT)
     picture = heatmap(white(10, 10), tiles, level0_size=(100, 100), low=0, high=1, threshold=None, cell_scale=(0, 1))
-    assert np.abs(picture[:, 5:].astype(int) - in_shares(0, 0, 0, 0.2, 0.4)).max() <= 1
+    assert np.abs(picture[:, 5:].astype(int) - in_shares(0.5, 0.5, 0.5, 0.6, 0.7)).max() <= 1
     assert (picture[:, :5] == 255).all()
 
 
 def test_cells_that_are_smaller_than_pixels_are_averaged() -> None:
-    cells = np.tile(np.array([0, 1, 0, 0, 1, 1], np.float32), (1, 6, 1))
+    cells = np.tile(np.array([0, 8, 0, 0, 8, 8], np.float32) / 8, (1, 6, 1))  # smoothed: 2 4 2 2 6 8
     tiles = with_cells(tile_table((0, 0, 30, 30, 1.0)), cells)
     picture = heatmap(white(3, 3), tiles, level0_size=(30, 30), low=0, high=1, threshold=None, cell_scale=(0, 1))
-    assert np.abs(picture.astype(int) - in_shares(0.5, 0, 1, height=3)).max() <= 1
+    halves = [(1 + cell / 8) / 2 for cell in (3, 2, 7)]
+    assert np.abs(picture.astype(int) - in_shares(*halves, height=3)).max() <= 1
 
 
 def test_without_a_scale_or_cells_it_is_the_heatmap_of_tiles() -> None:
@@ -193,7 +196,7 @@ def test_with_cells_failures_and_thresholds_are_those_of_tiles() -> None:
     inside = np.zeros((50, 100), bool)
     inside[20:30, 20:30] = True
     assert np.array_equal(with_some[~inside], plain[~inside])
-    assert np.abs(with_some[inside].astype(int) - in_shares(0.25)[0]).max() <= 1
+    assert np.abs(with_some[inside].astype(int) - in_shares((0.9 + 0.25) / 2)[0]).max() <= 1
     assert tuple(with_some[19, 25].tolist()) == (10, 10, 10)
 
 

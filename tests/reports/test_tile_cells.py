@@ -17,7 +17,7 @@ def test_values_between_cells_by_hand() -> None:
 
 def test_a_tile_under_its_cells_has_the_colours_of_a_heatmap() -> None:
     tile = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    picture = over_tile(tile, np.array([[0, 1], [0, 1]], np.float32), low=0, high=1)
+    picture = over_tile(tile, np.array([[-1, 3], [-1, 3]], np.float32), low=0, high=2)  # 0 and 2, when smoothed
     columns = np.clip((np.arange(8) + 0.5) / 4 - 0.5, 0, 1)
     np.testing.assert_array_equal(picture, tint(pale_grey(tile), np.tile(columns, (8, 1)), low=0, high=1))
     assert (picture[:, 0].mean(), picture.dtype) > (picture[:, -1].mean(), np.uint8)

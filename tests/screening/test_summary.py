@@ -101,7 +101,11 @@ def test_a_page_shows_the_pictures_that_there_are(
     ("scale", "ends", "words"),
     [
         ({}, ("0.100 like", "abnormal 0.300"), "Tile scores"),
-        ({"cell_median": -1.5, "cell_p99": 2.0, "cell_high": 4.5}, ("-1.50 like", "abnormal 4.50"), "parts of a tile"),
+        (
+            {"cell_median": -1.5, "cell_p99": 2.0, "cell_high": 4.5},
+            ("<span>like", "abnormal<"),
+            "Scores of tiles and of their parts",
+        ),
     ],
 )
 def test_the_legend_is_that_of_the_heatmaps(

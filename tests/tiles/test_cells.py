@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from uadray.schemas import CELLS
-from uadray.tiles.cells import area_means, cells_of, fewer, with_cells, without_cells
+from uadray.tiles.cells import area_means, cells_of, fewer, smoothed, with_cells, without_cells
 
 
 def test_means_over_areas_by_hand() -> None:
@@ -22,6 +22,17 @@ def test_means_over_areas_by_hand() -> None:
 def test_fewer_cells_are_the_means_of_more() -> None:
     cells = np.arange(32, dtype=np.float32).reshape(2, 4, 4)
     assert fewer(cells, 2).tolist() == [[[2.5, 4.5], [10.5, 12.5]], [[18.5, 20.5], [26.5, 28.5]]]
+
+
+def test_smoothed_cells_by_hand() -> None:
+    """Each takes a quarter of its neighbours on both sides; at the edge of the tile, of itself."""
+    row = np.array([[0, 8, 0]], np.float32).repeat(3, 0)[None]
+    assert smoothed(row).tolist() == [[[2, 4, 2]] * 3]
+    assert smoothed(row.transpose(0, 2, 1)).tolist() == [[[2] * 3, [4] * 3, [2] * 3]]
+    assert smoothed(np.full((2, 1, 1), 5, np.float32)).tolist() == [[[5]], [[5]]]
+    bad = smoothed(np.stack([np.full((2, 2), np.nan), np.ones((2, 2))]).astype(np.float32))
+    assert np.isnan(bad[0]).all()
+    assert (bad[1] == 1).all()
 
 
 def _written(tiles: pa.Table) -> pa.Table:

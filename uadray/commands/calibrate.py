@@ -25,7 +25,7 @@ from uadray.screening.slide_result import SlideResult
 from uadray.slides import identity
 from uadray.slides.manifest import SlideRow, has_label, read_manifest
 from uadray.storage import objects
-from uadray.tiles.cells import Cells, cells_of
+from uadray.tiles.cells import Cells, cells_of, smoothed
 from uadray.tiles.mask_folder import check_folder
 from uadray.tiles.quality import QualityConfig
 
@@ -122,7 +122,7 @@ class _Normals:
         etags: slide id -> etag of its file.
         tiles: the tile scores of each slide that has a score.
         left_out: slide id -> why the slide has no score.
-        cells: of `CELL_TILES` tiles of each slide at most, where the detector gives any.
+        cells: smoothed, of `CELL_TILES` tiles of each slide at most, where the detector gives any.
     """
 
     scores: dict[str, float] = field(default_factory=dict)
@@ -143,7 +143,7 @@ class _Normals:
         self.tiles.append(of_bundle.tiles["score"].drop_null().to_numpy())
         cells = cells_of(of_bundle.tiles)
         if cells is not None:
-            self.cells.append(cells[np.linspace(0, len(cells) - 1, min(len(cells), CELL_TILES)).astype(int)])
+            self.cells.append(smoothed(cells)[np.linspace(0, len(cells) - 1, min(len(cells), CELL_TILES)).astype(int)])
 
 
 def _score_normals(

@@ -36,9 +36,9 @@ class Calibration(Config):
         tile_median: median score of all their tiles; the pale end of a heatmap.
         tile_p99: 99 % of their tiles score less; a heatmap rings the tiles above it.
         tile_high: the dark end of a heatmap.
-        cell_median: median of their tiles' cells, where the detector gives any; the pale end of a heatmap of cells.
+        cell_median: median of their tiles' smoothed cells, where the detector gives any; a heatmap's pale end of cells.
         cell_p99: 99 % of these cells are below it.
-        cell_high: the dark end of a heatmap of cells.
+        cell_high: a heatmap's dark end of cells.
     """
 
     id: str

@@ -1,4 +1,8 @@
-"""The heatmap of a slide: the scores of its tiles, or of their cells where there are any, laid over its thumbnail."""
+"""The heatmap of a slide: the scores of its tiles, and of their cells where there are any, laid over its thumbnail.
+
+Cells alone show a lesion worse than its tiles do, whose scores are of all their cells; a tile alone does not show where
+in it. So a colour is for one half the tile's, for the other the cell's (figures: DECISIONS.md).
+"""
 
 from typing import Any, TypeVar
 
@@ -10,7 +14,7 @@ from numpy.typing import NDArray
 from uadray.reports.colours import share, tint
 from uadray.reports.pictures import Image, check_image, pale_grey
 from uadray.reports.tile_cells import cells_at
-from uadray.tiles.cells import Cells, cells_of, fewer
+from uadray.tiles.cells import Cells, cells_of, fewer, smoothed
 
 Number = TypeVar("Number", np.float64, np.int32)
 
@@ -29,14 +33,14 @@ def heatmap(
     cell_scale: tuple[float, float] | None = None,
     seen_share: float = 1.0,
 ) -> Image:
-    """Lay tile scores, or the cells of tiles, over a slide's thumbnail.
+    """Lay tile scores, and the cells of tiles, over a slide's thumbnail.
 
     The thumbnail becomes light grey; a scored tile is tinted by its score; tissue shows through. Where tiles overlap
     the tile with the highest score is seen. A tile without a finite score is hatched black on white inside a blue ring,
     on top of everything, so that a failure never looks like a score.
 
-    Tiles that have cells are tinted by them, smoothly from one cell's middle to the next. The ring stays that of tiles:
-    no threshold is known of cells.
+    A tile that has cells is tinted by the mean of where its score and its cell lie on their scales, smoothly from one
+    cell's middle to the next. The ring stays that of tiles: no threshold is known of cells.
 
     Args:
         thumbnail: the whole slide, uint8 [h, w, 3].
@@ -45,7 +49,7 @@ def heatmap(
         low: the score at the pale end of the scale; lower scores look the same.
         high: the score at the dark end; higher scores look the same.
         threshold: tiles scoring at least this are ringed in black; None rings nothing.
-        cell_scale: `low` and `high` of cells; None paints no cells.
+        cell_scale: `low` and `high` of smoothed cells; None paints no cells.
         seen_share: side of the tile's centre that its cells are of, over the tile's side.
 
     Returns:
@@ -64,7 +68,8 @@ def heatmap(
     if cells is not None and cell_scale is not None:
         seen = _paint(np.full((height, width), -1, np.int32), windows[order], order)
         values = _cell_values(cells, seen, tiles, windows, level0_size=level0_size, seen_share=seen_share)
-        shares = np.where(np.isnan(values), shares, share(values, low=cell_scale[0], high=cell_scale[1]))
+        both = (shares + share(values, low=cell_scale[0], high=cell_scale[1])) / 2
+        shares = np.where(np.isnan(values), shares, both)
     picture = tint(pale_grey(thumbnail), shares, low=0, high=1)
     stroke_px = _stroke_px(windows, max(height, width))
     if threshold is not None:
@@ -94,7 +99,8 @@ def _cell_values(
     cells: Cells, seen: NDArray[np.int32], tiles: pa.Table, windows: NDArray[np.int64], *,
     level0_size: tuple[int, int], seen_share: float,
 ) -> NDArray[np.float64]:  # fmt: skip
-    """The value of the cells at each pixel; NaN where no tile with cells is seen."""
+    """The value of the smoothed cells at each pixel; NaN where no tile with cells is seen."""
+    cells = smoothed(cells)
     window_px = int(np.median(windows[:, 2] - windows[:, 0]))
     if window_px < cells.shape[1]:  # fewer pixels than cells: means, so that none is passed over
         cells = fewer(cells, max(1, window_px))

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from uadray.reports.colours import tint
 from uadray.reports.pictures import Image, pale_grey
-from uadray.tiles.cells import Cells
+from uadray.tiles.cells import Cells, smoothed
 
 
 def over_tile(tile: Image, cells: NDArray[np.float32], *, low: float, high: float) -> Image:
-    """A tile in light grey under the colours of its cells [k, k], as in a heatmap: where in the tile its score is from.
+    """A tile in light grey under the colours of its smoothed cells [k, k]: where in the tile its score is from.
 
     Args:
         tile: what the detector looked at, uint8 [h, w, 3].
@@ -21,7 +21,9 @@ def over_tile(tile: Image, cells: NDArray[np.float32], *, low: float, high: floa
     """
     height, width = tile.shape[:2]
     y, x = (np.indices((height, width)) + 0.5) / np.array([height, width]).reshape(2, 1, 1)
-    return tint(pale_grey(tile), cells_at(cells[None], np.zeros((height, width), np.int64), x, y), low=low, high=high)
+    return tint(
+        pale_grey(tile), cells_at(smoothed(cells[None]), np.zeros((height, width), np.int64), x, y), low=low, high=high
+    )
 
 
 def cells_at(cells: Cells, tile: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:

@@ -123,7 +123,6 @@ def summarize(decisions: pa.Table, *, n_slides: int) -> dict[str, Any]:
 def page_facts(bundle: ScreeningBundle, *, provenance: dict[str, Any], n_slides: int) -> worklist.Run:
     """What the page says about the screening."""
     described, calibration = bundle.bundle, bundle.calibration
-    low, high = calibration.cell_scale or (calibration.tile_median, calibration.tile_high)
     return {
         "bundle": described.name,
         "detector": described.detector.kind,
@@ -136,8 +135,8 @@ def page_facts(bundle: ScreeningBundle, *, provenance: dict[str, Any], n_slides:
         "finished": now(),
         "n_manifest": n_slides,
         "tile_um": described.tiles.tile_px * described.tiles.mpp,
-        "score_low": low,
-        "score_high": high,
+        "score_low": calibration.tile_median,
+        "score_high": calibration.tile_high,
         "has_cells": calibration.cell_scale is not None,
         "tile_threshold": calibration.tile_p99,
     }
