@@ -25,8 +25,12 @@ from uadray.screening.slide_result import SlideResult
 from uadray.slides import identity
 from uadray.slides.manifest import SlideRow, has_label, read_manifest
 from uadray.storage import objects
+from uadray.tiles.cells import Cells, cells_of, smoothed
 from uadray.tiles.mask_folder import check_folder
 from uadray.tiles.quality import QualityConfig
+
+CELL_TILES = 1000
+"""Of a slide, the tiles whose cells are remembered, evenly spread: quantiles of a large archive stay in memory."""
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +106,7 @@ def calibrate(
         [scores[slide_id] for slide_id in chosen], np.concatenate(normals.tiles), bundle, alpha, aggregation
     ).model_copy(
         update={"salt": salt, "slides": tuple(identity.all_marks(used, salt, etags=normals.etags, contents=contents))}
+        | _cell_scale(normals.cells)
     )
     data = calibration.model_dump_json(indent=2).encode()
     objects.write_bytes(objects.join(bundle_uri, CALIBRATION), data)
@@ -117,12 +122,14 @@ class _Normals:
         etags: slide id -> etag of its file.
         tiles: the tile scores of each slide that has a score.
         left_out: slide id -> why the slide has no score.
+        cells: smoothed, of `CELL_TILES` tiles of each slide at most, where the detector gives any.
     """
 
     scores: dict[str, float] = field(default_factory=dict)
     etags: dict[str, str | None] = field(default_factory=dict)
     tiles: list[npt.NDArray[np.float64]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    cells: list[Cells] = field(default_factory=list)
 
     def add(self, result: SlideResult, aggregation: AggregationConfig, quality: QualityConfig | None) -> None:
         """Take a slide's result in."""
@@ -134,6 +141,9 @@ class _Normals:
         self.scores[slide_id] = verdict["score"]
         self.etags[slide_id] = result.header.get("etag")
         self.tiles.append(of_bundle.tiles["score"].drop_null().to_numpy())
+        cells = cells_of(of_bundle.tiles)
+        if cells is not None:
+            self.cells.append(smoothed(cells)[np.linspace(0, len(cells) - 1, min(len(cells), CELL_TILES)).astype(int)])
 
 
 def _score_normals(
@@ -214,6 +224,16 @@ def _calibration(
         id=name, bundle_id=bundle.id, aggregation=aggregation, alpha=alpha, scores=ordered,
         tile_median=median, tile_p99=p99, tile_high=median + 1.5 * (p99 - median),
     )  # fmt: skip
+
+
+def _cell_scale(cells: list[Cells]) -> dict[str, float]:
+    """The scale of a heatmap of cells; nothing where the detector gives none."""
+    values = np.concatenate([of_slide.ravel() for of_slide in cells]) if cells else np.empty(0)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return {}
+    median, p99 = (float(q) for q in np.quantile(values, [0.5, 0.99]))
+    return {"cell_median": median, "cell_p99": p99, "cell_high": median + 1.5 * (p99 - median)}
 
 
 def _first_five(names: list[str]) -> str:
