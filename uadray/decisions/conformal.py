@@ -12,7 +12,7 @@ then holds for any one slide of a patient who is not among them.
 import math
 from collections.abc import Mapping
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, model_validator
 
 from uadray.config import Config
 from uadray.decisions.aggregation import AggregationConfig
@@ -36,6 +36,7 @@ class Calibration(Config):
         tile_median: median score of all their tiles; the pale end of a heatmap.
         tile_p99: 99 % of their tiles score less; a heatmap rings the tiles above it.
         tile_high: the dark end of a heatmap.
+        tile_ceiling: what a tile's score counts for at most in `grow`; None with the other methods.
     """
 
     id: str
@@ -48,6 +49,18 @@ class Calibration(Config):
     tile_median: FiniteFloat
     tile_p99: FiniteFloat
     tile_high: FiniteFloat
+    tile_ceiling: FiniteFloat | None = None
+
+    @model_validator(mode="after")
+    def _has_ceiling(self) -> "Calibration":
+        if self.aggregation.method == "grow" and self.tile_ceiling is None:
+            raise ValueError("slide scores by `grow` need a tile_ceiling")
+        return self
+
+    @property
+    def ceiling(self) -> float:
+        """`tile_ceiling`, or infinity where there is none."""
+        return math.inf if self.tile_ceiling is None else self.tile_ceiling
 
     @property
     def seen(self) -> Seen:
