@@ -15,7 +15,8 @@ from seaweed import SeaweedServer
 
 from uadray.cluster.workers import StreamConfig
 from uadray.commands.calibrate import calibrate, check
-from uadray.decisions.aggregation import AggregationConfig
+from uadray.decisions.aggregation import new_aggregation
+from uadray.decisions.conformal import one_a_patient
 from uadray.detectors import fanogan
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle, write_bundle
 from uadray.detectors.catalog import build_networks
@@ -148,10 +149,12 @@ def test_a_calibration_from_slides_to_marks(
     everyone = [*used, SlideRow("secret_broken", str(broken), patient_id="patient3")]
     caplog.set_level(logging.INFO)
     made, left_out = calibrate(
-        everyone, bundle_uri=uri, bundle=bundle, alpha=0.25, aggregation=AggregationConfig(), config=ONE
+        everyone, bundle_uri=uri, bundle=bundle, alpha=0.25, aggregation=new_aggregation(), config=ONE
     )
     assert list(left_out) == ["secret_broken"]
     assert len(made.scores) == 3
+    assert made.tile_ceiling is not None
+    assert made.tile_ceiling > made.tile_median
     assert read_calibration(uri, bundle) == made
     written = "".join((Path(uri) / name).read_text() for name in ("bundle.json", CALIBRATION)) + caplog.text
     assert not any(word in written for word in ("secret", "patient0", str(tmp_path)))
@@ -161,6 +164,8 @@ def test_a_calibration_from_slides_to_marks(
     job.screen(again, bundles=bundles, out=str(tmp_path / "out"), config=config)
     table = pq.read_table(tmp_path / "out" / "decisions.parquet")
     assert table["note"].to_pylist() == ["calibration", "training", None]
+    assert used[0].slide_id in one_a_patient({row.slide_id: row.patient for row in used})
+    assert np.isclose(made.scores, table["score"][0].as_py(), rtol=1e-6).any()
     assert "2 slides were used to train or calibrate" in caplog.text
     page = (tmp_path / "out" / "worklist.html").read_text()
     assert page.count('class="note-tag">calibration<') == page.count('class="note-tag">training<') == 1
