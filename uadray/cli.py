@@ -229,7 +229,14 @@ def calibrate(
     bundle: BundleArg,
     slides: SlidesOpt,
     alpha: Annotated[float, typer.Option(help="Share of normal slides that may be called anomalous.")] = 0.05,
-    top_fraction: Annotated[float, typer.Option(help="A slide's score is the mean of this share of its tiles.")] = 0.3,
+    method: Annotated[
+        str,
+        typer.Option(help="How tiles make a slide's score: grow or smooth (with their neighbours), or top (alone)."),
+    ] = "grow",
+    top_fraction: Annotated[
+        float | None,
+        typer.Option(help="The score is the mean of this share of the highest; 0.1, with top 0.3, unless given."),
+    ] = None,
     split: SplitOpt = None,
     mask_dir: MasksOpt = None,
     score_workers: WorkersOpt = None,
@@ -241,8 +248,8 @@ def calibrate(
     from uadray.commands.cluster import stream_config
 
     summary = command.run(
-        bundle, slides_uri=slides, split=split, alpha=alpha, top_fraction=top_fraction, mask_dir=mask_dir,
-        stream=stream_config(score_workers, gpus, is_bf16=bf16),
+        bundle, slides_uri=slides, split=split, alpha=alpha, method=method, top_fraction=top_fraction,
+        mask_dir=mask_dir, stream=stream_config(score_workers, gpus, is_bf16=bf16),
     )  # fmt: skip
     _answer(summary, is_good=not summary["left_out"])
 
