@@ -17,8 +17,8 @@ from uadray.cluster.workers import StreamConfig
 from uadray.commands.calibrate import calibrate, check
 from uadray.decisions.aggregation import AggregationConfig
 from uadray.detectors import fanogan
+from uadray.detectors.building import build_networks
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle, write_bundle
-from uadray.detectors.catalog import build_networks
 from uadray.errors import InputError, shown
 from uadray.phantoms.pyramid import write_pyramid
 from uadray.provenance import fingerprint

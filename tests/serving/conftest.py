@@ -9,8 +9,8 @@ import serving_client
 import torch
 
 from uadray.detectors import dpa, fanogan
+from uadray.detectors.building import build_networks
 from uadray.detectors.bundle import write_bundle
-from uadray.detectors.catalog import build_networks
 from uadray.tiles.images import Pixels
 from uadray.tiles.spec import TileSpec
 
