@@ -206,13 +206,12 @@ class Trainee:
         self.normal.place(self.member_scores(x))
 
     def step(self, x: Tensor, progress: float) -> dict[str, float]:
-        """Count the scores of x [N, 3, h, w], those of all workers; the tiles so far, and each member's mean score."""
+        """Count the scores of x [N, 3, h, w], those of all workers; the mean score of each member."""
         scores = self.member_scores(x)
         tally = self.normal.tally(scores)
         self.average([tally])
         self.normal.add(tally)
-        means = {f"score{number}": mean for number, mean in enumerate(scores.mean(1).tolist())}
-        return {"tiles": self.normal.counts[0].sum().item()} | means
+        return {f"score{number}": mean for number, mean in enumerate(scores.mean(1).tolist())}
 
     @torch.no_grad()
     def member_scores(self, x: Tensor) -> Tensor:
