@@ -61,8 +61,10 @@ def test_what_is_no_number_stays_none() -> None:
 
 
 def test_a_member_that_says_nothing_is_refused() -> None:
-    with pytest.raises(WorkError, match="member 2 gives nearly all of 20000 tiles the score 1"):
-        NormalScores(2, bins=20).place(torch.stack([NORMAL[0], torch.ones(20_000, dtype=torch.float64)]))
+    normal = NormalScores(2, bins=20)
+    normal.place(torch.stack([NORMAL[0], torch.ones(20_000, dtype=torch.float64)]))
+    with pytest.raises(WorkError, match="member 2 gives nearly all normal tiles the score 1"):
+        normal.check_edges()
 
 
 P = np.array([[0.5, 1e-3, 0.04, 0.9], [0.2, 0.3, 0.03, 0.95], [0.7, 0.6, 0.02, 0.99]])

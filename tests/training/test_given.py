@@ -25,6 +25,7 @@ from uadray.screening import job
 from uadray.screening.bundles import calibrated_bundle
 from uadray.slides.identity import is_patient_seen, is_seen
 from uadray.slides.manifest import SlideRow, write_manifest
+from uadray.slides.opening import open_slide
 from uadray.training.config import TrainConfig
 from uadray.training.given import completed
 
@@ -136,7 +137,7 @@ def test_the_tile_set_that_a_member_was_trained_on_is_refused(folder: Path, tmp_
     data, member = str(tmp_path / "tiles"), str(tmp_path / "member")
     train(_config(MEMBERS["gan"]), data=data, out=member, without_ray=True)
     config = _config({"kind": "combined", "bundles": [member, str(folder / "dpa")]})
-    with pytest.raises(InputError, match=r"member fanogan \(fanogan\) was trained on some of these: these are its"):
+    with pytest.raises(InputError, match=r"member fanogan .* was trained on some of these: number and names are"):
         train(config, data=data, out=str(tmp_path / "o"), without_ray=True)
     assert not (tmp_path / "o").exists()
 
@@ -188,9 +189,9 @@ def test_it_is_trained_calibrated_and_screened_on_ray(ray_cluster: None, folder:
     assert summary["scored"] == 1
     tiles = pq.read_table(f"{out}/tiles/held0.parquet")
     x, y = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
-    image = _image("held", 0)
-    pixels = np.stack([image[row : row + 24, column : column + 24] for row, column in zip(y, x, strict=True)])
-    assert tiles["score"].to_numpy() == pytest.approx(load_detector(uri)(pixels).score, rel=0.1)
+    with open_slide(str(folder / "held0.tif"), slide_id="held0", mpp=None) as slide:
+        pixels = np.stack([slide.read_region(0, column, row, 24, 24) for row, column in zip(y, x, strict=True)])
+    np.testing.assert_allclose(tiles["score"].to_numpy(), load_detector(uri)(pixels).score, atol=1e-5)
     assert "#reconstruction_0" in (Path(out) / "worklist.html").read_text()
     (tmp_path / "tiles" / "normal").mkdir(parents=True)
     for n, tile in enumerate(pixels):

@@ -202,8 +202,14 @@ class Trainee:
         return ""
 
     def prepare(self, x: Tensor) -> None:
-        """Place the bins, by the scores of x [N, 3, h, w]."""
+        """Place the bins, by the scores of x [N, 3, h, w] and those of all workers.
+
+        Raises:
+            WorkError: a member gives nearly all tiles the same score; in all workers.
+        """
         self.normal.place(self.member_scores(x))
+        self.average([self.normal.edges])
+        self.normal.check_edges()
 
     def step(self, x: Tensor, progress: float) -> dict[str, float]:
         """Count the scores of x [N, 3, h, w], those of all workers; the mean score of each member."""

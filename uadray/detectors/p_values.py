@@ -57,16 +57,19 @@ class NormalScores(nn.Module):
         self.register_buffer("excess", torch.zeros(members, 2, dtype=torch.float64))
 
     def place(self, scores: Float[Tensor, "k n"]) -> None:
-        """Set the edges, by the scores of some hundred tiles.
-
-        Raises:
-            WorkError: a member gives nearly all tiles the same score.
-        """
+        """Set the edges, by the scores of some hundred tiles; workers may average them."""
         levels = torch.linspace(TAIL, 1 - TAIL, self.edges.shape[1], dtype=torch.float64, device=scores.device)
         self.edges.copy_(torch.quantile(scores.double(), levels, dim=1).T)
+
+    def check_edges(self) -> None:
+        """Refuse members that say nothing.
+
+        Raises:
+            WorkError: one gives nearly all tiles the same score, or what is no number.
+        """
         for number, (low, high) in enumerate(self.edges[:, [0, -1]].tolist(), start=1):
             if not low < high:
-                raise WorkError(f"member {number} gives nearly all of {scores.shape[1]} tiles the score {low:g}")
+                raise WorkError(f"combined: member {number} gives nearly all normal tiles the score {low:g}")
 
     def tally(self, scores: Float[Tensor, "k n"]) -> Tensor:
         """What these tiles add to counts and excess: [k, bins + 4]."""

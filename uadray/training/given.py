@@ -81,14 +81,15 @@ def check_held_out(config: TrainConfig, rows: list[SlideRow]) -> None:
 
 
 def check_other_tiles(config: TrainConfig, description: dict[str, Any]) -> None:
-    """Refuse the very tiles that a member of a combination was trained on; of a tile set nothing else is known.
+    """Refuse the very tiles that a member of a combination was trained on; of a tile set only names are known.
 
     Raises:
         InputError: naming the member.
     """
     for member in given_members(config):
-        if member.training_data.get("fingerprint") == description["fingerprint"]:
-            raise InputError(f"{_held_out(member)}: these are its tiles")
+        same = {name for name in ("fingerprint", "n_tiles") if member.training_data.get(name) == description[name]}
+        if len(same) == 2:
+            raise InputError(f"{_held_out(member)}: number and names are those of its tiles")
 
 
 def _held_out(member: Member) -> str:
