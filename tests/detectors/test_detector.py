@@ -104,7 +104,7 @@ def test_a_detector_may_have_one_of_its_stages(detector: Detector) -> None:
 
 
 def test_every_detector_of_the_catalog_is_tested_here() -> None:
-    union, *_ = get_args(DetectorConfig)
+    union, *_ = get_args(SingleConfig)
     assert {type(config) for config in CONFIGS} == set(get_args(union))
 
 
