@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from uadray.detectors import dpa, fanogan
-from uadray.detectors.building import DetectorConfig, build_detector, build_networks
+from uadray.detectors.building import build_detector, build_networks
+from uadray.detectors.catalog import SingleConfig
 from uadray.detectors.detector import BATCH, Detector, assemble, no_picture
 from uadray.detectors.latents import Latent
 from uadray.detectors.losses import izi_f, relative_perceptual_l1

@@ -6,7 +6,8 @@ read the same tiles, once, each the centre that it was made for. What is fitted 
 normal tiles that none of them was trained on: their scores of those that they were trained on are too low, of the one
 more than of the other.
 
-A combination is worth its time only where a member finds what the other misses; see DECISIONS.md before you make one.
+What it assumes: a member finds what the other misses, and none is much worse than the others: each costs its time for
+every tile, and a weak one costs the strong more than it gives (DECISIONS.md).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
