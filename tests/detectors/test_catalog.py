@@ -12,7 +12,8 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from uadray.detectors import dpa, enlarged_nuclei, fanogan
-from uadray.detectors.catalog import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
+from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
+from uadray.detectors.catalog import SingleConfig
 from uadray.detectors.detector import BATCH, STAGES
 from uadray.networks import weights
 
@@ -36,7 +37,7 @@ def x() -> Tensor:
 
 
 def test_there_is_an_example_of_every_member() -> None:
-    members = get_args(get_args(DetectorConfig)[0])
+    members = get_args(get_args(SingleConfig)[0])
     assert {type(config) for config in EXAMPLES} == set(members)
 
 

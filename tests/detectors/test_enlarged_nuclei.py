@@ -15,8 +15,8 @@ from sklearn.naive_bayes import GaussianNB
 from torch import Tensor
 
 from uadray.detectors import enlarged_nuclei
+from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
-from uadray.detectors.catalog import build_detector, build_networks, build_trainee
 from uadray.detectors.enlarged_nuclei import CellFeatures, Head, cell_labels, sums_of, tile_scores
 from uadray.detectors.enlarged_views import magnified, make_views
 from uadray.detectors.pixels import Pixels, to_input, to_pixels

@@ -209,7 +209,7 @@ def _check_unseen(rows: list[SlideRow], trained_on: identity.Seen, contents: Map
             "calibration slides must not have been trained on, under whatever id (their scores are too low, and the "
             f"false-alarm rate would not hold): {_first_five(trained)}"
         )
-    known = [row.slide_id for row in rows if identity.patient_mark(row, trained_on.salt) in trained_on.marks]
+    known = [row.slide_id for row in rows if identity.is_patient_seen(row, trained_on)]
     if known:
         log.warning(
             "%d of %d slides are of patients whose other slides were trained on: their scores may be too low, and the "
