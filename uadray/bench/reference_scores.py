@@ -1,6 +1,5 @@
 """What detectors stand between: scores that need no model, and a logistic regression that was shown tumour."""
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +51,6 @@ def supervised(normals: Pixels, tumours: Pixels, *, seed: int) -> tuple[Score, d
     very tiles that it is fitted to, which come from the slides of the training.
     """
     began, cpu_began = time.perf_counter(), time.process_time()
-    torch.set_num_threads(os.cpu_count() or 1)
     features = _pooled()
     x = np.concatenate([features(normals), features(tumours)])
     y = np.repeat([0, 1], [len(normals), len(tumours)])
