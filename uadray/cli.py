@@ -328,19 +328,30 @@ def serve(
 def bench(
     name: Annotated[
         str,
-        typer.Argument(help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, archive, follow."),
+        typer.Argument(
+            help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, archive, follow, detectors."
+        ),
     ],
     only: Annotated[
         str | None,
-        typer.Option(help="Scenarios of `faults`, like 0,a,f; cases of `decode`, `screen`, `s3`, `ingest`, `follow`."),
+        typer.Option(
+            help="Scenarios of `faults`, like 0,a,f; cases of `decode`, `screen`, `s3`, `ingest`, `follow`; rows of "
+            "`detectors`."
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Of `stages`: cpu or cuda; cpu unless given.")] = None,
+    device: Annotated[str | None, typer.Option(help="Of `stages`, `detectors`: cpu or cuda; cpu unless given.")] = None,
     slides: Annotated[int | None, typer.Option(min=2, help="Of `archive`, 100,000, or `follow`, 200.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Of `detectors`: trainings of each, 1.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Of `detectors`: budget of each training, 5.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Of `detectors`: folder of the results, which goes on; ./bench-detectors.")
+    ] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
 
-    _answer(run(name, only=only.split(",") if only else (), slides=slides, device=device))
+    chosen = only.split(",") if only else ()
+    _answer(run(name, only=chosen, slides=slides, device=device, seeds=seeds, minutes=minutes, out=out))
 
 
 @weights_app.command("pull")
