@@ -7,8 +7,12 @@ A detector is one file with five names. To add one, write the file and add its t
     borrowed_weights  names of the pinned weights that it needs, pulled before a training and named with their licences
     Trainee           the detector in training, see `uadray.detectors.trainee`
     detector          its three stages with trained networks in them, see `uadray.detectors.detector`
+
+The file's docstring begins with what it is, and has a paragraph "What it assumes: ..."; cards of bundles print both.
 """
 
+import inspect
+import re
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Protocol
 
@@ -58,6 +62,27 @@ def file_of(config: DetectorConfig) -> DetectorFile:
             return dpa
         case fanogan.Config():
             return fanogan
+
+
+def summary_of(config: DetectorConfig) -> str:
+    """What a detector is: the first paragraph of its file's docstring.
+
+    >>> summary_of(dpa.Config(kind="dpa"))
+    'Deep perceptual autoencoder. https://arxiv.org/abs/2006.13265 .'
+    """
+    return next(iter(_paragraphs(config)), "")
+
+
+def assumption_of(config: DetectorConfig) -> str | None:
+    """What a detector assumes: the paragraph of its file's docstring that says so; None where none does."""
+    named = (re.match(r"What it assumes:\s*(.+)", text) for text in _paragraphs(config))
+    return next((match[1] for match in named if match), None)
+
+
+def _paragraphs(config: DetectorConfig) -> list[str]:
+    """Of the docstring of a detector's file, each in one line, without marks of emphasis."""
+    text = inspect.getdoc(file_of(config)) or ""
+    return [" ".join(part.replace("**", "").split()) for part in text.split("\n\n")]
 
 
 def build_networks(config: DetectorConfig, *, pretrained: bool = True) -> Networks:
