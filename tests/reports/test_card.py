@@ -5,7 +5,7 @@ from uadray.reports.card import RESEARCH_USE, Section, card_markdown, card_page
 HOSTILE = "<script>alert(1)</script> | `x` [a](http://b)\n# head\x1b[2J"
 CARD = [
     Section("What it is", ["A detector."], ["not this"], [("name", HOSTILE), (HOSTILE, "value")]),
-    Section("Limits", points=[HOSTILE]),
+    Section("Limits", points=[HOSTILE, "Type `uadray evaluate`."]),
 ]
 
 
@@ -18,6 +18,8 @@ def test_markdown_shows_texts_as_they_are() -> None:
     assert text.count("<") == text.count("\\<")
     assert RESEARCH_USE in text
     assert "- not this" in text
+    assert "- Type `uadray evaluate`." in text
+    assert "\n\n\n" not in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in rows} == {3}
 

@@ -97,7 +97,8 @@ def _training(bundle: Bundle, about: About | None) -> Section:
     names = {"label": "label", "n_tiles": "tiles", "n_slides": "slides", "fingerprint": "fingerprint"}
     given = bundle.training_data
     rows = [(shown, str(given[name])[:80]) for name, shown in names.items() if isinstance(given.get(name), str | int)]
-    return Section("What it was trained on", [about.training_data] if about else [], rows=rows)
+    lines = [about.training_data] if about else [] if rows else ["Normal tissue; it does not say more."]
+    return Section("What it was trained on", lines, rows=rows)
 
 
 def _figures(bundle: Bundle, about: About | None, measured: Measured | None) -> Section:

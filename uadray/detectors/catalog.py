@@ -75,8 +75,8 @@ def summary_of(config: DetectorConfig) -> str:
 
 def assumption_of(config: DetectorConfig) -> str | None:
     """What a detector assumes: the paragraph of its file's docstring that says so; None where none does."""
-    named = (re.match(r"What it assumes:\s*(.+)", text) for text in _paragraphs(config))
-    return next((match[1] for match in named if match), None)
+    named = (re.match(r"What it assumes:\s*(.)(.*)", text) for text in _paragraphs(config))
+    return next((match[1].upper() + match[2] for match in named if match), None)
 
 
 def _paragraphs(config: DetectorConfig) -> list[str]:

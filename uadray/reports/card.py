@@ -28,9 +28,9 @@ class Section:
 
     Attributes:
         title: of the part.
-        lines: sentences, one a paragraph.
-        points: sentences, one a bullet.
-        rows: names and values.
+        lines: sentences of uadray's own, one a paragraph; commands between backquotes.
+        points: the same, one a bullet.
+        rows: names and values, which may be anybody's.
     """
 
     title: str
@@ -58,21 +58,23 @@ def card_page(title: str, sections: Sequence[Section]) -> str:
 def _lines(title: str, sections: Sequence[Section]) -> Iterator[str]:
     yield from (f"# {_escaped(title)}", "", f"**{RESEARCH_USE}**")
     for section in sections:
-        yield from ("", f"## {_escaped(section.title)}", "")
-        yield from (text for line in section.lines for text in (_escaped(line), ""))
-        yield from (f"- {_escaped(point)}" for point in section.points)
+        yield from ("", f"## {_escaped(section.title)}")
+        yield from (text for line in section.lines for text in ("", _escaped(line, keep="`")))
+        if section.points:
+            yield ""
+            yield from (f"- {_escaped(point, keep='`')}" for point in section.points)
         if section.rows:
-            yield from ("| | |", "|---|---|")
+            yield from ("", "| | |", "|---|---|")
             yield from (f"| {_escaped(name)} | {_escaped(value)} |" for name, value in section.rows)
 
 
-def _escaped(text: str) -> str:
-    r"""A text in one line, of which Markdown and terminals make nothing else.
+def _escaped(text: str, *, keep: str = "") -> str:
+    r"""A text in one line, of which Markdown and terminals make nothing else, but for the marks to `keep`.
 
     >>> _escaped("a|b <i>\n\x1b[2J `c`")
     'a\\|b \\<i\\> \\[2J \\`c\\`'
     """
-    return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in _plain(text))
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|#" and c not in keep else c for c in _plain(text))
 
 
 def _plain(text: str) -> str:
