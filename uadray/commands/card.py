@@ -61,7 +61,7 @@ def sections_of(bundle: Bundle, calibration: Calibration | None, entry: Entry | 
     return [
         _details(bundle, about),
         _use(about),
-        Section("What it assumes", [assumption_of(bundle.detector) or "Nobody has written it down."]),
+        Section("What it assumes", _assumptions(bundle)),
         Section("What changes its scores", points=[GENERAL_FACTOR, *_more(about, "factors")]),
         _training(bundle, about),
         _figures(bundle, about, measured),
@@ -69,6 +69,12 @@ def sections_of(bundle: Bundle, calibration: Calibration | None, entry: Entry | 
         Section("Limits", points=[*GENERAL_LIMITS, *_more(about, "limits")]),
         Section("Before you use it", points=_more(about, "advice") or [GENERAL_ADVICE]),
     ]
+
+
+def _assumptions(bundle: Bundle) -> list[str]:
+    """Of the detector, and of those that it is made of."""
+    told = [assumption_of(each) for each in (bundle.detector, *getattr(bundle.detector, "members", ()))]
+    return [text for text in told if text] or ["Nobody has written it down."]
 
 
 def _details(bundle: Bundle, about: About | None) -> Section:

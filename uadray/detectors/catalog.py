@@ -13,10 +13,11 @@ The file's docstring begins with what it is, and has a paragraph "What it assume
 
 import inspect
 import re
+import sys
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Protocol
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 from torch import nn
 
 from uadray.detectors import dpa, fanogan, trainee
@@ -64,8 +65,8 @@ def file_of(config: DetectorConfig) -> DetectorFile:
             return fanogan
 
 
-def summary_of(config: DetectorConfig) -> str:
-    """What a detector is: the first paragraph of its file's docstring.
+def summary_of(config: BaseModel) -> str:
+    """What a detector is: the first paragraph of the docstring of its file.
 
     >>> summary_of(dpa.Config(kind="dpa"))
     'Deep perceptual autoencoder. https://arxiv.org/abs/2006.13265 .'
@@ -73,15 +74,15 @@ def summary_of(config: DetectorConfig) -> str:
     return next(iter(_paragraphs(config)), "")
 
 
-def assumption_of(config: DetectorConfig) -> str | None:
-    """What a detector assumes: the paragraph of its file's docstring that says so; None where none does."""
+def assumption_of(config: BaseModel) -> str | None:
+    """What a detector assumes: the paragraph of that docstring that says so; None where none does."""
     named = (re.match(r"What it assumes:\s*(.)(.*)", text) for text in _paragraphs(config))
     return next((match[1].upper() + match[2] for match in named if match), None)
 
 
-def _paragraphs(config: DetectorConfig) -> list[str]:
-    """Of the docstring of a detector's file, each in one line, without marks of emphasis."""
-    text = inspect.getdoc(file_of(config)) or ""
+def _paragraphs(config: BaseModel) -> list[str]:
+    """Of the docstring, each in one line, without marks of emphasis."""
+    text = inspect.cleandoc(sys.modules[type(config).__module__].__doc__ or "")
     return [" ".join(part.replace("**", "").split()) for part in text.split("\n\n")]
 
 
