@@ -18,7 +18,7 @@ GENERAL_FACTOR = "Scanner, stain and thickness of the section."
 GENERAL_ADVICE = "Calibrate it on normal slides of your own site and scanner."
 
 GENERAL_LIMITS = (
-    "It scores tiles one by one and knows no patient, no history and no other stain.",
+    "It sees one stain of one slide, and knows neither the patient nor the history.",
     "Tiles under pen, in folds, in air or out of focus are left out, and not all of these are noticed.",
     "A false-alarm rate holds for slides like those it was calibrated on, and for nothing else.",
 )

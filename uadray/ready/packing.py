@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from uadray.detectors.bundle import WEIGHTS, Bundle, read_bundle
 from uadray.detectors.catalog import build_networks, outline_of
@@ -43,7 +43,7 @@ def pack(bundle_uri: str, *, name: str, figures: Figures | None = None, root: Pa
         fitted = _fitted(bundle_uri, bundle, dict(trained))
     size_bytes = objects.stat(objects.join(bundle_uri, WEIGHTS)).size
     figures = figures or _figures_there(folder, bundle)
-    save_file(fitted, folder / FITTED)
+    (folder / FITTED).write_bytes(save(fitted))
     (folder / MEASURED).write_text(_as_json(Measured(size_bytes=size_bytes, figures=figures)), encoding="utf-8")
     (folder / BUNDLE).write_text(_as_json(bundle), encoding="utf-8")
     return entries.entry_named(name, root)
