@@ -18,10 +18,11 @@ from seaweed import SeaweedServer
 from uadray.cluster.workers import StreamConfig
 from uadray.commands import calibrate as calibrate_command
 from uadray.commands.calibrate import calibrate, check
-from uadray.decisions.aggregation import AggregationConfig
+from uadray.decisions.aggregation import AggregationConfig, new_aggregation
+from uadray.decisions.conformal import one_a_patient
 from uadray.detectors import fanogan
+from uadray.detectors.building import build_networks
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle, write_bundle
-from uadray.detectors.catalog import build_networks
 from uadray.errors import InputError, shown
 from uadray.phantoms.pyramid import write_pyramid
 from uadray.provenance import fingerprint
@@ -150,11 +151,11 @@ def test_cells_of_the_slides_make_the_scale_of_heatmaps(monkeypatch: pytest.Monk
         tiles = pa.concat_tables([sd.tiles(result.row, 1.0)] * 2)
         numbers = first + np.array([0, np.nan, -900, 25])[:, None, None] + np.arange(25).reshape(5, 5)
         result.scores = (BundleScores(with_cells(tiles, numbers.astype(np.float32)), EVIDENCE.empty_table()),)
-        normals.add(result, AggregationConfig(min_tiles=1), None)
-    assert [cells.shape for cells in normals.cells] == [(2, 5, 5)] * 2
-    np.testing.assert_allclose(normals.cells[0][0, 0, :2], [1.5, 2.25])  # smoothed: 0 1 above 5 6
-    normals.cells = [np.arange(50.0, dtype=np.float32).reshape(2, 5, 5) + first for first in (0, 50)]
-    scale = calibrate_command._cell_scale(normals.cells)  # 0, 1, ..., 99
+        normals.add(result, AggregationConfig(min_tiles=1), TILES)
+    assert [cells.shape for cells in normals.tile_cells] == [(2, 5, 5)] * 2
+    np.testing.assert_allclose(normals.tile_cells[0][0, 0, :2], [1.5, 2.25])  # smoothed: 0 1 above 5 6
+    normals.tile_cells = [np.arange(50.0, dtype=np.float32).reshape(2, 5, 5) + first for first in (0, 50)]
+    scale = calibrate_command._cell_scale(normals.tile_cells)  # 0, 1, ..., 99
     assert scale == pytest.approx({"cell_median": 49.5, "cell_p99": 98.01, "cell_high": 49.5 + 1.5 * 48.51})
     assert calibrate_command._cell_scale([]) == calibrate_command._cell_scale([np.full((1, 2, 2), np.nan)]) == {}
 
@@ -171,10 +172,12 @@ def test_a_calibration_from_slides_to_marks(
     everyone = [*used, SlideRow("secret_broken", str(broken), patient_id="patient3")]
     caplog.set_level(logging.INFO)
     made, left_out = calibrate(
-        everyone, bundle_uri=uri, bundle=bundle, alpha=0.25, aggregation=AggregationConfig(), config=ONE
+        everyone, bundle_uri=uri, bundle=bundle, alpha=0.25, aggregation=new_aggregation(), config=ONE
     )
     assert list(left_out) == ["secret_broken"]
     assert len(made.scores) == 3
+    assert made.tile_ceiling is not None
+    assert made.tile_ceiling > made.tile_median
     assert read_calibration(uri, bundle) == made
     assert made.cell_scale is None
     written = "".join((Path(uri) / name).read_text() for name in ("bundle.json", CALIBRATION)) + caplog.text
@@ -185,6 +188,8 @@ def test_a_calibration_from_slides_to_marks(
     job.screen(again, bundles=bundles, out=str(tmp_path / "out"), config=config)
     table = pq.read_table(tmp_path / "out" / "decisions.parquet")
     assert table["note"].to_pylist() == ["calibration", "training", None]
+    assert used[0].slide_id in one_a_patient({row.slide_id: row.patient for row in used})
+    assert np.isclose(made.scores, table["score"][0].as_py(), rtol=1e-6).any()
     assert "2 slides were used to train or calibrate" in caplog.text
     page = (tmp_path / "out" / "worklist.html").read_text()
     assert page.count('class="note-tag">calibration<') == page.count('class="note-tag">training<') == 1

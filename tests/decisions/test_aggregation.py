@@ -1,9 +1,46 @@
-"""Slide scores by hand."""
+"""Slide scores by hand, and what no slide score may depend on."""
+
+import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from uadray.decisions.aggregation import AggregationConfig, slide_score
+from uadray.decisions.aggregation import (
+    CEILING_DEVIATIONS,
+    METHOD,
+    TOP_FRACTION,
+    AggregationConfig,
+    ceiling_of,
+    new_aggregation,
+    scored_cells,
+    slide_score,
+)  # fmt: skip
+from uadray.errors import InputError
+from uadray.schemas import TILE_SCORES
+from uadray.tiles.spec import TileSpec
+
+METHODS = tuple(TOP_FRACTION)
+SPEC = TileSpec(mpp=0.97, tile_px=96)
+
+
+def _table(places: list[tuple[int, int]], scores: list[float | None]) -> pa.Table:
+    """Tiles of 96 px at these columns and rows; without a score they are flagged."""
+    n = len(places)
+    columns = {
+        "tile_id": [f"s/{x}_{y}" for x, y in places], "slide_id": ["s"] * n, "x_level0_px": [96 * x for x, _ in places],
+        "y_level0_px": [96 * y for _, y in places], "width_level0_px": [96] * n, "height_level0_px": [96] * n,
+        "tissue_fraction": [1.0] * n, "band": ["tissue"] * n, "score": scores, "mean_saturation": [0.1] * n,
+        "mean_green": [0.1] * n, "flag": ["fold" if s is None else None for s in scores], "error": [None] * n,
+    }  # fmt: skip
+    return pa.table({f.name: pa.array(columns[f.name], f.type) for f in TILE_SCORES}, schema=TILE_SCORES)
+
+
+def _square(scores: np.ndarray) -> pa.Table:
+    places = [(int(x), int(y)) for y, x in np.ndindex(scores.shape)]
+    return _table(places, scores.ravel().tolist())
 
 
 @pytest.mark.parametrize(
@@ -16,10 +53,67 @@ from uadray.decisions.aggregation import AggregationConfig, slide_score
         (1.0, 5.5),
     ],
 )
-def test_slide_score_by_hand(fraction: float, expected: float) -> None:
+def test_top_by_hand(fraction: float, expected: float) -> None:
     scores = np.random.default_rng(0).permutation(np.arange(1.0, 11.0))
-    assert slide_score(scores, AggregationConfig(top_fraction=fraction)) == expected
+    assert slide_score(pa.table({"score": scores}), AggregationConfig(top_fraction=fraction)) == expected
 
 
-def test_slide_score_of_one_tile() -> None:
-    assert slide_score(np.array([3.5]), AggregationConfig()) == 3.5
+def test_neighbours_by_hand() -> None:
+    """A lesion of four in 4 x 4 tiles, and one odd tile: the odd one wins alone, the lesion with neighbours."""
+    lesion, odd = np.zeros((4, 4)), np.zeros((4, 4))
+    lesion[:2, :2], odd[1, 1] = 3.0, 9.0
+    of = {m: [slide_score(_square(s), AggregationConfig(method=m, top_fraction=0.06), spec=SPEC, ceiling=4.0)
+              for s in (lesion, odd)] for m in METHODS}  # fmt: skip
+    assert of["top"] == [3.0, 9.0]
+    assert of["smooth"] == [3.0, 2.25]  # the odd tile in a corner of four
+    assert of["grow"] == [3.0, (4 / 4 + 4 / 4) / 2]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_tile(method: str) -> None:
+    config = new_aggregation(method)
+    assert slide_score(_table([(7, 3)], [3.5]), config, spec=SPEC, ceiling=math.inf) == 3.5
+
+
+PLACES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=40, unique=True)
+
+
+@given(places=PLACES, seed=st.integers(0, 999), method=st.sampled_from(METHODS))
+@settings(max_examples=60, deadline=None)
+def test_neither_order_nor_flagged_tiles_count(places: list[tuple[int, int]], seed: int, method: str) -> None:
+    rng = np.random.default_rng(seed)
+    config, scores = new_aggregation(method), [float(s) for s in rng.normal(size=len(places))]
+    score = slide_score(_table(places, list(scores)), config, spec=SPEC, ceiling=1.0)
+    order = rng.permutation(len(places))
+    shuffled = _table([places[i] for i in order], [scores[i] for i in order])
+    assert slide_score(shuffled, config, spec=SPEC, ceiling=1.0) == pytest.approx(score, abs=1e-12)
+    flagged = [place for place in np.ndindex(12, 12) if place not in places][: seed % 30]
+    more = _table(flagged + places, [None] * len(flagged) + scores)
+    assert slide_score(more, config, spec=SPEC, ceiling=1.0) == pytest.approx(score, abs=1e-12)
+
+
+@given(places=PLACES, value=st.floats(-1e6, 1e6), method=st.sampled_from(METHODS))
+@settings(max_examples=60, deadline=None)
+def test_a_constant_slide_gives_the_constant(places: list[tuple[int, int]], value: float, method: str) -> None:
+    table = _table(places, [value] * len(places))
+    assert slide_score(table, new_aggregation(method), spec=SPEC) == pytest.approx(value, abs=1e-9)
+
+
+def test_ceiling_by_hand() -> None:
+    """Each slide counts the same: 3 tiles of 2 against one of 0 are a mean of 1 and a deviation of 1."""
+    slides = [scored_cells(_table([(i, 0) for i in range(len(s))], s), AggregationConfig(method="grow"), spec=SPEC)
+              for s in ([2.0] * 3, [0.0])]  # fmt: skip
+    assert ceiling_of(slides) == 1 + CEILING_DEVIATIONS
+
+
+def test_new_calibrations_and_old_ones() -> None:
+    assert AggregationConfig() == new_aggregation("top")
+    assert AggregationConfig.model_validate({"top_fraction": 0.3, "min_tiles": 8, "min_coverage": 0.9}).method == "top"
+    assert (new_aggregation().method, new_aggregation().top_fraction) == (METHOD, TOP_FRACTION[METHOD])
+    assert new_aggregation("smooth", top_fraction=0.2).top_fraction == 0.2
+
+
+@pytest.mark.parametrize(("method", "share"), [("best", None), ("grow", 0.0), ("top", 1.5)])
+def test_what_is_no_method_or_share_is_refused(method: str, share: float | None) -> None:
+    with pytest.raises(InputError, match=r"a slide's score: (method|top_fraction)"):
+        new_aggregation(method, top_fraction=share)

@@ -146,3 +146,14 @@ def test_slides_of_one_patient_count_as_one() -> None:
 def test_scores_that_are_no_numbers_are_refused(odd: float) -> None:
     with pytest.raises(ValidationError, match="finite number"):
         _calibration([1.0, odd], 0.4)
+
+
+@pytest.mark.parametrize("method", ["grow", "smooth", "top"])
+def test_only_grow_needs_a_ceiling(method: str) -> None:
+    """Without one its scores would be others than those of the calibration's slides."""
+    values = _calibration([1.0, 2.0], 0.5).model_dump() | {"aggregation": {"method": method}}
+    if method == "grow":
+        with pytest.raises(ValidationError, match="tile_ceiling"):
+            Calibration.model_validate(values)
+        values |= {"tile_ceiling": 2.0}
+    assert Calibration.model_validate(values).ceiling == (2.0 if method == "grow" else math.inf)

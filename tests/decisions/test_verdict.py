@@ -23,7 +23,7 @@ def _tiles(scores: list[float | None], flags: list[str | None] | None = None) ->
     n = len(scores)
     errors = [None if s is not None else "pixels cannot be read" for s in scores]
     columns = {
-        "tile_id": [f"s1/{i}" for i in range(n)], "slide_id": ["s1"] * n, "x_level0_px": range(n),
+        "tile_id": [f"s1/{i}" for i in range(n)], "slide_id": ["s1"] * n, "x_level0_px": [64 * i for i in range(n)],
         "y_level0_px": [0] * n, "width_level0_px": [64] * n, "height_level0_px": [64] * n,
         "tissue_fraction": [1.0] * n, "band": ["tissue"] * n, "score": scores, "mean_saturation": [0.1] * n,
         "mean_green": [0.1] * n, "flag": flags or [None] * n, "error": errors,
@@ -51,14 +51,24 @@ def test_scored(scores: list[float | None], decision: str, p: float) -> None:
     assert set(verdict) <= set(SLIDE_DECISIONS.names)
 
 
-def test_without_a_calibration_there_is_a_score_and_no_decision() -> None:
+def test_without_a_calibration_there_is_neither_score_nor_decision() -> None:
     verdict = judge(_tiles([1.0, 2.0, 3.0, 4.0]), None, CONFIG)
-    assert (verdict["state"], verdict["score"]) == ("scored", 3.5)
-    assert not {"decision", "p_value", "threshold"} & set(verdict)
+    assert verdict["state"] == "scored"
+    assert not {"score", "decision", "p_value", "threshold"} & set(verdict)
+
+
+def test_scored_with_neighbours_and_a_ceiling() -> None:
+    """Six tiles in a row, and 9 counts as 5: the best three are 1, 2, 5 or 2, 5, 1, the best four 1, 2, 5, 1."""
+    config = AggregationConfig(method="grow", top_fraction=1 / 6, min_tiles=4)
+    values = {"aggregation": config, "tile_ceiling": 5.0}
+    calibration = Calibration.model_validate(CALIBRATION.model_dump() | values)
+    verdict = judge(_tiles([1.0, 2.0, 9.0, 1.0, 0.0, 1.0]), None, config, calibration)
+    assert verdict["score"] == (8 / 3 + 9 / 4) / 2
 
 
 def test_an_unreadable_tile_lowers_coverage_never_the_score() -> None:
-    whole, holed = (judge(_tiles(s), None, CONFIG)["score"] for s in ([5.0] * 4, [5.0, 5.0, 5.0, 5.0, None]))
+    rows: list[list[float | None]] = [[5.0] * 4, [5.0, 5.0, 5.0, 5.0, None]]
+    whole, holed = (judge(_tiles(row), None, CONFIG, CALIBRATION)["score"] for row in rows)
     assert whole == holed == 5.0
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from uadray.detectors import dpa, fanogan
-from uadray.detectors.catalog import DetectorConfig, build_detector, build_networks
+from uadray.detectors.building import build_detector, build_networks
+from uadray.detectors.catalog import SingleConfig
 from uadray.detectors.detector import BATCH, Detector, assemble, no_picture, pooled
 from uadray.detectors.latents import Latent
 from uadray.detectors.losses import izi_f, relative_perceptual_l1
@@ -104,7 +105,7 @@ def test_a_detector_may_have_one_of_its_stages(detector: Detector) -> None:
 
 
 def test_every_detector_of_the_catalog_is_tested_here() -> None:
-    union, *_ = get_args(DetectorConfig)
+    union, *_ = get_args(SingleConfig)
     assert {type(config) for config in CONFIGS} == set(get_args(union))
 
 

@@ -19,8 +19,8 @@ from uadray.bench.processes import descendants, memory, role
 from uadray.bench.slides import gpu_tiles, upload_copies, write_calibration, write_slide
 from uadray.commands.demo import TRAIN
 from uadray.config import parse_config
+from uadray.detectors.building import build_networks
 from uadray.detectors.bundle import write_bundle
-from uadray.detectors.catalog import build_networks
 from uadray.errors import WorkError
 from uadray.slides.manifest import write_manifest
 from uadray.tiles.spec import TileSpec

@@ -1,6 +1,7 @@
 """`uadray calibrate`: normal slides -> `calibration.json` beside the bundle."""
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,21 +14,23 @@ from uadray.cluster.nodes import Nodes
 from uadray.cluster.workers import StreamConfig
 from uadray.commands.cluster import join_cluster
 from uadray.commands.progress import progress, tile_progress
-from uadray.config import parse_config
-from uadray.decisions.aggregation import AggregationConfig
+from uadray.decisions.aggregation import AggregationConfig, ceiling_of, new_aggregation, score_of, scored_cells
 from uadray.decisions.conformal import Calibration, check_alpha, one_a_patient
+from uadray.decisions.neighbourhoods import Cells
 from uadray.decisions.verdict import judge
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle
 from uadray.errors import InputError, shown
+from uadray.screening.given_slides import given_slides
 from uadray.screening.progress import Progress
 from uadray.screening.results import scored_slides
 from uadray.screening.slide_result import SlideResult
 from uadray.slides import identity
-from uadray.slides.manifest import SlideRow, has_label, read_manifest
+from uadray.slides.manifest import SlideRow, has_label
 from uadray.storage import objects
-from uadray.tiles.cells import Cells, cells_of, smoothed
+from uadray.tiles.cells import Cells as TileCells
+from uadray.tiles.cells import cells_of, smoothed
 from uadray.tiles.mask_folder import check_folder
-from uadray.tiles.quality import QualityConfig
+from uadray.tiles.spec import TileSpec
 
 CELL_TILES = 1000
 """Of a slide, the tiles whose cells are remembered, evenly spread: quantiles of a large archive stay in memory."""
@@ -36,25 +39,26 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    bundle_uri: str, *, slides_uri: str, split: str | None, alpha: float, top_fraction: float, mask_dir: str | None,
-    stream: StreamConfig,
+    bundle_uri: str, *, slides_uri: str, split: str | None, alpha: float, method: str, top_fraction: float | None,
+    mask_dir: str | None, stream: StreamConfig,
 ) -> dict[str, Any]:  # fmt: skip
     """Join the cluster and calibrate the bundle.
 
     Args:
         bundle_uri: gets the calibration.
-        slides_uri: manifest of normal slides.
+        slides_uri: manifest, folder or s3:// prefix of normal slides.
         split: only the slides of this split; None takes all.
         alpha: share of normal slides that may be called anomalous.
-        top_fraction: a slide's score is the mean of this share of its tiles.
+        method: how tile scores become a slide's score, see `AggregationConfig`.
+        top_fraction: the share of the highest that it takes the mean of; None for the method's own.
         mask_dir: folder of edited masks.
         stream: how the cluster is shared.
 
     Returns:
         The calibration's id, counts, and `left_out`: the slides without a score, with the reason.
     """
-    bundle, rows = read_bundle(bundle_uri), read_manifest(slides_uri, split=split)
-    aggregation = parse_config(AggregationConfig, {"top_fraction": top_fraction}, source="--top-fraction")
+    bundle, rows = read_bundle(bundle_uri), given_slides(slides_uri, split=split)
+    aggregation = new_aggregation(method, top_fraction=top_fraction)
     contents = check(rows, bundle, alpha=alpha)
     masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     with progress("calibrate") as tick:
@@ -96,18 +100,18 @@ def calibrate(
         rows, bundle_uri=bundle_uri, bundle=bundle, aggregation=aggregation, config=config or StreamConfig(),
         progress=progress, nodes=nodes,
     )  # fmt: skip
-    scores = normals.scores
-    chosen = one_a_patient({row.slide_id: row.patient for row in rows if row.slide_id in scores})
+    used = [row for row in rows if row.slide_id in normals.cells]
+    chosen = one_a_patient({row.slide_id: row.patient for row in used})
     check_alpha(alpha, len(chosen))
+    ceiling = ceiling_of([normals.cells[slide_id] for slide_id in chosen]) if aggregation.method == "grow" else None
+    scores = normals.scores(aggregation, ceiling)
     _warn_of_equal_scores(scores)
     salt = identity.new_salt()
-    used = [row for row in rows if row.slide_id in scores]
+    marks = tuple(identity.all_marks(used, salt, etags=normals.etags, contents=contents))
+    tiles = np.concatenate(normals.tiles)
     calibration = _calibration(
-        [scores[slide_id] for slide_id in chosen], np.concatenate(normals.tiles), bundle, alpha, aggregation
-    ).model_copy(
-        update={"salt": salt, "slides": tuple(identity.all_marks(used, salt, etags=normals.etags, contents=contents))}
-        | _cell_scale(normals.cells)
-    )
+        [scores[slide_id] for slide_id in chosen], tiles, bundle, alpha, aggregation, ceiling
+    ).model_copy(update={"salt": salt, "slides": marks} | _cell_scale(normals.tile_cells))
     data = calibration.model_dump_json(indent=2).encode()
     objects.write_bytes(objects.join(bundle_uri, CALIBRATION), data)
     return calibration, normals.left_out
@@ -118,32 +122,39 @@ class _Normals:
     """What became of the normal slides.
 
     Attributes:
-        scores: slide id -> the slide's score.
+        cells: slide id -> what its score is made of, as soon as all are known.
         etags: slide id -> etag of its file.
         tiles: the tile scores of each slide that has a score.
         left_out: slide id -> why the slide has no score.
-        cells: smoothed, of `CELL_TILES` tiles of each slide at most, where the detector gives any.
+        tile_cells: smoothed, of `CELL_TILES` tiles of each slide at most, where the detector gives any.
     """
 
-    scores: dict[str, float] = field(default_factory=dict)
+    cells: dict[str, Cells] = field(default_factory=dict)
     etags: dict[str, str | None] = field(default_factory=dict)
     tiles: list[npt.NDArray[np.float64]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
-    cells: list[Cells] = field(default_factory=list)
+    tile_cells: list[TileCells] = field(default_factory=list)
 
-    def add(self, result: SlideResult, aggregation: AggregationConfig, quality: QualityConfig | None) -> None:
+    def scores(self, aggregation: AggregationConfig, ceiling: float | None) -> dict[str, float]:
+        """Slide id -> the slide's score, of all that have one."""
+        bound = math.inf if ceiling is None else ceiling
+        return {slide_id: score_of(cells, aggregation, ceiling=bound) for slide_id, cells in self.cells.items()}
+
+    def add(self, result: SlideResult, aggregation: AggregationConfig, spec: TileSpec) -> None:
         """Take a slide's result in."""
         slide_id, of_bundle = result.row.slide_id, result.of_bundle()
-        verdict = judge(of_bundle.tiles, of_bundle.failure, aggregation, quality=quality)
+        verdict = judge(of_bundle.tiles, of_bundle.failure, aggregation, spec=spec)
         if verdict["state"] != "scored" or of_bundle.tiles is None:
             self.left_out[slide_id] = f"{verdict['reason']}: {verdict['message']}"
             return
-        self.scores[slide_id] = verdict["score"]
+        self.cells[slide_id] = scored_cells(of_bundle.tiles, aggregation, spec=spec)
         self.etags[slide_id] = result.header.get("etag")
         self.tiles.append(of_bundle.tiles["score"].drop_null().to_numpy())
         cells = cells_of(of_bundle.tiles)
         if cells is not None:
-            self.cells.append(smoothed(cells)[np.linspace(0, len(cells) - 1, min(len(cells), CELL_TILES)).astype(int)])
+            self.tile_cells.append(
+                smoothed(cells)[np.linspace(0, len(cells) - 1, min(len(cells), CELL_TILES)).astype(int)]
+            )
 
 
 def _score_normals(
@@ -154,11 +165,11 @@ def _score_normals(
 
     def tick(note: str = "") -> None:
         if progress is not None:
-            n_done = len(normals.scores) + len(normals.left_out)
+            n_done = len(normals.cells) + len(normals.left_out)
             progress(n_done, len(rows), sum(map(len, normals.tiles)), note)
 
     for result in scored_slides(rows, bundles={bundle_uri: bundle}, config=config, nodes=nodes, say=tick):
-        normals.add(result, aggregation, bundle.tiles.quality)
+        normals.add(result, aggregation, bundle.tiles)
         tick()
     return normals
 
@@ -199,7 +210,7 @@ def _check_unseen(rows: list[SlideRow], trained_on: identity.Seen, contents: Map
             "calibration slides must not have been trained on, under whatever id (their scores are too low, and the "
             f"false-alarm rate would not hold): {_first_five(trained)}"
         )
-    known = [row.slide_id for row in rows if identity.patient_mark(row, trained_on.salt) in trained_on.marks]
+    known = [row.slide_id for row in rows if identity.is_patient_seen(row, trained_on)]
     if known:
         log.warning(
             "%d of %d slides are of patients whose other slides were trained on: their scores may be too low, and the "
@@ -214,19 +225,20 @@ def _warn_of_equal_scores(scores: Mapping[str, float]) -> None:
 
 
 def _calibration(
-    scores: list[float], tiles: npt.NDArray[np.float64], bundle: Bundle, alpha: float, aggregation: AggregationConfig
-) -> Calibration:
+    scores: list[float], tiles: npt.NDArray[np.float64], bundle: Bundle, alpha: float, aggregation: AggregationConfig,
+    ceiling: float | None,
+) -> Calibration:  # fmt: skip
     """The calibration of these slide scores, and of all tile scores of the slides; its id changes with what counts."""
     ordered = tuple(sorted(scores))
     name = provenance.fingerprint([bundle.id, repr(ordered), repr(alpha), aggregation.model_dump_json()])[:12]
     median, p99 = (float(q) for q in np.quantile(tiles, [0.5, 0.99]))
     return Calibration(
         id=name, bundle_id=bundle.id, aggregation=aggregation, alpha=alpha, scores=ordered,
-        tile_median=median, tile_p99=p99, tile_high=median + 1.5 * (p99 - median),
+        tile_median=median, tile_p99=p99, tile_high=median + 1.5 * (p99 - median), tile_ceiling=ceiling,
     )  # fmt: skip
 
 
-def _cell_scale(cells: list[Cells]) -> dict[str, float]:
+def _cell_scale(cells: list[TileCells]) -> dict[str, float]:
     """The scale of a heatmap of cells; nothing where the detector gives none."""
     values = np.concatenate([of_slide.ravel() for of_slide in cells]) if cells else np.empty(0)
     values = values[np.isfinite(values)]

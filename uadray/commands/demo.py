@@ -17,7 +17,7 @@ from uadray.commands.calibrate import calibrate
 from uadray.commands.progress import Tick
 from uadray.commands.train import train
 from uadray.config import parse_config
-from uadray.decisions.aggregation import AggregationConfig
+from uadray.decisions.aggregation import new_aggregation
 from uadray.detectors.bundle import read_bundle
 from uadray.errors import InputError
 from uadray.evaluation.report import evaluate
@@ -86,7 +86,7 @@ def run(out: str, tick: Tick, *, epochs: int = EPOCHS) -> dict[str, Any]:
     done("train")
     calibration, _ = calibrate(
         read_manifest(str(manifests["calibration"])), bundle_uri=bundle_uri, bundle=bundle, alpha=ALPHA,
-        aggregation=AggregationConfig(), progress=lambda s, n, *_: tick(2, 5, f"calibrating {s}/{n}"),
+        aggregation=new_aggregation(), progress=lambda s, n, *_: tick(2, 5, f"calibrating {s}/{n}"),
     )  # fmt: skip
     done("calibrate")
     summary = job.screen(

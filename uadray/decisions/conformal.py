@@ -12,7 +12,7 @@ then holds for any one slide of a patient who is not among them.
 import math
 from collections.abc import Mapping
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, model_validator
 
 from uadray.config import Config
 from uadray.decisions.aggregation import AggregationConfig
@@ -39,6 +39,7 @@ class Calibration(Config):
         cell_median: median of their tiles' smoothed cells, where the detector gives any; a heatmap's pale end of cells.
         cell_p99: 99 % of these cells are below it.
         cell_high: a heatmap's dark end of cells.
+        tile_ceiling: what a tile's score counts for at most in `grow`; None with the other methods.
     """
 
     id: str
@@ -54,11 +55,23 @@ class Calibration(Config):
     cell_median: FiniteFloat | None = None
     cell_p99: FiniteFloat | None = None
     cell_high: FiniteFloat | None = None
+    tile_ceiling: FiniteFloat | None = None
 
     @property
     def cell_scale(self) -> tuple[float, float] | None:
         """The ends of a heatmap of cells; None where no cells were calibrated."""
         return None if self.cell_median is None or self.cell_high is None else (self.cell_median, self.cell_high)
+
+    @model_validator(mode="after")
+    def _has_ceiling(self) -> "Calibration":
+        if self.aggregation.method == "grow" and self.tile_ceiling is None:
+            raise ValueError("slide scores by `grow` need a tile_ceiling")
+        return self
+
+    @property
+    def ceiling(self) -> float:
+        """`tile_ceiling`, or infinity where there is none."""
+        return math.inf if self.tile_ceiling is None else self.tile_ceiling
 
     @property
     def seen(self) -> Seen:

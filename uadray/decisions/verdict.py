@@ -14,6 +14,7 @@ from uadray.decisions.conformal import Calibration
 from uadray.slides.identity import Seen, is_seen
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.quality import Flag, QualityConfig, assess
+from uadray.tiles.spec import TileSpec
 
 STATES = ("scored", "not_assessable", "failed")
 """A slide ends in exactly one of them."""
@@ -27,7 +28,7 @@ NOT_ASSESSABLE_REASONS = frozenset({"no_stain"})
 
 def judge(
     tiles: pa.Table | None, failure: tuple[str, str] | None, config: AggregationConfig,
-    calibration: Calibration | None = None, *, quality: QualityConfig | None = None,
+    calibration: Calibration | None = None, *, spec: TileSpec | None = None,
 ) -> Verdict:  # fmt: skip
     """State, score and decision of a slide, as fields of `SLIDE_DECISIONS`.
 
@@ -35,21 +36,21 @@ def judge(
         tiles: rows of `TILE_SCORES`; None for a slide that failed.
         failure: its reason and message.
         config: how tile scores become a slide's score.
-        calibration: without one (while it is being made) there is a score and no decision.
-        quality: how much good tissue a slide must have; the defaults of `QualityConfig` unless given.
+        calibration: without one (while it is being made) there is neither score nor decision.
+        spec: how the tiles were cut, and how much of them must be good tissue; see `cells_of` and `QualityConfig` for
+            what holds without it.
     """
     if failure is not None or tiles is None:
         return _without_tiles(*(failure or ("lost", "no tiles came")))
-    scores = tiles["score"].drop_null().to_numpy()
     flags: Counter[Flag] = Counter(flag for flag in tiles["flag"].to_pylist() if flag is not None)
-    n_tiles, n_scored = len(tiles), len(scores)
+    n_tiles, n_scored = len(tiles), len(tiles) - tiles["score"].null_count
     n_good = n_tiles - flags.total()
     coverage = n_scored / n_good if n_good else None
     counts = {"n_tiles": n_tiles, "n_scored": n_scored, "flags": json.dumps(flags), "coverage": coverage}
     if n_tiles < config.min_tiles:
         message = f"{n_tiles} tiles with enough tissue, at least {config.min_tiles} are needed"
         return counts | _not_assessable("too_little_tissue", message)
-    poor = _poor_quality(n_tiles, flags, config, quality or QualityConfig())
+    poor = _poor_quality(n_tiles, flags, config, (spec and spec.quality) or QualityConfig())
     if poor is not None:
         return counts | _not_assessable(*poor)
     if n_scored == 0:
@@ -59,8 +60,10 @@ def judge(
         needed = max(config.min_tiles, math.ceil(n_good * config.min_coverage))
         message = f"only {n_scored} of {n_good} tissue tiles could be read, {needed} are needed"
         return counts | _not_assessable("low_coverage", message)
-    score = aggregation.slide_score(scores, config)
-    return counts | {"state": "scored", "score": score} | (_decided(score, calibration) if calibration else {})
+    if calibration is None:
+        return counts | {"state": "scored"}
+    score = aggregation.slide_score(tiles, config, spec=spec, ceiling=calibration.ceiling)
+    return counts | {"state": "scored", "score": score} | _decided(score, calibration)
 
 
 def used_before(row: SlideRow, etag: str | None, trained_on: Seen, calibrated_on: Seen) -> str | None:

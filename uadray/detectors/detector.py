@@ -212,7 +212,11 @@ def assemble(
 
 def no_picture(networks: Mapping[str, nn.Module]) -> Reconstruct:
     """The stage `reconstruct` of a detector that has no picture to show."""
-    return lambda z: None
+    return without_picture
+
+
+def without_picture(z: Latent) -> None:
+    """No picture, of any latent."""
 
 
 def _left_out(*_: Any, **__: Any) -> NoReturn:

@@ -246,8 +246,8 @@ class Committer:
 
     def _verdict(self, result: SlideResult, index: int, each: ScreeningBundle) -> Verdict:
         scores, calibration = result.of_bundle(index), each.calibration
-        quality, etag = each.bundle.tiles.quality, result.header.get("etag")
-        verdict = judge(scores.tiles, scores.failure, calibration.aggregation, calibration, quality=quality)
+        spec, etag = each.bundle.tiles, result.header.get("etag")
+        verdict = judge(scores.tiles, scores.failure, calibration.aggregation, calibration, spec=spec)
         return verdict | {"note": used_before(result.row, etag, each.bundle.trained_on, calibration.seen)}
 
     def _count(self, commit: Future[bool], verdicts: list[Verdict]) -> None:

@@ -3,6 +3,7 @@
 A bundle keeps these settings, so that slides are cut in the same way for training, calibration and screening.
 """
 
+import math
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -49,6 +50,18 @@ class TileSpec(Config):
             raise ValueError(f"stride_px {self.stride_px} leaves gaps between tiles of tile_px {self.tile_px}")
         return self
 
+    def check_mpp(self, mpp: float | None) -> None:
+        """Refuse tiles that a detector was not made for; None takes any.
+
+        Args:
+            mpp: that the detector's lengths are told from.
+
+        Raises:
+            ValueError: it is not that of the tiles.
+        """
+        if mpp is not None and not math.isclose(mpp, self.mpp, rel_tol=1e-3):
+            raise ValueError(f"detector.mpp {mpp} is not tiles.mpp {self.mpp}; they are one and the same")
+
     def json_for_ids(self) -> str:
         """Its values, from which ids of bundles and tile sets are made.
 
@@ -60,3 +73,21 @@ class TileSpec(Config):
 def as_kept(tiles: Any) -> Any:
     """What a file of a run says of its tiles; where it does not name `max_coarser`, there was none, and it is 0."""
     return {"max_coarser": 0.0} | tiles if isinstance(tiles, dict) else tiles
+
+
+def differences(first: dict[str, Any], second: dict[str, Any], within: str = "") -> list[str]:
+    """The fields of `first` in which two specs (of `TileSpec.model_dump`) differ, with their values, for messages."""
+    differing = []
+    for name in first:
+        if name == "mask_dir" or first[name] == second[name]:
+            continue
+        if isinstance(first[name], dict) and isinstance(second[name], dict):
+            differing += differences(first[name], second[name], f"{within}{name}.")
+        else:
+            differing.append(f"{within}{name} {_short(first[name])} and {_short(second[name])}")
+    return differing
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

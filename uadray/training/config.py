@@ -3,7 +3,7 @@
 from pydantic import Field, model_validator
 
 from uadray.config import Config
-from uadray.detectors.catalog import DetectorConfig
+from uadray.detectors.building import DetectorConfig
 from uadray.errors import InputError
 from uadray.generators.catalog import GeneratorConfig
 from uadray.tiles.spec import TileSpec
@@ -66,6 +66,7 @@ class TrainConfig(Config):
             raise ValueError(
                 f"{self.section}.input_px {self.input_px} is larger than tiles.tile_px {self.tiles.tile_px}"
             )
+        self.tiles.check_mpp(getattr(self.detector, "mpp", None))
         return self
 
     @property
