@@ -12,7 +12,7 @@ from networks_watch import moved, state_of
 from pydantic import TypeAdapter, ValidationError
 
 from uadray.config import parse_config
-from uadray.detectors import combined, dpa, fanogan
+from uadray.detectors import combined, dpa, enlarged_nuclei, fanogan
 from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, outline_of
 from uadray.detectors.bundle import Bundle, load_detector, read_bundle, write_bundle
 from uadray.detectors.description import described_bundle
@@ -239,6 +239,14 @@ def test_a_member_that_has_changed_since_is_refused(members: tuple[str, str]) ->
 def test_a_detector_without_its_members_is_refused() -> None:
     with pytest.raises(InputError, match="members are not known"):
         build_networks(combined.Config(kind="combined", bundles=("a", "b")))
+
+
+def test_it_has_the_cells_of_the_widest_member() -> None:
+    nuclei = enlarged_nuclei.Config(kind="enlarged_nuclei", input_px=40, mpp=1.0)
+    for members, has_cells in (((DPA, GAN), False), ((GAN, nuclei), True), ((nuclei.model_copy(update={"input_px": 32}),
+                               DPA.model_copy(update={"input_px": 40})), False)):  # fmt: skip
+        config = combined.Config(kind="combined", members=members, input_px=max(m.input_px for m in members))
+        assert combined.detector(config, {}, device="cpu", stages=()).has_cells is has_cells
 
 
 def test_three_members_one_without_a_picture(fitted: Callable[..., str], members: tuple[str, str]) -> None:

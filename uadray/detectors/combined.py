@@ -155,8 +155,9 @@ def detector(
     config: Config, networks: Mapping[str, nn.Module], *, device: str, batch_tiles: int | None = None,
     stages: Collection[Stage] = STAGES,
 ) -> Detector:  # fmt: skip
-    """The stages of all members, side by side."""
+    """The stages of all members, side by side; with the map of the widest come its cells, if it has any."""
     members = partial(built_members, config, networks, device=device)
+    widest = next(member for member in members(stages=()) if member.input_px == config.input_px)
     return assemble(
         networks,
         mapping=lambda placed: MembersMap(members(stages=["map"])),
@@ -165,6 +166,7 @@ def detector(
             members(stages=["reconstruct", "score"]), placed["normal"], rule=config.rule, weights=config.weights
         ),
         input_px=config.input_px, device=device, batch_tiles=batch_tiles, stages=stages,
+        has_cells=widest.has_cells,
     )  # fmt: skip
 
 
