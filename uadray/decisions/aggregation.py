@@ -37,8 +37,8 @@ TOP_FRACTION: dict[str, float] = {"top": 0.3, "smooth": 0.1, "grow": 0.1}
 """The share that new calibrations take with each method unless told."""
 
 CEILING_DEVIATIONS = 2.5
-"""The ceiling lies so many deviations above the mean of normal tiles. 2 and 3 do the same, 1.5 costs a fifth of the small
-lesions; without one, detectors with a heavy tail lose some."""
+"""The ceiling lies so many deviations above the mean of normal tiles. 2 and 3 do the same, 1.5 costs a fifth of the
+small lesions that are called; without one, detectors with a heavy tail lose some."""
 
 
 class AggregationConfig(Config):
