@@ -42,6 +42,7 @@ CALIBRATION = Calibration(
 @dataclass
 class Kind:
     kind: str = "dpa"
+    input_px: int = 96
 
 
 @dataclass

@@ -46,6 +46,11 @@ tissue, has no score. `flag` says what a tile shows instead of good tissue (`pen
 `out_of_focus`). `mean_saturation` and `mean_green` are the trivial scores that a detector has to beat (both from 0 to
 1)."""
 
+CELLS = pa.field("cells", pa.list_(pa.float32()))
+"""One more column of `TILE_SCORES`, which the files of detectors without cells do not have: where in the tile its score
+comes from, k x k numbers row by row from the upper left (k = 6 at most). They are of the centre of the tile that the
+detector sees, on a scale of their own, with about three digits; null where there is no score."""
+
 SLIDE_DECISIONS = pa.schema(
     [
         pa.field("slide_id", pa.string(), nullable=False),

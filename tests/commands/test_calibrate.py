@@ -9,13 +9,16 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import screening_drivers as sd
 from seaweed import SeaweedServer
 
 from uadray.cluster.workers import StreamConfig
+from uadray.commands import calibrate as calibrate_command
 from uadray.commands.calibrate import calibrate, check
-from uadray.decisions.aggregation import new_aggregation
+from uadray.decisions.aggregation import AggregationConfig, new_aggregation
 from uadray.decisions.conformal import one_a_patient
 from uadray.detectors import fanogan
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle, write_bundle
@@ -25,9 +28,11 @@ from uadray.phantoms.pyramid import write_pyramid
 from uadray.provenance import fingerprint
 from uadray.screening import job
 from uadray.screening.bundles import ScreeningBundle, read_calibration
+from uadray.screening.slide_result import EVIDENCE, BundleScores
 from uadray.slides import identity
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
+from uadray.tiles.cells import with_cells
 from uadray.tiles.spec import TileSpec
 
 pytestmark = pytest.mark.filterwarnings(
@@ -137,6 +142,24 @@ def test_patients_count_and_not_slides(tmp_path: Path, rows: list[SlideRow], cap
     assert "3 of 3 slides have no patient_id" in caplog.text
 
 
+def test_cells_of_the_slides_make_the_scale_of_heatmaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each slide some tiles, evenly spread; a detector without cells leaves the calibration as it was."""
+    monkeypatch.setattr(calibrate_command, "CELL_TILES", 2)
+    normals = calibrate_command._Normals()
+    for first in (0, 50):
+        result = sd.scored(SlideRow(f"s{first}", "/s.tif"))
+        tiles = pa.concat_tables([sd.tiles(result.row, 1.0)] * 2)
+        numbers = first + np.array([0, np.nan, -900, 25])[:, None, None] + np.arange(25).reshape(5, 5)
+        result.scores = (BundleScores(with_cells(tiles, numbers.astype(np.float32)), EVIDENCE.empty_table()),)
+        normals.add(result, AggregationConfig(min_tiles=1), TILES)
+    assert [cells.shape for cells in normals.cells] == [(2, 5, 5)] * 2
+    np.testing.assert_allclose(normals.cells[0][0, 0, :2], [1.5, 2.25])  # smoothed: 0 1 above 5 6
+    normals.cells = [np.arange(50.0, dtype=np.float32).reshape(2, 5, 5) + first for first in (0, 50)]
+    scale = calibrate_command._cell_scale(normals.cells)  # 0, 1, ..., 99
+    assert scale == pytest.approx({"cell_median": 49.5, "cell_p99": 98.01, "cell_high": 49.5 + 1.5 * 48.51})
+    assert calibrate_command._cell_scale([]) == calibrate_command._cell_scale([np.full((1, 2, 2), np.nan)]) == {}
+
+
 @pytest.mark.ray
 def test_a_calibration_from_slides_to_marks(
     ray_cluster: None, tmp_path: Path, rows: list[SlideRow], caplog: pytest.LogCaptureFixture
@@ -156,6 +179,7 @@ def test_a_calibration_from_slides_to_marks(
     assert made.tile_ceiling is not None
     assert made.tile_ceiling > made.tile_median
     assert read_calibration(uri, bundle) == made
+    assert made.cell_scale is None
     written = "".join((Path(uri) / name).read_text() for name in ("bundle.json", CALIBRATION)) + caplog.text
     assert not any(word in written for word in ("secret", "patient0", str(tmp_path)))
     again = [replace(used[0], slide_id="renamed"), replace(rows[6], patient_id="q"), rows[5]]

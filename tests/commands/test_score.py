@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from uadray.cluster.workers import StreamConfig
-from uadray.commands.score import score, with_slides_and_labels
+from uadray.commands.score import SCORES, score, with_slides_and_labels
 from uadray.detectors import fanogan
 from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
 from uadray.detectors.catalog import build_networks
@@ -21,6 +21,7 @@ from uadray.errors import InputError, WorkError
 from uadray.evaluation.report import evaluate
 from uadray.schemas import TILE_SCORES
 from uadray.serving.base64_images import decode_tile
+from uadray.tiles.cells import with_cells
 from uadray.tiles.spec import TileSpec
 from uadray.tilesets.containers import TileRef
 
@@ -92,7 +93,8 @@ def test_scores_of_other_tiles_are_never_labelled() -> None:
     }
     table = pa.table(columns, schema=pa.schema([field.with_nullable(True) for field in TILE_SCORES]))
     refs = [TileRef("a", "normal", ""), TileRef("b", None, "", "s")]
-    labelled = with_slides_and_labels(table, refs)
+    labelled = with_slides_and_labels(with_cells(table, np.ones((2, 6, 6), np.float32)), refs)
+    assert labelled.column_names == SCORES.names  # cells are for pictures
     assert (labelled["label"].to_pylist(), labelled["slide_id"].to_pylist()) == (["normal", None], ["", "s"])
     with pytest.raises(WorkError, match="not those of the tiles that were read"):
         with_slides_and_labels(table, refs[::-1])

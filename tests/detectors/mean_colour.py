@@ -82,7 +82,7 @@ def detector(
     return assemble(
         networks, mapping=lambda placed: EncoderMap(placed["colour"]), reconstruct=no_picture,
         score=lambda placed: Score(placed["normal"]), input_px=config.input_px, device=device,
-        batch_tiles=batch_tiles, stages=stages,
+        batch_tiles=batch_tiles, stages=stages, has_cells=True,
     )  # fmt: skip
 
 

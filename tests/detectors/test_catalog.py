@@ -11,7 +11,7 @@ from networks_watch import smooth_pictures
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from uadray.detectors import dpa, fanogan
+from uadray.detectors import dpa, enlarged_nuclei, fanogan
 from uadray.detectors.catalog import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
 from uadray.detectors.detector import BATCH, STAGES
 from uadray.networks import weights
@@ -20,12 +20,19 @@ pytestmark = pytest.mark.usefixtures("torch_alone")
 
 DPA = dpa.Config(kind="dpa", input_px=16, width=4, halvings=2, layers=("block0", "block2"))
 GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=8, critic_steps=2, encoder_fraction=0.4)
-EXAMPLES = [DPA, GAN]
+NUCLEI = enlarged_nuclei.Config(
+    kind="enlarged_nuclei", input_px=16, backbone_mpp=0.243, layers=("block0", "block2"), heads=1
+)
+EXAMPLES = [DPA, GAN, NUCLEI]
 
 
 @pytest.fixture
 def x() -> Tensor:
-    return smooth_pictures()
+    """Eight pictures, two of them as pink as eosin, two as dark as nuclei, so that every detector learns of them."""
+    pictures, pink, dark = smooth_pictures(), torch.tensor([0.8, 0.2, 0.6]), torch.tensor([-0.4, -0.7, 0.0])
+    for place, colour in ((slice(0, 2), pink), (slice(2, 4), dark)):
+        pictures[place] = 0.1 * pictures[place] + colour[:, None, None]
+    return pictures
 
 
 def test_there_is_an_example_of_every_member() -> None:
@@ -52,9 +59,9 @@ def test_what_was_trained_a_few_steps_scores(config: Any, x: Tensor) -> None:
     trainee = build_trainee(config, networks)
     trainee.prepare(x)
     seen = []
-    for i in range(4):
-        assert all(math.isfinite(value) for value in trainee.step(x, i / 4).values())
-        seen.append(trainee.phase(i / 4))
+    for progress in (0.0, 0.3, 0.65, 0.8, 0.95):
+        assert all(math.isfinite(value) for value in trainee.step(x, progress).values())
+        seen.append(trainee.phase(progress))
     assert [phase for i, phase in enumerate(seen) if phase not in seen[:i]] == list(trainee.phases)
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH + 1, 20, 20, 3), dtype=np.uint8)
     scored = build_detector(config, networks, stages=STAGES)(pixels)

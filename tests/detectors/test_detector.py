@@ -9,7 +9,7 @@ import torch
 
 from uadray.detectors import dpa, fanogan
 from uadray.detectors.catalog import DetectorConfig, build_detector, build_networks
-from uadray.detectors.detector import BATCH, Detector, assemble, no_picture
+from uadray.detectors.detector import BATCH, Detector, assemble, no_picture, pooled
 from uadray.detectors.latents import Latent
 from uadray.detectors.losses import izi_f, relative_perceptual_l1
 from uadray.detectors.pixels import to_input
@@ -147,6 +147,61 @@ def test_larger_tiles_are_cropped_to_their_centre(detector: Detector) -> None:
     scored = detector(framed)
     np.testing.assert_array_equal(scored.pictures(range(4))[0], PIXELS[:4])
     np.testing.assert_allclose(scored.score, detector(PIXELS[:4]).score, atol=1e-6)
+
+
+def test_cells_are_means_over_areas_of_the_map() -> None:
+    maps = torch.arange(2 * 12 * 12).float().reshape(2, 12, 12)
+    assert torch.equal(pooled(maps), maps.reshape(2, 6, 2, 6, 2).mean((2, 4)))
+    assert torch.equal(pooled(maps[:, :3, :3]), maps[:, :3, :3])
+    # 9 x 7 in six by six: each cell covers 1.5 x 7/6 numbers.
+    odd = maps[:, :9, :7].double()
+    fine = odd.repeat_interleave(6, 1).repeat_interleave(6, 2).reshape(2, 6, 9, 6, 7).mean((2, 4))
+    torch.testing.assert_close(pooled(odd), fine.float())
+    assert pooled(maps.bfloat16()).dtype == torch.float32
+
+
+class CountedMap:
+    """The tile itself as its latent; counts its calls."""
+
+    calls = 0
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Of x [N, 3, h, w]."""
+        self.calls += 1
+        return x
+
+
+def without_picture(mapping: CountedMap, *, has_cells: bool) -> Detector:
+    """A detector of brightness, with a map of every pixel."""
+
+    def brightness(x: torch.Tensor, x_hat: torch.Tensor | None, z: Latent) -> tuple[torch.Tensor, torch.Tensor]:
+        return x.mean((1, 2, 3)), x.mean(1)
+
+    return assemble(
+        {}, mapping=lambda _: mapping, reconstruct=no_picture, score=lambda _: brightness, input_px=16, device="cpu",
+        has_cells=has_cells,
+    )  # fmt: skip
+
+
+def test_a_detector_with_cells_gives_them_with_the_scores() -> None:
+    mapping = CountedMap()
+    scored = without_picture(mapping, has_cells=True)(PIXELS)
+    assert mapping.calls == 2  # batches
+    assert scored.cells is not None
+    assert scored.cells.shape == (len(PIXELS), 6, 6)
+    np.testing.assert_allclose(scored.cells, pooled(torch.from_numpy(scored.maps(range(len(PIXELS))))), atol=1e-6)
+    assert without_picture(mapping, has_cells=False)(PIXELS).cells is None
+
+
+def test_pictures_of_a_detector_without_any_take_no_stage() -> None:
+    mapping = CountedMap()
+    scored = without_picture(mapping, has_cells=False)(PIXELS)
+    calls = mapping.calls
+    seen, picture = scored.pictures([3, 1])
+    np.testing.assert_array_equal(seen, PIXELS[[3, 1]])
+    assert picture is None
+    assert scored.pictures([])[1] is None
+    assert mapping.calls == calls
 
 
 def test_smaller_tiles_are_refused(detector: Detector) -> None:

@@ -15,12 +15,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import uadray
 from uadray.phantoms.pyramid import write_pyramid
 from uadray.reports.pictures import encode_png
 from uadray.slides.manifest import SlideRow, write_manifest
+from uadray.tiles.cells import cells_of
 
 IMPORT = ("import dpa, fanogan, trainee", "import dpa, fanogan, mean_colour, trainee")
 MEMBER = ("    | fanogan.Config,\n", "    | fanogan.Config\n    | mean_colour.Config,\n")
@@ -106,6 +108,7 @@ x, x_hat = scored.pictures([1])
 print(json.dumps({
     "id": bundle.id, "licences": bundle.licences, "metrics": bundle.metrics, "scores": scored.score.tolist(),
     "map": scored.maps([0, 1]).shape, "x": x.shape, "has_picture": x_hat is not None,
+    "cells": scored.cells.shape,
 }))
 """
 
@@ -120,6 +123,7 @@ def test_it_is_trained_and_scores(package: Path, tile_set: str, config_file: str
     assert normal < 3
     assert abnormal > 5
     assert answer["map"] == [2, 32, 32]
+    assert answer["cells"] == [2, 6, 6]
     assert answer["x"] == [1, 32, 32, 3]
     assert not answer["has_picture"]
     lines = [json.loads(line) for line in (tmp_path / "bundle" / "metrics.jsonl").read_text().splitlines()]
@@ -226,7 +230,17 @@ def test_it_is_trained_calibrated_screened_and_served_on_ray(
     page = (out / "worklist.html").read_text()
     assert ".svg#tile_0" in page
     assert "#reconstruction_0" not in page
-    assert not any('id="reconstruction' in path.read_text() for path in (out / "evidence").glob("*.svg"))
+    assert ".svg#cells_0" in page
+    sheets = [path.read_text() for path in (out / "evidence").glob("*.svg")]
+    assert not any('id="reconstruction' in sheet for sheet in sheets)
+    assert all('id="cells_0"' in sheet for sheet in sheets)
+    cells = cells_of(pq.read_table(out / "tiles" / "s11.parquet"))
+    assert cells is not None
+    low, high = (
+        json.loads((Path(bundle) / "calibration.json").read_text())[f"cell_{end}"] for end in ("median", "high")
+    )
+    assert low < np.nanmedian(cells) < np.nanmax(cells)
+    assert high < np.nanmax(cells)  # the foreign patch
 
 
 @pytest.mark.ray

@@ -14,6 +14,7 @@ from uadray.errors import InputError
 from uadray.evaluation.report import evaluate, evaluate_screening
 from uadray.schemas import SLIDE_DECISIONS, TILE_SCORES
 from uadray.slides.manifest import SlideRow, write_manifest
+from uadray.tiles.cells import with_cells
 
 
 def _scores(tmp_path: Path, **columns: list[Any]) -> str:
@@ -130,9 +131,13 @@ def test_screening_by_slide(screening: tuple[str, str]) -> None:
     assert json.loads((Path(out) / "evaluation.json").read_text())["slide_auroc"] == 1.0
 
 
-def test_screening_by_tile(screening: tuple[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_cells", [False, True])
+def test_screening_by_tile(screening: tuple[str, str], tmp_path: Path, has_cells: bool) -> None:
     """t1's lesion covers its second tile and 3 of 10 pixels of the third, which is left out."""
     out, manifest = screening
+    if has_cells:  # of the other slides there are none, as of one whose tiles are all bad
+        path = Path(out) / "tiles" / "t1.parquet"
+        pq.write_table(with_cells(pq.read_table(path), np.ones((4, 6, 6), np.float32)), path)
     ring = [[10, 0], [23, 0], [23, 10], [10, 10], [10, 0]]
     (tmp_path / "outlines").mkdir()
     (tmp_path / "outlines" / "t1.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))

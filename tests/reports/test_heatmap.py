@@ -11,6 +11,7 @@ from uadray.reports.colours import legend_colours, scale_colours
 from uadray.reports.heatmap import heatmap, tile_windows
 from uadray.reports.pictures import Image
 from uadray.schemas import TILE_SCORES
+from uadray.tiles.cells import with_cells
 
 
 def tile_table(*tiles: tuple[int, int, int, int, float | None]) -> pa.Table:
@@ -124,6 +125,79 @@ def test_threshold_rings_the_region_outside_its_edge() -> None:
     assert black[25, 30]  # on the neighbour that is below the threshold
     assert not black[20:30, 20:30].any()
     assert not black[:, 32:].any()
+
+
+LEFT_TO_RIGHT = np.array([[[-0.5, 1.5], [-0.5, 1.5]]], np.float32)
+"""Smoothed, they are 0 and 1."""
+
+
+def in_shares(*shares: float, height: int = 10) -> Image:
+    """What columns of one pixel look like whose tiles lie so far between the ends of the scale."""
+    tiles = tile_table(*((10 * x, 0, 10, 10 * height, value) for x, value in enumerate(shares)))
+    size = (10 * len(shares), 10 * height)
+    return heatmap(white(height, len(shares)), tiles, level0_size=size, low=0, high=1, threshold=None)
+
+
+@pytest.mark.parametrize(
+    ("seen_share", "shares"),
+    [
+        (1.0, [0, 0, 0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1]),  # the cells' middles lie at 2.5 and 7.5 px
+        (0.5, [0, 0, 0, 0, 0.3, 0.7, 1, 1, 1, 1]),  # at 3.75 and 6.25 px
+    ],
+)
+def test_cells_are_painted_where_they_are_in_the_tile(seen_share: float, shares: list[float]) -> None:
+    tiles = with_cells(tile_table((0, 0, 100, 100, 0.4)), LEFT_TO_RIGHT * 4 + 1)
+    picture = heatmap(
+        white(10, 10), tiles, level0_size=(100, 100), low=0, high=1, threshold=None, cell_scale=(1, 5),
+        seen_share=seen_share,
+    )  # fmt: skip
+    halves = [(0.4 + cell) / 2 for cell in shares]
+    assert np.abs(picture.astype(int) - in_shares(*halves)).max() <= 1
+
+
+def test_cells_of_a_tile_that_is_cut_at_the_slide_stay_in_place() -> None:
+    tiles = with_cells(tile_table((50, 0, 100, 100, 1.0)), LEFT_TO_RIGHT)
+    picture = heatmap(white(10, 10), tiles, level0_size=(100, 100), low=0, high=1, threshold=None, cell_scale=(0, 1))
+    assert np.abs(picture[:, 5:].astype(int) - in_shares(0.5, 0.5, 0.5, 0.6, 0.7)).max() <= 1
+    assert (picture[:, :5] == 255).all()
+
+
+def test_cells_that_are_smaller_than_pixels_are_averaged() -> None:
+    cells = np.tile(np.array([0, 8, 0, 0, 8, 8], np.float32) / 8, (1, 6, 1))  # smoothed: 2 4 2 2 6 8
+    tiles = with_cells(tile_table((0, 0, 30, 30, 1.0)), cells)
+    picture = heatmap(white(3, 3), tiles, level0_size=(30, 30), low=0, high=1, threshold=None, cell_scale=(0, 1))
+    halves = [(1 + cell / 8) / 2 for cell in (3, 2, 7)]
+    assert np.abs(picture.astype(int) - in_shares(*halves, height=3)).max() <= 1
+
+
+def test_without_a_scale_or_cells_it_is_the_heatmap_of_tiles() -> None:
+    tiles = tile_table((0, 0, 50, 100, 0.3), (50, 0, 50, 100, 0.8))
+    plain, unscaled, null = (
+        heatmap(white(10, 10), each, level0_size=(100, 100), low=0, high=1, threshold=0.5, cell_scale=scale)
+        for each, scale in (
+            (tiles, (0, 9)),
+            (with_cells(tiles, np.zeros((2, 2, 2), np.float32)), None),
+            (with_cells(tiles, np.full((2, 2, 2), np.nan, np.float32)), (0, 9)),
+        )
+    )
+    assert np.array_equal(plain, unscaled)
+    assert np.array_equal(plain, null)
+
+
+def test_with_cells_failures_and_thresholds_are_those_of_tiles() -> None:
+    """One tile with cells, one whose cells are not known (its score is seen), and one that cannot be read."""
+    tiles = tile_table((200, 200, 100, 100, 0.9), (400, 200, 100, 100, 0.5), (600, 200, 100, 100, None))
+    cells = np.full((3, 2, 2), np.nan, np.float32)
+    cells[0] = 3
+    with_some, plain = (
+        heatmap(white(50, 100), each, level0_size=(1000, 500), low=0, high=1, threshold=0.9, cell_scale=(2, 6))
+        for each in (with_cells(tiles, cells), tiles)
+    )
+    inside = np.zeros((50, 100), bool)
+    inside[20:30, 20:30] = True
+    assert np.array_equal(with_some[~inside], plain[~inside])
+    assert np.abs(with_some[inside].astype(int) - in_shares((0.9 + 0.25) / 2)[0]).max() <= 1
+    assert tuple(with_some[19, 25].tolist()) == (10, 10, 10)
 
 
 def test_heatmap_without_tiles_is_a_grey_slide() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
+import numpy as np
 import pyarrow as pa
 import pytest
 import screening_drivers as sd
@@ -11,10 +12,11 @@ import screening_drivers as sd
 from uadray.cluster import stream, watched_work
 from uadray.cluster.nodes import Nodes
 from uadray.screening import results
-from uadray.screening.parts import failed_part, part_row, to_ipc
+from uadray.screening.parts import failed_part, from_ipc, part_row, to_ipc
 from uadray.screening.results import scored_slides
 from uadray.screening.slide_result import EVIDENCE, BundleScores, SlideResult
 from uadray.slides.manifest import SlideRow
+from uadray.tiles.cells import with_cells
 from uadray.tiles.spec import TileSpec
 
 ROWS = [SlideRow(f"s{i}", f"/slides/s{i}.tif") for i in range(7)]
@@ -118,6 +120,19 @@ def test_parts_are_put_together_for_each_bundle() -> None:
     evidence = result.of_bundle(1).evidence
     assert evidence is not None
     assert evidence["score"].to_pylist() == [5.0, 4.5, 4.0, 3.5, 3.0]
+
+
+def test_parts_without_cells_stand_beside_parts_with() -> None:
+    """As of tiles that are not read for what the thumbnail shows, or of a part whose tiles are all bad."""
+    parts = {number: _scored_part(number, [number + 1.0]) for number in (0, 1)}
+    cells = np.ones((2, 6, 6), np.float32)
+    parts[1]["scores"] = [to_ipc(with_cells(from_ipc(data), cells)) for data in parts[1]["scores"]]
+    result = results._assembled(ROWS[0], parts[1], parts)
+    assert result is not None
+    tiles = result.of_bundle(0).tiles
+    assert tiles is not None
+    assert tiles["score"].to_pylist() == [1, 1, 2, 2]
+    assert tiles["cells"].is_null().to_pylist() == [True, True, False, False]
 
 
 def test_a_bundle_that_fails_at_one_part_has_failed_at_the_slide() -> None:

@@ -15,10 +15,11 @@ import torch
 from uadray.bench.slides import write_tiny_bundle
 from uadray.detectors import precision
 from uadray.detectors.detector import Scored
-from uadray.schemas import TILES
+from uadray.schemas import TILE_SCORES, TILES
 from uadray.screening.parts import from_ipc, part_row, pixels_of
 from uadray.screening.scorer import PartScorer
 from uadray.screening.slide_result import EVIDENCE_TILES
+from uadray.tiles.cells import cells_of
 
 N, SIDE = 20, 8
 
@@ -53,6 +54,15 @@ class Failing(Brightness):
             raise self.error
         self.calls -= 1
         return super().__call__(images)
+
+
+class Patchy(Brightness):
+    """A detector with cells: the mean colours of a tile's quarters, the first of which may be no number."""
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> Scored:
+        scored, half = super().__call__(images), images.shape[1] // 2
+        cells = images.reshape(len(images), 2, half, 2, half, 3).mean((2, 4, 5), dtype=np.float32)
+        return Scored(scored.score, scored.pictures, scored.maps, np.where(cells == 0, np.nan, cells))
 
 
 class Sightless(Brightness):
@@ -125,6 +135,27 @@ def test_threads_change_nothing(scorer: PartScorer, threads: int) -> None:
     shared = PartScorer({"": None}, "cpu", threads, load=lambda *_, **__: Brightness())  # type: ignore[arg-type, return-value]
     ours, theirs = (each(_part(0, images)).drop_columns(["header"]) for each in (shared, scorer))
     assert ours.equals(theirs)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_cells_stay_with_their_tiles(threads: int) -> None:
+    """A tile with an error has none, nor one with a cell that is no number; a detector without adds no column."""
+    images = np.random.default_rng(5).integers(1, 256, (N, SIDE, SIDE, 3), np.uint8)
+    images[3, : SIDE // 2, : SIDE // 2] = 0
+    errors = [None] * N
+    errors[7] = "broken"  # type: ignore[call-overload]
+    part = _part(0, images)
+    part = part.set_column(part.column_names.index("errors"), "errors", pa.array([json.dumps(errors)]))
+    row = _several(Patchy(), Brightness(), threads=threads)(part)
+    with_some, without = (from_ipc(data) for data in row["scores"][0].as_py())
+    assert without.schema == TILE_SCORES
+    assert with_some.schema.names == [*TILE_SCORES.names, "cells"]
+    cells = cells_of(with_some)
+    assert cells is not None
+    expected = images.reshape(N, 2, SIDE // 2, 2, SIDE // 2, 3).mean((2, 4, 5))
+    expected[[3, 7]] = np.nan
+    np.testing.assert_allclose(cells, expected, rtol=1e-3)
+    assert with_some["score"].null_count == 1  # the tile with a bad cell has its score
 
 
 def test_each_bundle_has_the_scores_and_pictures_that_it_has_alone(scorer: PartScorer) -> None:

@@ -1,15 +1,22 @@
 """What is written about one slide."""
 
+import base64
+import io
 import json
 import re
+from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import screening_drivers as sd
 
+from uadray.reports.pictures import decode_jpeg, encode_jpeg
 from uadray.schemas import SLIDE_DECISIONS
-from uadray.screening.slide_outputs import decision_record, decisions_of, slide_files, tiles_path, top_tiles
+from uadray.screening.slide_outputs import decision_record, decisions_of, parquet, slide_files, tiles_path, top_tiles
 from uadray.screening.slide_result import EVIDENCE, BundleScores, SlideResult
 from uadray.slides.manifest import SlideRow
+from uadray.tiles.cells import cells_of, with_cells
 
 ROW = SlideRow("s1", "/slides/s1.tif")
 
@@ -49,10 +56,48 @@ def test_a_detector_without_pictures_has_no_reconstruction_and_says_so() -> None
     assert files.keys() == {"a/evidence/s1.svg", "b/evidence/s1.svg", "masks/s1.geojson"}
     assert _names(files["b/evidence/s1.svg"]) == ["thumbnail", "heatmap", "tile_0", "tile_1"]
     assert _names(files["a/evidence/s1.svg"]) == ["thumbnail", "heatmap", "tile_0", "reconstruction_0"]
-    assert [tile.get("has_reconstruction") for tile in top_tiles(result.of_bundle(1))] == [False, False]
-    assert top_tiles(result.of_bundle(0)) == [
+    assert [tile.get("has_reconstruction") for tile in top_tiles(result.of_bundle(1), sd.CALIBRATION)] == [False, False]
+    assert top_tiles(result.of_bundle(0), sd.CALIBRATION) == [
         {"tile_id": "s1/0", "x_level0_px": 0, "y_level0_px": 0, "score": 1.5},
     ]  # fmt: skip
+
+
+SCALED = sd.CALIBRATION.model_copy(update={"cell_median": 0.0, "cell_p99": 0.6, "cell_high": 1.0})
+
+
+def _with_cells(*cells: float) -> SlideResult:
+    """Two tiles, each with cells of one number, the second of which is the first of the evidence."""
+    tile = encode_jpeg(np.full((96, 96, 3), 200, np.uint8))
+    evidence = _evidence(None, None).set_column(2, "tile", pa.array([tile, tile]))
+    result = _result(evidence)
+    tiles = result.scores[0].tiles
+    assert tiles is not None
+    numbers = np.array(cells, np.float32)[:, None, None] * np.ones((1, 6, 6), np.float32)
+    result.scores = (BundleScores(with_cells(tiles, numbers), evidence),)
+    return result
+
+
+def test_evidence_of_a_detector_with_cells_shows_where_in_the_tile() -> None:
+    panel = (replace(sd.panel()[0], calibration=SCALED),)
+    result = _with_cells(0.0, 1.0)
+    sheet = slide_files(result, panel)["evidence/s1.svg"]
+    assert sorted(_names(sheet)) == ["cells_0", "cells_1", "heatmap", "thumbnail", "tile_0", "tile_1"]
+    pairs = re.findall(r'<view id="cells_(\d)".*base64,([^"]*)"', sheet.decode())
+    shades = {number: decode_jpeg(base64.b64decode(text)).mean() for number, text in pairs}
+    assert shades["0"] < shades["1"] - 50  # the first of the evidence is the tile with high cells
+    assert [tile["has_cells"] for tile in top_tiles(result.of_bundle(), SCALED)] == [True, True]
+    table = pq.read_table(io.BytesIO(parquet(result.scores[0].tiles)))
+    np.testing.assert_array_equal(cells_of(table), [np.zeros((6, 6)), np.ones((6, 6))])
+
+
+def test_cells_without_a_scale_or_that_are_no_numbers_have_no_picture() -> None:
+    result = _with_cells(0.0, 1.0)
+    assert "cells_0" not in _names(slide_files(result, sd.panel())["evidence/s1.svg"])
+    assert "has_cells" not in top_tiles(result.of_bundle(), sd.CALIBRATION)[0]
+    panel = (replace(sd.panel()[0], calibration=SCALED),)
+    half = _with_cells(0.5, float("nan"))
+    assert [name for name in _names(slide_files(half, panel)["evidence/s1.svg"]) if "cells" in name] == ["cells_1"]
+    assert [tile.get("has_cells") for tile in top_tiles(half.of_bundle(), SCALED)] == [None, True]
 
 
 def test_a_slide_without_regions_has_no_file_of_them() -> None:

@@ -1,6 +1,7 @@
 """What people find in a screening's folder, of one bundle and of several."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,44 @@ def test_several_bundles(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a" / "summary.json").read_text())["not_assessable"] == 1
 
 
-@pytest.mark.parametrize(("has", "pictures"), [({}, True), ({"has_reconstruction": False}, False)])
-def test_a_page_shows_the_pictures_that_there_are(tmp_path: Path, has: dict[str, bool], pictures: bool) -> None:
+@pytest.mark.parametrize(
+    ("has", "pictures", "cells"),
+    [
+        ({}, True, False),
+        ({"has_reconstruction": False}, False, False),
+        ({"has_reconstruction": False, "has_cells": True}, False, True),
+    ],
+)
+def test_a_page_shows_the_pictures_that_there_are(
+    tmp_path: Path, has: dict[str, bool], pictures: bool, cells: bool
+) -> None:
     tile = {"tile_id": "s0/0", "x_level0_px": 0, "y_level0_px": 0, "score": 2.0} | has
     row = ANOMALOUS | {"evidence": json.dumps([tile]), "width_level0_px": 400, "height_level0_px": 300, "n_scored": 9}
     write_summaries(str(tmp_path), sd.panel(), [_table(row)], n_slides=1, provenance=PROVENANCE)
     page = (tmp_path / "worklist.html").read_text()
     assert "evidence/s0/tile_0.jpg" in page
     assert ("evidence/s0/reconstruction_0.jpg" in page) is pictures
+    assert ("evidence/s0/cells_0.jpg" in page) is ("Where in the tile" in page) is cells
+
+
+@pytest.mark.parametrize(
+    ("scale", "ends", "words"),
+    [
+        ({}, ("0.100 like", "abnormal 0.300"), "Tile scores"),
+        (
+            {"cell_median": -1.5, "cell_p99": 2.0, "cell_high": 4.5},
+            ("<span>like", "abnormal<"),
+            "Scores of tiles and of their parts",
+        ),
+    ],
+)
+def test_the_legend_is_that_of_the_heatmaps(
+    tmp_path: Path, scale: dict[str, float], ends: tuple[str, str], words: str
+) -> None:
+    row = ANOMALOUS | {"width_level0_px": 400, "height_level0_px": 300, "n_scored": 9}
+    panel = (replace(sd.panel()[0], calibration=sd.CALIBRATION.model_copy(update=scale)),)
+    write_summaries(str(tmp_path), panel, [_table(row)], n_slides=1, provenance=PROVENANCE)
+    page = (tmp_path / "worklist.html").read_text()
+    assert all(end in page for end in ends)
+    assert words in page
+    assert "tile score 0.200 or more" in page  # the ring is that of tiles

@@ -53,7 +53,7 @@ def without_reconstruction() -> Detector:
         return x.mean((1, 2, 3)), x.mean(1)
 
     stages: Any = (lambda x: (x.mean((2, 3)), x), lambda z: None, score)
-    return Detector(*stages, input_px=40, device=torch.device("cpu"), batch_tiles=32)
+    return Detector(*stages, input_px=40, device=torch.device("cpu"), batch_tiles=32, has_picture=False, has_cells=True)
 
 
 def test_a_latent_of_two_tensors_and_no_reconstruction(bundles: dict[str, str], pixels: Pixels) -> None:
@@ -67,3 +67,6 @@ def test_a_latent_of_two_tensors_and_no_reconstruction(bundles: dict[str, str], 
     assert scores.score == pytest.approx(pixels.mean((1, 2, 3)) / 127.5 - 1, abs=1e-5)
     assert scores.residual is not None
     assert scores.residual.shape == (70, 40, 40)
+    plain = without_reconstruction()(pixels)
+    assert np.abs(scores.score - plain.score).max() < 1e-5
+    assert np.abs(scores.residual - plain.maps(range(70))).max() < 1e-5

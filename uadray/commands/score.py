@@ -23,6 +23,7 @@ from uadray.screening.slide_result import SlideResult
 from uadray.screening.tile_reader import tile_chunks, tile_read_tasks
 from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.storage import objects
+from uadray.tiles.cells import without_cells
 from uadray.tilesets import containers
 from uadray.tilesets.containers import TileRef
 
@@ -122,7 +123,7 @@ def _tile_set(data: str, bundle: Bundle, scored: ScoredRows) -> pa.Table:
         if of_bundle.tiles is None:
             raise WorkError(f"{data}: {': '.join(of_bundle.failure or ('lost', 'no answer'))}")
         tables[int(result.row.slide_id)] = of_bundle.tiles
-    return with_slides_and_labels(pa.concat_tables([tables[i] for i in sorted(tables)]), refs)
+    return with_slides_and_labels(pa.concat_tables([without_cells(tables[i]) for i in sorted(tables)]), refs)
 
 
 def with_slides_and_labels(table: pa.Table, refs: list[TileRef]) -> pa.Table:
@@ -165,4 +166,4 @@ def _slides(rows: list[SlideRow], scored: ScoredRows) -> tuple[pa.Table, dict[st
 
 
 def _labelled(table: pa.Table, labels: list[str | None]) -> pa.Table:
-    return table.append_column(SCORES.field("label"), pa.array(labels, pa.string()))
+    return without_cells(table).append_column(SCORES.field("label"), pa.array(labels, pa.string()))

@@ -15,12 +15,13 @@ from typing import Annotated, Any, Protocol
 from pydantic import Field
 from torch import nn
 
-from uadray.detectors import dpa, fanogan, trainee
+from uadray.detectors import dpa, enlarged_nuclei, fanogan, trainee
 from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks, outline
 
 DetectorConfig = Annotated[
     dpa.Config  # with `|`, one a line
+    | enlarged_nuclei.Config
     | fanogan.Config,
     Field(discriminator="kind"),
 ]
@@ -56,6 +57,8 @@ def file_of(config: DetectorConfig) -> DetectorFile:
     match config:
         case dpa.Config():
             return dpa
+        case enlarged_nuclei.Config():
+            return enlarged_nuclei
         case fanogan.Config():
             return fanogan
 

@@ -67,6 +67,7 @@ class BundleDescription(Config):
             raise ValueError(
                 f"detector.input_px {self.detector.input_px} is larger than tiles.tile_px {self.tiles.tile_px}"
             )
+        self.tiles.check_mpp(getattr(self.detector, "mpp", None))
         return self
 
     @property

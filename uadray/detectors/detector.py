@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from uadray.detectors.latents import Latent, LatentMap
 from uadray.detectors.pixels import Pixels, centre, staged, to_float, to_pixels
 from uadray.detectors.scores import Score
+from uadray.tiles.cells import MOST, Cells, area_means
 
 BATCH = 64
 """Tiles in one forward pass on a CPU: larger is no faster there, and bounds the memory of the activations."""
@@ -44,15 +45,22 @@ class Scored:
         score: [N] float64, higher = more abnormal.
         pictures: of chosen tiles.
         maps: of chosen tiles.
+        cells: [N, k, k] of every tile, its map in at most `cells.MOST` cells a side; None from a detector without.
     """
 
     score: npt.NDArray[np.float64]
     pictures: Pictures
     maps: Maps
+    cells: Cells | None = None
 
 
 class Detector:
-    """Three stages, as plain callables, the input size they were trained for, and the device they are on."""
+    """Three stages, as plain callables, the input size they were trained for, and the device they are on.
+
+    Attributes:
+        has_picture: whether it makes reconstructions; without them pictures of tiles need no stage.
+        has_cells: whether the maps of all tiles are kept, in a few cells, beside their scores.
+    """
 
     def __init__(
         self,
@@ -63,21 +71,30 @@ class Detector:
         input_px: int,
         device: torch.device,
         batch_tiles: int | None = None,
+        has_picture: bool = True,
+        has_cells: bool = False,
     ) -> None:
         self.mapping, self.reconstruct, self.score = mapping, reconstruct, score
         self.input_px, self.device = input_px, device
+        self.has_picture, self.has_cells = has_picture, has_cells
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.batch_tiles = batch_tiles or default_batch(input_px, device.type)
 
     @torch.inference_mode()
     def __call__(self, pixels: Pixels) -> Scored:
         """Score RGB tiles [N, tile, tile, 3], N >= 1; a tile's score does not depend on the others in the call."""
-        # a GPU is waited for by `cpu`, once: until then all is only put into its queue
-        score = torch.cat([self._scored(x)[0] for x in self.inputs(pixels)]).cpu()
+        scores, cells = [], []
+        for x in self.inputs(pixels):
+            score, residual = self._scored(x)
+            scores.append(score)
+            if self.has_cells:
+                cells.append(pooled(residual))
+        # a GPU is waited for by `cpu`: until then all is only put into its queue
         return Scored(
-            score.double().numpy(),
+            torch.cat(scores).cpu().double().numpy(),
             lambda rows: self.pictures(pixels[list(rows)]),
             lambda rows: self.maps(pixels[list(rows)]),
+            torch.cat(cells).cpu().numpy() if cells else None,
         )
 
     def _scored(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,6 +105,8 @@ class Detector:
     def pictures(self, pixels: Pixels) -> tuple[Pixels, Pixels | None]:
         """What the detector looks at of tiles [N, tile, tile, 3], and its reconstruction or None: each [N, h, w, 3]."""
         seen = np.ascontiguousarray(centre(pixels, self.input_px))
+        if not self.has_picture:
+            return seen, None
         x_hat = [self.reconstruct(self.mapping(x)) for x in self.inputs(pixels)]
         if not x_hat:
             return seen, seen.copy()
@@ -114,6 +133,14 @@ class Detector:
         working.wait_stream(self._copies)
         sent.record_stream(working)
         return sent
+
+
+def pooled(maps: Tensor) -> Tensor:
+    """Maps [N, h, w] -> cells [N, k, k] float32, k at most `MOST`: means over areas."""
+    height, width = maps.shape[1:]
+    k = min(MOST, height, width)
+    rows, columns = (torch.from_numpy(area_means(side, k)).to(maps.device) for side in (height, width))
+    return rows @ maps.float() @ columns.T
 
 
 def default_batch(input_px: int, device_type: str) -> int:
@@ -153,6 +180,7 @@ def assemble(
     device: str,
     batch_tiles: int | None = None,
     stages: Collection[Stage] = STAGES,
+    has_cells: bool = False,
 ) -> Detector:
     """A detector from its three stages, of which only those asked for are made.
 
@@ -165,6 +193,8 @@ def assemble(
         device: "cpu" or "cuda".
         batch_tiles: tiles in one forward pass; None: see `default_batch`.
         stages: that will be used; calling another is an error.
+        has_cells: keep the map of every tile, in a few cells, for the heatmap of a slide. For a detector whose maps
+            say more than its scores, and whose cells are calibrated.
     """
     place = torch.device(device)
     if place.type == "cuda":
@@ -175,7 +205,8 @@ def assemble(
         mapping(placed) if "map" in stages else _left_out,
         reconstruct(placed) if "reconstruct" in stages else _left_out,
         score(placed) if "score" in stages else _left_out,
-        input_px=input_px, device=place, batch_tiles=batch_tiles,
+        input_px=input_px, device=place, batch_tiles=batch_tiles, has_picture=reconstruct is not no_picture,
+        has_cells=has_cells,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from typing import Protocol
 from torch import Tensor
 from torch.optim import Optimizer
 
+from uadray.errors import WorkError
 from uadray.networks.outline import Networks
 
 Average = Callable[[Iterable[Tensor]], None]
@@ -26,6 +27,10 @@ it together, with tensors of the same shapes and of one type."""
 
 def alone(tensors: Iterable[Tensor]) -> None:
     """The `Average` of a single worker: nothing to do."""
+
+
+class UnsuitableTilesError(WorkError):
+    """The tiles cannot teach this detector: trying again would end in the same place. All workers raise it together."""
 
 
 class Trainee(Protocol):

@@ -16,6 +16,7 @@ from uadray.errors import InputError
 from uadray.evaluation.detection import Bools, auroc, detection
 from uadray.evaluation.outlines import tile_truth
 from uadray.slides.manifest import SlideRow
+from uadray.tiles.cells import without_cells
 from uadray.tiles.grid import slide_of
 
 TRIVIAL = {"mean_saturation": ("mean_saturation", 1.0), "minus_mean_green": ("mean_green", -1.0)}
@@ -111,7 +112,7 @@ def figures_of_tiles(slides: Iterable[tuple[SlideRow, pa.Table, Any]], rows: Seq
     tables, truths, slide_ids, n_not_finite = [], [], [], 0
     for row, tiles, outline in slides:
         finite, n_bad = _finite(tiles["score"])
-        tiles, n_not_finite = tiles.filter(pa.array(finite)), n_not_finite + n_bad
+        tiles, n_not_finite = without_cells(tiles).filter(pa.array(finite)), n_not_finite + n_bad
         tables.append(tiles)
         truths.append(tile_truth(tiles, outline) if outline is not None else np.zeros(len(tiles), np.int8))
         slide_ids += [row.slide_id] * len(tiles)

@@ -22,7 +22,7 @@ def colour(values: NDArray[Any], *, low: float, high: float) -> Image:
     Raises:
         ValueError: `low` is above `high`, or one is not a finite number.
     """
-    return scale_colours()[np.rint(_share(values, low=low, high=high) * 255).astype(np.uint8)]
+    return scale_colours()[np.rint(share(values, low=low, high=high) * 255).astype(np.uint8)]
 
 
 @cache
@@ -44,12 +44,12 @@ def legend_colours(count: int = 9) -> list[str]:
 
 def tint(grey: Image, painted: NDArray[np.float64], *, low: float, high: float) -> Image:
     """Lay the colours of numbers [h, w] over a grey picture of the same size; where a number is NaN, grey remains."""
-    opacity = TINT[0] + (TINT[1] - TINT[0]) * _share(painted, low=low, high=high)[..., None]
+    opacity = TINT[0] + (TINT[1] - TINT[0]) * share(painted, low=low, high=high)[..., None]
     tinted = (1 - opacity) * grey + opacity * colour(painted, low=low, high=high)
     return np.where(np.isnan(painted)[..., None], grey, np.rint(tinted).astype(np.uint8))
 
 
-def _share(values: NDArray[Any], *, low: float, high: float) -> NDArray[np.float64]:
+def share(values: NDArray[Any], *, low: float, high: float) -> NDArray[np.float64]:
     """Where values lie between `low` (0) and `high` (1); what is no number counts as `low`."""
     if not (np.isfinite(low) and np.isfinite(high) and low <= high):
         raise ValueError(f"colour scale from {low} to {high}: expected two finite numbers, the lower first")

@@ -9,7 +9,12 @@ from urllib.parse import quote
 
 from uadray.reports.ranking import group_of
 
-PICTURE_KINDS = {"tile": "Tile", "reconstruction": "Reconstruction", "residual": "Difference"}
+PICTURE_KINDS = {
+    "tile": "Tile",
+    "reconstruction": "Reconstruction",
+    "residual": "Difference",
+    "cells": "Where in the tile",
+}
 """Pictures that an evidence tile may have, top to bottom: name of the file and the words people read."""
 
 _BOX_PX = (300, 340)
@@ -117,7 +122,9 @@ def _addresses(
 
 
 def _has_picture(tile: Mapping[str, Any], kind: str) -> bool:
-    """Whether an evidence tile has a picture of a kind; a detector without a reconstruction shows the tile alone."""
+    """Whether an evidence tile has a picture of a kind: its cells or its reconstruction, where the detector has any."""
+    if kind == "cells":
+        return bool(tile.get("has_cells", False))
     return kind == "tile" or bool(tile.get("has_reconstruction", True))
 
 

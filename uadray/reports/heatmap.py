@@ -1,12 +1,22 @@
-"""The heatmap of a slide: the scores of its tiles, laid over its thumbnail."""
+"""The heatmap of a slide: the scores of its tiles, and of their cells where there are any, laid over its thumbnail.
+
+Cells alone show a lesion worse than its tiles do, whose scores are of all their cells; a tile alone does not show where
+in it. So a colour is for one half the tile's, for the other the cell's (figures: DECISIONS.md).
+"""
+
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from uadray.reports.colours import tint
-from uadray.reports.pictures import Image, check_image
+from uadray.reports.colours import share, tint
+from uadray.reports.pictures import Image, check_image, pale_grey
+from uadray.reports.tile_cells import cells_at
+from uadray.tiles.cells import Cells, cells_of, fewer, smoothed
+
+Number = TypeVar("Number", np.float64, np.int32)
 
 _UNREADABLE_RING = (0, 70, 160)  # blue: on no point of the colour scale, and told apart by every common colour vision
 _THRESHOLD_RING = (10, 10, 10)
@@ -20,20 +30,27 @@ def heatmap(
     low: float,
     high: float,
     threshold: float | None,
+    cell_scale: tuple[float, float] | None = None,
+    seen_share: float = 1.0,
 ) -> Image:
-    """Lay tile scores over a slide's thumbnail.
+    """Lay tile scores, and the cells of tiles, over a slide's thumbnail.
 
     The thumbnail becomes light grey; a scored tile is tinted by its score; tissue shows through. Where tiles overlap
-    the highest score is seen. A tile without a finite score is hatched black on white inside a blue ring, on top of
-    everything, so that a failure never looks like a score.
+    the tile with the highest score is seen. A tile without a finite score is hatched black on white inside a blue ring,
+    on top of everything, so that a failure never looks like a score.
+
+    A tile that has cells is tinted by the mean of where its score and its cell lie on their scales, smoothly from one
+    cell's middle to the next. The ring stays that of tiles: no threshold is known of cells.
 
     Args:
         thumbnail: the whole slide, uint8 [h, w, 3].
-        tiles: rows of `TILE_SCORES`.
+        tiles: rows of `TILE_SCORES`, perhaps with the column `CELLS`.
         level0_size: the slide's width and height in level-0 pixels.
         low: the score at the pale end of the scale; lower scores look the same.
         high: the score at the dark end; higher scores look the same.
         threshold: tiles scoring at least this are ringed in black; None rings nothing.
+        cell_scale: `low` and `high` of smoothed cells; None paints no cells.
+        seen_share: side of the tile's centre that its cells are of, over the tile's side.
 
     Returns:
         A picture of the thumbnail's size.
@@ -43,10 +60,17 @@ def heatmap(
     windows = tile_windows(tiles, level0_size=level0_size, thumbnail_size=(width, height))
     scores = np.asarray(tiles["score"].to_numpy(zero_copy_only=False), dtype=np.float64)
     finite = np.isfinite(scores)
-    order = np.argsort(scores[finite], kind="stable")  # painted last is seen: the highest
-    painted = _paint(np.full((height, width), np.nan), windows[finite][order], scores[finite][order])
+    order = np.flatnonzero(finite)[np.argsort(scores[finite], kind="stable")]  # painted last is seen: the highest
+    painted = _paint(np.full((height, width), np.nan), windows[order], scores[order])
     unreadable = _paint(np.zeros((height, width)), windows[~finite], np.ones(int((~finite).sum()))) > 0
-    picture = tint(_pale_grey(thumbnail), painted, low=low, high=high)
+    shares = np.where(np.isnan(painted), np.nan, share(painted, low=low, high=high))
+    cells = cells_of(tiles) if cell_scale is not None else None
+    if cells is not None and cell_scale is not None:
+        seen = _paint(np.full((height, width), -1, np.int32), windows[order], order)
+        values = _cell_values(cells, seen, tiles, windows, level0_size=level0_size, seen_share=seen_share)
+        both = (shares + share(values, low=cell_scale[0], high=cell_scale[1])) / 2
+        shares = np.where(np.isnan(values), shares, both)
+    picture = tint(pale_grey(thumbnail), shares, low=0, high=1)
     stroke_px = _stroke_px(windows, max(height, width))
     if threshold is not None:
         picture[_ring(painted >= threshold, stroke_px)] = _THRESHOLD_RING
@@ -71,11 +95,39 @@ def tile_windows(
     return np.stack([x0, y0, x1, y1], axis=1)
 
 
+def _cell_values(
+    cells: Cells, seen: NDArray[np.int32], tiles: pa.Table, windows: NDArray[np.int64], *,
+    level0_size: tuple[int, int], seen_share: float,
+) -> NDArray[np.float64]:  # fmt: skip
+    """The value of the smoothed cells at each pixel; NaN where no tile with cells is seen."""
+    cells = smoothed(cells)
+    window_px = int(np.median(windows[:, 2] - windows[:, 0]))
+    if window_px < cells.shape[1]:  # fewer pixels than cells: means, so that none is passed over
+        cells = fewer(cells, max(1, window_px))
+    y_px, x_px = np.nonzero(seen >= 0)
+    tile = seen[y_px, x_px]
+    places = [
+        ((pixel + 0.5) * size_level0_px / size_px - _column(tiles, start)[tile]) / _column(tiles, length)[tile]
+        for pixel, size_level0_px, size_px, start, length in (
+            (x_px, level0_size[0], seen.shape[1], "x_level0_px", "width_level0_px"),
+            (y_px, level0_size[1], seen.shape[0], "y_level0_px", "height_level0_px"),
+        )
+    ]
+    x, y = ((place - 0.5) / seen_share + 0.5 for place in places)
+    values = np.full(seen.shape, np.nan)
+    values[y_px, x_px] = cells_at(cells, tile, x, y)
+    return values
+
+
+def _column(tiles: pa.Table, name: str) -> NDArray[np.int64]:
+    return np.asarray(tiles[name].to_numpy(zero_copy_only=False), np.int64)
+
+
 def _edges(
     tiles: pa.Table, start: str, length: str, *, size_level0_px: int, size_px: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    begin = tiles[start].to_numpy(zero_copy_only=False).astype(np.int64)
-    end = begin + tiles[length].to_numpy(zero_copy_only=False).astype(np.int64)
+    begin = _column(tiles, start)
+    end = begin + _column(tiles, length)
     first, last = (-((size_level0_px - 2 * edge * size_px) // (2 * size_level0_px)) for edge in (begin, end))
     centre = (begin + end) * size_px // (2 * size_level0_px)
     small = last <= first
@@ -83,16 +135,11 @@ def _edges(
     return np.clip(first, 0, size_px), np.clip(last, 0, size_px)
 
 
-def _paint(canvas: NDArray[np.float64], windows: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _paint(canvas: NDArray[Number], windows: NDArray[np.int64], values: NDArray[Any]) -> NDArray[Number]:
     # A slice a tile: 50,000 tiles take some 30 ms, and no index array as large as the thumbnail is built.
     for (x0, y0, x1, y1), value in zip(windows.tolist(), values.tolist(), strict=True):
         canvas[y0:y1, x0:x1] = value
     return canvas
-
-
-def _pale_grey(thumbnail: Image) -> Image:
-    grey = cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)
-    return np.repeat((125 + grey * (130 / 255)).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def _stroke_px(windows: NDArray[np.int64], size_px: int) -> int:

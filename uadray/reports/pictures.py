@@ -56,6 +56,11 @@ def encode_jpeg(image: Image, *, quality: int = 90) -> bytes:
     return _encode(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality, *sampling])
 
 
+def decode_jpeg(data: bytes) -> Image:
+    """The picture in a JPEG that was made here."""
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB), dtype=np.uint8)
+
+
 def encode_png(image: Image) -> bytes:
     """Encode as PNG, without loss.
 
@@ -63,6 +68,12 @@ def encode_png(image: Image) -> bytes:
         ValueError: not uint8 [h, w, 3].
     """
     return _encode(image, ".png", [])
+
+
+def pale_grey(picture: Image) -> Image:
+    """The picture in light grey, on which colours are seen."""
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    return np.repeat((125 + grey * (130 / 255)).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def check_image(image: Image) -> None:

@@ -31,8 +31,8 @@ class Run(TypedDict, total=False):
     """What the page says about the run. Whatever is absent is left out.
 
     `tile_um` draws the evidence tiles to scale on the thumbnail; `score_low` and `score_high` are the ends of the
-    heatmap's colour scale and `tile_threshold` the tile score ringed in black; `n_manifest` is how many slides were
-    asked for; times are text as they should be read.
+    heatmap's colour scale, of which cells have a half where it `has_cells`, and `tile_threshold` the tile score ringed
+    in black; `n_manifest` is how many slides were asked for; times are text as they should be read.
     """
 
     bundle: str
@@ -49,6 +49,7 @@ class Run(TypedDict, total=False):
     score_low: float
     score_high: float
     tile_threshold: float
+    has_cells: bool
 
 
 def worklist_csv(decisions: pa.Table) -> str:

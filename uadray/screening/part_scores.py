@@ -17,6 +17,7 @@ from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES
 from uadray.screening.parts import flag_error, from_ipc
 from uadray.screening.slide_result import EVIDENCE, EVIDENCE_TILES
+from uadray.tiles.cells import with_cells
 from uadray.tiles.trivial_scores import trivial_scores
 
 ScoreTiles = Callable[[npt.NDArray[np.uint8]], Scored]
@@ -66,6 +67,8 @@ def read_part(row: dict[str, Any], pixels: pa.Buffer, *, pool: Executor) -> Part
 def score_part(detector: ScoreTiles, part: PartTiles, *, floor: float = -math.inf) -> tuple[pa.Table, pa.Table]:
     """Score one part; returns rows of `TILE_SCORES` and of `EVIDENCE`. A tile with an error or a flag has no score.
 
+    A detector with cells adds the column `CELLS`.
+
     Evidence is of tiles that score more than `floor`: pictures cost as much as a third of the decoding.
     """
     scored = detector(part.images) if len(part.images) else None
@@ -87,6 +90,11 @@ def score_part(detector: ScoreTiles, part: PartTiles, *, floor: float = -math.in
     }
     names = part.tiles.column_names
     table = pa.table({**{name: part.tiles[name] for name in names}, **columns}, schema=TILE_SCORES)
+    if scored is not None and scored.cells is not None:
+        cells = np.full((len(score), *scored.cells.shape[1:]), np.nan, np.float32)
+        cells[part.good] = scored.cells
+        cells[~finite] = np.nan
+        table = with_cells(table, cells)
     return table, _evidence(table["tile_id"].filter(pa.array(part.good)), scored, floor)
 
 

@@ -247,7 +247,7 @@ def _bundle_scores(index: int, parts: list[dict[str, Any]], headers: list[dict[s
     tables = [*(part["scores"][index] for part in parts), parts[0]["flagged"]]
     evidence = pa.concat_tables([from_ipc(part["evidence"][index]) for part in parts])
     return BundleScores(
-        tiles=pa.concat_tables(from_ipc(data) for data in tables if data),
+        tiles=pa.concat_tables((from_ipc(data) for data in tables if data), promote_options="default"),
         evidence=evidence.sort_by([("score", "descending")]).slice(0, EVIDENCE_TILES),
     )
 

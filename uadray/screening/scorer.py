@@ -153,7 +153,10 @@ class ActorDetector:
         def maps(rows: Sequence[int]) -> npt.NDArray[np.float32]:
             return np.concatenate([shares[row // step].maps([row % step]) for row in rows])
 
-        return Scored(np.concatenate([share.score for share in shares]), pictures, maps)
+        cells = [share.cells for share in shares if share.cells is not None]
+        return Scored(
+            np.concatenate([share.score for share in shares]), pictures, maps, np.concatenate(cells) if cells else None
+        )
 
     def is_broken(self) -> bool:
         """Whether it cannot score any more what it scored when the actor began: then it is not the slide."""

@@ -17,20 +17,22 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from uadray.decisions.conformal import Calibration
 from uadray.decisions.verdict import Verdict
 from uadray.reports import pictures
 from uadray.reports.evidence_sheet import evidence_sheet
 from uadray.reports.heatmap import heatmap
+from uadray.reports.tile_cells import over_tile
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.slide_result import BundleScores, SlideResult
+from uadray.tiles.cells import cells_of
 
 PLAIN_ROWS = 8
 """Up to so many rows compression and dictionaries make a Parquet file no smaller."""
@@ -59,7 +61,7 @@ def slide_files(result: SlideResult, bundles: Sequence[ScreeningBundle]) -> dict
             continue
         if result.masks and not _NO_REGIONS.search(result.masks[:200]):  # nobody edits an empty one
             files[f"masks/{slide_id}.geojson"] = result.masks
-        shown = _pictures(result, scores, bundle.calibration)
+        shown = _pictures(result, scores, bundle)
         size = result.header["size_level0_px"]
         sheet = evidence_sheet(shown, sizes=dict.fromkeys(("thumbnail", "heatmap"), size))
         files[_within(bundle, evidence_path(slide_id))] = sheet
@@ -98,7 +100,7 @@ def decision_record(
         "mask": mask,
     }
     decisions = [
-        dict.fromkeys(SLIDE_DECISIONS.names) | verdict | facts | _evidence(result, index)
+        dict.fromkeys(SLIDE_DECISIONS.names) | verdict | facts | _evidence(result, index, bundles[index].calibration)
         for index, verdict in enumerate(verdicts)
     ]
     if len(bundles) == 1:
@@ -112,44 +114,71 @@ def decisions_of(record: dict[str, Any]) -> list[dict[str, Any]]:
     return list(record["decisions"]) if "decisions" in record else [record | {"bundle": None}]
 
 
-def _evidence(result: SlideResult, index: int) -> dict[str, Any]:
+def _evidence(result: SlideResult, index: int, calibration: Calibration) -> dict[str, Any]:
     """Which tiles a bundle's evidence is, and where the pictures of the slide are."""
     scores = result.of_bundle(index)
     path = None if scores.tiles is None else evidence_path(result.row.slide_id)
-    return {"evidence": json.dumps(top_tiles(scores)), "pictures": path}
+    return {"evidence": json.dumps(top_tiles(scores, calibration)), "pictures": path}
 
 
-def top_tiles(scores: BundleScores) -> list[dict[str, Any]]:
+def top_tiles(scores: BundleScores, calibration: Calibration) -> list[dict[str, Any]]:
     """Where the evidence tiles lie, best first: the field `evidence` of a decision, before it is JSON.
 
-    Tiles of a detector that makes no reconstruction say so (`has_reconstruction`).
+    Tiles of a detector that makes no reconstruction say so (`has_reconstruction`), and those with a picture of their
+    cells (`has_cells`).
     """
     if scores.tiles is None or scores.evidence is None:
         return []
-    rows = {tile_id: row for row, tile_id in enumerate(scores.tiles["tile_id"].to_pylist())}
-    chosen = pa.array([rows[tile_id] for tile_id in scores.evidence["tile_id"].to_pylist()], pa.int64())
-    tiles = scores.tiles.select(["tile_id", "x_level0_px", "y_level0_px", "score"]).take(chosen).to_pylist()
+    chosen = _evidence_tiles(scores.tiles, scores.evidence)
+    tiles = chosen.select(["tile_id", "x_level0_px", "y_level0_px", "score"]).to_pylist()
     without = pc.is_null(scores.evidence["reconstruction"]).to_pylist()
     return [
-        tile | ({"has_reconstruction": False} if has_none else {})
-        for tile, has_none in zip(tiles, without, strict=True)
+        tile | ({"has_reconstruction": False} if has_none else {}) | ({"has_cells": True} if cells is not None else {})
+        for tile, has_none, cells in zip(tiles, without, _shown_cells(chosen, calibration), strict=True)
     ]
 
 
-def _pictures(result: SlideResult, scores: BundleScores, calibration: Calibration) -> dict[str, bytes]:
-    """A bundle's JPEGs by name: thumbnail, heatmap, and each evidence tile with its reconstruction if it has one."""
-    preview = cv2.imdecode(np.frombuffer(result.preview, np.uint8), cv2.IMREAD_COLOR_RGB)
+def _evidence_tiles(tiles: pa.Table, evidence: pa.Table) -> pa.Table:
+    """The rows of `TILE_SCORES` of the evidence, best first."""
+    rows = {tile_id: row for row, tile_id in enumerate(tiles["tile_id"].to_pylist())}
+    return tiles.take(pa.array([rows[tile_id] for tile_id in evidence["tile_id"].to_pylist()], pa.int64()))
+
+
+def _shown_cells(chosen: pa.Table, calibration: Calibration) -> list[NDArray[np.float32] | None]:
+    """The cells of these tiles; None of one without, and of all where it is not known which cells are high."""
+    cells = cells_of(chosen) if calibration.cell_scale is not None else None
+    return [None] * len(chosen) if cells is None else [None if np.isnan(each).any() else each for each in cells]
+
+
+def _pictures(result: SlideResult, scores: BundleScores, bundle: ScreeningBundle) -> dict[str, bytes]:
+    """A bundle's JPEGs by name: thumbnail, heatmap, and each evidence tile, its reconstruction and cells if any."""
+    calibration, described = bundle.calibration, bundle.bundle
     width, height = result.header["size_level0_px"]
+    seen = described.detector.input_px / described.tiles.tile_px if calibration.cell_scale else 1.0
     heat = heatmap(
-        np.asarray(preview, dtype=np.uint8), scores.tiles, level0_size=(width, height),
-        low=calibration.tile_median, high=calibration.tile_high, threshold=calibration.tile_p99,
+        pictures.decode_jpeg(result.preview), scores.tiles, level0_size=(width, height), low=calibration.tile_median,
+        high=calibration.tile_high, threshold=calibration.tile_p99, cell_scale=calibration.cell_scale, seen_share=seen,
     )  # fmt: skip
     files = {"thumbnail": result.preview, "heatmap": pictures.encode_jpeg(heat)}
-    for place, row in enumerate(scores.evidence.to_pylist() if scores.evidence is not None else ()):
+    if scores.evidence is None:
+        return files
+    cells = _shown_cells(_evidence_tiles(scores.tiles, scores.evidence), calibration)
+    for place, row in enumerate(scores.evidence.to_pylist()):
         files[f"tile_{place}"] = row["tile"]
         if row["reconstruction"] is not None:
             files[f"reconstruction_{place}"] = row["reconstruction"]
+        files |= _cells_picture(place, row["tile"], cells[place], calibration)
     return files
+
+
+def _cells_picture(
+    place: int, tile: bytes, cells: NDArray[np.float32] | None, calibration: Calibration
+) -> dict[str, bytes]:
+    """The picture of where in an evidence tile its score is from, by its name; none of a tile without cells."""
+    if cells is None or calibration.cell_scale is None:
+        return {}
+    low, high = calibration.cell_scale
+    return {f"cells_{place}": pictures.encode_jpeg(over_tile(pictures.decode_jpeg(tile), cells, low=low, high=high))}
 
 
 def _within(bundle: ScreeningBundle, path: str) -> str:

@@ -103,7 +103,8 @@ def _picture_kinds(decisions: pa.Table) -> tuple[str, ...]:
     evidence = (json.loads(text or "[]") for text in decisions["evidence"].to_pylist())
     tiles = [tile for of_slide in evidence for tile in of_slide]
     has_none = bool(tiles) and not any(tile.get("has_reconstruction", True) for tile in tiles)
-    return ("tile",) if has_none else ("tile", "reconstruction")
+    cells = ("cells",) if any(tile.get("has_cells", False) for tile in tiles) else ()
+    return ("tile", *(() if has_none else ("reconstruction",)), *cells)
 
 
 def summarize(decisions: pa.Table, *, n_slides: int) -> dict[str, Any]:
@@ -136,6 +137,7 @@ def page_facts(bundle: ScreeningBundle, *, provenance: dict[str, Any], n_slides:
         "tile_um": described.tiles.tile_px * described.tiles.mpp,
         "score_low": calibration.tile_median,
         "score_high": calibration.tile_high,
+        "has_cells": calibration.cell_scale is not None,
         "tile_threshold": calibration.tile_p99,
     }
 

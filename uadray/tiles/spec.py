@@ -3,6 +3,7 @@
 A bundle keeps these settings, so that slides are cut in the same way for training, calibration and screening.
 """
 
+import math
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -48,6 +49,18 @@ class TileSpec(Config):
         if self.stride > self.tile_px:
             raise ValueError(f"stride_px {self.stride_px} leaves gaps between tiles of tile_px {self.tile_px}")
         return self
+
+    def check_mpp(self, mpp: float | None) -> None:
+        """Refuse tiles that a detector was not made for; None takes any.
+
+        Args:
+            mpp: that the detector's lengths are told from.
+
+        Raises:
+            ValueError: it is not that of the tiles.
+        """
+        if mpp is not None and not math.isclose(mpp, self.mpp, rel_tol=1e-3):
+            raise ValueError(f"detector.mpp {mpp} is not tiles.mpp {self.mpp}; they are one and the same")
 
     def json_for_ids(self) -> str:
         """Its values, from which ids of bundles and tile sets are made.

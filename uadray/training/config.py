@@ -66,6 +66,7 @@ class TrainConfig(Config):
             raise ValueError(
                 f"{self.section}.input_px {self.input_px} is larger than tiles.tile_px {self.tiles.tile_px}"
             )
+        self.tiles.check_mpp(getattr(self.detector, "mpp", None))
         return self
 
     @property

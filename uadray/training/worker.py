@@ -23,7 +23,7 @@ from uadray.cluster.datasets import actor_here
 from uadray.cluster.interfaces import OwnInterface
 from uadray.cluster.nodes import Nodes
 from uadray.detectors.pixels import to_float
-from uadray.detectors.trainee import Trainee, alone
+from uadray.detectors.trainee import Trainee, UnsuitableTilesError, alone
 from uadray.errors import WorkError, shown, shown_text
 from uadray.networks.outline import Networks
 from uadray.networks.weights_file import load_networks
@@ -102,7 +102,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         ray.get(board.post.remote(line | {"end_of_epoch": True}))
     try:
         run_training(config, trainee, stream, RayWorker(config, board, device), reached)
-    except DivergedError as error:
+    except (DivergedError, UnsuitableTilesError) as error:
         ray.get(board.diverge.remote(str(error)))  # and end in all workers: a failure would be tried again
 
 

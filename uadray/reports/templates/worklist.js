@@ -88,6 +88,8 @@ document.addEventListener("DOMContentLoaded", () => {
     if (!pictures || event.ctrlKey || event.metaKey || event.shiftKey) return; // the link still opens in its own tab
     event.preventDefault();
     large.firstElementChild.replaceChildren(...[...pictures.children].map((figure) => figure.cloneNode(true)));
+    for (const image of large.querySelectorAll("img")) // in a box of other proportions a sheet would show its neighbours
+      image.style.setProperty("--ratio", image.getAttribute("width") / image.getAttribute("height"));
     large.showModal();
   });
   large.addEventListener("click", (event) => event.target === large && large.close());

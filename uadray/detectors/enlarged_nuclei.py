@@ -1,0 +1,389 @@
+"""Enlarged nuclei: a linear head on frozen features, told from normal tiles whose nuclei were enlarged.
+
+Kin of foreign patch interpolation (Tan et al. 2020, https://arxiv.org/abs/2011.04197) and CutPaste (Li et al. 2021,
+https://arxiv.org/abs/2104.04015): the anomalies are synthetic, made of normal tiles (see `enlarged_views`).
+
+What it assumes: **nuclei grow, become paler, and stand in pink surroundings.** That is carcinoma in lymph nodes, not
+anomalies in general. What does not enlarge nuclei is not found.
+
+Different from those papers: the network is frozen, and the head has no solver. Features of cells of 8 um are seen once;
+the head's weights are the difference of the means of enlarged and normal cells over the variance of normal ones, by
+channel: a diagonal discriminant analysis (Bickel and Levina 2004, https://doi.org/10.3150/bj/1106314847). The
+directions in which tiles of different scanners and laboratories lie apart are projected out of them: hue, sharpness,
+thickness, tint (nuisance attribute projection, Solomonoff et al. 2005, https://doi.org/10.1109/ICASSP.2005.1415189).
+
+A density of normal features does not do: normal tissue (fat, blood, stroma) is broader than tumour, and rare normal
+tissue is flagged first.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, StringConstraints, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from uadray import config as configuration
+from uadray.detectors.detector import STAGES, Detector, Stage, assemble, no_picture
+from uadray.detectors.enlarged_views import (
+    CHANGES,
+    PIXEL_SHARPNESS,
+    Kind,
+    Views,
+    blurred,
+    hue,
+    make_views,
+    scanner_pair,
+)
+from uadray.detectors.latents import Latent
+from uadray.detectors.trainee import Average, UnsuitableTilesError
+from uadray.networks.backbones import build_backbone
+from uadray.networks.outline import Networks
+
+LayerName = Annotated[str, StringConstraints(max_length=40)]
+
+CELL_PX = 16
+"""Side of a cell in the pixels that the backbone sees: EfficientNet-Lite0 halves them four times up to `block10`."""
+
+SIDE_MULTIPLE = 32
+"""Of the side that the backbone sees: its paddings are TensorFlow's then (`EfficientNetLite0`)."""
+
+SHARPNESS_UM = 0.972
+"""Sharpness to which a tile is blurred before it is scored: the middle of what views have."""
+
+SMOOTHED_CELLS, TOP_SHARE = 4, 0.1
+"""A score is told from the means of all squares of so many cells, and from the highest share of them."""
+
+OUTSIDE, INSIDE = 0.1, 0.8
+"""A cell of a pasted view is normal where less of it is enlarged, and enlarged where more is."""
+
+SCANNERS_FROM, SCALE_FROM = 0.75, 0.9
+"""Shares of the steps after which views are not made any more: the directions of scanners are told from real tiles,
+then scores of normal tiles are counted, whose deviation is the unit of the scores."""
+
+
+class Config(configuration.Config):
+    """Enlarged nuclei.
+
+    Attributes:
+        input_px: side of the tiles' centre that is seen.
+        mpp: of the tiles, um/px; the same as `tiles.mpp`.
+        backbone: the frozen network.
+        layers: its layers, by the names of `uadray.networks.backbones`.
+        backbone_mpp: what the backbone sees, um/px: tiles are enlarged to it (twice, at 0.972 um/px).
+        zoom_least: nuclei are enlarged so much at the least,
+        zoom_most: and so much at the most.
+        heads: so many are fitted, each to views of its own, and averaged.
+    """
+
+    kind: Literal["enlarged_nuclei"]
+    input_px: int = Field(default=96, ge=16, le=2048)
+    mpp: float = Field(default=0.972, ge=0.1, le=1.5)
+    backbone: Literal["efficientnet_lite0", "vgg16", "alexnet"] = "efficientnet_lite0"
+    layers: tuple[LayerName, ...] = Field(default=("block5", "block10"), min_length=1, max_length=32)
+    backbone_mpp: float = Field(default=0.486, ge=0.1, le=4)
+    zoom_least: float = Field(default=1.4, ge=1, le=4)
+    zoom_most: float = Field(default=2.2, ge=1, le=4)
+    heads: int = Field(default=3, ge=1, le=16)
+
+    @model_validator(mode="after")
+    def _sizes(self) -> "Config":
+        if self.zoom_least > self.zoom_most:
+            raise ValueError(f"zoom_least {self.zoom_least} is above zoom_most {self.zoom_most}")
+        if not 4 * CELL_PX <= self.side_px <= 2048:
+            seen = f"{self.input_px} px of {self.mpp} um are {self.side_px} px of {self.backbone_mpp} um"
+            raise ValueError(f"{seen}; the backbone sees {4 * CELL_PX} to 2048 px")
+        return self
+
+    @property
+    def side_px(self) -> int:
+        """Side of what the backbone sees."""
+        return max(1, round(self.input_px * self.mpp / self.backbone_mpp / SIDE_MULTIPLE)) * SIDE_MULTIPLE
+
+
+class Head(nn.Module):
+    """One linear unit on a cell's features, with the sums that it was told from, one row a head of `Config.heads`.
+
+    Attributes:
+        weight: [C], the mean of the heads.
+        bias: such that normal tiles have a mean score of 0, and the weights such that they have a deviation of 1.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    normals: Tensor
+    enlarged: Tensor
+    hues: Tensor
+    changes: Tensor
+    scores: Tensor
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(channels))
+        self.register_buffer("bias", torch.zeros(()))
+        self.register_buffer("normals", torch.zeros(heads, 1 + 2 * channels, dtype=torch.float64))
+        self.register_buffer("enlarged", torch.zeros(heads, 1 + 2 * channels, dtype=torch.float64))
+        self.register_buffer("hues", torch.zeros(3 + 2 * channels, dtype=torch.float64))
+        self.register_buffer("changes", torch.zeros(len(CHANGES), 1 + channels, dtype=torch.float64))
+        self.register_buffer("scores", torch.zeros(3, dtype=torch.float64))
+
+    def forward(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n h w"]:
+        """How enlarged the nuclei of each cell look."""
+        return torch.einsum("nchw,c->nhw", z, self.weight) + self.bias
+
+    def fit(self) -> None:
+        """Set the weights to the mean of the heads that have seen both kinds of cells; they stay 0 where none has."""
+        nuisance = [sums[1:] / sums[0] for sums in self.changes if sums[0] > 0]
+        nuisance += [slope_of(self.hues)] if self.hues[0] > 0 else []
+        weights = [
+            projected((mean_of(enlarged) - mean_of(normal)) / variance_of(normal), variance_of(normal), nuisance)
+            for normal, enlarged in zip(self.normals, self.enlarged, strict=True)
+            if normal[0] > 0 and enlarged[0] > 0
+        ]
+        if weights:
+            self.weight.copy_(torch.stack(weights).mean(0))
+        self.bias.zero_()
+
+    def scale(self) -> None:
+        """Give scores of normal tiles, counted with the weights of `fit`, a mean of 0 and a deviation of 1."""
+        count, total, squares = self.scores
+        mean = total / count
+        deviation = (squares / count - mean.square()).clamp_min(1e-24).sqrt()
+        self.weight.div_(deviation)
+        self.bias.copy_(-mean / 2 / deviation)  # a score is the sum of two means of cells: the bias counts twice
+
+
+def sums_of(cells: Float[Tensor, "m c"], weights: Float[Tensor, " m"]) -> Float[Tensor, " s"]:
+    """Count, sums and sums of squares of the cells, [1 + 2 C] in float64."""
+    cells, weights = cells.double(), weights.double()
+    return torch.cat([weights.sum()[None], weights @ cells, weights @ cells.square()])
+
+
+def mean_of(sums: Tensor) -> Tensor:
+    """[C] of `sums_of`."""
+    return sums[1 : 1 + (len(sums) - 1) // 2] / sums[0]
+
+
+def variance_of(sums: Tensor) -> Tensor:
+    """[C] of `sums_of`."""
+    variance = sums[1 + (len(sums) - 1) // 2 :] / sums[0] - mean_of(sums).square()
+    clamped: Tensor = variance.clamp_min(1e-12)
+    return clamped
+
+
+def slope_sums(features: Float[Tensor, "n c"], values: Float[Tensor, " n"]) -> Float[Tensor, " s"]:
+    """What a regression of features on values needs, [3 + 2 C] in float64."""
+    features, values = features.double(), values.double()
+    counts = torch.stack([torch.ones_like(values).sum(), values.sum(), values.square().sum()])
+    return torch.cat([counts, features.sum(0), values @ features])
+
+
+def slope_of(sums: Float[Tensor, " s"]) -> Float[Tensor, " c"]:
+    """By how much the features change with the value, of `slope_sums`."""
+    count, total, squares = sums[:3]
+    features, products = sums[3:].chunk(2)
+    spread = (squares - total.square() / count).clamp_min(1e-12)
+    slope: Tensor = (products - total * features / count) / spread
+    return slope
+
+
+def projected(
+    weight: Float[Tensor, " c"], variance: Float[Tensor, " c"], directions: list[Tensor]
+) -> Float[Tensor, " c"]:
+    """The weights nearest to `weight`, in the metric of the variance, that do not respond to any of the directions."""
+    if not directions:
+        return weight
+    d = torch.stack(directions, 1)
+    whitened = d / variance[:, None]
+    allowed: Tensor = weight - whitened @ torch.linalg.lstsq(d.mT @ whitened, d.mT @ weight).solution
+    return allowed
+
+
+class CellFeatures:
+    """Tiles -> features of their cells: the backbone's maps, resized to one grid of cells. The stage `map`."""
+
+    def __init__(self, config: Config, backbone: nn.Module) -> None:
+        self.config, self.backbone = config, backbone
+
+    def __call__(self, x: Float[Tensor, "n 3 h w"]) -> Tensor:
+        """[N, C, h', w'] of tiles in [-1, 1], blurred to the sharpness of the views."""
+        sigma_um = max(0.0, SHARPNESS_UM**2 - (PIXEL_SHARPNESS * self.config.mpp) ** 2) ** 0.5
+        return self.of_views(blurred(x, torch.full((len(x),), sigma_um / self.config.mpp, device=x.device)))
+
+    def of_views(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c h2 w2"]:
+        """[N, C, h', w'] of views, which have their sharpness."""
+        side = self.config.side_px
+        if x.shape[-1] != side:
+            is_finer = x.shape[-1] > side
+            x = F.interpolate(x, size=(side, side), mode="bicubic", align_corners=False, antialias=is_finer)
+        return torch.cat([on_grid(f, side // CELL_PX) for f in self.backbone(x.clamp(-1, 1))], 1)
+
+
+def on_grid(features: Float[Tensor, "n c h w"], cells: int) -> Float[Tensor, "n c h2 w2"]:
+    """A map of features on a grid of cells: the mean of what lies in each."""
+    return features if features.shape[-1] == cells else F.adaptive_avg_pool2d(features, cells)
+
+
+class CellScore:
+    """Features of cells -> a tile's score, and its map: the stage `score`."""
+
+    def __init__(self, head: nn.Module) -> None:
+        self.head = head
+
+    def __call__(
+        self, x: Tensor, x_hat: Tensor | None, z: Latent
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n h2 w2"]]:
+        """The score is the mean of the smoothed cells plus the mean of the highest of them; the map has every cell."""
+        if not isinstance(z, Tensor):
+            raise TypeError("the features of cells are one tensor")
+        cells = self.head(z)
+        return tile_scores(cells), cells
+
+
+def tile_scores(cells: Float[Tensor, "n h w"]) -> Float[Tensor, " n"]:
+    """Mean plus mean of the highest, of the means over squares of `SMOOTHED_CELLS`; no side has fewer cells."""
+    smooth = F.avg_pool2d(cells[:, None], SMOOTHED_CELLS, stride=1).flatten(1)
+    count = max(1, round(TOP_SHARE * smooth.shape[1]))
+    return smooth.mean(1) + smooth.topk(count, 1).values.mean(1)
+
+
+def borrowed_weights(config: Config) -> tuple[str, ...]:
+    """The frozen backbone."""
+    return (config.backbone,)
+
+
+def networks(config: Config, *, pretrained: bool) -> Networks:
+    """The frozen backbone, and an empty head.
+
+    Raises:
+        InputError: the backbone has no such layer.
+    """
+    backbone = build_backbone(config.backbone, config.layers, pretrained=pretrained)
+    return {"backbone": backbone, "head": Head(sum(backbone.channels), config.heads)}
+
+
+def detector(
+    config: Config, networks: Mapping[str, nn.Module], *, device: str, batch_tiles: int | None = None,
+    stages: Collection[Stage] = STAGES,
+) -> Detector:  # fmt: skip
+    """Features of cells, no picture, a linear head."""
+    return assemble(
+        networks,
+        mapping=lambda placed: CellFeatures(config, placed["backbone"]),
+        reconstruct=no_picture,
+        score=lambda placed: CellScore(placed["head"]),
+        input_px=config.input_px, device=device, batch_tiles=batch_tiles, stages=stages,
+    )  # fmt: skip
+
+
+class Trainee:
+    """Sums over cells of views, then the scale of the scores: nothing is learned by gradients."""
+
+    phases: tuple[str, ...] = ("head", "scanners", "scale")
+
+    def __init__(self, config: Config, networks: Networks, *, average: Average) -> None:
+        head = networks["head"]
+        if not isinstance(head, Head):
+            raise TypeError(f"head: expected Head, found {type(head).__name__}")
+        self.config, self.networks, self.average, self.head = config, networks, average, head
+        self.features = CellFeatures(config, networks["backbone"])
+        self.score = CellScore(head)
+        self.optimizers: dict[str, Optimizer] = {}
+        self.counts: dict[str, int] = {"steps": 0}
+
+    def phase(self, progress: float) -> str:
+        """The head from views, the directions of scanners, the scale of the scores."""
+        return "head" if progress < SCANNERS_FROM else "scanners" if progress < SCALE_FROM else "scale"
+
+    def learning_rate(self, progress: float) -> str:
+        """There is none."""
+        return ""
+
+    def prepare(self, x: Tensor) -> None:
+        """Nothing is needed before the first step."""
+
+    @torch.no_grad()
+    def step(self, x: Tensor, progress: float) -> dict[str, float]:
+        """See normal tiles x [N, 3, h, w] in [-1, 1] once."""
+        match self.phase(progress):
+            case "head":
+                return self.see_views(x)
+            case "scanners":
+                return self.see_scanners(x)
+            case _:
+                return self.see_scores(x)
+
+    def see_views(self, x: Tensor) -> dict[str, float]:
+        """Count the cells of views of the tiles."""
+        head = self.counts["steps"] % self.config.heads
+        self.counts["steps"] += 1
+        views = make_views(x, mpp=self.config.mpp, zoom=(self.config.zoom_least, self.config.zoom_most))
+        z = self.features.of_views(views.x)
+        normal, enlarged = cell_labels(views, z.shape[-1])
+        cells = z.permute(0, 2, 3, 1).flatten(0, 2)
+        sums = [sums_of(cells, normal.flatten()), sums_of(cells, enlarged.flatten())]
+        self.average(sums)
+        self.head.normals[head] += sums[0]
+        self.head.enlarged[head] += sums[1]
+        self.head.fit()
+        return {"separation": separation(sums[0], sums[1], self.head.weight)}
+
+    def see_scanners(self, x: Tensor) -> dict[str, float]:
+        """Count how the features of tiles go with their hue, and what one of `CHANGES` does to them."""
+        number = self.counts["steps"] % len(CHANGES)
+        self.counts["steps"] += 1
+        one, other = scanner_pair(x, CHANGES[number], mpp=self.config.mpp)
+        plain, one, other = (self.features(tiles).mean((2, 3)) for tiles in (x, one, other))
+        difference = (one - other).double()
+        sums = [slope_sums(plain, hue(x)), torch.cat([difference.new_tensor([len(x)]), difference.sum(0)])]
+        self.average(sums)
+        self.head.hues += sums[0]
+        self.head.changes[number] += sums[1]
+        self.head.fit()
+        return {CHANGES[number]: float(difference.mean(0).norm() / plain.mean(0).norm())}
+
+    def see_scores(self, x: Tensor) -> dict[str, float]:
+        """Count the scores of normal tiles, and scale the head by all that have been counted."""
+        z = self.features(x)
+        self.head.fit()
+        if not self.head.weight.any():
+            raise UnsuitableTilesError(
+                "among the tiles seen were none rich in nuclei, or none of pink tissue, of which this detector makes "
+                "its anomalies; it is for H&E of tissue that has both (lymph nodes): give more slides, or train another"
+            )
+        scores = self.score(x, None, z)[0].double()
+        sums = torch.stack([torch.ones_like(scores).sum(), scores.sum(), scores.square().sum()])
+        self.average([sums])
+        self.head.scores += sums
+        self.head.scale()
+        return {"deviation": float(self.score(x, None, z)[0].std())}
+
+    def reconstruct(self, x: Tensor) -> Tensor | None:
+        """There is no picture."""
+        return None
+
+
+def cell_labels(views: Views, cells: int) -> tuple[Float[Tensor, "n h w"], Float[Tensor, "n h w"]]:
+    """Which cells of views count as normal, and which as enlarged; 1 or 0, [N, cells, cells] each.
+
+    Around what was pasted into any tile the surroundings are not counted: they have been counted as normal views.
+    """
+    share = F.adaptive_avg_pool2d(views.mask, cells)[:, 0]
+    counted: dict[Kind, float] = {"pasted": 0.0}
+    has_normals = torch.tensor([counted.get(kind, 1.0) for kind in views.kinds], device=share.device)
+    return (share < OUTSIDE).float() * has_normals[:, None, None], (share > INSIDE).float()
+
+
+def separation(normal: Tensor, enlarged: Tensor, weight: Tensor) -> float:
+    """Difference of the mean scores of enlarged and normal cells, over the deviation that independent channels give.
+
+    0 where a batch has none of one kind.
+    """
+    if not (normal[0] > 0 and enlarged[0] > 0):
+        return 0.0
+    w = weight.double()
+    difference = w @ (mean_of(enlarged) - mean_of(normal))
+    return float(difference / (w.square() @ variance_of(normal)).clamp_min(1e-24).sqrt())

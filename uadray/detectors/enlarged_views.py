@@ -1,0 +1,299 @@
+"""Views of normal tiles with their nuclei enlarged: the synthetic anomalies of `uadray.detectors.enlarged_nuclei`.
+
+Kin of foreign patch interpolation (Tan et al. 2020, https://arxiv.org/abs/2011.04197) and CutPaste (Li et al. 2021,
+https://arxiv.org/abs/2104.04015): a piece of another tile, here magnified, is mixed in. All lengths are micrometres, so
+that a detector learns the same at any mpp. The numbers were chosen on tiles of lymph nodes (DECISIONS.md).
+
+A view is sharp to one and the same degree whatever its magnification, and has the amounts of stain, the tint and the
+noise of a scanner drawn at random: none of them tells whether nuclei were enlarged.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+Kind = Literal["normal", "enlarged_pink", "spindle", "enlarged", "pasted", "pasted_rich"]
+
+SHARES: dict[Kind, int] = {
+    "normal": 1000, "enlarged_pink": 300, "spindle": 300, "enlarged": 800, "pasted": 700, "pasted_rich": 400,
+}  # fmt: skip
+"""How many views of each kind there are, in proportion."""
+
+PIXEL_SHARPNESS = 0.5
+"""Deviation of the Gaussian that stands for the sharpness of an image as it is, in its pixels."""
+
+SHARPNESS_UM = (0.875, 1.166)
+"""Deviation of the Gaussian that stands for the sharpness of a view."""
+
+NUCLEI_OD, NUCLEI_SIGMA_UM = 0.5, 0.78
+"""Where the optical density of red, blurred so much, is above this there is a nucleus."""
+
+RICH, PINK, PINK_GREEN = 0.2, 0.15, 190.0
+"""Share of nuclei in the centre above which a tile is rich in nuclei, and below which it is pink, if its centre's green
+is below the level given: neither fat nor glass."""
+
+PLAIN_ZOOM, STRETCH = (0.8, 1.12), (1.6, 2.8)
+NUCLEI_WEIGHT = (0.3, 0.7)
+OFFSET_UM = 7.8
+BLOB_UM, BLOB_AREA, BLOB_EDGE = 23.0, (0.2, 0.7), 0.15
+NOISE_LEVELS, EXTRA_BLUR_UM, LEAST_BLUR_UM, TINT_OD = 2.0, 0.58, 0.24, 0.05
+STAIN_SPREAD, CHANNEL_SPREAD, TOTAL_SPREAD = (0.2, 0.2, 0.1), 0.1, 0.12
+
+LEAST_COLOUR = 20.0
+"""Levels between the highest and the lowest channel of a pixel that has a colour."""
+
+Change = Literal["sharpness", "thickness", "tint"]
+CHANGES: tuple[Change, ...] = ("sharpness", "thickness", "tint")
+UNSHARP_SIGMA_UM, THICKER, VEIL_OD = 0.875, 1.2, 0.08
+"""What scanners and laboratories are taken to differ in, and by how much, see `scanner_pair`."""
+
+STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
+"""Optical density of red, green and blue of haematoxylin, eosin and a residual (Ruifrok and Johnston 2001)."""
+
+BLACK_OD = math.log(256.0)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Views of normal tiles, and where their nuclei were enlarged.
+
+    Attributes:
+        x: [N, 3, h, w] in [-1, 1].
+        mask: [N, 1, h, w], 1 where nuclei were enlarged, 0 where they were not.
+        kinds: of the views.
+    """
+
+    x: Tensor
+    mask: Tensor
+    kinds: tuple[Kind, ...]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Tiles of which views are made.
+
+    Attributes:
+        tiles: [n, 3, h, w].
+        hues: [n], see `hue`.
+    """
+
+    tiles: Tensor
+    hues: Tensor
+
+    def like(self, hues: Float[Tensor, " m"]) -> Float[Tensor, "m 3 h w"]:
+        """A tile for each of the hues, drawn from the half of the pool that is nearest to it: of the same stain."""
+        distance = (hues[:, None] - self.hues).abs()
+        nearest = distance.topk(max(1, (len(self.hues) + 1) // 2), largest=False).indices
+        column = torch.randint(nearest.shape[1], (len(hues), 1), device=hues.device)
+        return self.tiles[nearest.gather(1, column)[:, 0]]
+
+
+def make_views(x: Float[Tensor, "n 3 h w"], *, mpp: float, zoom: tuple[float, float]) -> Views:
+    """As many views as there are tiles, of the kinds and in the proportions of `SHARES`.
+
+    Where no tile is rich in nuclei, or none is pink, those views are left out that would need one.
+
+    Args:
+        x: normal tiles in [-1, 1].
+        mpp: of the tiles, um/px.
+        zoom: range of the magnification of enlarged nuclei.
+    """
+    rich, pink = tissue_kinds(x, mpp=mpp)
+    hues = hue(x)
+    pools = {"any": Pool(x, hues), "rich": Pool(x[rich], hues[rich]), "pink": Pool(x[pink], hues[pink])}
+    parts = [
+        _views_of(kind, pools, count=count, mpp=mpp, zoom=zoom)
+        for kind, count in counts(len(x)).items()
+        if (rich.any() or kind in ("normal", "enlarged_pink")) and (pink.any() or kind == "normal")
+    ]
+    kinds = tuple(kind for part in parts for kind in part.kinds)
+    finished = as_scanned(torch.cat([part.x for part in parts]), mpp=mpp)
+    return Views(finished, torch.cat([part.mask for part in parts]), kinds)
+
+
+def counts(n: int) -> dict[Kind, int]:
+    """How many of n views are of each kind, at least one each.
+
+    >>> counts(64)
+    {'normal': 18, 'enlarged_pink': 5, 'spindle': 5, 'enlarged': 15, 'pasted': 13, 'pasted_rich': 7}
+    """
+    total = sum(SHARES.values())
+    return {kind: max(1, round(n * share / total)) for kind, share in SHARES.items()}
+
+
+def optical_density(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    """-ln of the transmitted share of light, of x in [-1, 1]; white has a density of 0."""
+    return BLACK_OD - torch.log((127.5 * (x + 1)).clamp(0, 255) + 1)
+
+
+def from_density(density: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    """The inverse of `optical_density`, in [-1, 1]."""
+    return ((torch.exp(BLACK_OD - density) - 1) / 127.5 - 1).clamp(-1, 1)
+
+
+def tissue_kinds(x: Float[Tensor, "n 3 h w"], *, mpp: float) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Which tiles are rich in nuclei, and which are pink: hardly a nucleus, and neither fat nor glass."""
+    height, width = x.shape[2:]
+    middle = x[:, :, height // 4 : height - height // 4, width // 4 : width - width // 4]
+    sigma = torch.full((len(x),), NUCLEI_SIGMA_UM / mpp, device=x.device)
+    red = blurred(optical_density(middle)[:, :1], sigma)
+    nuclei = (red > NUCLEI_OD).float().mean((1, 2, 3))
+    green = 127.5 * (middle[:, 1].mean((1, 2)) + 1)
+    return nuclei > RICH, (nuclei < PINK) & (green < PINK_GREEN)
+
+
+def hue(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
+    """Mean of blue less red, in levels, of a tile's pixels that have a colour: laboratories and scanners differ."""
+    levels = 127.5 * (x + 1)
+    has_colour = (levels.amax(1) - levels.amin(1) > LEAST_COLOUR).float()
+    return ((levels[:, 2] - levels[:, 0]) * has_colour).sum((1, 2)) / has_colour.sum((1, 2)).clamp_min(1)
+
+
+def scanner_pair(
+    x: Float[Tensor, "n 3 h w"], change: Change, *, mpp: float
+) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]]:
+    """Tiles as two scanners, or two laboratories, would show them, which differ in one thing.
+
+    Args:
+        x: tiles in [-1, 1].
+        change: `sharpness`: under an unsharp mask, and blurred; `thickness`: of a section that takes up more stain, and
+            as they are; `tint`: with a veil over all channels, and as they are.
+        mpp: of the tiles, um/px.
+    """
+    match change:
+        case "sharpness":
+            soft = blurred(x, torch.full((len(x),), UNSHARP_SIGMA_UM / mpp, device=x.device))
+            return (2 * x - soft).clamp(-1, 1), soft
+        case "thickness":
+            return from_density(THICKER * optical_density(x)), x
+        case "tint":
+            return from_density(optical_density(x) + VEIL_OD), x
+
+
+def magnified(
+    x: Float[Tensor, "n 3 h w"], zoom: Float[Tensor, "n 2"], *, sharpness_um: Float[Tensor, " n"], mpp: float,
+    offset_um: float = 0.0,
+) -> Float[Tensor, "n 3 h w"]:  # fmt: skip
+    """Each tile magnified about a point near its centre, turned or mirrored at random, its borders reflected.
+
+    Args:
+        x: tiles.
+        zoom: magnification along one axis of a random direction, and across it.
+        sharpness_um: of the views, see `SHARPNESS_UM`.
+        mpp: of the tiles, um/px.
+        offset_um: how far from the centre, along each axis, the point may lie.
+    """
+    n, device = len(x), x.device
+    sigma_um = (sharpness_um / zoom.prod(1).sqrt()).square() - (PIXEL_SHARPNESS * mpp) ** 2
+    x = blurred(x, sigma_um.clamp_min(0).sqrt() / mpp)
+    angle = torch.rand(n, device=device) * math.pi
+    axes = _rotation(angle)
+    turn = _rotation(torch.randint(4, (n,), device=device) * (math.pi / 2))
+    mirror = torch.diag_embed(
+        torch.stack([torch.randint(2, (n,), device=device) * 2.0 - 1, torch.ones(n, device=device)], 1)
+    )
+    linear = axes @ torch.diag_embed(1 / zoom) @ axes.mT @ turn @ mirror
+    half_um = torch.tensor([x.shape[3], x.shape[2]], device=device) * (mpp / 2)
+    shift = (torch.rand(n, 2, device=device) * 2 - 1) * offset_um / half_um
+    grid = F.affine_grid(torch.cat([linear, shift[:, :, None]], 2), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode="bicubic", padding_mode="reflection", align_corners=False).clamp(-1, 1)
+
+
+def blurred(x: Float[Tensor, "n c h w"], sigma_px: Float[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
+    """Each image under a Gaussian of its own deviation, borders reflected; one below 0.2 px leaves it as it is."""
+    n, channels, height, width = x.shape
+    radius = min(math.ceil(3 * float(sigma_px.max())), min(height, width) - 1)
+    if radius < 1:
+        return x
+    offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
+    kernels = torch.exp(-0.5 * (offsets / sigma_px.to(x.dtype).clamp_min(1e-3)[:, None]).square())
+    kernels = torch.where((sigma_px < 0.2)[:, None], (offsets == 0).to(x.dtype), kernels)
+    kernels = (kernels / kernels.sum(1, keepdim=True)).repeat_interleave(channels, 0)
+    flat = F.pad(x.reshape(1, n * channels, height, width), (radius,) * 4, mode="reflect")
+    flat = F.conv2d(flat, kernels[:, None, :, None], groups=n * channels)
+    return F.conv2d(flat, kernels[:, None, None, :], groups=n * channels).reshape(x.shape)
+
+
+def soft_blobs(n: int, size: tuple[int, int], *, mpp: float, device: torch.device) -> Float[Tensor, "n 1 h w"]:
+    """Masks of random smooth shapes that cover `BLOB_AREA` of the view, with soft edges; 1 inside."""
+    cells = [max(2, round(side * mpp / BLOB_UM)) for side in size]
+    coarse = torch.randn(n, 1, *cells, device=device)
+    field = F.interpolate(coarse, size=size, mode="bicubic", align_corners=False)
+    area = _uniform(n, *BLOB_AREA, device=device)
+    ordered = field.flatten(1).sort(1, descending=True).values
+    level = ordered.gather(1, (area * (ordered.shape[1] - 1)).long()[:, None])
+    spread = field.flatten(1).std(1, keepdim=True)
+    return torch.sigmoid((field.flatten(1) - level) / (BLOB_EDGE * spread)).reshape(n, 1, *size)
+
+
+def as_scanned(x: Float[Tensor, "n 3 h w"], *, mpp: float) -> Float[Tensor, "n 3 h w"]:
+    """Each view as some scanner and some laboratory would show it: noise, blur, amounts of stain, tint."""
+    n, device = len(x), x.device
+    noise = torch.randn_like(x) * (_uniform(n, 0, NOISE_LEVELS, device=device) / 127.5)[:, None, None, None]
+    blur_um = _uniform(n, 0, EXTRA_BLUR_UM, device=device)
+    x = blurred(x + noise, torch.where(blur_um > LEAST_BLUR_UM, blur_um, 0) / mpp)
+    density = optical_density(x.clamp(-1, 1))
+    stains = torch.tensor(STAINS, device=device)
+    stains = stains / stains.norm(dim=1, keepdim=True)
+    amounts = torch.exp(torch.randn(n, 3, device=device) * torch.tensor(STAIN_SPREAD, device=device))
+    channels = torch.exp(
+        torch.randn(n, 3, device=device) * CHANNEL_SPREAD + torch.randn(n, 1, device=device) * TOTAL_SPREAD
+    )
+    # one 3 x 3 matrix a view: apart into stains, scaled, together again, scaled by channel
+    mixing = torch.linalg.inv(stains) @ torch.diag_embed(amounts) @ stains @ torch.diag_embed(channels)
+    tint = torch.rand(n, 3, device=device) * TINT_OD
+    scaled = torch.einsum("nchw,ncd->ndhw", density, mixing) + tint[:, :, None, None]
+    return from_density(scaled)
+
+
+def _views_of(kind: Kind, pools: dict[str, Pool], *, count: int, mpp: float, zoom: tuple[float, float]) -> Views:
+    """Views of one kind, not yet as a scanner would show them. All parts of a view are of one stain and sharpness."""
+    device = pools["any"].hues.device
+    sharpness_um = _uniform(count, *SHARPNESS_UM, device=device)
+    sources = "pink" if kind == "enlarged_pink" else "any" if kind == "normal" else "rich"
+    first = torch.randint(len(pools[sources].hues), (count,), device=device)
+    hues = pools[sources].hues[first]
+
+    def plain(tiles: Tensor) -> Tensor:
+        scale = _uniform(count, *PLAIN_ZOOM, device=device)[:, None].expand(-1, 2)
+        return magnified(tiles, scale, sharpness_um=sharpness_um, mpp=mpp)
+
+    def enlarged(scale: Tensor) -> Tensor:
+        tiles = pools[sources].tiles[first]
+        nuclei = magnified(tiles, scale, sharpness_um=sharpness_um, mpp=mpp, offset_um=OFFSET_UM)
+        weight = _uniform(count, *NUCLEI_WEIGHT, device=device)[:, None, None, None]
+        around = plain(pools["pink"].like(hues))
+        return from_density(weight * optical_density(nuclei) + (1 - weight) * optical_density(around))
+
+    logs = _uniform(count, math.log(zoom[0]), math.log(zoom[1]), device=device)
+    even = torch.exp(logs)[:, None].expand(-1, 2)
+    one_way = torch.stack([_uniform(count, *STRETCH, device=device), torch.ones_like(hues)], 1)
+    zeros = pools["any"].tiles.new_zeros(count, 1, *pools["any"].tiles.shape[2:])
+    kinds = (kind,) * count
+    match kind:
+        case "normal":
+            return Views(plain(pools["any"].tiles[first]), zeros, kinds)
+        case "enlarged_pink":
+            return Views(enlarged(even), zeros, kinds)
+        case "spindle":
+            return Views(enlarged(one_way), zeros, kinds)
+        case "enlarged":
+            return Views(enlarged(even), torch.ones_like(zeros), kinds)
+        case "pasted" | "pasted_rich":
+            mask = soft_blobs(count, (zeros.shape[2], zeros.shape[3]), mpp=mpp, device=device)
+            around = plain(pools["any" if kind == "pasted" else "rich"].like(hues))
+            return Views(mask * enlarged(even) + (1 - mask) * around, mask, kinds)
+
+
+def _uniform(n: int, low: float, high: float, *, device: torch.device) -> Tensor:
+    return torch.rand(n, device=device) * (high - low) + low
+
+
+def _rotation(angle: Float[Tensor, " n"]) -> Float[Tensor, "n 2 2"]:
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    return torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
