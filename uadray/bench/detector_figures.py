@@ -1,5 +1,6 @@
 """Scores -> the figures of one row of `bench detectors`: tiles of valid, shifted stains, slides called."""
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -10,14 +11,13 @@ import numpy.typing as npt
 import pyarrow as pa
 from sklearn.metrics import roc_curve
 
-from uadray.bench.detector_data import CALIBRATION, CALLED, CutSlide, DetectorData
+from uadray.bench.detector_data import CALIBRATION, CALLED, SPEC, CutSlide, DetectorData
 from uadray.bench.reference_scores import Score
-from uadray.decisions.aggregation import AggregationConfig
+from uadray.decisions.aggregation import AggregationConfig, ceiling_of, new_aggregation, score_of, scored_squares
 from uadray.decisions.conformal import Calibration, check_alpha
 from uadray.decisions.verdict import Verdict, judge
 from uadray.evaluation.detection import Bools, Floats, auroc, detection, sensitivity_at
 from uadray.evaluation.figures import figures_of_slides
-from uadray.tiles.quality import QualityConfig
 
 ALPHA = 0.05
 """The stated false-alarm rate of slides, and the share of held-out normal tiles above the tile threshold."""
@@ -76,14 +76,13 @@ def shifted_figures(score: Score, scores: Floats, data: DetectorData) -> dict[st
 
 def slide_figures(score: Score, data: DetectorData) -> dict[str, dict[str, Any]]:
     """By folder of mosaics: AUROC of slides, tumour slides called at `ALPHA`, and false alarms."""
-    aggregation, quality = AggregationConfig(), QualityConfig()
+    aggregation = new_aggregation()
     tables = {name: _scored(score, slides) for name, slides in data.slides.items()}
-    normals = [judge(table, None, aggregation, quality=quality) for table in tables[CALIBRATION]]
-    calibration = calibrated(normals, tables[CALIBRATION], aggregation)
+    calibration = calibrated(tables[CALIBRATION], aggregation)
     figures = {}
     for name in CALLED:
         rows = [slide.row for slide in data.slides[name]]
-        verdicts = [judge(table, None, aggregation, calibration, quality=quality) for table in tables[name]]
+        verdicts = [judge(table, None, aggregation, calibration, spec=SPEC) for table in tables[name]]
         found = figures_of_slides({row.slide_id: _as_decided(v) for row, v in zip(rows, verdicts, strict=True)}, rows)
         wanted = {"slide_auroc": "auroc", "found": "called", "false_alarms": "false_alarms", "n_anomalous": "n_tumour"}
         wanted |= {"n_normal": "n_normal", "slides_not_scored": "not_scored"}
@@ -96,19 +95,22 @@ def _as_decided(verdict: Verdict) -> dict[str, Any]:
     return dict.fromkeys(("score", "decision", "alpha")) | verdict
 
 
-def calibrated(normals: Sequence[Verdict], tables: Sequence[pa.Table], aggregation: AggregationConfig) -> Calibration:
+def calibrated(tables: Sequence[pa.Table], aggregation: AggregationConfig) -> Calibration:
     """The calibration of normal slides, one a patient.
 
     Raises:
         InputError: too few of them have a score.
     """
-    scores = sorted(verdict["score"] for verdict in normals if verdict["state"] == "scored")
-    check_alpha(ALPHA, len(scores))
+    tables = [table for table in tables if judge(table, None, aggregation, spec=SPEC)["state"] == "scored"]
+    check_alpha(ALPHA, len(tables))
+    cells = [scored_squares(table, aggregation, spec=SPEC) for table in tables]
+    ceiling = ceiling_of(cells) if aggregation.method == "grow" else None
+    scores = sorted(score_of(each, aggregation, ceiling=math.inf if ceiling is None else ceiling) for each in cells)
     tiles = np.concatenate([table["score"].drop_null().to_numpy() for table in tables])
     median, p99 = (float(q) for q in np.quantile(tiles, [0.5, 0.99]))
     return Calibration(
         id="bench", bundle_id="bench", aggregation=aggregation, alpha=ALPHA, scores=tuple(scores), tile_median=median,
-        tile_p99=p99, tile_high=median + 1.5 * (p99 - median),
+        tile_p99=p99, tile_high=median + 1.5 * (p99 - median), tile_ceiling=ceiling,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from uadray.bench.detector_data import SPEC, DetectorData, Sizes
 from uadray.bench.detector_training import trained
 from uadray.bench.reference_scores import Score, mean_saturation, minus_mean_green, supervised
 from uadray.config import load_config
-from uadray.detectors.catalog import DetectorConfig
+from uadray.detectors.catalog import SingleConfig
 from uadray.training.config import TrainConfig
 
 Group = Literal["detector", "trivial score", "supervised"]
@@ -56,11 +56,14 @@ def rows(folder: Path) -> tuple[list[Row], dict[str, str]]:
     A kind with one file, or without, gives its name to the row; of several files each gives its own.
     """
     of_files: dict[str, list[tuple[str, TrainConfig]]] = {}
+    found: list[Row] = []
+    left_out: dict[str, str] = {}
     for path in sorted(folder.glob("*.yaml")):
         config = load_config(TrainConfig, path)
-        if config.detector is not None:
+        if config.detector is not None and config.detector.kind not in dict(kinds()):
+            left_out[config.detector.kind] = f"configs/train/{path.name} puts trained bundles together"
+        elif config.detector is not None:
             of_files.setdefault(config.detector.kind, []).append((path.stem, config))
-    found, left_out = [], {}
     for kind, model in kinds():
         files = of_files.get(kind, [])
         for stem, config in files:
@@ -77,7 +80,7 @@ def rows(folder: Path) -> tuple[list[Row], dict[str, str]]:
 
 def kinds() -> Iterator[tuple[str, Any]]:
     """The kinds of the detectors' catalog that are trained, each with its configuration."""
-    union = get_args(DetectorConfig)[0]
+    union = get_args(SingleConfig)[0]
     for model in get_args(union) or (union,):
         for kind in get_args(model.model_fields["kind"].annotation):
             yield kind, model

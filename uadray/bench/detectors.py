@@ -35,7 +35,7 @@ from uadray.bench.detector_results import (
     result_path,
 )
 from uadray.bench.detector_rows import Row, config_folder, maker, rows
-from uadray.decisions.aggregation import AggregationConfig
+from uadray.decisions.aggregation import new_aggregation
 from uadray.errors import InputError
 from uadray.provenance import commit, fingerprint
 from uadray.reports.detectors_page import detectors_page
@@ -136,14 +136,14 @@ def _about(where: Path, sizes: Sizes) -> dict[str, Any]:
         "held_normals": sizes.held_normals,
         "known_tumours": sizes.known_tumours,
         "alpha": ALPHA,
-        "aggregation": AggregationConfig().model_dump(mode="json"),
+        "aggregation": new_aggregation().model_dump(mode="json"),
     }
 
 
 def _key(row: Row, seed: int, minutes: float, device: str, data: str) -> str:
     """What a result depends on, but for the code: that is said by its commit."""
     config = row.config.model_dump_json() if row.config else ""
-    aggregation = AggregationConfig().model_dump_json()
+    aggregation = new_aggregation().model_dump_json()
     return fingerprint([str(VERSION), row.name, config, str(seed), repr(float(minutes)), device, data, aggregation])
 
 
