@@ -12,7 +12,7 @@ from uadray.bench.detector_data import SPEC, DetectorData, Sizes
 from uadray.bench.detector_training import trained
 from uadray.bench.reference_scores import Score, mean_saturation, minus_mean_green, supervised
 from uadray.config import load_config
-from uadray.detectors.catalog import DetectorConfig
+from uadray.detectors.catalog import SingleConfig
 from uadray.training.config import TrainConfig
 
 Group = Literal["detector", "trivial score", "supervised"]
@@ -77,7 +77,7 @@ def rows(folder: Path) -> tuple[list[Row], dict[str, str]]:
 
 def kinds() -> Iterator[tuple[str, Any]]:
     """The kinds of the detectors' catalog that are trained, each with its configuration."""
-    union = get_args(DetectorConfig)[0]
+    union = get_args(SingleConfig)[0]
     for model in get_args(union) or (union,):
         for kind in get_args(model.model_fields["kind"].annotation):
             yield kind, model

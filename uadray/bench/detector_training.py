@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from uadray.bench.detector_data import SPEC
-from uadray.detectors.catalog import build_detector
+from uadray.detectors.building import build_detector
 from uadray.detectors.detector import Detector
 from uadray.errors import InputError, WorkError
 from uadray.networks import weights
