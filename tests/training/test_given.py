@@ -191,7 +191,9 @@ def test_it_is_trained_calibrated_and_screened_on_ray(ray_cluster: None, folder:
     x, y = (tiles[name].to_numpy() for name in ("x_level0_px", "y_level0_px"))
     with open_slide(str(folder / "held0.tif"), slide_id="held0", mpp=None) as slide:
         pixels = np.stack([slide.read_region(0, column, row, 24, 24) for row, column in zip(y, x, strict=True)])
-    np.testing.assert_allclose(tiles["score"].to_numpy(), load_detector(uri)(pixels).score, atol=1e-5)
+    expected = load_detector(uri)(pixels).score
+    # members round differently in other batches, by 1e-7 of a score whose spread is a hundredth of it
+    np.testing.assert_allclose(tiles["score"].to_numpy(), expected, rtol=1e-4)
     assert "#reconstruction_0" in (Path(out) / "worklist.html").read_text()
     (tmp_path / "tiles" / "normal").mkdir(parents=True)
     for n, tile in enumerate(pixels):
@@ -199,6 +201,6 @@ def test_it_is_trained_calibrated_and_screened_on_ray(ray_cluster: None, folder:
     data = str(tmp_path / "tiles")
     score(data, bundle_uri=uri, bundle=made, out=str(tmp_path / "f.parquet"))
     scored = pq.read_table(tmp_path / "f.parquet").sort_by("tile_id")["score"].to_numpy()
-    np.testing.assert_allclose(scored, load_detector(uri)(pixels).score, atol=1e-5)
+    np.testing.assert_allclose(scored, expected, rtol=1e-4)
     train(_config(_detector(folder)), data=data, out=str(tmp_path / "of_tiles"))
     assert _counted(tmp_path / "of_tiles") == 160
