@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from uadray.bench.detector_data import SPEC
 from uadray.detectors.building import build_detector
@@ -170,14 +171,18 @@ def _unheard(lines: list[Line], samples: list[Sample]) -> None:
 
 
 def _trained(config: TrainConfig, source: ArraySource, listener: Listener = _unheard) -> tuple[Networks, Line]:
-    with tempfile.TemporaryDirectory(prefix="uadray-bench-") as folder:
-        return train_plain(config, source, out=Path(folder).as_uri(), listener=listener)
+    threads = torch.get_num_threads()
+    try:
+        with tempfile.TemporaryDirectory(prefix="uadray-bench-") as folder:
+            return train_plain(config, source, out=Path(folder).as_uri(), listener=listener)
+    finally:
+        torch.set_num_threads(threads)  # those of this process, as scoring finds them
 
 
 def _here(config: TrainConfig, device: str) -> TrainConfig:
-    """The run as it is done here: one worker, and no stain normalisation, for which a lone tile is too small."""
-    tiles = config.tiles.model_copy(update={"stain": None})
-    return config.model_copy(update={"workers": 1, "use_gpu": device == "cuda", "tiles": tiles})
+    """The run as it is done here: this process's threads, and no stain normalisation, for which a tile is small."""
+    tiles, threads = config.tiles.model_copy(update={"stain": None}), config.threads or torch.get_num_threads()
+    return config.model_copy(update={"workers": 1, "threads": threads, "use_gpu": device == "cuda", "tiles": tiles})
 
 
 def resampled(tiles: Pixels, mpp: float) -> Pixels:
