@@ -24,10 +24,15 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="Pinned, checksummed backbone weights.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
+bundles_app = typer.Typer(help="Ready detectors that come with uadray.", no_args_is_help=True)
+app.add_typer(bundles_app, name="bundles")
 
 BundleArg = Annotated[str, typer.Argument(metavar="BUNDLE", help="Folder or s3:// URI of a trained bundle.")]
 BundlesArg = Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Folders or s3:// URIs of trained bundles.")]
 SlidesOpt = Annotated[str, typer.Option("--slides", help="Manifest (CSV or Parquet) of slides, local or s3://.")]
+SlidesOrFolderOpt = Annotated[
+    str, typer.Option("--slides", help="Manifest (CSV or Parquet) of slides, or their folder; local or s3://.")
+]
 SplitOpt = Annotated[str | None, typer.Option(help="Only the manifest's slides of this split, see `uadray split`.")]
 SetOpt = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set detector.width=32.")]
 MasksOpt = Annotated[str | None, typer.Option(help="Folder of edited masks, <slide_id>.geojson.")]
@@ -227,7 +232,7 @@ def score(
 @app.command()
 def calibrate(
     bundle: BundleArg,
-    slides: SlidesOpt,
+    slides: SlidesOrFolderOpt,
     alpha: Annotated[float, typer.Option(help="Share of normal slides that may be called anomalous.")] = 0.05,
     method: Annotated[
         str,
@@ -257,7 +262,7 @@ def calibrate(
 @app.command()
 def screen(
     bundles: BundlesArg,
-    slides: SlidesOpt,
+    slides: SlidesOrFolderOpt,
     out: Annotated[str, typer.Option(help="Folder or s3:// URI for decisions, scores and the worklist page.")],
     retry_failed: Annotated[bool, typer.Option(help="Try slides again that ended as failed.")] = False,
     split: SplitOpt = None,
@@ -307,6 +312,20 @@ def evaluate(
     from uadray.evaluation import report
 
     _answer(report.evaluate(path, labels=labels, outlines=outlines))
+
+
+@app.command()
+def card(
+    bundle: BundleArg,
+    out: Annotated[str | None, typer.Option(help="File or s3:// URI for the card, .md or .html.")] = None,
+) -> None:
+    """Say what a bundle is, for people: what it finds and assumes, its training, its figures, its limits."""
+    from uadray.commands import card as command
+
+    values, text = command.run(bundle, out=out)
+    if out is None:
+        console.say(text)
+    _answer(values)
 
 
 @app.command()
@@ -381,3 +400,39 @@ def weights_list() -> None:
 
     for line in command.listing():
         print(line)
+
+
+@bundles_app.command("list")
+def bundles_list() -> None:
+    """List the ready detectors: what for, tiles, size, licence, measured figures."""
+    from uadray.commands import bundles as command
+
+    known = command.facts()
+    for line in command.listing(known):
+        console.say(line)
+    _answer({"bundles": known})
+
+
+@bundles_app.command("pull")
+def bundles_pull(
+    name: Annotated[str, typer.Argument(help="See `uadray bundles list`.")],
+    out: Annotated[str, typer.Option(help="Folder or s3:// URI for the bundle.")],
+) -> None:
+    """Write a ready detector as a bundle; it needs no network, and calibration before it decides."""
+    from uadray.commands import bundles as command
+
+    values = command.pull(name, out=out)
+    console.say(f"not calibrated yet; next: {values['next']}")
+    _answer(values)
+
+
+@bundles_app.command("pack", hidden=True)
+def bundles_pack(
+    bundle: BundleArg,
+    name: Annotated[str, typer.Option(help="Of the ready detector.")],
+    figures: Annotated[str | None, typer.Option(help="JSON file of figures measured with it.")] = None,
+) -> None:
+    """Make a ready detector of a trained bundle, in the source of uadray; see CONTRIBUTING.md."""
+    from uadray.commands import bundles as command
+
+    _answer(command.pack(bundle, name=name, figures=figures))

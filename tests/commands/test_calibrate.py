@@ -152,10 +152,10 @@ def test_cells_of_the_slides_make_the_scale_of_heatmaps(monkeypatch: pytest.Monk
         numbers = first + np.array([0, np.nan, -900, 25])[:, None, None] + np.arange(25).reshape(5, 5)
         result.scores = (BundleScores(with_cells(tiles, numbers.astype(np.float32)), EVIDENCE.empty_table()),)
         normals.add(result, AggregationConfig(min_tiles=1), TILES)
-    assert [cells.shape for cells in normals.tile_cells] == [(2, 5, 5)] * 2
-    np.testing.assert_allclose(normals.tile_cells[0][0, 0, :2], [1.5, 2.25])  # smoothed: 0 1 above 5 6
-    normals.tile_cells = [np.arange(50.0, dtype=np.float32).reshape(2, 5, 5) + first for first in (0, 50)]
-    scale = calibrate_command._cell_scale(normals.tile_cells)  # 0, 1, ..., 99
+    assert [cells.shape for cells in normals.cells] == [(2, 5, 5)] * 2
+    np.testing.assert_allclose(normals.cells[0][0, 0, :2], [1.5, 2.25])  # smoothed: 0 1 above 5 6
+    normals.cells = [np.arange(50.0, dtype=np.float32).reshape(2, 5, 5) + first for first in (0, 50)]
+    scale = calibrate_command._cell_scale(normals.cells)  # 0, 1, ..., 99
     assert scale == pytest.approx({"cell_median": 49.5, "cell_p99": 98.01, "cell_high": 49.5 + 1.5 * 48.51})
     assert calibrate_command._cell_scale([]) == calibrate_command._cell_scale([np.full((1, 2, 2), np.nan)]) == {}
 

@@ -15,7 +15,7 @@ from uadray.decisions.aggregation import (
     AggregationConfig,
     ceiling_of,
     new_aggregation,
-    scored_cells,
+    scored_squares,
     slide_score,
 )  # fmt: skip
 from uadray.errors import InputError
@@ -38,7 +38,7 @@ def _table(places: list[tuple[int, int]], scores: list[float | None]) -> pa.Tabl
     return pa.table({f.name: pa.array(columns[f.name], f.type) for f in TILE_SCORES}, schema=TILE_SCORES)
 
 
-def _square(scores: np.ndarray) -> pa.Table:
+def _picture(scores: np.ndarray) -> pa.Table:
     places = [(int(x), int(y)) for y, x in np.ndindex(scores.shape)]
     return _table(places, scores.ravel().tolist())
 
@@ -62,7 +62,7 @@ def test_neighbours_by_hand() -> None:
     """A lesion of four in 4 x 4 tiles, and one odd tile: the odd one wins alone, the lesion with neighbours."""
     lesion, odd = np.zeros((4, 4)), np.zeros((4, 4))
     lesion[:2, :2], odd[1, 1] = 3.0, 9.0
-    of = {m: [slide_score(_square(s), AggregationConfig(method=m, top_fraction=0.06), spec=SPEC, ceiling=4.0)
+    of = {m: [slide_score(_picture(s), AggregationConfig(method=m, top_fraction=0.06), spec=SPEC, ceiling=4.0)
               for s in (lesion, odd)] for m in METHODS}  # fmt: skip
     assert of["top"] == [3.0, 9.0]
     assert of["smooth"] == [3.0, 2.25]  # the odd tile in a corner of four
@@ -101,7 +101,7 @@ def test_a_constant_slide_gives_the_constant(places: list[tuple[int, int]], valu
 
 def test_ceiling_by_hand() -> None:
     """Each slide counts the same: 3 tiles of 2 against one of 0 are a mean of 1 and a deviation of 1."""
-    slides = [scored_cells(_table([(i, 0) for i in range(len(s))], s), AggregationConfig(method="grow"), spec=SPEC)
+    slides = [scored_squares(_table([(i, 0) for i in range(len(s))], s), AggregationConfig(method="grow"), spec=SPEC)
               for s in ([2.0] * 3, [0.0])]  # fmt: skip
     assert ceiling_of(slides) == 1 + CEILING_DEVIATIONS
 

@@ -1,4 +1,4 @@
-"""Where cells lie, on any grid; what their neighbours add, by hand and against a slow reference."""
+"""Where squares lie, on any grid; what their neighbours add, by hand and against a slow reference."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,48 +6,48 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uadray.decisions.neighbourhoods import ALONE_UM, CELL_UM, Cells, cells_of, grown, smoothed
+from uadray.decisions.neighbourhoods import ALONE_UM, SQUARE_UM, Squares, grown, smoothed, squares_of
 from uadray.tiles.grid import grid
 from uadray.tiles.spec import TileSpec
 
 Place = tuple[int, int]
 
 
-def _cells(rows: list[list[float | None]], side_um: float = CELL_UM) -> Cells:
-    """A picture as cells, None where there is none."""
+def _squares(rows: list[list[float | None]], side_um: float = SQUARE_UM) -> Squares:
+    """A picture as squares, None where there is none."""
     places = [(y, x) for y, row in enumerate(rows) for x, score in enumerate(row) if score is not None]
     score = np.array([rows[y][x] for y, x in places], np.float64)
     y, x = np.array(places).T
-    return Cells(y, x, score, side_um)
+    return Squares(y, x, score, side_um)
 
 
-def _by_place(cells: Cells, values: np.ndarray) -> dict[Place, float]:
-    return dict(zip(zip(cells.row.tolist(), cells.column.tolist(), strict=True), values.tolist(), strict=True))
+def _by_place(squares: Squares, values: np.ndarray) -> dict[Place, float]:
+    return dict(zip(zip(squares.row.tolist(), squares.column.tolist(), strict=True), values.tolist(), strict=True))
 
 
 def test_smoothed_by_hand() -> None:
     """A hole in the middle, and one at the edge: each mean is over what is there."""
-    cells = _cells([[1.0, 2.0, 3.0], [4.0, None, 6.0], [None, 8.0, 9.0]])
+    squares = _squares([[1.0, 2.0, 3.0], [4.0, None, 6.0], [None, 8.0, 9.0]])
     expected = [7 / 3, 16 / 5, 11 / 3, 15 / 4, 28 / 5, 27 / 4, 23 / 3]
-    np.testing.assert_allclose(smoothed(cells), expected)
+    np.testing.assert_allclose(smoothed(squares), expected)
 
 
 def test_grown_by_hand() -> None:
     """From 0: 5, then 7 through 5, then 4 and not 9, which touches a corner only."""
-    cells = _cells([[0.0, 5.0, 7.0], [1.0, None, 4.0], [None, 9.0, None]])
-    assert grown(cells)[0] == (0 + 5 + 7 + 4) / 4
-    assert grown(cells)[-1] == 9.0  # without a neighbour it is alone
+    squares = _squares([[0.0, 5.0, 7.0], [1.0, None, 4.0], [None, 9.0, None]])
+    assert grown(squares)[0] == (0 + 5 + 7 + 4) / 4
+    assert grown(squares)[-1] == 9.0  # without a neighbour it is alone
 
 
-@pytest.mark.parametrize(("side_um", "n_taken"), [(62.0, 8), (CELL_UM, 4), (112.0, 3), (128.0, 2), (256.0, 1)])
-def test_larger_cells_grow_by_fewer(side_um: float, n_taken: int) -> None:
-    cells = _cells([[float(i) for i in range(10, 0, -1)]], side_um)
-    assert grown(cells)[0] == np.arange(10, 10 - n_taken, -1).mean()
+@pytest.mark.parametrize(("side_um", "n_taken"), [(62.0, 8), (SQUARE_UM, 4), (112.0, 3), (128.0, 2), (256.0, 1)])
+def test_larger_squares_grow_by_fewer(side_um: float, n_taken: int) -> None:
+    squares = _squares([[float(i) for i in range(10, 0, -1)]], side_um)
+    assert grown(squares)[0] == np.arange(10, 10 - n_taken, -1).mean()
 
 
-def test_cells_of_twice_the_size_are_alone() -> None:
-    cells = _cells([[1.0, 2.0], [3.0, 4.0]], ALONE_UM)
-    assert smoothed(cells).tolist() == grown(cells).tolist() == [1.0, 2.0, 3.0, 4.0]
+def test_squares_of_twice_the_size_are_alone() -> None:
+    squares = _squares([[1.0, 2.0], [3.0, 4.0]], ALONE_UM)
+    assert smoothed(squares).tolist() == grown(squares).tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
 def _slowly_grown(scores: dict[Place, float], start: Place, n_taken: int) -> float:
@@ -74,17 +74,17 @@ def test_as_a_slow_reference(seed: int, share: float, ties: bool) -> None:
     if len(y) == 0:
         return
     score = rng.normal(size=len(y))
-    cells = Cells(y, x, np.minimum(score, 0.0) if ties else score, CELL_UM)
-    scores = _by_place(cells, cells.score)
-    np.testing.assert_allclose(grown(cells), [_slowly_grown(scores, place, 4) for place in scores], atol=1e-12)
-    np.testing.assert_allclose(smoothed(cells), [_slowly_smoothed(scores, *place) for place in scores], atol=1e-12)
+    squares = Squares(y, x, np.minimum(score, 0.0) if ties else score, SQUARE_UM)
+    scores = _by_place(squares, squares.score)
+    np.testing.assert_allclose(grown(squares), [_slowly_grown(scores, place, 4) for place in scores], atol=1e-12)
+    np.testing.assert_allclose(smoothed(squares), [_slowly_smoothed(scores, *place) for place in scores], atol=1e-12)
 
 
 @given(
     mpp_level0=st.floats(0.2, 1.1), tile_px=st.integers(48, 300), overlap=st.integers(1, 3), seed=st.integers(0, 999)
 )
 @settings(max_examples=60, deadline=None)
-def test_cells_are_found_on_any_grid(mpp_level0: float, tile_px: int, overlap: int, seed: int) -> None:
+def test_squares_are_found_on_any_grid(mpp_level0: float, tile_px: int, overlap: int, seed: int) -> None:
     """Whatever the stride in level-0 pixels and the tissue between: of each block the mean, at the block's place."""
     spec = TileSpec(mpp=1.0, tile_px=tile_px, stride_px=tile_px // overlap, min_tissue=0)
     width, height = (round(side * spec.stride / mpp_level0) for side in (37, 23))
@@ -93,12 +93,12 @@ def test_cells_are_found_on_any_grid(mpp_level0: float, tile_px: int, overlap: i
     score = 1000.0 * rows + columns
     rng = np.random.default_rng(seed)
     kept = rng.permutation(len(tiles))[: max(8, int(rng.random() * len(tiles)))]
-    cells = cells_of(tiles.append_column("score", pa.array(score)).take(kept), spec)
-    block = max(1, round(CELL_UM / spec.stride))
-    assert cells.side_um == block * spec.stride
+    squares = squares_of(tiles.append_column("score", pa.array(score)).take(kept), spec)
+    block = max(1, round(SQUARE_UM / spec.stride))
+    assert squares.side_um == block * spec.stride
     expected: dict[Place, list[float]] = {}
     for i in kept:
         expected.setdefault((int(rows[i]) // block, int(columns[i]) // block), []).append(score[i])
     top, left = min(y for y, _ in expected), min(x for _, x in expected)
-    found = _by_place(cells, cells.score)
+    found = _by_place(squares, squares.score)
     assert found == pytest.approx({(y - top, x - left): np.mean(scores) for (y, x), scores in expected.items()})

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from uadray.detectors import dpa, enlarged_nuclei, fanogan
 from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
-from uadray.detectors.catalog import SingleConfig
+from uadray.detectors.catalog import SingleConfig, assumption_of, summary_of
 from uadray.detectors.detector import BATCH, STAGES
 from uadray.networks import weights
 
@@ -92,3 +92,9 @@ def test_averaging_is_asked_for_before_each_optimizer_step(x: Tensor) -> None:
         for _ in range(2):
             assert all(math.isfinite(value) for value in trainee.step(x, progress).values())
         assert all(all(map(torch.equal, n.parameters(), weights[name])) for name, n in networks.items())
+
+
+@pytest.mark.parametrize("config", EXAMPLES, ids=lambda config: config.kind)
+def test_a_detector_says_what_it_is_and_what_it_assumes(config: Any) -> None:
+    assert summary_of(config).endswith(".")
+    assert len(assumption_of(config) or "") > 20

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_curve
 
 from uadray.bench.detector_data import CALIBRATION, CALLED, SPEC, CutSlide, DetectorData
 from uadray.bench.reference_scores import Score
-from uadray.decisions.aggregation import AggregationConfig, ceiling_of, new_aggregation, score_of, scored_cells
+from uadray.decisions.aggregation import AggregationConfig, ceiling_of, new_aggregation, score_of, scored_squares
 from uadray.decisions.conformal import Calibration, check_alpha
 from uadray.decisions.verdict import Verdict, judge
 from uadray.evaluation.detection import Bools, Floats, auroc, detection, sensitivity_at
@@ -103,7 +103,7 @@ def calibrated(tables: Sequence[pa.Table], aggregation: AggregationConfig) -> Ca
     """
     tables = [table for table in tables if judge(table, None, aggregation, spec=SPEC)["state"] == "scored"]
     check_alpha(ALPHA, len(tables))
-    cells = [scored_cells(table, aggregation, spec=SPEC) for table in tables]
+    cells = [scored_squares(table, aggregation, spec=SPEC) for table in tables]
     ceiling = ceiling_of(cells) if aggregation.method == "grow" else None
     scores = sorted(score_of(each, aggregation, ceiling=math.inf if ceiling is None else ceiling) for each in cells)
     tiles = np.concatenate([table["score"].drop_null().to_numpy() for table in tables])

@@ -14,20 +14,20 @@ from uadray.cluster.nodes import Nodes
 from uadray.cluster.workers import StreamConfig
 from uadray.commands.cluster import join_cluster
 from uadray.commands.progress import progress, tile_progress
-from uadray.decisions.aggregation import AggregationConfig, ceiling_of, new_aggregation, score_of, scored_cells
+from uadray.decisions.aggregation import AggregationConfig, ceiling_of, new_aggregation, score_of, scored_squares
 from uadray.decisions.conformal import Calibration, check_alpha, one_a_patient
-from uadray.decisions.neighbourhoods import Cells
+from uadray.decisions.neighbourhoods import Squares
 from uadray.decisions.verdict import judge
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle
 from uadray.errors import InputError, shown
+from uadray.screening.given_slides import given_slides
 from uadray.screening.progress import Progress
 from uadray.screening.results import scored_slides
 from uadray.screening.slide_result import SlideResult
 from uadray.slides import identity
-from uadray.slides.manifest import SlideRow, has_label, read_manifest
+from uadray.slides.manifest import SlideRow, has_label
 from uadray.storage import objects
-from uadray.tiles.cells import Cells as TileCells
-from uadray.tiles.cells import cells_of, smoothed
+from uadray.tiles.cells import Cells, cells_of, smoothed
 from uadray.tiles.mask_folder import check_folder
 from uadray.tiles.spec import TileSpec
 
@@ -45,7 +45,7 @@ def run(
 
     Args:
         bundle_uri: gets the calibration.
-        slides_uri: manifest of normal slides.
+        slides_uri: manifest, folder or s3:// prefix of normal slides.
         split: only the slides of this split; None takes all.
         alpha: share of normal slides that may be called anomalous.
         method: how tile scores become a slide's score, see `AggregationConfig`.
@@ -56,7 +56,7 @@ def run(
     Returns:
         The calibration's id, counts, and `left_out`: the slides without a score, with the reason.
     """
-    bundle, rows = read_bundle(bundle_uri), read_manifest(slides_uri, split=split)
+    bundle, rows = read_bundle(bundle_uri), given_slides(slides_uri, split=split)
     aggregation = new_aggregation(method, top_fraction=top_fraction)
     contents = check(rows, bundle, alpha=alpha)
     masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
@@ -99,10 +99,10 @@ def calibrate(
         rows, bundle_uri=bundle_uri, bundle=bundle, aggregation=aggregation, config=config or StreamConfig(),
         progress=progress, nodes=nodes,
     )  # fmt: skip
-    used = [row for row in rows if row.slide_id in normals.cells]
+    used = [row for row in rows if row.slide_id in normals.squares]
     chosen = one_a_patient({row.slide_id: row.patient for row in used})
     check_alpha(alpha, len(chosen))
-    ceiling = ceiling_of([normals.cells[slide_id] for slide_id in chosen]) if aggregation.method == "grow" else None
+    ceiling = ceiling_of([normals.squares[slide_id] for slide_id in chosen]) if aggregation.method == "grow" else None
     scores = normals.scores(aggregation, ceiling)
     _warn_of_equal_scores(scores)
     salt = identity.new_salt()
@@ -110,7 +110,7 @@ def calibrate(
     tiles = np.concatenate(normals.tiles)
     calibration = _calibration(
         [scores[slide_id] for slide_id in chosen], tiles, bundle, alpha, aggregation, ceiling
-    ).model_copy(update={"salt": salt, "slides": marks} | _cell_scale(normals.tile_cells))
+    ).model_copy(update={"salt": salt, "slides": marks} | _cell_scale(normals.cells))
     data = calibration.model_dump_json(indent=2).encode()
     objects.write_bytes(objects.join(bundle_uri, CALIBRATION), data)
     return calibration, normals.left_out
@@ -121,23 +121,23 @@ class _Normals:
     """What became of the normal slides.
 
     Attributes:
-        cells: slide id -> what its score is made of, as soon as all are known.
+        squares: slide id -> what its score is made of, as soon as all slides are known.
         etags: slide id -> etag of its file.
         tiles: the tile scores of each slide that has a score.
         left_out: slide id -> why the slide has no score.
-        tile_cells: smoothed, of `CELL_TILES` tiles of each slide at most, where the detector gives any.
+        cells: smoothed, of `CELL_TILES` tiles of each slide at most, where the detector gives any.
     """
 
-    cells: dict[str, Cells] = field(default_factory=dict)
+    squares: dict[str, Squares] = field(default_factory=dict)
     etags: dict[str, str | None] = field(default_factory=dict)
     tiles: list[npt.NDArray[np.float64]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
-    tile_cells: list[TileCells] = field(default_factory=list)
+    cells: list[Cells] = field(default_factory=list)
 
     def scores(self, aggregation: AggregationConfig, ceiling: float | None) -> dict[str, float]:
         """Slide id -> the slide's score, of all that have one."""
         bound = math.inf if ceiling is None else ceiling
-        return {slide_id: score_of(cells, aggregation, ceiling=bound) for slide_id, cells in self.cells.items()}
+        return {slide_id: score_of(squares, aggregation, ceiling=bound) for slide_id, squares in self.squares.items()}
 
     def add(self, result: SlideResult, aggregation: AggregationConfig, spec: TileSpec) -> None:
         """Take a slide's result in."""
@@ -146,14 +146,12 @@ class _Normals:
         if verdict["state"] != "scored" or of_bundle.tiles is None:
             self.left_out[slide_id] = f"{verdict['reason']}: {verdict['message']}"
             return
-        self.cells[slide_id] = scored_cells(of_bundle.tiles, aggregation, spec=spec)
+        self.squares[slide_id] = scored_squares(of_bundle.tiles, aggregation, spec=spec)
         self.etags[slide_id] = result.header.get("etag")
         self.tiles.append(of_bundle.tiles["score"].drop_null().to_numpy())
         cells = cells_of(of_bundle.tiles)
         if cells is not None:
-            self.tile_cells.append(
-                smoothed(cells)[np.linspace(0, len(cells) - 1, min(len(cells), CELL_TILES)).astype(int)]
-            )
+            self.cells.append(smoothed(cells)[np.linspace(0, len(cells) - 1, min(len(cells), CELL_TILES)).astype(int)])
 
 
 def _score_normals(
@@ -164,7 +162,7 @@ def _score_normals(
 
     def tick(note: str = "") -> None:
         if progress is not None:
-            n_done = len(normals.cells) + len(normals.left_out)
+            n_done = len(normals.squares) + len(normals.left_out)
             progress(n_done, len(rows), sum(map(len, normals.tiles)), note)
 
     for result in scored_slides(rows, bundles={bundle_uri: bundle}, config=config, nodes=nodes, say=tick):
@@ -209,7 +207,7 @@ def _check_unseen(rows: list[SlideRow], trained_on: identity.Seen, contents: Map
             "calibration slides must not have been trained on, under whatever id (their scores are too low, and the "
             f"false-alarm rate would not hold): {_first_five(trained)}"
         )
-    known = [row.slide_id for row in rows if identity.is_patient_seen(row, trained_on)]
+    known = [row.slide_id for row in rows if identity.patient_mark(row, trained_on.salt) in trained_on.marks]
     if known:
         log.warning(
             "%d of %d slides are of patients whose other slides were trained on: their scores may be too low, and the "
@@ -237,7 +235,7 @@ def _calibration(
     )  # fmt: skip
 
 
-def _cell_scale(cells: list[TileCells]) -> dict[str, float]:
+def _cell_scale(cells: list[Cells]) -> dict[str, float]:
     """The scale of a heatmap of cells; nothing where the detector gives none."""
     values = np.concatenate([of_slide.ravel() for of_slide in cells]) if cells else np.empty(0)
     values = values[np.isfinite(values)]

@@ -23,7 +23,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from uadray.config import Config, parse_config
-from uadray.decisions.neighbourhoods import Cells, cells_of, grown, smoothed
+from uadray.decisions.neighbourhoods import Squares, grown, smoothed, squares_of
 from uadray.tiles.spec import TileSpec
 
 Scores = npt.NDArray[np.float64]
@@ -37,16 +37,18 @@ TOP_FRACTION: dict[str, float] = {"top": 0.3, "smooth": 0.1, "grow": 0.1}
 """The share that new calibrations take with each method unless told."""
 
 CEILING_DEVIATIONS = 2.5
-"""The ceiling lies so many deviations above the mean of normal tiles. 2 and 3 are as good, 1.5 and none worse."""
+"""The ceiling lies so many deviations above the mean of normal tiles. 2 and 3 do the same, 1.5 costs a fifth of the
+small lesions that are called; without one, detectors with a heavy tail lose some."""
 
 
 class AggregationConfig(Config):
     """How tile scores become one slide score, and when a slide can be judged at all.
 
     Attributes:
-        method: which scores the highest are taken of. `top`: of the tiles. `smooth`: of each cell averaged with its up
-            to eight neighbours. `grow`: half as in `smooth`, half of each cell averaged with the best three around it,
-            and no score counts for more than a ceiling. Calibrations from before there was a choice have `top`.
+        method: which scores the highest are taken of. `top`: of the tiles. `smooth`: of each square of 93 um, averaged
+            with its up to eight neighbours. `grow`: half as in `smooth`, half of each square averaged with the best
+            three around it, and no score counts for more than a ceiling. Calibrations from before there was a choice
+            have `top`.
         top_fraction: the slide score is the mean of this share of the highest, at least one.
         min_tiles: with fewer scored tiles a slide is `not_assessable`.
         min_coverage: with a smaller share of its tissue tiles scored a slide is `not_assessable`.
@@ -80,31 +82,31 @@ def slide_score(
     Args:
         tiles: rows of `TILE_SCORES`, in any order; at least one has a score. `top` reads `score` alone.
         config: how.
-        spec: how the tiles were cut, see `cells_of`.
+        spec: how the tiles were cut, see `squares_of`.
         ceiling: of tile scores in `grow`, see `ceiling_of`; without it scores count as they are.
     """
-    return score_of(scored_cells(tiles, config, spec=spec), config, ceiling=ceiling)
+    return score_of(scored_squares(tiles, config, spec=spec), config, ceiling=ceiling)
 
 
-def scored_cells(tiles: pa.Table, config: AggregationConfig, *, spec: TileSpec | None = None) -> Cells:
-    """What `config.method` looks at: the cells of a slide, or for `top` its tiles, without their places."""
+def scored_squares(tiles: pa.Table, config: AggregationConfig, *, spec: TileSpec | None = None) -> Squares:
+    """What `config.method` looks at: the squares of a slide, or for `top` its tiles, without their places."""
     if config.method != "top":
-        return cells_of(tiles, spec)
+        return squares_of(tiles, spec)
     nowhere = np.empty(0, np.int64)
-    return Cells(nowhere, nowhere, tiles["score"].drop_null().to_numpy(), math.nan)
+    return Squares(nowhere, nowhere, tiles["score"].drop_null().to_numpy(), math.nan)
 
 
-def score_of(cells: Cells, config: AggregationConfig, *, ceiling: float = math.inf) -> float:
-    """`slide_score` of the slide with these `scored_cells`."""
+def score_of(squares: Squares, config: AggregationConfig, *, ceiling: float = math.inf) -> float:
+    """`slide_score` of the slide with these `scored_squares`."""
     if config.method == "top":
-        return _highest(cells.score, config.top_fraction)
+        return _highest(squares.score, config.top_fraction)
     if config.method == "smooth":
-        return _highest(smoothed(cells), config.top_fraction)
-    bounded = cells._replace(score=np.minimum(cells.score, ceiling))
+        return _highest(smoothed(squares), config.top_fraction)
+    bounded = squares._replace(score=np.minimum(squares.score, ceiling))
     return (_highest(smoothed(bounded), config.top_fraction) + _highest(grown(bounded), config.top_fraction)) / 2
 
 
-def ceiling_of(normals: Sequence[Cells]) -> float:
+def ceiling_of(normals: Sequence[Squares]) -> float:
     """`CEILING_DEVIATIONS` above the mean score of normal slides; each slide counts the same, however large."""
     mean = float(np.mean([slide.score.mean() for slide in normals]))
     variance = float(np.mean([((slide.score - mean) ** 2).mean() for slide in normals]))

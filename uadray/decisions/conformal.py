@@ -36,10 +36,10 @@ class Calibration(Config):
         tile_median: median score of all their tiles; the pale end of a heatmap.
         tile_p99: 99 % of their tiles score less; a heatmap rings the tiles above it.
         tile_high: the dark end of a heatmap.
+        tile_ceiling: what a tile's score counts for at most in `grow`; None with the other methods.
         cell_median: median of their tiles' smoothed cells, where the detector gives any; a heatmap's pale end of cells.
         cell_p99: 99 % of these cells are below it.
         cell_high: a heatmap's dark end of cells.
-        tile_ceiling: what a tile's score counts for at most in `grow`; None with the other methods.
     """
 
     id: str
@@ -52,15 +52,10 @@ class Calibration(Config):
     tile_median: FiniteFloat
     tile_p99: FiniteFloat
     tile_high: FiniteFloat
+    tile_ceiling: FiniteFloat | None = None
     cell_median: FiniteFloat | None = None
     cell_p99: FiniteFloat | None = None
     cell_high: FiniteFloat | None = None
-    tile_ceiling: FiniteFloat | None = None
-
-    @property
-    def cell_scale(self) -> tuple[float, float] | None:
-        """The ends of a heatmap of cells; None where no cells were calibrated."""
-        return None if self.cell_median is None or self.cell_high is None else (self.cell_median, self.cell_high)
 
     @model_validator(mode="after")
     def _has_ceiling(self) -> "Calibration":
@@ -72,6 +67,11 @@ class Calibration(Config):
     def ceiling(self) -> float:
         """`tile_ceiling`, or infinity where there is none."""
         return math.inf if self.tile_ceiling is None else self.tile_ceiling
+
+    @property
+    def cell_scale(self) -> tuple[float, float] | None:
+        """The ends of a heatmap of cells; None where no cells were calibrated."""
+        return None if self.cell_median is None or self.cell_high is None else (self.cell_median, self.cell_high)
 
     @property
     def seen(self) -> Seen:

@@ -1,9 +1,9 @@
-"""Scored tiles -> cells on a grid, and what the neighbours of each cell add to its score.
+"""Scored tiles -> squares on a grid, and what the neighbours of each square add to its score.
 
 A lesion has a size in micrometres and not in tiles: the smallest micrometastasis measures 0.2 mm (AJCC Cancer Staging
-Manual, 8th ed., breast), an area of 0.03 mm2. A *cell* is therefore about 93 um wide, the side of a 96 px tile at 0.97
-um/px: 3 x 3 cells span 0.28 mm, and four have that area. Tiles closer together than that are averaged in square blocks
-to make a cell; tiles further apart are cells themselves, of which fewer make a neighbourhood, and from 0.19 mm on a
+Manual, 8th ed., breast), an area of 0.03 mm2. A *square* is therefore about 93 um wide, the side of a 96 px tile at
+0.97 um/px: 3 x 3 squares span 0.28 mm, and four have that area. Tiles closer together than that are averaged in blocks,
+each a square; tiles further apart are squares themselves, of which fewer make a neighbourhood, and from 0.19 mm on a
 tile is its own.
 
 Holes, flagged tiles, tiles without a score and the slide's edge are no neighbours: they are in no mean and in no count.
@@ -21,30 +21,30 @@ from uadray.tiles.spec import TileSpec
 Scores = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
 
-CELL_UM = 93.0
-"""The side of a cell; see the head of this file."""
+SQUARE_UM = 93.0
+"""The side of a square; see the head of this file."""
 
-ALONE_UM = 2 * CELL_UM
-"""Cells of this side have no neighbours."""
+ALONE_UM = 2 * SQUARE_UM
+"""Squares of this side have no neighbours."""
 
-GROWN_UM2 = 4 * CELL_UM**2
-"""The area that `grown` takes together: four cells."""
+GROWN_UM2 = 4 * SQUARE_UM**2
+"""The area that `grown` takes together: four squares."""
 
 MOST_GROWN = 8
-"""The most cells of `grown`, reached where a cell is two thirds of `CELL_UM` wide."""
+"""The most squares of `grown`, reached where a square is two thirds of `SQUARE_UM` wide."""
 
 AT_ONCE = 2**17
-"""Cells that grow together, so that memory stays bounded."""
+"""Squares that grow together, so that memory stays bounded."""
 
 
-class Cells(NamedTuple):
-    """The cells of a slide that have a score, in any order.
+class Squares(NamedTuple):
+    """The squares of a slide that have a score, in any order.
 
     Attributes:
         row: [n] on a grid without gaps; the first is 0.
         column: [n].
         score: [n], finite.
-        side_um: distance of one cell to the next.
+        side_um: distance of one square to the next.
     """
 
     row: Places
@@ -53,58 +53,58 @@ class Cells(NamedTuple):
     side_um: float
 
 
-def cells_of(tiles: pa.Table, spec: TileSpec | None = None) -> Cells:
-    """The cells of a slide: the mean of the scored tiles in each block.
+def squares_of(tiles: pa.Table, spec: TileSpec | None = None) -> Squares:
+    """The squares of a slide: the mean of the scored tiles in each block.
 
     Args:
         tiles: `x_level0_px`, `y_level0_px`, `width_level0_px`, `height_level0_px` and `score`; at least one score.
-        spec: how the tiles were cut; without it they are taken for cells, side by side.
+        spec: how the tiles were cut; without it they are taken for squares, side by side.
     """
     tiles = tiles.filter(tiles["score"].is_valid())
     score = tiles["score"].to_numpy().astype(np.float64)
     step = spec.stride / spec.tile_px if spec else 1.0
     row, column = (_steps(tiles[f"{place}_level0_px"], tiles[f"{side}_level0_px"], step)
                    for place, side in (("y", "height"), ("x", "width")))  # fmt: skip
-    stride_um = spec.stride * spec.mpp if spec else CELL_UM
-    block = max(1, round(CELL_UM / stride_um))
+    stride_um = spec.stride * spec.mpp if spec else SQUARE_UM
+    block = max(1, round(SQUARE_UM / stride_um))
     return _blocks(row, column, score, block, block * stride_um)
 
 
-def smoothed(cells: Cells) -> Scores:
-    """Each cell's score averaged with its up to eight neighbours, [n]."""
-    if cells.side_um >= ALONE_UM:
-        return cells.score
-    total, count = (sliding_window_view(of, (3, 3)).sum((2, 3)) for of in _pictures(cells, margin=1))
-    return np.asarray(total[cells.row, cells.column] / count[cells.row, cells.column])
+def smoothed(squares: Squares) -> Scores:
+    """Each square's score averaged with its up to eight neighbours, [n]."""
+    if squares.side_um >= ALONE_UM:
+        return squares.score
+    total, count = (sliding_window_view(of, (3, 3)).sum((2, 3)) for of in _pictures(squares, margin=1))
+    return np.asarray(total[squares.row, squares.column] / count[squares.row, squares.column])
 
 
-def grown(cells: Cells) -> Scores:
-    """Mean of each cell and the neighbours that it grows by, [n].
+def grown(squares: Squares) -> Scores:
+    """Mean of each square and the neighbours that it grows by, [n].
 
-    The best of the cells above, below, left and right of those taken so far is taken next, until their area is
-    `GROWN_UM2`, or none is left. So the mean follows the outline of a small lesion, where a square would not.
+    The best of the squares above, below, left and right of those taken so far is taken next, until their area is
+    `GROWN_UM2`, or none is left. So the mean follows the outline of a small lesion, where a window would not.
     """
-    n_taken = min(MOST_GROWN, max(1, round(GROWN_UM2 / cells.side_um**2)))
-    scores, counts = _pictures(cells, margin=1)
+    n_taken = min(MOST_GROWN, max(1, round(GROWN_UM2 / squares.side_um**2)))
+    scores, counts = _pictures(squares, margin=1)
     width = scores.shape[1]
     flat = np.where(counts > 0, scores, -np.inf).ravel()
-    place = (cells.row + 1) * width + cells.column + 1
+    place = (squares.row + 1) * width + squares.column + 1
     directions = np.array([1, -1, width, -width])
     parts = [_grow(flat, place[i : i + AT_ONCE], directions, n_taken) for i in range(0, len(place), AT_ONCE)]
     return np.concatenate(parts)
 
 
-def _pictures(cells: Cells, *, margin: int) -> tuple[Scores, Scores]:
-    """The scores as a picture, 0 where there is no cell, and how many cells there are, 0 or 1; both [h, w].
+def _pictures(squares: Squares, *, margin: int) -> tuple[Scores, Scores]:
+    """The scores as a picture, 0 where there is no square, and how many squares there are, 0 or 1; both [h, w].
 
     Args:
-        cells: of a slide.
+        squares: of a slide.
         margin: empty rows and columns all around.
     """
-    shape = cells.row.max() + 1 + 2 * margin, cells.column.max() + 1 + 2 * margin
+    shape = squares.row.max() + 1 + 2 * margin, squares.column.max() + 1 + 2 * margin
     scores, counts = np.zeros(shape), np.zeros(shape)
-    scores[cells.row + margin, cells.column + margin] = cells.score
-    counts[cells.row + margin, cells.column + margin] = 1
+    scores[squares.row + margin, squares.column + margin] = squares.score
+    counts[squares.row + margin, squares.column + margin] = 1
     return scores, counts
 
 
@@ -126,18 +126,18 @@ def _steps(places: pa.ChunkedArray, sides: pa.ChunkedArray, step: float) -> Plac
     return np.asarray(first + np.append(0, np.rint(np.diff(known) / step_px).astype(np.int64).cumsum())[which])
 
 
-def _blocks(row: Places, column: Places, score: Scores, block: int, side_um: float) -> Cells:
+def _blocks(row: Places, column: Places, score: Scores, block: int, side_um: float) -> Squares:
     """The mean of the tiles in each block of `block` x `block`."""
     row, column = row // block, column // block
     row, column = row - row.min(), column - column.min()
     n_columns = int(column.max()) + 1
     place, which = np.unique(row * n_columns + column, return_inverse=True)
     mean = np.bincount(which, weights=score) / np.bincount(which)
-    return Cells(place // n_columns, place % n_columns, mean, side_um)
+    return Squares(place // n_columns, place % n_columns, mean, side_um)
 
 
 def _grow(flat: Scores, place: Places, directions: Places, n_taken: int) -> Scores:
-    """What `grown` says of the cells at `place` in `flat`, where -inf is no cell."""
+    """What `grown` says of the squares at `place` in `flat`, where -inf is no square."""
     taken = place[:, None]
     total, count = flat[place], np.ones(len(place))
     each = np.arange(len(place))

@@ -37,7 +37,7 @@ def judge(
         failure: its reason and message.
         config: how tile scores become a slide's score.
         calibration: without one (while it is being made) there is neither score nor decision.
-        spec: how the tiles were cut, and how much of them must be good tissue; see `cells_of` and `QualityConfig` for
+        spec: how the tiles were cut, and how much of them must be good tissue; see `squares_of` and `QualityConfig` for
             what holds without it.
     """
     if failure is not None or tiles is None:

@@ -8,12 +8,17 @@ these, and what builds any of them, is in `uadray.detectors.building`):
     borrowed_weights  names of the pinned weights that it needs, pulled before a training and named with their licences
     Trainee           the detector in training, see `uadray.detectors.trainee`
     detector          its three stages with trained networks in them, see `uadray.detectors.detector`
+
+The file's docstring begins with what it is, and has a paragraph "What it assumes: ..."; cards of bundles print both.
 """
 
+import inspect
+import re
+import sys
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Protocol
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 from torch import nn
 
 from uadray.detectors import dpa, enlarged_nuclei, fanogan, trainee
@@ -62,3 +67,24 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return enlarged_nuclei
         case fanogan.Config():
             return fanogan
+
+
+def summary_of(config: BaseModel) -> str:
+    """What a detector is: the first paragraph of the docstring of its file.
+
+    >>> summary_of(dpa.Config(kind="dpa"))
+    'Deep perceptual autoencoder. https://arxiv.org/abs/2006.13265 .'
+    """
+    return next(iter(_paragraphs(config)), "")
+
+
+def assumption_of(config: BaseModel) -> str | None:
+    """What a detector assumes: the paragraph of that docstring that says so; None where none does."""
+    named = (re.match(r"What it assumes:\s*(.)(.*)", text) for text in _paragraphs(config))
+    return next((match[1].upper() + match[2] for match in named if match), None)
+
+
+def _paragraphs(config: BaseModel) -> list[str]:
+    """Of the docstring, each in one line, without marks of emphasis."""
+    text = inspect.cleandoc(sys.modules[type(config).__module__].__doc__ or "")
+    return [" ".join(part.replace("**", "").split()) for part in text.split("\n\n")]
