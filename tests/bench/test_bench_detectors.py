@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from uadray.bench import detectors
+from uadray.bench import detectors, index
 from uadray.bench.detector_data import CALIBRATION, Sizes, data_folder, read_data, read_label
 from uadray.errors import InputError
 from uadray.tiles.trivial_scores import trivial_scores
@@ -132,3 +132,8 @@ def test_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_such_row() -> None:
     with pytest.raises(InputError, match=r"no row dqa; there are: .*dpa"):
         detectors.run(only=("dqa",))
+
+
+def test_options_of_others_are_refused() -> None:
+    with pytest.raises(InputError, match="bench decode takes no --seeds; it is for detectors"):
+        index.run("decode", seeds=2)
