@@ -105,6 +105,9 @@ def test_the_table(few: Path, configs: Path, tmp_path: Path, monkeypatch: pytest
     assert again["mean_saturation"]["mean"]["tiles"] == tiles
     more = _rows(detectors.run(**options | {"only": ("mean_saturation", "tiny"), "seeds": 2}))
     assert (more["mean_saturation"]["seeds"], more["tiny"]["seeds"]) == ([0], [0, 1])
+    assert "too_wide" not in more, "it failed before, and is not asked for"
+    still = _rows(detectors.run(**options | {"only": ("mean_saturation",)}))
+    assert still["tiny"] == more["tiny"], "what the folder has stays in the table"
     ours = [one["tiles"]["auroc"] for one in more["tiny"]["by_seed"]]
     assert more["tiny"]["mean"]["tiles"]["auroc"] == pytest.approx(np.mean(ours))
 

@@ -25,6 +25,7 @@ def detectors_page(answer: Mapping[str, Any]) -> str:
     return template("detectors.html").render(
         answer=answer,
         rows=rows,
+        seeds=max((len(row["seeds"]) for row in rows), default=0),
         curves=_curves(rows),
         side=CURVE_PX,
         goals=_goals(answer),
