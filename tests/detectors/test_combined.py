@@ -12,16 +12,16 @@ from networks_watch import moved, state_of
 from pydantic import TypeAdapter, ValidationError
 
 from uadray.config import parse_config
-from uadray.detectors import combined, dpa, fanogan
+from uadray.detectors import combined, dpa, enlarged_nuclei, fanogan
 from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, outline_of
 from uadray.detectors.bundle import Bundle, load_detector, read_bundle, write_bundle
 from uadray.detectors.description import described_bundle
-from uadray.detectors.detector import Detector, without_picture
+from uadray.detectors.detector import Detector
 from uadray.detectors.members import read_members
 from uadray.detectors.p_values import NormalScores, Rule
 from uadray.detectors.pixels import Pixels, to_input
 from uadray.detectors.precision import LoweredScore
-from uadray.detectors.side_by_side import CombinedScore, MembersMap, ShownPicture
+from uadray.detectors.side_by_side import CombinedScore, MembersMap, ShownPicture, with_map
 from uadray.errors import InputError
 from uadray.tiles.spec import TileSpec
 
@@ -241,12 +241,21 @@ def test_a_detector_without_its_members_is_refused() -> None:
         build_networks(combined.Config(kind="combined", bundles=("a", "b")))
 
 
+def test_it_has_the_cells_of_the_widest_member() -> None:
+    nuclei = enlarged_nuclei.Config(kind="enlarged_nuclei", input_px=40, mpp=1.0)
+    for members, has_cells in (((DPA, GAN), False), ((GAN, nuclei), True), ((nuclei.model_copy(update={"input_px": 32}),
+                               DPA.model_copy(update={"input_px": 40})), False)):  # fmt: skip
+        config = combined.Config(kind="combined", members=members, input_px=max(m.input_px for m in members))
+        assert combined.detector(config, {}, device="cpu", stages=()).has_cells is has_cells
+
+
 def test_three_members_one_without_a_picture(fitted: Callable[..., str], members: tuple[str, str]) -> None:
     """Put together by hand: one that shows nothing stands first."""
-    brightness = Detector(lambda x: x.mean((1, 2, 3)), without_picture, lambda x, x_hat, z: (z, x.mean(1)),
-                          input_px=32, device=torch.device("cpu"))  # fmt: skip
+    brightness = Detector(lambda x: x.mean((1, 2, 3)), lambda z: None, lambda x, x_hat, z: (z, x.mean(1)),
+                          input_px=32, device=torch.device("cpu"), has_picture=False, has_cells=True)  # fmt: skip
     stages = [load_detector(uri) for uri in members]
     together = [brightness, *stages]
+    assert [with_map(together), with_map(stages), with_map(together[::-1])] == [0, 1, 2]
     normal = NormalScores(3, bins=50)
     score = CombinedScore(together, normal, rule="fisher", weights=None)
     x = to_input(ASKED, 32)
@@ -255,7 +264,7 @@ def test_three_members_one_without_a_picture(fitted: Callable[..., str], members
         x_hat = ShownPicture(together, side_px=32)(z)
         scores, maps = score.of_members(x, x_hat, z)
     assert x_hat is not None
-    assert maps[score.widest].shape == (70, 32, 32)
+    assert maps[score.mapped].shape == (70, 32, 32)
     np.testing.assert_allclose(scores[0], x.mean((1, 2, 3)))
     for i, detector in enumerate(stages, start=1):
         np.testing.assert_allclose(scores[i], detector(ASKED).score, atol=1e-6)

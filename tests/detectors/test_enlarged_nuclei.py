@@ -230,6 +230,16 @@ def test_it_scores_the_same_at_half_the_mpp(trained: Networks, tiles: Pixels) ->
     assert np.corrcoef(coarse, fine)[0, 1] > 0.95
 
 
+def test_a_map_comes_with_every_score(trained: Networks, tiles: Pixels) -> None:
+    scored = build_detector(CONFIG, trained)(tiles[:3])
+    assert scored.cells is not None
+    maps = scored.maps(range(3))
+    k, n = scored.cells.shape[1], maps.shape[1]
+    assert k == min(6, n)
+    np.testing.assert_allclose(scored.cells.mean((1, 2)), maps.mean((1, 2)), atol=1e-5)
+    assert scored.pictures([0])[1] is None
+
+
 def test_map_and_score_agree(trained: Networks, tiles: Pixels) -> None:
     detector = build_detector(CONFIG, trained)
     scored = detector(tiles[:5])

@@ -7,7 +7,7 @@ from scipy import stats
 from torch import Tensor
 
 from uadray.detectors.p_values import RULES, NormalScores, Rule, z_of
-from uadray.errors import WorkError
+from uadray.detectors.trainee import UnsuitableTilesError
 
 RNG = np.random.default_rng(0)
 NORMAL = torch.from_numpy(np.stack([RNG.normal(3, 2, 20_000), RNG.exponential(1e-3, 20_000)]))
@@ -63,7 +63,7 @@ def test_what_is_no_number_stays_none() -> None:
 def test_a_member_that_says_nothing_is_refused() -> None:
     normal = NormalScores(2, bins=20)
     normal.place(torch.stack([NORMAL[0], torch.ones(20_000, dtype=torch.float64)]))
-    with pytest.raises(WorkError, match="member 2 gives nearly all normal tiles the score 1"):
+    with pytest.raises(UnsuitableTilesError, match="member 2 gives nearly all normal tiles the score 1"):
         normal.check_edges()
 
 

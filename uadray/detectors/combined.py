@@ -21,10 +21,10 @@ from torch.optim import Optimizer
 
 from uadray import config as configuration
 from uadray.detectors.catalog import SingleConfig, file_of
-from uadray.detectors.detector import STAGES, Detector, Stage, assemble, default_batch
+from uadray.detectors.detector import STAGES, Detector, Stage, assemble, default_batch, no_picture
 from uadray.detectors.members import load_member, read_member
 from uadray.detectors.p_values import NormalScores, Rule
-from uadray.detectors.side_by_side import CombinedScore, MembersMap, ShownPicture
+from uadray.detectors.side_by_side import CombinedScore, MembersMap, ShownPicture, first_with_picture, with_map
 from uadray.detectors.trainee import Average
 from uadray.errors import InputError
 from uadray.networks.outline import Networks
@@ -155,16 +155,22 @@ def detector(
     config: Config, networks: Mapping[str, nn.Module], *, device: str, batch_tiles: int | None = None,
     stages: Collection[Stage] = STAGES,
 ) -> Detector:  # fmt: skip
-    """The stages of all members, side by side."""
+    """The stages of all members, side by side; with the map of the widest come its cells, if it has any."""
     members = partial(built_members, config, networks, device=device)
+    unloaded = members(stages=())
+
+    def picture(placed: Mapping[str, nn.Module]) -> ShownPicture:
+        return ShownPicture(members(stages=["reconstruct"]), side_px=config.input_px)
+
     return assemble(
         networks,
         mapping=lambda placed: MembersMap(members(stages=["map"])),
-        reconstruct=lambda placed: ShownPicture(members(stages=["reconstruct"]), side_px=config.input_px),
+        reconstruct=picture if first_with_picture(unloaded) is not None else no_picture,
         score=lambda placed: CombinedScore(
             members(stages=["reconstruct", "score"]), placed["normal"], rule=config.rule, weights=config.weights
         ),
         input_px=config.input_px, device=device, batch_tiles=batch_tiles, stages=stages,
+        has_cells=unloaded[with_map(unloaded)].has_cells,
     )  # fmt: skip
 
 
@@ -206,7 +212,7 @@ class Trainee:
         """Place the bins, by the scores of x [N, 3, h, w] and those of all workers.
 
         Raises:
-            WorkError: a member gives nearly all tiles the same score; in all workers.
+            UnsuitableTilesError: a member gives nearly all tiles the same score; in all workers.
         """
         self.normal.place(self.member_scores(x))
         self.average([self.normal.edges])

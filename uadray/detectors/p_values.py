@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.special import log_ndtr, ndtri
 
-from uadray.errors import WorkError
+from uadray.detectors.trainee import UnsuitableTilesError
 
 Rule = Literal["fisher", "stouffer", "minimum"]
 
@@ -65,11 +65,11 @@ class NormalScores(nn.Module):
         """Refuse members that say nothing.
 
         Raises:
-            WorkError: one gives nearly all tiles the same score, or what is no number.
+            UnsuitableTilesError: one gives nearly all tiles the same score, or what is no number.
         """
         for number, (low, high) in enumerate(self.edges[:, [0, -1]].tolist(), start=1):
             if not low < high:
-                raise WorkError(f"combined: member {number} gives nearly all normal tiles the score {low:g}")
+                raise UnsuitableTilesError(f"combined: member {number} gives nearly all normal tiles the score {low:g}")
 
     def tally(self, scores: Float[Tensor, "k n"]) -> Tensor:
         """What these tiles add to counts and excess: [k, bins + 4]."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uadray.detectors.detector import Detector, without_picture
+from uadray.detectors.detector import Detector
 from uadray.detectors.latents import Latent
 from uadray.detectors.p_values import RULES, Rule
 
@@ -42,7 +42,7 @@ class ShownPicture:
 
 
 class CombinedScore:
-    """(x, x_hat, z) -> the combination of the members' scores; the map is that of the first of those that see all of x.
+    """(x, x_hat, z) -> the combination of the members' scores; the map is that of one member, see `with_map`.
 
     x_hat is the picture that is shown. Those of other members are made here, of their z, which is far smaller.
     """
@@ -54,13 +54,12 @@ class CombinedScore:
         given = torch.tensor(weights or [1.0] * len(members), dtype=torch.float64)
         self.weights = given / given.mean()
         self.shown = first_with_picture(members)
-        sides = [member.input_px for member in members]
-        self.widest = sides.index(max(sides))
+        self.mapped = with_map(members)
 
     def __call__(self, x: Tensor, x_hat: Tensor | None, z: Latent) -> tuple[Tensor, Tensor]:
         """Scores in float64, and a map."""
         scores, maps = self.of_members(x, x_hat, z)
-        return self.rule(self.normal(scores), self.weights.to(x.device)), maps[self.widest]
+        return self.rule(self.normal(scores), self.weights.to(x.device)), maps[self.mapped]
 
     def of_members(self, x: Tensor, x_hat: Tensor | None, z: Latent) -> tuple[Tensor, list[Tensor]]:
         """The members' own scores [k, N] and their maps."""
@@ -80,7 +79,14 @@ def _made(member: Detector, z: Latent) -> Tensor | None:
 
 def first_with_picture(members: Sequence[Detector]) -> int | None:
     """The number of the first member that makes pictures."""
-    return next((i for i, member in enumerate(members) if member.reconstruct is not without_picture), None)
+    return next((number for number, member in enumerate(members) if member.has_picture), None)
+
+
+def with_map(members: Sequence[Detector]) -> int:
+    """The number of the member whose map is kept: of those that see all of x the first with cells, or the first."""
+    side_px = max(member.input_px for member in members)
+    widest = [number for number, member in enumerate(members) if member.input_px == side_px]
+    return next((number for number in widest if members[number].has_cells), widest[0])
 
 
 def middle(x: Tensor, side_px: int) -> Tensor:

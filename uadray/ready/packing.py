@@ -37,7 +37,7 @@ def pack(bundle_uri: str, *, name: str, figures: Figures | None = None, root: Pa
     """
     bundle, folder = read_bundle(bundle_uri), root / entries.folder_name(name)
     entries.read_file(folder / ABOUT, About)
-    if bundle.trained_on.marks:
+    if bundle.trained_on.marks or bundle.trained_on.others:
         raise InputError(f"bundle {bundle_uri} names the slides it was trained on: a ready one is trained on tile sets")
     with opened_weights(bundle_uri, outline_of(bundle.detector), sha256=bundle.weights_sha256) as trained:
         fitted = _fitted(bundle_uri, bundle, dict(trained))
