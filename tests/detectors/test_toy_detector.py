@@ -24,7 +24,7 @@ from uadray.reports.pictures import encode_png
 from uadray.slides.manifest import SlideRow, write_manifest
 from uadray.tiles.cells import cells_of
 
-IMPORT = ("import dpa, fanogan, trainee", "import dpa, fanogan, mean_colour, trainee")
+IMPORT = ("fanogan, trainee\n", "fanogan, mean_colour, trainee\n")
 MEMBER = ("    | fanogan.Config,\n", "    | fanogan.Config\n    | mean_colour.Config,\n")
 CASE = (
     "        case fanogan.Config():\n",
