@@ -117,7 +117,7 @@ def doctor(
 @app.command()
 def demo(
     out: Annotated[str, typer.Option(help="Folder for slides, bundle and screening.")] = "demo",
-    epochs: Annotated[int, typer.Option(help="Of the training; fewer are quicker and find less.", min=1)] = 10,
+    epochs: Annotated[int, typer.Option(help="Of the training; fewer are quicker and find less.", min=1)] = 4,
 ) -> None:
     """The whole job on slides it makes itself: train, calibrate, screen, evaluate; minutes on a laptop."""
     from uadray.commands.demo import run

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from uadray.bench import detectors
+from uadray.bench import detectors, index
 from uadray.bench.detector_data import CALIBRATION, Sizes, data_folder, read_data, read_label
 from uadray.errors import InputError
 from uadray.tiles.trivial_scores import trivial_scores
@@ -105,6 +105,9 @@ def test_the_table(few: Path, configs: Path, tmp_path: Path, monkeypatch: pytest
     assert again["mean_saturation"]["mean"]["tiles"] == tiles
     more = _rows(detectors.run(**options | {"only": ("mean_saturation", "tiny"), "seeds": 2}))
     assert (more["mean_saturation"]["seeds"], more["tiny"]["seeds"]) == ([0], [0, 1])
+    assert "too_wide" not in more, "it failed before, and is not asked for"
+    still = _rows(detectors.run(**options | {"only": ("mean_saturation",)}))
+    assert still["tiny"] == more["tiny"], "what the folder has stays in the table"
     ours = [one["tiles"]["auroc"] for one in more["tiny"]["by_seed"]]
     assert more["tiny"]["mean"]["tiles"]["auroc"] == pytest.approx(np.mean(ours))
 
@@ -132,3 +135,8 @@ def test_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_such_row() -> None:
     with pytest.raises(InputError, match=r"no row dqa; there are: .*dpa"):
         detectors.run(only=("dqa",))
+
+
+def test_options_of_others_are_refused() -> None:
+    with pytest.raises(InputError, match="bench decode takes no --seeds; it is for detectors"):
+        index.run("decode", seeds=2)

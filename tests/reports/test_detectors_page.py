@@ -30,7 +30,7 @@ ANSWER = {
 
 def test_the_page() -> None:
     page = detectors_page(ANSWER)
-    for text in ("0.886<small>0.874 to 0.899", "falls by 0.006", "7.5<small>of 8", "60 of 120 steps", "1\u202f234",
+    for text in ("0.886<small>0.874 to 0.899", "falls by 0.006", "7.5<small>of 8", "60/120 steps", "1\u202f234",
                  "combined has no row: no file.",
                  "seed 0: DivergedError: &lt;loss&gt; is not finite", ">met<"):  # fmt: skip
         assert text in page, text

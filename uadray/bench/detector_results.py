@@ -133,6 +133,7 @@ COLUMNS = {
     "tiles_per_s": "tiles_per_s",
     "cpu_ms_per_tile": "cpu_ms_per_tile",
     "minutes_to_train": "training.minutes",
+    "wall_minutes_to_train": "training.wall_minutes",
     "training_cpu_s": "training.cpu_s",
     "steps": "training.steps",
     "steps_configured": "training.steps_configured",

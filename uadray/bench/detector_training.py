@@ -1,8 +1,12 @@
-"""Normal tiles -> a trained detector within a budget of minutes, in this process and without Ray."""
+"""Normal tiles -> a trained detector within a budget of minutes, in this process and without Ray.
+
+Minutes are those of an idle machine: on CPUs the CPU time over the threads, so that other work on the machine makes no
+detector worse; on a GPU wall time.
+"""
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from uadray.bench.detector_data import SPEC
 from uadray.detectors.building import build_detector
@@ -31,12 +36,13 @@ TRIAL_STEPS = 10
 """Steps of the trial that measures the pace; they go through all phases as the training will."""
 
 SPARE = 0.1
-"""Share of the budget that is left to what no step shows: the last fit, checkpoints, other load on the machine."""
+"""Share of the budget that is left to what no step shows: the last fit, checkpoints."""
 
 AT_ONCE = 512
 """Tiles that are prepared and scored together."""
 
 Floats = npt.NDArray[np.float64]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -104,14 +110,15 @@ def trained(config: TrainConfig, tiles: Pixels, *, minutes: float, device: str) 
         config: the run; of its `workers` there is one.
         tiles: RGB [n, 96, 96, 3] at 0.972 um a pixel; those with less tissue than configured are left out, as in
             `uadray train`. The configuration's mpp is met by resampling, its stain normalisation left out.
-        minutes: of wall time.
+        minutes: the budget, see the module.
         device: "cpu" or "cuda".
 
     Raises:
         UadrayError: it diverges, its weights cannot be had, or the tiles are smaller than its input.
     """
-    began, cpu_began = time.perf_counter(), time.process_time()
     config = _here(config, device)
+    now_s = _clock(config)
+    began_s, wall_began, cpu_began = now_s(), time.perf_counter(), time.process_time()
     for name in borrowed_weights(config):
         weights.ensure(name)
     with_tissue = SPEC.model_copy(update={"min_tissue": config.tiles.min_tissue})
@@ -121,12 +128,13 @@ def trained(config: TrainConfig, tiles: Pixels, *, minutes: float, device: str) 
             f"its input is {config.input_px} px at {config.tiles.mpp:g} um; a tile has {usable_tiles.shape[1]} px there"
         )
     source = ArraySource(usable_tiles, config.seed)
-    prepare_s, step_s = pace(config, source)
-    left_s = 60 * minutes * (1 - SPARE) - (time.perf_counter() - began) - prepare_s
-    shortened = within(config, int(left_s / step_s))
+    prepare_s, step_s = pace(config, source, now_s)
+    left_s = 60 * minutes * (1 - SPARE) - (now_s() - began_s) - prepare_s
+    shortened = within(config, int(left_s / max(step_s, 1e-6)))
     networks, last = _trained(shortened, source)
     figures = {
-        "minutes": (time.perf_counter() - began) / 60,
+        "minutes": (now_s() - began_s) / 60,
+        "wall_minutes": (time.perf_counter() - wall_began) / 60,
         "cpu_s": time.process_time() - cpu_began,
         "steps": shortened.epochs * shortened.steps_per_epoch,
         "steps_configured": config.epochs * config.steps_per_epoch,
@@ -153,12 +161,17 @@ def within(config: TrainConfig, steps: int) -> TrainConfig:
     return config.model_copy(update={"epochs": epochs, "steps_per_epoch": steps // epochs})
 
 
-def pace(config: TrainConfig, source: ArraySource) -> tuple[float, float]:
+def _clock(config: TrainConfig) -> Clock:
+    """Seconds of an idle machine."""
+    return time.perf_counter if config.use_gpu else lambda: time.process_time() / (config.threads or 1)
+
+
+def pace(config: TrainConfig, source: ArraySource, now_s: Clock) -> tuple[float, float]:
     """Seconds until the first step has been made, and of a step after it, from a short training."""
-    times: list[float] = [time.perf_counter()]
+    times: list[float] = [now_s()]
 
     def listen(lines: list[Line], samples: list[Sample]) -> None:
-        times.extend(time.perf_counter() for line in lines if line["step"] and "end_of_epoch" not in line)
+        times.extend(now_s() for line in lines if line["step"] and "end_of_epoch" not in line)
 
     trial = config.model_copy(update={"epochs": 1, "steps_per_epoch": TRIAL_STEPS})
     _trained(trial, source, listen)
@@ -170,14 +183,18 @@ def _unheard(lines: list[Line], samples: list[Sample]) -> None:
 
 
 def _trained(config: TrainConfig, source: ArraySource, listener: Listener = _unheard) -> tuple[Networks, Line]:
-    with tempfile.TemporaryDirectory(prefix="uadray-bench-") as folder:
-        return train_plain(config, source, out=Path(folder).as_uri(), listener=listener)
+    threads = torch.get_num_threads()
+    try:
+        with tempfile.TemporaryDirectory(prefix="uadray-bench-") as folder:
+            return train_plain(config, source, out=Path(folder).as_uri(), listener=listener)
+    finally:
+        torch.set_num_threads(threads)  # those of this process, as scoring finds them
 
 
 def _here(config: TrainConfig, device: str) -> TrainConfig:
-    """The run as it is done here: one worker, and no stain normalisation, for which a lone tile is too small."""
-    tiles = config.tiles.model_copy(update={"stain": None})
-    return config.model_copy(update={"workers": 1, "use_gpu": device == "cuda", "tiles": tiles})
+    """The run as it is done here: this process's threads, and no stain normalisation, for which a tile is small."""
+    tiles, threads = config.tiles.model_copy(update={"stain": None}), config.threads or torch.get_num_threads()
+    return config.model_copy(update={"workers": 1, "threads": threads, "use_gpu": device == "cuda", "tiles": tiles})
 
 
 def resampled(tiles: Pixels, mpp: float) -> Pixels:

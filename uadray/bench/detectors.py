@@ -16,7 +16,8 @@ independent, for PatchCamelyon does not say of which slide a tile is.
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,11 @@ FOLDER = "bench-detectors"
 VERSION = 1
 """Of the figures: results of another version are made anew."""
 
-Results = dict[str, list[dict[str, Any]]]
-"""By row, the results of its seeds."""
+MOST_SEEDS = 20
+"""Of a row that are looked for in the folder."""
+
+Results = dict[str, dict[int, dict[str, Any]]]
+"""By row, the results by seed."""
 
 
 def run(
@@ -62,7 +66,7 @@ def run(
     """Train, score and compare; a detector that fails has a row that says so.
 
     Args:
-        only: names of rows; all unless given.
+        only: names of rows to make; all unless given. Other rows and seeds that the folder has stay in the table.
         seeds: trainings of each row, with the seeds 0, 1, ...
         minutes: of training, a detector and seed; the supervised reference takes what it takes.
         out: folder of the results, kept from run to run: what is there of the same data, configuration and budget is
@@ -75,33 +79,44 @@ def run(
         InputError: the data is not there, or there is no such row.
     """
     sizes, folder = sizes or Sizes(), Path(out or FOLDER).absolute()
-    chosen, left_out = _chosen(only, configs or config_folder())
+    every, left_out = rows(configs or config_folder())
+    chosen = _chosen(only, every)
     where = data_folder()
     budget = {"minutes": minutes, "seeds": seeds, "device": device}
     about = _about(where, sizes) | {"budget": budget, "left_out": left_out}
-    results: Results = {row.name: [] for row in chosen}
+    key_of = partial(_key, minutes=minutes, device=device, data=about["data"])
+    results = _kept(folder, every, key_of)
     data: DetectorData | None = None
     for seed in range(seeds):
         for row in (row for row in chosen if row.is_seeded or not seed):
-            key = _key(row, seed, minutes, device, about["data"])
-            path = result_path(folder, row.name, seed)
-            result = kept(path, key)
-            if result is None:
+            if seed not in results[row.name]:
                 data = data or read_data(where, sizes)
-                result = _result(row, data, seed, minutes, device, sizes) | {"key": key}
-                keep(path, result)
-            _tell(row, result)
-            results[row.name].append(result)
-            answer = _write(folder, results, about)
-    return answer
+                result = _result(row, data, seed, minutes, device, sizes) | {"key": key_of(row, seed)}
+                keep(result_path(folder, row.name, seed), result)
+                _tell(row, result)
+                results[row.name][seed] = result
+                _write(folder, results, about)
+    return _write(folder, results, about)
 
 
-def _chosen(only: Sequence[str], configs: Path) -> tuple[list[Row], dict[str, str]]:
-    every, left_out = rows(configs)
+def _kept(folder: Path, every: Sequence[Row], key_of: Callable[[Row, int], str]) -> Results:
+    """What the folder has of the same configurations, budget and data; results of other commits are named."""
+    results: Results = {row.name: {} for row in every}
+    for row in every:
+        for seed in range(MOST_SEEDS):
+            result = kept(result_path(folder, row.name, seed), key_of(row, seed))
+            if result is not None:
+                results[row.name][seed] = result
+                if result["commit"] != commit():
+                    log.warning("row %s, seed %d: kept, of commit %s", row.name, seed, result["commit"])
+    return results
+
+
+def _chosen(only: Sequence[str], every: Sequence[Row]) -> list[Row]:
     if unknown := set(only) - {row.name for row in every}:
         names = ", ".join(row.name for row in every)
         raise InputError(f"bench detectors has no row {', '.join(sorted(unknown))}; there are: {names}")
-    return [row for row in every if not only or row.name in only], left_out
+    return [row for row in every if not only or row.name in only]
 
 
 def _result(row: Row, data: DetectorData, seed: int, minutes: float, device: str, sizes: Sizes) -> dict[str, Any]:
@@ -140,7 +155,7 @@ def _about(where: Path, sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _key(row: Row, seed: int, minutes: float, device: str, data: str) -> str:
+def _key(row: Row, seed: int, *, minutes: float, device: str, data: str) -> str:
     """What a result depends on, but for the code: that is said by its commit."""
     config = row.config.model_dump_json() if row.config else ""
     aggregation = new_aggregation().model_dump_json()
@@ -149,7 +164,8 @@ def _key(row: Row, seed: int, minutes: float, device: str, data: str) -> str:
 
 def _write(folder: Path, results: Results, about: dict[str, Any]) -> dict[str, Any]:
     """Write the table of what there is so far; returns what the command prints."""
-    table = by_auroc([joined(name, of_row) for name, of_row in results.items() if of_row])
+    made = {name: [of_row[seed] for seed in sorted(of_row)] for name, of_row in results.items() if of_row}
+    table = by_auroc([joined(name, of_row) for name, of_row in made.items()])
     answer = {
         **about,
         "recommended": RECOMMENDED,

@@ -25,6 +25,7 @@ def detectors_page(answer: Mapping[str, Any]) -> str:
     return template("detectors.html").render(
         answer=answer,
         rows=rows,
+        seeds=max((len(row["seeds"]) for row in rows), default=0),
         curves=_curves(rows),
         side=CURVE_PX,
         goals=_goals(answer),
@@ -33,6 +34,7 @@ def detectors_page(answer: Mapping[str, Any]) -> str:
         figure=_figure,
         share=share,
         rate=rate,
+        fall=fall,
         count=count,
     )
 
@@ -44,6 +46,15 @@ def share(value: float | None) -> str:
     ('0.886', '−0.004', '–')
     """
     return "\N{EN DASH}" if value is None else f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def fall(value: float | None) -> str:
+    """How far an AUROC fell, or rose.
+
+    >>> fall(0.0063), fall(-0.0021), fall(None)
+    ('falls by 0.006', 'rises by 0.002', '')
+    """
+    return "" if value is None else f"{'falls' if value >= 0 else 'rises'} by {share(abs(value))}"
 
 
 def count(value: float | None) -> str:
