@@ -3,13 +3,15 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check format clean
+.PHONY: install demo test check format clean
 .DEFAULT_GOAL := demo
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
+
+install: .venv/installed  ## uadray in .venv
 
 demo: .venv/installed  ## the whole job on slides it makes itself
 	$(BIN)/uadray demo --out demo

@@ -8,8 +8,8 @@ from command_line import answer, run
 from seaweed import SeaweedServer
 
 from uadray.detectors import fanogan
+from uadray.detectors.building import build_networks
 from uadray.detectors.bundle import write_bundle
-from uadray.detectors.catalog import build_networks
 from uadray.slides.manifest import read_manifest
 from uadray.slides.slide import Mpp
 from uadray.tiles.spec import TileSpec

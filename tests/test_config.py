@@ -1,5 +1,6 @@
 """YAML -> frozen models; every refusal names the file, the field and the nearest name that exists."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ def test_shipped_configurations_are_valid(section: str, kind: str) -> None:
     config = load_config(TrainConfig, folder / f"{kind}.yaml")
     assert config.section == section
     assert getattr(config, section).kind == kind
+
+
+def test_the_trainings_are_told_in_order() -> None:
+    """Each has a row in the table beside them, and one is recommended: the first."""
+    folder = Path(__file__).parents[1] / "configs" / "train"
+    rows = re.findall(r"^\| (\*\*)?`(\w+\.yaml)`", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {name for _, name in rows} == {path.name for path in folder.glob("*.yaml")}
+    assert [bool(mark) for mark, _ in rows] == [True] + [False] * (len(rows) - 1)
 
 
 def test_is_frozen(path: Path) -> None:

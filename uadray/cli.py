@@ -24,10 +24,15 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="Pinned, checksummed backbone weights.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
+bundles_app = typer.Typer(help="Ready detectors that come with uadray.", no_args_is_help=True)
+app.add_typer(bundles_app, name="bundles")
 
 BundleArg = Annotated[str, typer.Argument(metavar="BUNDLE", help="Folder or s3:// URI of a trained bundle.")]
 BundlesArg = Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Folders or s3:// URIs of trained bundles.")]
 SlidesOpt = Annotated[str, typer.Option("--slides", help="Manifest (CSV or Parquet) of slides, local or s3://.")]
+SlidesOrFolderOpt = Annotated[
+    str, typer.Option("--slides", help="Manifest (CSV or Parquet) of slides, or their folder; local or s3://.")
+]
 SplitOpt = Annotated[str | None, typer.Option(help="Only the manifest's slides of this split, see `uadray split`.")]
 SetOpt = Annotated[list[str] | None, typer.Option("--set", help="Override a field: --set detector.width=32.")]
 MasksOpt = Annotated[str | None, typer.Option(help="Folder of edited masks, <slide_id>.geojson.")]
@@ -112,7 +117,7 @@ def doctor(
 @app.command()
 def demo(
     out: Annotated[str, typer.Option(help="Folder for slides, bundle and screening.")] = "demo",
-    epochs: Annotated[int, typer.Option(help="Of the training; fewer are quicker and find less.", min=1)] = 10,
+    epochs: Annotated[int, typer.Option(help="Of the training; fewer are quicker and find less.", min=1)] = 4,
 ) -> None:
     """The whole job on slides it makes itself: train, calibrate, screen, evaluate; minutes on a laptop."""
     from uadray.commands.demo import run
@@ -227,7 +232,7 @@ def score(
 @app.command()
 def calibrate(
     bundle: BundleArg,
-    slides: SlidesOpt,
+    slides: SlidesOrFolderOpt,
     alpha: Annotated[float, typer.Option(help="Share of normal slides that may be called anomalous.")] = 0.05,
     method: Annotated[
         str,
@@ -257,7 +262,7 @@ def calibrate(
 @app.command()
 def screen(
     bundles: BundlesArg,
-    slides: SlidesOpt,
+    slides: SlidesOrFolderOpt,
     out: Annotated[str, typer.Option(help="Folder or s3:// URI for decisions, scores and the worklist page.")],
     retry_failed: Annotated[bool, typer.Option(help="Try slides again that ended as failed.")] = False,
     split: SplitOpt = None,
@@ -310,6 +315,20 @@ def evaluate(
 
 
 @app.command()
+def card(
+    bundle: BundleArg,
+    out: Annotated[str | None, typer.Option(help="File or s3:// URI for the card, .md or .html.")] = None,
+) -> None:
+    """Say what a bundle is, for people: what it finds and assumes, its training, its figures, its limits."""
+    from uadray.commands import card as command
+
+    values, text = command.run(bundle, out=out)
+    if out is None:
+        console.say(text)
+    _answer(values)
+
+
+@app.command()
 def serve(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML, see configs/serve.yaml.")],
     overrides: SetOpt = None,
@@ -328,19 +347,30 @@ def serve(
 def bench(
     name: Annotated[
         str,
-        typer.Argument(help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, archive, follow."),
+        typer.Argument(
+            help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, archive, follow, detectors."
+        ),
     ],
     only: Annotated[
         str | None,
-        typer.Option(help="Scenarios of `faults`, like 0,a,f; cases of `decode`, `screen`, `s3`, `ingest`, `follow`."),
+        typer.Option(
+            help="Scenarios of `faults`, like 0,a,f; cases of `decode`, `screen`, `s3`, `ingest`, `follow`; rows of "
+            "`detectors`."
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Of `stages`: cpu or cuda; cpu unless given.")] = None,
+    device: Annotated[str | None, typer.Option(help="Of `stages`, `detectors`: cpu or cuda; cpu unless given.")] = None,
     slides: Annotated[int | None, typer.Option(min=2, help="Of `archive`, 100,000, or `follow`, 200.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Of `detectors`: trainings of each, 1.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Of `detectors`: budget of each training, 5.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Of `detectors`: folder of the results, which goes on; ./bench-detectors.")
+    ] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
 
-    _answer(run(name, only=only.split(",") if only else (), slides=slides, device=device))
+    chosen = only.split(",") if only else ()
+    _answer(run(name, only=chosen, slides=slides, device=device, seeds=seeds, minutes=minutes, out=out))
 
 
 @weights_app.command("pull")
@@ -370,3 +400,39 @@ def weights_list() -> None:
 
     for line in command.listing():
         print(line)
+
+
+@bundles_app.command("list")
+def bundles_list() -> None:
+    """List the ready detectors: what for, tiles, size, licence, measured figures."""
+    from uadray.commands import bundles as command
+
+    known = command.facts()
+    for line in command.listing(known):
+        console.say(line)
+    _answer({"bundles": known})
+
+
+@bundles_app.command("pull")
+def bundles_pull(
+    name: Annotated[str, typer.Argument(help="See `uadray bundles list`.")],
+    out: Annotated[str, typer.Option(help="Folder or s3:// URI for the bundle.")],
+) -> None:
+    """Write a ready detector as a bundle; it needs no network, and calibration before it decides."""
+    from uadray.commands import bundles as command
+
+    values = command.pull(name, out=out)
+    console.say(f"not calibrated yet; next: {values['next']}")
+    _answer(values)
+
+
+@bundles_app.command("pack", hidden=True)
+def bundles_pack(
+    bundle: BundleArg,
+    name: Annotated[str, typer.Option(help="Of the ready detector.")],
+    figures: Annotated[str | None, typer.Option(help="JSON file of figures measured with it.")] = None,
+) -> None:
+    """Make a ready detector of a trained bundle, in the source of uadray; see CONTRIBUTING.md."""
+    from uadray.commands import bundles as command
+
+    _answer(command.pack(bundle, name=name, figures=figures))

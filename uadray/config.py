@@ -82,7 +82,8 @@ def _explain(model: type[BaseModel], values: Any, problem: Any) -> str:
     field = ".".join(names) or "the whole"
     if problem["type"] != "extra_forbidden":
         return f"{field}: {problem['msg']} (got {problem['input']!r})"[:400]
-    known = sorted(set(_fields_at(model, names[:-1], frozenset(map(str, problem["loc"])))))
+    path = [name for name in names[:-1] if not name.isdecimal()]
+    known = sorted(set(_fields_at(model, path, frozenset(map(str, problem["loc"])))))
     near = difflib.get_close_matches(names[-1], known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
     return f"{field}: no such field; {hint}"
@@ -96,7 +97,14 @@ def _without_tags(values: Any, location: Sequence[str | int]) -> Iterator[str | 
         if isinstance(node, dict) and name not in node and (not is_last or name == node.get("kind")):
             continue
         yield name
-        node = node.get(name) if isinstance(node, dict) else None
+        node = _within(node, name)
+
+
+def _within(node: Any, name: str | int) -> Any:
+    """What stands in a mapping or a list at a name or a position; None where nothing does."""
+    if isinstance(node, dict):
+        return node.get(name)
+    return node[name] if isinstance(node, list) and isinstance(name, int) and name < len(node) else None
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str], tags: frozenset[str]) -> Iterator[str]:

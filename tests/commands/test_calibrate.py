@@ -21,8 +21,8 @@ from uadray.commands.calibrate import calibrate, check
 from uadray.decisions.aggregation import AggregationConfig, new_aggregation
 from uadray.decisions.conformal import one_a_patient
 from uadray.detectors import fanogan
+from uadray.detectors.building import build_networks
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle, write_bundle
-from uadray.detectors.catalog import build_networks
 from uadray.errors import InputError, shown
 from uadray.phantoms.pyramid import write_pyramid
 from uadray.provenance import fingerprint

@@ -15,8 +15,8 @@ from PIL import Image
 from uadray.cluster.workers import StreamConfig
 from uadray.commands.score import SCORES, score, with_slides_and_labels
 from uadray.detectors import fanogan
+from uadray.detectors.building import build_networks
 from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
-from uadray.detectors.catalog import build_networks
 from uadray.errors import InputError, WorkError
 from uadray.evaluation.report import evaluate
 from uadray.schemas import TILE_SCORES

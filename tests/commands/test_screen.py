@@ -74,6 +74,19 @@ def test_nothing_left_to_do_waits_for_neither_ray_nor_torch(tmp_path: Path) -> N
     assert imported & {"ray", "torch"} == set()
 
 
+def test_a_folder_takes_the_place_of_its_manifest(tmp_path: Path) -> None:
+    """What was decided from the manifest is not done again; too few slides to calibrate are counted in the folder."""
+    arguments = _finished(tmp_path)
+    arguments[arguments.index("--slides") + 1] = str(tmp_path / "slides")
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert (answer(done)["slides"], answer(done)["slides_now"], answer(done)["scored"]) == (2, 0, 2)
+    refused = run("calibrate", str(tmp_path / "bundle"), "--slides", str(tmp_path / "slides"))
+    assert refused.returncode == 2
+    assert "alpha 0.05 needs at least 19 normal slides" in refused.stderr
+    assert "there are 2" in refused.stderr
+
+
 def test_a_bundle_edited_by_hand_is_looked_into(tmp_path: Path) -> None:
     """A description whose identity is not the one that was calibrated is validated before anything is begun."""
     write_tiny_bundle(str(tmp_path / "bundle"))

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from seaweed import SeaweedServer
 
 from uadray.detectors import dpa, fanogan
+from uadray.detectors.building import build_detector, build_networks
 from uadray.detectors.bundle import CALIBRATION, DESCRIPTION, WEIGHTS, Bundle, load_detector, read_bundle, write_bundle
-from uadray.detectors.catalog import build_detector, build_networks
 from uadray.errors import InputError
 from uadray.networks.outline import Networks
 from uadray.storage import objects

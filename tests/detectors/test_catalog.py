@@ -12,7 +12,8 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from uadray.detectors import dpa, enlarged_nuclei, fanogan
-from uadray.detectors.catalog import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
+from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
+from uadray.detectors.catalog import SingleConfig, assumption_of, summary_of
 from uadray.detectors.detector import BATCH, STAGES
 from uadray.networks import weights
 
@@ -36,7 +37,7 @@ def x() -> Tensor:
 
 
 def test_there_is_an_example_of_every_member() -> None:
-    members = get_args(get_args(DetectorConfig)[0])
+    members = get_args(get_args(SingleConfig)[0])
     assert {type(config) for config in EXAMPLES} == set(members)
 
 
@@ -91,3 +92,9 @@ def test_averaging_is_asked_for_before_each_optimizer_step(x: Tensor) -> None:
         for _ in range(2):
             assert all(math.isfinite(value) for value in trainee.step(x, progress).values())
         assert all(all(map(torch.equal, n.parameters(), weights[name])) for name, n in networks.items())
+
+
+@pytest.mark.parametrize("config", EXAMPLES, ids=lambda config: config.kind)
+def test_a_detector_says_what_it_is_and_what_it_assumes(config: Any) -> None:
+    assert summary_of(config).endswith(".")
+    assert len(assumption_of(config) or "") > 20

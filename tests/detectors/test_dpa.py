@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from uadray.detectors import dpa
-from uadray.detectors.catalog import build_networks, build_trainee
+from uadray.detectors.building import build_networks, build_trainee
 from uadray.detectors.dpa import FIT_TILES, Decoder, Encoder, PerceptualFeatures
 from uadray.detectors.trainee import alone
 

@@ -15,8 +15,8 @@ from sklearn.naive_bayes import GaussianNB
 from torch import Tensor
 
 from uadray.detectors import enlarged_nuclei
+from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
-from uadray.detectors.catalog import build_detector, build_networks, build_trainee
 from uadray.detectors.enlarged_nuclei import CellFeatures, Head, cell_labels, sums_of, tile_scores
 from uadray.detectors.enlarged_views import magnified, make_views
 from uadray.detectors.pixels import Pixels, to_input, to_pixels
@@ -228,6 +228,16 @@ def test_it_scores_the_same_at_half_the_mpp(trained: Networks, tiles: Pixels) ->
     coarse = build_detector(CONFIG, trained)(tiles[:12]).score
     fine = build_detector(finer, trained)(to_pixels(twice)).score
     assert np.corrcoef(coarse, fine)[0, 1] > 0.95
+
+
+def test_a_map_comes_with_every_score(trained: Networks, tiles: Pixels) -> None:
+    scored = build_detector(CONFIG, trained)(tiles[:3])
+    assert scored.cells is not None
+    maps = scored.maps(range(3))
+    k, n = scored.cells.shape[1], maps.shape[1]
+    assert k == min(6, n)
+    np.testing.assert_allclose(scored.cells.mean((1, 2)), maps.mean((1, 2)), atol=1e-5)
+    assert scored.pictures([0])[1] is None
 
 
 def test_map_and_score_agree(trained: Networks, tiles: Pixels) -> None:

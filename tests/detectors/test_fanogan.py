@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from uadray.detectors import fanogan
+from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
-from uadray.detectors.catalog import build_detector, build_networks, build_trainee
 from uadray.errors import InputError
 from uadray.generators import wgan_gp
 from uadray.generators.bundle import GeneratorBundle, write_generator

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from uadray.detectors import dpa, fanogan, precision
-from uadray.detectors.catalog import build_detector, build_networks
+from uadray.detectors.building import build_detector, build_networks
 from uadray.detectors.detector import Detector
 from uadray.detectors.precision import TOLERANCE, LoweredScore, check_tiles, lower_precision
 

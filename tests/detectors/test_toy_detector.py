@@ -24,7 +24,7 @@ from uadray.reports.pictures import encode_png
 from uadray.slides.manifest import SlideRow, write_manifest
 from uadray.tiles.cells import cells_of
 
-IMPORT = ("import dpa, fanogan, trainee", "import dpa, fanogan, mean_colour, trainee")
+IMPORT = ("fanogan, trainee\n", "fanogan, mean_colour, trainee\n")
 MEMBER = ("    | fanogan.Config,\n", "    | fanogan.Config\n    | mean_colour.Config,\n")
 CASE = (
     "        case fanogan.Config():\n",
@@ -174,6 +174,39 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_manifest(rows[:9], str(folder / "calib.csv"))
     write_manifest(rows[9:], str(folder / "test.csv"))
     return folder
+
+
+TRAINED = """
+import json, sys
+from uadray.commands.train import train
+from uadray.config import parse_config
+from uadray.training.config import TrainConfig
+for run, data, out in json.loads(sys.argv[1]):
+    train(parse_config(TrainConfig, run, source="test"), data=data, out=out, without_ray=True)
+"""
+
+
+def test_it_is_a_member_of_a_combination(package: Path, tile_set: str, tmp_path: Path) -> None:
+    """Two of other sizes, on tiles that are new to both."""
+    (tmp_path / "held_out").mkdir()
+    rng = np.random.default_rng(5)
+    for n in range(80):
+        (tmp_path / "held_out" / f"{n:03d}.png").write_bytes(encode_png(_noisy(COLOURS[n % 4], rng, 40)))
+    members = [str(tmp_path / side_px) for side_px in ("16", "32")]
+    runs = [
+        (RUN | {"detector": {"kind": "mean_colour", "input_px": int(Path(uri).name)}}, tile_set, uri) for uri in members
+    ]
+    together = (
+        RUN | {"detector": {"kind": "combined", "bundles": members}},
+        str(tmp_path / "held_out"),
+        str(tmp_path / "b"),
+    )
+    _python(package, TRAINED, json.dumps([*runs, together]))
+    answer = json.loads(_python(package, SCORED, str(tmp_path / "b")))
+    normal, abnormal = answer["scores"]
+    assert abnormal > 20 > normal
+    assert answer["map"] == [2, 32, 32]
+    assert not answer["has_picture"]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from uadray.errors import InputError
 from uadray.evaluation.report import evaluate, evaluate_screening
 from uadray.schemas import SLIDE_DECISIONS, TILE_SCORES
-from uadray.slides.manifest import SlideRow, write_manifest
+from uadray.slides.manifest import SlideRow, read_manifest, write_manifest
 from uadray.tiles.cells import with_cells
 
 
@@ -147,6 +147,27 @@ def test_screening_by_tile(screening: tuple[str, str], tmp_path: Path, has_cells
     assert (tiles["n_normal"], tiles["n_anomalous"], tiles["n_left_out"]) == (5, 1, 1)
     assert (tiles["grouped_by"], tiles["n_groups"], tiles["n_not_finite"]) == ("slide", 3, 1)
     assert result["trivial"] == {"mean_saturation": 0.5, "minus_mean_green": 0.5}
+
+
+def test_slides_that_were_screened_out_of_their_folder(screening: tuple[str, str], tmp_path: Path) -> None:
+    """Their ids have the suffix, unlike those of the manifest with the labels: the place tells which they are."""
+    out, manifest = screening
+    folder, by_id = Path(out), evaluate(out, labels=manifest)
+    (folder / "tiles" / "t1.parquet").rename(folder / "tiles" / "t1.tif.parquet")
+    decisions = pq.read_table(folder / "decisions.parquet").to_pylist()
+    uris = {row.slide_id: row.uri for row in read_manifest(manifest)}
+    for decision in decisions:
+        decision["uri"] = uris[decision["slide_id"]]
+    decisions[2]["slide_id"] = "t1.tif"
+    pq.write_table(pa.Table.from_pylist(decisions, schema=SLIDE_DECISIONS), folder / "decisions.parquet")
+    (tmp_path / "outlines").mkdir()
+    outline = {"type": "Polygon", "coordinates": [[[10, 0], [20, 0], [20, 10], [10, 10], [10, 0]]]}
+    (tmp_path / "outlines" / "t1.geojson").write_text(json.dumps(outline))
+    by_place = evaluate(out, labels=manifest, outlines=str(tmp_path / "outlines"))
+    assert {name: by_place[name] for name in ("slide_auroc", "found", "n_anomalous", "auroc_ci95")} == {
+        name: by_id[name] for name in ("slide_auroc", "found", "n_anomalous", "auroc_ci95")
+    }
+    assert (by_place["tiles"]["n_normal"], by_place["tiles"]["n_anomalous"]) == (6, 1)
 
 
 def test_slides_of_a_patient_are_drawn_together_and_a_score_of_nan_is_counted(tmp_path: Path) -> None:

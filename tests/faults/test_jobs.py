@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The demo with half of its training: its folder and its answer. In whole it takes `make demo`, and finds more."""
     folder = tmp_path_factory.mktemp("demo") / "out"
-    done = run("demo", "--out", str(folder), "--epochs", "5", timeout=900)
+    done = run("demo", "--out", str(folder), "--epochs", "2", timeout=900)
     assert done.returncode == 0, done.stderr
     return folder, answer(done)
 
@@ -36,8 +36,8 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[st
 @pytest.mark.timeout(900)
 def test_the_demo_finds_lesions_that_colour_does_not(demo_folder: tuple[Path, dict[str, Any]]) -> None:
     folder, summary = demo_folder
-    assert summary["slide_auroc"] >= 0.85  # 0.97 when this was written, tiles 0.90
-    assert summary["tile_auroc"] >= 0.8
+    assert summary["slide_auroc"] >= 0.95  # 1.00 when this was written, tiles 0.99
+    assert summary["tile_auroc"] >= 0.95
     for name, value in summary["trivial"].items():
         assert max(value, 1 - value) < 0.65, name
     assert summary["failed"] == 0

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from uadray.detectors import fanogan
-from uadray.detectors.catalog import build_networks, outline_of
+from uadray.detectors.building import build_networks, outline_of
 from uadray.errors import InputError
 from uadray.networks.outline import outline
 from uadray.networks.weights_file import NetworksInFile, load_networks, save_networks

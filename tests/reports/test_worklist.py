@@ -241,7 +241,12 @@ def test_page_in_a_browser(tmp_path: Path, decisions: pa.Table, browser: Any) ->
     )
     assert page.locator(".lost").count() == 0
     page.click(".pictures a >> nth=0")
-    assert page.locator("dialog[open] img").count() == 2  # slide and heatmap, enlarged
+    enlarged = page.locator("dialog[open] img")
+    assert enlarged.count() == 2  # slide and heatmap
+    for image in enlarged.all():  # a box of other proportions would show what lies beside the picture in its sheet
+        box, asked = image.bounding_box(), [float(image.get_attribute(side)) for side in ("width", "height")]
+        assert box["width"] / box["height"] == pytest.approx(asked[0] / asked[1], rel=0.01)
+        assert box["width"] > asked[0]
     page.keyboard.press("Escape")
     assert page.locator("dialog[open]").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

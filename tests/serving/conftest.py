@@ -8,9 +8,10 @@ import pytest
 import serving_client
 import torch
 
-from uadray.detectors import dpa, fanogan
+from uadray.detectors import combined, dpa, enlarged_nuclei, fanogan
+from uadray.detectors.building import build_networks, build_trainee
 from uadray.detectors.bundle import write_bundle
-from uadray.detectors.catalog import build_networks
+from uadray.detectors.members import read_members
 from uadray.tiles.images import Pixels
 from uadray.tiles.spec import TileSpec
 
@@ -23,11 +24,14 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     configs = (
         dpa.Config(kind="dpa", input_px=32, width=4, halvings=2),
         fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=8),
+        enlarged_nuclei.Config(kind="enlarged_nuclei", input_px=32, mpp=1),  # makes no picture
     )
     folder = tmp_path_factory.mktemp("bundles")
     for config in configs:
         torch.manual_seed(0)
         networks = build_networks(config)
+        if "head" in networks:
+            networks["head"].get_buffer("weight").normal_()
         write_bundle(
             str(folder / config.kind),
             networks,
@@ -35,7 +39,22 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             detector=config,
             tiles=TileSpec(mpp=1, tile_px=TILE_PX),
         )
-    return {config.kind: str(folder / config.kind) for config in configs}
+    alone = {config.kind: str(folder / config.kind) for config in configs}
+    return alone | {"combined": _combined([alone["dpa"], alone["fanogan"]], str(folder / "combined"))}
+
+
+def _combined(members: list[str], uri: str) -> str:
+    """The bundle of both as one detector."""
+    config = combined.with_members(
+        combined.Config(kind="combined", bundles=tuple(members)), [member.detector for member in read_members(members)]
+    )
+    networks = build_networks(config)
+    trainee = build_trainee(config, networks)
+    x = torch.rand(100, 3, 32, 32) * 2 - 1
+    trainee.prepare(x)
+    trainee.step(x, 0.0)
+    write_bundle(uri, networks, name="combined", detector=config, tiles=TileSpec(mpp=1, tile_px=TILE_PX))
+    return uri
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ KINDS = ("dpa", "fanogan")
 
 
 @pytest.mark.parametrize("one_replica", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "enlarged_nuclei"])
 def test_the_graph_without_a_cluster(bundles: dict[str, str], pixels: Pixels, kind: str, one_replica: bool) -> None:
     from ray import serve
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from uadray.cli import app
 from uadray.detectors import fanogan
+from uadray.detectors.building import build_networks
 from uadray.detectors.bundle import write_bundle
-from uadray.detectors.catalog import build_networks
 from uadray.errors import InputError
 from uadray.storage import objects
 from uadray.tiles.mask_folder import MaskFolder, check_folder

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from uadray.detectors import fanogan
-from uadray.detectors.catalog import build_networks
+from uadray.detectors.building import build_networks
 from uadray.detectors.trainee import alone
 from uadray.training.group import any_of_group, average_over_group
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from uadray.detectors import dpa, fanogan
-from uadray.detectors.catalog import build_networks, build_trainee
+from uadray.detectors.building import build_networks, build_trainee
 from uadray.detectors.trainee import Trainee
 from uadray.errors import InputError
 from uadray.networks.outline import Networks

@@ -11,7 +11,7 @@ import pytest
 import torch
 from group_worker import CONFIG, trained_weights
 
-from uadray.detectors.catalog import build_networks
+from uadray.detectors.building import build_networks
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 

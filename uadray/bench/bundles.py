@@ -18,8 +18,8 @@ import torch
 from uadray.bench.slides import MPP, gpu_tiles, upload_copies, write_calibration, write_slide
 from uadray.cluster.connection import connect
 from uadray.config import parse_config
+from uadray.detectors.building import build_networks
 from uadray.detectors.bundle import write_bundle
-from uadray.detectors.catalog import build_networks
 from uadray.errors import WorkError
 from uadray.screening.bundles import ScreeningBundle, arranged
 from uadray.screening.job import screen

@@ -22,11 +22,15 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "faults": ("only",),
     "archive": ("slides",),
     "follow": ("only", "slides"),
+    "detectors": ("only", "device", "seeds", "minutes", "out"),
 }
 """The benchmarks, and which options each takes."""
 
 
-def run(name: str, *, only: Sequence[str] = (), slides: int | None = None, device: str | None = None) -> dict[str, Any]:
+def run(
+    name: str, *, only: Sequence[str] = (), slides: int | None = None, device: str | None = None,
+    seeds: int | None = None, minutes: float | None = None, out: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Run one benchmark and return its figures.
 
     Args:
@@ -34,13 +38,19 @@ def run(name: str, *, only: Sequence[str] = (), slides: int | None = None, devic
         only: names of scenarios or cases; all unless given.
         slides: how many there are; as many as the benchmark takes by itself unless given.
         device: "cpu" or "cuda".
+        seeds: trainings of each detector.
+        minutes: budget of each training.
+        out: folder of the results.
 
     Raises:
         InputError: there is none of this name, or it has no such option.
     """
     if name not in OPTIONS:
         raise InputError(f"no benchmark {name!r}; there are: {', '.join(OPTIONS)}")
-    options = {option: value for option, value in {"only": only, "slides": slides, "device": device}.items() if value}
+    given = {
+        "only": only, "slides": slides, "device": device, "seeds": seeds, "minutes": minutes, "out": out,
+    }  # fmt: skip
+    options = {option: value for option, value in given.items() if value}
     for option in options.keys() - set(OPTIONS[name]):
         takers = ", ".join(other for other, its in OPTIONS.items() if option in its)
         raise InputError(f"bench {name} takes no --{option}; it is for {takers}")

@@ -1,10 +1,10 @@
 """`bench memory`: how much memory a screening takes, whether that grows with the archive, and which process takes it.
 
-The job is `uadray screen` as a user runs it, with a bundle of the size of the demo's, on the Ray that it starts. The
-driver, Ray's processes and the workers all descend from one process; their memory is read from /proc five times a
-second. Pages that several processes map count once (`processes.Memory`), those of the object store by themselves.
-Slides are small (some tens of tiles), so that memory kept for each slide shows. A screening of two slides runs first
-and fills the page cache. `large` is another screening, of fewer tiles of 256 px, which fill the object store.
+The job is `uadray screen` as a user runs it, with a small autoencoder, on the Ray that it starts. The driver, Ray's
+processes and the workers all descend from one process; their memory is read from /proc five times a second. Pages that
+several processes map count once (`processes.Memory`), those of the object store by themselves. Slides are small (some
+tens of tiles), so that memory kept for each slide shows. A screening of two slides runs first and fills the page cache.
+`large` is another screening, of fewer tiles of 256 px, which fill the object store.
 """
 
 import os
@@ -17,10 +17,9 @@ from typing import Any
 
 from uadray.bench.processes import descendants, memory, role
 from uadray.bench.slides import gpu_tiles, upload_copies, write_calibration, write_slide
-from uadray.commands.demo import TRAIN
 from uadray.config import parse_config
+from uadray.detectors.building import build_networks
 from uadray.detectors.bundle import write_bundle
-from uadray.detectors.catalog import build_networks
 from uadray.errors import WorkError
 from uadray.slides.manifest import write_manifest
 from uadray.tiles.spec import TileSpec
@@ -28,6 +27,15 @@ from uadray.training.config import TrainConfig, detector_of
 
 GOALS = {"growth": 1.10, "peak_mb": 1611}
 """The most that the peak at `many` slides may be, over the peak at `few`; and that peak, 1.5 GiB."""
+
+TRAIN = {
+    "name": "autoencoder",
+    "detector": {
+        "kind": "dpa", "input_px": 64, "backbone": "efficientnet_lite0", "layers": ["block0", "block2"],
+        "latent_channels": 8,
+    },
+    "tiles": {"mpp": 1.0, "tile_px": 64, "stride_px": 64, "min_tissue": 0.5},
+}  # fmt: skip
 
 SCREEN = "import sys; from uadray.cli import main; sys.exit(main())"
 
@@ -46,16 +54,16 @@ def run(*, few: int = 10, many: int = 200, large: int = 12) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="uadray-bench-") as name:
         folder = Path(name)
-        _write_demos_bundle(folder / "demo", None)
-        _write_demos_bundle(folder / "256", gpu_tiles())
+        _write_bundle(folder / "autoencoder", None)
+        _write_bundle(folder / "256", gpu_tiles())
         small = upload_copies(write_slide(folder / "s.tif", repeats=2, phantom_px=512), str(folder / "small"), many)
         for n in (2, few, many):
             write_manifest(small[:n], str(folder / f"{n}.csv"))
         write_manifest(
             upload_copies(write_slide(folder / "l.tif", repeats=3), str(folder / "large"), large), f"{folder}/large.csv"
         )
-        _peaks(folder, "demo", "2")
-        peaks = {n: _peaks(folder, "demo", str(n)) for n in (few, many)}
+        _peaks(folder, "autoencoder", "2")
+        peaks = {n: _peaks(folder, "autoencoder", str(n)) for n in (few, many)}
         figures = {"few": peaks[few], "many": peaks[many], "large": _peaks(folder, "256", "large")}
     growth = peaks[many][0]["job"] / peaks[few][0]["job"]
     return {
@@ -68,12 +76,12 @@ def run(*, few: int = 10, many: int = 200, large: int = 12) -> dict[str, Any]:
     }
 
 
-def _write_demos_bundle(folder: Path, tiles: TileSpec | None) -> None:
-    """Write a bundle as `uadray demo` trains one, untrained, for its own tiles or others."""
+def _write_bundle(folder: Path, tiles: TileSpec | None) -> None:
+    """Write an untrained bundle, for its own tiles or others."""
     config = parse_config(TrainConfig, TRAIN, source="uadray.bench.memory")
     detector = detector_of(config)
     spec = tiles or config.tiles
-    bundle = write_bundle(str(folder), build_networks(detector), name="demo", detector=detector, tiles=spec)
+    bundle = write_bundle(str(folder), build_networks(detector), name="autoencoder", detector=detector, tiles=spec)
     write_calibration(str(folder), bundle)
 
 

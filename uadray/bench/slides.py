@@ -12,8 +12,8 @@ import numpy as np
 from uadray.config import parse_config
 from uadray.decisions.aggregation import AggregationConfig
 from uadray.decisions.conformal import Calibration
+from uadray.detectors.building import build_networks
 from uadray.detectors.bundle import CALIBRATION, Bundle, write_bundle
-from uadray.detectors.catalog import build_networks
 from uadray.phantoms.layout import PhantomSpec
 from uadray.phantoms.pyramid import write_pyramid
 from uadray.phantoms.tissue import paint

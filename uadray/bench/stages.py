@@ -34,7 +34,7 @@ from torch import Tensor
 from uadray.bench.screen_limit import encoded_tiles, tissue_tiles
 from uadray.bench.slides import DPA, MPP_CASES, gpu_tiles, write_slide
 from uadray.config import parse_config
-from uadray.detectors.catalog import build_detector, build_networks
+from uadray.detectors.building import build_detector, build_networks
 from uadray.detectors.detector import Detector
 from uadray.detectors.pixels import Pixels, staged, to_float
 from uadray.detectors.precision import LoweredScore, is_fast

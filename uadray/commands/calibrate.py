@@ -20,11 +20,12 @@ from uadray.decisions.neighbourhoods import Squares
 from uadray.decisions.verdict import judge
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle
 from uadray.errors import InputError, shown
+from uadray.screening.given_slides import given_slides
 from uadray.screening.progress import Progress
 from uadray.screening.results import scored_slides
 from uadray.screening.slide_result import SlideResult
 from uadray.slides import identity
-from uadray.slides.manifest import SlideRow, has_label, read_manifest
+from uadray.slides.manifest import SlideRow, has_label
 from uadray.storage import objects
 from uadray.tiles.cells import Cells, cells_of, smoothed
 from uadray.tiles.mask_folder import check_folder
@@ -44,7 +45,7 @@ def run(
 
     Args:
         bundle_uri: gets the calibration.
-        slides_uri: manifest of normal slides.
+        slides_uri: manifest, folder or s3:// prefix of normal slides.
         split: only the slides of this split; None takes all.
         alpha: share of normal slides that may be called anomalous.
         method: how tile scores become a slide's score, see `AggregationConfig`.
@@ -55,7 +56,7 @@ def run(
     Returns:
         The calibration's id, counts, and `left_out`: the slides without a score, with the reason.
     """
-    bundle, rows = read_bundle(bundle_uri), read_manifest(slides_uri, split=split)
+    bundle, rows = read_bundle(bundle_uri), given_slides(slides_uri, split=split)
     aggregation = new_aggregation(method, top_fraction=top_fraction)
     contents = check(rows, bundle, alpha=alpha)
     masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)

@@ -11,9 +11,9 @@ from uadray.errors import InputError, WorkError
 from uadray.screening import follow, job
 from uadray.screening.bundles import arranged, calibrated_bundle
 from uadray.screening.follower import Pace
+from uadray.screening.given_slides import given_slides
 from uadray.screening.run_record import is_new
 from uadray.screening.summary import pages
-from uadray.slides.manifest import read_manifest
 from uadray.tiles.mask_folder import check_folder
 
 
@@ -25,7 +25,7 @@ def run(
 
     Args:
         bundle_uris: of the detectors; each makes a decision of its own for each slide.
-        slides_uri: of the manifest.
+        slides_uri: of the manifest, or the folder or s3:// prefix that has the slides.
         split: only the slides of this split; None takes all.
         out: folder or s3:// URI for decisions, scores and the worklist page.
         retry_failed: try slides again that ended as failed.
@@ -37,10 +37,11 @@ def run(
         The summary of `job.screen` or `job.dry_run`, `masks_used`, and `node_troubles` where nodes had any.
 
     Raises:
-        InputError: bundles that are not calibrated or read different tiles; a manifest or mask that cannot be read.
+        InputError: bundles that are not calibrated or read different tiles; a manifest or mask that cannot be read, or
+            no slide in the folder.
     """
     bundles = arranged([calibrated_bundle(uri, mask_dir=mask_dir) for uri in bundle_uris])
-    rows = read_manifest(slides_uri, split=split)
+    rows = given_slides(slides_uri, split=split, out=out)
     masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     with progress("screen") as tick:
         if dry_run:
@@ -94,7 +95,7 @@ def refuse_with_follow(given: dict[str, Any]) -> None:
     why = {
         "--split": "slides that come have no split; let them come into a folder for each",
         "--mask-dir": "leave --follow out to screen slides again with edited masks",
-        "--dry-run": "nobody knows what will come; for what is there, `uadray index` makes a manifest",
+        "--dry-run": "nobody knows what will come; for what is there, leave --follow out",
     }
     for name, value in given.items():
         if value:

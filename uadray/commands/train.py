@@ -11,19 +11,18 @@ from uadray.commands.progress import progress
 from uadray.config import parse_config
 from uadray.detectors.bundle import Bundle, write_bundle
 from uadray.errors import InputError
-from uadray.generators.bundle import GeneratorBundle, read_generator, write_generator
+from uadray.generators.bundle import GeneratorBundle, write_generator
 from uadray.networks import weights
 from uadray.networks.outline import Networks
 from uadray.reports.pictures import encode_jpeg, sample_grid
 from uadray.reports.samples import Shown, samples_page
-from uadray.slides.identity import Seen
 from uadray.slides.manifest import read_manifest
 from uadray.storage import objects
 from uadray.tiles.spec import TileSpec, as_kept
 from uadray.tilesets import containers
-from uadray.training import plain
+from uadray.training import given, plain
 from uadray.training.config import TrainConfig
-from uadray.training.dataset import training_tiles
+from uadray.training.dataset import normal_rows, training_tiles
 from uadray.training.loop import Line, Listener, Sample
 from uadray.training.subject import borrowed_weights
 from uadray.training.survey import in_threads
@@ -53,7 +52,7 @@ def run(config: TrainConfig, *, data: str, out: str, resume: bool, without_ray: 
             nodes=None if without_ray else _nodes(out),
             progress=lambda done, total, line: tick(done, total, progress_text(line)),
         )  # fmt: skip
-    counts = {name: value for name, value in bundle.training_data.items() if name not in ("slides", "salt")}
+    counts = {name: value for name, value in bundle.training_data.items() if name not in ("slides", "salt", "members")}
     return {"bundle": out, "id": bundle.id, "metrics": bundle.metrics, "data": counts}
 
 
@@ -82,8 +81,11 @@ def train(
         InputError: `out` holds another run, or the data is unusable.
         WorkError: the workers failed for good.
     """
+    config = given.completed(config)
     config = _as_begun(config, out) if resume else config
     _check_free(out, config, resume=resume, without_ray=without_ray)
+    if not containers.is_tile_set(data):
+        given.check_held_out(config, normal_rows(data, config.train_label, config.train_split))
     for name in borrowed_weights(config):
         weights.ensure(name)
     log = RunLog(out, config, progress, keep=resume)
@@ -100,8 +102,9 @@ def _trained_here(config: TrainConfig, data: str, out: str, listener: Listener) 
     tiles = training_tiles(
         data, tiles=config.tiles, input_px=config.input_px, tiles_per_slide=config.tiles_per_slide,
         label=config.train_label, seed=config.seed, survey_each=in_threads, split=config.train_split,
-        seen_before=_seen_before(config),
+        seen_before=given.seen_before(config),
     )  # fmt: skip
+    given.check_other_tiles(config, tiles.description)
     _begin(config, data, out, tiles.n_tiles)
     networks, last = plain.train_plain(config, tiles.source, out=out, listener=listener)
     return networks, last, tiles.tiles, tiles.description
@@ -114,8 +117,9 @@ def _trained_on_ray(config: TrainConfig, data: str, out: str, listener: Listener
     tiles = training_data(
         data, tiles=config.tiles, input_px=config.input_px, tiles_per_slide=config.tiles_per_slide,
         label=config.train_label, n_tiles=config.tiles_needed, seed=config.seed, stain_augment=config.stain_augment,
-        nodes=nodes, split=config.train_split, seen_before=_seen_before(config),
+        nodes=nodes, split=config.train_split, seen_before=given.seen_before(config),
     )  # fmt: skip
+    given.check_other_tiles(config, tiles.description)
     _begin(config, data, out, tiles.n_tiles)
     filesystem, path = objects.pyarrow_filesystem(out)
     networks, last = fit(config, tiles, filesystem=filesystem, path=path, listener=listener, nodes=nodes)
@@ -133,36 +137,13 @@ def _write(
     config: TrainConfig, out: str, networks: Networks, last: Line, tiles: TileSpec, description: dict[str, Any]
 ) -> Bundle | GeneratorBundle:
     common = {
-        "name": config.name, "tiles": tiles, "training_data": description | _generators_id(config),
+        "name": config.name, "tiles": tiles, "training_data": description | given.parts_of(config),
         "metrics": {k: v for k, v in last.items() if isinstance(v, int | float)},
-        "commit": provenance.commit(), "licences": _licences(config),
+        "commit": provenance.commit(), "licences": given.licences(config),
     }  # fmt: skip
     if config.detector is not None:
         return write_bundle(out, networks, detector=config.detector, **common)
     return write_generator(out, networks, generator=config.generator, **common)
-
-
-def _given_generator(config: TrainConfig) -> GeneratorBundle | None:
-    """The generator that the detector is trained with, where its configuration names one."""
-    uri = getattr(config.detector, "generator", None)
-    return read_generator(uri) if uri else None
-
-
-def _seen_before(config: TrainConfig) -> Seen | None:
-    """The slides that the given generator was trained on: the detector has seen them as well."""
-    given = _given_generator(config)
-    return given.trained_on if given is not None else None
-
-
-def _generators_id(config: TrainConfig) -> dict[str, str]:
-    given = _given_generator(config)
-    return {"generator": given.id} if given is not None else {}
-
-
-def _licences(config: TrainConfig) -> dict[str, str]:
-    names, given = borrowed_weights(config), _given_generator(config)
-    borrowed = {entry.name: entry.licence for entry in weights.registry() if entry.name in names}
-    return borrowed | (given.licences if given is not None else {})
 
 
 class RunLog:
@@ -223,24 +204,16 @@ def check(config: TrainConfig, *, data: str, out: str, resume: bool = False, wit
     Raises:
         InputError: see `train`.
     """
+    config = given.completed(config)
     config = _as_begun(config, out) if resume else config
     _check_free(out, config, resume=resume, without_ray=without_ray)
     if without_ray:
         plain.check_here(config)
-    _check_generator(config)
+    given.check_generator(config)
     if containers.is_tile_set(data):
         containers.check(data)
     else:
         read_manifest(data, split=config.train_split)
-
-
-def _check_generator(config: TrainConfig) -> None:
-    given = _given_generator(config)
-    if given is not None and given.tiles.mpp != config.tiles.mpp:
-        raise InputError(
-            f"generator {getattr(config.detector, 'generator', '')} was trained at {given.tiles.mpp} um/px, not at "
-            f"{config.tiles.mpp}; set tiles.mpp to {given.tiles.mpp}"
-        )
 
 
 def _as_begun(config: TrainConfig, out: str) -> TrainConfig:

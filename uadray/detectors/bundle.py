@@ -8,8 +8,8 @@ from collections.abc import Collection
 from typing import Any
 
 from uadray.config import parse_config
-from uadray.detectors.catalog import DetectorConfig, build_detector, outline_of
-from uadray.detectors.description import BundleDescription, detector_description
+from uadray.detectors.building import DetectorConfig, build_detector, outline_of
+from uadray.detectors.description import ELSEWHERE, BundleDescription, detector_description
 from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.bundle_description import BUNDLE_VERSION, CALIBRATION, DESCRIPTION, WEIGHTS
 from uadray.networks.bundle_folder import opened_weights, write_folder
@@ -27,10 +27,11 @@ class Bundle(BundleDescription):
 def write_bundle(uri: str, networks: Networks, *, detector: DetectorConfig, **description: Any) -> Bundle:
     """Write weights, then `bundle.json`, and return what it says.
 
-    Where a generator lay that the detector was trained with is not written: its networks are inside.
+    Where a generator lay that the detector was trained with is not written, nor where the bundles lay that it combines:
+    their networks are inside.
     """
-    if getattr(detector, "generator", None) is not None:
-        detector = detector.model_copy(update={"generator": None})
+    elsewhere = {name: None for name in ELSEWHERE if getattr(detector, name, None) is not None}
+    detector = detector.model_copy(update=elsewhere) if elsewhere else detector
     return write_folder(
         uri, networks,
         lambda sha256: Bundle(version=BUNDLE_VERSION, weights_sha256=sha256, detector=detector, **description),

@@ -1,25 +1,31 @@
-"""Every detector by its configuration: a union, one member a line, and one `match`, one case a line.
+"""Every detector that stands alone, by its configuration: a union, one member a line, and one `match`, one case a line.
 
-A detector is one file with five names. To add one, write the file and add its two lines below:
+A detector is one file with five names. To add one, write the file and add its two lines below (what combines several of
+these, and what builds any of them, is in `uadray.detectors.building`):
 
     Config            frozen pydantic model with `kind: Literal[...]` and `input_px`; every size in it is bounded
     networks          its networks by name, untrained; `pretrained` loads what others trained (a backbone, a generator)
     borrowed_weights  names of the pinned weights that it needs, pulled before a training and named with their licences
     Trainee           the detector in training, see `uadray.detectors.trainee`
     detector          its three stages with trained networks in them, see `uadray.detectors.detector`
+
+The file's docstring begins with what it is, and has a paragraph "What it assumes: ..."; cards of bundles print both.
 """
 
+import inspect
+import re
+import sys
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Protocol
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 from torch import nn
 
 from uadray.detectors import dpa, enlarged_nuclei, fanogan, trainee
 from uadray.detectors.detector import STAGES, Detector, Stage
-from uadray.networks.outline import Networks, outline
+from uadray.networks.outline import Networks
 
-DetectorConfig = Annotated[
+SingleConfig = Annotated[
     dpa.Config  # with `|`, one a line
     | enlarged_nuclei.Config
     | fanogan.Config,
@@ -52,7 +58,7 @@ class DetectorFile(Protocol):
         ...
 
 
-def file_of(config: DetectorConfig) -> DetectorFile:
+def file_of(config: SingleConfig) -> DetectorFile:
     """The file of a detector."""
     match config:
         case dpa.Config():
@@ -63,39 +69,22 @@ def file_of(config: DetectorConfig) -> DetectorFile:
             return fanogan
 
 
-def build_networks(config: DetectorConfig, *, pretrained: bool = True) -> Networks:
-    """The networks of a detector, by name, untrained.
+def summary_of(config: BaseModel) -> str:
+    """What a detector is: the first paragraph of the docstring of its file.
 
-    Args:
-        config: which and how large.
-        pretrained: load what others have trained; False where a bundle's own weights follow.
-
-    Raises:
-        InputError: see `outline_of`.
+    >>> summary_of(dpa.Config(kind="dpa"))
+    'Deep perceptual autoencoder. https://arxiv.org/abs/2006.13265 .'
     """
-    outline_of(config)
-    return file_of(config).networks(config, pretrained=pretrained)
+    return next(iter(_paragraphs(config)), "")
 
 
-def outline_of(config: DetectorConfig) -> Networks:
-    """The networks as shapes alone, see `uadray.networks.outline`.
-
-    Raises:
-        InputError: they are too large together, or cannot be built (the backbone has no such layer).
-    """
-    return outline(lambda: file_of(config).networks(config, pretrained=False), name=f"detector {config.kind}")
+def assumption_of(config: BaseModel) -> str | None:
+    """What a detector assumes: the paragraph of that docstring that says so; None where none does."""
+    named = (re.match(r"What it assumes:\s*(.)(.*)", text) for text in _paragraphs(config))
+    return next((match[1].upper() + match[2] for match in named if match), None)
 
 
-def build_detector(
-    config: DetectorConfig, networks: Mapping[str, nn.Module], *, device: str = "cpu", batch_tiles: int | None = None,
-    stages: Collection[Stage] = STAGES,
-) -> Detector:  # fmt: skip
-    """Put trained networks in their places; arguments as of `uadray.detectors.detector.assemble`."""
-    return file_of(config).detector(config, networks, device=device, batch_tiles=batch_tiles, stages=stages)
-
-
-def build_trainee(
-    config: DetectorConfig, networks: Networks, *, average: trainee.Average = trainee.alone
-) -> trainee.Trainee:
-    """A detector in training, of its networks."""
-    return file_of(config).Trainee(config, networks, average=average)
+def _paragraphs(config: BaseModel) -> list[str]:
+    """Of the docstring, each in one line, without marks of emphasis."""
+    text = inspect.cleandoc(sys.modules[type(config).__module__].__doc__ or "")
+    return [" ".join(part.replace("**", "").split()) for part in text.split("\n\n")]

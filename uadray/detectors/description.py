@@ -3,6 +3,7 @@
 Whoever only asks which bundle it is, and how its tiles are cut, need not wait for torch nor hold it in memory.
 """
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -13,6 +14,9 @@ from uadray.errors import InputError
 from uadray.networks.bundle_description import DESCRIPTION, bundle_id, read_description, seen_of
 from uadray.slides.identity import Seen
 from uadray.tiles.spec import TileSpec
+
+ELSEWHERE = {"generator": "a generator", "bundles": "bundles"}
+"""Fields of a detector's configuration that say where networks lie, in training alone, and what those are."""
 
 
 class Architecture(Config):
@@ -98,10 +102,22 @@ def detector_description(uri: str) -> dict[str, Any]:
     """
     values = read_description(uri, kind="detector")
     values.pop("kind", None)
-    detector = values.get("detector")
-    if isinstance(detector, dict) and detector.get("generator") is not None:
-        raise InputError(
-            f"bundle {uri}: {DESCRIPTION} names a generator elsewhere, detector.generator; a bundle has all its "
-            "networks inside: remove the field"
-        )
+    for where, detector in _detectors_in(values):
+        for name, what in ELSEWHERE.items():
+            if detector.get(name) is not None:
+                raise InputError(
+                    f"bundle {uri}: {DESCRIPTION} names {what} elsewhere, {where}.{name}; a bundle has all its "
+                    "networks inside: remove the field"
+                )
     return values
+
+
+def _detectors_in(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The detector's configuration and those of its members, if it combines several, with their places."""
+    detector = values.get("detector")
+    if isinstance(detector, dict):
+        yield "detector", detector
+        members = detector.get("members")
+        for number, member in enumerate(members if isinstance(members, list) else ()):
+            if isinstance(member, dict):
+                yield f"detector.members.{number}", member

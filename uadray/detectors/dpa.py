@@ -5,6 +5,8 @@ Tuluptceva et al. 2020, "Anomaly Detection with Deep Perceptual Autoencoders".
 As in the paper: a convolutional autoencoder of pre-activation residual blocks with a small spatial bottleneck, trained
 with the relative perceptual L1 loss on frozen features (see `uadray.detectors.losses`), and the same loss as score.
 Different: no progressive growing (the resolution is fixed), nearest-neighbour upsampling, a linear output.
+
+What it assumes: what is abnormal has textures that do not pass a small bottleneck which normal tiles have learned.
 """
 
 import math

@@ -275,7 +275,7 @@ def detector(
         mapping=lambda placed: CellFeatures(config, placed["backbone"]),
         reconstruct=no_picture,
         score=lambda placed: CellScore(placed["head"]),
-        input_px=config.input_px, device=device, batch_tiles=batch_tiles, stages=stages,
+        input_px=config.input_px, device=device, batch_tiles=batch_tiles, stages=stages, has_cells=True,
     )  # fmt: skip
 
 

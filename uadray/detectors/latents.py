@@ -1,12 +1,12 @@
 """Image -> latent. Each class is the `map` stage of a detector."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Latent = Tensor | tuple[Tensor, ...]
-"""What a detector maps tiles to: of any shapes, each with N first."""
+Latent = Tensor | tuple[Any, ...]
+"""What a detector maps tiles to: a tensor, or a tuple of latents; of any shapes, each with N first."""
 
 
 class LatentMap(Protocol):

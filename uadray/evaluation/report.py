@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -68,21 +69,31 @@ def evaluate_screening(out: str, rows: Sequence[SlideRow], *, outlines: str | No
 
     Args:
         out: the output folder of `uadray screen`.
-        rows: the manifest.
+        rows: the manifest. A slide that was screened out of its folder has another id there, and is known by its URI.
         outlines: folder of GeoJSON files; otherwise each lies beside its slide.
 
     Raises:
         InputError: no slide was screened there and has a label.
     """
     decisions = {d["slide_id"]: d for d in _read_table(objects.join(out, "decisions.parquet")).to_pylist()}
+    ids = _screened_ids(decisions, rows)
+    names = {slide_id: row.slide_id for slide_id, row in zip(ids, rows, strict=True)}
+    rows = [replace(row, slide_id=slide_id) for row, slide_id in zip(rows, ids, strict=True)]
     if not labelled_slides(decisions, rows):
         raise InputError(f"{out}: no slide of the manifest was screened there and has a label")
     scored = scored_slides(decisions, rows)
-    uris = [outline_uri(r.uri, r.slide_id, outlines) for r in scored]
+    uris = [outline_uri(r.uri, names[r.slide_id], outlines) for r in scored]
     figures = figures_of_slides(decisions, rows)
     if not any_outline(uris):
         return figures | {"tile_auroc": None, "tiles_note": "no outlines found"}
     return figures | figures_of_tiles(_outlined(out, scored, uris), scored)
+
+
+def _screened_ids(decisions: Mapping[str, Mapping[str, Any]], rows: Sequence[SlideRow]) -> list[str]:
+    """The id of each slide of a manifest in a screening: its own, or that of the slide screened from the same place."""
+    named = {row.slide_id for row in rows}
+    by_uri = {decision["uri"]: slide_id for slide_id, decision in decisions.items() if slide_id not in named}
+    return [r.slide_id if r.slide_id in decisions else by_uri.pop(r.uri, r.slide_id) for r in rows]
 
 
 def _outlined(

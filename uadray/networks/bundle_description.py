@@ -68,7 +68,17 @@ def read_description(uri: str, *, kind: BundleKind) -> dict[str, Any]:
 
 
 def seen_of(training_data: dict[str, Any]) -> Seen:
-    """The slides that a description says were trained on; none are known of a tile set."""
+    """The slides that a description says were trained on, by the members of a combination too.
+
+    None are known of a tile set.
+    """
+    members = training_data.get("members")
+    others = [_marks_of(each) for each in (members if isinstance(members, list) else ()) if isinstance(each, dict)]
+    own = _marks_of(training_data)
+    return Seen(own.salt, own.marks, tuple(other for other in others if other.marks))
+
+
+def _marks_of(training_data: dict[str, Any]) -> Seen:
     salt, slides = (training_data.get(name) for name in ("salt", "slides"))
     marks = frozenset(map(str, slides)) if isinstance(slides, list) else frozenset[str]()
     return Seen(salt if isinstance(salt, str) else "", marks)

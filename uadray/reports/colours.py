@@ -42,7 +42,7 @@ def legend_colours(count: int = 9) -> list[str]:
     return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in tinted[0].tolist()]
 
 
-def tint(grey: Image, painted: NDArray[np.float64], *, low: float, high: float) -> Image:
+def tint(grey: Image, painted: NDArray[Any], *, low: float, high: float) -> Image:
     """Lay the colours of numbers [h, w] over a grey picture of the same size; where a number is NaN, grey remains."""
     opacity = TINT[0] + (TINT[1] - TINT[0]) * share(painted, low=low, high=high)[..., None]
     tinted = (1 - opacity) * grey + opacity * colour(painted, low=low, high=high)

@@ -98,25 +98,36 @@ def tile_windows(
 def _cell_values(
     cells: Cells, seen: NDArray[np.int32], tiles: pa.Table, windows: NDArray[np.int64], *,
     level0_size: tuple[int, int], seen_share: float,
-) -> NDArray[np.float64]:  # fmt: skip
+) -> NDArray[np.float32]:  # fmt: skip
     """The value of the smoothed cells at each pixel; NaN where no tile with cells is seen."""
     cells = smoothed(cells)
     window_px = int(np.median(windows[:, 2] - windows[:, 0]))
     if window_px < cells.shape[1]:  # fewer pixels than cells: means, so that none is passed over
         cells = fewer(cells, max(1, window_px))
-    y_px, x_px = np.nonzero(seen >= 0)
-    tile = seen[y_px, x_px]
-    places = [
-        ((pixel + 0.5) * size_level0_px / size_px - _column(tiles, start)[tile]) / _column(tiles, length)[tile]
-        for pixel, size_level0_px, size_px, start, length in (
-            (x_px, level0_size[0], seen.shape[1], "x_level0_px", "width_level0_px"),
-            (y_px, level0_size[1], seen.shape[0], "y_level0_px", "height_level0_px"),
+    at = np.flatnonzero(seen.ravel() >= 0)
+    tile = seen.ravel()[at].astype(np.int64)
+    y_px, x_px = np.divmod(at, seen.shape[1])
+    places = (
+        _places(pixel, tile, _column(tiles, start), _column(tiles, length), level0_px_a_pixel=size / n_px)
+        for pixel, start, length, size, n_px in (
+            (x_px, "x_level0_px", "width_level0_px", level0_size[0], seen.shape[1]),
+            (y_px, "y_level0_px", "height_level0_px", level0_size[1], seen.shape[0]),
         )
-    ]
-    x, y = ((place - 0.5) / seen_share + 0.5 for place in places)
-    values = np.full(seen.shape, np.nan)
-    values[y_px, x_px] = cells_at(cells, tile, x, y)
-    return values
+    )
+    x, y = ((place - np.float32(0.5)) / np.float32(seen_share) + np.float32(0.5) for place in places)
+    values = np.full(seen.size, np.nan, np.float32)
+    values[at] = cells_at(cells, tile, x, y)
+    return values.reshape(seen.shape)
+
+
+def _places(
+    pixel: NDArray[np.int64], tile: NDArray[np.int64], start: NDArray[np.int64], length: NDArray[np.int64], *,
+    level0_px_a_pixel: float,
+) -> NDArray[np.float32]:  # fmt: skip
+    """Where the middles of pixels lie in their tiles, along one side: from 0 to 1."""
+    pixels_long = (length / level0_px_a_pixel).astype(np.float32)
+    begins = (start / level0_px_a_pixel - 0.5).astype(np.float32)
+    return np.asarray((pixel.astype(np.float32) - begins[tile]) / pixels_long[tile], np.float32)
 
 
 def _column(tiles: pa.Table, name: str) -> NDArray[np.int64]:

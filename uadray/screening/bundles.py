@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
 
 from uadray.config import parse_config
 from uadray.decisions.conformal import Calibration
@@ -14,6 +13,7 @@ from uadray.detectors.description import BundleDescription, described_bundle
 from uadray.errors import InputError
 from uadray.networks.bundle_description import CALIBRATION
 from uadray.storage import objects
+from uadray.tiles.spec import differences
 
 RESERVED = frozenset({"combined", "decisions", "drivers", "evidence", "leases", "masks", "segments", "tiles"})
 """Folders of a screening that are not a bundle's."""
@@ -115,30 +115,12 @@ def _check_pair(first: ScreeningBundle, second: ScreeningBundle) -> None:
     """Refuse two that are one, or that do not read the same tiles."""
     if first.bundle.id == second.bundle.id:
         raise InputError(f"{first.uri} and {second.uri} are the same bundle ({first.bundle.id}); name it once")
-    differing = _differences(first.bundle.tiles.model_dump(), second.bundle.tiles.model_dump())
+    differing = differences(first.bundle.tiles.model_dump(), second.bundle.tiles.model_dump())
     if differing:
         raise InputError(
             f"bundles {first.uri} and {second.uri} read different tiles: {'; '.join(differing)}; tiles are read once "
             "for all bundles of a screening: screen these apart"
         )
-
-
-def _differences(first: dict[str, Any], second: dict[str, Any], within: str = "") -> list[str]:
-    """The fields in which two configurations differ, with their values."""
-    differing = []
-    for name in first:
-        if name == "mask_dir" or first[name] == second[name]:
-            continue
-        if isinstance(first[name], dict) and isinstance(second[name], dict):
-            differing += _differences(first[name], second[name], f"{within}{name}.")
-        else:
-            differing.append(f"{within}{name} {_short(first[name])} and {_short(second[name])}")
-    return differing
-
-
-def _short(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _folders(bundles: Sequence[BundleDescription]) -> list[str]:

@@ -10,6 +10,7 @@ from uadray.errors import ClusterLostError, InputError, WorkError
 from uadray.screening import ledger
 from uadray.screening.bundles import ScreeningBundle, arranged
 from uadray.screening.follower import Follower, Pace, Stop
+from uadray.screening.given_slides import is_file
 from uadray.screening.job import Committer, screen_round
 from uadray.screening.progress import Progress
 from uadray.slides.manifest import SlideRow
@@ -18,8 +19,6 @@ from uadray.storage import objects
 if TYPE_CHECKING:
     from uadray.cluster.nodes import Nodes
     from uadray.screening.scorer import LoadDetector
-
-MANIFESTS = (".csv", ".tsv", ".txt", ".parquet", ".xlsx")
 
 
 def follow(
@@ -89,8 +88,7 @@ def check_can_be_followed(uri: str, out: str) -> None:
         InputError: it is a manifest or another file, or there is no such folder, or the results would lie in it.
     """
     is_s3 = objects.is_s3(uri)
-    is_file = not uri.endswith("/") and (uri.lower().endswith(MANIFESTS) or _is_file(uri))
-    if is_file:
+    if is_file(uri):
         raise InputError(
             f"{uri}: --follow takes the folder in which slides arrive (s3://bucket/prefix/ or a path); a manifest says "
             "which slides there are, so leave --follow out to screen those"
@@ -100,10 +98,6 @@ def check_can_be_followed(uri: str, out: str) -> None:
     root, results = (objects.join(objects.resolve(each, "."), "").rstrip("/") + "/" for each in (uri, out))
     if results.startswith(root):
         raise InputError(f"--out {out} lies in {uri}, and each look for slides would list the results: name another")
-
-
-def _is_file(uri: str) -> bool:
-    return bool(uri.removeprefix("s3://").strip("/").count("/") or not objects.is_s3(uri)) and objects.exists(uri)
 
 
 class _Cluster:

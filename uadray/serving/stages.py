@@ -1,6 +1,6 @@
 """The three stages of a detector behind Ray Serve. Plain classes: `uadray.serving.app` makes deployments of them.
 
-    MapStage          pixels [N, tile, tile, 3] uint8  -> z, an array [N, ...] or a tuple of such arrays
+    MapStage          pixels [N, tile, tile, 3] uint8  -> z, an array [N, ...] or a tuple of such latents
     ReconstructStage  z                                -> x_hat [N, 3, h, w] float32, or None
     ScoreStage        pixels, x_hat, z                 -> Scores
     AllStages         pixels                           -> Scores, the three in one replica
@@ -13,7 +13,7 @@ bytes. `x_hat` is None where the detector has no reconstruction.
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,8 @@ from uadray.detectors.latents import Latent
 from uadray.tiles.images import Pixels
 
 Floats = npt.NDArray[np.float32]
-Latents = Floats | tuple[Floats, ...]
-"""What the stage `map` gives: N comes first in each array."""
+Latents = Floats | tuple[Any, ...]
+"""What the stage `map` gives, an array or a tuple of such latents: N comes first in each array."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class ReconstructStage:
         with metrics.stage("serve_reconstruct") as meter:
             parts = [self.detector.reconstruct(batch) for batch in _latent_batches(z, self.detector)]
             x_hats = [part for part in parts if part is not None]
-            meter.add(tiles=len(z[0] if isinstance(z, tuple) else z))
+            meter.add(tiles=_n_tiles(z))
         return _joined(x_hats) if x_hats else None
 
 
@@ -166,10 +166,14 @@ def _loaded(
 
 
 def _latent_batches(z: Latents, detector: Detector) -> Iterator[Latent]:
-    """Latents in batches, each of the kind that the detector's stage `map` gave: a tensor or a tuple."""
+    """Latents in batches, each of the kind that the detector's stage `map` gave: a tensor or a tuple of latents."""
     if isinstance(z, tuple):
-        return zip(*(_batches(array, detector) for array in z), strict=True)
+        return zip(*(_latent_batches(part, detector) for part in z), strict=True)
     return _batches(z, detector)
+
+
+def _n_tiles(z: Latents) -> int:
+    return _n_tiles(z[0]) if isinstance(z, tuple) else len(z)
 
 
 def _batches(array: Floats, detector: Detector) -> Iterator[Tensor]:
@@ -183,7 +187,7 @@ def _joined_latents(batches: Sequence[Latent]) -> Latents:
     tensors = [batch for batch in batches if isinstance(batch, Tensor)]
     if tensors:
         return _joined(tensors)
-    return tuple(_joined(column) for column in zip(*batches, strict=True))
+    return tuple(_joined_latents(column) for column in zip(*batches, strict=True))
 
 
 def _joined(batches: Sequence[Tensor]) -> Floats:

@@ -35,10 +35,17 @@ _REQUESTS = 32
 
 @dataclass(frozen=True)
 class Seen:
-    """Marks of slides and patients that were seen. Those of uadray 0.1 have no salt, and are of slide ids alone."""
+    """Marks of slides and patients that were seen. Those of uadray 0.1 have no salt, and are of slide ids alone.
+
+    Attributes:
+        salt: of these marks.
+        marks: see `marks`.
+        others: marks with other salts, of the parts of what was trained.
+    """
 
     salt: str
     marks: frozenset[str]
+    others: tuple["Seen", ...] = ()
 
 
 def slide_etag(row: SlideRow) -> str:
@@ -127,7 +134,15 @@ def all_marks(
 
 def is_seen(row: SlideRow, seen: Seen, *, etag: str | None = None, content: str | None = None) -> bool:
     """Whether a slide is one of those that were seen, under any of the names that are known of it."""
-    return bool(seen.marks) and not seen.marks.isdisjoint(marks(row, seen.salt, etag=etag, content=content))
+    return any(
+        each.marks and not each.marks.isdisjoint(marks(row, each.salt, etag=etag, content=content))
+        for each in (seen, *seen.others)
+    )
+
+
+def is_patient_seen(row: SlideRow, seen: Seen) -> bool:
+    """Whether the slide's patient is one of those whose slides were seen."""
+    return any(patient_mark(row, each.salt) in each.marks for each in (seen, *seen.others))
 
 
 def groups(names: Mapping[str, str]) -> list[list[str]]:

@@ -73,3 +73,21 @@ class TileSpec(Config):
 def as_kept(tiles: Any) -> Any:
     """What a file of a run says of its tiles; where it does not name `max_coarser`, there was none, and it is 0."""
     return {"max_coarser": 0.0} | tiles if isinstance(tiles, dict) else tiles
+
+
+def differences(first: dict[str, Any], second: dict[str, Any], within: str = "") -> list[str]:
+    """The fields of `first` in which two specs (of `TileSpec.model_dump`) differ, with their values, for messages."""
+    differing = []
+    for name in first:
+        if name == "mask_dir" or first[name] == second[name]:
+            continue
+        if isinstance(first[name], dict) and isinstance(second[name], dict):
+            differing += differences(first[name], second[name], f"{within}{name}.")
+        else:
+            differing.append(f"{within}{name} {_short(first[name])} and {_short(second[name])}")
+    return differing
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

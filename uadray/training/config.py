@@ -3,7 +3,7 @@
 from pydantic import Field, model_validator
 
 from uadray.config import Config
-from uadray.detectors.catalog import DetectorConfig
+from uadray.detectors.building import DetectorConfig
 from uadray.errors import InputError
 from uadray.generators.catalog import GeneratorConfig
 from uadray.tiles.spec import TileSpec

@@ -75,7 +75,7 @@ def training_tiles(
         containers.check_stain(uri, tiles)
         source, description = _from_tile_set(uri, tiles=tiles, input_px=input_px, label=label, seed=seed)
     else:
-        rows = _normal_rows(uri, label, split)
+        rows = normal_rows(uri, label, split)
         surveys = survey(rows, tiles, survey_each)
         left_out = _left_out(uri, surveys)
         usable = [s for s in surveys if s.n_tiles]
@@ -87,7 +87,12 @@ def training_tiles(
     return TrainingTiles(source, tiles, description if seen_before is None else _with_marks(description, seen_before))
 
 
-def _normal_rows(uri: str, label: str, split: str | None) -> list[SlideRow]:
+def normal_rows(uri: str, label: str, split: str | None) -> list[SlideRow]:
+    """The slides of a manifest that are trained on.
+
+    Raises:
+        InputError: there are none.
+    """
     listed = read_manifest(uri, split=split)
     rows = [r for r in listed if r.label is None or has_label(r.label, label)]
     if len(rows) < len(listed):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from uadray.detectors import catalog as detectors
+from uadray.detectors import building as detectors
 from uadray.detectors.trainee import Average, Trainee, alone
 from uadray.generators import catalog as generators
 from uadray.networks.outline import Networks

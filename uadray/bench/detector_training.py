@@ -1,0 +1,206 @@
+"""Normal tiles -> a trained detector within a budget of minutes, in this process and without Ray.
+
+Minutes are those of an idle machine: on CPUs the CPU time over the threads, so that other work on the machine makes no
+detector worse; on a GPU wall time.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from uadray.bench.detector_data import SPEC
+from uadray.detectors.building import build_detector
+from uadray.detectors.detector import Detector
+from uadray.errors import InputError, WorkError
+from uadray.networks import weights
+from uadray.networks.outline import Networks
+from uadray.tiles.images import Pixels
+from uadray.training.config import TrainConfig, detector_of
+from uadray.training.crops import Crop, Crops, Job
+from uadray.training.lone_tiles import enough_tissue
+from uadray.training.loop import Line, Listener, Sample
+from uadray.training.passes import ENTRY_TILES, Ints
+from uadray.training.plain import train_plain
+from uadray.training.subject import borrowed_weights
+
+TRIAL_STEPS = 10
+"""Steps of the trial that measures the pace; they go through all phases as the training will."""
+
+SPARE = 0.1
+"""Share of the budget that is left to what no step shows: the last fit, checkpoints."""
+
+AT_ONCE = 512
+"""Tiles that are prepared and scored together."""
+
+Floats = npt.NDArray[np.float64]
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Tiles in memory, shuffled anew for every pass, as `training.file_source.FileSource` does with files."""
+
+    tiles: Pixels
+    seed: int
+
+    @property
+    def entry_tiles(self) -> Ints:
+        """[n_entries], tiles of each."""
+        return np.array([len(part) for part in self._split(np.arange(len(self.tiles)))], np.int64)
+
+    @property
+    def shares(self) -> Floats:
+        """Unknown: these tiles do not say from which slide they are."""
+        return np.empty(0)
+
+    def jobs(self, pass_number: int, entries: Ints) -> list[Job]:
+        """One job for all."""
+        split = self._split(np.random.default_rng([self.seed, pass_number, 1]).permutation(len(self.tiles)))
+        numbers = np.concatenate([split[int(entry)] for entry in entries])
+        return [Job(f"{len(numbers)} tiles of pass {pass_number}", len(numbers), partial(self._read, numbers))]
+
+    def _split(self, numbers: Ints) -> list[Ints]:
+        return np.array_split(numbers, -(-len(self.tiles) // ENTRY_TILES))
+
+    def _read(self, numbers: Ints, crop: Crop) -> Iterator[Crops]:
+        yield Crops(-1, numbers.tolist(), [crop(self.tiles[number]) for number in numbers], 0)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A detector and what its training took.
+
+    Attributes:
+        score: RGB tiles [n, 96, 96, 3] at 0.972 um a pixel -> [n], in this process.
+        figures: minutes, CPU seconds, steps and tiles; what the detector sees of a tile.
+    """
+
+    detector: Detector
+    config: TrainConfig
+    figures: dict[str, Any]
+
+    def score(self, tiles: Pixels) -> Floats:
+        """RGB tiles [n, 96, 96, 3] at 0.972 um a pixel -> [n], higher = more abnormal.
+
+        Raises:
+            WorkError: a score is no number.
+        """
+        parts = [tiles[start : start + AT_ONCE] for start in range(0, len(tiles), AT_ONCE)]
+        scores = np.concatenate([self.detector(resampled(part, self.config.tiles.mpp)).score for part in parts])
+        if bad := int((~np.isfinite(scores)).sum()):
+            raise WorkError(f"{bad} of {len(scores)} scores are no numbers")
+        return scores
+
+
+def trained(config: TrainConfig, tiles: Pixels, *, minutes: float, device: str) -> Trained:
+    """Train on normal tiles, with as many of the configured steps as the budget holds at the pace of a trial.
+
+    The learning rate and the phases follow the shortened training to its end. The trial counts as part of the budget.
+
+    Args:
+        config: the run; of its `workers` there is one.
+        tiles: RGB [n, 96, 96, 3] at 0.972 um a pixel; those with less tissue than configured are left out, as in
+            `uadray train`. The configuration's mpp is met by resampling, its stain normalisation left out.
+        minutes: the budget, see the module.
+        device: "cpu" or "cuda".
+
+    Raises:
+        UadrayError: it diverges, its weights cannot be had, or the tiles are smaller than its input.
+    """
+    config = _here(config, device)
+    now_s = _clock(config)
+    began_s, wall_began, cpu_began = now_s(), time.perf_counter(), time.process_time()
+    for name in borrowed_weights(config):
+        weights.ensure(name)
+    with_tissue = SPEC.model_copy(update={"min_tissue": config.tiles.min_tissue})
+    usable_tiles = resampled(np.stack([tile for tile in tiles if enough_tissue(tile, with_tissue)]), config.tiles.mpp)
+    if usable_tiles.shape[1] < config.input_px:
+        raise InputError(
+            f"its input is {config.input_px} px at {config.tiles.mpp:g} um; a tile has {usable_tiles.shape[1]} px there"
+        )
+    source = ArraySource(usable_tiles, config.seed)
+    prepare_s, step_s = pace(config, source, now_s)
+    left_s = 60 * minutes * (1 - SPARE) - (now_s() - began_s) - prepare_s
+    shortened = within(config, int(left_s / max(step_s, 1e-6)))
+    networks, last = _trained(shortened, source)
+    figures = {
+        "minutes": (now_s() - began_s) / 60,
+        "wall_minutes": (time.perf_counter() - wall_began) / 60,
+        "cpu_s": time.process_time() - cpu_began,
+        "steps": shortened.epochs * shortened.steps_per_epoch,
+        "steps_configured": config.epochs * config.steps_per_epoch,
+        "tiles_seen": shortened.tiles_taken(shortened.epochs),
+        "tiles_of_train": len(usable_tiles),
+        "tile_px": usable_tiles.shape[1],
+        "tile_mpp": config.tiles.mpp,
+        "input_px": config.input_px,
+        "last": {name: value for name, value in last.items() if isinstance(value, int | float)},
+    }
+    return Trained(build_detector(detector_of(config), networks, device=device), config, figures)
+
+
+def within(config: TrainConfig, steps: int) -> TrainConfig:
+    """The training with at most so many steps, and at least one.
+
+    >>> from uadray.detectors.fanogan import Config
+    >>> long = TrainConfig(name="a", detector=Config(kind="fanogan"), tiles=SPEC, epochs=10, steps_per_epoch=100)
+    >>> [(short.epochs, short.steps_per_epoch) for short in (within(long, n) for n in (5000, 250, 7, -1))]
+    [(10, 100), (10, 25), (7, 1), (1, 1)]
+    """
+    steps = max(1, min(steps, config.epochs * config.steps_per_epoch))
+    epochs = min(config.epochs, steps)
+    return config.model_copy(update={"epochs": epochs, "steps_per_epoch": steps // epochs})
+
+
+def _clock(config: TrainConfig) -> Clock:
+    """Seconds of an idle machine."""
+    return time.perf_counter if config.use_gpu else lambda: time.process_time() / (config.threads or 1)
+
+
+def pace(config: TrainConfig, source: ArraySource, now_s: Clock) -> tuple[float, float]:
+    """Seconds until the first step has been made, and of a step after it, from a short training."""
+    times: list[float] = [now_s()]
+
+    def listen(lines: list[Line], samples: list[Sample]) -> None:
+        times.extend(now_s() for line in lines if line["step"] and "end_of_epoch" not in line)
+
+    trial = config.model_copy(update={"epochs": 1, "steps_per_epoch": TRIAL_STEPS})
+    _trained(trial, source, listen)
+    return times[1] - times[0], (times[-1] - times[1]) / (TRIAL_STEPS - 1)
+
+
+def _unheard(lines: list[Line], samples: list[Sample]) -> None:
+    """Nobody looks at single steps."""
+
+
+def _trained(config: TrainConfig, source: ArraySource, listener: Listener = _unheard) -> tuple[Networks, Line]:
+    threads = torch.get_num_threads()
+    try:
+        with tempfile.TemporaryDirectory(prefix="uadray-bench-") as folder:
+            return train_plain(config, source, out=Path(folder).as_uri(), listener=listener)
+    finally:
+        torch.set_num_threads(threads)  # those of this process, as scoring finds them
+
+
+def _here(config: TrainConfig, device: str) -> TrainConfig:
+    """The run as it is done here: this process's threads, and no stain normalisation, for which a tile is small."""
+    tiles, threads = config.tiles.model_copy(update={"stain": None}), config.threads or torch.get_num_threads()
+    return config.model_copy(update={"workers": 1, "threads": threads, "use_gpu": device == "cuda", "tiles": tiles})
+
+
+def resampled(tiles: Pixels, mpp: float) -> Pixels:
+    """RGB tiles [n, 96, 96, 3] at 0.972 um a pixel, brought to another pixel size; themselves where it is the same."""
+    side = round(SPEC.tile_px * SPEC.mpp / mpp)
+    if side == SPEC.tile_px:
+        return tiles
+    how = cv2.INTER_AREA if side < SPEC.tile_px else cv2.INTER_CUBIC
+    return np.stack([np.asarray(cv2.resize(tile, (side, side), interpolation=how), np.uint8) for tile in tiles])

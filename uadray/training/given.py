@@ -1,0 +1,122 @@
+"""What a detector is given that others have trained: a generator's bundle, or the bundles that it combines."""
+
+from typing import Any
+
+from uadray.config import parse_config
+from uadray.detectors import combined
+from uadray.detectors.members import Member, read_members
+from uadray.errors import InputError
+from uadray.generators.bundle import GeneratorBundle, read_generator
+from uadray.networks import weights
+from uadray.slides.identity import Seen, contents, is_seen
+from uadray.slides.manifest import SlideRow
+from uadray.tiles.spec import differences
+from uadray.training.config import TrainConfig
+from uadray.training.subject import borrowed_weights
+
+
+def completed(config: TrainConfig) -> TrainConfig:
+    """The configuration with that of the members that it combines, and with their tiles.
+
+    What it says itself of tiles has to agree with the members; what it leaves out is theirs, such as a stain reference.
+
+    Raises:
+        InputError: a member cannot be opened, or other tiles are asked for than the members read.
+    """
+    detector = config.detector
+    if not isinstance(detector, combined.Config):
+        return config
+    members = read_members(detector.bundles or ())
+    if not members:
+        raise InputError(f"configuration {config.name}: detector.bundles is missing; name 2 to {combined.MOST} bundles")
+    theirs = members[0].tiles
+    asked = config.tiles.model_dump(exclude_unset=True)
+    if differing := differences(asked, theirs.model_dump()):
+        raise InputError(f"configuration {config.name}: tiles and those of the members differ: {'; '.join(differing)}")
+    values = config.model_dump(mode="json") | {"tiles": theirs.model_dump(mode="json")}
+    values["detector"] = combined.with_members(detector, [member.detector for member in members]).model_dump()
+    return parse_config(TrainConfig, values, source=f"configuration {config.name}")
+
+
+def given_generator(config: TrainConfig) -> GeneratorBundle | None:
+    """The generator that the detector is trained with, where its configuration names one."""
+    uri = getattr(config.detector, "generator", None)
+    return read_generator(uri) if uri else None
+
+
+def given_members(config: TrainConfig) -> list[Member]:
+    """The members of a detector that combines several."""
+    return read_members(getattr(config.detector, "bundles", None) or ())
+
+
+def check_generator(config: TrainConfig) -> None:
+    """Refuse a generator that was trained at another resolution.
+
+    Raises:
+        InputError: naming both.
+    """
+    given = given_generator(config)
+    if given is not None and given.tiles.mpp != config.tiles.mpp:
+        raise InputError(
+            f"generator {getattr(config.detector, 'generator', '')} was trained at {given.tiles.mpp} um/px, not at "
+            f"{config.tiles.mpp}; set tiles.mpp to {given.tiles.mpp}"
+        )
+
+
+def check_held_out(config: TrainConfig, rows: list[SlideRow]) -> None:
+    """Refuse slides that a member of a combination was trained on.
+
+    Raises:
+        InputError: naming the slides.
+    """
+    members = given_members(config)
+    if not members:
+        return
+    known = contents(rows)
+    for member in members:
+        seen = [r.slide_id for r in rows if is_seen(r, member.trained_on, content=known.get(r.slide_id))]
+        if seen:
+            more = f" and {len(seen) - 5} more" if len(seen) > 5 else ""
+            raise InputError(f"{_held_out(member)}: {', '.join(seen[:5])}{more}")
+
+
+def check_other_tiles(config: TrainConfig, description: dict[str, Any]) -> None:
+    """Refuse the very tiles that a member of a combination was trained on; of a tile set only names are known.
+
+    Raises:
+        InputError: naming the member.
+    """
+    for member in given_members(config):
+        same = {name for name in ("fingerprint", "n_tiles") if member.training_data.get(name) == description[name]}
+        if len(same) == 2:
+            raise InputError(f"{_held_out(member)}: number and names are those of its tiles")
+
+
+def _held_out(member: Member) -> str:
+    return (
+        "a combination is fitted on normal tiles that none of its members was trained on (whose scores are too low); "
+        f"member {member.name} ({member.detector.kind}) was trained on some of these"
+    )
+
+
+def seen_before(config: TrainConfig) -> Seen | None:
+    """The slides that the given generator was trained on: the detector has seen them as well."""
+    given = given_generator(config)
+    return given.trained_on if given is not None else None
+
+
+def parts_of(config: TrainConfig) -> dict[str, Any]:
+    """What a bundle's `training_data` says of what was given: a generator's id; what each member was trained on."""
+    generator, members = given_generator(config), given_members(config)
+    if members:
+        return {"members": [member.training_data | {"id": member.id} for member in members]}
+    return {"generator": generator.id} if generator is not None else {}
+
+
+def licences(config: TrainConfig) -> dict[str, str]:
+    """The licences of all weights inside that others published, by their names."""
+    names, given = borrowed_weights(config), [*given_members(config), given_generator(config)]
+    licences = {entry.name: entry.licence for entry in weights.registry() if entry.name in names}
+    for bundle in given:
+        licences |= bundle.licences if bundle is not None else {}
+    return licences
