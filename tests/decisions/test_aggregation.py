@@ -65,8 +65,9 @@ def test_neighbours_by_hand() -> None:
     of = {m: [slide_score(_picture(s), AggregationConfig(method=m, top_fraction=0.06), spec=SPEC, ceiling=4.0)
               for s in (lesion, odd)] for m in METHODS}  # fmt: skip
     assert of["top"] == [3.0, 9.0]
-    assert of["smooth"] == [3.0, 2.25]  # the odd tile in a corner of four
-    assert of["grow"] == [3.0, (4 / 4 + 4 / 4) / 2]
+    smooth = [(4 * 3 + 5 * 0.75) / 9, (9 + 5 * 0.5625) / 9]  # beside the corner five tiles count as the mean
+    assert of["smooth"] == pytest.approx(smooth)
+    assert of["grow"] == pytest.approx([(smooth[0] + 3.0) / 2, ((4 + 5 * 0.25) / 9 + 4 / 4) / 2])
 
 
 @pytest.mark.parametrize("method", METHODS)

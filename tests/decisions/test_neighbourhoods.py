@@ -26,17 +26,17 @@ def _by_place(squares: Squares, values: np.ndarray) -> dict[Place, float]:
 
 
 def test_smoothed_by_hand() -> None:
-    """A hole in the middle, and one at the edge: each mean is over what is there."""
+    """A hole in the middle, and one at the edge: they and what is outside count as the mean, 33 / 7."""
     squares = _squares([[1.0, 2.0, 3.0], [4.0, None, 6.0], [None, 8.0, 9.0]])
-    expected = [7 / 3, 16 / 5, 11 / 3, 15 / 4, 28 / 5, 27 / 4, 23 / 3]
-    np.testing.assert_allclose(smoothed(squares), expected)
+    found = [(7, 3), (16, 5), (11, 3), (15, 4), (28, 5), (27, 4), (23, 3)]
+    np.testing.assert_allclose(smoothed(squares), [(total + (9 - n) * 33 / 7) / 9 for total, n in found])
 
 
 def test_grown_by_hand() -> None:
     """From 0: 5, then 7 through 5, then 4 and not 9, which touches a corner only."""
     squares = _squares([[0.0, 5.0, 7.0], [1.0, None, 4.0], [None, 9.0, None]])
     assert grown(squares)[0] == (0 + 5 + 7 + 4) / 4
-    assert grown(squares)[-1] == 9.0  # without a neighbour it is alone
+    assert grown(squares)[-1] == pytest.approx((9 + 3 * 26 / 6) / 4)  # without a neighbour, with three of the mean
 
 
 @pytest.mark.parametrize(("side_um", "n_taken"), [(62.0, 8), (SQUARE_UM, 4), (112.0, 3), (128.0, 2), (256.0, 1)])
@@ -58,11 +58,13 @@ def _slowly_grown(scores: dict[Place, float], start: Place, n_taken: int) -> flo
         if not free:
             break
         taken.append(max(free, key=scores.__getitem__))
-    return float(np.mean([scores[place] for place in taken]))
+    missing = [np.mean(list(scores.values()))] * (n_taken - len(taken))
+    return float(np.mean([scores[place] for place in taken] + missing))
 
 
 def _slowly_smoothed(scores: dict[Place, float], y: int, x: int) -> float:
-    return float(np.mean([s for (v, u), s in scores.items() if abs(v - y) <= 1 and abs(u - x) <= 1]))
+    mean = np.mean(list(scores.values()))
+    return float(np.mean([scores.get((v, u), mean) for v in (y - 1, y, y + 1) for u in (x - 1, x, x + 1)]))
 
 
 @given(seed=st.integers(0, 2**32 - 1), share=st.floats(0.05, 1), ties=st.booleans())

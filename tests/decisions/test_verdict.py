@@ -63,7 +63,7 @@ def test_scored_with_neighbours_and_a_ceiling() -> None:
     values = {"aggregation": config, "tile_ceiling": 5.0}
     calibration = Calibration.model_validate(CALIBRATION.model_dump() | values)
     verdict = judge(_tiles([1.0, 2.0, 9.0, 1.0, 0.0, 1.0]), None, config, calibration)
-    assert verdict["score"] == (8 / 3 + 9 / 4) / 2
+    assert verdict["score"] == pytest.approx(((8 + 6 * 10 / 6) / 9 + 9 / 4) / 2)
 
 
 def test_an_unreadable_tile_lowers_coverage_never_the_score() -> None:

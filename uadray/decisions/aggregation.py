@@ -9,7 +9,7 @@ tiles, since no other normal tiles are at hand when a bundle is calibrated. Spli
 that does not depend on the calibration's slides; this one does, through a single number in which each slide counts the
 same, so that one slide moves it by 1 / n at most. Had the slide that is judged been counted too, the false-alarm rate
 would hold exactly; what is missing is that 1 / n of the ceiling. Simulated (slides of 8 tiles, +- 0.001), the rate was
-0.196, 0.097 and 0.033 with 4, 9 and 30 slides where alpha allows 0.2, 0.1 and 0.032; with a ceiling known beforehand it
+0.196, 0.098 and 0.033 with 4, 9 and 30 slides where alpha allows 0.2, 0.1 and 0.032; with a ceiling known beforehand it
 was 0.200, 0.099 and 0.033. `top` and `smooth` have no such number, and the rate holds exactly.
 """
 

@@ -6,7 +6,9 @@ Manual, 8th ed., breast), an area of 0.03 mm2. A *square* is therefore about 93 
 each a square; tiles further apart are squares themselves, of which fewer make a neighbourhood, and from 0.19 mm on a
 tile is its own.
 
-Holes, flagged tiles, tiles without a score and the slide's edge are no neighbours: they are in no mean and in no count.
+Holes, flagged tiles, tiles without a score and what lies beyond the edge tell nothing: in a neighbourhood they count as
+the mean of the slide's squares. Were they left out, means of few squares would vary more than others, and the highest
+scores of a normal slide would be those beside holes (measured in DECISIONS.md).
 """
 
 from typing import NamedTuple
@@ -71,41 +73,33 @@ def squares_of(tiles: pa.Table, spec: TileSpec | None = None) -> Squares:
 
 
 def smoothed(squares: Squares) -> Scores:
-    """Each square's score averaged with its up to eight neighbours, [n]."""
+    """Each square's score averaged with its eight neighbours, [n]."""
     if squares.side_um >= ALONE_UM:
         return squares.score
-    total, count = (sliding_window_view(of, (3, 3)).sum((2, 3)) for of in _pictures(squares, margin=1))
-    return np.asarray(total[squares.row, squares.column] / count[squares.row, squares.column])
+    picture = _picture(squares, elsewhere=float(squares.score.mean()))
+    return np.asarray(sliding_window_view(picture, (3, 3)).mean((2, 3))[squares.row, squares.column])
 
 
 def grown(squares: Squares) -> Scores:
     """Mean of each square and the neighbours that it grows by, [n].
 
     The best of the squares above, below, left and right of those taken so far is taken next, until their area is
-    `GROWN_UM2`, or none is left. So the mean follows the outline of a small lesion, where a window would not.
+    `GROWN_UM2`. So the mean follows the outline of a small lesion, where a window would not.
     """
     n_taken = min(MOST_GROWN, max(1, round(GROWN_UM2 / squares.side_um**2)))
-    scores, counts = _pictures(squares, margin=1)
-    width = scores.shape[1]
-    flat = np.where(counts > 0, scores, -np.inf).ravel()
+    picture = _picture(squares, elsewhere=-np.inf)
+    flat, width, mean = picture.ravel(), picture.shape[1], float(squares.score.mean())
     place = (squares.row + 1) * width + squares.column + 1
     directions = np.array([1, -1, width, -width])
-    parts = [_grow(flat, place[i : i + AT_ONCE], directions, n_taken) for i in range(0, len(place), AT_ONCE)]
+    parts = [_grow(flat, place[i : i + AT_ONCE], directions, n_taken, mean) for i in range(0, len(place), AT_ONCE)]
     return np.concatenate(parts)
 
 
-def _pictures(squares: Squares, *, margin: int) -> tuple[Scores, Scores]:
-    """The scores as a picture, 0 where there is no square, and how many squares there are, 0 or 1; both [h, w].
-
-    Args:
-        squares: of a slide.
-        margin: empty rows and columns all around.
-    """
-    shape = squares.row.max() + 1 + 2 * margin, squares.column.max() + 1 + 2 * margin
-    scores, counts = np.zeros(shape), np.zeros(shape)
-    scores[squares.row + margin, squares.column + margin] = squares.score
-    counts[squares.row + margin, squares.column + margin] = 1
-    return scores, counts
+def _picture(squares: Squares, *, elsewhere: float) -> Scores:
+    """The scores as a picture [h + 2, w + 2], with `elsewhere` where there is no square and all around."""
+    picture = np.full((squares.row.max() + 3, squares.column.max() + 3), elsewhere)
+    picture[squares.row + 1, squares.column + 1] = squares.score
+    return picture
 
 
 def _steps(places: pa.ChunkedArray, sides: pa.ChunkedArray, step: float) -> Places:
@@ -136,10 +130,10 @@ def _blocks(row: Places, column: Places, score: Scores, block: int, side_um: flo
     return Squares(place // n_columns, place % n_columns, mean, side_um)
 
 
-def _grow(flat: Scores, place: Places, directions: Places, n_taken: int) -> Scores:
-    """What `grown` says of the squares at `place` in `flat`, where -inf is no square."""
+def _grow(flat: Scores, place: Places, directions: Places, n_taken: int, mean: float) -> Scores:
+    """What `grown` says of the squares at `place` in `flat`, where -inf is no square; `mean` is the slide's."""
     taken = place[:, None]
-    total, count = flat[place], np.ones(len(place))
+    total = flat[place]
     each = np.arange(len(place))
     for _ in range(n_taken - 1):
         around = (taken[:, :, None] + directions).reshape(len(place), -1)
@@ -147,7 +141,6 @@ def _grow(flat: Scores, place: Places, directions: Places, n_taken: int) -> Scor
         scores = np.where(is_taken, -np.inf, flat[around])
         best = scores.argmax(1)
         found = np.isfinite(scores[each, best])
-        total += np.where(found, scores[each, best], 0)
-        count += found
+        total = total + np.where(found, scores[each, best], mean)
         taken = np.column_stack([taken, np.where(found, around[each, best], place)])
-    return np.asarray(total / count)
+    return np.asarray(total / n_taken)
