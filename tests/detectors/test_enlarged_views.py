@@ -141,14 +141,14 @@ def test_views_of_a_batch_come_in_their_proportions() -> None:
     assert made.x.shape == (len(expected), 3, 96, 96)
     assert made.x.abs().max() <= 1
     by_kind = dict(zip(made.kinds, made.mask.flatten(1).mean(1).tolist(), strict=True))
-    assert by_kind["normal"] == by_kind["enlarged_pink"] == by_kind["spindle"] == 0
+    assert by_kind["normal"] == by_kind["glass"] == by_kind["enlarged_pink"] == by_kind["spindle"] == 0
     assert by_kind["enlarged"] == 1
     assert 0.1 < by_kind["pasted"] < 0.8
 
 
 def test_without_pink_tiles_there_are_only_normal_views() -> None:
     made = views.make_views(_spots(8, 96, mpp=0.972), mpp=0.972, zoom=(1.4, 2.2))
-    assert set(made.kinds) == {"normal"}
+    assert set(made.kinds) == {"normal", "glass"}
 
 
 def test_the_same_seed_gives_the_same_views() -> None:

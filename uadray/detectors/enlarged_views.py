@@ -17,12 +17,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-Kind = Literal["normal", "enlarged_pink", "spindle", "enlarged", "pasted", "pasted_rich"]
+Kind = Literal["normal", "glass", "enlarged_pink", "spindle", "enlarged", "pasted", "pasted_rich"]
 
 SHARES: dict[Kind, int] = {
-    "normal": 1000, "enlarged_pink": 300, "spindle": 300, "enlarged": 800, "pasted": 700, "pasted_rich": 400,
+    "normal": 1000, "glass": 500, "enlarged_pink": 300, "spindle": 300,
+    "enlarged": 800, "pasted": 700, "pasted_rich": 400,
 }  # fmt: skip
-"""How many views of each kind there are, in proportion."""
+"""How many views of each kind there are, in proportion. Glass is not in every training's tiles, and without it the head
+takes what is bright for enlarged."""
+
+GLASS_LEVELS = (225.0, 250.0)
+"""Of bare glass, in all channels."""
 
 PIXEL_SHARPNESS = 0.5
 """Deviation of the Gaussian that stands for the sharpness of an image as it is, in its pixels."""
@@ -109,7 +114,7 @@ def make_views(x: Float[Tensor, "n 3 h w"], *, mpp: float, zoom: tuple[float, fl
     parts = [
         _views_of(kind, pools, count=count, mpp=mpp, zoom=zoom)
         for kind, count in counts(len(x)).items()
-        if (rich.any() or kind in ("normal", "enlarged_pink")) and (pink.any() or kind == "normal")
+        if (rich.any() or kind in ("normal", "glass", "enlarged_pink")) and (pink.any() or kind in ("normal", "glass"))
     ]
     kinds = tuple(kind for part in parts for kind in part.kinds)
     finished = as_scanned(torch.cat([part.x for part in parts]), mpp=mpp)
@@ -120,7 +125,7 @@ def counts(n: int) -> dict[Kind, int]:
     """How many of n views are of each kind, at least one each.
 
     >>> counts(64)
-    {'normal': 18, 'enlarged_pink': 5, 'spindle': 5, 'enlarged': 15, 'pasted': 13, 'pasted_rich': 7}
+    {'normal': 16, 'glass': 8, 'enlarged_pink': 5, 'spindle': 5, 'enlarged': 13, 'pasted': 11, 'pasted_rich': 6}
     """
     total = sum(SHARES.values())
     return {kind: max(1, round(n * share / total)) for kind, share in SHARES.items()}
@@ -255,7 +260,7 @@ def _views_of(kind: Kind, pools: dict[str, Pool], *, count: int, mpp: float, zoo
     """Views of one kind, not yet as a scanner would show them. All parts of a view are of one stain and sharpness."""
     device = pools["any"].hues.device
     sharpness_um = _uniform(count, *SHARPNESS_UM, device=device)
-    sources = "pink" if kind == "enlarged_pink" else "any" if kind == "normal" else "rich"
+    sources = "pink" if kind == "enlarged_pink" else "any" if kind in ("normal", "glass") else "rich"
     first = torch.randint(len(pools[sources].hues), (count,), device=device)
     hues = pools[sources].hues[first]
 
@@ -278,6 +283,9 @@ def _views_of(kind: Kind, pools: dict[str, Pool], *, count: int, mpp: float, zoo
     match kind:
         case "normal":
             return Views(plain(pools["any"].tiles[first]), zeros, kinds)
+        case "glass":
+            levels = _uniform(count, *GLASS_LEVELS, device=device)[:, None, None, None]
+            return Views((levels / 127.5 - 1).expand(-1, 3, *zeros.shape[2:]), zeros, kinds)
         case "enlarged_pink":
             return Views(enlarged(even), zeros, kinds)
         case "spindle":
