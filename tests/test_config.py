@@ -183,3 +183,10 @@ def test_bad_files(tmp_path: Path, content: bytes, expected: str) -> None:
 
 def test_missing_file(tmp_path: Path) -> None:
     assert _refusal(tmp_path / "none.yaml").endswith("none.yaml: No such file or directory")
+
+
+def test_a_training_may_see_tiles_that_are_not_scored() -> None:
+    given = {"name": "toy", "detector": {"kind": "dpa"}, "tiles": {"mpp": 1.0, "tile_px": 64, "min_tissue": 0.4}}
+    assert TrainConfig.model_validate(given).trained_tiles.min_tissue == 0.4
+    config = TrainConfig.model_validate(given | {"train_min_tissue": 0})
+    assert (config.trained_tiles.min_tissue, config.tiles.min_tissue) == (0, 0.4)

@@ -32,7 +32,7 @@ def x() -> Tensor:
     """Eight pictures, two of them as pink as eosin, two as dark as nuclei, so that every detector learns of them."""
     pictures, pink, dark = smooth_pictures(), torch.tensor([0.8, 0.2, 0.6]), torch.tensor([-0.4, -0.7, 0.0])
     for place, colour in ((slice(0, 2), pink), (slice(2, 4), dark)):
-        pictures[place] = 0.1 * pictures[place] + colour[:, None, None]
+        pictures[place] = 0.25 * pictures[place] + colour[:, None, None]
     return pictures
 
 

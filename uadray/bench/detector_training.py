@@ -121,7 +121,7 @@ def trained(config: TrainConfig, tiles: Pixels, *, minutes: float, device: str) 
     began_s, wall_began, cpu_began = now_s(), time.perf_counter(), time.process_time()
     for name in borrowed_weights(config):
         weights.ensure(name)
-    with_tissue = SPEC.model_copy(update={"min_tissue": config.tiles.min_tissue})
+    with_tissue = SPEC.model_copy(update={"min_tissue": config.trained_tiles.min_tissue})
     usable_tiles = resampled(np.stack([tile for tile in tiles if enough_tissue(tile, with_tissue)]), config.tiles.mpp)
     if usable_tiles.shape[1] < config.input_px:
         raise InputError(

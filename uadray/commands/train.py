@@ -100,7 +100,7 @@ def train(
 
 def _trained_here(config: TrainConfig, data: str, out: str, listener: Listener) -> Trained:
     tiles = training_tiles(
-        data, tiles=config.tiles, input_px=config.input_px, tiles_per_slide=config.tiles_per_slide,
+        data, tiles=config.trained_tiles, input_px=config.input_px, tiles_per_slide=config.tiles_per_slide,
         label=config.train_label, seed=config.seed, survey_each=in_threads, split=config.train_split,
         seen_before=given.seen_before(config),
     )  # fmt: skip
@@ -115,7 +115,7 @@ def _trained_on_ray(config: TrainConfig, data: str, out: str, listener: Listener
     from uadray.training.worker import fit
 
     tiles = training_data(
-        data, tiles=config.tiles, input_px=config.input_px, tiles_per_slide=config.tiles_per_slide,
+        data, tiles=config.trained_tiles, input_px=config.input_px, tiles_per_slide=config.tiles_per_slide,
         label=config.train_label, n_tiles=config.tiles_needed, seed=config.seed, stain_augment=config.stain_augment,
         nodes=nodes, split=config.train_split, seen_before=given.seen_before(config),
     )  # fmt: skip
@@ -137,7 +137,8 @@ def _write(
     config: TrainConfig, out: str, networks: Networks, last: Line, tiles: TileSpec, description: dict[str, Any]
 ) -> Bundle | GeneratorBundle:
     common = {
-        "name": config.name, "tiles": tiles, "training_data": description | given.parts_of(config),
+        "name": config.name, "tiles": tiles.model_copy(update={"min_tissue": config.tiles.min_tissue}),
+        "training_data": description | given.parts_of(config),
         "metrics": {k: v for k, v in last.items() if isinstance(v, int | float)},
         "commit": provenance.commit(), "licences": given.licences(config),
     }  # fmt: skip

@@ -9,7 +9,7 @@ anomalies in general. What does not enlarge nuclei is not found.
 Different from those papers: the network is frozen, and the head has no solver. Features of cells of 8 um are seen once;
 the head's weights are the difference of the means of enlarged and normal cells over the variance of normal ones, by
 channel: a diagonal discriminant analysis (Bickel and Levina 2004, https://doi.org/10.3150/bj/1106314847). The
-directions in which tiles of different scanners and laboratories lie apart are projected out of them: hue, sharpness,
+directions in which tiles of different scanners and laboratories lie apart are projected out of them: sharpness,
 thickness, tint (nuisance attribute projection, Solomonoff et al. 2005, https://doi.org/10.1109/ICASSP.2005.1415189).
 
 A density of normal features does not do: normal tissue (fat, blood, stroma) is broader than tumour, and rare normal
@@ -34,7 +34,6 @@ from uadray.detectors.enlarged_views import (
     Kind,
     Views,
     blurred,
-    hue,
     make_views,
     scanner_pair,
 )
@@ -116,7 +115,6 @@ class Head(nn.Module):
     bias: Tensor
     normals: Tensor
     enlarged: Tensor
-    hues: Tensor
     changes: Tensor
     scores: Tensor
 
@@ -126,7 +124,6 @@ class Head(nn.Module):
         self.register_buffer("bias", torch.zeros(()))
         self.register_buffer("normals", torch.zeros(heads, 1 + 2 * channels, dtype=torch.float64))
         self.register_buffer("enlarged", torch.zeros(heads, 1 + 2 * channels, dtype=torch.float64))
-        self.register_buffer("hues", torch.zeros(3 + 2 * channels, dtype=torch.float64))
         self.register_buffer("changes", torch.zeros(len(CHANGES), 1 + channels, dtype=torch.float64))
         self.register_buffer("scores", torch.zeros(3, dtype=torch.float64))
 
@@ -137,7 +134,6 @@ class Head(nn.Module):
     def fit(self) -> None:
         """Set the weights to the mean of the heads that have seen both kinds of cells; they stay 0 where none has."""
         nuisance = [sums[1:] / sums[0] for sums in self.changes if sums[0] > 0]
-        nuisance += [slope_of(self.hues)] if self.hues[0] > 0 else []
         weights = [
             projected((mean_of(enlarged) - mean_of(normal)) / variance_of(normal), variance_of(normal), nuisance)
             for normal, enlarged in zip(self.normals, self.enlarged, strict=True)
@@ -172,22 +168,6 @@ def variance_of(sums: Tensor) -> Tensor:
     variance = sums[1 + (len(sums) - 1) // 2 :] / sums[0] - mean_of(sums).square()
     clamped: Tensor = variance.clamp_min(1e-12)
     return clamped
-
-
-def slope_sums(features: Float[Tensor, "n c"], values: Float[Tensor, " n"]) -> Float[Tensor, " s"]:
-    """What a regression of features on values needs, [3 + 2 C] in float64."""
-    features, values = features.double(), values.double()
-    counts = torch.stack([torch.ones_like(values).sum(), values.sum(), values.square().sum()])
-    return torch.cat([counts, features.sum(0), values @ features])
-
-
-def slope_of(sums: Float[Tensor, " s"]) -> Float[Tensor, " c"]:
-    """By how much the features change with the value, of `slope_sums`."""
-    count, total, squares = sums[:3]
-    features, products = sums[3:].chunk(2)
-    spread = (squares - total.square() / count).clamp_min(1e-12)
-    slope: Tensor = (products - total * features / count) / spread
-    return slope
 
 
 def projected(
@@ -332,18 +312,16 @@ class Trainee:
         return {"separation": separation(sums[0], sums[1], self.head.weight)}
 
     def see_scanners(self, x: Tensor) -> dict[str, float]:
-        """Count how the features of tiles go with their hue, and what one of `CHANGES` does to them."""
+        """Count what one of `CHANGES` does to the features of tiles."""
         number = self.counts["steps"] % len(CHANGES)
         self.counts["steps"] += 1
         one, other = scanner_pair(x, CHANGES[number], mpp=self.config.mpp)
-        plain, one, other = (self.features(tiles).mean((2, 3)) for tiles in (x, one, other))
-        difference = (one - other).double()
-        sums = [slope_sums(plain, hue(x)), torch.cat([difference.new_tensor([len(x)]), difference.sum(0)])]
-        self.average(sums)
-        self.head.hues += sums[0]
-        self.head.changes[number] += sums[1]
+        one, other = (self.features(tiles).mean((2, 3)).double() for tiles in (one, other))
+        sums = torch.cat([one.new_tensor([len(x)]), (one - other).sum(0)])
+        self.average([sums])
+        self.head.changes[number] += sums
         self.head.fit()
-        return {CHANGES[number]: float(difference.mean(0).norm() / plain.mean(0).norm())}
+        return {CHANGES[number]: float((one - other).mean(0).norm() / other.mean(0).norm())}
 
     def see_scores(self, x: Tensor) -> dict[str, float]:
         """Count the scores of normal tiles, and scale the head by all that have been counted."""

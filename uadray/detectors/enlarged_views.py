@@ -20,14 +20,14 @@ from torch.nn import functional as F
 Kind = Literal["normal", "glass", "enlarged_pink", "spindle", "enlarged", "pasted", "pasted_rich"]
 
 SHARES: dict[Kind, int] = {
-    "normal": 1000, "glass": 500, "enlarged_pink": 300, "spindle": 300,
+    "normal": 1000, "glass": 400, "enlarged_pink": 300, "spindle": 300,
     "enlarged": 800, "pasted": 700, "pasted_rich": 400,
 }  # fmt: skip
 """How many views of each kind there are, in proportion. Glass is not in every training's tiles, and without it the head
 takes what is bright for enlarged."""
 
-GLASS_LEVELS = (225.0, 250.0)
-"""Of bare glass, in all channels."""
+GLASS_LEVELS, GLASS_SPREAD = (225.0, 250.0), 8.0
+"""Of bare glass, in all channels; tiles whose green has a smaller deviation are glass: no views are made of them."""
 
 PIXEL_SHARPNESS = 0.5
 """Deviation of the Gaussian that stands for the sharpness of an image as it is, in its pixels."""
@@ -99,7 +99,7 @@ class Pool:
 
 
 def make_views(x: Float[Tensor, "n 3 h w"], *, mpp: float, zoom: tuple[float, float]) -> Views:
-    """As many views as there are tiles, of the kinds and in the proportions of `SHARES`.
+    """As many views as there are tiles, or about so many, of the kinds and in the proportions of `SHARES`.
 
     Where no tile is rich in nuclei, or none is pink, those views are left out that would need one.
 
@@ -108,12 +108,15 @@ def make_views(x: Float[Tensor, "n 3 h w"], *, mpp: float, zoom: tuple[float, fl
         mpp: of the tiles, um/px.
         zoom: range of the magnification of enlarged nuclei.
     """
+    n = len(x)
+    tissue = x[127.5 * x[:, 1].flatten(1).std(1) > GLASS_SPREAD]
+    x = tissue if len(tissue) else x
     rich, pink = tissue_kinds(x, mpp=mpp)
     hues = hue(x)
     pools = {"any": Pool(x, hues), "rich": Pool(x[rich], hues[rich]), "pink": Pool(x[pink], hues[pink])}
     parts = [
         _views_of(kind, pools, count=count, mpp=mpp, zoom=zoom)
-        for kind, count in counts(len(x)).items()
+        for kind, count in counts(n).items()
         if (rich.any() or kind in ("normal", "glass", "enlarged_pink")) and (pink.any() or kind in ("normal", "glass"))
     ]
     kinds = tuple(kind for part in parts for kind in part.kinds)
@@ -125,7 +128,7 @@ def counts(n: int) -> dict[Kind, int]:
     """How many of n views are of each kind, at least one each.
 
     >>> counts(64)
-    {'normal': 16, 'glass': 8, 'enlarged_pink': 5, 'spindle': 5, 'enlarged': 13, 'pasted': 11, 'pasted_rich': 6}
+    {'normal': 16, 'glass': 7, 'enlarged_pink': 5, 'spindle': 5, 'enlarged': 13, 'pasted': 11, 'pasted_rich': 7}
     """
     total = sum(SHARES.values())
     return {kind: max(1, round(n * share / total)) for kind, share in SHARES.items()}

@@ -19,9 +19,11 @@ class TrainConfig(Config):
         name: of the bundle, for people.
         detector: which, and how large.
         generator: which, and how large, where a generator alone is trained; there is no detector then.
-        tiles: how slides are cut and prepared; of a tile set, only `min_tissue` and `mpp` are used.
+        tiles: how slides are cut and prepared; of a tile set, only `mpp` and the least tissue are used.
         train_label: slides or tiles with this label (or none) are trained on.
         train_split: of a slide manifest, only the slides of this split are trained on; None takes all.
+        train_min_tissue: tiles with a smaller fraction of tissue are not trained on; `tiles.min_tissue` unless given.
+            Less than that shows a detector what lies around the tissue that it will score.
         tiles_per_slide: random tiles a slide and pass, drawn anew for every pass; None for all. Of slides alone: a tile
             set has what `uadray tile` put there.
         epochs: how often a checkpoint is written; an epoch is `steps_per_epoch` steps, whatever the data's size.
@@ -43,6 +45,7 @@ class TrainConfig(Config):
     tiles: TileSpec
     train_label: str = "normal"
     train_split: str | None = None
+    train_min_tissue: float | None = Field(default=None, ge=0, le=1)
     tiles_per_slide: int | None = Field(default=None, ge=1)
     epochs: int = Field(default=10, ge=1)
     steps_per_epoch: int = Field(default=100, ge=1)
@@ -78,6 +81,12 @@ class TrainConfig(Config):
     def input_px(self) -> int:
         """Side of the crops that the networks take."""
         return int(getattr(self, self.section).input_px)
+
+    @property
+    def trained_tiles(self) -> TileSpec:
+        """How the tiles are cut that are trained on: `tiles` with `train_min_tissue`."""
+        least = self.tiles.min_tissue if self.train_min_tissue is None else self.train_min_tissue
+        return self.tiles.model_copy(update={"min_tissue": least})
 
     def tiles_taken(self, epochs: int) -> int:
         """Tiles that all workers have taken together after so many epochs, those for the normalisation included."""
