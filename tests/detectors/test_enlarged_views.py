@@ -7,61 +7,24 @@ import numpy as np
 import pytest
 import torch
 from networks_watch import smooth_pictures
+from nuclei_tiles import spots
 from torch import Tensor
 
 from uadray.detectors import enlarged_views as views
+from uadray.detectors.scanners import blurred
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
-
-
-def _spots(n: int, side_px: int, *, mpp: float, diameter_um: float = 7.0, spacing_um: float = 10.0) -> Tensor:
-    """[n, 3, side, side] Pink tiles with round dark nuclei on a square lattice."""
-    y, x = np.mgrid[:side_px, :side_px] * mpp
-    offsets = np.random.default_rng(0).uniform(0, spacing_um, (n, 2))
-    tiles = []
-    for dy, dx in offsets:
-        dy_um, dx_um = ((axis + d) % spacing_um - spacing_um / 2 for axis, d in ((y, dy), (x, dx)))
-        inside = (np.hypot(dy_um, dx_um) < diameter_um / 2)[..., None]
-        tiles.append(np.where(inside, (90, 50, 140), (230, 170, 210)))
-    return torch.tensor(np.stack(tiles), dtype=torch.float32).permute(0, 3, 1, 2) / 127.5 - 1
-
-
-def test_optical_density_and_back() -> None:
-    x = torch.rand(2, 3, 8, 8) * 2 - 1
-    levels = 127.5 * (x + 1)
-    assert torch.allclose(views.optical_density(x), -torch.log((levels + 1) / 256), atol=1e-5)
-    assert torch.allclose(views.from_density(views.optical_density(x)), x, atol=1e-5)
 
 
 @pytest.mark.parametrize("mpp", [0.972, 0.5])
 def test_tiles_rich_in_nuclei_and_pink_ones_are_told_apart_at_any_mpp(mpp: float) -> None:
     side_px = round(93.3 / mpp)
-    rich = _spots(2, side_px, mpp=mpp)
-    pink = _spots(2, side_px, mpp=mpp, diameter_um=2.5, spacing_um=25)
+    rich = spots(2, side_px, mpp=mpp)
+    pink = spots(2, side_px, mpp=mpp, diameter_um=2.5, spacing_um=25)
     glass = torch.full((1, 3, side_px, side_px), 0.9)
     is_rich, is_pink = views.tissue_kinds(torch.cat([rich, pink, glass]), mpp=mpp)
     assert is_rich.tolist() == [True, True, False, False, False]
     assert is_pink.tolist() == [False, False, True, True, False]
-
-
-@pytest.mark.parametrize("sigma_px", [0.5, 0.866, 2.0])
-def test_blur_is_that_of_opencv(sigma_px: float) -> None:
-    x = torch.rand(1, 1, 40, 50)
-    ours = views.blurred(x, torch.tensor([sigma_px]))[0, 0].numpy()
-    radius = math.ceil(3 * sigma_px)
-    theirs = cv2.GaussianBlur(x[0, 0].numpy(), (2 * radius + 1,) * 2, sigma_px, borderType=cv2.BORDER_REFLECT_101)
-    assert np.abs(ours - theirs).max() < 1e-5
-
-
-def test_each_image_is_blurred_by_its_own_deviation() -> None:
-    x = torch.rand(3, 2, 32, 32)
-    sigmas = torch.tensor([0.1, 0.7, 1.5])
-    together = views.blurred(x, sigmas)
-    assert torch.equal(together[0], x[0])
-    for i in (1, 2):
-        # the kernel of the widest is cut off at its own 3 deviations, that of a narrower one further out
-        alone = views.blurred(x[i : i + 1], sigmas[i : i + 1])[0]
-        assert (together[i] - alone).abs().max() < 5e-3
 
 
 def test_magnified_about_the_centre_is_what_opencv_makes_of_the_same_blur() -> None:
@@ -101,7 +64,7 @@ def test_a_view_is_as_sharp_whatever_its_zoom() -> None:
     torch.manual_seed(0)
     edge = torch.full((1, 3, 96, 96), -0.8)
     edge[..., 48:] = 0.8
-    edge = views.blurred(edge, torch.tensor([0.5]))  # an image is as sharp as half a pixel
+    edge = blurred(edge, torch.tensor([0.5]))  # an image is as sharp as half a pixel
     widths = []
     for zoom in (0.8, 1.0, 1.4, 2.2):
         view = views.magnified(edge, torch.full((1, 2), zoom), sharpness_um=torch.tensor([1.1]), mpp=0.972)
@@ -134,7 +97,7 @@ def test_blobs_cover_what_they_should_with_soft_edges() -> None:
 
 def test_views_of_a_batch_come_in_their_proportions() -> None:
     torch.manual_seed(0)
-    tiles = torch.cat([_spots(6, 96, mpp=0.972), _spots(4, 96, mpp=0.972, diameter_um=2.5, spacing_um=25)])
+    tiles = torch.cat([spots(6, 96, mpp=0.972), spots(4, 96, mpp=0.972, diameter_um=2.5, spacing_um=25)])
     made = views.make_views(tiles, mpp=0.972, zoom=(1.4, 2.2))
     expected = [kind for kind, count in views.counts(10).items() for _ in range(count)]
     assert list(made.kinds) == expected
@@ -147,23 +110,14 @@ def test_views_of_a_batch_come_in_their_proportions() -> None:
 
 
 def test_without_pink_tiles_there_are_only_normal_views() -> None:
-    made = views.make_views(_spots(8, 96, mpp=0.972), mpp=0.972, zoom=(1.4, 2.2))
+    made = views.make_views(spots(8, 96, mpp=0.972), mpp=0.972, zoom=(1.4, 2.2))
     assert set(made.kinds) == {"normal", "glass"}
 
 
 def test_the_same_seed_gives_the_same_views() -> None:
-    tiles = torch.cat([_spots(6, 96, mpp=0.972), _spots(4, 96, mpp=0.972, diameter_um=2.5, spacing_um=25)])
+    tiles = torch.cat([spots(6, 96, mpp=0.972), spots(4, 96, mpp=0.972, diameter_um=2.5, spacing_um=25)])
     made = []
     for _ in range(2):
         torch.manual_seed(5)
         made.append(views.make_views(tiles, mpp=0.972, zoom=(1.4, 2.2)).x)
     assert torch.equal(*made)
-
-
-def test_scanners_change_colours_and_not_structure() -> None:
-    torch.manual_seed(0)
-    x = _spots(8, 64, mpp=0.972)
-    seen = views.as_scanned(x, mpp=0.972)
-    assert (seen - x).abs().mean() > 0.02
-    for before, after in zip(x.flatten(1), seen.flatten(1), strict=True):
-        assert float(torch.corrcoef(torch.stack([before, after]))[0, 1]) > 0.85

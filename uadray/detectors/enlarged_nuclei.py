@@ -7,10 +7,8 @@ What it assumes: **nuclei grow, become paler, and stand in pink surroundings.** 
 anomalies in general. What does not enlarge nuclei is not found.
 
 Different from those papers: the network is frozen, and the head has no solver. Features of cells of 8 um are seen once;
-the head's weights are the difference of the means of enlarged and normal cells over the variance of normal ones, by
-channel: a diagonal discriminant analysis (Bickel and Levina 2004, https://doi.org/10.3150/bj/1106314847). The
-directions in which tiles of different scanners and laboratories lie apart are projected out of them: sharpness,
-thickness, tint (nuisance attribute projection, Solomonoff et al. 2005, https://doi.org/10.1109/ICASSP.2005.1415189).
+the head's weights follow from their means and variances, and do not respond to the sharpness, thickness and tint in
+which scanners and laboratories differ (`uadray.detectors.cell_head`).
 
 A density of normal features does not do: normal tissue (fat, blood, stroma) is broader than tumour, and rare normal
 tissue is flagged first.
@@ -27,17 +25,11 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from uadray import config as configuration
+from uadray.detectors.cell_head import Head, separation, sums_of
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble, no_picture
-from uadray.detectors.enlarged_views import (
-    CHANGES,
-    PIXEL_SHARPNESS,
-    Kind,
-    Views,
-    blurred,
-    make_views,
-    scanner_pair,
-)
+from uadray.detectors.enlarged_views import Kind, Views, make_views
 from uadray.detectors.latents import Latent
+from uadray.detectors.scanners import CHANGES, PIXEL_SHARPNESS, blurred, scanner_pair
 from uadray.detectors.trainee import Average, UnsuitableTilesError
 from uadray.networks.backbones import build_backbone
 from uadray.networks.outline import Networks
@@ -101,85 +93,6 @@ class Config(configuration.Config):
     def side_px(self) -> int:
         """Side of what the backbone sees."""
         return max(1, round(self.input_px * self.mpp / self.backbone_mpp / SIDE_MULTIPLE)) * SIDE_MULTIPLE
-
-
-class Head(nn.Module):
-    """One linear unit on a cell's features, with the sums that it was told from, one row a head of `Config.heads`.
-
-    Attributes:
-        weight: [C], the mean of the heads.
-        bias: such that normal tiles have a mean score of 0, and the weights such that they have a deviation of 1.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    normals: Tensor
-    enlarged: Tensor
-    changes: Tensor
-    scores: Tensor
-
-    def __init__(self, channels: int, heads: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.zeros(channels))
-        self.register_buffer("bias", torch.zeros(()))
-        self.register_buffer("normals", torch.zeros(heads, 1 + 2 * channels, dtype=torch.float64))
-        self.register_buffer("enlarged", torch.zeros(heads, 1 + 2 * channels, dtype=torch.float64))
-        self.register_buffer("changes", torch.zeros(len(CHANGES), 1 + channels, dtype=torch.float64))
-        self.register_buffer("scores", torch.zeros(3, dtype=torch.float64))
-
-    def forward(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n h w"]:
-        """How enlarged the nuclei of each cell look."""
-        return torch.einsum("nchw,c->nhw", z, self.weight) + self.bias
-
-    def fit(self) -> None:
-        """Set the weights to the mean of the heads that have seen both kinds of cells; they stay 0 where none has."""
-        nuisance = [sums[1:] / sums[0] for sums in self.changes if sums[0] > 0]
-        weights = [
-            projected((mean_of(enlarged) - mean_of(normal)) / variance_of(normal), variance_of(normal), nuisance)
-            for normal, enlarged in zip(self.normals, self.enlarged, strict=True)
-            if normal[0] > 0 and enlarged[0] > 0
-        ]
-        if weights:
-            self.weight.copy_(torch.stack(weights).mean(0))
-        self.bias.zero_()
-
-    def scale(self) -> None:
-        """Give scores of normal tiles, counted with the weights of `fit`, a mean of 0 and a deviation of 1."""
-        count, total, squares = self.scores
-        mean = total / count
-        deviation = (squares / count - mean.square()).clamp_min(1e-24).sqrt()
-        self.weight.div_(deviation)
-        self.bias.copy_(-mean / 2 / deviation)  # a score is the sum of two means of cells: the bias counts twice
-
-
-def sums_of(cells: Float[Tensor, "m c"], weights: Float[Tensor, " m"]) -> Float[Tensor, " s"]:
-    """Count, sums and sums of squares of the cells, [1 + 2 C] in float64."""
-    cells, weights = cells.double(), weights.double()
-    return torch.cat([weights.sum()[None], weights @ cells, weights @ cells.square()])
-
-
-def mean_of(sums: Tensor) -> Tensor:
-    """[C] of `sums_of`."""
-    return sums[1 : 1 + (len(sums) - 1) // 2] / sums[0]
-
-
-def variance_of(sums: Tensor) -> Tensor:
-    """[C] of `sums_of`."""
-    variance = sums[1 + (len(sums) - 1) // 2 :] / sums[0] - mean_of(sums).square()
-    clamped: Tensor = variance.clamp_min(1e-12)
-    return clamped
-
-
-def projected(
-    weight: Float[Tensor, " c"], variance: Float[Tensor, " c"], directions: list[Tensor]
-) -> Float[Tensor, " c"]:
-    """The weights nearest to `weight`, in the metric of the variance, that do not respond to any of the directions."""
-    if not directions:
-        return weight
-    d = torch.stack(directions, 1)
-    whitened = d / variance[:, None]
-    allowed: Tensor = weight - whitened @ torch.linalg.lstsq(d.mT @ whitened, d.mT @ weight).solution
-    return allowed
 
 
 class CellFeatures:
@@ -353,15 +266,3 @@ def cell_labels(views: Views, cells: int) -> tuple[Float[Tensor, "n h w"], Float
     counted: dict[Kind, float] = {"pasted": 0.0}
     has_normals = torch.tensor([counted.get(kind, 1.0) for kind in views.kinds], device=share.device)
     return (share < OUTSIDE).float() * has_normals[:, None, None], (share > INSIDE).float()
-
-
-def separation(normal: Tensor, enlarged: Tensor, weight: Tensor) -> float:
-    """Difference of the mean scores of enlarged and normal cells, over the deviation that independent channels give.
-
-    0 where a batch has none of one kind.
-    """
-    if not (normal[0] > 0 and enlarged[0] > 0):
-        return 0.0
-    w = weight.double()
-    difference = w @ (mean_of(enlarged) - mean_of(normal))
-    return float(difference / (w.square() @ variance_of(normal)).clamp_min(1e-24).sqrt())

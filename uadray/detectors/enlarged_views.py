@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from uadray.detectors.scanners import PIXEL_SHARPNESS, as_scanned, blurred, from_density, optical_density, uniform
+
 Kind = Literal["normal", "glass", "enlarged_pink", "spindle", "enlarged", "pasted", "pasted_rich"]
 
 SHARES: dict[Kind, int] = {
@@ -29,9 +31,6 @@ takes what is bright for enlarged."""
 GLASS_LEVELS, GLASS_SPREAD = (225.0, 250.0), 8.0
 """Of bare glass, in all channels; tiles whose green has a smaller deviation are glass: no views are made of them."""
 
-PIXEL_SHARPNESS = 0.5
-"""Deviation of the Gaussian that stands for the sharpness of an image as it is, in its pixels."""
-
 SHARPNESS_UM = (0.875, 1.166)
 """Deviation of the Gaussian that stands for the sharpness of a view."""
 
@@ -43,24 +42,16 @@ RICH, PINK, PINK_GREEN = 0.2, 0.15, 190.0
 is below the level given: neither fat nor glass."""
 
 PLAIN_ZOOM, STRETCH = (0.8, 1.12), (1.6, 2.8)
-NUCLEI_WEIGHT = (0.3, 0.7)
-OFFSET_UM = 7.8
+"""Magnification of what is not enlarged, and of spindle nuclei along their axis."""
+
+NUCLEI_WEIGHT, OFFSET_UM = (0.3, 0.7), 7.8
+"""Share of the enlarged nuclei in the mixture with pink tissue, and how far from a tile's centre they are taken."""
+
 BLOB_UM, BLOB_AREA, BLOB_EDGE = 23.0, (0.2, 0.7), 0.15
-NOISE_LEVELS, EXTRA_BLUR_UM, LEAST_BLUR_UM, TINT_OD = 2.0, 0.58, 0.24, 0.05
-STAIN_SPREAD, CHANNEL_SPREAD, TOTAL_SPREAD = (0.2, 0.2, 0.1), 0.1, 0.12
+"""Size of what is pasted, the part of a view that it covers, and how soft its edge is."""
 
 LEAST_COLOUR = 20.0
 """Levels between the highest and the lowest channel of a pixel that has a colour."""
-
-Change = Literal["sharpness", "thickness", "tint"]
-CHANGES: tuple[Change, ...] = ("sharpness", "thickness", "tint")
-UNSHARP_SIGMA_UM, THICKER, VEIL_OD = 0.875, 1.2, 0.08
-"""What scanners and laboratories are taken to differ in, and by how much, see `scanner_pair`."""
-
-STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
-"""Optical density of red, green and blue of haematoxylin, eosin and a residual (Ruifrok and Johnston 2001)."""
-
-BLACK_OD = math.log(256.0)
 
 
 @dataclass(frozen=True)
@@ -134,16 +125,6 @@ def counts(n: int) -> dict[Kind, int]:
     return {kind: max(1, round(n * share / total)) for kind, share in SHARES.items()}
 
 
-def optical_density(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """-ln of the transmitted share of light, of x in [-1, 1]; white has a density of 0."""
-    return BLACK_OD - torch.log((127.5 * (x + 1)).clamp(0, 255) + 1)
-
-
-def from_density(density: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """The inverse of `optical_density`, in [-1, 1]."""
-    return ((torch.exp(BLACK_OD - density) - 1) / 127.5 - 1).clamp(-1, 1)
-
-
 def tissue_kinds(x: Float[Tensor, "n 3 h w"], *, mpp: float) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]:
     """Which tiles are rich in nuclei, and which are pink: hardly a nucleus, and neither fat nor glass."""
     height, width = x.shape[2:]
@@ -160,27 +141,6 @@ def hue(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
     levels = 127.5 * (x + 1)
     has_colour = (levels.amax(1) - levels.amin(1) > LEAST_COLOUR).float()
     return ((levels[:, 2] - levels[:, 0]) * has_colour).sum((1, 2)) / has_colour.sum((1, 2)).clamp_min(1)
-
-
-def scanner_pair(
-    x: Float[Tensor, "n 3 h w"], change: Change, *, mpp: float
-) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]]:
-    """Tiles as two scanners, or two laboratories, would show them, which differ in one thing.
-
-    Args:
-        x: tiles in [-1, 1].
-        change: `sharpness`: under an unsharp mask, and blurred; `thickness`: of a section that takes up more stain, and
-            as they are; `tint`: with a veil over all channels, and as they are.
-        mpp: of the tiles, um/px.
-    """
-    match change:
-        case "sharpness":
-            soft = blurred(x, torch.full((len(x),), UNSHARP_SIGMA_UM / mpp, device=x.device))
-            return (2 * x - soft).clamp(-1, 1), soft
-        case "thickness":
-            return from_density(THICKER * optical_density(x)), x
-        case "tint":
-            return from_density(optical_density(x) + VEIL_OD), x
 
 
 def magnified(
@@ -212,82 +172,47 @@ def magnified(
     return F.grid_sample(x, grid, mode="bicubic", padding_mode="reflection", align_corners=False).clamp(-1, 1)
 
 
-def blurred(x: Float[Tensor, "n c h w"], sigma_px: Float[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
-    """Each image under a Gaussian of its own deviation, borders reflected; one below 0.2 px leaves it as it is."""
-    n, channels, height, width = x.shape
-    radius = min(math.ceil(3 * float(sigma_px.max())), min(height, width) - 1)
-    if radius < 1:
-        return x
-    offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
-    kernels = torch.exp(-0.5 * (offsets / sigma_px.to(x.dtype).clamp_min(1e-3)[:, None]).square())
-    kernels = torch.where((sigma_px < 0.2)[:, None], (offsets == 0).to(x.dtype), kernels)
-    kernels = (kernels / kernels.sum(1, keepdim=True)).repeat_interleave(channels, 0)
-    flat = F.pad(x.reshape(1, n * channels, height, width), (radius,) * 4, mode="reflect")
-    flat = F.conv2d(flat, kernels[:, None, :, None], groups=n * channels)
-    return F.conv2d(flat, kernels[:, None, None, :], groups=n * channels).reshape(x.shape)
-
-
 def soft_blobs(n: int, size: tuple[int, int], *, mpp: float, device: torch.device) -> Float[Tensor, "n 1 h w"]:
     """Masks of random smooth shapes that cover `BLOB_AREA` of the view, with soft edges; 1 inside."""
     cells = [max(2, round(side * mpp / BLOB_UM)) for side in size]
     coarse = torch.randn(n, 1, *cells, device=device)
     field = F.interpolate(coarse, size=size, mode="bicubic", align_corners=False)
-    area = _uniform(n, *BLOB_AREA, device=device)
+    area = uniform(n, *BLOB_AREA, device=device)
     ordered = field.flatten(1).sort(1, descending=True).values
     level = ordered.gather(1, (area * (ordered.shape[1] - 1)).long()[:, None])
     spread = field.flatten(1).std(1, keepdim=True)
     return torch.sigmoid((field.flatten(1) - level) / (BLOB_EDGE * spread)).reshape(n, 1, *size)
 
 
-def as_scanned(x: Float[Tensor, "n 3 h w"], *, mpp: float) -> Float[Tensor, "n 3 h w"]:
-    """Each view as some scanner and some laboratory would show it: noise, blur, amounts of stain, tint."""
-    n, device = len(x), x.device
-    noise = torch.randn_like(x) * (_uniform(n, 0, NOISE_LEVELS, device=device) / 127.5)[:, None, None, None]
-    blur_um = _uniform(n, 0, EXTRA_BLUR_UM, device=device)
-    x = blurred(x + noise, torch.where(blur_um > LEAST_BLUR_UM, blur_um, 0) / mpp)
-    density = optical_density(x.clamp(-1, 1))
-    stains = torch.tensor(STAINS, device=device)
-    stains = stains / stains.norm(dim=1, keepdim=True)
-    amounts = torch.exp(torch.randn(n, 3, device=device) * torch.tensor(STAIN_SPREAD, device=device))
-    channels = torch.exp(
-        torch.randn(n, 3, device=device) * CHANNEL_SPREAD + torch.randn(n, 1, device=device) * TOTAL_SPREAD
-    )
-    # one 3 x 3 matrix a view: apart into stains, scaled, together again, scaled by channel
-    mixing = torch.linalg.inv(stains) @ torch.diag_embed(amounts) @ stains @ torch.diag_embed(channels)
-    tint = torch.rand(n, 3, device=device) * TINT_OD
-    scaled = torch.einsum("nchw,ncd->ndhw", density, mixing) + tint[:, :, None, None]
-    return from_density(scaled)
-
-
 def _views_of(kind: Kind, pools: dict[str, Pool], *, count: int, mpp: float, zoom: tuple[float, float]) -> Views:
     """Views of one kind, not yet as a scanner would show them. All parts of a view are of one stain and sharpness."""
     device = pools["any"].hues.device
-    sharpness_um = _uniform(count, *SHARPNESS_UM, device=device)
+    sharpness_um = uniform(count, *SHARPNESS_UM, device=device)
     sources = "pink" if kind == "enlarged_pink" else "any" if kind in ("normal", "glass") else "rich"
     first = torch.randint(len(pools[sources].hues), (count,), device=device)
     hues = pools[sources].hues[first]
 
     def plain(tiles: Tensor) -> Tensor:
-        scale = _uniform(count, *PLAIN_ZOOM, device=device)[:, None].expand(-1, 2)
+        scale = uniform(count, *PLAIN_ZOOM, device=device)[:, None].expand(-1, 2)
         return magnified(tiles, scale, sharpness_um=sharpness_um, mpp=mpp)
 
     def enlarged(scale: Tensor) -> Tensor:
         tiles = pools[sources].tiles[first]
         nuclei = magnified(tiles, scale, sharpness_um=sharpness_um, mpp=mpp, offset_um=OFFSET_UM)
-        weight = _uniform(count, *NUCLEI_WEIGHT, device=device)[:, None, None, None]
+        weight = uniform(count, *NUCLEI_WEIGHT, device=device)[:, None, None, None]
         around = plain(pools["pink"].like(hues))
         return from_density(weight * optical_density(nuclei) + (1 - weight) * optical_density(around))
 
-    logs = _uniform(count, math.log(zoom[0]), math.log(zoom[1]), device=device)
+    logs = uniform(count, math.log(zoom[0]), math.log(zoom[1]), device=device)
     even = torch.exp(logs)[:, None].expand(-1, 2)
-    one_way = torch.stack([_uniform(count, *STRETCH, device=device), torch.ones_like(hues)], 1)
+    one_way = torch.stack([uniform(count, *STRETCH, device=device), torch.ones_like(hues)], 1)
     zeros = pools["any"].tiles.new_zeros(count, 1, *pools["any"].tiles.shape[2:])
     kinds = (kind,) * count
     match kind:
         case "normal":
             return Views(plain(pools["any"].tiles[first]), zeros, kinds)
         case "glass":
-            levels = _uniform(count, *GLASS_LEVELS, device=device)[:, None, None, None]
+            levels = uniform(count, *GLASS_LEVELS, device=device)[:, None, None, None]
             return Views((levels / 127.5 - 1).expand(-1, 3, *zeros.shape[2:]), zeros, kinds)
         case "enlarged_pink":
             return Views(enlarged(even), zeros, kinds)
@@ -299,10 +224,6 @@ def _views_of(kind: Kind, pools: dict[str, Pool], *, count: int, mpp: float, zoo
             mask = soft_blobs(count, (zeros.shape[2], zeros.shape[3]), mpp=mpp, device=device)
             around = plain(pools["any" if kind == "pasted" else "rich"].like(hues))
             return Views(mask * enlarged(even) + (1 - mask) * around, mask, kinds)
-
-
-def _uniform(n: int, low: float, high: float, *, device: torch.device) -> Tensor:
-    return torch.rand(n, device=device) * (high - low) + low
 
 
 def _rotation(angle: Float[Tensor, " n"]) -> Float[Tensor, "n 2 2"]:
