@@ -96,7 +96,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory, s3_server: SeaweedServer) 
         with _cluster(folder, env) as (process, address):
             yield Archive(
                 s3_server, proxy, process.pid, env | NO_TOKEN | {"RAY_ADDRESS": address}, bundle_uri, path.read_bytes(),
-                slide_score(np.array(list(scores.values())), calibration.aggregation), scores, folder / "cache",
+                slide_score(pa.table({"score": list(scores.values())}), calibration.aggregation), scores,
+                folder / "cache",
             )  # fmt: skip
 
 
