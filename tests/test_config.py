@@ -190,3 +190,10 @@ def test_a_training_may_see_tiles_that_are_not_scored() -> None:
     assert TrainConfig.model_validate(given).trained_tiles.min_tissue == 0.4
     config = TrainConfig.model_validate(given | {"train_min_tissue": 0})
     assert (config.trained_tiles.min_tissue, config.tiles.min_tissue) == (0, 0.4)
+
+
+def test_a_training_too_short_for_its_detector_is_refused() -> None:
+    given = {"name": "toy", "detector": {"kind": "enlarged_nuclei"}, "tiles": {"mpp": 0.972, "tile_px": 96}}
+    TrainConfig.model_validate(given | {"epochs": 2, "steps_per_epoch": 9})
+    with pytest.raises(ValidationError, match=r"17 steps .* needs 18 at the least"):
+        TrainConfig.model_validate(given | {"epochs": 1, "steps_per_epoch": 17})

@@ -15,6 +15,7 @@ from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
 from uadray.detectors.enlarged_nuclei import CellFeatures, cell_labels, tile_scores
 from uadray.detectors.enlarged_views import magnified, make_views
 from uadray.detectors.pixels import Pixels, to_input, to_pixels
+from uadray.detectors.scanners import CHANGES
 from uadray.detectors.trainee import UnsuitableTilesError
 from uadray.networks.outline import Networks
 from uadray.tiles.spec import TileSpec
@@ -110,6 +111,10 @@ def test_phases_and_what_is_reported(tiles: Pixels) -> None:
     networks = build_networks(CONFIG)
     trainee = build_trainee(CONFIG, networks)
     assert [trainee.phase(p) for p in (0.0, 0.74, 0.8, 0.95)] == ["head", "head", "scanners", "scale"]
+    for steps in range(CONFIG.least_steps, 100):
+        seen = [trainee.phase(step / steps) for step in range(steps)]
+        assert seen.count("scanners") >= len(CHANGES)
+        assert seen[-1] == "scale"
     torch.manual_seed(0)
     x = to_input(tiles[:20], 96)
     assert trainee.step(x, 0.0)["separation"] > 0.5

@@ -56,6 +56,10 @@ SCANNERS_FROM, SCALE_FROM = 0.75, 0.9
 then scores of normal tiles are counted, whose deviation is the unit of the scores."""
 
 
+LEAST_STEPS = 18
+"""With fewer, no score would be counted, and a head that no tile has taught would go unnoticed."""
+
+
 class Config(configuration.Config):
     """Enlarged nuclei.
 
@@ -88,6 +92,11 @@ class Config(configuration.Config):
             seen = f"{self.input_px} px of {self.mpp} um are {self.side_px} px of {self.backbone_mpp} um"
             raise ValueError(f"{seen}; the backbone sees {4 * CELL_PX} to 2048 px")
         return self
+
+    @property
+    def least_steps(self) -> int:
+        """Of a training: so many pass through every phase, and each of `CHANGES` is seen."""
+        return LEAST_STEPS
 
     @property
     def side_px(self) -> int:

@@ -64,6 +64,13 @@ class TrainConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _steps_are_enough(self) -> "TrainConfig":
+        least, steps = getattr(self.detector, "least_steps", 1), self.epochs * self.steps_per_epoch
+        if steps < least:
+            raise ValueError(f"{steps} steps (epochs times steps_per_epoch); this detector needs {least} at the least")
+        return self
+
+    @model_validator(mode="after")
     def _tile_covers_input(self) -> "TrainConfig":
         if self.input_px > self.tiles.tile_px:
             raise ValueError(
