@@ -5,12 +5,12 @@ from collections.abc import Callable
 from fastapi import APIRouter, FastAPI
 
 from uadray import __version__
-from uadray.serving import routes_health
+from uadray.serving import routes_health, routes_screenings
 from uadray.serving.envelope import Envelope
 from uadray.serving.refusals import answer_errors_as_problems
 from uadray.serving.services import Services
 
-ROUTERS: tuple[Callable[[Services], APIRouter], ...] = (routes_health.router,)
+ROUTERS: tuple[Callable[[Services], APIRouter], ...] = (routes_health.router, routes_screenings.router)
 """Each module of routes, in the order of the description."""
 
 

@@ -89,7 +89,8 @@ class SlideTable:
         self.table = table
         folders = np.array([name or "" for name in table["bundle"].to_pylist()], object)
         self._bundles = {
-            folder: _Columns(table.take(pa.array(np.flatnonzero(folders == folder)))) for folder in dict.fromkeys(folders)
+            folder: _Columns(table.take(pa.array(np.flatnonzero(folders == folder))))
+            for folder in dict.fromkeys(folders)
         }
         self._nothing = _Columns(table.slice(0, 0))
 
