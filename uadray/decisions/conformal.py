@@ -38,8 +38,8 @@ class Calibration(Config):
         tile_p99: 99 % of their tiles score less; a heatmap rings the tiles above it.
         tile_high: the dark end of a heatmap.
         tile_ceiling: what a tile's score counts for at most in `grow`; None with the other methods.
-        tile_quantiles: quantiles of their tiles' scores, evenly spaced from 0 to 100 %, ascending; empty in calibrations
-            of older versions.
+        tile_quantiles: quantiles of their tiles' scores, evenly spaced from 0 to 100 %, ascending; none in
+            calibrations of older versions.
         cell_median: median of their tiles' smoothed cells, where the detector gives any; a heatmap's pale end of cells.
         cell_p99: 99 % of these cells are below it.
         cell_high: a heatmap's dark end of cells.

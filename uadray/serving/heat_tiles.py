@@ -1,4 +1,4 @@
-"""The heatmap as a pyramid of transparent pictures, over the tiles of `deep_zoom`: what `reports.heatmap` paints at once.
+"""The heatmap as a pyramid of transparent pictures over `deep_zoom`: what `reports.heatmap` paints at once.
 
 Colours and opacity are the report's. Where tiles overlap the one with the highest score is seen; where a detector tells
 of cells, a colour is for one half the tile's, for the other the cell's. Tiles below a threshold are left out, tiles
@@ -6,7 +6,7 @@ without a score are hatched black on white in blue, on top of everything.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import cv2
@@ -82,7 +82,7 @@ class HeatTable:
         return np.sort(self.score[~np.isnan(self.score)])
 
     def at(self, x: int, y: int) -> int | None:
-        """The row of the tile at a level-0 pixel, of several the one with the highest score; None where there is none."""
+        """The row of the tile at a level-0 pixel, the highest score of several; None where there is none."""
         inside = np.flatnonzero((self.boxes[:, :2] <= (x, y)).all(axis=1) & (self._ends > (x, y)).all(axis=1))
         if not len(inside):
             return None
@@ -154,6 +154,12 @@ def png(picture: Rgba) -> bytes:
     if not done:
         raise ValueError(f"picture of {list(picture.shape)}: could not be encoded as PNG")
     return bytes(data)
+
+
+@lru_cache(maxsize=64)
+def transparent(shown: Size) -> bytes:
+    """A PNG of this width and height in which nothing is seen."""
+    return png(np.zeros((shown[1], shown[0], 4), np.uint8))
 
 
 def own_scale(table: HeatTable) -> HeatScale:

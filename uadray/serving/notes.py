@@ -59,8 +59,12 @@ def plain_text(text: str) -> str:
     'ab\nc'
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
-    seen = (c for c in lines if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") and c not in _DIRECTION)
+    seen = (c for c in lines if c in "\n\t" or not _is_unseen(c))
     return "".join(seen).strip()
+
+
+def _is_unseen(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs") or character in _DIRECTION
 
 
 _DIRECTION = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
@@ -168,4 +172,4 @@ def _read(info: objects.ObjectInfo) -> Note | None:
 def _note(record: dict[str, Any]) -> Note:
     """What a record says, as far as it is a note."""
     flag, text, who, when = (str(record.get(name) or "") for name in ("flag", "text", "who", "when"))
-    return Note(flag if flag in FLAGS else "", plain_text(text)[:MAX_TEXT], who[:200], when[:40])  # type: ignore[arg-type]
+    return Note(flag if flag in FLAGS else "", plain_text(text)[:MAX_TEXT], who[:200], when[:40])

@@ -3,8 +3,8 @@
     <out>/run.json ...                        the screening `main`, if the folder itself is one
     <out>/screenings/<fingerprint>/run.json   the others
 
-A folder that `uadray screen` has made is one with a single screening. What is decided is read anew when it is asked for,
-every two seconds at most, and of decisions that are known by their etag nothing is read again.
+A folder that `uadray screen` has made is one with a single screening. What is decided is read anew when it is asked
+for, every two seconds at most, and of decisions that are known by their etag nothing is read again.
 """
 
 import json
@@ -45,11 +45,14 @@ class Registered(Protocol):
     """A bundle that the endpoint has: what is read of it here."""
 
     @property
-    def uri(self) -> str: ...
+    def description(self) -> BundleDescription:
+        """Its `bundle.json`."""
+        ...
+
     @property
-    def description(self) -> BundleDescription: ...
-    @property
-    def calibration(self) -> Calibration | None: ...
+    def calibration(self) -> Calibration | None:
+        """What its decisions rest on."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -71,13 +71,20 @@ def sheet(screening: Screening, bundle: UsedBundle, record: Mapping[str, Any]) -
 def layers(screening: Screening, slide_id: str) -> dict[str, Any]:
     """The outlines of a slide's tissue and flagged regions, GeoJSON in level-0 pixels; each has its `class`."""
     try:
-        data = objects.read_bytes(
-            objects.join(screening.out, "masks", f"{slide_id}.geojson"), max_bytes=MAX_LAYERS_BYTES
-        )
+        data = objects.read_bytes(_layers_uri(screening, slide_id), max_bytes=MAX_LAYERS_BYTES)
         features = json.loads(data).get("features", [])
     except (NotFoundError, ValueError, AttributeError, RecursionError):
         features = []
     return {"type": "FeatureCollection", "features": [each for each in map(_layer, features) if each is not None]}
+
+
+def has_layers(screening: Screening, slide_id: str) -> bool:
+    """Whether there are any: a slide without tissue has no file of them."""
+    return objects.exists(_layers_uri(screening, slide_id))
+
+
+def _layers_uri(screening: Screening, slide_id: str) -> str:
+    return objects.join(screening.out, "masks", f"{slide_id}.geojson")
 
 
 def _layer(feature: Any) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Decided slides, sorted, filtered, counted and told page by page. Plain columns: ten thousand slides take milliseconds.
+"""Decided slides, sorted, filtered, counted and told page by page. Ten thousand slides take milliseconds.
 
 A cursor holds the place of the last slide that was told, not a number of slides: slides that are decided, or leave the
 filter, between two pages neither repeat nor hide others.
@@ -113,7 +113,9 @@ class SlideTable:
         chosen = rest[mask[rest]]
         shown = chosen[: query.limit]
         more = len(chosen) > len(shown) and len(shown) > 0
-        facets = {name: columns.counts(name, _all(masks, len(order), but=name)) for name in FACETS}
+        facets: dict[str, dict[str, int]] = {
+            name: columns.counts(name, _all(masks, len(order), but=name)) for name in FACETS
+        }
         facets["flag"] = dict(Counter(noted[_all(masks, len(order), but="flag")].tolist()))
         return SlidePage(
             rows=columns.table.take(pa.array(shown)).to_pylist(),

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from uadray.decisions.conformal import Calibration
 from uadray.reports.colours import colour
 from uadray.reports.pictures import encode_jpeg, encode_png
 from uadray.serving.scores import Floats, Scores, Wanted
@@ -67,8 +66,3 @@ def residual_uri(residual: Floats) -> str | None:
     high = max(float(residual.max()), 1e-9)
     image = colour(residual, low=min(0.0, float(residual.min())), high=high)
     return f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode()}"
-
-
-def quantiles_of(calibration: Calibration | None) -> tuple[float, ...]:
-    """The quantiles of normal tiles; none of a calibration that is not known."""
-    return () if calibration is None else calibration.tile_quantiles

@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from uadray.errors import SlideError
+from uadray.errors import NotFoundError, SlideError
 from uadray.serving.bounded_cache import BoundedCache
-from uadray.serving.deep_zoom import Size, jpeg, zoom_tile
-from uadray.serving.heat_tiles import HeatScale, HeatTable, own_scale, png
+from uadray.serving.deep_zoom import Size, jpeg, tile_size, zoom_tile
+from uadray.serving.heat_tiles import HeatScale, HeatTable, own_scale, png, transparent
 from uadray.serving.open_slides import OpenSlides, SlideRef
 from uadray.storage import objects
 from uadray.tiles.chunks import normalizer_of, read_chunk
@@ -35,9 +35,6 @@ KEPT_TABLES, KEPT_BYTES = 64, 256 * 2**20
 
 MAX_TABLE_BYTES = 256 * 2**20
 """Of a file of tile scores: four million tiles take less."""
-
-NOTHING = b""
-"""Where a picture would be wholly transparent."""
 
 _T = TypeVar("_T")
 
@@ -89,7 +86,7 @@ class Views(Protocol):
         ...
 
     async def heat(self, of: TilesRef, scale: HeatScale | None, level: int, x: int, y: int) -> bytes:
-        """A tile of the heatmap's pyramid as PNG, `NOTHING` where it is transparent; no scale takes the slide's own."""
+        """A tile of the heatmap's pyramid as PNG; no scale, or one with NaN for an end, takes the slide's own."""
         ...
 
     async def scores(self, of: TilesRef) -> dict[str, list[Any]]:
@@ -154,8 +151,11 @@ class SlideViews:
         if scale is None or not np.isfinite([scale.low, scale.high]).all():
             own = own_scale(table)
             scale = own if scale is None else replace(scale, low=own.low, high=own.high)
+        shown = tile_size(of.size, level, x, y)
+        if shown is None:
+            raise NotFoundError(f"no tile {x}, {y} at level {level}")
         picture = table.picture(scale, level, x, y)
-        return NOTHING if picture is None else png(picture)
+        return transparent(shown) if picture is None else png(picture)
 
     def _at(
         self, of: SlideRef, tables: Sequence[TilesRef], spec: TileSpec | None, x: int, y: int
