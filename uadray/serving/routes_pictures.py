@@ -6,17 +6,19 @@ for good, or 409; one that names none is asked to come back and look whether it 
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
+from uadray.serving.openapi import problems
 from uadray.serving.refusals import RefusedError
+from uadray.serving.requests import unless_gone
 from uadray.serving.screened_slides import ScreenedSlides
 from uadray.serving.screenings import UsedBundle
 from uadray.serving.services import Services
-from uadray.serving.slide_answers import ONE, BundleName, Name, Number, SlideId, in_thread, problems, slide_problems
+from uadray.serving.slide_answers import ONE, BundleName, Name, Number, SlideId, in_thread, slide_problems
 from uadray.serving.tile_panel import normal_share, tile_facts, tile_pictures
 from uadray.serving.views import TileAt
 
@@ -127,7 +129,7 @@ def router(services: Services, slides: ScreenedSlides) -> APIRouter:
 
 
 async def _answered(
-    request: Request, version: str, wanted: str | None, asked: Sequence[Any], make: Callable[[], Awaitable[bytes]],
+    request: Request, version: str, wanted: str | None, asked: Sequence[Any], make: Callable[[], Coroutine[Any, Any, bytes]],
     kind: type[Response],
 ) -> Response:  # fmt: skip
     """A picture of a version, or that it is the one that the client has."""
@@ -139,7 +141,7 @@ async def _answered(
     if etag in [each.strip().removeprefix("W/") for each in known.split(",")]:
         return Response(status_code=304, headers=headers)
     with slide_problems():
-        return kind(await make(), headers=headers)
+        return kind(await unless_gone(request, make()), headers=headers)
 
 
 async def _tile_told(services: Services, slides: ScreenedSlides, bundle: UsedBundle, tile: TileAt) -> dict[str, Any]:

@@ -3,20 +3,19 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints
 
 from uadray.serving import routes_pictures
 from uadray.serving.access import Caller
 from uadray.serving.notes import MAX_TEXT, Flag, new_note
-from uadray.serving.refusals import RefusedError, field_problems
-from uadray.serving.requests import read_body
+from uadray.serving.openapi import json_body, problems
+from uadray.serving.refusals import RefusedError
+from uadray.serving.requests import read_json
 from uadray.serving.schemas import Message
 from uadray.serving.screened_slides import ScreenedSlides
 from uadray.serving.services import Services
-from uadray.serving.slide_answers import ONE, Name, Number, SlideId, in_thread, problems
+from uadray.serving.slide_answers import ONE, Name, Number, SlideId, in_thread
 from uadray.serving.slide_query import FACETS, MAX_PAGE, SlideQuery, Sort
-
-MAX_NOTE_BYTES = 32 * 2**10
 
 Word = Annotated[str, StringConstraints(max_length=200)]
 Words = Annotated[list[Word], Field(max_length=50)]
@@ -92,7 +91,7 @@ class NoteBody(Message):
 
 def router(services: Services) -> APIRouter:
     """The routes, those of pictures too."""
-    slides = ScreenedSlides(services.config.out, services.registry)
+    slides = ScreenedSlides(services.config.out, services.registry, may_read_from=services.config.slides)
     routes = APIRouter(prefix="/v1/screenings", tags=["screenings"], responses=problems(401, 403, 404, 422, 503))
     may_read, may_submit = (Depends(services.access.requires(scope)) for scope in ("read", "submit"))
 
@@ -112,12 +111,8 @@ def router(services: Services) -> APIRouter:
         return await in_thread(lambda: slides.slide(screening, slide_id))
 
     @routes.put(
-        f"{ONE}/note", operation_id="put_note", dependencies=[may_submit], responses=problems(412, 413, 428),
-        openapi_extra={
-            "requestBody": {
-                "required": True, "content": {"application/json": {"schema": NoteBody.model_json_schema()}},
-            }
-        },
+        f"{ONE}/note", operation_id="put_note", dependencies=[may_submit], responses=problems(412, 413, 415, 428),
+        openapi_extra=json_body(NoteBody, flagged={"flag": "follow_up", "text": "Please look at the upper left."}),
     )  # fmt: skip
     async def put_note(
         request: Request, screening: Name, slide_id: SlideId, caller: Annotated[Caller, may_submit],
@@ -125,7 +120,7 @@ def router(services: Services) -> APIRouter:
         if_none_match: Annotated[str | None, Header(max_length=200)] = None,
     ) -> dict[str, Any]:  # fmt: skip
         """Stores a reviewer's flag and note, in the place of the one with the etag of `If-Match`."""
-        given = _note_body(await read_body(request, MAX_NOTE_BYTES))
+        given = await read_json(request, NoteBody)
         if (if_match is None) == (if_none_match != "*"):
             raise RefusedError(428, "send If-Match with the etag of the note that is there, or If-None-Match: *")
         etag = if_match.strip().removeprefix("W/").strip('"') if if_match is not None else None
@@ -134,11 +129,3 @@ def router(services: Services) -> APIRouter:
 
     routes.include_router(routes_pictures.router(services, slides))
     return routes
-
-
-def _note_body(body: bytes) -> NoteBody:
-    try:
-        return NoteBody.model_validate_json(body)
-    except ValidationError as error:
-        problem = field_problems(error.errors(include_input=False, include_url=False, include_context=False))
-        raise RefusedError(422, problem) from None

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any, final
 
 from uadray.errors import NotFoundError
+from uadray.serving.allowed_uris import ForbiddenUriError, check_uri
 from uadray.serving.deep_zoom import TILE_PX, max_level, min_level
 from uadray.serving.heat_tiles import HeatScale
 from uadray.serving.notes import ConflictError, Note, Notes
@@ -27,11 +28,11 @@ class ScreenedSlides:
     Args:
         out: the endpoint's folder.
         registry: of the endpoint's bundles.
-        may_open: whether a slide's URI is one that this endpoint reads.
+        may_read_from: folders and s3:// prefixes that slides are opened in; None opens any.
     """
 
-    def __init__(self, out: str, registry: Registry, may_open: Callable[[str], bool] = lambda uri: True) -> None:
-        self._registry, self._may_open = registry, may_open
+    def __init__(self, out: str, registry: Registry, *, may_read_from: Sequence[str] | None = None) -> None:
+        self._may_read_from = may_read_from
         self._screenings = Screenings(out, lambda: list(registry.all().values()))
         self._notes = Notes(out)
 
@@ -88,7 +89,7 @@ class ScreenedSlides:
 
         Raises:
             NotFoundError: it could not be opened when it was screened.
-            RefusedError: this endpoint does not read from there (403).
+            ForbiddenUriError: this endpoint does not read from there.
         """
         return self._slide_ref(self.decided(name, slide_id)[2][0])
 
@@ -173,10 +174,14 @@ class ScreenedSlides:
     def _slide_ref(self, record: Record) -> SlideRef:
         if _size(record) is None:
             raise NotFoundError("this slide could not be opened when it was screened")
-        if not self._may_open(record["uri"]):
-            raise RefusedError(403, "this endpoint does not read slides from where this one lies")
-        has_mask = bool(record.get("mask"))
-        return SlideRef(record["slide_id"], record["uri"], record["etag"], record["mpp_level0"], has_mask)
+        uri = record["uri"] if self._may_read_from is None else check_uri(record["uri"], self._may_read_from)
+        return SlideRef(record["slide_id"], uri, record["etag"], record["mpp_level0"], bool(record.get("mask")))
+
+    def _may_open(self, uri: str) -> bool:
+        try:
+            return self._may_read_from is None or bool(check_uri(uri, self._may_read_from))
+        except ForbiddenUriError:
+            return False
 
 
 def _tiles_ref(screening: Screening, version: str, record: Record, bundle: UsedBundle) -> TilesRef:

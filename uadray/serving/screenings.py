@@ -22,12 +22,11 @@ from uadray.screening import decision_segments, leases
 from uadray.screening.run_record import RUN
 from uadray.screening.slide_outputs import decisions_of
 from uadray.serving.bounded_cache import BoundedCache
+from uadray.serving.screening_folders import FOLDER, MAIN, screening_folder
 from uadray.serving.slide_query import SlideTable
 from uadray.slides.manifest_checks import why_unusable
 from uadray.storage import objects
 from uadray.tiles.spec import TileSpec
-
-MAIN, FOLDER = "main", "screenings"
 
 FRESH_S = 2.0
 """For so long what was read is not looked at again."""
@@ -192,7 +191,7 @@ class Screenings:
 
     def _find(self, name: str) -> Screening | None:
         if name not in self._known:
-            out = self._out if name == MAIN else objects.join(self._out, FOLDER, name)
+            out = screening_folder(self._out, name)
             try:
                 record = json.loads(objects.read_bytes(objects.join(out, RUN), max_bytes=_MAX_RUN_BYTES))
                 self._known[name] = _screening(name, out, record)

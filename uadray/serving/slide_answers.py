@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import Path, Query
 from pydantic import BeforeValidator, FiniteFloat
 
 from uadray.errors import InputError, NotFoundError, SlideError
+from uadray.serving.allowed_uris import ForbiddenUriError
 from uadray.serving.refusals import RefusedError
 
 T = TypeVar("T")
@@ -42,10 +43,7 @@ def slide_problems() -> Iterator[None]:
         raise RefusedError(status, error.message, {"Retry-After": "5"} if status == 503 else None) from error
     except NotFoundError as error:
         raise RefusedError(404, str(error)) from error
+    except ForbiddenUriError as error:
+        raise RefusedError(403, f"this endpoint does not open the slide: {error}") from error
     except InputError as error:
         raise RefusedError(422, str(error)) from error
-
-
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The description of answers with these statuses."""
-    return {status: {"description": "Problem", "content": {"application/problem+json": {}}} for status in statuses}
