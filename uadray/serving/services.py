@@ -8,6 +8,7 @@ from uadray.serving.access import Access
 from uadray.serving.config import ServeConfig
 from uadray.serving.registry import RegisteredBundle, Registry
 from uadray.serving.scores import Scores, Wanted
+from uadray.serving.views import Views
 from uadray.tiles.images import Pixels
 
 Score = Callable[[RegisteredBundle, Pixels, Wanted], Awaitable[Scores]]
@@ -17,7 +18,6 @@ Ready = Callable[[], Awaitable[bool]]
 """Whether every stage has loaded the bundles."""
 
 Jobs: TypeAlias = Any
-Views: TypeAlias = Any
 
 
 @dataclass(frozen=True)
