@@ -1,7 +1,6 @@
 """Slides as pictures: deep zoom, heat, and tiles as the detector saw them."""
 
 import asyncio
-import itertools
 import math
 import shutil
 import threading
@@ -22,19 +21,28 @@ import tifffile
 from seaweed import SeaweedServer
 
 from uadray.errors import NotFoundError, SlideError
+from uadray.phantoms.archive import write_archive
 from uadray.phantoms.pyramid import write_pyramid
 from uadray.reports.colours import TINT, colour
 from uadray.reports.heatmap import heatmap
 from uadray.schemas import TILE_SCORES
+from uadray.screening.parts import from_ipc, pixels_of
+from uadray.screening.slide_reader import read_slide
 from uadray.serving.deep_zoom import TILE_PX, max_level, min_level, scale_of, tile_size, zoom_tile
 from uadray.serving.heat_tiles import HeatScale, HeatTable
 from uadray.serving.open_slides import OpenSlide, OpenSlides, SlideRef
 from uadray.serving.views import SlideViews, TilesRef
 from uadray.slides.identity import slide_etag
 from uadray.slides.manifest import SlideRow
+from uadray.slides.opening import open_slide
+from uadray.slides.slide import Mpp
+from uadray.slides.thumbnail import thumbnail
 from uadray.storage import objects
 from uadray.tiles.cells import with_cells
 from uadray.tiles.spec import TileSpec
+from uadray.tiles.stain import StainConfig
+from uadray.tiles.stain_fit import fit_stain
+from uadray.tiles.tissue import tissue_mask
 
 Picture = npt.NDArray[np.uint8]
 
@@ -70,11 +78,12 @@ def decoded(jpeg: bytes) -> Picture:
 
 def mosaic(path: Path, level: int, size: tuple[int, int] = SIZE) -> Picture:
     """All tiles of a level, put together as a viewer does, before they are JPEGs."""
-    rows, opened = [], OpenSlide(ref_of(path))
-    for y in itertools.takewhile(lambda y: tile_size(size, level, 0, y), itertools.count()):
-        columns = itertools.takewhile(lambda x: tile_size(size, level, x, y), itertools.count())
-        tiles = [zoom_tile(opened.slide, level, x, y, overview=opened.overview) for x in columns]
-        rows.append(np.hstack(tiles))
+    opened, scale = OpenSlide(ref_of(path)), scale_of(size, level) * TILE_PX
+    n_columns, n_rows = (-(-side // scale) for side in size)
+    rows = [
+        np.hstack([zoom_tile(opened.slide, level, x, y, overview=opened.overview) for x in range(n_columns)])
+        for y in range(n_rows)
+    ]
     opened.slide.close()
     return np.vstack(rows)
 
@@ -253,9 +262,8 @@ def test_heat_lies_where_the_report_has_it_at_every_level(level: int) -> None:
     assert shown is not None
     assert picture is not None
     grey = np.full((shown[1], shown[0], 3), 128, np.uint8)
-    whole = heatmap(
-        grey, scored_tiles(rows, side=37), level0_size=(shown[0] * scale, shown[1] * scale), low=0, high=1, threshold=None
-    )
+    covered = (shown[0] * scale, shown[1] * scale)
+    whole = heatmap(grey, scored_tiles(rows, side=37), level0_size=covered, low=0, high=1, threshold=None)
     plain = heatmap(grey, scored_tiles([]), level0_size=SIZE, low=0, high=1, threshold=None)
     opacity = picture[..., 3:] / 255
     mixed = plain * (1 - opacity) + picture[..., :3] * opacity
@@ -327,6 +335,32 @@ def test_a_point_finds_its_tile_and_its_place_among_the_others(
     assert untold is not None
     assert untold.pixels is None
     assert "version" in str(untold.why)
+
+
+@pytest.mark.parametrize("is_normalised", [False, True])
+def test_pixels_are_those_that_the_reader_hands_to_the_detector(
+    views: SlideViews, tmp_path: Path, is_normalised: bool
+) -> None:
+    write_archive(tmp_path, n_slides=1, n_lesion=0, seed=1, size_px=700, mpp=1)
+    row = SlideRow("s", str(tmp_path / "phantom_000.tif"), Mpp(1.0))
+    with open_slide(row.uri, slide_id="s", mpp=1.0) as slide:
+        image, mpp = thumbnail(slide)
+    reference = fit_stain(image // 2 + 60, StainConfig(), mask=tissue_mask(image, mpp))
+    stain = StainConfig(reference=reference) if is_normalised else None
+    spec = TileSpec(mpp=1, tile_px=48, stain=stain)
+    part = next(iter(read_slide(0, row, spec)))
+    tiles = from_ipc(part["tiles"][0].as_py())
+    pixels = np.frombuffer(pixels_of(part), np.uint8).reshape(-1, 48, 48, 3)
+    for number in (0, len(tiles) // 2):
+        x, y = (tiles[f"{name}_level0_px"][number].as_py() for name in "xy")
+        table = tiles_ref(tmp_path, scored_tiles([(x, y, 1.0)], side=48), name=str(number))
+        (found,) = asyncio.run(views.at(ref_of(row.uri, mpp=1), [table], spec, x, y))
+        assert found is not None
+        np.testing.assert_array_equal(found.pixels, pixels[number])
+    masked = replace(ref_of(row.uri, mpp=1), has_mask=True)
+    (found,) = asyncio.run(views.at(masked, [table], spec, x, y))
+    assert found is not None
+    assert (found.pixels is None) == is_normalised
 
 
 def test_a_table_that_is_not_there_is_said_so(views: SlideViews, tmp_path: Path) -> None:
