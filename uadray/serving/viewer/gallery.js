@@ -260,6 +260,7 @@ async function withNote(act) {
     noteChanged(slideId, there.note);
     const form = noteForm({
       screening: of.screening, slideId, note: there.note, etag: there.note_etag, onSaved: (note) => noteChanged(slideId, note),
+      onDone: () => byId("note-dialog").close(),
     });
     if (isSeen) await act(form, slideId);
     else noteDialog(form, slideId);

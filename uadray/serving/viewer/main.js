@@ -55,7 +55,7 @@ async function route() {
 
 function openSlide(slideId) {
   address.write({ ...Object.fromEntries(PLACE.map((name) => [name, ""])), slide: slideId }, { step: true });
-  route().then(() => byId("slide").querySelector(".scope, h1").focus({ preventScroll: true })).catch(fails);
+  route().then(slide.focusOn).catch(fails);
 }
 
 function leaves() {

@@ -60,6 +60,11 @@ export function close() {
   shown = null;
 }
 
+/** Put the focus on the picture, or where there is none on the slide's name. */
+export function focusOn() {
+  (byId("panes").querySelector(".scope") ?? byId("slide-title")).focus({ preventScroll: true });
+}
+
 /** What keys do here. */
 export function keys() {
   const view = shown;
@@ -132,6 +137,7 @@ function showNote(view) {
   byId("slide-flag").replaceChildren(flagTag(answer.note));
   view.note = noteForm({
     screening, slideId, note: answer.note, etag: answer.note_etag,
+    onDone: focusOn,
     onSaved: (note) => {
       handlers.noted(slideId, note);
       if (shown === view) byId("slide-flag").replaceChildren(flagTag(note));
