@@ -14,6 +14,8 @@ const NONE = "none";
 let of = null;
 let chosen = null;
 let handlers = null;
+/** The next page comes when the end of the list comes near. */
+const end = new IntersectionObserver(([entry]) => entry.isIntersecting && queue.slides.length && more().catch(handlers.fails), { rootMargin: "800px" });
 
 /** Set the gallery up once. `opens(slideId)` opens a slide; `fails(error)` is told what went wrong. */
 export function prepare(given) {
@@ -30,8 +32,6 @@ export function prepare(given) {
   byId("more-filters").addEventListener("click", () => showFilters(byId("filters").hidden));
   byId("pictures").addEventListener("click", () => filter({ pictures: address.read().pictures ? "" : "slide" }));
   byId("more").addEventListener("click", () => more().catch(handlers.fails));
-  new IntersectionObserver(([entry]) => entry.isIntersecting && queue.slides.length && more().catch(handlers.fails), { rootMargin: "800px" })
-    .observe(byId("more"));
   byId("cards").addEventListener("click", (event) => {
     const card = event.target.closest(".card");
     if (!card) return;
@@ -194,6 +194,8 @@ function addCards(slides, isFirst) {
   list.append(...slides.map(card));
   byId("shown").value = `${thousands(queue.slides.length)} of ${thousands(queue.total)} shown`;
   byId("more").hidden = queue.isComplete;
+  end.unobserve(byId("more")); // observed anew it tells again where it is
+  end.observe(byId("more"));
   byId("nothing").hidden = queue.slides.length > 0;
   announce(`${slidesWord(queue.total)} ${queue.total === 1 ? "matches" : "match"}, ${thousands(queue.slides.length)} shown`);
 }
