@@ -415,6 +415,15 @@ def test_slides_that_cannot_be_shown_say_why(screened: Path, tmp_path: Path, bro
 
 
 @pytest.mark.browser
+def test_tiles_that_do_not_come_are_told_of(address: str, browser: Any) -> None:
+    with looking(browser, address, refused=(503,)) as tab:
+        tab.route("**/image/10/**", lambda route: route.fulfill(status=503, headers={"Retry-After": "5"}, body="{}"))
+        tab.click(".card[data-id=a]")
+        opened(tab)
+        tab.wait_for_selector("#panes [role=alert] >> text=The endpoint is busy; try again in 5 s")
+
+
+@pytest.mark.browser
 def test_a_token_is_asked_for_once_and_stands_in_no_address(screened: Path, tmp_path: Path, browser: Any) -> None:
     tokens = FixedTokens((Token("ward", frozenset({"read"}), digest("s3cret")),))
     asked: list[str] = []

@@ -18,12 +18,20 @@ export function controls(current) {
   byId("layers").addEventListener("input", (event) => current() && changed(current(), event.target.name));
 }
 
+/** Whether any tile of a pane's slide has a score. */
+export function hasHeat({ record }) {
+  return record.state !== "failed" && record.n_scored > 0;
+}
+
 /** Fit the controls to a slide: the threshold goes from the median of normal tiles to the slide's highest score. */
 export function prepareLayers(view) {
   const best = opened(view.record.evidence, []).map((tile) => tile.score ?? -Infinity);
   const { tile_median: low, tile_high: high } = view.bundle.calibration ?? {};
   view.range = Number.isFinite(low) && high > low ? [low, Math.max(high, ...best)] : null;
-  fields().threshold.parentElement.hidden = view.range === null;
+  const isHot = view.scopes.some(hasHeat);
+  for (const name of ["heat", "opacity"]) fields()[name].parentElement.hidden = !isHot;
+  fields().threshold.parentElement.hidden = !isHot || view.range === null;
+  fields().marks.parentElement.hidden = !opened(view.record.evidence, []).length;
   showLayers(view);
 }
 
@@ -70,9 +78,14 @@ export function applyLayers(view) {
     scope.redraw();
   }
   byId("legend").replaceChildren(...view.scopes.flatMap((scope, i) => legendOf(scope.calibration, {
-    threshold: thresholdOf(view, scope), layers: i ? new Set(layers.has("heat") ? ["heat"] : []) : layers,
+    threshold: thresholdOf(view, scope), layers: layersOf(scope, i ? ["heat"] : LAYERS),
     title: view.scopes.length > 1 ? scope.about.name : "", names: i ? new Map() : namesOf(view),
   })));
+}
+
+/** Which of some layers a pane shows. */
+function layersOf(scope, names) {
+  return new Set(names.filter((name) => scope.layers.has(name) && (name !== "heat" || hasHeat(scope))));
 }
 
 /** The kinds of outlines that the slide has, for the legend. */

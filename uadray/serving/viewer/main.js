@@ -49,7 +49,7 @@ async function route() {
     return list();
   }
   if (isSame) return slide.restorePlace();
-  list().then(slide.showPlace).catch(fails);
+  list().then(() => queue.find(asked.slide)).then(slide.showPlace).catch(fails);
   await slide.show({ screenings, screening: screening.screening, bundle, slideId: asked.slide });
 }
 

@@ -23,12 +23,12 @@ export function noteForm({ screening, slideId, note, etag, onSaved, onDone }) {
   const state = { note: note ?? { flag: "", text: "" }, etag: etag ?? null, saving: null };
   const flags = element("fieldset", { class: "flags" }, element("legend", {}, "Flag"),
     ORDER.map((flag) => element("label", {}, element("input", { type: "radio", name: "flag", value: flag }), FLAGS[flag])));
-  const text = element("textarea", { name: "text", rows: 3, maxlength: 2000, "aria-label": "Note" });
+  const text = element("textarea", { name: "text", rows: 3, maxlength: 2000 });
   const who = element("p", { class: "soft who" });
   const said = element("p", { class: "said", role: "status" });
   const conflict = element("div", { class: "conflict", role: "alert", hidden: true });
   const form = element("form", { class: "note-form", onsubmit: submit, onkeydown: saveByKey },
-    flags, text, element("div", { class: "row-end" }, who, element("button", { class: "main" }, "Save")), said, conflict);
+    flags, element("label", { class: "text" }, element("b", {}, "Note"), text), element("div", { class: "row-end" }, who, element("button", { class: "main" }, "Save")), said, conflict);
   show(state.note);
 
   function show(shown) {

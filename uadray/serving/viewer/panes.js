@@ -3,13 +3,13 @@
 import { get, pathOf, picture, sentence } from "./api.js";
 import * as address from "./address.js";
 import { announce, byId, element } from "./elements.js";
-import { applyLayers, prepareLayers, thresholdOf } from "./layers.js";
+import { applyLayers, hasHeat, prepareLayers, thresholdOf } from "./layers.js";
 import { lazyPicture } from "./pictures.js";
 import { follow, goTo, layHeat, openScope, placeOfView } from "./scope.js";
 import { addShapes, choose } from "./tiles.js";
 import { groupOf, number } from "./words.js";
 
-const isScored = (record) => ["anomalous", "normal"].includes(groupOf(record));
+const isDecided = (record) => ["anomalous", "normal"].includes(groupOf(record));
 
 /** The record of a bundle in the answer about a slide. */
 export function recordOf(answer, bundle) {
@@ -99,14 +99,14 @@ function openPane(view, { screening, bundle, record, image, version }, isOneOfTw
   Object.assign(scope, { about: bundle, record, calibration: bundle.calibration ?? {} });
   scope.viewer.addOnceHandler("open", () => {
     goToAddress(scope);
-    if (isScored(record)) layHeat(scope, { threshold: thresholdOf(view, scope) });
+    if (hasHeat(scope)) layHeat(scope, { threshold: thresholdOf(view, scope) });
     applyLayers(view);
   });
   return scope;
 }
 
 function describe(record) {
-  return isScored(record) ? `${record.decision}, score ${number(record.score)}, p ${number(record.p_value)}` : groupOf(record).replace("_", " ");
+  return isDecided(record) ? `${record.decision}, score ${number(record.score)}, p ${number(record.p_value)}` : groupOf(record).replace("_", " ");
 }
 
 /** Bring a pane to the place that the address names, if it names one. */
