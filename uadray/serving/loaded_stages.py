@@ -142,10 +142,12 @@ def _answers(
     detector: Detector, outcomes: Iterable[tuple[Tensor, Tensor]], asked: Sequence[tuple[int, Wanted, Pictures]]
 ) -> list[Scores]:
     """Scores and maps of batches, as they come -> the answer to each request, by its number of tiles."""
-    scores, cells, residuals = [], [], []
+    scores: list[Tensor] = []
+    cells: list[Tensor] = []
+    residuals: list[Tensor] = []
     any_maps = any(wanted.maps for _, wanted, _ in asked)
-    for score, residual in outcomes:
-        scores.append(score)
+    for batch_score, residual in outcomes:
+        scores.append(batch_score)
         cells.extend([pooled(residual)] if detector.has_cells else [])
         residuals.extend([residual] if any_maps else [])
     score = torch.cat(scores).cpu().double().numpy()

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeVar, final
 
 import ray
 import torch
@@ -37,6 +37,8 @@ JOIN_WAIT_S = 0.003
 
 FAILURES = 3
 """After so many failures in a row, without a success, a replica calls itself broken, and Serve replaces it."""
+
+Result = TypeVar("Result")
 
 Kind = Literal["MapStage", "ReconstructStage", "ScoreStage", "AllStages"]
 """Names of the deployments."""
@@ -142,7 +144,7 @@ class StageReplica:
 
         return join
 
-    async def _in_thread(self, function: Callable[[], Any]) -> Any:
+    async def _in_thread(self, function: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     def _computed(self, detector: Detector, asked: list[tuple[Any, ...]]) -> list[Any]:
