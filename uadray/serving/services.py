@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from uadray.serving.access import Access
 from uadray.serving.config import ServeConfig
+from uadray.serving.jobs import Jobs
 from uadray.serving.registry import RegisteredBundle, Registry
 from uadray.serving.scores import Scores, Wanted
 from uadray.tiles.images import Pixels
@@ -16,7 +17,6 @@ Score = Callable[[RegisteredBundle, Pixels, Wanted], Awaitable[Scores]]
 Ready = Callable[[], Awaitable[bool]]
 """Whether every stage has loaded the bundles."""
 
-Jobs: TypeAlias = Any
 Views: TypeAlias = Any
 
 
