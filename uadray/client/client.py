@@ -35,11 +35,8 @@ from uadray.errors import InputError, UadrayError, WorkError
 PAGE = 100
 """Jobs in an answer."""
 
-_BATCH_LOOK_S = 5.0
-"""Between two looks at a batch, which its endpoint has to count, at most."""
-
-_QUIET_TURNS = 6
-"""So many looks at a job, further and further apart, before its events are listened to again."""
+_LOOK_S = 5.0
+"""Between two looks at a job without events, or at a batch, which its endpoint has to count, at most."""
 
 
 class Client:
@@ -154,7 +151,7 @@ class Client:
                 return state
             if time.monotonic() > ends:
                 break
-            time.sleep(min(pause_s(turn), _BATCH_LOOK_S))
+            time.sleep(min(pause_s(turn), _LOOK_S))
         raise WorkError(f"batch {state.id} has not ended within {timeout_s:g} s; it goes on, wait again")
 
     def decision(self, job: Job | str) -> Decision:
@@ -256,14 +253,17 @@ class Client:
 
     def _states(self, job: Job | str, ends: float) -> Iterator[Job]:
         """A job whenever there is news of it, and between two attempts to listen; until `ends`."""
+        turn = 0
         while True:
             with suppress(UadrayError):  # whatever it was, asking tells whether it lasts
-                yield from self._heard(job, ends)
-            for turn in range(_QUIET_TURNS):
-                yield self.status(job)
-                if time.monotonic() > ends:
-                    return
-                time.sleep(pause_s(turn))
+                for state in self._heard(job, ends):
+                    turn = 0
+                    yield state
+            yield self.status(job)
+            if time.monotonic() > ends:
+                return
+            time.sleep(min(pause_s(turn), _LOOK_S))
+            turn += 1
 
     def _heard(self, job: Job | str, ends: float) -> Iterator[Job]:
         """A job as the endpoint's events tell it."""
