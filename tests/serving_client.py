@@ -5,7 +5,9 @@ import base64
 import http.client
 import json
 import struct
+import tempfile
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,42 +18,79 @@ import cv2
 import numpy as np
 import uvicorn
 
-from uadray.detectors.bundle import read_bundle
-from uadray.serving.access import digest
+from uadray.serving.access import Access
 from uadray.serving.config import ServeConfig
-from uadray.serving.endpoints import build_http
-from uadray.serving.stages import AllStages, Scores
+from uadray.serving.http import build_http
+from uadray.serving.registry import RegisteredBundle, Registry
+from uadray.serving.scores import Scores, Wanted
+from uadray.serving.services import Services
+from uadray.serving.stages import AllStages
+from uadray.serving.tokens import SCOPES, FixedTokens, Token, TokenSource, digest
 from uadray.tiles.images import Pixels
 
 PATH = "/v1/tiles/score"
 TOKEN = "correct-horse"
 
 
-@contextmanager
-def serving(bundle_uri: str, *, token: str | None = None, score: Any = None, **limits: Any) -> Iterator[int]:
-    """The application of a bundle on a free port of 127.0.0.1."""
-    config, bundle = ServeConfig(bundle=bundle_uri, **limits), read_bundle(bundle_uri)
-    whole = None if score else AllStages(bundle_uri, bundle)
+class PlainScorer:
+    """The stages in this process: what `Services.score` is without Ray."""
 
-    async def scored(pixels: Pixels, maps: bool) -> Scores:
-        return await asyncio.to_thread(whole, pixels, maps=maps)
+    def __init__(self) -> None:
+        self.loaded: dict[str, AllStages] = {}
+
+    async def __call__(self, bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> Scores:
+        return await asyncio.to_thread(self._score, bundle, pixels, wanted)
+
+    def _score(self, bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> Scores:
+        if bundle.model_id not in self.loaded:
+            self.loaded[bundle.model_id] = AllStages(bundle.uri, bundle.description)
+        scores = self.loaded[bundle.model_id](pixels, maps=wanted.maps)
+        return Scores(scores.score, residual=scores.residual)
+
+
+def all_scopes(token: str) -> TokenSource:
+    """One token, which allows everything."""
+    return FixedTokens((Token("test", SCOPES, digest(token)),))
+
+
+def plain_services(config: ServeConfig, *, tokens: TokenSource | None = None, **parts: Any) -> Services:
+    """The parts of an endpoint without Ray; `parts` replaces some. Without tokens this machine alone is answered."""
 
     async def ready() -> bool:
         return True
 
-    app = build_http(
-        config, bundle, token_digest=digest(token) if token else None, score=score or scored, ready=ready
-    )  # fmt: skip
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
+    registry = Registry(config.out, default=config.default_bundle)
+    registry.put_configured(config.bundles)
+    given = {"jobs": None, "views": None, "score": PlainScorer(), "ready": ready, "registry": registry}
+    return Services(config=config, access=Access(tokens), **(given | parts))
+
+
+@contextmanager
+def listening(services: Services) -> Iterator[int]:
+    """The application of these parts on a free port of 127.0.0.1."""
+    server = uvicorn.Server(uvicorn.Config(build_http(services), port=0, log_config=None, ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         while not server.started:
             assert thread.is_alive()
+            time.sleep(0.01)
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
         server.should_exit = True
         thread.join()
+
+
+@contextmanager
+def serving(
+    bundle_uri: str, *, token: str | None = None, parts: dict[str, Any] | None = None, **fields: Any
+) -> Iterator[int]:
+    """An endpoint with one bundle, `main`, on a free port; `fields` are of its configuration."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = ServeConfig(**({"out": folder, "bundles": {"main": bundle_uri}, "insecure": token is None} | fields))
+        services = plain_services(config, tokens=all_scopes(token) if token else None, **(parts or {}))
+        with listening(services) as port:
+            yield port
 
 
 def request(*images: str) -> dict[str, Any]:

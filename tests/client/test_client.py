@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import endpoints
+import faulty_endpoint
 import numpy as np
 import pytest
-from endpoints import Endpoint, cut, failed, problem, running, scored
+from faulty_endpoint import Endpoint, cut, failed, problem, running, scored
 
 from uadray.client.client import Client
 from uadray.errors import AccessError, InputError, NotFoundError, UnreachableError, WorkError
@@ -133,7 +133,7 @@ def test_events_that_break_off_are_gone_on_with(endpoint: Endpoint, client: Clie
 
     async def events(job: dict[str, Any]) -> AsyncIterator[bytes]:
         streams.append(job["state"])
-        yield endpoints.event(endpoint.moved(job))
+        yield faulty_endpoint.event(endpoint.moved(job))
         yield b'event: progress\ndata: {"id": "half'
         raise ConnectionAbortedError("cut off on purpose")
 
@@ -158,13 +158,13 @@ def test_waiting_for_what_is_not_there(client: Client) -> None:
 
 def test_waiting_goes_on_when_the_endpoint_is_started_again(endpoint: Endpoint) -> None:
     async def silent(job: dict[str, Any]) -> AsyncIterator[bytes]:
-        yield endpoints.event(job)
+        yield faulty_endpoint.event(job)
         while True:  # until the server is killed
             await asyncio.sleep(0.05)
             yield b": here\n\n"
 
     endpoint.events = silent
-    port = endpoints.free_port()
+    port = faulty_endpoint.free_port()
     states: list[str] = []
     with Client(f"http://127.0.0.1:{port}", patience_s=20) as client:
         with running(endpoint, port):
@@ -190,7 +190,7 @@ def test_waiting_no_longer_than_wanted(endpoint: Endpoint, client: Client) -> No
 
 
 def test_nobody_there(caplog: pytest.LogCaptureFixture) -> None:
-    port = endpoints.free_port()
+    port = faulty_endpoint.free_port()
     with (
         caplog.at_level(logging.WARNING, "uadray"),
         Client(f"http://127.0.0.1:{port}", patience_s=4) as client,
@@ -221,10 +221,10 @@ def test_a_token_goes_to_one_address_only(endpoint: Endpoint, client: Client) ->
 
 
 def test_an_answer_that_is_none_of_ours(endpoint: Endpoint, client: Client) -> None:
-    endpoint.faults = [lambda _: endpoints.Response("<html>", media_type="text/html")]
+    endpoint.faults = [lambda _: faulty_endpoint.Response("<html>", media_type="text/html")]
     with pytest.raises(InputError, match=r"answers text/html.*is it an endpoint of uadray"):
         client.submit("a.svs")
-    endpoint.faults = [lambda _: endpoints.JSONResponse({"no": "job"})]
+    endpoint.faults = [lambda _: faulty_endpoint.JSONResponse({"no": "job"})]
     with pytest.raises(WorkError, match="answers no job"):
         client.submit("a.svs")
 
@@ -233,7 +233,7 @@ def test_all_jobs_page_by_page(endpoint: Endpoint, client: Client) -> None:
     sent = [client.submit(f"{i}.svs").id for i in range(5)]
     assert [job.id for job in client.jobs()] == sent
     assert len(_asked(endpoint, "/v1/slides")) == 5 + 3
-    endpoint.faults = [lambda _: endpoints.JSONResponse({"slides": [], "next_cursor": "x"})] * 9
+    endpoint.faults = [lambda _: faulty_endpoint.JSONResponse({"slides": [], "next_cursor": "x"})] * 9
     assert list(client.jobs()) == []  # a cursor that leads nowhere ends it
 
 

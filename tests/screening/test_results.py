@@ -11,7 +11,7 @@ import screening_drivers as sd
 
 from uadray.cluster import stream, watched_work
 from uadray.cluster.nodes import Nodes
-from uadray.screening import results
+from uadray.screening import assembly, results
 from uadray.screening.parts import failed_part, from_ipc, part_row, to_ipc
 from uadray.screening.results import scored_slides
 from uadray.screening.slide_result import EVIDENCE, BundleScores, SlideResult
@@ -111,8 +111,8 @@ def _scored_part(number: int, scores: list[float], failure: list[str] | None = N
 def test_parts_are_put_together_for_each_bundle() -> None:
     """In the order of the parts, whatever order they came in; evidence is the best of all."""
     parts = {1: _scored_part(1, [5.0, 4.0, 3.0, 2.0]), 0: _scored_part(0, [4.5, 3.5, 1.0])}
-    assert results._assembled(ROWS[0], parts[1], {1: parts[1]}) is None
-    result = results._assembled(ROWS[0], parts[0], parts)
+    assert assembly.assembled(ROWS[0], parts[1], {1: parts[1]}) is None
+    result = assembly.assembled(ROWS[0], parts[0], parts)
     assert result is not None
     assert (result.preview, result.failure) == (b"p", None)
     tables = [result.of_bundle(i).tiles for i in range(2)]
@@ -127,7 +127,7 @@ def test_parts_without_cells_stand_beside_parts_with() -> None:
     parts = {number: _scored_part(number, [number + 1.0]) for number in (0, 1)}
     cells = np.ones((2, 6, 6), np.float32)
     parts[1]["scores"] = [to_ipc(with_cells(from_ipc(data), cells)) for data in parts[1]["scores"]]
-    result = results._assembled(ROWS[0], parts[1], parts)
+    result = assembly.assembled(ROWS[0], parts[1], parts)
     assert result is not None
     tiles = result.of_bundle(0).tiles
     assert tiles is not None
@@ -137,7 +137,7 @@ def test_parts_without_cells_stand_beside_parts_with() -> None:
 
 def test_a_bundle_that_fails_at_one_part_has_failed_at_the_slide() -> None:
     parts = {0: _scored_part(0, [1.0], ["scoring", "the first"]), 1: _scored_part(1, [2.0], ["scoring", "the second"])}
-    result = results._assembled(ROWS[0], parts[1], parts)
+    result = assembly.assembled(ROWS[0], parts[1], parts)
     assert result is not None
     assert result.failure is None
     assert result.of_bundle(0).tiles is not None
@@ -146,6 +146,6 @@ def test_a_bundle_that_fails_at_one_part_has_failed_at_the_slide() -> None:
 
 def test_a_slide_that_fails_has_failed_for_every_bundle() -> None:
     (part,) = failed_part(0, "unreadable", "x").to_pylist()
-    result = results._assembled(ROWS[0], part, {})
+    result = assembly.assembled(ROWS[0], part, {})
     assert result is not None
     assert [result.of_bundle(i).failure for i in range(2)] == [("unreadable", "x")] * 2

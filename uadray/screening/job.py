@@ -19,7 +19,7 @@ from uadray import metrics, provenance
 from uadray.cluster.read_tasks import ReadTask
 from uadray.cluster.workers import StreamConfig
 from uadray.config import Config
-from uadray.decisions.verdict import Verdict, judge, used_before
+from uadray.decisions.verdict import Verdict
 from uadray.detectors.description import BundleDescription
 from uadray.errors import AccessError, ClusterLostError, UadrayError, UnreachableError, WorkError
 from uadray.screening import ledger
@@ -29,6 +29,7 @@ from uadray.screening.progress import Progress
 from uadray.screening.slide_reader import ReadSlide, claimed_read_tasks, read_slide
 from uadray.screening.slide_result import SlideResult
 from uadray.screening.summary import pages, state_of_slide
+from uadray.screening.verdicts import verdicts_of
 from uadray.slides.identity import warn_of_same_files
 from uadray.slides.manifest import SlideRow
 
@@ -215,7 +216,7 @@ class Committer:
                 elif result.is_open:
                     book.give_back(slide_id, *(result.failure or ("", "")))
                 else:
-                    verdicts = self._verdicts(result)
+                    verdicts = verdicts_of(result, self._bundles)
                     writing.append((pool.submit(book.commit, result, verdicts), verdicts))
                 while len(writing) > COMMITS or (writing and writing[0][0].done()):
                     self._count(*writing.popleft())
@@ -239,16 +240,6 @@ class Committer:
         seconds = time.perf_counter() - self._began
         rate = self._tiles / max(seconds, 1e-9)
         return {"slides_now": self._slides, "tiles_now": self._tiles, "tiles_per_second": rate}
-
-    def _verdicts(self, result: SlideResult) -> list[Verdict]:
-        """One of each bundle."""
-        return [self._verdict(result, index, each) for index, each in enumerate(self._bundles)]
-
-    def _verdict(self, result: SlideResult, index: int, each: ScreeningBundle) -> Verdict:
-        scores, calibration = result.of_bundle(index), each.calibration
-        spec, etag = each.bundle.tiles, result.header.get("etag")
-        verdict = judge(scores.tiles, scores.failure, calibration.aggregation, calibration, spec=spec)
-        return verdict | {"note": used_before(result.row, etag, each.bundle.trained_on, calibration.seen)}
 
     def _count(self, commit: Future[bool], verdicts: list[Verdict]) -> None:
         if commit.result():

@@ -40,7 +40,7 @@ from uadray.screening.decision_segments import Decided
 from uadray.screening.edited_masks import kept_masks, masks_of_run
 from uadray.screening.leases import REQUESTS
 from uadray.screening.run_record import claim_folder
-from uadray.screening.slide_outputs import decision_record, parquet, slide_files, tiles_path
+from uadray.screening.slide_outputs import decision_record, decisions_of, parquet, slide_files, tiles_path
 from uadray.screening.slide_result import SlideResult
 from uadray.screening.summary import write_summaries
 from uadray.slides.manifest import SlideRow
@@ -248,6 +248,11 @@ class Ledger:
         """Changes with the bundles, their calibrations, the slide's file, its mpp and its edited mask."""
         mask = [self._mask_etags[row.slide_id]] if row.slide_id in self._mask_etags else []
         return fingerprint([self.provenance["fingerprint"], str(row.mpp), str(etag), *mask])
+
+    def is_about(self, record: dict[str, Any], row: SlideRow, etag: str | None) -> bool:
+        """Whether the record of a decision is about this version of a slide; the mask that it was made with counts."""
+        mask = [each["mask"] for each in decisions_of(record)[:1] if each["mask"]]
+        return record["fingerprint"] == fingerprint([self.provenance["fingerprint"], str(row.mpp), str(etag), *mask])
 
     def _is_outdated(self, slide_id: str) -> bool:
         """Whether the decision that is there is about an older version of the slide."""

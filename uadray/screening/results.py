@@ -9,8 +9,6 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from uadray import metrics
 from uadray.cluster.attempts import Attempts, is_there
 from uadray.cluster.nodes import Nodes, head_address
@@ -22,11 +20,12 @@ from uadray.cluster.watch_actor import DriversWatch
 from uadray.cluster.workers import StreamConfig
 from uadray.detectors.description import BundleDescription
 from uadray.errors import SYSTEM_REASONS, shown
+from uadray.screening.assembly import assembled
 from uadray.screening.leases import NOT_OURS
-from uadray.screening.parts import failed_part, from_ipc
+from uadray.screening.parts import failed_part
 from uadray.screening.slide_groups import slide_groups
 from uadray.screening.slide_reader import slide_read_tasks
-from uadray.screening.slide_result import EVIDENCE_TILES, BundleScores, SlideResult
+from uadray.screening.slide_result import SlideResult
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 
@@ -171,7 +170,7 @@ def _streamed(
                     if part["part"] not in parts.setdefault(index, {}):
                         counter.add(part)
                     parts[index][part["part"]] = part
-                result_or_none = _assembled(rows[index], part, parts.get(index, {}))
+                result_or_none = assembled(rows[index], part, parts.get(index, {}))
                 if result_or_none is not None:
                     done.add(index)
                     parts.pop(index, None)
@@ -218,38 +217,6 @@ def _crashed(rows: Sequence[SlideRow], crashed: dict[int, str], done: set[int]) 
     for index in crashed.keys() - done:
         done.add(index)
         yield SlideResult(rows[index], failure=("crashed", crashed[index]))
-
-
-def _assembled(row: SlideRow, part: dict[str, Any], parts: dict[int, dict[str, Any]]) -> SlideResult | None:
-    """The slide's result, or None where parts are missing."""
-    header = json.loads(part["header"])
-    if part["part"] < 0:
-        return SlideResult(row, header=header, failure=(header["reason"], header["message"]))
-    if len(parts) < header["n_parts"]:
-        return None
-    ordered = [parts[i] for i in range(header["n_parts"])]
-    headers = [json.loads(part["header"]) for part in ordered]
-    return SlideResult(
-        row,
-        header=headers[0],
-        preview=ordered[0]["preview"],
-        masks=ordered[0]["masks"],
-        scores=tuple(_bundle_scores(i, ordered, headers) for i in range(len(ordered[0]["scores"]))),
-    )
-
-
-def _bundle_scores(index: int, parts: list[dict[str, Any]], headers: list[dict[str, Any]]) -> BundleScores:
-    """One bundle's scores of all parts; its failure where its detector failed at one."""
-    failures = [header["failures"][index] for header in headers if header["failures"][index] is not None]
-    if failures:
-        reason, message = failures[0]
-        return BundleScores(failure=(reason, message))
-    tables = [*(part["scores"][index] for part in parts), parts[0]["flagged"]]
-    evidence = pa.concat_tables([from_ipc(part["evidence"][index]) for part in parts])
-    return BundleScores(
-        tiles=pa.concat_tables((from_ipc(data) for data in tables if data), promote_options="default"),
-        evidence=evidence.sort_by([("score", "descending")]).slice(0, EVIDENCE_TILES),
-    )
 
 
 def _part_scorer(**arguments: Any) -> "PartScorer":

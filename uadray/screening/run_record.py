@@ -37,6 +37,11 @@ def claim_folder(out: str, bundles: Sequence[ScreeningBundle]) -> dict[str, Any]
     return there
 
 
+def screening_fingerprint(bundles: Sequence[ScreeningBundle]) -> str:
+    """Names the screenings with these bundles and calibrations."""
+    return fingerprint([text for each in bundles for text in (each.bundle.id, each.calibration.id)])
+
+
 def is_new(out: str) -> bool:
     """Whether nobody has screened into this folder: then every slide is still to be done."""
     return not objects.exists(objects.join(out, RUN))
@@ -64,7 +69,7 @@ def _record(bundles: Sequence[ScreeningBundle]) -> dict[str, Any]:
         for each in bundles
     ]
     return {
-        "fingerprint": fingerprint([text for each in bundles for text in (each.bundle.id, each.calibration.id)]),
+        "fingerprint": screening_fingerprint(bundles),
         **(facts[0] if len(bundles) == 1 else {"bundles": several}),
         "tiles": bundles[0].bundle.tiles.model_dump(),
         "uadray_version": __version__,

@@ -1,40 +1,102 @@
-"""Who is answered: whoever has the token, or where the server has none, this machine alone."""
+"""Who is answered: whoever has a token with the scope, or where the server has none, this machine alone."""
 
-import hashlib
-import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, final
 
-from fastapi import Request
+from fastapi import Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from uadray.errors import InputError
+from uadray.serving.audit import set_caller
+from uadray.serving.config import ServeConfig
 from uadray.serving.hosts import host_name, is_loopback
 from uadray.serving.refusals import RefusedError
+from uadray.serving.tokens import SCOPES, TOKEN, TOKENS, Scope, TokenSource, found, token_source
 
 FORWARDING = frozenset({"forwarded", "via", "x-real-ip"})
 """Headers that a proxy adds, beside all that begin with `x-forwarded-`."""
 
-
-def digest(token: str) -> str:
-    """The hash that a server keeps of its token: enough to recognise the token, not to reveal it."""
-    return hashlib.sha256(token.encode()).hexdigest()
+BEARER = HTTPBearer(auto_error=False, scheme_name="token", description="A token that has the scope of the operation.")
 
 
-def authorise(request: Request, token_digest: str | None) -> None:
-    """Let a request pass, or refuse it.
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request.
 
-    Args:
-        request: its headers and the address it came from are looked at.
-        token_digest: `digest` of the token; None where the server has none.
+    Attributes:
+        name: of the token, or `local`.
+        scopes: what it may do.
+    """
+
+    name: str
+    scopes: frozenset[Scope]
+
+
+LOCAL = Caller("local", SCOPES)
+
+
+@final
+class Access:
+    """Checks the token of requests, and notes for the audit line who sent them."""
+
+    def __init__(self, tokens: TokenSource | None) -> None:
+        """Take the tokens; None answers this machine alone, and nothing that shows that a proxy passed it on."""
+        self._tokens = tokens
+
+    def requires(self, scope: Scope) -> Callable[..., Awaitable[Caller]]:
+        """A dependency of a route: the caller, whose token has this scope; refused are 401 and 403."""
+
+        async def caller(
+            request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)] = None
+        ) -> Caller:
+            set_caller(request.scope, None)
+            found_caller = self.caller(request)
+            set_caller(request.scope, found_caller.name)
+            if scope not in found_caller.scopes:
+                raise RefusedError(403, f"this token lacks the scope {scope}")
+            return found_caller
+
+        return caller
+
+    def caller(self, request: Request) -> Caller:
+        """Who sent a request.
+
+        Raises:
+            RefusedError: 401.
+        """
+        if self._tokens is None:
+            _check_local(request)
+            return LOCAL
+        scheme, _, text = request.headers.get("authorization", "").partition(" ")
+        token = found(text.strip(), self._tokens.current()) if scheme.lower() == "bearer" else None
+        if token is None:
+            raise _unauthorised("missing or wrong token; send the header Authorization: Bearer <token>")
+        if token.is_expired(datetime.now(UTC)):
+            raise _unauthorised(f"the token {token.name} has expired", error="invalid_token")
+        return Caller(token.name, token.scopes)
+
+
+def endpoint_tokens(config: ServeConfig) -> TokenSource | None:
+    """The tokens of an endpoint; None where it needs none, because it answers this machine alone.
 
     Raises:
-        RefusedError: 401.
+        InputError: there are none, and `insecure` is not set.
     """
-    if token_digest is None:
-        _check_local(request)
-        return
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(digest(token.strip()), token_digest):
-        raise RefusedError(
-            401, "missing or wrong token; send the header Authorization: Bearer <token>", {"WWW-Authenticate": "Bearer"}
+    tokens = token_source(config.tokens)
+    if tokens is None and not config.insecure:
+        raise InputError(
+            f"the endpoint has no token: name a file of tokens (tokens), set {TOKEN} or {TOKENS}, "
+            "or set insecure: true to answer this machine alone"
         )
+    return tokens
+
+
+def _unauthorised(detail: str, *, error: str | None = None) -> RefusedError:
+    return RefusedError(
+        401, detail, {"WWW-Authenticate": 'Bearer realm="uadray"' + (f', error="{error}"' if error else "")}
+    )
 
 
 def _check_local(request: Request) -> None:
@@ -46,16 +108,15 @@ def _check_local(request: Request) -> None:
     Raises:
         RefusedError: 401.
     """
-    start_it = "start it with UADRAY_TOKEN"
+    start_it = f"start it with {TOKEN}"
     if request.client is None or not is_loopback(request.client.host):
-        raise RefusedError(401, f"this server has no token, so it answers its own machine only; {start_it}")
+        raise _unauthorised(f"this server has no token, so it answers its own machine only; {start_it}")
     via = [name for name in request.headers if name in FORWARDING or name.startswith("x-forwarded-")]
     if via:
-        raise RefusedError(
-            401,
-            f"this server has no token, so it answers nothing that a proxy passes on (header {via[0]}); {start_it}",
+        raise _unauthorised(
+            f"this server has no token, so it answers nothing that a proxy passes on (header {via[0]}); {start_it}"
         )
     if not is_loopback(host_name(request.headers.get("host", ""))):
-        raise RefusedError(
-            401, f"this server has no token, so it answers to localhost and 127.0.0.1 only (host); {start_it}"
+        raise _unauthorised(
+            f"this server has no token, so it answers to localhost and 127.0.0.1 only (host); {start_it}"
         )

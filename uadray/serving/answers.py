@@ -19,7 +19,7 @@ from uadray.serving.base64_images import claimed_px, decode_tile
 from uadray.serving.config import ServeConfig
 from uadray.serving.refusals import RefusedError
 from uadray.serving.schemas import ResidualMap, TileRequest, TileResponse, TileScore
-from uadray.serving.stages import Scores
+from uadray.serving.scores import Scores
 from uadray.tiles.images import ImageError, Pixels
 
 DECODE_CHUNK = 16

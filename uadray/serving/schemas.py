@@ -77,29 +77,21 @@ class TileResponse(Message):
     scores: list[TileScore]
 
 
-class Problem(Message):
-    """Answer to a request that is refused as a whole.
+class Problem(BaseModel):
+    """Answer to a request that is refused as a whole (RFC 9457); its media type is `application/problem+json`.
 
     Attributes:
-        error: one line.
+        type: always `about:blank`: the status says what kind of problem it is.
+        title: of the status.
+        status: of HTTP.
+        detail: one line: what is wrong, and what the limit is, if one was passed.
+        instance: path of the request.
+        request_id: by which logs know the request.
     """
 
-    error: str
-
-
-class Health(Message):
-    """Answer to `GET /healthz`.
-
-    Attributes:
-        status: `ok`, or `starting` until every stage has loaded the bundle.
-        bundle_id: of the bundle.
-        name: of the bundle.
-        tile_px: least side of a tile.
-        mpp: micrometres per pixel that tiles must have.
-    """
-
-    status: str
-    bundle_id: str
-    name: str
-    tile_px: int
-    mpp: float
+    type: str = "about:blank"
+    title: str = Field(examples=["Content Too Large"])
+    status: int = Field(examples=[413])
+    detail: str = Field(examples=["body too large; at most 33554432 bytes, send several requests"])
+    instance: str = Field(examples=["/v1/tiles/score"])
+    request_id: str = Field(examples=["5f1a0c9be2d34a17"])

@@ -65,7 +65,7 @@ def list_objects(uri: str, *, left_out: Callable[[str, str], None] | None = None
     return s3_boto3.list_objects(uri)
 
 
-def list_many(uri: str, *, at_most: int | None = None) -> list[ObjectInfo]:
+def list_many(uri: str, *, at_most: int | None = None, after: str = "") -> list[ObjectInfo]:
     """List the objects in a folder and below, by obstore where it can: a sixteenth of boto3's CPU time.
 
     Of a name with empty segments another is told (see above): only for folders in which such names do not matter.
@@ -75,7 +75,8 @@ def list_many(uri: str, *, at_most: int | None = None) -> list[ObjectInfo]:
         import obstore
 
         bucket, infos = split_s3(uri)[0], list[ObjectInfo]()
-        for page in obstore.list(store, key.rstrip("/") + "/" if key else None, chunk_size=1000):
+        folder = key.rstrip("/") + "/" if key else ""
+        for page in obstore.list(store, folder or None, offset=folder + after if after else None, chunk_size=1000):
             infos += [
                 ObjectInfo(f"s3://{bucket}/{item['path']}", item["size"], (item["e_tag"] or "").strip('"'))
                 for item in page
@@ -85,7 +86,7 @@ def list_many(uri: str, *, at_most: int | None = None) -> list[ObjectInfo]:
         return infos
 
     infos = _by_obstore(uri, pages, retry=True)
-    return list(islice(s3_boto3.list_objects(uri), at_most)) if infos is None else infos[:at_most]
+    return list(islice(s3_boto3.list_objects(uri, after=after), at_most)) if infos is None else infos[:at_most]
 
 
 def read_bytes(uri: str, *, max_bytes: int | None = None) -> bytes:

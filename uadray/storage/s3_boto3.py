@@ -58,15 +58,18 @@ def visible_buckets() -> int | None:
     return None
 
 
-def list_objects(uri: str) -> Iterator[ObjectInfo]:
+def list_objects(uri: str, *, after: str = "") -> Iterator[ObjectInfo]:
     """List the objects in a folder and below, page by page, in the order of the server (on S3 by key).
+
+    With `after`, only those whose names in the folder follow this one.
 
     Objects that stand for folders (their names end with a slash) are not listed.
     """
     bucket, folder = split_s3(uri)
     prefix = folder.rstrip("/") + "/" if folder.strip("/") else ""
     with explained(uri):
-        for page in connect().client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        begin = {"StartAfter": prefix + after} if after else {}
+        for page in connect().client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **begin):
             for item in page.get("Contents", ()):
                 if not item["Key"].endswith("/"):
                     yield ObjectInfo(f"s3://{bucket}/{item['Key']}", int(item["Size"]), item["ETag"].strip('"'))
