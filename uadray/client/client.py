@@ -10,7 +10,6 @@ Whatever may be repeated is repeated while the endpoint is busy, away or restart
 
 import io
 import itertools
-import json
 import math
 import re
 import secrets
@@ -27,16 +26,13 @@ import pyarrow.parquet as pq
 
 from uadray.client.answers import Batch, Decision, Job, batch_of, decision_of, job_of
 from uadray.client.connection import IDEMPOTENCY_KEY, PATIENCE_S, Connection, pause_s, values_of
-from uadray.client.events import event_data
 from uadray.client.tile_scores import Images, TileScore, bodies, scores_of
 from uadray.client.tokens import token_now
+from uadray.client.waiting import LOOK_S, states
 from uadray.errors import InputError, UadrayError, WorkError
 
 PAGE = 100
 """Jobs in an answer."""
-
-_LOOK_S = 5.0
-"""Between two looks at a job without events, or at a batch, which its endpoint has to count, at most."""
 
 
 class Client:
@@ -128,7 +124,7 @@ class Client:
         Raises:
             WorkError: it has not ended within `timeout_s`; the job goes on.
         """
-        for state in self._states(job, _deadline(timeout_s)):
+        for state in states(self._at, _path(job), _deadline(timeout_s)):
             progress(state)
             if state.has_ended:
                 return state
@@ -151,7 +147,7 @@ class Client:
                 return state
             if time.monotonic() > ends:
                 break
-            time.sleep(min(pause_s(turn), _LOOK_S))
+            time.sleep(min(pause_s(turn), LOOK_S))
         raise WorkError(f"batch {state.id} has not ended within {timeout_s:g} s; it goes on, wait again")
 
     def decision(self, job: Job | str) -> Decision:
@@ -250,32 +246,6 @@ class Client:
 
     def _get(self, path: str, **params: Any) -> dict[str, Any]:
         return values_of(self._at.send("GET", path, params=params))
-
-    def _states(self, job: Job | str, ends: float) -> Iterator[Job]:
-        """A job whenever there is news of it, and between two attempts to listen; until `ends`."""
-        turn = 0
-        while True:
-            with suppress(UadrayError):  # whatever it was, asking tells whether it lasts
-                for state in self._heard(job, ends):
-                    turn = 0
-                    yield state
-            yield self.status(job)
-            if time.monotonic() > ends:
-                return
-            time.sleep(min(pause_s(turn), _LOOK_S))
-            turn += 1
-
-    def _heard(self, job: Job | str, ends: float) -> Iterator[Job]:
-        """A job as the endpoint's events tell it."""
-        timeout_s = max(1.0, ends - time.monotonic())
-        with self._at.lines(f"{_path(job)}/events", timeout_s=timeout_s) as lines:
-            in_time = itertools.takewhile(lambda line: time.monotonic() < ends, lines)
-            for data in event_data(in_time):
-                try:
-                    record = json.loads(data)
-                except ValueError as error:
-                    raise WorkError(f"events of job {_id(job)}: not JSON: {error}") from error
-                yield job_of(record)
 
     def _pictures(self, path: str) -> dict[str, bytes]:
         """Thumbnail and heatmap of a slide, as far as they can be had; they are not waited for."""
