@@ -214,7 +214,7 @@ def test_the_folder_of_an_endpoint(screening: tuple[str, str], tmp_path: Path) -
     result = evaluate(str(endpoint), labels=manifest)
     assert (result["slide_auroc"], result["page"]) == (auroc, str(endpoint / "screenings" / "1f" / "evaluation.html"))
     shutil.copytree(out, endpoint / "screenings" / "2f")
-    with pytest.raises(InputError, match=rf"several screenings of an endpoint; evaluate one: {endpoint}/screenings/1f, .*/2f$"):
+    with pytest.raises(InputError, match=rf"evaluate one: {endpoint}/screenings/1f, .*/2f$"):
         evaluate(str(endpoint), labels=manifest)
     shutil.copytree(out, endpoint, dirs_exist_ok=True)
     assert evaluate(str(endpoint), labels=manifest)["page"] == str(endpoint / "evaluation.html")
