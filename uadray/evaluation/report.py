@@ -71,9 +71,7 @@ def screening_of(out: str) -> str:
     names = sorted(objects.name(run.removesuffix("/run.json")) for run in runs)
     folders = [objects.join(out, "screenings", name) for name in names]
     if len(folders) > 1:
-        raise InputError(
-            f"{out} holds several screenings of an endpoint; evaluate one: {', '.join(folders)}"
-        )
+        raise InputError(f"{out} holds several screenings of an endpoint; evaluate one: {', '.join(folders)}")
     return folders[0] if folders else out
 
 
