@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from uadray.client.answers import Batch, Decision, Job, batch_of, decision_of, job_of
 from uadray.client.connection import IDEMPOTENCY_KEY, PATIENCE_S, Connection, pause_s, values_of
-from uadray.client.tile_scores import Images, TileScore, bodies, scores_of
+from uadray.client.tile_scores import TILES, Images, TileScore, bodies, scores_of
 from uadray.client.tokens import token_now
 from uadray.client.waiting import LOOK_S, states
 from uadray.errors import InputError, UadrayError, WorkError
@@ -201,7 +201,7 @@ class Client:
 
     def score(
         self, tiles: Images | npt.NDArray[np.uint8], *, bundle: str | None = None, maps: bool = False,
-        reconstructions: bool = False,
+        reconstructions: bool = False, tiles_per_request: int = TILES,
     ) -> list[TileScore]:  # fmt: skip
         """Score tiles, in their order. It changes nothing, so it is repeated like a GET.
 
@@ -210,6 +210,7 @@ class Client:
             bundle: its name; the endpoint's first unless given.
             maps: also the residual map of each.
             reconstructions: also the reconstruction of each.
+            tiles_per_request: fewer where the endpoint says that it takes no more.
 
         Raises:
             WorkError: the bundle was replaced by another in between: then not all scores are of one.
@@ -218,7 +219,7 @@ class Client:
         wanted = {name: value for name, value in wanted.items() if value is not None}
         scores: list[TileScore] = []
         ids = set[str]()
-        for body in bodies(tiles):
+        for body in bodies(tiles, most=tiles_per_request):
             answer = self._score(body.content, wanted, is_array=body.is_array)
             scores += scores_of(answer)
             ids.add(str(answer.get("bundle_id")))

@@ -15,7 +15,7 @@ from uadray.client.notebook import shown
 from uadray.errors import InputError, WorkError
 
 TILES = 256
-"""In a request."""
+"""In a request, unless its endpoint is configured for fewer."""
 
 BODY_BYTES = 24 * 2**20
 """And so many bytes: endpoints take 32 MiB unless they are configured otherwise."""
@@ -61,38 +61,39 @@ class Body:
     is_array: bool
 
 
-def bodies(tiles: Images | npt.NDArray[np.uint8]) -> Iterator[Body]:
+def bodies(tiles: Images | npt.NDArray[np.uint8], *, most: int = TILES) -> Iterator[Body]:
     """The requests that tiles take.
 
     Args:
         tiles: uint8 [N, h, w, 3], or files.
+        most: tiles in a request.
 
     Raises:
         InputError: none, another kind of array, or a file that cannot be read.
     """
     if len(tiles) == 0:
         raise InputError("no tile to score")
-    yield from _of_array(tiles) if isinstance(tiles, np.ndarray) else _of_files(tiles)
+    yield from _of_array(tiles, most) if isinstance(tiles, np.ndarray) else _of_files(tiles, most)
 
 
-def _of_array(tiles: npt.NDArray[np.uint8]) -> Iterator[Body]:
+def _of_array(tiles: npt.NDArray[np.uint8], most: int) -> Iterator[Body]:
     if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[-1] != 3:
         raise InputError(f"tiles {tiles.dtype} {list(tiles.shape)}: expected uint8 [N, height, width, 3]")
-    step = max(1, min(TILES, BODY_BYTES // max(1, tiles[0].nbytes)))
+    step = max(1, min(most, BODY_BYTES // max(1, tiles[0].nbytes)))
     for start in range(0, len(tiles), step):
-        some = tiles[start : start + step]
+        some = np.ascontiguousarray(tiles[start : start + step])
         file = io.BytesIO()
         np.savez(file, tiles=some, ids=np.array([str(start + i) for i in range(len(some))]))
         yield Body(file.getvalue(), is_array=True)
 
 
-def _of_files(images: Images) -> Iterator[Body]:
+def _of_files(images: Images, most: int) -> Iterator[Body]:
     some: list[dict[str, str]] = []
     n_bytes = 0
     for number, image in enumerate(images):
         data, tile_id = _read(image, number)
         encoded = base64.b64encode(data).decode()
-        if some and (len(some) == TILES or n_bytes + len(encoded) > BODY_BYTES):
+        if some and (len(some) == most or n_bytes + len(encoded) > BODY_BYTES):
             yield Body({"tiles": some}, is_array=False)
             some, n_bytes = [], 0
         some.append({"id": tile_id, "image": encoded})
