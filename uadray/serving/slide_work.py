@@ -108,8 +108,12 @@ class SlideWorker:
                     self._screenings.renew()
                     stop.wait(LOOK_S)
         finally:
-            self._reader.close()
-            self._screenings.close()
+            self.close()
+
+    def close(self) -> None:
+        """End the reader, and the heartbeats: what was claimed is free from now on."""
+        self._reader.close()
+        self._screenings.close()
 
     def step(self, stop: threading.Event) -> bool:
         """Work on the first place of the queue that can be worked on; False where there is none."""
