@@ -1,6 +1,5 @@
 """The client and the endpoint's own application, on a port, without Ray."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +15,7 @@ from uadray.client.client import Client
 from uadray.errors import AccessError, InputError, NotFoundError
 from uadray.serving.config import ServeConfig
 from uadray.serving.jobs import Jobs
-from uadray.serving.registry import RegisteredBundle
-from uadray.serving.scores import Scores, Wanted
 from uadray.serving.tokens import FixedTokens, Token, TokenSource, digest
-from uadray.tiles.images import Pixels
 
 TOKEN = serving_client.TOKEN
 
@@ -31,13 +27,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @contextmanager
 def listening(bundle: str, out: Path, tokens: TokenSource, **fields: Any) -> Iterator[str]:
-    """The URL of an endpoint whose stages are a function."""
-
-    async def score(bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> Scores:
-        return await asyncio.to_thread(parts.score_here, bundle, pixels, wanted)
-
+    """The URL of an endpoint with one bundle, `main`, on a free port."""
     config = ServeConfig(out=str(out), bundles={"main": bundle}, **fields)
-    services = serving_client.plain_services(config, tokens=tokens, score=score, jobs=Jobs(config.out))
+    services = serving_client.plain_services(config, tokens=tokens, jobs=Jobs(config.out))
     with serving_client.listening(services) as port:
         yield f"http://127.0.0.1:{port}"
 
