@@ -2,26 +2,15 @@
 
 from typing import Any
 
-from uadray.decisions.conformal import Calibration, threshold
-from uadray.detectors.bundle import Bundle, read_bundle
-from uadray.detectors.catalog import assumption_of, summary_of
+from uadray.detectors.bundle import read_bundle
 from uadray.errors import InputError
-from uadray.ready.entries import About, Entry, Measured, entry_of
-from uadray.reports.card import Section, card_markdown, card_page
+from uadray.ready.entries import entry_of
+from uadray.reports.card import card_markdown, card_page
+from uadray.reports.card_sections import sections_of
 from uadray.screening.bundles import read_calibration
 from uadray.storage import objects
 
 FORMATS = {".md": card_markdown, ".html": card_page}
-
-GENERAL_FACTOR = "Scanner, stain and thickness of the section."
-
-GENERAL_ADVICE = "Calibrate it on normal slides of your own site and scanner."
-
-GENERAL_LIMITS = (
-    "It sees one stain of one slide, and knows neither the patient nor the history.",
-    "Tiles under pen, in folds, in air or out of focus are left out, and not all of these are noticed.",
-    "A false-alarm rate holds for slides like those it was calibrated on, and for nothing else.",
-)
 
 
 def run(bundle_uri: str, *, out: str | None) -> tuple[dict[str, Any], str]:
@@ -47,92 +36,6 @@ def run(bundle_uri: str, *, out: str | None) -> tuple[dict[str, Any], str]:
         objects.write_bytes(out, make(title, sections).encode(), content_type=_content_type(out))
     answer = {"bundle": bundle.id, "name": bundle.name, "is_calibrated": calibration is not None, "card": out}
     return answer, card_markdown(title, sections)
-
-
-def sections_of(bundle: Bundle, calibration: Calibration | None, entry: Entry | None) -> list[Section]:
-    """The parts of a card.
-
-    Args:
-        bundle: what it says of itself.
-        calibration: of it, if there is one.
-        entry: the ready detector that it is, if it is one.
-    """
-    about, measured = (entry.about, entry.measured) if entry else (None, None)
-    return [
-        _details(bundle, about),
-        _use(about),
-        Section("What it assumes", _assumptions(bundle)),
-        Section("What changes its scores", points=[GENERAL_FACTOR, *_more(about, "factors")]),
-        _training(bundle, about),
-        _figures(bundle, about, measured),
-        _calibrated(calibration),
-        Section("Limits", points=[*GENERAL_LIMITS, *_more(about, "limits")]),
-        Section("Before you use it", points=_more(about, "advice") or [GENERAL_ADVICE]),
-    ]
-
-
-def _assumptions(bundle: Bundle) -> list[str]:
-    """Of the detector, and of those that it is made of."""
-    told = [assumption_of(each) for each in (bundle.detector, *getattr(bundle.detector, "members", ()))]
-    return [text for text in told if text] or ["Nobody has written it down."]
-
-
-def _details(bundle: Bundle, about: About | None) -> Section:
-    tiles, detector = bundle.tiles, bundle.detector
-    cut = f"{tiles.tile_px} px at {tiles.mpp:g} um/px ({tiles.tile_px * tiles.mpp:.0f} um)"
-    rows = [
-        ("detector", f"{detector.kind}: {summary_of(detector)}"),
-        ("tiles", f"{cut}, at least {tiles.min_tissue:.0%} tissue"),
-        ("stain", "normalised" if tiles.stain else "as it is"),
-        ("bundle", f"{bundle.id}, weights {bundle.weights_sha256}"),
-        ("made with", f"uadray {bundle.uadray_version}" + (f", commit {bundle.commit}" if bundle.commit else "")),
-        *((f"licence of {name}", licence) for name, licence in bundle.licences.items()),
-        *([("licence of what was fitted", about.licence)] if about else []),
-    ]
-    return Section("What it is", [about.title] if about else [], rows=rows)
-
-
-def _use(about: About | None) -> Section:
-    if about is None:
-        text = "Ranking slides of the tissue it was trained on by how unlike normal tissue they look, in research."
-        return Section("What it is for", [text], ["Not for diagnosis, and not for tissue that it was not trained on."])
-    return Section("What it is for", [about.intended_use], about.not_for)
-
-
-def _training(bundle: Bundle, about: About | None) -> Section:
-    names = {"label": "label", "n_tiles": "tiles", "n_slides": "slides", "fingerprint": "fingerprint"}
-    given = bundle.training_data
-    rows = [(shown, str(given[name])[:80]) for name, shown in names.items() if isinstance(given.get(name), str | int)]
-    lines = [about.training_data] if about else [] if rows else ["Normal tissue; it does not say more."]
-    return Section("What it was trained on", lines, rows=rows)
-
-
-def _figures(bundle: Bundle, about: About | None, measured: Measured | None) -> Section:
-    title, last = "How well it does", [(f"training: {name}", f"{value:.4g}") for name, value in bundle.metrics.items()]
-    if about is None or measured is None or measured.figures is None:
-        text = "Nothing is known. Screen slides with labels of your own, then `uadray evaluate` tells."
-        return Section(title, [text], rows=last)
-    lines = [about.evaluation_data, f"Training: {measured.figures.budget}", f"Again: {measured.figures.command}"]
-    return Section(title, lines, rows=[(f"{f.what}, {f.data}", f.text) for f in measured.figures.figures])
-
-
-def _calibrated(calibration: Calibration | None) -> Section:
-    title = "Calibration"
-    if calibration is None:
-        text = "None: it scores, and cannot decide. `uadray calibrate BUNDLE --slides NORMAL` makes it decide."
-        return Section(title, [text])
-    rows = [
-        ("calibration", calibration.id),
-        ("normal patients", str(len(calibration.scores))),
-        ("stated false-alarm rate", f"{calibration.alpha:g}"),
-        ("threshold", f"{threshold(calibration):.6g}"),
-        *((f"slide score: {name}", str(value)) for name, value in calibration.aggregation.model_dump().items()),
-    ]
-    return Section(title, rows=rows)
-
-
-def _more(about: About | None, name: str) -> list[str]:
-    return [] if about is None else list(getattr(about, name))
 
 
 def _calibration(bundle_uri: str) -> str:

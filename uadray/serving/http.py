@@ -1,24 +1,57 @@
 """The HTTP side of the endpoint: what every request meets, and the routes. Knows nothing of Ray."""
 
 from collections.abc import Callable
+from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 
 from uadray import __version__
-from uadray.serving import routes_health
+from uadray.serving import (
+    routes_batches,
+    routes_bundles,
+    routes_health,
+    routes_screenings,
+    routes_slides,
+    routes_tiles,
+)
 from uadray.serving.envelope import Envelope
+from uadray.serving.limits import BodyLimits
+from uadray.serving.openapi import ANY_PROBLEM, DESCRIPTION, describe, problems
 from uadray.serving.refusals import answer_errors_as_problems
 from uadray.serving.services import Services
 
-ROUTERS: tuple[Callable[[Services], APIRouter], ...] = (routes_health.router,)
+ROUTERS: tuple[Callable[[Services], APIRouter], ...] = (
+    routes_health.router,
+    routes_tiles.router,
+    routes_bundles.router,
+    routes_slides.router,
+    routes_batches.router,
+    routes_screenings.router,
+)
 """Each module of routes, in the order of the description."""
 
 
 def build_http(services: Services) -> FastAPI:
     """The FastAPI application."""
-    app = FastAPI(title="uadray", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    config = services.config
+    app = FastAPI(
+        title="uadray", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None, openapi_url=None
+    )
     answer_errors_as_problems(app)
     for router in ROUTERS:
-        app.include_router(router(services))
-    app.add_middleware(Envelope)
+        app.include_router(router(services), responses=ANY_PROBLEM)
+
+    @app.get(
+        "/openapi.json",
+        operation_id="openapi",
+        tags=["health"],
+        dependencies=[Depends(services.access.requires("read"))],
+        responses=problems(401, 403),
+    )
+    async def openapi() -> dict[str, Any]:
+        """Describes the API."""
+        return describe(app)
+
+    app.add_middleware(BodyLimits, max_body_bytes=config.max_body_bytes, max_bytes_in_flight=config.max_bytes_in_flight)
+    app.add_middleware(Envelope)  # the outermost
     return app

@@ -42,7 +42,7 @@ TRIES = 5
 """Of a conditional put that another was faster with."""
 
 
-class UnknownBundleError(InputError):
+class UnknownBundleError(NotFoundError):
     """No bundle goes by this name."""
 
 

@@ -1,50 +1,92 @@
-"""The body of a request: how much of it is read, and what it asks for."""
+"""The body of a request: read as far as `limits` allows, and what it asks for, in a strict model."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
-from uadray.serving.refusals import RefusedError
-from uadray.serving.schemas import TileRequest
+from uadray.serving.refusals import RefusedError, field_problems
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+Result = TypeVar("Result")
+
+GONE = 499
+"""What a log says of a request whose client did not wait for the answer."""
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body, of at most `max_bytes`; no more than that is held in memory at any time.
+async def read_body(request: Request) -> bytes:
+    """The body; `limits.BodyLimits` refuses one that is too large while it is read.
 
     Raises:
-        RefusedError: 413, at the header where it tells the size, else as soon as too much has come.
+        RefusedError: 413 or 429 by the limits, or 400 where the connection ends before the body does.
     """
-    too_large = RefusedError(413, f"body too large; at most {max_bytes} bytes, send several requests")
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > max_bytes:
-        raise too_large
     body = bytearray()
     try:
         async for chunk in request.stream():
-            if len(body) + len(chunk) > max_bytes:
-                raise too_large
             body += chunk
     except ClientDisconnect as error:
         raise RefusedError(400, "the connection ended before the body did") from error
     return bytes(body)
 
 
-def parse_request(body: bytes, max_tiles: int) -> TileRequest:
-    """Read the JSON of a body.
+async def read_json(request: Request, model: type[ModelT]) -> ModelT:
+    """The JSON of a body. Routes read it so, after the token was looked at, and not as a parameter of FastAPI's.
 
     Raises:
-        RefusedError: 422 and the field, or 413 where there are too many tiles.
+        RefusedError: as of `read_body`; 415 for another media type, 422 for what the model refuses.
     """
-    too_many = RefusedError(413, f"too many tiles; at most {max_tiles} in a request, send several")
+    if media_type(request) not in ("", "application/json"):
+        raise RefusedError(415, "expected Content-Type: application/json")
+    return parsed(model, await read_body(request))
+
+
+def media_type(request: Request) -> str:
+    """The media type of the body, in lower case; empty where the request does not say."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def parsed(model: type[ModelT], body: bytes) -> ModelT:
+    """JSON as a model.
+
+    Raises:
+        RefusedError: 422 and the fields, without their values: these may be patients'.
+    """
     try:
-        asked = TileRequest.model_validate_json(body)
+        return model.model_validate_json(body)
     except ValidationError as error:
-        # without the input: it is patients' images
-        problems = error.errors(include_url=False, include_input=False, include_context=False)
-        if any(p["type"] == "too_long" and p["loc"] == ("tiles",) for p in problems):
-            raise too_many from None
-        lines = [f"{'.'.join(map(str, p['loc']))[:100] or 'body'}: {p['msg']}" for p in problems[:3]]
-        raise RefusedError(422, "; ".join(lines)) from None
-    if len(asked.tiles) > max_tiles:
-        raise too_many
-    return asked
+        raise RefusedError(422, told(error)) from None
+
+
+def told(error: ValidationError) -> str:
+    """What is wrong with which fields, without the values."""
+    return field_problems(error.errors(include_url=False, include_input=False, include_context=False))
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of work for a client, which is cancelled when the client goes. The body must have been read.
+
+    Raises:
+        RefusedError: 499, which nobody reads.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise RefusedError(GONE, "the client has gone", title="Client Closed Request")
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

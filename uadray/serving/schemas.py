@@ -4,7 +4,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from uadray.serving.config import MAX_TILES
+from uadray.serving.config import MAX_TILES, BundleName
+
+TileId = Annotated[str, StringConstraints(max_length=1024)]
 
 
 class Message(BaseModel):
@@ -21,20 +23,42 @@ class Tile(Message):
         image: PNG or JPEG, base64; larger than the bundle's tiles, it is cropped to its centre.
     """
 
-    id: Annotated[str, StringConstraints(max_length=1024)]
+    id: TileId
     image: str
 
 
-class TileRequest(Message):
+class TileOptions(Message):
+    """What is wanted of tiles: the query of a body of images, and part of a body of JSON.
+
+    Attributes:
+        bundle: name of the bundle that scores; the first one where it is not given.
+        maps: also send each tile's residual map.
+        reconstructions: also send each tile's reconstruction.
+    """
+
+    bundle: BundleName | None = None
+    maps: bool = False
+    reconstructions: bool = False
+
+
+class ImageOptions(TileOptions):
+    """The query of a body that is one image.
+
+    Attributes:
+        id: comes back in the answer.
+    """
+
+    id: TileId = "0"
+
+
+class TileRequest(TileOptions):
     """Body of `POST /v1/tiles/score`.
 
     Attributes:
         tiles: to score.
-        maps: also send each tile's residual map.
     """
 
     tiles: list[Tile] = Field(min_length=1, max_length=MAX_TILES)
-    maps: bool = False
 
 
 class ResidualMap(Message):
@@ -50,19 +74,21 @@ class ResidualMap(Message):
 
 
 class TileScore(Message):
-    """What came of one tile: a score or an error, never both. No picture of a reconstruction is part of the answer.
+    """What came of one tile: a score or an error, never both.
 
     Attributes:
         id: of the request.
         score: higher = more abnormal.
         error: why there is no score.
         map: only where maps were asked for; detectors without a reconstruction give one as well.
+        reconstruction: PNG, base64; only where it was asked for, and null from a detector that makes none.
     """
 
     id: str
     score: float | None
     error: str | None
     map: ResidualMap | None = None
+    reconstruction: str | None = None
 
 
 class TileResponse(Message):

@@ -111,8 +111,12 @@ class SlideWorker:
                     self._screenings.renew()
                     stop.wait(LOOK_S)
         finally:
-            self._reader.close()
-            self._screenings.close()
+            self.close()
+
+    def close(self) -> None:
+        """End the reader, and the heartbeats: what was claimed is free from now on."""
+        self._reader.close()
+        self._screenings.close()
 
     def step(self, stop: threading.Event) -> bool:
         """Work on the first place of the queue that can be worked on; False where there is none."""
@@ -293,7 +297,7 @@ class SlideWorker:
         there = set(places)
         for known in (self._not_before, self._tries):
             for place in known.keys() - there:
-                del known[place]  # type: ignore[attr-defined]  # both are dicts
+                del known[place]
 
 
 @dataclass(frozen=True)
