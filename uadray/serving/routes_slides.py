@@ -15,6 +15,7 @@ from uadray.serving.job_schemas import Job, JobPage, SlideRequest, job_of_record
 from uadray.serving.openapi import problems
 from uadray.serving.refusals import RefusedError
 from uadray.serving.services import Services
+from uadray.serving.slide_pictures import picture_in
 
 EVENTS_S = 1.0
 """Seconds between looks at a job whose events are followed."""
@@ -149,6 +150,21 @@ def router(services: Services) -> APIRouter:
         """Thumbnail, heatmap and the most abnormal tiles, as one SVG."""
         data = await asyncio.to_thread(_result, services, found, job_id, "evidence/{}.svg", bundle)
         return Response(data, media_type="image/svg+xml")
+
+    @routes.get(
+        "/{job_id}/{picture}",
+        dependencies=[Depends(read)],
+        response_class=Response,
+        operation_id="slidePicture",
+        responses=problems(401, 403, 404, 409),
+    )
+    async def picture(job_id: JobId, picture: Literal["thumbnail", "heatmap"], bundle: str | None = None) -> Response:
+        """The whole slide in small, or its heatmap: JPEG."""
+        data = await asyncio.to_thread(_result, services, found, job_id, "evidence/{}.svg", bundle)
+        jpeg = picture_in(data, picture)
+        if not jpeg:
+            raise RefusedError(404, f"the slide has no {picture}")
+        return Response(jpeg, media_type="image/jpeg")
 
     return routes
 
