@@ -129,20 +129,23 @@ def peak_growth_mib() -> Iterator[list[float]]:
 
 
 class Answer(NamedTuple):
-    """Status and JSON of an answer."""
+    """Status, JSON and headers of an answer."""
 
     status: int
     body: dict[str, Any]
+    headers: dict[str, str]
 
 
-def ask(port: int, path: str, body: Any = None, **headers: str) -> Answer:
+def ask(port: int, path: str, body: Any = None, *, method: str = "", **headers: str) -> Answer:
     """POST a JSON value, or bytes as they are, to `http://127.0.0.1:port/path`; GET where there is no body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     try:
-        connection.request("GET" if body is None else "POST", path, data, headers)
+        connection.request(method or ("GET" if body is None else "POST"), path, data, headers)
         response = connection.getresponse()
-        return Answer(response.status, json.loads(response.read()))
+        text = response.read()
+        told = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, json.loads(text) if text else {}, told)
     finally:
         connection.close()
 
