@@ -15,6 +15,7 @@ from uadray.serving.job_schemas import Job, JobPage, SlideRequest, job_of_record
 from uadray.serving.openapi import problems
 from uadray.serving.refusals import RefusedError
 from uadray.serving.services import Services
+from uadray.serving.slide_pictures import picture_in
 
 EVENTS_S = 1.0
 """Seconds between looks at a job whose events are followed."""
@@ -150,6 +151,28 @@ def router(services: Services) -> APIRouter:
         data = await asyncio.to_thread(_result, services, found, job_id, "evidence/{}.svg", bundle)
         return Response(data, media_type="image/svg+xml")
 
+    @routes.get(
+        "/{job_id}/thumbnail",
+        dependencies=[Depends(read)],
+        response_class=Response,
+        operation_id="slideJobThumbnail",
+        responses=problems(401, 403, 404, 409),
+    )
+    async def thumbnail(job_id: JobId) -> Response:
+        """The slide in small, as JPEG."""
+        return await asyncio.to_thread(_picture, services, found, job_id, "thumbnail", None)
+
+    @routes.get(
+        "/{job_id}/heatmap",
+        dependencies=[Depends(read)],
+        response_class=Response,
+        operation_id="slideJobHeatmap",
+        responses=problems(401, 403, 404, 409),
+    )
+    async def heatmap(job_id: JobId, bundle: str | None = None) -> Response:
+        """The scores over the thumbnail, as JPEG."""
+        return await asyncio.to_thread(_picture, services, found, job_id, "heatmap", bundle)
+
     return routes
 
 
@@ -190,6 +213,13 @@ def _cancelled(services: Services, found: Any, job_id: str, by: str) -> Job:
 def _result(services: Services, found: Any, job_id: str, path: str, bundle: str | None) -> bytes:
     record = found(job_id)
     return result_bytes(services, record, path.format(record.slide.slide_id), bundle=bundle)
+
+
+def _picture(services: Services, found: Any, job_id: str, name: str, bundle: str | None) -> Response:
+    data = picture_in(_result(services, found, job_id, "evidence/{}.svg", bundle), name)
+    if not data:
+        raise RefusedError(404, f"the slide has no {name}")
+    return Response(data, media_type="image/jpeg")
 
 
 async def _events(services: Services, record: JobRecord, request: Request) -> AsyncIterator[str]:
