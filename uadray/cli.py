@@ -331,14 +331,16 @@ def card(
 
 @app.command()
 def serve(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML, see configs/serve.yaml.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="YAML of Ray Serve, see configs/serve/.")],
     overrides: SetOpt = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Without a token; this machine alone is answered.")
+    ] = False,
 ) -> None:
-    """Serve a bundle over HTTP until stopped."""
-    from uadray.config import load_config
-    from uadray.serving.config import ServeConfig
+    """Serve slides, tiles and the page over HTTP until stopped."""
+    from uadray.serving.deployment_file import load_deployment_file
 
-    settings = load_config(ServeConfig, config, overrides or [])
+    settings = load_deployment_file(file, [*(overrides or []), *(["insecure=true"] if insecure else [])])
     from uadray.commands import serve as command
 
     command.run(settings)

@@ -99,6 +99,9 @@ def test_a_slide_from_its_sending_to_its_tiles(
     assert [tile["tile_id"] for tile in pages] == tiles["tile_id"].to_pylist()
     assert client.get(f"/v1/slides/{job['id']}/masks").json()["type"] == "FeatureCollection"
     assert b"<svg" in client.get(f"/v1/slides/{job['id']}/evidence").content
+    for name in ("thumbnail", "heatmap"):
+        picture = client.get(f"/v1/slides/{job['id']}/{name}")
+        assert (picture.headers["content-type"], picture.content[:3]) == ("image/jpeg", b"\xff\xd8\xff")
     assert client.delete(f"/v1/slides/{job['id']}").status_code == 409
 
 

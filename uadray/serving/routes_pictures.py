@@ -129,7 +129,8 @@ def router(services: Services, slides: ScreenedSlides) -> APIRouter:
 
 
 async def _answered(
-    request: Request, version: str, wanted: str | None, asked: Sequence[Any], make: Callable[[], Coroutine[Any, Any, bytes]],
+    request: Request, version: str, wanted: str | None, asked: Sequence[Any],
+    make: Callable[[], Coroutine[Any, Any, bytes]],
     kind: type[Response],
 ) -> Response:  # fmt: skip
     """A picture of a version, or that it is the one that the client has."""

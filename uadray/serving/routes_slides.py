@@ -152,26 +152,19 @@ def router(services: Services) -> APIRouter:
         return Response(data, media_type="image/svg+xml")
 
     @routes.get(
-        "/{job_id}/thumbnail",
+        "/{job_id}/{picture}",
         dependencies=[Depends(read)],
         response_class=Response,
-        operation_id="slideJobThumbnail",
+        operation_id="slidePicture",
         responses=problems(401, 403, 404, 409),
     )
-    async def thumbnail(job_id: JobId) -> Response:
-        """The slide in small, as JPEG."""
-        return await asyncio.to_thread(_picture, services, found, job_id, "thumbnail", None)
-
-    @routes.get(
-        "/{job_id}/heatmap",
-        dependencies=[Depends(read)],
-        response_class=Response,
-        operation_id="slideJobHeatmap",
-        responses=problems(401, 403, 404, 409),
-    )
-    async def heatmap(job_id: JobId, bundle: str | None = None) -> Response:
-        """The scores over the thumbnail, as JPEG."""
-        return await asyncio.to_thread(_picture, services, found, job_id, "heatmap", bundle)
+    async def picture(job_id: JobId, picture: Literal["thumbnail", "heatmap"], bundle: str | None = None) -> Response:
+        """The whole slide in small, or its heatmap: JPEG."""
+        data = await asyncio.to_thread(_result, services, found, job_id, "evidence/{}.svg", bundle)
+        jpeg = picture_in(data, picture)
+        if not jpeg:
+            raise RefusedError(404, f"the slide has no {picture}")
+        return Response(jpeg, media_type="image/jpeg")
 
     return routes
 
@@ -213,13 +206,6 @@ def _cancelled(services: Services, found: Any, job_id: str, by: str) -> Job:
 def _result(services: Services, found: Any, job_id: str, path: str, bundle: str | None) -> bytes:
     record = found(job_id)
     return result_bytes(services, record, path.format(record.slide.slide_id), bundle=bundle)
-
-
-def _picture(services: Services, found: Any, job_id: str, name: str, bundle: str | None) -> Response:
-    data = picture_in(_result(services, found, job_id, "evidence/{}.svg", bundle), name)
-    if not data:
-        raise RefusedError(404, f"the slide has no {name}")
-    return Response(data, media_type="image/jpeg")
 
 
 async def _events(services: Services, record: JobRecord, request: Request) -> AsyncIterator[str]:

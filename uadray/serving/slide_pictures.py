@@ -49,7 +49,7 @@ def picture(screening: Screening, bundle: UsedBundle, record: Mapping[str, Any],
 
 
 def picture_in(sheet: bytes, name: str) -> bytes:
-    """A picture out of an evidence sheet; no bytes where it has none of this name."""
+    """A picture of an evidence sheet, by its name; empty where it has none of this name."""
     found = re.search(_NAMED % re.escape(name), sheet.decode("utf-8", "replace"))
     return _decoded(found[1]) if found else b""
 
