@@ -66,9 +66,10 @@ def plain_services(config: ServeConfig, *, tokens: TokenSource | None = None, **
 
 
 @contextmanager
-def listening(services: Services) -> Iterator[int]:
-    """The application of these parts on a free port of 127.0.0.1."""
-    server = uvicorn.Server(uvicorn.Config(build_http(services), port=0, log_config=None, ws="none"))
+def listening(services: Services, *, port: int = 0) -> Iterator[int]:
+    """The application of these parts on a free port of 127.0.0.1, or on this one; streams are cut off at the end."""
+    options = {"log_config": None, "ws": "none", "timeout_graceful_shutdown": 1}
+    server = uvicorn.Server(uvicorn.Config(build_http(services), port=port, **options))  # type: ignore[arg-type]
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
