@@ -94,10 +94,13 @@ class SlideWorker:
         """The process that reads slides."""
         return self._reader.pid
 
-    def run(self, stop: threading.Event) -> None:
-        """Work until stopped: a slide at work is given back, one that is being committed is committed."""
+    def run(self, stop: threading.Event, *, drain: threading.Event | None = None) -> None:
+        """Work until stopped: a slide at work is given back, one that is being committed is committed.
+
+        With `drain` no other slide is begun, and the one at work is finished.
+        """
         try:
-            while not stop.is_set():
+            while not stop.is_set() and not (drain is not None and drain.is_set()):
                 try:
                     is_idle = not self.step(stop)
                 except UadrayError as error:  # the store is away, say: nothing is lost meanwhile
@@ -108,8 +111,12 @@ class SlideWorker:
                     self._screenings.renew()
                     stop.wait(LOOK_S)
         finally:
-            self._reader.close()
-            self._screenings.close()
+            self.close()
+
+    def close(self) -> None:
+        """End the reader, and the heartbeats: what was claimed is free from now on."""
+        self._reader.close()
+        self._screenings.close()
 
     def step(self, stop: threading.Event) -> bool:
         """Work on the first place of the queue that can be worked on; False where there is none."""
@@ -290,7 +297,7 @@ class SlideWorker:
         there = set(places)
         for known in (self._not_before, self._tries):
             for place in known.keys() - there:
-                del known[place]  # type: ignore[attr-defined]  # both are dicts
+                del known[place]
 
 
 @dataclass(frozen=True)
