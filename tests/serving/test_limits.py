@@ -156,3 +156,22 @@ def test_a_gate_admits_so_many() -> None:
             pass
 
     asyncio.run(run())
+
+
+def test_of_whoever_is_not_known_no_body_is_read(bundles: dict[str, str], ask: Any) -> None:
+    """Whatever the route: the answer comes while the body is still to be sent."""
+    with serving(bundles["fanogan"], token="t") as port:
+        paths = [
+            (method.upper(), path)
+            for path, item in ask(port, "/openapi.json", Authorization="Bearer t").body["paths"].items()
+            for method in item if method in ("post", "put")
+        ]  # fmt: skip
+        assert len(paths) >= 4
+        for method, path in paths:
+            for header, value in (("Content-Length", "1000"), ("Transfer-Encoding", "chunked")):
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+                connection.putrequest(method, path.replace("{name}", "main"))
+                connection.putheader(header, value)
+                connection.endheaders()
+                assert connection.getresponse().status == 401, (method, path)
+                connection.close()

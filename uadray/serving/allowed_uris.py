@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from uadray.errors import InputError
+from uadray.errors import InputError, NotFoundError
 from uadray.storage import objects
 from uadray.storage.slide_files import has_many_files, slide_files
 from uadray.storage.uris import split_s3
@@ -55,16 +55,25 @@ def check_uri(uri: str, allowed: Sequence[str]) -> str:
 def check_slide(uri: str, allowed: Sequence[str]) -> str:
     """As `check_uri`, of a slide; of one that is several files on a disk every file is looked at.
 
-    In S3 the files of a slide have the prefix of the first, and their names are checked when they are copied.
+    In S3 the files of a slide have the prefix of the first, and their names are checked when they are copied. What is
+    missing is for whoever reads the slide to say.
 
     Raises:
         ForbiddenUriError: the slide, or a file of it, is not below any of the allowed folders and prefixes.
-        InputError: files of it are missing.
     """
     place = check_uri(uri, allowed)
-    if not objects.is_s3(place) and has_many_files(place):
-        for member in slide_files(place).members:
-            check_uri(member.info.uri, allowed)
+    if objects.is_s3(place) or not has_many_files(place):
+        return place
+    try:
+        members = slide_files(place).members
+    except NotFoundError:
+        return place
+    except InputError as error:
+        raise ForbiddenUriError(
+            "a slide of several files that cannot be told, or whose names lead elsewhere"
+        ) from error
+    for member in members:
+        check_uri(member.info.uri, allowed)
     return place
 
 

@@ -54,6 +54,11 @@ def build_http(services: Services) -> FastAPI:
         """Describes the API, in the format of OpenAPI 3.1."""
         return describe(app)
 
-    app.add_middleware(BodyLimits, max_body_bytes=config.max_body_bytes, max_bytes_in_flight=config.max_bytes_in_flight)
+    app.add_middleware(
+        BodyLimits,
+        max_body_bytes=config.max_body_bytes,
+        max_bytes_in_flight=config.max_bytes_in_flight,
+        check=services.access.caller,
+    )
     app.add_middleware(Envelope)  # the outermost
     return app
