@@ -18,13 +18,14 @@ import cv2
 import numpy as np
 import uvicorn
 
+from uadray.detectors.detector import STAGES, Detector
 from uadray.serving.access import Access
 from uadray.serving.config import ServeConfig
 from uadray.serving.http import build_http
+from uadray.serving.loaded_stages import load_stages, scored_at_once
 from uadray.serving.registry import RegisteredBundle, Registry
 from uadray.serving.scores import Scores, Wanted
 from uadray.serving.services import Services
-from uadray.serving.stages import AllStages
 from uadray.serving.tokens import SCOPES, FixedTokens, Token, TokenSource, digest
 from uadray.tiles.images import Pixels
 
@@ -36,16 +37,15 @@ class PlainScorer:
     """The stages in this process: what `Services.score` is without Ray."""
 
     def __init__(self) -> None:
-        self.loaded: dict[str, AllStages] = {}
+        self.loaded: dict[str, Detector] = {}
 
     async def __call__(self, bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> Scores:
         return await asyncio.to_thread(self._score, bundle, pixels, wanted)
 
     def _score(self, bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> Scores:
         if bundle.model_id not in self.loaded:
-            self.loaded[bundle.model_id] = AllStages(bundle.uri, bundle.description)
-        scores = self.loaded[bundle.model_id](pixels, maps=wanted.maps)
-        return Scores(scores.score, residual=scores.residual)
+            self.loaded[bundle.model_id] = load_stages(bundle.model_id, STAGES, device="cpu")
+        return scored_at_once(self.loaded[bundle.model_id], [(pixels, wanted)])[0]
 
 
 def all_scopes(token: str) -> TokenSource:

@@ -94,10 +94,13 @@ class SlideWorker:
         """The process that reads slides."""
         return self._reader.pid
 
-    def run(self, stop: threading.Event) -> None:
-        """Work until stopped: a slide at work is given back, one that is being committed is committed."""
+    def run(self, stop: threading.Event, *, drain: threading.Event | None = None) -> None:
+        """Work until stopped: a slide at work is given back, one that is being committed is committed.
+
+        With `drain` no other slide is begun, and the one at work is finished.
+        """
         try:
-            while not stop.is_set():
+            while not stop.is_set() and not (drain is not None and drain.is_set()):
                 try:
                     is_idle = not self.step(stop)
                 except UadrayError as error:  # the store is away, say: nothing is lost meanwhile
