@@ -77,6 +77,9 @@ SLIDE_DECISIONS = pa.schema(
         pa.field("mask", pa.string()),
         pa.field("note", pa.string()),
         pa.field("pictures", pa.string()),
+        pa.field("site", pa.string()),
+        pa.field("scanner", pa.string()),
+        pa.field("stain", pa.string()),
     ]
 )
 """One row a slide. `state` is `scored`, `not_assessable` or `failed`; the last two carry a `reason` and no score.
@@ -87,4 +90,5 @@ them have it.
 `{"tile_id", "x_level0_px", "y_level0_px", "score"}`. `fingerprint` names configuration, bundle and slide version,
 `mask` the version of the edited mask that was used. `note` is `training` or `calibration` where the slide was used for
 that, so that its p-value says nothing new. `pictures` is where the slide's pictures lie beside `decisions.parquet`: one
-file with all of them (see `reports.evidence_sheet`), null where they are files in the folder `evidence/<slide_id>`."""
+file with all of them (see `reports.evidence_sheet`), null where they are files in the folder `evidence/<slide_id>`.
+`site`, `scanner` and `stain` are the manifest's; null where it does not say, and of decisions of older versions."""

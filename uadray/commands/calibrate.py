@@ -34,6 +34,9 @@ from uadray.tiles.spec import TileSpec
 CELL_TILES = 1000
 """Of a slide, the tiles whose cells are remembered, evenly spread: quantiles of a large archive stay in memory."""
 
+QUANTILES = 101
+"""How many quantiles of all tile scores a calibration keeps: one at each whole per cent."""
+
 log = logging.getLogger(__name__)
 
 
@@ -232,6 +235,7 @@ def _calibration(
     return Calibration(
         id=name, bundle_id=bundle.id, aggregation=aggregation, alpha=alpha, scores=ordered,
         tile_median=median, tile_p99=p99, tile_high=median + 1.5 * (p99 - median), tile_ceiling=ceiling,
+        tile_quantiles=tuple(np.quantile(tiles, np.linspace(0, 1, QUANTILES)).tolist()),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ then holds for any one slide of a patient who is not among them.
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 from pydantic import Field, FiniteFloat, model_validator
 
@@ -37,6 +38,8 @@ class Calibration(Config):
         tile_p99: 99 % of their tiles score less; a heatmap rings the tiles above it.
         tile_high: the dark end of a heatmap.
         tile_ceiling: what a tile's score counts for at most in `grow`; None with the other methods.
+        tile_quantiles: quantiles of their tiles' scores, evenly spaced from 0 to 100 %, ascending; none in
+            calibrations of older versions.
         cell_median: median of their tiles' smoothed cells, where the detector gives any; a heatmap's pale end of cells.
         cell_p99: 99 % of these cells are below it.
         cell_high: a heatmap's dark end of cells.
@@ -53,6 +56,7 @@ class Calibration(Config):
     tile_p99: FiniteFloat
     tile_high: FiniteFloat
     tile_ceiling: FiniteFloat | None = None
+    tile_quantiles: tuple[FiniteFloat, ...] = Field(default=(), max_length=1001)
     cell_median: FiniteFloat | None = None
     cell_p99: FiniteFloat | None = None
     cell_high: FiniteFloat | None = None
@@ -61,6 +65,12 @@ class Calibration(Config):
     def _has_ceiling(self) -> "Calibration":
         if self.aggregation.method == "grow" and self.tile_ceiling is None:
             raise ValueError("slide scores by `grow` need a tile_ceiling")
+        return self
+
+    @model_validator(mode="after")
+    def _quantiles_ascend(self) -> "Calibration":
+        if len(self.tile_quantiles) == 1 or any(low > high for low, high in pairwise(self.tile_quantiles)):
+            raise ValueError("tile_quantiles must be none, or two at least in ascending order")
         return self
 
     @property

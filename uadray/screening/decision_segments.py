@@ -40,6 +40,9 @@ _SEGMENT = pa.schema(
 )
 """`bundle` is the folder of the bundle that decides, null of the only one of a screening; then it is not stored."""
 
+_MAY_LACK = ("bundle", "pictures", "site", "scanner", "stain")
+"""Columns that are not stored, or not known to the version that wrote a segment."""
+
 
 @dataclass(frozen=True)
 class Decided:
@@ -81,15 +84,31 @@ def list_decisions(out: str) -> dict[str, objects.ObjectInfo]:
     return {objects.name(info.uri).removesuffix(".json"): info for info in infos}
 
 
-def read_decisions(out: str) -> Decided:
-    """Read them all: a listing, the segments, and one by one what is in no segment."""
+def read_decisions(out: str, *, known: pa.Table | None = None) -> Decided:
+    """Read them all: a listing, the segments, and one by one what is in no segment.
+
+    Args:
+        out: the folder.
+        known: the table of an earlier reading. What is listed as it was then is taken from it, and segments are read
+            only where so much is new that they are worth it.
+    """
     listed = list_decisions(out)
+    if known is not None:
+        known = _current(known, listed)
+        if len(listed) - len(set(known["slide_id"].to_pylist())) < WORTH_A_SEGMENT:
+            return _with_unsegmented(known, (), listed)
     names = [info.uri for info in objects.list_many(objects.join(out, "segments"), suffixes=(".parquet",))]
+    first = [_SEGMENT.empty_table()] if known is None else [known]
     with ThreadPoolExecutor(REQUESTS) as pool:
-        stored = _current(pa.concat_tables([_SEGMENT.empty_table(), *pool.map(_read_segment, names)]), listed)
+        stored = _current(pa.concat_tables([*first, *pool.map(_read_segment, names)]), listed)
+    return _with_unsegmented(stored, tuple(names), listed)
+
+
+def _with_unsegmented(stored: pa.Table, names: tuple[str, ...], listed: Mapping[str, objects.ObjectInfo]) -> Decided:
+    """What is known from segments, and what is read one by one."""
     known = set(stored["slide_id"].to_pylist())
     unsegmented = _read_jsons([info for slide_id, info in listed.items() if slide_id not in known])
-    return Decided(pa.concat_tables([stored, unsegmented]), tuple(names), len(unsegmented))
+    return Decided(pa.concat_tables([stored, unsegmented]), names, len(unsegmented))
 
 
 def known_slides(table: pa.Table) -> dict[str, Known]:
@@ -171,7 +190,7 @@ def _current(table: pa.Table, listed: Mapping[str, objects.ObjectInfo]) -> pa.Ta
 def _read_segment(uri: str) -> pa.Table:
     try:
         table = pq.read_table(pa.BufferReader(objects.read_bytes(uri)))
-        for name in ("bundle", "pictures"):  # not stored, or not known to the version that wrote it
+        for name in _MAY_LACK:
             if name not in table.column_names:
                 table = table.append_column(name, pa.nulls(len(table), pa.string()))
         return table.select(_SEGMENT.names).cast(_SEGMENT)

@@ -98,6 +98,9 @@ def decision_record(
         "height_level0_px": height,
         "fingerprint": fingerprint,
         "mask": mask,
+        "site": result.row.site,
+        "scanner": result.row.scanner,
+        "stain": result.row.stain,
     }
     decisions = [
         dict.fromkeys(SLIDE_DECISIONS.names) | verdict | facts | _evidence(result, index, bundles[index].calibration)

@@ -90,8 +90,6 @@ def build_app(args: ServeConfig) -> serve.Application:
         InputError: a bundle is none, or others can reach the endpoint and there is no token.
     """
     config = resolved(args, str(Path.cwd()))
-    if not config.ingress.replicas:
-        raise InputError("ingress.replicas: one at least is needed; it tells how many slides wait")
     endpoint_tokens(config)
     return bound(config, preload=model_ids(config))
 
@@ -133,16 +131,25 @@ def resolved(config: ServeConfig, folder: str) -> ServeConfig:
     )
 
 
+def check_bundles(config: ServeConfig) -> dict[str, str]:
+    """The id of each configured bundle, by its name.
+
+    Raises:
+        InputError: one is no bundle; or there would be no ingress.
+    """
+    if not config.ingress.replicas:
+        raise InputError("ingress.replicas: one at least is needed; it tells how many slides wait")
+    return {name: described_bundle(uri).id for name, uri in config.bundles.items()}
+
+
 def model_ids(config: ServeConfig) -> tuple[str, ...]:
     """Model ids of the configured bundles, as many as a replica keeps.
 
     Raises:
         InputError: one is no bundle.
     """
-    bundles = list(config.bundles.values())[: config.bundles_per_replica]
-    for uri in list(config.bundles.values())[config.bundles_per_replica :]:
-        described_bundle(uri)
-    return tuple(f"{described_bundle(uri).id}@{uri}" for uri in bundles)
+    ids = [f"{bundle_id}@{config.bundles[name]}" for name, bundle_id in check_bundles(config).items()]
+    return tuple(ids[: config.bundles_per_replica])
 
 
 def deployed(

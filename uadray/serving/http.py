@@ -6,7 +6,14 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI
 
 from uadray import __version__
-from uadray.serving import routes_bundles, routes_health, routes_tiles
+from uadray.serving import (
+    routes_batches,
+    routes_bundles,
+    routes_health,
+    routes_screenings,
+    routes_slides,
+    routes_tiles,
+)
 from uadray.serving.envelope import Envelope
 from uadray.serving.limits import BodyLimits
 from uadray.serving.openapi import ANY_PROBLEM, DESCRIPTION, describe, problems
@@ -17,6 +24,9 @@ ROUTERS: tuple[Callable[[Services], APIRouter], ...] = (
     routes_health.router,
     routes_tiles.router,
     routes_bundles.router,
+    routes_slides.router,
+    routes_batches.router,
+    routes_screenings.router,
 )
 """Each module of routes, in the order of the description."""
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 from uadray.serving.access import Access
 from uadray.serving.config import ServeConfig
+from uadray.serving.jobs import Jobs
 from uadray.serving.registry import RegisteredBundle, Registry
 from uadray.serving.scores import Scores, Wanted
+from uadray.serving.views import Views
 from uadray.tiles.images import Pixels
 
 Score = Callable[[RegisteredBundle, Pixels, Wanted], Awaitable[Scores]]
@@ -15,9 +16,6 @@ Score = Callable[[RegisteredBundle, Pixels, Wanted], Awaitable[Scores]]
 
 Ready = Callable[[], Awaitable[bool]]
 """Whether every stage has loaded the bundles."""
-
-Jobs: TypeAlias = Any
-Views: TypeAlias = Any
 
 
 @dataclass(frozen=True)

@@ -297,7 +297,7 @@ class SlideWorker:
         there = set(places)
         for known in (self._not_before, self._tries):
             for place in known.keys() - there:
-                del known[place]  # type: ignore[attr-defined]  # both are dicts
+                del known[place]
 
 
 @dataclass(frozen=True)

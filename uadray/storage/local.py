@@ -63,6 +63,12 @@ def list_objects(folder_uri: str, *, left_out: Callable[[str, str], None] | None
                 yield info
 
 
+def list_folders(folder_uri: str) -> Iterator[str]:
+    """List the names of the folders in a folder, not what is in them. Links to folders are not followed."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(local_path(folder_uri)) as entries:
+        yield from sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+
+
 def read_bytes(uri: str, *, max_bytes: int | None = None) -> bytes:
     """Read a whole file."""
     with _explained(uri), local_path(uri).open("rb") as file:

@@ -36,6 +36,7 @@ __all__ = [
     "exists",
     "is_s3",
     "join",
+    "list_folders",
     "list_many",
     "list_objects",
     "local_path",
@@ -59,6 +60,7 @@ class _Store(Protocol):
 
     def stat(self, uri: str) -> ObjectInfo: ...
     def list_objects(self, uri: str, /, *, left_out: _LeftOut | None = None) -> Iterator[ObjectInfo]: ...
+    def list_folders(self, uri: str, /) -> Iterator[str]: ...
     def read_bytes(self, uri: str, *, max_bytes: int | None = None) -> bytes: ...
     def read_ranges(
         self, uri: str, ranges: Sequence[tuple[int, int]], *, etag: str | None, gap_bytes: int = s3.JOIN_GAP_BYTES
@@ -109,6 +111,11 @@ def list_objects(
     for info in _store(prefix_uri).list_objects(prefix_uri, left_out=left_out):
         if not endings or info.uri.lower().endswith(endings):
             yield info
+
+
+def list_folders(folder_uri: str) -> list[str]:
+    """The names of the folders in a folder; what is in them is not listed. A missing folder has none."""
+    return list(_store(folder_uri).list_folders(folder_uri))
 
 
 def list_many(

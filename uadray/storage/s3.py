@@ -65,6 +65,11 @@ def list_objects(uri: str, *, left_out: Callable[[str, str], None] | None = None
     return s3_boto3.list_objects(uri)
 
 
+def list_folders(uri: str) -> Iterator[str]:
+    """List the names of the folders in a folder, not what is in them."""
+    return s3_boto3.list_folders(uri)
+
+
 def list_many(uri: str, *, at_most: int | None = None, after: str = "") -> list[ObjectInfo]:
     """List the objects in a folder and below, by obstore where it can: a sixteenth of boto3's CPU time.
 

@@ -75,6 +75,17 @@ def list_objects(uri: str, *, after: str = "") -> Iterator[ObjectInfo]:
                     yield ObjectInfo(f"s3://{bucket}/{item['Key']}", int(item["Size"]), item["ETag"].strip('"'))
 
 
+def list_folders(uri: str) -> Iterator[str]:
+    """List the names of the folders in a folder, not what is in them."""
+    bucket, folder = split_s3(uri)
+    prefix = folder.rstrip("/") + "/" if folder.strip("/") else ""
+    with explained(uri):
+        pages = connect().client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+        for page in pages:
+            for item in page.get("CommonPrefixes", ()):
+                yield item["Prefix"][len(prefix) :].strip("/")
+
+
 def read_bytes(uri: str, *, max_bytes: int | None = None) -> bytes:
     """Read a whole object."""
     return _read(uri, {}, max_bytes=max_bytes)
