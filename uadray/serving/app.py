@@ -31,11 +31,15 @@ from uadray.serving.services import Services
 from uadray.serving.slide_stage import DRAIN_S, GIVE_BACK_S, SlideStage, known_slides
 from uadray.serving.stages import Kind, StageReplica
 from uadray.serving.through_stages import ThroughStages
+from uadray.serving.view_stage import ReplicaViews, ViewStage
 from uadray.storage import objects
 from uadray.tiles.images import Pixels
 
 STAGE_ONGOING = 4
 """Requests in a replica of a stage: what is at work, what is joined next, and what travels."""
+
+VIEW_ONGOING, VIEW_QUEUED = 16, 256
+"""Pictures that a replica makes at a time, and those that wait for it: a page asks for fifty at once."""
 
 READY_S = 5.0
 """Stages that do not say within so long that they are ready are not."""
@@ -49,7 +53,9 @@ KINDS: dict[str, Kind] = {
 class Ingress:
     """Takes requests over HTTP."""
 
-    def __init__(self, config: ServeConfig, slides: DeploymentHandle, *stages: DeploymentHandle) -> None:
+    def __init__(
+        self, config: ServeConfig, slides: DeploymentHandle, view: DeploymentHandle, *stages: DeploymentHandle
+    ) -> None:
         log_to_output()
         self._through = ThroughStages(config, stages)
         self._jobs, self._slides = Jobs(config.out), 0
@@ -57,7 +63,7 @@ class Ingress:
         self._registry.put_configured(config.bundles)
         self._services = Services(
             config=config, access=Access(endpoint_tokens(config)), registry=self._registry, jobs=self._jobs,
-            score=self.score, views=None, ready=self.ready,
+            score=self.score, views=ReplicaViews(view), ready=self.ready,
         )  # fmt: skip
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -107,11 +113,12 @@ def bound(config: ServeConfig, *, preload: tuple[str, ...]) -> serve.Application
         for field, stage in config.stages.items()
     ]  # fmt: skip
     slides = deployed(SlideStage, "SlideStage", config.slide, shutdown_s=DRAIN_S + GIVE_BACK_S + 10.0, upscale_s=0.0)
+    view = deployed(ViewStage, "ViewStage", config.view, ongoing=VIEW_ONGOING, queued=VIEW_QUEUED)
     ingress = deployed(
         serve.ingress()(Ingress), "Ingress", config.ingress, ongoing=config.max_ongoing_requests,
         queued=config.max_queued_requests,
     )  # fmt: skip
-    return ingress.bind(config, slides.bind(config, *stages), *stages)
+    return ingress.bind(config, slides.bind(config, *stages), view.bind(), *stages)
 
 
 def resolved(config: ServeConfig, folder: str) -> ServeConfig:

@@ -4,20 +4,17 @@
 is refused, with the name it is near. Only what an endpoint needs of Serve's fields is known here.
 """
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from uadray.config import Config, apply_override, parse_config, read_mapping
 from uadray.errors import InputError
 from uadray.serving.config import ServeConfig
 from uadray.serving.hosts import is_loopback
-
-BUILDER = "uadray.serving.app:build_app"
-
-POLICY = "uadray.serving.scaling:follow_slides"
 
 DeploymentName = Literal[
     "Ingress", "MapStage", "ReconstructStage", "ScoreStage", "AllStages", "SlideStage", "ViewStage"
@@ -54,12 +51,6 @@ class HttpOptions(Config):
     def _never(cls, value: Any) -> None:
         if value is not None:
             raise ValueError("it would end streams of events; set request_timeout_s of args")
-
-    @model_validator(mode="after")
-    def _pair(self) -> "HttpOptions":
-        if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
-            raise ValueError("TLS needs both ssl_keyfile and ssl_certfile")
-        return self
 
 
 class LoggingOptions(Config):
@@ -194,16 +185,7 @@ class DeploymentFile(Config):
     http_options: HttpOptions
     grpc_options: GrpcOptions = GrpcOptions()
     logging_config: LoggingOptions = LoggingOptions()
-    applications: tuple[Application, ...] = Field(min_length=1, max_length=1)
-
-    @model_validator(mode="after")
-    def _insecure_here_alone(self) -> "DeploymentFile":
-        if self.args.insecure and not is_loopback(self.http_options.host):
-            raise ValueError(
-                f"insecure answers without a token, and {self.http_options.host} can be reached from elsewhere; "
-                "give tokens, or listen on 127.0.0.1"
-            )
-        return self
+    applications: tuple[Application]
 
     @property
     def args(self) -> ServeConfig:
@@ -240,12 +222,43 @@ def load_deployment_file(path: str | Path, overrides: Sequence[str] = ()) -> Dep
     values = read_mapping(path)
     for override in overrides:
         apply_override(_place_of(override, values), override)
-    return parse_config(DeploymentFile, values, source=f"configuration {path}")
+    file = parse_config(DeploymentFile, values, source=f"configuration {path}")
+    _check(file, source=f"configuration {path}")
+    return file
+
+
+def _check(file: DeploymentFile, *, source: str) -> None:
+    """What no field by itself can say.
+
+    Raises:
+        InputError: it is answered without a token, and not this machine alone; or half of what TLS needs is there.
+    """
+    options = file.http_options
+    if (options.ssl_keyfile is None) != (options.ssl_certfile is None):
+        raise InputError(f"{source}: TLS needs both http_options.ssl_keyfile and http_options.ssl_certfile")
+    if file.args.insecure and not is_loopback(options.host):
+        raise InputError(
+            f"{source}: insecure answers without a token, and {options.host} can be reached from elsewhere; "
+            "give tokens, or listen on 127.0.0.1"
+        )
+    known = _deployments(file.args)
+    for name in (options.name for options in file.applications[0].deployments):
+        if name not in known:
+            raise InputError(f"{source}: deployments: there is no {name} with one_replica: {file.args.one_replica}")
+
+
+def _deployments(args: ServeConfig) -> set[str]:
+    stages = {"AllStages"} if args.one_replica else {"MapStage", "ReconstructStage", "ScoreStage"}
+    return stages | {"Ingress", "SlideStage", "ViewStage"}
 
 
 def _place_of(override: str, values: dict[str, Any]) -> dict[str, Any]:
     """The mapping that an override is about."""
     first = override.partition("=")[0].partition(".")[0]
+    names = [*DeploymentFile.model_fields, *Application.model_fields, *ServeConfig.model_fields]
+    if first not in names:
+        near = difflib.get_close_matches(first, names, n=1, cutoff=0.5)
+        raise InputError(f"--set {override}: no such field" + (f"; did you mean {near[0]}?" if near else ""))
     if first in DeploymentFile.model_fields:
         return values
     applications = values.get("applications")

@@ -2,34 +2,19 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, final
 
 import numpy as np
-from ray.exceptions import (
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    TaskCancelledError,
-    WorkerCrashedError,
-)
-from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from uadray.errors import ChangedError, InputError, UnreachableError
+from uadray.errors import ChangedError, InputError, UadrayError, UnreachableError
 from uadray.serving.config import ServeConfig
 from uadray.serving.refusals import RefusedError
 from uadray.serving.registry import RegisteredBundle
+from uadray.serving.replica_calls import answered
 from uadray.serving.scores import Scores, Wanted
 from uadray.tiles.images import Pixels
-
-LOST = (
-    RayActorError, ObjectLostError, OutOfMemoryError, NodeDiedError, WorkerCrashedError, TaskCancelledError,
-    RayServeException,
-)  # fmt: skip
-"""Errors of a replica or node that died, and of one that ends. Serve raises the last for one in an earlier stage."""
-
-SOON = {"Retry-After": "1"}
 
 
 @final
@@ -47,7 +32,7 @@ class ThroughStages:
         self._ready: set[str] = set()
 
     async def score(self, bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> Scores:
-        """Scores of RGB tiles [N, tile, tile, 3]; tried once more where a replica died: scoring changes nothing.
+        """Scores of RGB tiles [N, tile, tile, 3].
 
         Raises:
             RefusedError: 429, the stages are full; 503, they are away, or the bundle cannot be loaded.
@@ -55,18 +40,12 @@ class ThroughStages:
         if not len(pixels):
             return Scores(np.empty(0))
         try:
-            try:
-                return await self._sent(bundle.model_id, pixels, wanted)
-            except BackPressureError:
-                raise
-            except LOST:
-                return await self._sent(bundle.model_id, pixels, wanted)
-        except BackPressureError as error:
-            raise RefusedError(429, f"the stages are full: {error}", SOON) from error
-        except LOST as error:
-            raise RefusedError(503, "the detector is not available; try again in a moment", SOON) from error
+            scores: Scores = await answered(lambda: self._sent(bundle.model_id, pixels, wanted), by="the detector")
         except (ChangedError, InputError) as error:
             raise RefusedError(503, f"bundle {bundle.name} cannot be loaded now", {"Retry-After": "5"}) from error
+        if len(scores.score) != len(pixels):
+            raise RuntimeError(f"{len(scores.score)} scores for {len(pixels)} tiles")
+        return scores
 
     def score_now(
         self, bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted, *, loop: asyncio.AbstractEventLoop
@@ -74,7 +53,7 @@ class ThroughStages:
         """The same, waited for in a thread; `loop` is that of the replica.
 
         Raises:
-            UnreachableError: the stages are full or away.
+            UnreachableError: the stages are full or away, or the bundle cannot be loaded.
         """
         try:
             return asyncio.run_coroutine_threadsafe(self.score(bundle, pixels, wanted), loop).result()
@@ -83,34 +62,26 @@ class ThroughStages:
 
     async def ready(self, bundle: RegisteredBundle) -> bool:
         """True once a replica of each stage has loaded the bundle; stages that scale to zero load it when asked."""
-        if bundle.model_id not in self._ready:
-            try:
-                asked = [
-                    h.options(multiplexed_model_id=bundle.model_id).has.remote(bundle.model_id) for h in self._kept
-                ]
-                for response in asked:
-                    await response
-            except (*LOST, ChangedError, InputError):
-                return False
-            self._ready.add(bundle.model_id)
+        if bundle.model_id in self._ready:
+            return True
+        try:
+            for stage in self._kept:
+                has = stage.options(method_name="has", multiplexed_model_id=bundle.model_id)
+                await answered(partial(_one, has, bundle.model_id), by="the detector")
+        except (RefusedError, UadrayError):
+            return False
+        self._ready.add(bundle.model_id)
         return True
 
-    async def _sent(self, model_id: str, pixels: Pixels, wanted: Wanted) -> Scores:
+    def _sent(self, model_id: str, pixels: Pixels, wanted: Wanted) -> list[Any]:
         """One way through the stages: each sends its answer to the next, and only the last comes back here."""
-        responses: list[Any] = []
-        try:
-            stages = [stage.options(multiplexed_model_id=model_id) for stage in self._stages]
-            if len(stages) == 1:
-                responses = [stages[0].remote(pixels, wanted)]
-            else:
-                z = stages[0].remote(pixels)
-                x_hat = stages[1].remote(z)
-                responses = [z, x_hat, stages[2].remote(pixels, x_hat, z, wanted)]
-            scores: Scores = await responses[-1]
-        except asyncio.CancelledError:  # the request timed out, or its sender went away
-            for response in responses:
-                response.cancel()
-            raise
-        if len(scores.score) != len(pixels):
-            raise RuntimeError(f"{len(scores.score)} scores for {len(pixels)} tiles")
-        return scores
+        stages = [stage.options(multiplexed_model_id=model_id) for stage in self._stages]
+        if len(stages) == 1:
+            return [stages[0].remote(pixels, wanted)]
+        z = stages[0].remote(pixels)
+        x_hat = stages[1].remote(z)
+        return [z, x_hat, stages[2].remote(pixels, x_hat, z, wanted)]
+
+
+def _one(handle: DeploymentHandle, *arguments: Any) -> list[Any]:
+    return [handle.remote(*arguments)]
