@@ -5,7 +5,6 @@ So this process sees what Serve says of the replicas, and knows the process of e
 
 import http.client
 import json
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,9 @@ from typing import Any, TypeVar
 from uadray.bench.processes import descendants, title
 from uadray.bench.seaweed import free_port
 from uadray.cluster.connection import ENVIRONMENT
+from uadray.config import parse_config
 from uadray.errors import WorkError
+from uadray.serving.deployment_file import DeploymentFile
 
 TOKEN = "bench"  # noqa: S105 - of an endpoint on this machine alone
 
@@ -62,17 +63,16 @@ class Endpoint:
         self.port = port
 
     def deploy(self, arguments: dict[str, Any], options: dict[str, dict[str, Any]] | None = None) -> None:
-        """Hand Serve a deployment file; it changes what differs from the one before.
+        """Deploy as a deployment file says; of an endpoint that runs, what differs is changed.
 
         Args:
             arguments: of the application, see `ServeConfig`.
             options: Serve's own, by deployment.
         """
-        from ray.serve.context import _get_global_client
-        from ray.serve.schema import ServeDeploySchema
+        from uadray.serving import server  # imports Ray
 
         file = deployment(self.port, arguments, options)
-        _get_global_client().deploy_apps(ServeDeploySchema.model_validate(file))
+        server.start(parse_config(DeploymentFile, file, source="the bench's own endpoint"))
 
     def ask(
         self, path: str, body: Any = None, *, method: str | None = None, headers: dict[str, str] | None = None,
@@ -137,7 +137,6 @@ def running_endpoint(
 ) -> Iterator[Endpoint]:
     """An endpoint for a `with` block, on a Ray of this process with so many CPUs, ready to answer."""
     import ray
-    from ray import serve
 
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -148,9 +147,7 @@ def running_endpoint(
         logging_level="ERROR",
     )  # fmt: skip
     try:
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         endpoint = Endpoint(free_port())
-        serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": endpoint.port})
         endpoint.deploy(arguments, options)
         endpoint.wait_ready()
         yield endpoint

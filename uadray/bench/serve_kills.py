@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
@@ -58,27 +58,37 @@ def run(place: Material, *, only: Sequence[str] = (), slides_each: int = SLIDES_
                 phases[name] = _phase(place, endpoint, jobs, kill)
             clients.phase = "end"
             endpoint.wait(clients.is_answered, 60, "answer to tiles")
-        decided = {path.removesuffix(".json"): n for path, n in place.server.puts("kills/decisions").items()}
-    return _report(phases, clients.outcomes, watch, [row.slide_id for row in rows], decided)
+        puts = {name.removesuffix(".json"): n for name, n in place.server.puts("kills/decisions").items()}
+        states = Counter(decision_segments.read_decisions(watch.out).table["state"].to_pylist())
+    return _report(phases, clients.outcomes, watch, [row.slide_id for row in rows], puts) | {"states": dict(states)}
 
 
 def _phase(
     place: Material, endpoint: Endpoint, jobs: Sequence[str], kill: Callable[[Material, Endpoint], int]
 ) -> dict[str, Any]:
     """Kill once one of these jobs runs, and wait until all are done."""
-    endpoint.wait(lambda: any(_state(endpoint, job) != "waiting" for job in jobs), DONE_S, "job at work")
+    endpoint.wait(lambda: any(_is_at_work(endpoint, job) for job in jobs), DONE_S, "job at work", every_s=0.02)
     began = time.monotonic()
+    before = sum(_state(endpoint, job) == "done" for job in jobs)
     killed = kill(place, endpoint)
     left = set(jobs)
     while left and time.monotonic() - began < DONE_S:
         left -= {job for job in left if _state(endpoint, job) == "done"}
         time.sleep(0.2)
-    return {"killed": killed, "undone": len(left), "done_s": round(time.monotonic() - began, 1)}
+    return {"killed": killed, "done_before": before, "undone": len(left), "done_s": round(time.monotonic() - began, 1)}
 
 
 def _state(endpoint: Endpoint, job: str) -> str:
     answer = endpoint.ask(f"/v1/slides/{job}", timeout_s=15)
     return str(answer.json["state"]) if answer.status == 200 else "unknown"
+
+
+def _is_at_work(endpoint: Endpoint, job: str) -> bool:
+    """Whether some tiles of a slide have been scored, or it is done already."""
+    answer = endpoint.ask(f"/v1/slides/{job}", timeout_s=15)
+    if answer.status != 200:
+        return False
+    return answer.json["state"] == "done" or bool((answer.json["progress"] or {}).get("tiles"))
 
 
 def _killed(pids: Sequence[int], n: int = 1) -> int:
@@ -166,11 +176,15 @@ class TileClients:
 
 
 class EtagWatch:
-    """Lists the decisions of a folder all the time, and remembers every etag of each. A context manager."""
+    """Lists the decisions of a folder all the time. A context manager.
+
+    Attributes:
+        out: the folder.
+        etags: every etag that a slide's decision has had.
+    """
 
     def __init__(self, out: str) -> None:
-        self.etags: dict[str, set[str]] = defaultdict(set)
-        self._out = out
+        self.out, self.etags = out, defaultdict[str, set[str]](set)
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._go_on, daemon=True)
 
@@ -189,7 +203,7 @@ class EtagWatch:
                 self._look()
 
     def _look(self) -> None:
-        for slide_id, info in decision_segments.list_decisions(self._out).items():
+        for slide_id, info in decision_segments.list_decisions(self.out).items():
             self.etags[slide_id].add(info.etag)
 
 
@@ -206,6 +220,9 @@ def _report(
     }
     numbers = count()
     return figures | {
+        "again": {
+            slide_id: {"puts": n, "etags": sorted(watch.etags[slide_id])} for slide_id, n in puts.items() if n > 1
+        },
         "slides": len(slide_ids), "decided": len(watch.etags), "puts": sum(puts.values()), "phases": phases,
         "tile_answers": {phase: counts(found) for phase, found in outcomes.items()},
         "wrong": [

@@ -33,8 +33,6 @@ READY = "lymph-node-10x"
 MOSAICS = ("test", "small", "normal_calib", "normal_train")
 """Folders of the mosaics, in the order in which slides are taken."""
 
-MPP = 0.972
-
 
 @dataclass(frozen=True)
 class Material:
@@ -103,9 +101,10 @@ def mosaics(place: Material, n: int) -> list[SlideRow]:
     return sent
 
 
-def painted(place: Material, n: int, *, repeats: int = 3, phantom_px: int = 512) -> list[SlideRow]:
-    """As many copies of one painted slide, in the bucket."""
-    path = write_slide(place.folder / "slide.tif", repeats=repeats, phantom_px=phantom_px, mpp=MPP)
+def painted(place: Material, n: int, *, repeats: int = 6, phantom_px: int = 512) -> list[SlideRow]:
+    """As many copies of one painted slide, in the bucket, with the pixels that the detector reads."""
+    mpp = place.bundle.tiles.mpp
+    path = write_slide(place.folder / "slide.tif", repeats=repeats, phantom_px=phantom_px, mpp=mpp)
     return upload_copies(path, f"{place.root}/slides", n)
 
 
