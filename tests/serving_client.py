@@ -66,9 +66,10 @@ def plain_services(config: ServeConfig, *, tokens: TokenSource | None = None, **
 
 
 @contextmanager
-def listening(services: Services) -> Iterator[int]:
-    """The application of these parts on a free port of 127.0.0.1."""
-    server = uvicorn.Server(uvicorn.Config(build_http(services), port=0, log_config=None, ws="none"))
+def listening(services: Services, *, port: int = 0) -> Iterator[int]:
+    """The application of these parts on a free port of 127.0.0.1, or on this one; streams are cut off at the end."""
+    options = {"log_config": None, "ws": "none", "timeout_graceful_shutdown": 1}
+    server = uvicorn.Server(uvicorn.Config(build_http(services), port=port, **options))  # type: ignore[arg-type]
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -129,20 +130,23 @@ def peak_growth_mib() -> Iterator[list[float]]:
 
 
 class Answer(NamedTuple):
-    """Status and JSON of an answer."""
+    """Status, JSON and headers of an answer."""
 
     status: int
     body: dict[str, Any]
+    headers: dict[str, str]
 
 
-def ask(port: int, path: str, body: Any = None, **headers: str) -> Answer:
+def ask(port: int, path: str, body: Any = None, *, method: str = "", **headers: str) -> Answer:
     """POST a JSON value, or bytes as they are, to `http://127.0.0.1:port/path`; GET where there is no body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     try:
-        connection.request("GET" if body is None else "POST", path, data, headers)
+        connection.request(method or ("GET" if body is None else "POST"), path, data, headers)
         response = connection.getresponse()
-        return Answer(response.status, json.loads(response.read()))
+        text = response.read()
+        told = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, json.loads(text) if text else {}, told)
     finally:
         connection.close()
 

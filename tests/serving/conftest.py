@@ -1,11 +1,14 @@
 """Small bundles with random weights, tiles, a way to ask a server, and a server to ask."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import cv2
+import endpoint_parts
 import numpy as np
 import pytest
 import serving_client
+import small_screening
 import torch
 
 from uadray.detectors import combined, dpa, enlarged_nuclei, fanogan
@@ -84,3 +87,13 @@ def port(bundles: dict[str, str]) -> Iterator[int]:
     limits = {"max_tiles_per_request": 4, "max_body_bytes": 100_000, "max_image_px": 256}
     with serving_client.serving(bundles["fanogan"], **limits) as number:
         yield number
+
+
+@pytest.fixture(scope="session")
+def screened(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a screening of two bundles in `out`, and the slides and bundles beside it; not to be changed."""
+    folder = tmp_path_factory.mktemp("screened")
+    bundles = [endpoint_parts.write_calibrated(folder / "bundles", name=f"tiny{seed}", seed=seed) for seed in (0, 1)]
+    rows = small_screening.painted_rows(folder / "slides")
+    small_screening.screen_here(str(folder / "out"), bundles, rows)
+    return folder

@@ -10,6 +10,7 @@ from uadray.serving import (
     routes_batches,
     routes_bundles,
     routes_health,
+    routes_page,
     routes_screenings,
     routes_slides,
     routes_tiles,
@@ -27,6 +28,7 @@ ROUTERS: tuple[Callable[[Services], APIRouter], ...] = (
     routes_slides.router,
     routes_batches.router,
     routes_screenings.router,
+    routes_page.router,
 )
 """Each module of routes, in the order of the description."""
 

@@ -115,7 +115,10 @@ class Notes:
         with self._lock:
             if screening.name in self._listings:
                 self._listings[screening.name].fresh_until = 0.0
-        return objects.stat(uri).etag
+        found = read_with_etag(uri)
+        if found is None or found[1] != json.loads(data):  # replaced this very moment by who has seen it
+            raise ConflictError
+        return found[0]
 
     def of(self, screening: Screening) -> Mapping[str, Note]:
         """All notes of a screening by slide id; not to be changed."""

@@ -3,17 +3,20 @@
 import { element } from "./elements.js";
 import { groupOf, number, opened, percent, reasonWords, thousands, whatToDo } from "./words.js";
 
-/** The section of a slide's decision. `image` is null for a slide that cannot be opened now. */
-export function factsOf(record, { bundle, image, imageError }) {
+/** The section of a slide's decision. */
+export function factsOf(record) {
   const group = groupOf(record);
   const isScored = group === "anomalous" || group === "normal";
   return [
     isScored ? figures(record) : reason(record, group),
     isScored ? element("p", {}, ...sentences(record)) : element("p", {}, element("b", {}, group === "failed" ? "Not screened. " : "No decision. "), "It is not a normal result."),
     isScored ? "" : element("p", { class: "to-do" }, element("b", {}, "What to do: "), whatToDo(record)),
-    !image && group !== "failed" ? gone(imageError) : "",
-    element("dl", {}, ...rows(record, bundle).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)])),
   ].filter(Boolean);
+}
+
+/** What else is known of the slide: its size, where it comes from, and what judged it. */
+export function detailsOf(record, bundle) {
+  return element("dl", {}, ...rows(record, bundle).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
 }
 
 function figures(record) {
@@ -44,11 +47,6 @@ function sentences(record) {
 /** `training` or `calibration`; a reviewer's note has another place in the answer of a slide. */
 function usedFor(record) {
   return typeof record.note === "string" ? record.note : record.used_for ?? null;
-}
-
-function gone(why) {
-  return element("p", { class: "reason not_assessable" }, element("b", {}, "The slide's file cannot be opened now"), why ? `: ${why}` : ".",
-    " What was decided stays. Put the file back to see it.");
 }
 
 function rows(record, bundle) {

@@ -9,6 +9,8 @@ import { FILTERS, more, onSlides, placeOf, queue, restart, start } from "./queue
 import { badge, FLAGS, GROUPS, groupOf, mark, number, percent, reasonWords, slidesWord, thousands } from "./words.js";
 
 const QUERY = { anomalous: { decision: "anomalous" }, normal: { decision: "normal" }, not_assessable: { state: "not_assessable" }, failed: { state: "failed" } };
+/** What the endpoint calls a value that a slide does not have. */
+const NONE = "none";
 let of = null;
 let chosen = null;
 let handlers = null;
@@ -118,7 +120,7 @@ function showControls(asked) {
   const n = names.filter((field) => asked[field.name]).length;
   byId("n-filters").textContent = n ? ` (${n})` : "";
   if (n) showFilters(true);
-  byId("pictures").setAttribute("aria-pressed", String(Boolean(asked.pictures)));
+  byId("pictures").setAttribute("aria-pressed", String(!asked.pictures));
   for (const button of byId("groups").children) button.setAttribute("aria-pressed", String(isPressed(button.dataset.show, asked)));
 }
 
@@ -128,12 +130,14 @@ function isPressed(group, asked) {
 }
 
 function fillSelect(select, value) {
-  const known = select.name === "flag" ? Object.keys(FLAGS).filter(Boolean) : Object.keys(of.facets?.[select.name] ?? {}).filter((key) => key && key !== "null");
+  const known = select.name === "flag" ? Object.keys(FLAGS).filter(Boolean) : Object.keys(of.facets?.[select.name] ?? {}).filter((key) => key !== NONE || select.name !== "reason");
   const words = { flag: (key) => FLAGS[key] ?? key, reason: reasonWords }[select.name] ?? ((key) => key);
+  const facets = of.facets?.[select.name] ?? {};
   const keys = value && !known.includes(value) ? [...known, value] : known;
-  select.replaceChildren(element("option", { value: "" }, "any"), ...keys.sort().map((key) => element("option", { value: key }, words(key))));
+  const option = (key) => element("option", { value: key }, `${key === NONE ? "not stated" : words(key)} (${thousands(facets[key] ?? 0)})`);
+  select.replaceChildren(element("option", { value: "" }, "any"), ...keys.sort().map(option));
   select.value = value;
-  select.parentElement.hidden = keys.length === 0;
+  select.parentElement.hidden = keys.every((key) => key === NONE);
 }
 
 /** The sum at the top: every slide of the screening by what it ended as, whatever the filters are. */
@@ -146,7 +150,6 @@ async function counts() {
     anomalous: decision.anomalous ?? 0, normal: decision.normal ?? 0,
     not_assessable: state.not_assessable ?? 0, failed: state.failed ?? 0,
   };
-  Object.assign(of, { facets: answer.facets ?? {} });
   drawSum(answer.total, n);
   drawAlert(n);
   const button = (group, label, count) => element("button", {
@@ -185,6 +188,8 @@ function addCards(slides, isFirst) {
   if (isFirst) {
     release(list);
     list.replaceChildren();
+    of.facets = queue.facets;
+    showControls(address.read());
   }
   list.append(...slides.map(card));
   byId("shown").value = `${thousands(queue.slides.length)} of ${thousands(queue.total)} shown`;
@@ -204,13 +209,14 @@ function card(slide) {
       isScored ? figures(slide) : reasons(slide),
       element("span", { class: "foot" },
         element("span", { class: "soft" }, [slide.site, slide.scanner].filter(Boolean).join(" · ")),
-        element("span", { class: "tags" }, flagTag(slide.note)))));
+        element("span", { class: "tags" }, flagTag(slide.note)),
+        slide.used_for ? element("span", { class: "note-tag" }, `used for ${slide.used_for}`) : "")));
 }
 
 function pictureOf(slide, isScored) {
   if (slide.state === "failed") return element("span", { class: "lost" }, "no picture");
   const isHeat = isScored && !address.read().pictures;
-  return lazyPicture(pathOf(of.screening, slide.slide_id, isHeat ? "/heatmap" : "/thumbnail", isHeat ? { bundle: of.bundle } : {}), "");
+  return lazyPicture(pathOf(of.screening, slide.slide_id, isHeat ? "/heatmap" : "/thumbnail", { bundle: isHeat ? of.bundle : null, v: slide.version }), "");
 }
 
 function figures(slide) {

@@ -36,7 +36,7 @@ async function route() {
   if (!screening) return showNothing();
   const bundle = screening.bundles.find((one) => one.folder === (asked.bundle ?? "")) ?? screening.bundles[0];
   showChoice(screening, bundle);
-  const next = { screening: screening.screening, bundle: bundle.folder, slide: asked.slide ?? "" };
+  const next = { screening: screening.screening, bundle: bundle.folder, slide: asked.slide ?? "", beside: asked.slide ? asked.beside ?? "" : "" };
   const isSame = at && JSON.stringify(next) === JSON.stringify(at);
   at = next;
   byId("trouble").hidden = true;

@@ -22,7 +22,7 @@ export function noteForm({ screening, slideId, note, etag, onSaved }) {
   const state = { note: note ?? { flag: "", text: "" }, etag: etag ?? null, saving: null };
   const flags = element("fieldset", { class: "flags" }, element("legend", {}, "Flag"),
     ORDER.map((flag) => element("label", {}, element("input", { type: "radio", name: "flag", value: flag }), FLAGS[flag])));
-  const text = element("textarea", { name: "text", rows: 3, maxlength: 4000, "aria-label": "Note" });
+  const text = element("textarea", { name: "text", rows: 3, maxlength: 2000, "aria-label": "Note" });
   const who = element("p", { class: "soft who" });
   const said = element("p", { class: "said", role: "status" });
   const conflict = element("div", { class: "conflict", role: "alert", hidden: true });
@@ -114,7 +114,7 @@ export function noteForm({ screening, slideId, note, etag, onSaved }) {
     return save();
   }
 
-  return { element: form, cycle, focus: () => text.focus(), isChanged: () => isChanged(state.note, written()) };
+  return { element: form, cycle, save, focus: () => text.focus(), isChanged: () => isChanged(state.note, written()) };
 }
 
 function isChanged(before, now) {

@@ -12,10 +12,10 @@ const CALM = window.matchMedia("(prefers-reduced-motion: reduce)");
 /**
  * A pane with a slide in it.
  *
- * `image` is the slide's size and levels; `title` what the pane is called; `onClick(x, y)` gets level-0 pixels;
- * `onMove()` follows every movement; `onTrouble(text)` is told of tiles that do not come, and `null` once they do.
+ * `image` is the slide's size and levels; `version` that of its decision; `title` what the pane is called; `onClick(x, y)` gets level-0 pixels;
+ * `onMove(scope)` follows every movement, `onTouch(scope)` is told when a person turns to it; `onTrouble(text)` is told of tiles that do not come, and `null` once they do.
  */
-export function openScope(parent, { screening, slideId, bundle, image, title, onClick, onMove, onTrouble }) {
+export function openScope(parent, { screening, slideId, bundle, image, version, title, onClick, onMove, onTouch, onTrouble }) {
   const canvas = element("canvas", { class: "overlay", "aria-hidden": "true" });
   const bar = element("div", { class: "scale-bar", role: "img" });
   const stage = element("div", { class: "stage" });
@@ -29,7 +29,7 @@ export function openScope(parent, { screening, slideId, bundle, image, title, on
   forbidInlineStyle();
   const viewer = new OSD.Viewer({
     element: stage, navigatorElement: navigator, showNavigator: true, showNavigationControl: false, drawer: "canvas",
-    tileSources: tiles(image, (level, x, y) => pathOf(screening, slideId, `/image/${level}/${x}_${y}`)),
+    tileSources: tiles(image, (level, x, y) => pathOf(screening, slideId, `/image/${level}/${x}_${y}`, { v: image.version })),
     loadTilesWithAjax: true, ajaxHeaders: headers(), imageLoaderLimit: 6, keyboardNavEnabled: false, maxZoomPixelRatio: 4,
     minZoomImageRatio: 0.8, visibilityRatio: 0.3, animationTime: CALM.matches ? 0 : 0.5, blendTime: 0, preload: false,
     gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true }, gestureSettingsTouch: { clickToZoom: false, dblClickToZoom: true },
@@ -37,7 +37,8 @@ export function openScope(parent, { screening, slideId, bundle, image, title, on
   });
   viewer.canvas.removeAttribute("tabindex");
   viewer.canvas.tabIndex = -1;
-  const scope = { viewer, frame, image, screening, slideId, bundle, shapes: [], heat: null, opacity: 0.6 };
+  const scope = { viewer, frame, image, screening, slideId, bundle, version, shapes: [], heat: null, opacity: 1 };
+  for (const kind of ["pointerdown", "wheel", "focusin"]) frame.addEventListener(kind, () => onTouch(scope), { capture: true, passive: true });
   viewer.addHandler("canvas-click", (event) => {
     if (!event.quick) return;
     frame.focus({ preventScroll: true });
@@ -86,7 +87,7 @@ function tiles(image, url) {
 export function layHeat(scope, { threshold }) {
   const { screening, slideId, bundle, image, viewer } = scope;
   const before = scope.heat;
-  const query = { bundle, threshold };
+  const query = { bundle, threshold, v: scope.version };
   viewer.addTiledImage({
     tileSource: tiles(image, (level, x, y) => pathOf(screening, slideId, `/heat/${level}/${x}_${y}`, query)),
     opacity: scope.opacity,

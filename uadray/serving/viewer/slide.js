@@ -1,11 +1,12 @@
 // One slide: its picture with the layers over it, perhaps that of another bundle beside it, and what is known of it.
 
-import { get, pathOf, sentence } from "./api.js";
+import { get, pathOf, picture, sentence } from "./api.js";
 import * as address from "./address.js";
 import { announce, byId, element } from "./elements.js";
-import { factsOf } from "./facts.js";
+import { detailsOf, factsOf } from "./facts.js";
 import { legendOf } from "./legend.js";
 import { flagTag, noteForm } from "./notes.js";
+import { lazyPicture } from "./pictures.js";
 import { box, outlines } from "./overlay.js";
 import { neighbour, placeOf, queue } from "./queue.js";
 import { follow, goTo, layHeat, move, openScope, placeOfView, showHeat, showWhole, zoomBy } from "./scope.js";
@@ -14,6 +15,7 @@ import { badge, groupOf, number, opened, thousands } from "./words.js";
 
 const LAYERS = ["heat", "masks", "regions", "marks"];
 const SHOWN = "heat marks";
+const OPACITY = 80;
 let shown = null;
 let handlers = null;
 
@@ -22,6 +24,7 @@ export function prepare(given) {
   handlers = given;
   byId("layers").addEventListener("input", layersChanged);
   byId("layers").addEventListener("submit", (event) => event.preventDefault());
+  addEventListener("beforeunload", (event) => shown?.note?.isChanged() && event.preventDefault());
   byId("beside").addEventListener("change", () => {
     address.write({ beside: byId("beside").value });
     openAgain();
@@ -36,7 +39,7 @@ export async function show({ screenings, screening, bundle, slideId }) {
   byId("slide-title").textContent = slideId;
   byId("slide-badge").replaceChildren();
   byId("slide-flag").replaceChildren();
-  for (const id of ["facts", "marked", "tile", "review"]) byId(id).replaceChildren();
+  for (const id of ["facts", "marked", "tile", "review", "details"]) byId(id).replaceChildren();
   byId("panes").replaceChildren(element("p", { class: "empty" }, "Opening the slide …"));
   showPlace();
   const answer = await get(pathOf(screening, slideId), { signal: view.stop.signal });
@@ -50,6 +53,7 @@ export async function show({ screenings, screening, bundle, slideId }) {
 /** Leave the slide: nothing of it goes on. */
 export function close() {
   if (!shown) return;
+  if (shown.note?.isChanged()) shown.note.save();
   shown.stop.abort();
   clearTimeout(shown.timer);
   for (const scope of shown.scopes) scope.close();
@@ -59,11 +63,10 @@ export function close() {
 /** What keys do here. */
 export function keys() {
   const view = shown;
-  const main = view?.scopes[0];
-  const scoped = (act) => () => main && act(main);
+  const scoped = (act) => () => view?.leader && act(view.leader);
   const box_ = (name) => () => byId("layers").elements[name].click();
   return {
-    j: () => step(1), k: () => step(-1), g: handlers.leaves, Escape: handlers.leaves,
+    j: () => step(1), k: () => step(-1), g: leave, Escape: leave,
     f: () => view?.note?.cycle(), n: () => view?.note?.focus(),
     h: box_("heat"), m: toggleOutlines, "[": () => stronger(-10), "]": () => stronger(10),
     t: () => nextMark(1), T: () => nextMark(-1), b: nextBeside,
@@ -77,6 +80,7 @@ export function keys() {
 /** What the address says of the slide's place, after Back or a pasted address. */
 export function restorePlace() {
   if (!shown?.scopes.length) return;
+  [shown.leader] = shown.scopes;
   showLayers();
   goToAddress(shown.scopes[0]);
 }
@@ -85,8 +89,20 @@ function recordOf(answer, bundle) {
   return answer.decisions.find((record) => (record.bundle ?? "") === bundle.folder) ?? answer.decisions[0];
 }
 
+/** Whether the note is written down; a slide is not left while it is not. */
+async function isNoted() {
+  const isDone = !shown?.note?.isChanged() || await shown.note.save();
+  if (!isDone) byId("review").scrollIntoView({ block: "nearest" });
+  return isDone;
+}
+
+async function leave() {
+  if (await isNoted()) handlers.leaves();
+}
+
 async function step(by) {
   try {
+    if (!await isNoted()) return;
     const next = await neighbour(shown.slideId, by);
     if (next) handlers.goes(next.slide_id);
     else announce(by > 0 ? "This is the last slide." : "This is the first slide.");
@@ -103,9 +119,10 @@ export function showPlace() {
 }
 
 function showPanel(view) {
-  const { answer, record, bundle } = view;
+  const { record, bundle } = view;
   byId("slide-badge").replaceChildren(badge(groupOf(record)));
-  byId("facts").replaceChildren(element("h2", {}, "Decision"), ...factsOf({ ...record }, { bundle, image: answer.image, imageError: answer.image_error }));
+  byId("facts").replaceChildren(element("h2", {}, "Decision"), ...factsOf(record));
+  byId("details").replaceChildren(element("h2", {}, "Details"), detailsOf(record, bundle));
   showNote(view);
   fillBeside(view);
 }
@@ -156,35 +173,56 @@ function openAgain() {
 
 async function openPanes(view) {
   const { answer } = view;
+  const why = answer.image ? await whyClosed(view) : "";
+  if (shown !== view) return;
   byId("panes").replaceChildren();
-  byId("layers").hidden = byId("legend").hidden = !answer.image;
-  if (!answer.image) {
-    const why = groupOf(view.record) === "failed" ? "This slide failed: there is no picture of it." : "The slide's file cannot be opened now.";
-    byId("panes").replaceChildren(element("p", { class: "empty" }, why));
-    return;
-  }
-  const panes = [{ screening: view.screening, bundle: view.bundle, record: view.record, image: answer.image }];
+  byId("layers").hidden = byId("legend").hidden = !answer.image || why !== null;
+  if (!answer.image || why !== null) return showKept(view, why);
+  const panes = [{ screening: view.screening, bundle: view.bundle, record: view.record, image: answer.image, version: answer.version }];
   const other = besideOf(view);
   if (other) panes.push(await paneBeside(view, other));
   if (shown !== view) return;
+  byId("panes").classList.toggle("two", panes.length > 1);
   for (const pane of panes) view.scopes.push(openPane(view, pane, panes.length > 1));
+  [view.leader] = view.scopes;
   prepareLayers(view);
   await addShapes(view);
 }
 
-async function paneBeside(view, { screening, bundle }) {
-  if (screening === view.screening) return { screening, bundle, record: recordOf(view.answer, bundle), image: view.answer.image };
-  const answer = await get(pathOf(screening, view.slideId), { signal: view.stop.signal });
-  return { screening, bundle, record: recordOf(answer, bundle), image: answer.image ?? view.answer.image };
+/** Why the slide's file cannot be opened now, or null: its coarsest tile is asked for, which the picture needs anyway. */
+async function whyClosed({ screening, slideId, answer: { image }, stop }) {
+  try {
+    await picture(pathOf(screening, slideId, `/image/${image.min_level}/0_0`, { v: image.version }), { signal: stop.signal });
+    return null;
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    return sentence(error);
+  }
 }
 
-function openPane(view, { screening, bundle, record, image }, isOneOfTwo) {
+/** What is left to see of a slide that cannot be opened: the picture that the screening kept. */
+function showKept(view, why) {
+  const { screening, slideId, bundle, answer } = view;
+  const hasFailed = groupOf(view.record) === "failed";
+  byId("panes").classList.remove("two");
+  byId("panes").replaceChildren(element("div", { class: "empty" },
+    element("p", {}, element("b", {}, hasFailed ? "This slide failed, so there is no picture of it." : "The slide's file cannot be opened now."), why ? ` ${why}` : ""),
+    hasFailed ? "" : element("p", {}, "What was decided stays. Once the file is back in its place, it can be looked at again."),
+    view.record.n_scored ? lazyPicture(pathOf(screening, slideId, "/heatmap", { bundle: bundle.folder, v: answer.version }), "The heatmap that was kept") : ""));
+}
+
+async function paneBeside(view, { screening, bundle }) {
+  if (screening === view.screening) return { screening, bundle, record: recordOf(view.answer, bundle), image: view.answer.image, version: view.answer.version };
+  const answer = await get(pathOf(screening, view.slideId), { signal: view.stop.signal });
+  return { screening, bundle, record: recordOf(answer, bundle), image: answer.image ?? view.answer.image, version: answer.version };
+}
+
+function openPane(view, { screening, bundle, record, image, version }, isOneOfTwo) {
   const title = isOneOfTwo ? `${bundle.name} (${screening}): ${describe(record)}` : `Slide ${view.slideId}`;
   const scope = openScope(byId("panes"), {
-    screening, slideId: view.slideId, bundle: bundle.folder, image, title, onClick: choose, onTrouble: said,
-    onMove: (moved) => moves(view, moved),
+    screening, slideId: view.slideId, bundle: bundle.folder, image, version, title, onClick: choose, onTrouble: said,
+    onMove: (moved) => moves(view, moved), onTouch: (touched) => { view.leader = touched; },
   });
-  byId("panes").classList.toggle("two", isOneOfTwo);
   scope.calibration = bundle.calibration ?? {};
   scope.about = bundle;
   scope.viewer.addOnceHandler("open", () => {
@@ -205,12 +243,10 @@ function goToAddress(scope) {
   if (x !== null && y !== null) goTo(scope, { x, y, zoom }, true);
 }
 
-/** One pane moved: the other follows, and the address says where. */
+/** The pane that leads moved: the other follows, and the address says where. */
 function moves(view, moved) {
-  if (view.leader && view.leader !== moved) return;
-  view.leader = moved;
+  if (view.leader !== moved) return;
   for (const scope of view.scopes) if (scope !== moved && scope.viewer.isOpen()) follow(scope, moved);
-  view.leader = null;
   clearTimeout(view.timer);
   view.timer = setTimeout(() => {
     const { x, y, zoom } = placeOfView(moved);
@@ -241,7 +277,7 @@ function showLayers() {
   const fields = byId("layers").elements;
   const layers = new Set((asked.layers ?? SHOWN).split(/[ ,+]/));
   for (const name of LAYERS) fields[name].checked = layers.has(name);
-  fields.opacity.value = address.numberOf(asked.opacity) ?? 60;
+  fields.opacity.value = address.numberOf(asked.opacity) ?? OPACITY;
   const threshold = address.numberOf(asked.threshold);
   fields.threshold.value = threshold === null || !shown.range ? 0 : 100 * (threshold - shown.range[0]) / (shown.range[1] - shown.range[0]);
   applyLayers();
@@ -252,7 +288,7 @@ function layersChanged(event) {
   const layers = LAYERS.filter((name) => fields[name].checked).join(" ");
   const threshold = thresholdShown();
   address.write({
-    layers: layers === SHOWN ? "" : layers || "none", opacity: fields.opacity.value === "60" ? "" : fields.opacity.value,
+    layers: layers === SHOWN ? "" : layers || "none", opacity: Number(fields.opacity.value) === OPACITY ? "" : fields.opacity.value,
     threshold: threshold === null ? "" : Number(threshold.toPrecision(5)),
   });
   applyLayers();
@@ -275,8 +311,13 @@ function applyLayers() {
     scope.redraw();
   }
   byId("legend").replaceChildren(...shown.scopes.flatMap((scope, i) => legendOf(scope.calibration, {
-    threshold: thresholdOf(scope), layers: i ? new Set(layers.has("heat") ? ["heat"] : []) : layers, titles: shown.scopes.length > 1 ? scope.about.name : "",
+    threshold: thresholdOf(scope), layers: i ? new Set(layers.has("heat") ? ["heat"] : []) : layers, titles: shown.scopes.length > 1 ? scope.about.name : "", names: i ? new Map() : namesOf(shown),
   })));
+}
+
+/** The kinds of outlines that the slide has, for the legend. */
+function namesOf({ outlines: drawn = [], marks }) {
+  return new Map([...drawn.map(({ name, kind, layer }) => [name, { kind, layer }]), ...(marks.length ? [["marked tile", { kind: "mark", layer: "marks" }]] : [])]);
 }
 
 /** The least score that is shown, null for all: on the scale of the slide's own bundle. */
@@ -328,6 +369,7 @@ async function addShapes(view) {
   view.outlines = drawn;
   for (const name of ["masks", "regions"]) byId("layers").elements[name].parentElement.hidden = !drawn.some((shape) => shape.layer === name);
   drawShapes(view);
+  applyLayers();
 }
 
 function drawShapes(view) {
@@ -351,6 +393,7 @@ function nextMark(by) {
 
 function toMark(i) {
   const tile = shown.marks[i];
+  [shown.leader] = shown.scopes;
   shown.at = i;
   byId("marked").querySelectorAll("button").forEach((button, j) => button.setAttribute("aria-current", String(i === j)));
   const middle = { x: tile.x + tile.width / 2, y: tile.y + tile.height / 2 };

@@ -7,9 +7,7 @@ const [WIDTH, HEIGHT, BINS] = [300, 26, 60];
 
 /** Two strips, one above the other, with the score as a line through both and the calibration's 99 % as a dashed one. */
 export function strip({ score, quantiles, scores, threshold }) {
-  const all = [...(quantiles ?? []), ...scores, score].filter((value) => Number.isFinite(value));
-  let [low, high] = all.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [Infinity, -Infinity]);
-  if (!(high > low)) [low, high] = [low - 0.5, high + 0.5];
+  const [low, high] = rangeOf([score, ...scores, ...middleOf(quantiles ?? [])]);
   const place = (value) => Math.max(0, Math.min(WIDTH, WIDTH * (value - low) / (high - low)));
   const rows = [["Tiles of normal slides", quantiles ? sharesOfQuantiles(quantiles, low, high) : null], ["Tiles of this slide", shares(scores, low, high)]];
   const line = (value, attributes, bottom) => drawn("path", { d: `M${place(value)} 0V${bottom}`, ...attributes });
@@ -19,6 +17,18 @@ export function strip({ score, quantiles, scores, threshold }) {
       bins ? drawn("path", { d: outline(bins), class: "density" }) : "",
       Number.isFinite(threshold) ? line(threshold, { class: "limit" }, HEIGHT) : "", line(score, { class: "here" }, HEIGHT)))),
   element("p", { class: "ends" }, element("span", {}, number(low)), element("span", {}, number(high))));
+}
+
+/** Quantiles without the first and the last hundredth: a single odd tile of a normal slide would squeeze the rest. */
+function middleOf(quantiles) {
+  const cut = Math.ceil(quantiles.length / 100);
+  return quantiles.slice(cut, quantiles.length - cut);
+}
+
+function rangeOf(values) {
+  const [low, high] = values.filter(Number.isFinite).reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [Infinity, -Infinity]);
+  const margin = high > low ? 0.03 * (high - low) : 0.5;
+  return [low - margin, high + margin];
 }
 
 function shares(values, low, high) {

@@ -5,12 +5,12 @@ import { announce, element } from "./elements.js";
 import { strip } from "./strip.js";
 import { number, percent } from "./words.js";
 
-const PICTURES = { query: "Tile", reconstruction: "Reconstruction", residual: "Difference" };
+const PICTURES = { query: "Tile", reconstruction: "Reconstruction", residual: "Difference (dark: more)" };
 
 /** What the endpoint says of the tile at a place, one entry a bundle; no entry where no tile lies. */
-export async function tilesAt({ screening, slideId }, x, y, signal) {
-  const answer = await get(pathOf(screening, slideId, "/at", { x: Math.floor(x), y: Math.floor(y) }), { signal });
-  return Array.isArray(answer) ? answer : answer.tiles ?? answer.bundles ?? [];
+export async function tilesAt({ screening, slideId, image }, x, y, signal) {
+  if (x < 0 || y < 0 || x >= image.width || y >= image.height) return [];
+  return await get(pathOf(screening, slideId, "/at", { x: Math.floor(x), y: Math.floor(y) }), { signal });
 }
 
 /** Scores of all tiles of a slide that have one. */
@@ -35,6 +35,7 @@ function entry({ bundle, tile, scores, title }) {
   const heading = title ? element("h3", {}, title) : "";
   if (!tile) return element("div", {}, heading, element("p", { class: "soft" }, "No tile was cut here: too little tissue."));
   return element("div", { class: "tile-entry" }, heading, element("div", { class: "tile-pictures" }, pictures(tile)),
+    tile.why ? element("p", { class: "soft" }, `No pictures: ${tile.why}.`) : "",
     element("p", { class: "tile-score" }, element("b", { class: "number" }, outcome(tile)),
       element("span", { class: "soft number" }, ` x ${tile.x}  y ${tile.y}`)),
     tile.score === null ? "" : placeAmong(bundle, tile, scores));
@@ -66,7 +67,7 @@ function placeAmong({ calibration }, tile, scores) {
     strip({ score: tile.score, quantiles: quantilesOf(calibration), scores: scores ?? [], threshold: calibration?.tile_p99 ?? null }),
     element("p", { class: "keys" }, element("span", { class: "key-here" }, "this tile"),
       Number.isFinite(calibration?.tile_p99) ? element("span", { class: "key-limit" }, `${number(calibration.tile_p99)}: 99 % of normal tiles score less`) : ""),
-    ...lines.filter(Boolean).map((line) => element("p", {}, line)));
+    element("p", {}, lines.filter(Boolean).join(" ")));
 }
 
 function quantilesOf(calibration) {

@@ -9,7 +9,6 @@ export const FLAGS = { "": "No flag", follow_up: "Follow up", benign: "Benign", 
 export const LEGEND = [
   "#d0cea3", "#d6bd80", "#d8a86e", "#d39176", "#c57c7f", "#b16a87", "#965a8b", "#794988", "#543d74",
 ];
-export const HIGHEST = LEGEND[6];
 
 const UNKNOWN = "–";
 const MARKS = {
