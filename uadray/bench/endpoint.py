@@ -138,8 +138,11 @@ def running_endpoint(
     """An endpoint for a `with` block, on a Ray of this process with so many CPUs, ready to answer."""
     import ray
 
+    from uadray.serving import server  # imports Ray
+
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    server.prepare()
     os.environ["UADRAY_TOKEN"] = TOKEN
     os.environ.pop("RAY_ADDRESS", None)
     ray.init(

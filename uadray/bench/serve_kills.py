@@ -16,7 +16,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import count
+from itertools import count, pairwise
 from typing import Any, Self
 
 from uadray.bench.endpoint import PROXY, Endpoint, running_endpoint, submitted
@@ -49,18 +49,25 @@ def run(place: Material, *, only: Sequence[str] = (), slides_each: int = SLIDES_
     slides = iter(asked(rows))
     arguments = place.arguments("kills", one_replica=False, slide={"replicas": 2, "cpus": 0})
     phases: dict[str, dict[str, Any]] = {}
+    puts = Counter[str]()
     with running_endpoint(arguments, cpus=4) as endpoint:
         request = npz_request(tiles(4, place.bundle.tiles.tile_px))
         with TileClients(endpoint, request) as clients, EtagWatch(f"{place.root}/kills") as watch:
             for name, kill in victims.items():
                 clients.phase = name
+                puts |= _puts(place)  # a server that is killed forgets the end of its journal
                 jobs = submitted(endpoint, [next(slides) for _ in range(slides_each)])
                 phases[name] = _phase(place, endpoint, jobs, kill)
             clients.phase = "end"
             endpoint.wait(clients.is_answered, 60, "answer to tiles")
-        puts = {name.removesuffix(".json"): n for name, n in place.server.puts("kills/decisions").items()}
+        puts |= _puts(place)
         states = Counter(decision_segments.read_decisions(watch.out).table["state"].to_pylist())
     return _report(phases, clients.outcomes, watch, [row.slide_id for row in rows], puts) | {"states": dict(states)}
+
+
+def _puts(place: Material) -> Counter[str]:
+    """How often each slide's decision was put, as far as the server knows."""
+    return Counter({name.removesuffix(".json"): n for name, n in place.server.puts("kills/decisions").items()})
 
 
 def _phase(
@@ -225,6 +232,7 @@ def _report(
         },
         "slides": len(slide_ids), "decided": len(watch.etags), "puts": sum(puts.values()), "phases": phases,
         "tile_answers": {phase: counts(found) for phase, found in outcomes.items()},
+        "longest_without_scores_s": {phase: _longest_gap(found) for phase, found in outcomes.items()},
         "wrong": [
             f"{phase}: {each.status} after {each.seconds:.2f} s {each.body[:200]}"
             for phase, found in wrong.items() for each in found if next(numbers) < 8
@@ -233,6 +241,17 @@ def _report(
             phase["undone"] for phase in phases.values()
         ),
     }  # fmt: skip
+
+
+def _longest_gap(outcomes: Sequence[Outcome]) -> float:
+    """The longest time in which no client got its scores.
+
+    >>> _longest_gap([Outcome(0, 1, 200), Outcome(1, 0.5, 503), Outcome(1.6, 1, 200), Outcome(2.6, 1, 200)])
+    1.6
+    """
+    times = sorted(each.at_s + each.seconds for each in outcomes if each.status == 200)
+    ends = [min((each.at_s for each in outcomes), default=0.0), *times]
+    return round(max((after - before for before, after in pairwise(ends)), default=0.0), 2)
 
 
 def is_allowed(outcome: Outcome, phase: str) -> bool:

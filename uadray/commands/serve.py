@@ -35,6 +35,7 @@ def run(file: DeploymentFile) -> None:
     if server.is_own_ray():
         _check_port(file.http_options)
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+        server.prepare()
     try:
         connect()
         _on_signals(_stop)  # after Ray, which has a handler of its own
