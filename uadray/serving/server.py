@@ -33,17 +33,13 @@ STOP_S = 20.0
 """What is at work when the application ends has so long. A slide that is not done by then stays in the queue."""
 
 
-<<<<<<< HEAD
 def prepare() -> None:
     """Set the environment that Ray's processes get where Ray is started here; to be called before that."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
-def start(file: DeploymentFile) -> None:
-=======
 def start(file: DeploymentFile, tokens: Sequence[Token] = ()) -> None:
->>>>>>> h-stages
     """Start Serve, and the application on it; returns once every replica is there.
 
     Only the declarative interface takes a policy for the whole application.
