@@ -351,7 +351,7 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, archive, follow, detectors."
+            help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, archive, follow, detectors, view."
         ),
     ],
     only: Annotated[

@@ -205,6 +205,7 @@ def test_a_slide_is_opened_once_by_many_at_once(slide_path: Path, monkeypatch: p
     assert len(opened) == 1
 
 
+@pytest.mark.s3
 def test_a_slide_in_s3_is_shown_of_the_version_that_was_decided_about(
     s3: SeaweedServer, views: SlideViews, slide_path: Path
 ) -> None:

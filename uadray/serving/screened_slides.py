@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any, final
 
@@ -56,7 +57,10 @@ class ScreenedSlides:
     def slide(self, name: str, slide_id: str) -> dict[str, Any]:
         """All about a slide."""
         screening, version, records = self.decided(name, slide_id)
-        note, note_etag = self._notes.get(screening, slide_id)
+        with ThreadPoolExecutor(2) as pool:  # in S3 each takes a round trip or two
+            noted = pool.submit(self._notes.get, screening, slide_id)
+            has_masks = pool.submit(has_layers, screening, slide_id)
+        note, note_etag = noted.result()
         size = _size(records[0])
         image = None
         if size is not None and self._may_open(records[0]["uri"]):
@@ -76,7 +80,7 @@ class ScreenedSlides:
             "note": _told_note(note),
             "note_etag": note_etag,
             "image": image,
-            "masks": has_layers(screening, slide_id),
+            "masks": has_masks.result(),
         }
 
     def decided(self, name: str, slide_id: str) -> tuple[Screening, str, list[Record]]:
