@@ -147,12 +147,12 @@ def test_an_endpoint_without_any_token_must_be_meant(monkeypatch: pytest.MonkeyP
 def test_an_audit_line_says_who_asked_for_what_and_names_nothing(
     scoped: int, ask: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, "uadray.audit"):
+    with caplog.at_level(logging.INFO, "uadray.serving.audit"):
         ask(scoped, "/v1/bundles/main", Authorization="Bearer read-token", **{"X-Request-ID": "trace-1"})
         ask(scoped, "/v1/bundles/main?uri=s3://bucket/key", Authorization="Bearer wrong")
         ask(scoped, "/v1/bundles/main", method="DELETE", Authorization="Bearer read-token")
         ask(scoped, "/healthz")
-    lines = [record.getMessage() for record in caplog.records if record.name == "uadray.audit"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "uadray.serving.audit"]
     told = [json.loads(line) for line in lines]
     assert [(t["who"], t["method"], t["status"]) for t in told] == [
         ("read", "GET", 200), (None, "GET", 401), ("read", "DELETE", 403),
