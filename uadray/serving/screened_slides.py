@@ -103,14 +103,12 @@ class ScreenedSlides:
         """The tile scores of a slide, and how they become colours: NaN for the ends of a scale that is not known."""
         screening, version, records = self.decided(name, slide_id)
         used = screening.bundle(bundle)
-        figures = self._screenings.calibration(screening, used)
-        low, high, *cells = (figures[n] for n in ("tile_median", "tile_high", "cell_median", "cell_high"))
-        registered = self._screenings.registered(used)
+        calibration, registered = self._screenings.calibration(used), self._screenings.registered(used)
         described = registered.description if registered is not None else None
         scale = HeatScale(
-            low=math.nan if low is None else low,
-            high=math.nan if high is None else high,
-            cells=None if None in cells or described is None else (cells[0], cells[1]),
+            low=math.nan if calibration is None else calibration.tile_median,
+            high=math.nan if calibration is None else calibration.tile_high,
+            cells=None if calibration is None else calibration.cell_scale,
             seen_share=described.detector.input_px / described.tiles.tile_px if described is not None else 1.0,
             threshold=threshold,
         )
@@ -168,7 +166,7 @@ class ScreenedSlides:
                 "tile_px": screening.tile_px,
                 "tile_um": tile_um,
                 "registered": self._screenings.registered(each) is not None,
-                "calibration": self._screenings.calibration(screening, each),
+                "calibration": self._screenings.figures(screening, each),
                 "decisions": slides.bundle_counts(each.folder),
             }
             for each in screening.bundles
