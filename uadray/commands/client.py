@@ -3,6 +3,7 @@
 The commands stand here and not in `uadray.cli`, which takes them over as a group.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -170,16 +171,21 @@ def _waited(client: "Client", job: str, *, is_batch: bool, timeout_s: float | No
     with progress("slides" if is_batch else "tiles") as tick:
         if is_batch:
             return client.wait_batch(job, progress=lambda state: _show_batch(tick, state), timeout_s=timeout_s)
-        return client.wait(job, progress=lambda state: _show_job(tick, state), timeout_s=timeout_s)
+        return client.wait(job, progress=_shown_on(tick), timeout_s=timeout_s)
 
 
-def _show_job(tick: Tick, job: "Job") -> None:
-    now = job.progress
-    left = f", {now.seconds_left:.0f} s left" if now and now.seconds_left is not None else ""
-    if now and now.of:
-        tick(min(now.tiles, now.of), now.of, job.state + left)
-    elif not job.has_ended:
-        tick(0, 1, job.state)
+def _shown_on(tick: Tick) -> Callable[["Job"], None]:
+    """Shows a job's progress; once it is done its number of tiles is that of the time before."""
+    n_tiles = 1
+
+    def show(job: "Job") -> None:
+        nonlocal n_tiles
+        now = job.progress
+        left = f", {now.seconds_left:.0f} s left" if now and now.seconds_left is not None else ""
+        n_tiles = now.of if now and now.of else n_tiles
+        tick(n_tiles if job.has_ended else min(now.tiles if now else 0, n_tiles), n_tiles, job.state + left)
+
+    return show
 
 
 def _show_batch(tick: Tick, batch: "Batch") -> None:

@@ -1,7 +1,6 @@
 """`uadray serve`: the endpoint, from the start to Ctrl-C or SIGTERM."""
 
 import logging
-import os
 import signal
 import socket
 import time
@@ -34,7 +33,6 @@ def run(file: DeploymentFile) -> None:
     _check_tls(file.http_options)
     if server.is_own_ray():
         _check_port(file.http_options)
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         connect()
         _on_signals(_stop)  # after Ray, which has a handler of its own
