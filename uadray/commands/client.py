@@ -6,6 +6,7 @@ The commands stand here and not in `uadray.cli`, which takes them over as a grou
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from zipfile import BadZipFile
 
 import typer
 
@@ -102,7 +103,8 @@ def decision(
         if tiles is not None and not has_failed:
             import pyarrow.parquet as pq
 
-            pq.write_table(client.tiles(job, bundle=bundle), tiles)
+            table = client.tiles(job, bundle=bundle)
+            _write(tiles, lambda: pq.write_table(table, tiles))
     console.result(decided.record)
     if has_failed:
         raise typer.Exit(1)
@@ -126,7 +128,8 @@ def score(
         scores = client.score(_images(tiles), bundle=bundle, maps=maps is not None)
     if maps is not None:
         drawn = [each for each in scores if each.map is not None]
-        np.savez(maps, ids=np.array([each.id for each in drawn]), maps=np.array([each.map for each in drawn]))
+        arrays = {"ids": np.array([each.id for each in drawn]), "maps": np.array([each.map for each in drawn])}
+        _write(maps, lambda: np.savez(maps, **arrays))  # type: ignore[arg-type]  # its names are no options
     console.result({"scores": [{"id": each.id, "score": each.score, "error": each.error} for each in scores]})
     if any(each.score is None for each in scores):
         raise typer.Exit(1)
@@ -214,8 +217,15 @@ def _images(tiles: list[str]) -> Any:
     try:
         with np.load(tiles[0], allow_pickle=False) as arrays:
             return arrays["tiles"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
         raise InputError(f"{tiles[0]}: no .npz with an array `tiles`: {error}") from error
+
+
+def _write(path: str, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _given(**values: Any) -> dict[str, Any]:
