@@ -1,6 +1,7 @@
 """`uadray client` as a process: what it prints, and its exit status."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,6 +46,13 @@ def test_a_slide_is_sent_waited_for_and_asked_about(endpoint: Endpoint, env: dic
     assert done.stdout.splitlines()[0] == f"{job['id']}  done       anomalous"
     assert [each["id"] for each in answer(done)["slides"]] == [job["id"]]
     assert {headers["authorization"] for _, _, headers in endpoint.seen} == {"Bearer correct-horse"}
+
+
+def test_a_path_that_is_there_is_sent_whole(env: dict[str, str]) -> None:
+    here = Path(__file__)
+    done = run("client", "submit", os.path.relpath(here), env=env)
+    assert answer(done)["asked"]["uri"] == str(Path(os.path.relpath(here)).absolute())
+    assert answer(run("client", "submit", "not/here.svs", env=env))["asked"]["uri"] == "not/here.svs"
 
 
 def test_a_slide_that_fails_is_exit_status_1(endpoint: Endpoint, env: dict[str, str]) -> None:

@@ -56,11 +56,14 @@ def submit(
         raise InputError(f"{', '.join(facts)}: of one slide, not of many; a manifest says it of each")
     with _client(url, token_file, cacert) as client:
         if uris and is_one:
-            job = client.submit(uris[0], **facts, **how)
+            job = client.submit(_absolute(uris[0]), **facts, **how)
             _answer(_waited(client, job.id, is_batch=False) if wait else job, is_final=wait)
             return
-        slides = [{"uri": uri} for uri in uris] if uris else None
-        batch = client.submit_batch(manifest=manifest, prefix=prefix, slides=slides, split=split, **how)
+        slides = [{"uri": _absolute(uri)} for uri in uris] if uris else None
+        batch = client.submit_batch(
+            manifest=manifest and _absolute(manifest), prefix=prefix and _absolute(prefix), slides=slides, split=split,
+            **how,
+        )  # fmt: skip
         _answer(_waited(client, batch.id, is_batch=True) if wait else batch, is_final=wait)
 
 
@@ -167,6 +170,11 @@ def _client(url: str, token_file: str | None, cacert: str | None) -> "Client":
     from uadray.client.client import Client
 
     return Client(url, token_file=token_file, cacert=cacert)
+
+
+def _absolute(uri: str) -> str:
+    """A path that is there as one that an endpoint on this machine finds too; everything else as it is."""
+    return str(Path(uri).absolute()) if "://" not in uri and Path(uri).exists() else uri
 
 
 def _waited(client: "Client", job: str, *, is_batch: bool, timeout_s: float | None = None) -> "Job | Batch":
