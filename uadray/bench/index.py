@@ -23,6 +23,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "archive": ("slides",),
     "follow": ("only", "slides"),
     "detectors": ("only", "device", "seeds", "minutes", "out"),
+    "serve": ("only", "minutes"),
 }
 """The benchmarks, and which options each takes."""
 
@@ -39,7 +40,7 @@ def run(
         slides: how many there are; as many as the benchmark takes by itself unless given.
         device: "cpu" or "cuda".
         seeds: trainings of each detector.
-        minutes: budget of each training.
+        minutes: budget of each training, or of the load of `serve`.
         out: folder of the results.
 
     Raises:

@@ -33,6 +33,7 @@ def run(file: DeploymentFile) -> None:
     _check_tls(file.http_options)
     if server.is_own_ray():
         _check_port(file.http_options)
+        server.prepare()
     try:
         connect()
         _on_signals(_stop)  # after Ray, which has a handler of its own

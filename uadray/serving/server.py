@@ -20,10 +20,23 @@ from uadray.serving.config import ServeConfig
 from uadray.serving.deployment_file import DeploymentFile
 from uadray.serving.tokens import TOKENS, Token
 
+ENVIRONMENT = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "uadray.serving.proxy_answers.middlewares",
+    # a proxy that has died is replaced after three checks: with Serve's own 10 s nothing listens for half a minute
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+}
+"""Of Ray's processes. A cluster that is joined should have been started with them; a variable that is set stays."""
+
 POLL_S = 0.25
 
 STOP_S = 20.0
 """What is at work when the application ends has so long. A slide that is not done by then stays in the queue."""
+
+
+def prepare() -> None:
+    """Set the environment that Ray's processes get where Ray is started here; to be called before that."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def start(file: DeploymentFile, tokens: Sequence[Token] = ()) -> None:
