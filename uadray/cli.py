@@ -351,20 +351,24 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, archive, follow, detectors."
+            help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, archive, follow, detectors, "
+            "serve, view."
         ),
     ],
     only: Annotated[
         str | None,
         typer.Option(
             help="Scenarios of `faults`, like 0,a,f; cases of `decode`, `screen`, `s3`, `ingest`, `follow`; rows of "
-            "`detectors`."
+            "`detectors`; parts of `serve`: latency, slides, load, scale, kills."
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Of `stages`, `detectors`: cpu or cuda; cpu unless given.")] = None,
     slides: Annotated[int | None, typer.Option(min=2, help="Of `archive`, 100,000, or `follow`, 200.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Of `detectors`: trainings of each, 1.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0.01, help="Of `detectors`: budget of each training, 5.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Of `detectors`: budget of each training, 5. Of `serve`: of the load, 2."),
+    ] = None,
     out: Annotated[
         str | None, typer.Option(help="Of `detectors`: folder of the results, which goes on; ./bench-detectors.")
     ] = None,
