@@ -22,11 +22,13 @@ from uadray.detectors.detector import STAGES, Detector
 from uadray.serving.access import Access
 from uadray.serving.config import ServeConfig
 from uadray.serving.http import build_http
+from uadray.serving.jobs import Jobs
 from uadray.serving.loaded_stages import load_stages, scored_at_once
 from uadray.serving.registry import RegisteredBundle, Registry
 from uadray.serving.scores import Scores, Wanted
 from uadray.serving.services import Services
 from uadray.serving.tokens import SCOPES, FixedTokens, Token, TokenSource, digest
+from uadray.serving.views import SlideViews
 from uadray.tiles.images import Pixels
 
 PATH = "/v1/tiles/score"
@@ -61,7 +63,9 @@ def plain_services(config: ServeConfig, *, tokens: TokenSource | None = None, **
 
     registry = Registry(config.out, default=config.default_bundle)
     registry.put_configured(config.bundles)
-    given = {"jobs": None, "views": None, "score": PlainScorer(), "ready": ready, "registry": registry}
+    given = {
+        "jobs": Jobs(config.out), "views": SlideViews(), "score": PlainScorer(), "ready": ready, "registry": registry,
+    }  # fmt: skip
     return Services(config=config, access=Access(tokens), **(given | parts))
 
 

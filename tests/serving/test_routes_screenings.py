@@ -22,6 +22,7 @@ from small_screening import STRANGE_ID
 
 from uadray.serving.access import Access
 from uadray.serving.config import ServeConfig
+from uadray.serving.jobs import Jobs
 from uadray.serving.registry import RegisteredBundle, Registry
 from uadray.serving.scores import Scores, Wanted
 from uadray.serving.services import Services
@@ -50,7 +51,13 @@ def client_of(
     registry, views = Registry(str(out)), SlideViews()
     registry.put_configured(bundles)
     services = Services(
-        config=config, access=Access(tokens), registry=registry, jobs=None, score=score, views=views, ready=ready
+        config=config,
+        access=Access(tokens),
+        registry=registry,
+        jobs=Jobs(str(out)),
+        score=score,
+        views=views,
+        ready=ready,
     )
     with listening(services) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         yield client

@@ -10,6 +10,7 @@ Whatever may be repeated is repeated while the endpoint is busy, away or restart
 
 import io
 import itertools
+import json
 import math
 import re
 import secrets
@@ -241,9 +242,16 @@ class Client:
 
     def _post_once(self, path: str, wanted: Mapping[str, Any], key: str | None) -> dict[str, Any]:
         """The answer to what is done once, however often it is sent."""
+        key = secrets.token_hex(16) if key is None else key
+        if not key.isascii() or not key.isprintable() or not key.strip():
+            raise InputError(f"idempotency key {key[:80]!r}: expected ASCII characters on one line")
         body = {name: value for name, value in wanted.items() if value is not None}
-        headers = {IDEMPOTENCY_KEY: key or secrets.token_hex(16)}
-        return values_of(self._at.send("POST", path, json=body, headers=headers))
+        try:
+            content = json.dumps(body, allow_nan=False).encode()
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path}: a field cannot be sent: {error}") from error
+        headers = {IDEMPOTENCY_KEY: key, "Content-Type": "application/json"}
+        return values_of(self._at.send("POST", path, content=content, headers=headers))
 
     def _get(self, path: str, **params: Any) -> dict[str, Any]:
         return values_of(self._at.send("GET", path, params=params))

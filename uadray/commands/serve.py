@@ -1,7 +1,6 @@
 """`uadray serve`: the endpoint, from the start to Ctrl-C or SIGTERM."""
 
 import logging
-import os
 import signal
 import socket
 import time
@@ -34,14 +33,14 @@ def run(file: DeploymentFile) -> None:
     _check_tls(file.http_options)
     if server.is_own_ray():
         _check_port(file.http_options)
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
         server.prepare()
     try:
         connect()
         _on_signals(_stop)  # after Ray, which has a handler of its own
         if server.is_own_ray():
             server.check_resources(file.args)
-        server.start(file)
+        is_elsewhere = not server.is_own_ray() and file.args.tokens is None
+        server.start(file, tokens.current() if tokens is not None and is_elsewhere else ())
         print(f"the page is at {file.url}/, the API below {file.url}/v1; Ctrl-C stops", flush=True)
         console.result({"url": file.url, "bundles": bundles, "needs_token": tokens is not None, "out": file.args.out})
         while True:

@@ -19,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 
 from uadray.detectors.description import described_bundle
 from uadray.errors import InputError
+from uadray.screening.bundles import ScreeningBundle
 from uadray.serving.access import Access, endpoint_tokens
 from uadray.serving.config import ServeConfig, StageConfig
 from uadray.serving.http import build_http
@@ -27,6 +28,7 @@ from uadray.serving.registry import RegisteredBundle, Registry
 from uadray.serving.replica_logs import log_to_output
 from uadray.serving.scaling import SLIDES
 from uadray.serving.scores import Scores, Wanted
+from uadray.serving.screening_folders import claim_screening
 from uadray.serving.services import Services
 from uadray.serving.slide_stage import DRAIN_S, GIVE_BACK_S, SlideStage, known_slides
 from uadray.serving.stages import Kind, StageReplica
@@ -61,6 +63,7 @@ class Ingress:
         self._jobs, self._slides = Jobs(config.out), 0
         self._registry = Registry(config.out, default=config.default_bundle)
         self._registry.put_configured(config.bundles)
+        _claim_folder(config, self._registry.get())
         self._services = Services(
             config=config, access=Access(endpoint_tokens(config)), registry=self._registry, jobs=self._jobs,
             score=self.score, views=ReplicaViews(view), ready=self.ready,
@@ -87,6 +90,12 @@ class Ingress:
         """How many slide jobs wait or are at work: this is told while there is no replica of `SlideStage`, too."""
         self._slides = await asyncio.to_thread(known_slides, self._jobs, self._slides)
         return {SLIDES: float(self._slides)}
+
+
+def _claim_folder(config: ServeConfig, bundle: RegisteredBundle) -> None:
+    """Make the endpoint's folder the screening of the bundle that scores where a job names none, if it is nobody's."""
+    if bundle.calibration is not None:
+        claim_screening(config.out, [ScreeningBundle(bundle.uri, bundle.description, bundle.calibration)])
 
 
 def build_app(args: ServeConfig) -> serve.Application:

@@ -48,12 +48,17 @@ def build_http(services: Services) -> FastAPI:
         operation_id="openapi",
         tags=["health"],
         dependencies=[Depends(services.access.requires("read"))],
-        responses=problems(401, 403),
+        responses=problems(401, 403) | ANY_PROBLEM,
     )
     async def openapi() -> dict[str, Any]:
-        """Describes the API."""
+        """Describes the API, in the format of OpenAPI 3.1."""
         return describe(app)
 
-    app.add_middleware(BodyLimits, max_body_bytes=config.max_body_bytes, max_bytes_in_flight=config.max_bytes_in_flight)
+    app.add_middleware(
+        BodyLimits,
+        max_body_bytes=config.max_body_bytes,
+        max_bytes_in_flight=config.max_bytes_in_flight,
+        check=services.access.caller,
+    )
     app.add_middleware(Envelope)  # the outermost
     return app

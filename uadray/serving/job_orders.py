@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from uadray.errors import InputError
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.given_slides import given_slides, is_folder
-from uadray.serving.allowed_uris import ForbiddenUriError, check_uri
+from uadray.serving.allowed_uris import ForbiddenUriError, check_slide
 from uadray.serving.batches import MAX_SLIDES, Batches, BatchRecord
 from uadray.serving.job_records import JobBundle, JobRecord, Slide, new_id
 from uadray.serving.job_schemas import BatchRequest, SlideFields, SlideRequest
@@ -166,7 +166,7 @@ def _of_row(row: SlideRow, services: Services, *, is_named: bool) -> Slide:
 def _allowed(services: Services, uri: str, *, of: str | None = None) -> str:
     """The URI as it may be read; `of`: the slide of a manifest that it is of."""
     try:
-        return check_uri(uri, services.config.slides)
+        return check_slide(uri, services.config.slides)
     except ForbiddenUriError as error:
         raise RefusedError(403, f"slide {of}: {error}" if of else str(error)) from error
 

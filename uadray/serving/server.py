@@ -1,8 +1,10 @@
 """The application on a cluster: deployed by Serve's declarative interface, and taken away again."""
 
+import json
 import logging
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +18,7 @@ from ray.serve.schema import ServeDeploySchema
 from uadray.errors import InputError, WorkError
 from uadray.serving.config import ServeConfig
 from uadray.serving.deployment_file import DeploymentFile
+from uadray.serving.tokens import TOKENS, Token
 
 ENVIRONMENT = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "uadray.serving.proxy_answers.middlewares",
@@ -36,10 +39,14 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
 
 
-def start(file: DeploymentFile) -> None:
+def start(file: DeploymentFile, tokens: Sequence[Token] = ()) -> None:
     """Start Serve, and the application on it; returns once every replica is there.
 
     Only the declarative interface takes a policy for the whole application.
+
+    Args:
+        file: what is deployed.
+        tokens: of this process's environment, for replicas on other machines, which do not have it.
 
     Raises:
         InputError: Serve already runs on this cluster, and listens elsewhere.
@@ -47,6 +54,9 @@ def start(file: DeploymentFile) -> None:
     """
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     values = file.for_serve()
+    if tokens:
+        environment = values["applications"][0]["runtime_env"].setdefault("env_vars", {})
+        environment[TOKENS] = hashed(tokens)
     serve.start(
         proxy_location=file.proxy_location,
         http_options=HTTPOptions(**values["http_options"]),
@@ -60,6 +70,13 @@ def start(file: DeploymentFile) -> None:
         )
     client.deploy_apps(ServeDeploySchema.model_validate(values))
     _wait_until_running(file.applications[0].name)
+
+
+def hashed(tokens: Sequence[Token]) -> str:
+    """Tokens as a value of `UADRAY_TOKENS` that does not reveal them."""
+    entries = [{"name": token.name, "scopes": sorted(token.scopes), "sha256": token.digest} for token in tokens]
+    expiries = [{"expires": token.expires.isoformat()} if token.expires else {} for token in tokens]
+    return json.dumps([entry | expires for entry, expires in zip(entries, expiries, strict=True)])
 
 
 def _wait_until_running(name: str) -> None:
