@@ -18,14 +18,17 @@ import cv2
 import numpy as np
 import uvicorn
 
+from uadray.detectors.detector import STAGES, Detector
 from uadray.serving.access import Access
 from uadray.serving.config import ServeConfig
 from uadray.serving.http import build_http
+from uadray.serving.jobs import Jobs
+from uadray.serving.loaded_stages import load_stages, scored_at_once
 from uadray.serving.registry import RegisteredBundle, Registry
 from uadray.serving.scores import Scores, Wanted
 from uadray.serving.services import Services
-from uadray.serving.stages import AllStages
 from uadray.serving.tokens import SCOPES, FixedTokens, Token, TokenSource, digest
+from uadray.serving.views import SlideViews
 from uadray.tiles.images import Pixels
 
 PATH = "/v1/tiles/score"
@@ -36,16 +39,15 @@ class PlainScorer:
     """The stages in this process: what `Services.score` is without Ray."""
 
     def __init__(self) -> None:
-        self.loaded: dict[str, AllStages] = {}
+        self.loaded: dict[str, Detector] = {}
 
     async def __call__(self, bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> Scores:
         return await asyncio.to_thread(self._score, bundle, pixels, wanted)
 
     def _score(self, bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> Scores:
         if bundle.model_id not in self.loaded:
-            self.loaded[bundle.model_id] = AllStages(bundle.uri, bundle.description)
-        scores = self.loaded[bundle.model_id](pixels, maps=wanted.maps)
-        return Scores(scores.score, residual=scores.residual)
+            self.loaded[bundle.model_id] = load_stages(bundle.model_id, STAGES, device="cpu")
+        return scored_at_once(self.loaded[bundle.model_id], [(pixels, wanted)])[0]
 
 
 def all_scopes(token: str) -> TokenSource:
@@ -61,14 +63,17 @@ def plain_services(config: ServeConfig, *, tokens: TokenSource | None = None, **
 
     registry = Registry(config.out, default=config.default_bundle)
     registry.put_configured(config.bundles)
-    given = {"jobs": None, "views": None, "score": PlainScorer(), "ready": ready, "registry": registry}
+    given = {
+        "jobs": Jobs(config.out), "views": SlideViews(), "score": PlainScorer(), "ready": ready, "registry": registry,
+    }  # fmt: skip
     return Services(config=config, access=Access(tokens), **(given | parts))
 
 
 @contextmanager
-def listening(services: Services) -> Iterator[int]:
-    """The application of these parts on a free port of 127.0.0.1."""
-    server = uvicorn.Server(uvicorn.Config(build_http(services), port=0, log_config=None, ws="none"))
+def listening(services: Services, *, port: int = 0) -> Iterator[int]:
+    """The application of these parts on a free port of 127.0.0.1, or on this one; streams are cut off at the end."""
+    options = {"log_config": None, "ws": "none", "timeout_graceful_shutdown": 1}
+    server = uvicorn.Server(uvicorn.Config(build_http(services), port=port, **options))  # type: ignore[arg-type]
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -129,20 +134,23 @@ def peak_growth_mib() -> Iterator[list[float]]:
 
 
 class Answer(NamedTuple):
-    """Status and JSON of an answer."""
+    """Status, JSON and headers of an answer."""
 
     status: int
     body: dict[str, Any]
+    headers: dict[str, str]
 
 
-def ask(port: int, path: str, body: Any = None, **headers: str) -> Answer:
+def ask(port: int, path: str, body: Any = None, *, method: str = "", **headers: str) -> Answer:
     """POST a JSON value, or bytes as they are, to `http://127.0.0.1:port/path`; GET where there is no body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     try:
-        connection.request("GET" if body is None else "POST", path, data, headers)
+        connection.request(method or ("GET" if body is None else "POST"), path, data, headers)
         response = connection.getresponse()
-        return Answer(response.status, json.loads(response.read()))
+        text = response.read()
+        told = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, json.loads(text) if text else {}, told)
     finally:
         connection.close()
 

@@ -96,7 +96,7 @@ def _awaited(worker: str, expected: dict[str, float], *, labels: tuple[str, ...]
 
 PRIVATE = {
     "metrics.add": {"_record"},
-    "serving.server.listening_at": {"ray.serve.context._get_global_client"},
+    "serving.server._client": {"ray.serve.context._get_global_client"},
     "cluster.probe.head_client": {"ray._private.services.canonicalize_bootstrap_address", "ray._raylet.GcsClient"},
     "cluster.probe.head_versions": {"ray._common.usage.usage_lib.get_cluster_metadata"},
     "cluster.probe.has_node_here": {"ray._private.services.get_node_to_connect_for_driver"},

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from uadray import __version__
-from uadray.commands import console
+from uadray.commands import client, console
 from uadray.commands.progress import progress
 from uadray.errors import ClusterLostError, UadrayError
 
@@ -26,6 +26,7 @@ weights_app = typer.Typer(help="Pinned, checksummed backbone weights.", no_args_
 app.add_typer(weights_app, name="weights")
 bundles_app = typer.Typer(help="Ready detectors that come with uadray.", no_args_is_help=True)
 app.add_typer(bundles_app, name="bundles")
+app.add_typer(client.app, name="client")
 
 BundleArg = Annotated[str, typer.Argument(metavar="BUNDLE", help="Folder or s3:// URI of a trained bundle.")]
 BundlesArg = Annotated[list[str], typer.Argument(metavar="BUNDLE...", help="Folders or s3:// URIs of trained bundles.")]
@@ -330,14 +331,16 @@ def card(
 
 @app.command()
 def serve(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML, see configs/serve.yaml.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="YAML of Ray Serve, see configs/serve/.")],
     overrides: SetOpt = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Without a token; this machine alone is answered.")
+    ] = False,
 ) -> None:
-    """Serve a bundle over HTTP until stopped."""
-    from uadray.config import load_config
-    from uadray.serving.config import ServeConfig
+    """Serve slides, tiles and the page over HTTP until stopped."""
+    from uadray.serving.deployment_file import load_deployment_file
 
-    settings = load_config(ServeConfig, config, overrides or [])
+    settings = load_deployment_file(file, [*(overrides or []), *(["insecure=true"] if insecure else [])])
     from uadray.commands import serve as command
 
     command.run(settings)
@@ -348,20 +351,24 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, archive, follow, detectors."
+            help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, archive, follow, detectors, "
+            "serve, view."
         ),
     ],
     only: Annotated[
         str | None,
         typer.Option(
             help="Scenarios of `faults`, like 0,a,f; cases of `decode`, `screen`, `s3`, `ingest`, `follow`; rows of "
-            "`detectors`."
+            "`detectors`; parts of `serve`: latency, slides, load, scale, kills."
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Of `stages`, `detectors`: cpu or cuda; cpu unless given.")] = None,
     slides: Annotated[int | None, typer.Option(min=2, help="Of `archive`, 100,000, or `follow`, 200.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Of `detectors`: trainings of each, 1.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0.01, help="Of `detectors`: budget of each training, 5.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Of `detectors`: budget of each training, 5. Of `serve`: of the load, 2."),
+    ] = None,
     out: Annotated[
         str | None, typer.Option(help="Of `detectors`: folder of the results, which goes on; ./bench-detectors.")
     ] = None,

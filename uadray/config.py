@@ -31,6 +31,18 @@ def load_config(model: type[ConfigT], path: str | Path, overrides: Sequence[str]
         InputError: the file is missing or no YAML mapping, or a field is unknown, missing or has a wrong value; the
             message names the file, the field and, for a misspelt name, the nearest valid one.
     """
+    values = read_mapping(path)
+    for override in overrides:
+        apply_override(values, override)
+    return parse_config(model, values, source=f"configuration {path}")
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The fields of a YAML file, not yet validated.
+
+    Raises:
+        InputError: the file is missing, or no YAML mapping.
+    """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -39,9 +51,7 @@ def load_config(model: type[ConfigT], path: str | Path, overrides: Sequence[str]
         raise InputError(f"configuration {path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise InputError(f"configuration {path}: expected a mapping of fields, found {type(values).__name__}")
-    for override in overrides:
-        _apply(values, override)
-    return parse_config(model, values, source=f"configuration {path}")
+    return values
 
 
 def parse_config(model: type[ConfigT], values: Any, *, source: str) -> ConfigT:
@@ -57,8 +67,12 @@ def parse_config(model: type[ConfigT], values: Any, *, source: str) -> ConfigT:
         raise InputError(f"{source}: {problems}") from error
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
-    """Set one field, like `detector.width=32`; the value is read as YAML."""
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one field, like `detector.width=32`; the value is read as YAML.
+
+    Raises:
+        InputError: it is not of the form `a.b=c`, or `a` has no fields.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"--set {override}: expected name=value, for example --set detector.width=32")

@@ -27,12 +27,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     return uri
 
 
-def command(bundle: str, *settings: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
-    config = Path(__file__).parents[2] / "configs" / "serve.yaml"
-    sets = [part for setting in (f"bundle={bundle}", *settings) for part in ("--set", setting)]
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k != "UADRAY_TOKEN"}
+def command(bundle: str, out: Path, *options: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+    file = Path(__file__).parents[2] / "configs" / "serve" / "laptop.yaml"
+    settings = ["--set", f"bundles.main={bundle}", "--set", f"out={out}"]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and not k.startswith("UADRAY_TOKEN")}
     return subprocess.Popen(
-        [sys.executable, "-c", "from uadray.cli import main; main()", "serve", str(config), *sets],
+        [sys.executable, "-c", "from uadray.cli import main; main()", "serve", str(file), *settings, *options],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean | (env or {}),
     )  # fmt: skip
 
@@ -42,27 +42,37 @@ def test_refusals_of_the_command(bundle: str, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
+        port = taken.getsockname()[1]
         cases = {
-            "host=0.0.0.0": "set UADRAY_TOKEN",
-            f"port={taken.getsockname()[1]}": "cannot listen on 127.0.0.1 port",
-            f"bundle={tmp_path}": "is no bundle",
-            "detector.cpus=999": "999.5 CPUs asked for (ingress 0.5, detector 999)",
-        }
-        for setting, words in cases.items():
-            process = command(bundle, setting)
+            (): "set UADRAY_TOKEN",
+            ("--insecure", "--set", "http_options.host=0.0.0.0"): "0.0.0.0 can be reached from elsewhere",
+            ("--insecure", "--set", f"http_options.port={port}"): "cannot listen on 127.0.0.1 port",
+            ("--insecure", "--set", f"bundles.main={tmp_path}"): "is no bundle",
+            ("--insecure", "--set", "bundles.second=/no/where"): "/no/where",
+            ("--insecure", "--set", "detector.cpus=999"): "999 CPUs asked for (detector 999)",
+            ("--insecure", "--set", "ingress={replicas: 0, max_replicas: 2}"): "ingress.replicas",
+            ("--set", f"tokens={tmp_path / 'none.yaml'}"): "none.yaml",
+            (
+                "--insecure", "--set", "http_options.ssl_keyfile=/no/key", "--set", "http_options.ssl_certfile=/no/c",
+            ): "http_options.ssl_keyfile: no file /no/key",
+        }  # fmt: skip
+        for options in cases:
+            process = command(bundle, tmp_path / "out", *options)
             _, err = process.communicate(timeout=120)
-            assert process.returncode == 2
-            assert words in err
+            assert process.returncode == 2, err
+            assert cases[options] in err
             assert "Traceback" not in err
+            assert len(err.strip().splitlines()) == 1, err
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_serves_and_ends_clean(bundle: str, number: signal.Signals) -> None:
+def test_the_command_serves_and_ends_clean(bundle: str, tmp_path: Path, number: signal.Signals) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), dtype=np.uint8)
     port = free_port()
-    process = command(bundle, f"port={port}", env={"UADRAY_TOKEN": "hush-1234"})
+    setting = ("--set", f"http_options.port={port}")
+    process = command(bundle, tmp_path / "out", *setting, env={"UADRAY_TOKEN": "hush-1234"})
     try:
         assert process.stdout
         lines = [process.stdout.readline(), process.stdout.readline()]
@@ -70,6 +80,7 @@ def test_the_command_serves_and_ends_clean(bundle: str, number: signal.Signals) 
         below = set(descendants(process.pid)) - {process.pid}
         assert len(below) > 3
         body = {"tiles": [{"id": "a", "image": encode(pixels[0])}]}
+        assert ask(port, PATH, body, Authorization="Bearer other").status == 401
         scored = ask(port, PATH, body, Authorization="Bearer hush-1234").body["scores"][0]["score"]
         assert scored == pytest.approx(load_detector(bundle)(pixels[:1]).score[0], abs=1e-5)
         process.send_signal(number)

@@ -213,9 +213,11 @@ def test_it_is_a_member_of_a_combination(package: Path, tile_set: str, tmp_path:
 def endpoint(package: Path, tmp_path: Path) -> Iterator[int]:
     """`uadray serve` of the bundle in `tmp_path/bundle`, each stage by itself: its port."""
     port = 8000 + os.getpid() % 1000
-    values = {"bundle": str(tmp_path / "bundle"), "host": "127.0.0.1", "port": port, "one_replica": False}
-    small = {name: {"replicas": 1, "cpus": 0.1} for name in ("ingress", "encoder", "generator", "scorer", "detector")}
-    (tmp_path / "serve.yaml").write_text(json.dumps(values | small))
+    args = {"out": str(tmp_path / "endpoint"), "bundles": {"main": str(tmp_path / "bundle")}, "insecure": True}
+    small = {name: {"replicas": 1, "cpus": 0.1} for name in ("encoder", "generator", "scorer")}
+    application = {"args": args | {"one_replica": False} | small}
+    values = {"http_options": {"host": "127.0.0.1", "port": port}, "applications": [application]}
+    (tmp_path / "serve.yaml").write_text(json.dumps(values))
     process = subprocess.Popen(
         [sys.executable, "-c", "from uadray.cli import main; main()", "serve", str(tmp_path / "serve.yaml")],
         env=_environment(package), cwd=package, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -1,6 +1,7 @@
 """`evaluate` on files as `score` and `screen` leave them."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,3 +201,22 @@ def test_each_bundle_of_a_screening_is_evaluated_by_itself(tmp_path: Path) -> No
     write_manifest([SlideRow("s", "s.tif", label="normal")], str(tmp_path / "m.csv"))
     with pytest.raises(InputError, match=rf"several bundles; evaluate each: {tmp_path}/a, {tmp_path}/b$"):
         evaluate(str(tmp_path), labels=str(tmp_path / "m.csv"))
+
+
+def test_the_folder_of_an_endpoint(screening: tuple[str, str], tmp_path: Path) -> None:
+    """It is a screening itself, beside others; where nothing was screened in it, the only other one is meant."""
+    out, manifest = screening
+    auroc = evaluate(out, labels=manifest)["slide_auroc"]
+    (Path(out) / "run.json").write_text(json.dumps({"fingerprint": "0"}))
+    endpoint = tmp_path / "endpoint"
+    (endpoint / "jobs").mkdir(parents=True)
+    shutil.copytree(out, endpoint / "screenings" / "1f")
+    result = evaluate(str(endpoint), labels=manifest)
+    assert (result["slide_auroc"], result["page"]) == (auroc, str(endpoint / "screenings" / "1f" / "evaluation.html"))
+    shutil.copytree(out, endpoint / "screenings" / "2f")
+    with pytest.raises(InputError, match=rf"evaluate one: {endpoint}/screenings/1f, .*/2f$"):
+        evaluate(str(endpoint), labels=manifest)
+    shutil.copytree(out, endpoint, dirs_exist_ok=True)
+    assert evaluate(str(endpoint), labels=manifest)["page"] == str(endpoint / "evaluation.html")
+    with pytest.raises(InputError, match="not there; is it the output of"):
+        evaluate(str(tmp_path / "nothing"), labels=manifest)

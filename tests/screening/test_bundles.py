@@ -35,6 +35,7 @@ def test_folders_do_not_depend_on_the_order() -> None:
         (["DPA", "dpa", "x"], ["DPA-0", "dpa-1", "x"]),  # one folder on some file systems
         (["masks", "Tiles"], ["Tiles-1", "masks-0"]),
         (["combined", "x"], ["combined-0", "x"]),
+        (["Jobs", "screenings"], ["Jobs-0", "screenings-1"]),  # an endpoint's own
         (["../../etc", "a b/c"], ["a-b-c", "etc"]),
         (["..", "x"], ["-0", "x"]),
     ],

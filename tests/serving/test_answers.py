@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from serving_client import PATH, peak_growth_mib, png_claiming, png_of, request, serving
 
 from uadray.detectors.bundle import load_detector, read_bundle
-from uadray.detectors.detector import Detector
-from uadray.serving.stages import AllStages, Scores
+from uadray.serving.base64_images import decode_tile
+from uadray.serving.registry import RegisteredBundle
+from uadray.serving.scores import Scores, TilePictures, Wanted
 from uadray.tiles.images import Pixels
 
 
@@ -68,7 +68,7 @@ def test_a_request_of_twenty_mib_that_claims_gigapixels_is_refused_unseen(
     with serving(bundles["fanogan"]) as port, peak_growth_mib() as growth:
         answer = ask(port, PATH, body)
     assert answer.status == 413
-    assert answer.body["error"] == (
+    assert answer.body["detail"] == (
         "images of 4294967296 pixels together; at most 67108864 in a request, send several, or tiles of 40 px"
     )
     assert growth[0] < 300
@@ -91,30 +91,36 @@ def test_as_many_pixels_as_may_be_are_decoded_one_image_after_the_other(
 def test_a_score_that_is_no_number_is_an_error(
     bundles: dict[str, str], pixels: Pixels, encode: Callable[..., str], ask: Callable[..., Any]
 ) -> None:
-    async def broken(pixels: Pixels, maps: bool) -> Scores:
-        return Scores(np.array([np.nan, 1.5]), None)
+    async def broken(bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> Scores:
+        return Scores(np.array([np.nan, 1.5]))
 
-    with serving(bundles["fanogan"], score=broken) as port:
+    with serving(bundles["fanogan"], parts={"score": broken}) as port:
         bad, good = ask(port, PATH, request(encode(pixels[0]), encode(pixels[1]))).body["scores"]
     assert (bad["score"], bad["error"]) == (None, "the detector gave nan, which is no score")
     assert good["score"] == 1.5
 
 
-def test_a_detector_without_a_reconstruction_answers_all_the_same(
+def test_pictures_come_when_asked_for_and_null_from_a_detector_without(
     bundles: dict[str, str], pixels: Pixels, encode: Callable[..., str], ask: Callable[..., Any]
 ) -> None:
-    """The schema says that no answer has a picture of a reconstruction."""
-    stages: Any = (lambda x: (x.mean((2, 3)), x), lambda z: None, lambda x, *_: (x.mean((1, 2, 3)), x.mean(1)))
-    detector = Detector(*stages, input_px=40, device=torch.device("cpu"))
-    replica = AllStages("", read_bundle(bundles["dpa"]), detector=detector)
+    reconstructions = {"dpa": pixels[:2, ::-1], "enlarged_nuclei": None}
 
-    async def score(pixels: Pixels, maps: bool) -> Scores:
-        return replica(pixels, maps=maps)
+    async def score(bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> Scores:
+        kind = bundle.description.detector.kind
+        pictures = TilePictures(np.arange(2), pixels, reconstructions[kind]) if wanted.pictures else None
+        return Scores(np.array([1.0, 2.0]), pictures=pictures)
 
-    with serving(bundles["dpa"], score=score) as port:
-        (scored,) = ask(port, PATH, request(encode(pixels[0])) | {"maps": True}).body["scores"]
-        schema = ask(port, "/openapi.json").body["components"]["schemas"]["TileScore"]
-    assert scored["score"] == pytest.approx(pixels[0].mean() / 127.5 - 1, abs=1e-5)
-    assert scored["map"]["shape"] == [40, 40]
-    assert set(schema["properties"]) == {"id", "score", "error", "map"}
-    assert "No picture of a reconstruction is part of the answer" in schema["description"]
+    body = request(encode(pixels[0]), encode(pixels[1]), "?")
+    for kind, expected in reconstructions.items():
+        with serving(bundles[kind], parts={"score": score}) as port:
+            plain = ask(port, PATH, body).body["scores"]
+            told = ask(port, PATH, body | {"reconstructions": True}).body["scores"]
+        assert [set(s) for s in plain] == [{"id", "score", "error"}] * 3
+        assert [set(s) for s in told] == [{"id", "score", "error", "reconstruction"}] * 3
+        pngs = [s["reconstruction"] for s in told]
+        assert pngs[2] is None
+        if expected is None:
+            assert pngs == [None] * 3
+        else:
+            seen = [decode_tile(png, tile_px=40, max_image_px=64) for png in pngs[:2]]
+            np.testing.assert_array_equal(seen, expected)

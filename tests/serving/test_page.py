@@ -7,24 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import endpoint_parts
 import httpx
 import pytest
 import small_screening
-from serving_client import listening
+from serving_client import listening, plain_services
 from small_screening import STRANGE_ID
 
 from uadray.reports import colours, page, ranking
-from uadray.serving.access import Access
 from uadray.serving.config import ServeConfig
 from uadray.serving.notes import FLAGS, MAX_TEXT
-from uadray.serving.registry import RegisteredBundle, Registry
 from uadray.serving.routes_page import page_files
-from uadray.serving.scores import Scores, Wanted
-from uadray.serving.services import Services
 from uadray.serving.tokens import FixedTokens, Token, TokenSource, digest
 from uadray.serving.views import SlideViews
-from uadray.tiles.images import Pixels
 
 CHROMIUM = Path("/usr/bin/chromium")
 SIZES = {"phone": (375, 800), "laptop": (1280, 800), "4k": (3840, 2160)}
@@ -33,26 +27,14 @@ SETTLED_MS = 400
 """The address follows a movement after so long."""
 
 
-async def score(bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> Scores:
-    return endpoint_parts.score_here(bundle, pixels, wanted)
-
-
-async def ready() -> bool:
-    return True
-
-
 @contextmanager
 def serving(folder: Path, out: Path, tokens: TokenSource | None = None) -> Iterator[str]:
     """The address of an endpoint over a copy of a screened folder."""
     shutil.copytree(folder / "out", out)
     bundles = {name: str(folder / "bundles" / name) for name in ("tiny0", "tiny1")}
     config = ServeConfig(out=str(out), bundles=bundles, slides=(str(folder / "slides"),), insecure=True)
-    registry, views = Registry(str(out)), SlideViews()
-    registry.put_configured(bundles)
-    parts = Services(
-        config=config, access=Access(tokens), registry=registry, jobs=None, score=score, views=views, ready=ready
-    )
-    with listening(parts) as port:
+    views = SlideViews()
+    with listening(plain_services(config, tokens=tokens, views=views)) as port:
         yield f"http://127.0.0.1:{port}"
     views.close()
 

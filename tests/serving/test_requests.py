@@ -29,9 +29,10 @@ def test_a_request_that_cannot_be_understood(
 ) -> None:
     answer = ask(port, PATH, body)
     assert answer.status == status
-    assert set(answer.body) == {"error"}
-    assert words in answer.body["error"]
-    assert "\n" not in answer.body["error"]
+    assert set(answer.body) == {"type", "title", "status", "detail", "instance", "request_id"}
+    assert answer.body["status"] == status
+    assert words in answer.body["detail"]
+    assert "\n" not in answer.body["detail"]
 
 
 def test_the_error_does_not_repeat_the_image(port: int, ask: Callable[..., Any]) -> None:

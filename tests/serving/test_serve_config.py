@@ -1,4 +1,4 @@
-"""What `uadray serve` may be configured with."""
+"""What an endpoint may be configured with; the file around it is tested in `test_deployment_file`."""
 
 from pathlib import Path
 
@@ -8,21 +8,41 @@ from uadray.config import load_config
 from uadray.errors import InputError
 from uadray.serving.config import ServeConfig
 
+GOOD = "out: o\nbundles: {main: b, second: c}\n"
 
-def test_a_typo_names_the_nearest_field(tmp_path: Path) -> None:
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("max_tile_per_request: 3", r"max_tile_per_request: no such field; did you mean max_tiles_per_request\?"),
+        ("encoder: {replica: 3}", r"encoder.replica: no such field; did you mean replicas\?"),
+        ("encoder: {replicas: 3, max_replicas: 2}", "replicas 3 to 2: one at least must be possible, and no fewer"),
+        ("encoder: {replicas: 0}", "replicas 0 to 0"),
+        ("max_pixels_in_flight: 1000", "max_pixels_per_request is more than max_pixels_in_flight"),
+        ("max_bytes_in_flight: 2000", "max_body_bytes is more than max_bytes_in_flight"),
+        ("max_image_px: 100000", "max_image_px"),
+        ("request_timeout_s: 0", "request_timeout_s"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, line: str, words: str) -> None:
     path = tmp_path / "serve.yaml"
-    path.write_text("bundle: b\nmax_tile_per_request: 3\n")
-    with pytest.raises(InputError, match=r"max_tile_per_request: no such field; did you mean max_tiles_per_request\?"):
-        load_config(ServeConfig, path)
-    path.write_text("bundle: b\nencoder: {replica: 3}\n")
-    with pytest.raises(InputError, match=r"encoder.replica: no such field; did you mean replicas\?"):
-        load_config(ServeConfig, path)
-    path.write_text("bundle: b\nencoder: {replicas: 3, max_replicas: 2}\n")
-    with pytest.raises(InputError, match="max_replicas 2 is less than replicas 3"):
+    path.write_text(f"{GOOD}{line}\n")
+    with pytest.raises(InputError, match=words):
         load_config(ServeConfig, path)
 
 
-def test_the_configuration_we_ship() -> None:
-    config = load_config(ServeConfig, Path(__file__).parents[2] / "configs" / "serve.yaml")
-    assert config.is_loopback
-    assert list(config.stages) == ["detector"]
+@pytest.mark.parametrize("name", ["../x", "a/b", "''", ".a", "a b", "a" * 65])
+def test_a_bundle_is_called_what_a_path_may_have(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(f"out: o\nbundles: {{{name}: b}}\n")
+    with pytest.raises(InputError, match="bundles"):
+        load_config(ServeConfig, path)
+
+
+def test_the_first_bundle_is_the_default_and_stages_go_by_the_field(tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(f"{GOOD}one_replica: false\n")
+    config = load_config(ServeConfig, path)
+    assert config.default_bundle == "main"
+    assert list(config.stages) == ["encoder", "generator", "scorer"]
+    assert list(load_config(ServeConfig, path, ["one_replica=true"]).stages) == ["detector"]

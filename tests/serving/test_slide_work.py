@@ -222,6 +222,28 @@ def test_a_decision_that_was_put_before_its_worker_died_stands(
     assert jobs.places() == []
 
 
+def test_a_failed_decision_of_this_very_job_stands(
+    jobs: Jobs, submit: Callable[..., JobRecord], make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker decides between this one's looks at the job's end and at the decision."""
+    submit("wsi/unopenable.tiff")
+    other, worker, end = make(), make(), jobs.end
+    made: list[dict[str, Any]] = []
+
+    def end_as_it_was(job_id: str) -> Any:
+        if not made:
+            monkeypatch.setattr(jobs, "end", end)
+            other.step(threading.Event())
+            made.append(decision(jobs))
+            return None
+        return end(job_id)
+
+    monkeypatch.setattr(jobs, "end", end_as_it_was)
+    assert worker.step(threading.Event())
+    assert made[0]["state"] == "failed"
+    assert decision(jobs) == made[0]
+
+
 def test_the_same_slide_sent_again_is_not_done_again_unless_it_failed(
     jobs: Jobs, submit: Callable[..., JobRecord], worker: SlideWorker, tmp_path: Path, data_dir: Path
 ) -> None:

@@ -203,12 +203,12 @@ def test_a_generator_is_trained_alone_and_a_detector_takes_it(tile_set: str, tmp
     refused = _uadray(*command, "--without-ray", "--set", "tiles.mpp=2.0", "--out", str(tmp_path / "other"))
     assert refused.returncode == 2
     assert "was trained at 1.0 um/px" in refused.stderr
-    (tmp_path / "serve.yaml").write_text(json.dumps({"bundle": uri}))
+    laptop = str(Path(__file__).parents[2] / "configs" / "serve" / "laptop.yaml")
     for command in (
         ("score", uri, "--data", tile_set, "--out", str(tmp_path / "f.parquet")),
         ("calibrate", uri, "--slides", str(tmp_path / "gan.csv")),
         ("screen", uri, "--slides", str(tmp_path / "gan.csv"), "--out", str(tmp_path / "o")),
-        ("serve", str(tmp_path / "serve.yaml")),
+        ("serve", laptop, "--insecure", "--set", f"bundles.main={uri}"),
     ):
         refused = _uadray(*command, has_ray=True)
         assert refused.returncode == 2, (command, refused.stderr)

@@ -23,6 +23,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "archive": ("slides",),
     "follow": ("only", "slides"),
     "detectors": ("only", "device", "seeds", "minutes", "out"),
+    "view": (),
+    "serve": ("only", "minutes"),
 }
 """The benchmarks, and which options each takes."""
 
@@ -39,7 +41,7 @@ def run(
         slides: how many there are; as many as the benchmark takes by itself unless given.
         device: "cpu" or "cuda".
         seeds: trainings of each detector.
-        minutes: budget of each training.
+        minutes: budget of each training, or of the load of `serve`.
         out: folder of the results.
 
     Raises:

@@ -28,7 +28,8 @@ def evaluate(uri: str, *, labels: str | None = None, outlines: str | None = None
     """Evaluate and leave JSON and a page: `evaluation.*` in a screening's folder, `<name>.*` beside a scores file.
 
     Args:
-        uri: a scores.parquet of `uadray score`, or the output folder of `uadray screen`.
+        uri: a scores.parquet of `uadray score`, or the output folder of `uadray screen` or of an endpoint: its main
+            screening, see `screening_of`.
         labels: manifest whose `patient_id` says which slides belong together; its `label` is needed for a folder, and
             is that of tiles that have none in a scores file.
         outlines: folder of GeoJSON files; otherwise each lies beside its slide.
@@ -46,6 +47,7 @@ def evaluate(uri: str, *, labels: str | None = None, outlines: str | None = None
     else:
         if labels is None:
             raise InputError(f"evaluating the screening {uri} needs --labels MANIFEST with a label column")
+        uri = screening_of(uri)
         _check_one_bundle(uri)
         figures = evaluate_screening(uri, rows, outlines=outlines)
         beside = objects.join(uri, "evaluation") + "."
@@ -53,6 +55,24 @@ def evaluate(uri: str, *, labels: str | None = None, outlines: str | None = None
     objects.write_bytes(beside + "json", json.dumps(figures, indent=1).encode())
     objects.write_bytes(beside + "html", page.encode(), content_type="text/html; charset=utf-8")
     return figures | {"page": beside + "html"}
+
+
+def screening_of(out: str) -> str:
+    """The folder of the screening that an output folder stands for.
+
+    It is the folder itself; or, where an endpoint has screened nothing there, the only one in its `screenings/`.
+
+    Raises:
+        InputError: nothing lies there itself, and several screenings in `screenings/`.
+    """
+    if any(objects.exists(objects.join(out, name)) for name in ("run.json", "decisions.parquet")):
+        return out
+    runs = [info.uri for info in objects.list_objects(objects.join(out, "screenings"), suffixes=("run.json",))]
+    names = sorted(objects.name(run.removesuffix("/run.json")) for run in runs)
+    folders = [objects.join(out, "screenings", name) for name in names]
+    if len(folders) > 1:
+        raise InputError(f"{out} holds several screenings of an endpoint; evaluate one: {', '.join(folders)}")
+    return folders[0] if folders else out
 
 
 def _check_one_bundle(out: str) -> None:

@@ -15,8 +15,13 @@ from uadray.networks.bundle_description import CALIBRATION
 from uadray.storage import objects
 from uadray.tiles.spec import differences
 
-RESERVED = frozenset({"combined", "decisions", "drivers", "evidence", "leases", "masks", "segments", "tiles"})
-"""Folders of a screening that are not a bundle's."""
+RESERVED = frozenset(
+    {
+        *("combined", "decisions", "drivers", "evidence", "leases", "masks", "segments", "tiles"),
+        *("batches", "bundles", "ends", "jobs", "keys", "notes", "progress", "queue", "screenings"),
+    }
+)
+"""Folders of a screening that are not a bundle's; the second line are those of an endpoint."""
 
 MAX_CALIBRATION_BYTES = 256 * 2**20
 """The most that is read of `calibration.json`: a million slides' scores and marks take less."""

@@ -252,7 +252,9 @@ class Ledger:
     def is_about(self, record: dict[str, Any], row: SlideRow, etag: str | None) -> bool:
         """Whether the record of a decision is about this version of a slide; the mask that it was made with counts."""
         mask = [each["mask"] for each in decisions_of(record)[:1] if each["mask"]]
-        return record["fingerprint"] == fingerprint([self.provenance["fingerprint"], str(row.mpp), str(etag), *mask])
+        return str(record["fingerprint"]) == fingerprint(
+            [self.provenance["fingerprint"], str(row.mpp), str(etag), *mask]
+        )
 
     def _is_outdated(self, slide_id: str) -> bool:
         """Whether the decision that is there is about an older version of the slide."""

@@ -103,7 +103,8 @@ def _check_local(request: Request) -> None:
     """Refuse a request that does not come from this machine, whatever address the server listens on.
 
     A request that a reverse proxy on this machine passes on comes from this machine too. Most proxies can be
-    recognised, by a header or by the host name in the request; one that leaves no sign cannot.
+    recognised, by a header or by the host name in the request; one that leaves no sign cannot. A page of another site
+    that is open in a browser here can send requests too; the browser says where they come from.
 
     Raises:
         RefusedError: 401.
@@ -120,3 +121,6 @@ def _check_local(request: Request) -> None:
         raise _unauthorised(
             f"this server has no token, so it answers to localhost and 127.0.0.1 only (host); {start_it}"
         )
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "none")
+    if (origin is not None and origin.partition("://")[2] != request.headers.get("host")) or site == "cross-site":
+        raise _unauthorised(f"this server has no token, so it answers no page of another site (origin); {start_it}")

@@ -9,8 +9,9 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from uadray.errors import InputError
+from uadray.errors import InputError, NotFoundError
 from uadray.storage import objects
+from uadray.storage.slide_files import has_many_files, slide_files
 from uadray.storage.uris import split_s3
 
 MAX_URI_LENGTH = 2048
@@ -49,6 +50,31 @@ def check_uri(uri: str, allowed: Sequence[str]) -> str:
         ) from None
     kind = "s3:// prefixes" if is_s3 else "folders"
     raise ForbiddenUriError(f"not below any of the {kind} that this endpoint may read from")
+
+
+def check_slide(uri: str, allowed: Sequence[str]) -> str:
+    """As `check_uri`, of a slide; of one that is several files on a disk every file is looked at.
+
+    In S3 the files of a slide have the prefix of the first, and their names are checked when they are copied. What is
+    missing is for whoever reads the slide to say.
+
+    Raises:
+        ForbiddenUriError: the slide, or a file of it, is not below any of the allowed folders and prefixes.
+    """
+    place = check_uri(uri, allowed)
+    if objects.is_s3(place) or not has_many_files(place):
+        return place
+    try:
+        members = slide_files(place).members
+    except NotFoundError:
+        return place
+    except InputError as error:
+        raise ForbiddenUriError(
+            "a slide of several files that cannot be told, or whose names lead elsewhere"
+        ) from error
+    for member in members:
+        check_uri(member.info.uri, allowed)
+    return place
 
 
 def _check_plain(uri: str) -> None:

@@ -1,7 +1,7 @@
 """An audit line for each request to what a token guards: who, what, when, with what outcome.
 
-One line of JSON to the logger `uadray.audit`. It has no token, no URI and no slide id: of what was asked for it has the
-route and hashes, the same eight digits by which logs call a slide (`errors.shown`).
+One line of JSON to the logger `uadray.serving.audit`. It has no token, no URI and no slide id: of what was asked for it
+has the route and hashes, the same eight digits by which logs call a slide (`errors.shown`).
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any
 
 from uadray.serving.request_ids import request_id_of
 
-log = logging.getLogger("uadray.audit")
+log = logging.getLogger("uadray.serving.audit")
 
 _CALLER, _ABOUT = "uadray.caller", "uadray.about"
 

@@ -6,7 +6,15 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI
 
 from uadray import __version__
-from uadray.serving import routes_bundles, routes_health, routes_page, routes_screenings, routes_tiles
+from uadray.serving import (
+    routes_batches,
+    routes_bundles,
+    routes_health,
+    routes_page,
+    routes_screenings,
+    routes_slides,
+    routes_tiles,
+)
 from uadray.serving.envelope import Envelope
 from uadray.serving.limits import BodyLimits
 from uadray.serving.openapi import ANY_PROBLEM, DESCRIPTION, describe, problems
@@ -17,6 +25,8 @@ ROUTERS: tuple[Callable[[Services], APIRouter], ...] = (
     routes_health.router,
     routes_tiles.router,
     routes_bundles.router,
+    routes_slides.router,
+    routes_batches.router,
     routes_screenings.router,
     routes_page.router,
 )
@@ -38,12 +48,17 @@ def build_http(services: Services) -> FastAPI:
         operation_id="openapi",
         tags=["health"],
         dependencies=[Depends(services.access.requires("read"))],
-        responses=problems(401, 403),
+        responses=problems(401, 403) | ANY_PROBLEM,
     )
     async def openapi() -> dict[str, Any]:
-        """Describes the API."""
+        """Describes the API, in the format of OpenAPI 3.1."""
         return describe(app)
 
-    app.add_middleware(BodyLimits, max_body_bytes=config.max_body_bytes, max_bytes_in_flight=config.max_bytes_in_flight)
+    app.add_middleware(
+        BodyLimits,
+        max_body_bytes=config.max_body_bytes,
+        max_bytes_in_flight=config.max_bytes_in_flight,
+        check=services.access.caller,
+    )
     app.add_middleware(Envelope)  # the outermost
     return app

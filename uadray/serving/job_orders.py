@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from uadray.errors import InputError
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.given_slides import given_slides, is_folder
-from uadray.serving.allowed_uris import allowed_uri
+from uadray.serving.allowed_uris import ForbiddenUriError, check_slide
 from uadray.serving.batches import MAX_SLIDES, Batches, BatchRecord
 from uadray.serving.job_records import JobBundle, JobRecord, Slide, new_id
 from uadray.serving.job_schemas import BatchRequest, SlideFields, SlideRequest
@@ -38,7 +38,7 @@ def order_slide(services: Services, asked: SlideRequest, *, by: str, key: str | 
         job_id = _once(services, key, by=by, asked=asked.model_dump_json(exclude={"idempotency_key"}), new=job_id)
     there = services.jobs.record(job_id)
     if there is not None:
-        return there  # type: ignore[no-any-return]
+        return there
     if asked.slide_id is not None:
         _reserve(services, screening, slide)
     record = JobRecord(
@@ -115,7 +115,7 @@ def _bundles(services: Services, names: Sequence[str] | None) -> tuple[tuple[Job
 
 
 def _slide(services: Services, asked: SlideFields) -> Slide:
-    uri = allowed_uri(asked.uri, services.config.slides)
+    uri = _allowed(services, asked.uri)
     fields = asked.model_dump(include=set(SlideFields.model_fields) - {"uri", "slide_id"})
     return Slide(slide_id=asked.slide_id or slide_id_of(uri), uri=uri, **fields)
 
@@ -141,7 +141,7 @@ def _slides(services: Services, asked: BatchRequest, screening: str) -> list[Sli
 
 def _rows(services: Services, asked: BatchRequest) -> list[SlideRow]:
     """The rows of a manifest, or the slides of a prefix."""
-    uri = allowed_uri(asked.manifest or asked.prefix or "", services.config.slides)
+    uri = _allowed(services, asked.manifest or asked.prefix or "")
     try:
         if asked.manifest is not None:
             return read_manifest(uri, split=asked.split)
@@ -155,12 +155,20 @@ def _rows(services: Services, asked: BatchRequest) -> list[SlideRow]:
 
 
 def _of_row(row: SlideRow, services: Services, *, is_named: bool) -> Slide:
-    uri = allowed_uri(row.uri, services.config.slides)
+    uri = _allowed(services, row.uri, of=row.slide_id)
     fields = {name: getattr(row, name) for name in Slide.model_fields if name not in ("uri", "slide_id")}
     try:
         return Slide(slide_id=row.slide_id if is_named else slide_id_of(uri), uri=uri, **fields)
     except ValidationError as error:
         raise RefusedError(422, f"slide {row.slide_id}: {error.errors()[0]['msg']}") from error
+
+
+def _allowed(services: Services, uri: str, *, of: str | None = None) -> str:
+    """The URI as it may be read; `of`: the slide of a manifest that it is of."""
+    try:
+        return check_slide(uri, services.config.slides)
+    except ForbiddenUriError as error:
+        raise RefusedError(403, f"slide {of}: {error}" if of else str(error)) from error
 
 
 def _source(asked: BatchRequest) -> str:
@@ -176,6 +184,6 @@ def _reserve(services: Services, screening: str, slide: Slide) -> None:
 
 def _once(services: Services, key: str, *, by: str, asked: str, new: str) -> str:
     try:
-        return str(services.jobs.once(key, by=by, asked=asked, new_id=new))
+        return services.jobs.once(key, by=by, asked=asked, new_id=new)
     except ConflictError as error:
         raise RefusedError(409, str(error)) from error

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from uadray.serving.config import BundleName
 from uadray.serving.job_records import PRIORITIES, End, JobRecord, Progress, State
@@ -69,6 +69,10 @@ class _Order(Message):
 class SlideRequest(SlideFields, _Order):
     """Body of `POST /v1/slides`: a slide that is to be decided."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"uri": "s3://archive/2026/a.svs", "site": "north", "priority": 7}]}
+    )
+
 
 class BatchRequest(_Order):
     """Body of `POST /v1/batches`: one of `manifest`, `prefix` and `slides`.
@@ -79,6 +83,10 @@ class BatchRequest(_Order):
         slides: the slides themselves.
         split: of the manifest; all slides unless given.
     """
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prefix": "s3://archive/2026/"}, {"manifest": "s3://archive/new.csv"}]}
+    )
 
     manifest: Uri | None = None
     prefix: Uri | None = None

@@ -140,10 +140,13 @@ class Jobs:
 
     def waiting(self) -> int:
         """How many jobs are in the queue, those at work among them, as of `COUNT_S` ago at most."""
-        now = time.monotonic()
-        if now - self._counted[0] > COUNT_S or not self._counted[0]:
-            self._counted = (now, len(objects.list_many(objects.join(self.out, "queue"))))
+        if time.monotonic() - self._counted[0] > COUNT_S or not self._counted[0]:
+            self.recount()
         return self._counted[1]
+
+    def recount(self) -> None:
+        """Count the queue now."""
+        self._counted = (time.monotonic(), len(objects.list_many(objects.join(self.out, "queue"))))
 
     def ids(self, *, after: str = "", limit: int) -> list[str]:
         """Ids of jobs, the newest first, beginning behind `after`."""

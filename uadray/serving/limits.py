@@ -1,13 +1,15 @@
 """What an ingress replica holds at a time: bytes of bodies, pixels of images, requests. All of it is bounded."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import final
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from uadray.serving.audit import set_caller
 from uadray.serving.refusals import RefusedError
 
 RETRY_AFTER = {"Retry-After": "1"}
@@ -15,13 +17,17 @@ RETRY_AFTER = {"Retry-After": "1"}
 
 @final
 class BodyLimits:
-    """ASGI middleware: a body is refused when it is first asked for where its header says that it is too large.
+    """ASGI middleware: of a body nothing is read before it is known who sends it, and that it is not too large.
 
     One without a length is refused as soon as too much of it has come. What all bodies have together is bounded too.
+    Routes may leave their bodies to FastAPI, which reads them before it looks at anything else.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_bytes_in_flight: int) -> None:
-        self.app = app
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, max_bytes_in_flight: int, check: Callable[[Request], object]
+    ) -> None:
+        """Take the limits, and what raises where nobody is known to have sent a request."""
+        self.app, self.check = app, check
         self.max_body_bytes, self.max_bytes_in_flight = max_body_bytes, max_bytes_in_flight
         self.in_flight_bytes = 0
 
@@ -31,7 +37,8 @@ class BodyLimits:
             await self.app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "")
-        read, reserved = 0, 0
+        has_body = declared not in ("", "0") or "transfer-encoding" in Headers(scope=scope)
+        read, reserved, is_checked = 0, 0, False
 
         def reserve(n_bytes: int) -> None:
             nonlocal reserved
@@ -46,7 +53,11 @@ class BodyLimits:
             reserved = n_bytes
 
         async def counted() -> Message:
-            nonlocal read
+            nonlocal read, is_checked
+            if has_body and not is_checked:
+                set_caller(scope, None)
+                self.check(Request(scope))
+                is_checked = True
             if not reserved and declared.isdecimal():
                 # More digits than any length has: an int of a million digits takes long to make.
                 reserve(int(declared) if len(declared) < 20 else self.max_body_bytes + 1)

@@ -25,7 +25,7 @@ MAX_HEADER_BYTES = 1000
 
 _HEADER = re.compile(
     rb"\{'descr': '(?P<descr>[<>|=]\w\d{0,9})', 'fortran_order': (?P<fortran>True|False), "
-    rb"'shape': \((?P<shape>(?:\d{1,9},? ?){0,8})\), \}\s*"
+    rb"'shape': \((?P<shape>\d{1,9}(?:, \d{1,9}){0,7},?)?\), \}\s*"
 )
 
 _END, _END_BYTES, _LOCATOR_64, _LOCATOR_64_BYTES = b"PK\x05\x06", 22, b"PK\x06\x07", 20
@@ -132,7 +132,7 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, str]:
     match = _HEADER.fullmatch(_exactly(file, length)) if length <= MAX_HEADER_BYTES else None
     if match is None:
         raise NpzError("an array has a header that numpy.save does not write, or is not of one plain type")
-    shape = tuple(int(side) for side in match["shape"].replace(b",", b" ").split())
+    shape = tuple(int(side) for side in (match["shape"] or b"").replace(b",", b" ").split())
     return shape, match["fortran"] == b"True", match["descr"].decode()
 
 

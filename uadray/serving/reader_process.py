@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import asdict
 from typing import IO
@@ -42,7 +42,7 @@ class ReaderProcess:
         """Of the process; None where none runs."""
         return None if self._process is None or self._process.poll() is not None else self._process.pid
 
-    def read(self, index: int, row: SlideRow, spec: TileSpec) -> Iterator[pa.Table]:
+    def read(self, index: int, row: SlideRow, spec: TileSpec) -> Generator[pa.Table]:
         """The rows of a slide, as `read_slide` yields them. Closed before its end, the process is ended with it.
 
         Raises:

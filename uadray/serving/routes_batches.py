@@ -1,7 +1,6 @@
 """`/v1/batches`: many slides under one parent, from a manifest, a prefix or a list."""
 
 import asyncio
-import re
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
@@ -9,10 +8,10 @@ from fastapi import APIRouter, Depends, Response
 from uadray.serving.access import Caller
 from uadray.serving.batches import Batches, BatchRecord
 from uadray.serving.job_orders import order_batch
-from uadray.serving.job_records import ID
 from uadray.serving.job_schemas import Batch, BatchPage, BatchRequest, shown_time
+from uadray.serving.openapi import problems
 from uadray.serving.refusals import RefusedError
-from uadray.serving.routes_slides import Cursor, Key, Limit
+from uadray.serving.routes_slides import Cursor, JobId, Key, Limit
 from uadray.serving.services import Services
 
 
@@ -23,12 +22,18 @@ def router(services: Services) -> APIRouter:
     batches = Batches(services.jobs)
 
     def found(batch_id: str) -> BatchRecord:
-        record = batches.record(batch_id) if re.fullmatch(ID, batch_id) else None
+        record = batches.record(batch_id)
         if record is None:
             raise RefusedError(404, "no such batch")
         return record
 
-    @routes.post("", status_code=202, response_model=Batch)
+    @routes.post(
+        "",
+        status_code=202,
+        response_model=Batch,
+        operation_id="submitBatch",
+        responses=problems(401, 403, 409, 413, 422, 429),
+    )
     async def submit_batch(
         asked: BatchRequest, response: Response, caller: Annotated[Caller, Depends(submit)], key: Key = None
     ) -> Batch:
@@ -39,18 +44,30 @@ def router(services: Services) -> APIRouter:
         response.headers["Location"] = f"/v1/batches/{record.id}"
         return await asyncio.to_thread(_shown, services, batches, record)
 
-    @routes.get("", response_model=BatchPage, dependencies=[Depends(read)])
+    @routes.get(
+        "",
+        response_model=BatchPage,
+        dependencies=[Depends(read)],
+        operation_id="listBatches",
+        responses=problems(401, 403),
+    )
     async def list_batches(limit: Limit = 50, cursor: Cursor = None) -> BatchPage:
         """Batches, the newest first, without their counts."""
         return await asyncio.to_thread(_page, services, batches, limit, cursor)
 
-    @routes.get("/{batch_id}", response_model=Batch, dependencies=[Depends(read)])
-    async def batch_status(batch_id: str) -> Batch:
+    @routes.get(
+        "/{batch_id}",
+        response_model=Batch,
+        dependencies=[Depends(read)],
+        operation_id="batchStatus",
+        responses=problems(401, 403, 404),
+    )
+    async def batch_status(batch_id: JobId) -> Batch:
         """How far a batch is."""
         return await asyncio.to_thread(lambda: _shown(services, batches, found(batch_id)))
 
-    @routes.delete("/{batch_id}", response_model=Batch)
-    async def cancel_batch(batch_id: str, caller: Annotated[Caller, Depends(submit)]) -> Batch:
+    @routes.delete("/{batch_id}", response_model=Batch, operation_id="cancelBatch", responses=problems(401, 403, 404))
+    async def cancel_batch(batch_id: JobId, caller: Annotated[Caller, Depends(submit)]) -> Batch:
         """Cancel what of a batch is not being committed; what is decided stays."""
 
         def cancelled() -> Batch:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from uadray.decisions.conformal import threshold
 from uadray.errors import AccessError, InputError, UnreachableError
+from uadray.networks.bundle_description import CALIBRATION, DESCRIPTION, WEIGHTS
 from uadray.serving.allowed_uris import MAX_URI_LENGTH, ForbiddenUriError, check_uri
 from uadray.serving.config import ServeConfig
 from uadray.serving.openapi import json_body, problems
@@ -19,6 +20,7 @@ from uadray.serving.requests import read_json
 from uadray.serving.schemas import Message
 from uadray.serving.scores import Wanted
 from uadray.serving.services import Services
+from uadray.storage import objects
 
 WHITE = 255
 
@@ -184,7 +186,12 @@ def _read(name: str, uri: str, config: ServeConfig) -> RegisteredBundle:
     """
     try:
         allowed = (*config.bundle_sources, *config.bundles.values())
-        place = uri if uri in config.bundles.values() else check_uri(uri, allowed)
+        if uri in config.bundles.values():
+            return read_registered(name, uri)
+        place = check_uri(uri, allowed)
+        if not objects.is_s3(place):
+            for part in (DESCRIPTION, WEIGHTS, CALIBRATION):
+                check_uri(objects.join(place, part), allowed)
         return read_registered(name, place)
     except ForbiddenUriError as error:
         raise RefusedError(403, f"uri: {error}") from None

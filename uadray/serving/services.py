@@ -2,10 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 from uadray.serving.access import Access
 from uadray.serving.config import ServeConfig
+from uadray.serving.jobs import Jobs
 from uadray.serving.registry import RegisteredBundle, Registry
 from uadray.serving.scores import Scores, Wanted
 from uadray.serving.views import Views
@@ -16,8 +16,6 @@ Score = Callable[[RegisteredBundle, Pixels, Wanted], Awaitable[Scores]]
 
 Ready = Callable[[], Awaitable[bool]]
 """Whether every stage has loaded the bundles."""
-
-Jobs: TypeAlias = Any
 
 
 @dataclass(frozen=True)

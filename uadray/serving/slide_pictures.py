@@ -40,13 +40,18 @@ def picture(screening: Screening, bundle: UsedBundle, record: Mapping[str, Any],
     """
     missing = NotFoundError(f"the screening has no {name} of this slide")
     if record.get("pictures"):
-        found = re.search(_NAMED % re.escape(name), sheet(screening, bundle, record).decode("utf-8", "replace"))
-        data = _decoded(found[1]) if found else b""
+        data = picture_in(sheet(screening, bundle, record), name)
     else:
         data = _older_picture(screening, bundle, record["slide_id"], name) or b""
     if not data.startswith(_JPEG):
         raise missing
     return data
+
+
+def picture_in(sheet: bytes, name: str) -> bytes:
+    """A picture of an evidence sheet, by its name; empty where it has none of this name."""
+    found = re.search(_NAMED % re.escape(name), sheet.decode("utf-8", "replace"))
+    return _decoded(found[1]) if found else b""
 
 
 def sheet(screening: Screening, bundle: UsedBundle, record: Mapping[str, Any]) -> bytes:

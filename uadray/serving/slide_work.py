@@ -94,10 +94,13 @@ class SlideWorker:
         """The process that reads slides."""
         return self._reader.pid
 
-    def run(self, stop: threading.Event) -> None:
-        """Work until stopped: a slide at work is given back, one that is being committed is committed."""
+    def run(self, stop: threading.Event, *, drain: threading.Event | None = None) -> None:
+        """Work until stopped: a slide at work is given back, one that is being committed is committed.
+
+        With `drain` no other slide is begun, and the one at work is finished.
+        """
         try:
-            while not stop.is_set():
+            while not stop.is_set() and not (drain is not None and drain.is_set()):
                 try:
                     is_idle = not self.step(stop)
                 except UadrayError as error:  # the store is away, say: nothing is lost meanwhile
@@ -175,7 +178,7 @@ class SlideWorker:
         """
         row, book = task.row, screening.book
         try:
-            replaces = self._replaced(task.row, screening, may_be_done=may_be_done)
+            replaces = self._replaced(task, screening, may_be_done=may_be_done)
         except UadrayError as error:
             self._put_off(task, *reason_of(error))
             return False
@@ -197,11 +200,12 @@ class SlideWorker:
         self._decide(task, screening, stop)
         return True
 
-    def _replaced(self, row: SlideRow, screening: OpenScreening, *, may_be_done: bool) -> Any:
+    def _replaced(self, task: "_Task", screening: OpenScreening, *, may_be_done: bool) -> Any:
         """The etag of a decision that is to be made anew; None where there is none, `_DECIDED` where it stands.
 
         A decision stands that is about this version of the slide, unless the slide had failed before this job was sent.
         """
+        row = task.row
         there = leases.read_with_etag(leases.decision_uri(screening.folder, row.slide_id))
         if there is None:
             return None
@@ -211,6 +215,9 @@ class SlideWorker:
         except SlideError:  # its file is gone: the decision stays
             is_current = True
         has_failed = any(decision["state"] == "failed" for decision in decisions_of(record))
+        if is_current and has_failed and not may_be_done:
+            # looked at after the decision: another worker may have made it for this very job a moment ago
+            may_be_done = self._jobs.end(task.record.id) is not None
         return _DECIDED if is_current and (may_be_done or not has_failed) else etag
 
     def _decide(self, task: "_Task", screening: OpenScreening, stop: threading.Event) -> None:
@@ -294,7 +301,7 @@ class SlideWorker:
         there = set(places)
         for known in (self._not_before, self._tries):
             for place in known.keys() - there:
-                del known[place]  # type: ignore[attr-defined]  # both are dicts
+                del known[place]
 
 
 @dataclass(frozen=True)

@@ -1,196 +1,159 @@
-"""The three stages of a detector behind Ray Serve. Plain classes: `uadray.serving.app` makes deployments of them.
+"""The stages of a detector as deployments of Ray Serve: thin, `loaded_stages` computes.
 
-    MapStage          pixels [N, tile, tile, 3] uint8  -> z, an array [N, ...] or a tuple of such latents
-    ReconstructStage  z                                -> x_hat [N, 3, h, w] float32, or None
-    ScoreStage        pixels, x_hat, z                 -> Scores
-    AllStages         pixels                           -> Scores, the three in one replica
+    MapStage          pixels                    -> z
+    ReconstructStage  z                         -> x_hat, or None
+    ScoreStage        pixels, x_hat, z, Wanted  -> Scores
+    AllStages         pixels, Wanted            -> Scores, the three in one replica
 
-Each loads its stage of the same `Detector` that batch uses, so that scores are the same numbers. Arrays of numpy travel
-between replicas. The pixels travel twice, as bytes: the score stage makes x of them again, which has four times as many
-bytes. `x_hat` is None where the detector has no reconstruction.
+A request names its bundle by Serve's multiplexed model id, `<id of the bundle>@<its URI>`: a replica keeps the bundles
+used last, and Serve sends a request where its bundle is loaded. Requests of one bundle that arrive together are scored
+together. The class is plain Python: `uadray.serving.app` makes a deployment of it for each kind.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
-from typing import Any, final
+from typing import Any, Literal, TypeVar, final
 
-import numpy as np
-import numpy.typing as npt
 import ray
 import torch
-from torch import Tensor
+from ray import serve
 
 from uadray import metrics
-from uadray.detectors.bundle import Bundle, load_detector
-from uadray.detectors.detector import STAGES, Detector, Stage
-from uadray.detectors.latents import Latent
-from uadray.tiles.images import Pixels
+from uadray.detectors.detector import BATCH, GPU_BATCH, STAGES, Detector, Stage
+from uadray.serving.loaded_stages import (
+    check_tiles,
+    load_stages,
+    mapped,
+    n_tiles,
+    reconstructed,
+    scored,
+    scored_at_once,
+)
 
-Floats = npt.NDArray[np.float32]
-Latents = Floats | tuple[Any, ...]
-"""What the stage `map` gives, an array or a tuple of such latents: N comes first in each array."""
+JOIN_WAIT_S = 0.003
+"""A request of fewer tiles than a forward pass has waits so long for others of its bundle."""
+
+FAILURES = 3
+"""After so many failures in a row, without a success, a replica calls itself broken, and Serve replaces it."""
+
+Result = TypeVar("Result")
+
+Kind = Literal["MapStage", "ReconstructStage", "ScoreStage", "AllStages"]
+"""Names of the deployments."""
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What the last stage says of N tiles.
+class Work:
+    """What a kind of replica does.
 
     Attributes:
-        score: [N], higher = more abnormal.
-        residual: [N, h, w], or None where maps were not asked for.
+        stages: of the detector, that it loads.
+        metric: name under which it counts.
+        compute: a detector, and the arguments of several requests -> an answer to each.
     """
 
-    score: npt.NDArray[np.float64]
-    residual: Floats | None
+    stages: tuple[Stage, ...]
+    metric: str
+    compute: Callable[[Detector, Sequence[Any]], Sequence[Any]]
+
+
+WORK: dict[Kind, Work] = {
+    "MapStage": Work(("map",), "serve_map", mapped),
+    "ReconstructStage": Work(("reconstruct",), "serve_reconstruct", reconstructed),
+    "ScoreStage": Work(("score",), "serve_score", scored),
+    "AllStages": Work(STAGES, "serve_score", scored_at_once),
+}
 
 
 @final
-class MapStage:
-    """The stage `map`."""
+class StageReplica:
+    """One replica of a deployment that scores. It computes in one thread, one joined call at a time.
 
-    def __init__(
-        self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None, batch_tiles: int | None = None,
-        detector: Detector | None = None,
-    ) -> None:  # fmt: skip
-        self._bundle_id = bundle.id
-        self.detector = detector or _loaded(bundle_uri, bundle, ["map"], threads=threads, batch_tiles=batch_tiles)
+    Args:
+        kind: which deployment.
+        bundles: that are kept loaded.
+        threads: of torch, on a CPU.
+        batch_tiles: in one forward pass; None leaves it to the detector.
+    """
 
-    def bundle_id(self) -> str:
-        """The id of the bundle that this replica has loaded."""
-        return self._bundle_id
+    def __init__(self, kind: Kind, *, bundles: int = 3, threads: int = 1, batch_tiles: int | None = None) -> None:
+        self._work = WORK[kind]
+        self._device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
+        self._thread = ThreadPoolExecutor(1, "uadray-stage", torch.set_num_threads, (threads,))
+        self._batch_tiles = batch_tiles
+        self._failures = 0
+        most = batch_tiles or (GPU_BATCH if self._device == "cuda" else BATCH)
 
-    @torch.inference_mode()
-    def __call__(self, pixels: Pixels) -> Latents:
-        """Latents of RGB tiles."""
-        with metrics.stage("serve_map") as meter:
-            z = _joined_latents([self.detector.mapping(x) for x in self.detector.inputs(pixels)])
-            meter.add(tiles=len(pixels), bytes_=pixels.nbytes)
-        return z
+        def size(asked: Sequence[tuple[Detector, tuple[Any, ...]]]) -> int:
+            together = sum(n_tiles(arguments[0]) for _, arguments in asked)
+            return min(most, together) if len(asked) == 1 else together  # one alone is never too large
 
-
-@final
-class ReconstructStage:
-    """The stage `reconstruct`."""
-
-    def __init__(
-        self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None, batch_tiles: int | None = None,
-        detector: Detector | None = None,
-    ) -> None:  # fmt: skip
-        self._bundle_id = bundle.id
-        self.detector = detector or _loaded(
-            bundle_uri, bundle, ["reconstruct"], threads=threads, batch_tiles=batch_tiles
+        # These two are made here, and not by decorators, because their limits are of the configuration.
+        self.loaded = serve.multiplexed(max_num_models_per_replica=bundles)(self._loader())
+        self._joined = serve.batch(max_batch_size=most, batch_wait_timeout_s=JOIN_WAIT_S, batch_size_fn=size)(
+            self._joiner()
         )
 
-    def bundle_id(self) -> str:
-        """The id of the bundle that this replica has loaded."""
-        return self._bundle_id
+    async def __call__(self, *arguments: Any) -> Any:
+        """The answer to one request for the bundle that it names; arguments and answer are those of the kind.
 
-    @torch.inference_mode()
-    def __call__(self, z: Latents) -> Floats | None:
-        """Reconstructions [N, 3, h, w] of latents; None from a detector that has none."""
-        with metrics.stage("serve_reconstruct") as meter:
-            parts = [self.detector.reconstruct(batch) for batch in _latent_batches(z, self.detector)]
-            x_hats = [part for part in parts if part is not None]
-            meter.add(tiles=_n_tiles(z))
-        return _joined(x_hats) if x_hats else None
+        Raises:
+            ChangedError: another bundle lies at the URI by now.
+            InputError: the bundle cannot be loaded.
+            ValueError: tiles that the bundle cannot score.
+        """
+        detector = await self.loaded(serve.get_multiplexed_model_id())
+        if "map" in self._work.stages:
+            check_tiles(arguments[0], detector)
+        return await self._joined((detector, arguments))
 
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Load the bundles of the model ids in `user_config["bundles"]`, before requests come; the first stays longest.
 
-@final
-class ScoreStage:
-    """The stage `score`."""
+        Raises:
+            InputError: one cannot be loaded.
+        """
+        for model_id in reversed(user_config.get("bundles", [])):
+            await self.loaded(model_id)
 
-    def __init__(
-        self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None, batch_tiles: int | None = None,
-        detector: Detector | None = None,
-    ) -> None:  # fmt: skip
-        self._bundle_id = bundle.id
-        self.detector = detector or _loaded(bundle_uri, bundle, ["score"], threads=threads, batch_tiles=batch_tiles)
+    async def has(self, model_id: str) -> bool:
+        """True, once the bundle is loaded here."""
+        await self.loaded(model_id)
+        return True
 
-    def bundle_id(self) -> str:
-        """The id of the bundle that this replica has loaded."""
-        return self._bundle_id
+    def check_health(self) -> None:
+        """Raise where calls fail one after the other: the device is broken, or memory is gone."""
+        if self._failures >= FAILURES:
+            raise RuntimeError(f"the last {self._failures} calls have failed")
 
-    @torch.inference_mode()
-    def __call__(self, pixels: Pixels, x_hat: Floats | None, z: Latents, *, maps: bool = False) -> Scores:
-        """Scores of RGB tiles, given their reconstructions, if there are any, and their latents."""
-        with metrics.stage("serve_score") as meter:
-            x_hats = _batches(x_hat, self.detector) if x_hat is not None else repeat(None, self._n_batches(pixels))
-            batches = zip(self.detector.inputs(pixels), x_hats, _latent_batches(z, self.detector), strict=True)
-            parts = [self.detector.score(*batch) for batch in batches]
-            scores, residuals = zip(*parts, strict=True)
-            score = torch.cat(scores).double().cpu().numpy()
-            residual = _joined(residuals) if maps else None
-            meter.add(tiles=len(pixels))
-        return Scores(score, residual)
+    def _loader(self) -> Any:
+        async def load(model_id: str) -> Detector:
+            return await self._in_thread(
+                lambda: load_stages(
+                    model_id, self._work.stages, device=self._device, batch_tiles=self._batch_tiles
+                )
+            )  # fmt: skip
 
-    def _n_batches(self, pixels: Pixels) -> int:
-        return -(-len(pixels) // self.detector.batch_tiles)
+        return load
 
+    def _joiner(self) -> Any:
+        async def join(asked: list[tuple[Detector, tuple[Any, ...]]]) -> list[Any]:
+            return await self._in_thread(lambda: self._computed(asked[0][0], [arguments for _, arguments in asked]))
 
-@final
-class AllStages:
-    """The three stages in one replica, which share one detector."""
+        return join
 
-    def __init__(
-        self, bundle_uri: str, bundle: Bundle, *, threads: int | None = None, batch_tiles: int | None = None,
-        detector: Detector | None = None,
-    ) -> None:  # fmt: skip
-        detector = detector or _loaded(bundle_uri, bundle, STAGES, threads=threads, batch_tiles=batch_tiles)
-        self.map = MapStage(bundle_uri, bundle, detector=detector)
-        self.reconstruct = ReconstructStage(bundle_uri, bundle, detector=detector)
-        self.score = ScoreStage(bundle_uri, bundle, detector=detector)
+    async def _in_thread(self, function: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
-    def bundle_id(self) -> str:
-        """The id of the bundle that this replica has loaded."""
-        return self.map.bundle_id()
-
-    def __call__(self, pixels: Pixels, *, maps: bool = False) -> Scores:
-        """Scores of RGB tiles."""
-        z = self.map(pixels)
-        return self.score(pixels, self.reconstruct(z), z, maps=maps)
-
-
-def device() -> str:
-    """The GPU that Serve gave this replica, if it gave one."""
-    return "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
-
-
-def _loaded(
-    bundle_uri: str, bundle: Bundle, stages: Collection[Stage], *, threads: int | None, batch_tiles: int | None
-) -> Detector:
-    """A replica's detector, with the networks of these stages."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return load_detector(bundle_uri, bundle, device=device(), batch_tiles=batch_tiles, stages=stages)
-
-
-def _latent_batches(z: Latents, detector: Detector) -> Iterator[Latent]:
-    """Latents in batches, each of the kind that the detector's stage `map` gave: a tensor or a tuple of latents."""
-    if isinstance(z, tuple):
-        return zip(*(_latent_batches(part, detector) for part in z), strict=True)
-    return _batches(z, detector)
-
-
-def _n_tiles(z: Latents) -> int:
-    return _n_tiles(z[0]) if isinstance(z, tuple) else len(z)
-
-
-def _batches(array: Floats, detector: Detector) -> Iterator[Tensor]:
-    """An array in the batches in which `Detector` works, so that neither memory nor rounding differs from batch."""
-    step = detector.batch_tiles
-    for start in range(0, len(array), step):
-        yield torch.tensor(array[start : start + step], device=detector.device)
-
-
-def _joined_latents(batches: Sequence[Latent]) -> Latents:
-    tensors = [batch for batch in batches if isinstance(batch, Tensor)]
-    if tensors:
-        return _joined(tensors)
-    return tuple(_joined_latents(column) for column in zip(*batches, strict=True))
-
-
-def _joined(batches: Sequence[Tensor]) -> Floats:
-    """Batches as one array, in float32; what is no floating-point number (indices among latents) stays as it is."""
-    joined = torch.cat(list(batches))
-    return (joined.float() if joined.is_floating_point() else joined).cpu().numpy()
+    def _computed(self, detector: Detector, asked: list[tuple[Any, ...]]) -> list[Any]:
+        with metrics.stage(self._work.metric) as meter:
+            try:
+                answers = list(self._work.compute(detector, asked))
+            except BaseException:
+                self._failures += 1
+                raise
+            self._failures = 0
+            meter.add(tiles=sum(n_tiles(arguments[0]) for arguments in asked))
+        return answers

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import openslide
 
-from uadray.errors import AccessError, ChangedError, NotFoundError, SlideError, UnreachableError
+from uadray.errors import AccessError, ChangedError, InputError, NotFoundError, SlideError, UnreachableError
+from uadray.slides.file_names import check_file_names
 from uadray.slides.levels import factors
 from uadray.slides.pixel_size import level0_mpp, openslide_size
 from uadray.slides.slide import Boxes, Rgb
@@ -59,8 +60,9 @@ class OpenSlideSlide:
             except (ChangedError, NotFoundError, AccessError, UnreachableError) as error:
                 raise slide_error(slide_id, error) from error
             try:
+                check_file_names(path)
                 handle = openslide.OpenSlide(str(path))
-            except (openslide.OpenSlideError, OSError) as error:
+            except (openslide.OpenSlideError, OSError, InputError) as error:
                 raise SlideError(slide_id, "unreadable", f"OpenSlide cannot open {name(uri)}: {error}") from error
             try:
                 stated = openslide_size(handle.properties) if index is None else index.size

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from uadray.errors import AccessError
 
@@ -29,6 +30,8 @@ LONG_RETRY_S = 120.0
 """How long to wait for a server that has answered before: a job survives a restart of its storage."""
 _LONG_RETRY_WAIT_S = 5.0
 _CREDENTIAL_TTL = timedelta(minutes=10)  # botocore renews 15 minutes before the end: never hand out older ones
+_NO_PROXY = "http://127.0.0.1:0"
+"""Nothing can listen on port 0."""
 _FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
 _lock = threading.RLock()
 _Process = tuple[int, tuple[tuple[bytes, bytes], ...]]
@@ -60,7 +63,7 @@ class Connection:
     @property
     def is_amazon(self) -> bool:
         """Whether requests go to Amazon, as they do unless another endpoint is configured."""
-        return (urlsplit(self.endpoint).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
+        return _is_amazon(self.endpoint)
 
     def bucket_endpoint(self, bucket: str) -> tuple[str, str]:
         """Return endpoint and region of a bucket: boto3 follows Amazon's redirects between regions, others do not."""
@@ -159,6 +162,8 @@ class _LongRetry:
         from botocore.exceptions import ConnectionError as NoConnectionError
         from botocore.exceptions import HTTPClientError
 
+        if response is not None:
+            _refuse_redirect(response[0].status_code, request_dict)
         if response is not None and (response[0].status_code < 500 or response[0].status_code == 501):
             _answered.add(self._settings[:2])
             return None
@@ -167,6 +172,22 @@ class _LongRetry:
         if not is_network or self._settings[:2] not in _answered or time.monotonic() - failing_since > LONG_RETRY_S:
             return None
         return min(_LONG_RETRY_WAIT_S, _BACKOFF.total_seconds() * 2.0 ** (attempts - 1)) * random.uniform(0.5, 1)  # noqa: S311
+
+
+def _refuse_redirect(status: int, request_dict: dict[str, Any]) -> None:
+    """Raise where a server other than Amazon's sends a request elsewhere: botocore would ask it for ever after where.
+
+    Amazon's own redirects name a region, of which botocore makes the address itself.
+    """
+    from botocore.exceptions import ClientError
+
+    if 300 <= status < 400 and status != 304 and not _is_amazon(request_dict["url"]):
+        error = {"Code": "PermanentRedirect", "Message": "it redirects to another address, which is not followed"}
+        raise ClientError({"Error": error, "ResponseMetadata": {"HTTPStatusCode": status}}, "request")
+
+
+def _is_amazon(url: str) -> bool:
+    return (urlsplit(url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 def obstore_works() -> bool:
@@ -207,6 +228,7 @@ def _make_store(bucket: str, settings: _Settings, retry: bool) -> "S3Store":
         client_options["root_certificate"] = Path(connection.ca_bundle).read_bytes()
     if connection.virtual_hosts:
         endpoint = endpoint.replace("://", f"://{bucket}.", 1)
+    client_options |= _confined(endpoint)
     return S3Store(
         bucket,
         endpoint=endpoint,
@@ -220,6 +242,19 @@ def _make_store(bucket: str, settings: _Settings, retry: bool) -> "S3Store":
         },
         **signed,
     )
+
+
+def _confined(endpoint: str) -> dict[str, str]:
+    """Options of obstore that let it reach the host of an endpoint alone.
+
+    It follows redirects, and has no option against it: a store could have it read what this machine reaches and others
+    do not, as the address that gives clouds' credentials. Requests to any other host go to a proxy that is not there,
+    fail, and are sent again by boto3, which does not follow. Where requests go through a proxy anyway, it decides.
+    """
+    host = urlsplit(endpoint).hostname or ""
+    if getproxies().get(urlsplit(endpoint).scheme) and not proxy_bypass(host):
+        return {}
+    return {"proxy_url": _NO_PROXY, "proxy_excludes": host}
 
 
 def one_line(error: Exception) -> str:

@@ -1,0 +1,204 @@
+"""The application on a real Serve: scores of the detector in every arrangement, while replicas die and bundles change.
+
+One application after the other in one Serve, as `uadray serve` deploys it.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import endpoint_parts
+import pytest
+import requests
+from seaweed import free_port
+
+from uadray.bench.processes import descendants
+from uadray.config import parse_config
+from uadray.detectors.bundle import load_detector, read_bundle
+from uadray.serving.deployment_file import DeploymentFile
+from uadray.tiles.images import Pixels
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+TOKEN = {"Authorization": "Bearer t"}
+PATH = "/v1/tiles/score"
+
+Score = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("endpoint")
+
+
+@pytest.fixture(scope="module")
+def calibrated(folder: Path) -> str:
+    return endpoint_parts.write_calibrated(folder)
+
+
+@pytest.fixture(scope="module")
+def deploy(
+    ray_cluster: None, bundles: dict[str, str], calibrated: str, folder: Path, data_dir: Path
+) -> Iterator[Callable[..., str]]:
+    """Deploys the endpoint with these fields of its configuration; gives its URL."""
+    from ray import serve
+
+    from uadray.serving import server
+
+    port = free_port()
+    small = {name: {"cpus": 0.1} for name in ("encoder", "generator", "scorer", "detector")}
+    tokens = folder / "tokens.yaml"
+    tokens.write_text("- {name: test, scopes: [admin], token: t}\n")
+    tokens.chmod(0o600)
+    args = small | {
+        "out": str(folder / "out"), "tokens": str(tokens),
+        "bundles": {"main": bundles["dpa"], "second": bundles["fanogan"], "decides": calibrated},
+        "bundle_sources": [str(Path(bundles["dpa"]).parent)], "slides": [str(data_dir)],
+        "slide": {"replicas": 0, "max_replicas": 2, "cpus": 0},
+    }  # fmt: skip
+
+    def deployed(**fields: Any) -> str:
+        policy = {"policy_function": "uadray.serving.scaling:follow_slides"}
+        values = {
+            "http_options": {"host": "127.0.0.1", "port": port},
+            "applications": [{"args": args | fields, "autoscaling_policy": policy}],
+        }
+        file = parse_config(DeploymentFile, values, source="test")
+        server.start(file)
+        return file.url
+
+    yield deployed
+    serve.shutdown()
+
+
+@pytest.fixture(scope="module")
+def chain(deploy: Callable[..., str]) -> str:
+    """The URL of the endpoint with a deployment a stage."""
+    return deploy(one_replica=False)
+
+
+@pytest.fixture(scope="module")
+def body(pixels: Pixels, encode: Callable[..., str]) -> dict[str, Any]:
+    tiles = [{"id": str(i), "image": encode(tile)} for i, tile in enumerate(pixels)]
+    return {"tiles": [*tiles[:5], {"id": "bad", "image": "?"}, *tiles[5:]]}
+
+
+def scores_of(answer: requests.Response, uri: str, pixels: Pixels) -> None:
+    """The answer has the detector's scores, and an error for the bad tile."""
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert told["bundle_id"] == read_bundle(uri).id
+    bad = told["scores"].pop(5)
+    assert (bad["id"], bad["score"]) == ("bad", None)
+    assert [tile["id"] for tile in told["scores"]] == [str(i) for i in range(len(pixels))]
+    expected = load_detector(uri)(pixels).score
+    assert [tile["score"] for tile in told["scores"]] == pytest.approx(expected, abs=1e-5)
+
+
+@contextmanager
+def asking(url: str, body: dict[str, Any], answers: list[requests.Response]) -> Iterator[None]:
+    """Three who ask all the time, and once more in the end."""
+    end = threading.Event()
+
+    def ask() -> None:
+        is_last = False
+        while not is_last:
+            is_last = end.is_set()
+            answers.append(requests.post(url + PATH, json=body, headers=TOKEN, timeout=60))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_scores_over_http_are_the_detectors(
+    chain: str, bundles: dict[str, str], pixels: Pixels, body: dict[str, Any]
+) -> None:
+    ready = requests.get(f"{chain}/readyz", timeout=30)
+    assert (ready.status_code, [b["name"] for b in ready.json()["bundles"]]) == (200, ["main", "decides", "second"])
+    assert requests.post(chain + PATH, json=body, timeout=30).status_code == 401
+    for name, kind in (("main", "dpa"), ("second", "fanogan")):
+        answer = requests.post(chain + PATH, json=body | {"bundle": name}, headers=TOKEN, timeout=60)
+        scores_of(answer, bundles[kind], pixels)
+
+
+def test_killed_stages_cost_no_request_its_scores(
+    chain: str, bundles: dict[str, str], pixels: Pixels, body: dict[str, Any]
+) -> None:
+    answers: list[requests.Response] = []
+    with asking(chain, body, answers):
+        for stage in ("MapStage", "ScoreStage"):
+            time.sleep(1)
+            kill_replica(stage)
+    assert len(answers) > 6
+    for answer in answers:
+        if answer.status_code == 503:
+            assert int(answer.headers["Retry-After"]) >= 1
+        else:
+            scores_of(answer, bundles["dpa"], pixels)
+    assert [answer.status_code for answer in answers[-3:]] == [200] * 3
+
+
+def kill_replica(deployment: str) -> None:
+    """SIGKILL to the one replica of a deployment."""
+    wanted = f"ServeReplica:uadray:{deployment}".encode()
+    (pid,) = [pid for pid in descendants(os.getpid()) if wanted in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_bundle_is_swapped_while_requests_run(
+    chain: str, bundles: dict[str, str], pixels: Pixels, body: dict[str, Any]
+) -> None:
+    answers: list[requests.Response] = []
+    with asking(chain, body | {"bundle": "second"}, answers):
+        time.sleep(0.5)
+        swapped = requests.put(
+            f"{chain}/v1/bundles/second", json={"uri": bundles["combined"]}, headers=TOKEN, timeout=60
+        )
+        assert swapped.status_code in (200, 201), swapped.text
+        time.sleep(2.5)  # replicas of the ingress look again after two seconds
+    for answer in answers:
+        is_new = answer.json().get("bundle_id") == read_bundle(bundles["combined"]).id
+        scores_of(answer, bundles["combined" if is_new else "fanogan"], pixels)
+    assert answers[-1].json()["bundle_id"] == read_bundle(bundles["combined"]).id
+
+
+def test_a_slide_is_decided_though_no_replica_was_there(chain: str, data_dir: Path) -> None:
+    uri = str(data_dir / "mosaics" / "small" / "small21_000.tif")
+    sent = requests.post(f"{chain}/v1/slides", json={"uri": uri, "bundles": ["decides"]}, headers=TOKEN, timeout=30)
+    assert sent.status_code == 202, sent.text
+    until, job = time.monotonic() + 90, sent.json()
+    while job["state"] != "done" and time.monotonic() < until:
+        time.sleep(0.5)
+        job = requests.get(f"{chain}/v1/slides/{job['id']}", headers=TOKEN, timeout=30).json()
+    assert job["state"] == "done", job
+    assert job["decisions"][0]["state"] == "scored"
+
+
+def test_a_changed_configuration_replaces_every_replica_without_a_failure(
+    chain: str, deploy: Callable[..., str], bundles: dict[str, str], pixels: Pixels, body: dict[str, Any]
+) -> None:
+    answers: list[requests.Response] = []
+    with asking(chain, body, answers):
+        deploy(one_replica=False, bundles_per_replica=2, max_tiles_per_request=200)
+    assert len(answers) > 3
+    for answer in answers:
+        scores_of(answer, bundles["dpa"], pixels)
+
+
+def test_all_stages_in_one_replica_give_the_same_scores(
+    chain: str, deploy: Callable[..., str], bundles: dict[str, str], pixels: Pixels, body: dict[str, Any]
+) -> None:
+    deploy(one_replica=True)
+    scores_of(requests.post(chain + PATH, json=body, headers=TOKEN, timeout=60), bundles["dpa"], pixels)

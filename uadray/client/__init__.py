@@ -1,0 +1,1 @@
+"""Talks to an endpoint: slides in, decisions out, from Python and from the command line."""
