@@ -60,9 +60,9 @@ def browser() -> Iterator[Any]:
 
 @contextmanager
 def looking(
-    browser: Any, address: str, place: str = "", *, size: tuple[int, int] = (1280, 800), refused: tuple[int, ...] = ()
+    browser: Any, address: str, place: str = "", *, size: tuple[int, int] = (1280, 800), told: tuple[str, ...] = ()
 ) -> Iterator[Any]:
-    """A tab on a place of the page. At the end its console may have told of these refusals, and nothing else."""
+    """A tab on a place of the page. At the end its console may have told of what was provoked, and of nothing else."""
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, reduced_motion="reduce")
     tab = context.new_page()
     problems: list[str] = []
@@ -73,7 +73,6 @@ def looking(
     tab.goto(f"{address}/{place}")
     yield tab
     context.close()
-    told = [f"status of {status}" for status in refused]
     assert [text for text in problems if not any(words in text for words in told)] == []
 
 
@@ -300,7 +299,7 @@ def test_a_tile_is_explained(address: str, browser: Any) -> None:
 def test_review_by_keyboard_alone(screened: Path, tmp_path: Path, browser: Any) -> None:
     with (
         serving(screened, tmp_path / "out") as address,
-        looking(browser, address, "#sort=slide_id&order=asc", refused=(412,)) as tab,
+        looking(browser, address, "#sort=slide_id&order=asc", told=("status of 412",)) as tab,
     ):
         tab.wait_for_selector(".card")
         press = tab.keyboard.press
@@ -388,17 +387,17 @@ def test_slides_that_cannot_be_shown_say_why(screened: Path, tmp_path: Path, bro
             assert "What to do:" in tab.inner_text("#facts")
             tab.keyboard.press("n")
             assert tab.evaluate("document.activeElement.name") == "text"
-        with looking(browser, address, "#slide=b", refused=(404,)) as tab:
+        with looking(browser, address, "#slide=b", told=("status of 404",)) as tab:
             tab.wait_for_selector("#panes >> text=The slide's file cannot be opened now")
             tab.wait_for_function("() => document.querySelector('#panes img').naturalWidth > 0")
             assert "p-value" in tab.inner_text("#facts")
-        with looking(browser, address, "#slide=no+such+slide", refused=(404,)) as tab:
+        with looking(browser, address, "#slide=no+such+slide", told=("status of 404",)) as tab:
             tab.wait_for_selector("#trouble >> text=Not there")
 
 
 @pytest.mark.browser
 def test_tiles_that_do_not_come_are_told_of(address: str, browser: Any) -> None:
-    with looking(browser, address, refused=(503,)) as tab:
+    with looking(browser, address, told=("status of 503", "failed to load")) as tab:
         tab.route("**/image/10/**", lambda route: route.fulfill(status=503, headers={"Retry-After": "5"}, body="{}"))
         tab.click(".card[data-id=a]")
         opened(tab)
@@ -411,7 +410,7 @@ def test_a_token_is_asked_for_once_and_stands_in_no_address(screened: Path, tmp_
     asked: list[str] = []
     with (
         serving(screened, tmp_path / "out", tokens) as address,
-        looking(browser, address, "#slide=a", refused=(401, 403)) as tab,
+        looking(browser, address, "#slide=a", told=("status of 401", "status of 403")) as tab,
     ):
         tab.on("request", lambda request: asked.append(request.url))
         tab.fill("#token input", "wrong")
