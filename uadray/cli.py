@@ -351,7 +351,8 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, archive, follow, detectors, serve."
+            help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, archive, follow, detectors, "
+            "serve, view."
         ),
     ],
     only: Annotated[

@@ -255,6 +255,21 @@ def test_a_batch(client: Client) -> None:
         client.submit_batch(manifest="m.csv", prefix="s3://b/")
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"idempotency_key": "a\r\nX: 1"}, "idempotency key"),
+        ({"idempotency_key": "\N{SNOWMAN}"}, "idempotency key"),
+        ({"mpp": float("nan")}, "a field cannot be sent"),
+        ({"site": object()}, "a field cannot be sent"),
+    ],
+)
+def test_what_cannot_be_sent(endpoint: Endpoint, client: Client, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        client.submit("a.svs", **fields)
+    assert endpoint.seen == []
+
+
 @pytest.mark.parametrize("job", ["", "..", "../tiles", "a/b", "a?b", "a b", "a\n"])
 def test_an_id_that_would_lead_elsewhere(endpoint: Endpoint, client: Client, job: str) -> None:
     with pytest.raises(InputError, match="is not the id of a job"):

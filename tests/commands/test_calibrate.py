@@ -19,7 +19,7 @@ from uadray.cluster.workers import StreamConfig
 from uadray.commands import calibrate as calibrate_command
 from uadray.commands.calibrate import calibrate, check
 from uadray.decisions.aggregation import AggregationConfig, new_aggregation
-from uadray.decisions.conformal import one_a_patient
+from uadray.decisions.conformal import Calibration, one_a_patient
 from uadray.detectors import fanogan
 from uadray.detectors.building import build_networks
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle, write_bundle
@@ -180,6 +180,11 @@ def test_a_calibration_from_slides_to_marks(
     assert made.tile_ceiling > made.tile_median
     assert read_calibration(uri, bundle) == made
     assert made.cell_scale is None
+    assert len(made.tile_quantiles) == 101
+    assert made.tile_quantiles[50] == made.tile_median
+    assert made.tile_quantiles[99] == made.tile_p99
+    older = made.model_dump_json(exclude={"tile_quantiles"})
+    assert Calibration.model_validate_json(older) == made.model_copy(update={"tile_quantiles": ()})
     written = "".join((Path(uri) / name).read_text() for name in ("bundle.json", CALIBRATION)) + caplog.text
     assert not any(word in written for word in ("secret", "patient0", str(tmp_path)))
     again = [replace(used[0], slide_id="renamed"), replace(rows[6], patient_id="q"), rows[5]]

@@ -1,6 +1,7 @@
 """`uadray client` as a process: what it prints, and its exit status."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,10 +40,19 @@ def test_a_slide_is_sent_waited_for_and_asked_about(endpoint: Endpoint, env: dic
     done = run("client", "decision", job["id"], "--tiles", str(tmp_path / "t.parquet"), env=env)
     assert (done.returncode, answer(done)["decision"]) == (0, "anomalous")
     assert pq.read_table(tmp_path / "t.parquet")["score"].to_pylist() == [0.5]
+    done = run("client", "decision", job["id"], "--tiles", str(tmp_path / "no" / "t.parquet"), env=env)
+    assert (done.returncode, "t.parquet: cannot be written: No such file" in done.stderr) == (2, True)
     done = run("client", "list", env=env)
     assert done.stdout.splitlines()[0] == f"{job['id']}  done       anomalous"
     assert [each["id"] for each in answer(done)["slides"]] == [job["id"]]
     assert {headers["authorization"] for _, _, headers in endpoint.seen} == {"Bearer correct-horse"}
+
+
+def test_a_path_that_is_there_is_sent_whole(env: dict[str, str]) -> None:
+    here = Path(__file__)
+    done = run("client", "submit", os.path.relpath(here), env=env)
+    assert answer(done)["asked"]["uri"] == str(Path(os.path.relpath(here)).absolute())
+    assert answer(run("client", "submit", "not/here.svs", env=env))["asked"]["uri"] == "not/here.svs"
 
 
 def test_a_slide_that_fails_is_exit_status_1(endpoint: Endpoint, env: dict[str, str]) -> None:
@@ -90,12 +100,17 @@ def test_tiles(env: dict[str, str], tmp_path: Path) -> None:
         (["submit"], "a batch is a manifest, a prefix or slides"),
         (["submit", "a.svs", "--manifest", "m.csv"], "a batch is a manifest, a prefix or slides"),
         (["score", "none.npz"], "none.npz: no .npz with an array"),
+        (["score", "BROKEN"], "broken.npz: no .npz with an array"),
+        (["submit", "a.svs", "--mpp", "nan"], "a field cannot be sent"),
         (["list", "--url", "10.0.0.1"], "expected a URL"),
         (["list", "--token-file", "none"], "token file none"),
     ],
 )
-def test_wrong_input_is_one_line_and_exit_status_2(env: dict[str, str], arguments: list[str], message: str) -> None:
-    done = run("client", *arguments, env=env)
+def test_wrong_input_is_one_line_and_exit_status_2(
+    env: dict[str, str], arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
+    done = run("client", *(str(tmp_path / "broken.npz") if each == "BROKEN" else each for each in arguments), env=env)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -157,3 +157,16 @@ def test_only_grow_needs_a_ceiling(method: str) -> None:
             Calibration.model_validate(values)
         values |= {"tile_ceiling": 2.0}
     assert Calibration.model_validate(values).ceiling == (2.0 if method == "grow" else math.inf)
+
+
+@pytest.mark.parametrize("quantiles", [(), (0.1, 0.1), (0.1, 0.2, 0.2, 0.9)])
+def test_quantiles_ascend(quantiles: tuple[float, ...]) -> None:
+    values = _calibration([1.0, 2.0], 0.5).model_dump()
+    assert Calibration.model_validate(values | {"tile_quantiles": quantiles}).tile_quantiles == quantiles
+
+
+@pytest.mark.parametrize("quantiles", [(0.1,), (0.2, 0.1), (0.1, math.nan), tuple(range(1002))])
+def test_quantiles_that_are_none_are_refused(quantiles: tuple[float, ...]) -> None:
+    values = _calibration([1.0, 2.0], 0.5).model_dump()
+    with pytest.raises(ValidationError, match="tile_quantiles"):
+        Calibration.model_validate(values | {"tile_quantiles": quantiles})

@@ -51,3 +51,37 @@ def test_segments_are_written_on_the_way(tmp_path: Path, monkeypatch: pytest.Mon
         assert book.finish(rows)["scored"] == 10
     decided = decision_segments.read_decisions(out)
     assert (len(decided.table), len(decided.segments), decided.unsegmented) == (10, 1, 0)
+
+
+def test_segments_of_older_versions_still_count(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    sd.screened(out, sd.slides(tmp_path / "slides", 3))
+    (segment,) = objects.list_objects(f"{out}/segments")
+    table = pq.read_table(segment.uri)
+    pq.write_table(table.drop_columns(["site", "scanner", "stain", "pictures"]), segment.uri)
+    decided = decision_segments.read_decisions(out)
+    assert decided.unsegmented == 0
+    of_bundle = decision_segments.of_bundle(decided.table, "", ["s00002", "s00000"])
+    assert of_bundle["site"].to_pylist() == [None, None]
+    assert of_bundle["score"].to_pylist() == [1.5, 1.5]
+
+
+def test_what_is_known_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read where nothing is new, a few JSONs singly, and segments again where many are."""
+    out, rows = str(tmp_path / "out"), sd.slides(tmp_path / "slides", 9)
+    sd.screened(out, rows[:4])
+    known = decision_segments.read_decisions(out).table
+    objects.delete(leases.decision_uri(out, "s00001"))
+    uri = leases.decision_uri(out, "s00002")
+    record = json.loads(objects.read_bytes(uri)) | {"score": 9.0}
+    objects.write_bytes(uri, json.dumps(record).encode())
+    decided = decision_segments.read_decisions(out, known=known)
+    assert (decided.segments, decided.unsegmented) == ((), 1)
+    scores = dict(zip(decided.table["slide_id"].to_pylist(), decided.table["score"].to_pylist(), strict=True))
+    assert scores == {"s00000": 1.5, "s00002": 9.0, "s00003": 1.5}
+    again = decision_segments.read_decisions(out, known=decided.table)
+    assert (again.table, again.segments, again.unsegmented) == (decided.table, (), 0)
+    monkeypatch.setattr(decision_segments, "WORTH_A_SEGMENT", 3)
+    sd.screened(out, rows)
+    more = decision_segments.read_decisions(out, known=decided.table)
+    assert (len(more.table), len(more.segments), more.unsegmented) == (9, 1, 0)

@@ -127,3 +127,11 @@ def test_a_record_has_the_decision_of_every_bundle() -> None:
                 400,
                 "f",
             )
+
+
+def test_a_record_has_what_the_manifest_says_of_where_a_slide_is_from() -> None:
+    row = replace(ROW, site="North", scanner="S360", stain="H&E")
+    for given, said in ((row, ["North", "S360", "H&E"]), (ROW, [None] * 3)):
+        result = sd.scored(given)
+        record = decision_record(result, sd.panel(), sd.verdicts(result), fingerprint="f", mask=None, lease="p.1")
+        assert [record[name] for name in ("site", "scanner", "stain")] == said

@@ -1,5 +1,6 @@
 """Slides, pictures, tiles and notes over HTTP."""
 
+import asyncio
 import base64
 import json
 import re
@@ -22,6 +23,7 @@ from small_screening import STRANGE_ID
 
 from uadray.serving.access import Access
 from uadray.serving.config import ServeConfig
+from uadray.serving.jobs import Jobs
 from uadray.serving.registry import RegisteredBundle, Registry
 from uadray.serving.scores import Scores, Wanted
 from uadray.serving.services import Services
@@ -43,14 +45,22 @@ async def ready() -> bool:
 
 @contextmanager
 def client_of(
-    out: Path, *, slides: tuple[str, ...], tokens: TokenSource | None = None, **bundles: str
+    out: Path, *, slides: tuple[str, ...], tokens: TokenSource | None = None, timeout_s: float = 60, **bundles: str
 ) -> Iterator[httpx.Client]:
     """Asks an endpoint of this folder with these bundles."""
-    config = ServeConfig(out=str(out), bundles=bundles or {"none": "unused"}, slides=slides, insecure=True)
+    config = ServeConfig(
+        out=str(out), bundles=bundles or {"none": "unused"}, slides=slides, insecure=True, request_timeout_s=timeout_s
+    )
     registry, views = Registry(str(out)), SlideViews()
     registry.put_configured(bundles)
     services = Services(
-        config=config, access=Access(tokens), registry=registry, jobs=None, score=score, views=views, ready=ready
+        config=config,
+        access=Access(tokens),
+        registry=registry,
+        jobs=Jobs(str(out)),
+        score=score,
+        views=views,
+        ready=ready,
     )
     with listening(services) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         yield client
@@ -336,3 +346,15 @@ def test_older_folders_have_their_pictures_as_files(screened: Path, tmp_path: Pa
         assert client.get(f"{MAIN}/slides/a/heatmap").content == jpeg
         assert client.get(f"{MAIN}/slides/a/heatmap?bundle=tiny1").status_code == 404
         assert b'id="tile_0"' in client.get(f"{MAIN}/slides/a/evidence").content
+
+
+def test_a_picture_that_takes_too_long_is_504(screened: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow(*_: Any) -> bytes:
+        await asyncio.sleep(30)
+        return b""
+
+    monkeypatch.setattr(SlideViews, "image", slow)
+    with client_of(screened / "out", slides=(str(screened / "slides"),), timeout_s=0.2) as client:
+        answer = client.get(f"{MAIN}/slides/a/image/8/0_0")
+    assert answer.status_code == 504
+    assert "0.2 s" in answer.json()["detail"]

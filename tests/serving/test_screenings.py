@@ -162,7 +162,7 @@ def test_a_calibration_is_the_bundles_or_what_decisions_say(screened: Path) -> N
     registered = read_registered("tiny", str(screened / "bundles" / "tiny0"))
     known = Screenings(str(screened / "out"), lambda: [registered])
     main = known.get("main")
-    figures = [known.calibration(main, bundle) for bundle in main.bundles]
+    figures = [known.figures(main, bundle) for bundle in main.bundles]
     assert (figures[0]["n"], figures[0]["tile_high"]) == (3, 1.0)
     assert (figures[1]["n"], figures[1]["tile_high"]) == (None, None)
     assert [each["threshold"] for each in figures] == [0.3, 0.3]

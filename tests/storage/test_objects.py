@@ -106,6 +106,15 @@ def test_listing_is_of_a_folder_not_of_a_prefix(root: str) -> None:
     assert list(objects.list_objects(objects.join(root, "nowhere"))) == []
 
 
+def test_folders_are_listed_without_what_is_in_them(root: str) -> None:
+    assert objects.list_folders(root) == []
+    for key in ("b.txt", "a/1.txt", "a/x/2.txt", "ü 1/3.txt", "ab/4.txt"):
+        objects.write_bytes(objects.join(root, key), b"x")
+    assert sorted(objects.list_folders(root)) == ["a", "ab", "ü 1"]
+    assert objects.list_folders(objects.join(root, "a") + "/") == ["x"]
+    assert objects.list_folders(objects.join(root, "ab")) == []
+
+
 def test_of_sixteen_creators_one_wins(root: str) -> None:
     uri = objects.join(root, "decision.json")
     barrier = threading.Barrier(16)

@@ -23,6 +23,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "archive": ("slides",),
     "follow": ("only", "slides"),
     "detectors": ("only", "device", "seeds", "minutes", "out"),
+    "view": (),
     "serve": ("only", "minutes"),
 }
 """The benchmarks, and which options each takes."""

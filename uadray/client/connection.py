@@ -89,7 +89,7 @@ class Connection:
                     return response
                 error, wait_s = refusal(response), retry_after_s(response)
                 may_repeat = may_repeat and response.status_code in REPEATED
-            except httpx.TransportError as cut:
+            except httpx.RequestError as cut:
                 error, wait_s = lost(cut, self.url), 0.0
                 may_repeat = may_repeat and is_passing(cut)
             wait_s = max(wait_s, pause_s(turn))
@@ -119,7 +119,7 @@ class Connection:
                     response.read()
                     raise refusal(response)
                 yield response.iter_lines()
-        except httpx.TransportError as cut:
+        except httpx.RequestError as cut:
             raise lost(cut, self.url) from cut
 
     def _authorization(self) -> dict[str, str]:

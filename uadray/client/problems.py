@@ -34,7 +34,7 @@ def refusal(response: httpx.Response) -> UadrayError:
     return kinds.get(response.status_code, InputError if response.status_code < 500 else WorkError)(text)
 
 
-def lost(error: httpx.TransportError, url: str) -> UadrayError:
+def lost(error: httpx.RequestError, url: str) -> UadrayError:
     """The error of a request without an answer."""
     if not is_passing(error):
         chain = [str(each) for each in _chain(error) if isinstance(each, ssl.SSLCertVerificationError)]
@@ -43,9 +43,9 @@ def lost(error: httpx.TransportError, url: str) -> UadrayError:
     return UnreachableError(f"{url}: no answer: {_line(str(error)) or type(error).__name__}")
 
 
-def is_passing(error: httpx.TransportError) -> bool:
-    """Whether what cut a request off may pass; a certificate or a host name that is wrong stays wrong."""
-    if isinstance(error, httpx.UnsupportedProtocol):
+def is_passing(error: httpx.RequestError) -> bool:
+    """Whether what cut a request off may pass; a wrong certificate, host name or header stays wrong."""
+    if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
         return False
     return not any(
         isinstance(each, ssl.SSLCertVerificationError)

@@ -3,8 +3,10 @@
 The commands stand here and not in `uadray.cli`, which takes them over as a group.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from zipfile import BadZipFile
 
 import typer
 
@@ -54,11 +56,14 @@ def submit(
         raise InputError(f"{', '.join(facts)}: of one slide, not of many; a manifest says it of each")
     with _client(url, token_file, cacert) as client:
         if uris and is_one:
-            job = client.submit(uris[0], **facts, **how)
+            job = client.submit(_absolute(uris[0]), **facts, **how)
             _answer(_waited(client, job.id, is_batch=False) if wait else job, is_final=wait)
             return
-        slides = [{"uri": uri} for uri in uris] if uris else None
-        batch = client.submit_batch(manifest=manifest, prefix=prefix, slides=slides, split=split, **how)
+        slides = [{"uri": _absolute(uri)} for uri in uris] if uris else None
+        batch = client.submit_batch(
+            manifest=manifest and _absolute(manifest), prefix=prefix and _absolute(prefix), slides=slides, split=split,
+            **how,
+        )  # fmt: skip
         _answer(_waited(client, batch.id, is_batch=True) if wait else batch, is_final=wait)
 
 
@@ -99,9 +104,8 @@ def decision(
         decided = client.decision(job)
         has_failed = any(each.state == "failed" for each in decided.decisions)
         if tiles is not None and not has_failed:
-            import pyarrow.parquet as pq
-
-            pq.write_table(client.tiles(job, bundle=bundle), tiles)
+            file = client.tiles_file(job, bundle=bundle)
+            _write(tiles, lambda: Path(tiles).write_bytes(file))
     console.result(decided.record)
     if has_failed:
         raise typer.Exit(1)
@@ -125,7 +129,8 @@ def score(
         scores = client.score(_images(tiles), bundle=bundle, maps=maps is not None)
     if maps is not None:
         drawn = [each for each in scores if each.map is not None]
-        np.savez(maps, ids=np.array([each.id for each in drawn]), maps=np.array([each.map for each in drawn]))
+        arrays = {"ids": np.array([each.id for each in drawn]), "maps": np.array([each.map for each in drawn])}
+        _write(maps, lambda: np.savez(maps, **arrays))  # type: ignore[arg-type]  # its names are no options
     console.result({"scores": [{"id": each.id, "score": each.score, "error": each.error} for each in scores]})
     if any(each.score is None for each in scores):
         raise typer.Exit(1)
@@ -165,21 +170,31 @@ def _client(url: str, token_file: str | None, cacert: str | None) -> "Client":
     return Client(url, token_file=token_file, cacert=cacert)
 
 
+def _absolute(uri: str) -> str:
+    """A path that is there as one that an endpoint on this machine finds too; everything else as it is."""
+    return str(Path(uri).absolute()) if "://" not in uri and Path(uri).exists() else uri
+
+
 def _waited(client: "Client", job: str, *, is_batch: bool, timeout_s: float | None = None) -> "Job | Batch":
     """The job or the batch, once it has ended; a progress bar until then."""
     with progress("slides" if is_batch else "tiles") as tick:
         if is_batch:
             return client.wait_batch(job, progress=lambda state: _show_batch(tick, state), timeout_s=timeout_s)
-        return client.wait(job, progress=lambda state: _show_job(tick, state), timeout_s=timeout_s)
+        return client.wait(job, progress=_shown_on(tick), timeout_s=timeout_s)
 
 
-def _show_job(tick: Tick, job: "Job") -> None:
-    now = job.progress
-    left = f", {now.seconds_left:.0f} s left" if now and now.seconds_left is not None else ""
-    if now and now.of:
-        tick(min(now.tiles, now.of), now.of, job.state + left)
-    elif not job.has_ended:
-        tick(0, 1, job.state)
+def _shown_on(tick: Tick) -> Callable[["Job"], None]:
+    """Shows a job's progress; once it is done its number of tiles is that of the time before."""
+    n_tiles = 1
+
+    def show(job: "Job") -> None:
+        nonlocal n_tiles
+        now = job.progress
+        left = f", {now.seconds_left:.0f} s left" if now and now.seconds_left is not None else ""
+        n_tiles = now.of if now and now.of else n_tiles
+        tick(n_tiles if job.has_ended else min(now.tiles if now else 0, n_tiles), n_tiles, job.state + left)
+
+    return show
 
 
 def _show_batch(tick: Tick, batch: "Batch") -> None:
@@ -208,8 +223,15 @@ def _images(tiles: list[str]) -> Any:
     try:
         with np.load(tiles[0], allow_pickle=False) as arrays:
             return arrays["tiles"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
         raise InputError(f"{tiles[0]}: no .npz with an array `tiles`: {error}") from error
+
+
+def _write(path: str, write: Callable[[], object]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -6,9 +6,11 @@ happens in a thread, a few images at a time, and no image is kept beyond its req
 
 import asyncio
 import base64
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import cv2
@@ -29,6 +31,9 @@ from uadray.tiles.images import ImageError, Pixels
 
 DECODE_CHUNK = 16
 """Images that a thread decodes in one call: a request that has timed out stops after so many at the latest."""
+
+THREADS = 8
+"""That work on tiles. They are no others': where a store is away, threads that ask it are soon all waiting."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -78,7 +83,7 @@ async def answer(
         if len(scores.score) != len(pixels):
             raise RuntimeError(f"{len(scores.score)} scores for {len(pixels)} tiles")
         metrics.Meter("serve_map").add(errors=len(errors) - len(pixels))
-        return await asyncio.to_thread(_answered, asked, bundle.id, scores, errors)
+        return await in_thread(_answered, asked, bundle.id, scores, errors)
 
 
 async def _claims(images: Images, config: ServeConfig, tile_px: int) -> list[int]:
@@ -90,7 +95,7 @@ async def _claims(images: Images, config: ServeConfig, tile_px: int) -> list[int
     if isinstance(images, NpzTiles):
         return [images.pixels]
     claimed = partial(claimed_px, tile_px=tile_px, max_image_px=config.max_image_px)
-    claims = [px async for px in _in_thread(claimed, images)]
+    claims = [px async for px in _each_in_thread(claimed, images)]
     if sum(claims) > config.max_pixels_per_request:
         raise RefusedError(
             413,
@@ -110,7 +115,7 @@ async def _decoded(
         pixels = np.empty((sum(px > 0 for px in claims), tile_px, tile_px, 3), np.uint8)
         errors, n_good = [], 0
         tile = partial(_tile_or_error, tile_px=tile_px, max_image_px=config.max_image_px)
-        async for part in _in_thread(tile, images):
+        async for part in _each_in_thread(tile, images):
             errors.append(part if isinstance(part, str) else None)
             if not isinstance(part, str):
                 pixels[n_good] = part
@@ -124,17 +129,28 @@ async def _unpacked(archive: NpzTiles) -> tuple[Pixels, list[str | None]]:
     parts = []
     try:
         for _ in range(0, len(archive.ids), DECODE_CHUNK):
-            parts.append(await asyncio.to_thread(archive.read, DECODE_CHUNK))
+            parts.append(await in_thread(archive.read, DECODE_CHUNK))
     except NpzError as error:
         raise RefusedError(422, str(error)) from error
     return np.concatenate(parts), [None] * len(archive.ids)
 
 
-async def _in_thread(function: Callable[[Item], Result], images: Sequence[Item]) -> AsyncIterator[Result]:
+async def _each_in_thread(function: Callable[[Item], Result], images: Sequence[Item]) -> AsyncIterator[Result]:
     """Apply a function to each image in a thread, `DECODE_CHUNK` images at a time."""
     for start in range(0, len(images), DECODE_CHUNK):
-        for result in await asyncio.to_thread(_each, function, images[start : start + DECODE_CHUNK]):
+        for result in await in_thread(_each, function, images[start : start + DECODE_CHUNK]):
             yield result
+
+
+async def in_thread(function: Callable[..., Result], *arguments: object) -> Result:
+    """Call a function in a thread that works on tiles."""
+    return await asyncio.get_running_loop().run_in_executor(_pool(os.getpid()), function, *arguments)
+
+
+@cache
+def _pool(pid: int) -> ThreadPoolExecutor:
+    """The threads of this process; a fork has none of them."""
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="uadray-tiles")
 
 
 def _each(function: Callable[[Item], Result], images: Sequence[Item]) -> list[Result]:

@@ -19,16 +19,18 @@ from ray.serve.handle import DeploymentHandle
 
 from uadray.detectors.description import described_bundle
 from uadray.errors import InputError
+from uadray.screening.bundles import ScreeningBundle
 from uadray.serving.access import Access, endpoint_tokens
 from uadray.serving.config import ServeConfig, StageConfig
 from uadray.serving.http import build_http
 from uadray.serving.jobs import Jobs
 from uadray.serving.registry import RegisteredBundle, Registry
 from uadray.serving.replica_logs import log_to_output
-from uadray.serving.scaling import SLIDES
+from uadray.serving.scaling import WANTED
 from uadray.serving.scores import Scores, Wanted
+from uadray.serving.screening_folders import claim_screening
 from uadray.serving.services import Services
-from uadray.serving.slide_stage import DRAIN_S, GIVE_BACK_S, SlideStage, known_slides
+from uadray.serving.slide_stage import DRAIN_S, GIVE_BACK_S, SlideStage, replicas_for
 from uadray.serving.stages import Kind, StageReplica
 from uadray.serving.through_stages import ThroughStages
 from uadray.serving.view_stage import ReplicaViews, ViewStage
@@ -58,9 +60,11 @@ class Ingress:
     ) -> None:
         log_to_output()
         self._through = ThroughStages(config, stages)
-        self._jobs, self._slides = Jobs(config.out), 0
+        self._jobs = Jobs(config.out)
+        self._per_replica, self._wanted = config.slides_per_replica, 0.0
         self._registry = Registry(config.out, default=config.default_bundle)
         self._registry.put_configured(config.bundles)
+        _claim_folder(config, self._registry.get())
         self._services = Services(
             config=config, access=Access(endpoint_tokens(config)), registry=self._registry, jobs=self._jobs,
             score=self.score, views=ReplicaViews(view), ready=self.ready,
@@ -84,9 +88,15 @@ class Ingress:
             return False
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """How many slide jobs wait or are at work: this is told while there is no replica of `SlideStage`, too."""
-        self._slides = await asyncio.to_thread(known_slides, self._jobs, self._slides)
-        return {SLIDES: float(self._slides)}
+        """How many replicas' slides wait or are at work: this is told while there is none of `SlideStage`, too."""
+        self._wanted = await asyncio.to_thread(replicas_for, self._jobs, self._per_replica, self._wanted)
+        return {WANTED: self._wanted}
+
+
+def _claim_folder(config: ServeConfig, bundle: RegisteredBundle) -> None:
+    """Make the endpoint's folder the screening of the bundle that scores where a job names none, if it is nobody's."""
+    if bundle.calibration is not None:
+        claim_screening(config.out, [ScreeningBundle(bundle.uri, bundle.description, bundle.calibration)])
 
 
 def build_app(args: ServeConfig) -> serve.Application:

@@ -7,6 +7,7 @@ read from the level of the file that is fine enough.
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import simplejpeg
 
@@ -18,6 +19,8 @@ from uadray.slides.tile_reading import read_place, tile_places
 TILE_PX = 512
 
 JPEG_QUALITY = 85
+
+WHITE = (255, 255, 255)
 
 SMALLEST = 8
 """The coarsest level that a viewer should ask for: 256 px for the longer side."""
@@ -82,6 +85,8 @@ def zoom_tile(slide: Slide, level: int, x: int, y: int, *, overview: Overview) -
     shown = tile_size(size, level, x, y)
     if shown is None:
         raise SlideError(slide.slide_id, "outside", f"no tile {x}, {y} at level {level}")
+    if level < min_level(size):
+        return _shrunk(zoom_tile(slide, min_level(size), 0, 0, overview=overview), 1 << (min_level(size) - level))
     scale, side = scale_of(size, level), max(shown)
     corner = (x * TILE_PX * scale, y * TILE_PX * scale)
     pixels = np.empty((side, side, 3), np.uint8)
@@ -101,6 +106,14 @@ def jpeg(pixels: Rgb) -> bytes:
     """A picture as JPEG, with colours at half the resolution: a third fewer bytes."""
     data: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=JPEG_QUALITY, colorsubsampling="420")
     return data
+
+
+def _shrunk(pixels: Rgb, by: int) -> Rgb:
+    """A whole level, so many times smaller: levels of which nobody sees more than a few pixels."""
+    height, width = pixels.shape[:2]
+    padded = cv2.copyMakeBorder(pixels, 0, -height % by, 0, -width % by, cv2.BORDER_CONSTANT, value=WHITE)
+    size = (padded.shape[1] // by, padded.shape[0] // by)
+    return np.asarray(cv2.resize(padded, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _from_overview(out: Rgb, corner: Size, mpp: float, mpp_level0: float, overview: tuple[Rgb, float]) -> None:

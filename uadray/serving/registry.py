@@ -112,6 +112,7 @@ class Registry:
         self._lock = threading.Lock()
         self._listing: Future[_Listing] | None = None
         self._last: _Listing | None = None
+        self._asked_at = 0.0
 
     def all(self) -> dict[str, RegisteredBundle]:
         """Bundles by name, the default first, then by name; those that cannot be read any more are left out.
@@ -213,17 +214,18 @@ class Registry:
         """What the store has, at most `CACHE_S` old if it answers."""
         with self._lock:
             listing, last = self._listing, self._last
-            if listing is None or (listing.done() and not _is_fresh(listing)):
-                is_forced = listing is None
+            is_forced = listing is None
+            if listing is None or (listing.done() and time.monotonic() - self._asked_at > CACHE_S):
                 self._listing = listing = _in_thread(lambda: self._list(last))
-            else:
-                is_forced = False
+                self._asked_at = time.monotonic()
+            left_s = max(0.0, PATIENCE_S - (time.monotonic() - self._asked_at))
         try:
-            current = listing.result(timeout=None if is_forced or last is None else PATIENCE_S)
+            current = listing.result(timeout=None if is_forced or last is None else left_s)
         except (UadrayError, TimeoutError) as error:
             if last is None or is_forced:
                 raise
-            log.warning("bundles: the store does not answer (%s); the last answer holds", type(error).__name__)
+            if left_s:
+                log.warning("bundles: the store does not answer (%s); the last answer holds", type(error).__name__)
             return last
         with self._lock:
             if self._last is None or current.at > self._last.at:
@@ -261,10 +263,6 @@ class _Listing:
     bundles: dict[str, RegisteredBundle]
     broken: frozenset[str]
     read: dict[tuple[str, str], RegisteredBundle]
-
-
-def _is_fresh(listing: "Future[_Listing]") -> bool:
-    return listing.exception() is None and time.monotonic() - listing.result().at <= CACHE_S
 
 
 def _in_thread(work: "Callable[[], _Listing]") -> "Future[_Listing]":

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from uadray.serving.answers import Question, answer
+from uadray.serving.answers import Question, answer, in_thread
 from uadray.serving.base64_images import MEDIA_TYPES
 from uadray.serving.config import ServeConfig
 from uadray.serving.limits import PixelRoom, RequestGate
@@ -37,13 +37,13 @@ def router(services: Services) -> APIRouter:
     room = PixelRoom(config.max_pixels_in_flight)
 
     async def scored(request: Request, body: bytes) -> JSONResponse:
-        options, read = await asyncio.to_thread(_asked, request, body, config)
-        bundle = await asyncio.to_thread(services.registry.get, options.bundle)
+        options, read = await in_thread(_asked, request, body, config)
+        bundle = await in_thread(services.registry.get, options.bundle)
         if bundle.description.tiles.stain is not None:
             raise RefusedError(
                 422, f"bundle {bundle.name} normalises stain by slide; it cannot score tiles that come alone"
             )
-        question = await asyncio.to_thread(read, config, bundle)
+        question = await in_thread(read, config, bundle)
         answered = await answer(question, config=config, bundle=bundle, score=services.score, room=room)
         return JSONResponse(answered.model_dump(exclude=_left_out(options)))
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any, final
 
@@ -56,7 +57,10 @@ class ScreenedSlides:
     def slide(self, name: str, slide_id: str) -> dict[str, Any]:
         """All about a slide."""
         screening, version, records = self.decided(name, slide_id)
-        note, note_etag = self._notes.get(screening, slide_id)
+        with ThreadPoolExecutor(2) as pool:  # in S3 each takes a round trip or two
+            noted = pool.submit(self._notes.get, screening, slide_id)
+            has_masks = pool.submit(has_layers, screening, slide_id)
+        note, note_etag = noted.result()
         size = _size(records[0])
         image = None
         if size is not None and self._may_open(records[0]["uri"]):
@@ -76,7 +80,7 @@ class ScreenedSlides:
             "note": _told_note(note),
             "note_etag": note_etag,
             "image": image,
-            "masks": has_layers(screening, slide_id),
+            "masks": has_masks.result(),
         }
 
     def decided(self, name: str, slide_id: str) -> tuple[Screening, str, list[Record]]:
@@ -99,14 +103,12 @@ class ScreenedSlides:
         """The tile scores of a slide, and how they become colours: NaN for the ends of a scale that is not known."""
         screening, version, records = self.decided(name, slide_id)
         used = screening.bundle(bundle)
-        figures = self._screenings.calibration(screening, used)
-        low, high, *cells = (figures[n] for n in ("tile_median", "tile_high", "cell_median", "cell_high"))
-        registered = self._screenings.registered(used)
+        calibration, registered = self._screenings.calibration(used), self._screenings.registered(used)
         described = registered.description if registered is not None else None
         scale = HeatScale(
-            low=math.nan if low is None else low,
-            high=math.nan if high is None else high,
-            cells=None if None in cells or described is None else (cells[0], cells[1]),
+            low=math.nan if calibration is None else calibration.tile_median,
+            high=math.nan if calibration is None else calibration.tile_high,
+            cells=None if calibration is None else calibration.cell_scale,
             seen_share=described.detector.input_px / described.tiles.tile_px if described is not None else 1.0,
             threshold=threshold,
         )
@@ -164,7 +166,7 @@ class ScreenedSlides:
                 "tile_px": screening.tile_px,
                 "tile_um": tile_um,
                 "registered": self._screenings.registered(each) is not None,
-                "calibration": self._screenings.calibration(screening, each),
+                "calibration": self._screenings.figures(screening, each),
                 "decisions": slides.bundle_counts(each.folder),
             }
             for each in screening.bundles

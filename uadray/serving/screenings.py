@@ -12,12 +12,13 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from uadray.decisions.conformal import Calibration, threshold
 from uadray.detectors.description import BundleDescription
-from uadray.errors import InputError, NotFoundError
+from uadray.errors import InputError, NotFoundError, UadrayError
 from uadray.screening import decision_segments, leases
 from uadray.screening.run_record import RUN
 from uadray.screening.slide_outputs import decisions_of
@@ -34,7 +35,12 @@ FRESH_S = 2.0
 PATIENCE = 10
 """Nor for so many times as long as the last look took: a listing of a million slides takes a while."""
 
-KEPT_SLIDES, KEPT_TABLES = 2000, 8
+WAIT_S = 1.0
+"""For so long a request waits for news of what it knows already, before it takes what was there."""
+
+READERS = 4
+
+KEPT_SLIDES, KEPT_TABLES = 2000, 16
 
 _NAME = re.compile(r"[0-9a-f]{8,64}\Z")
 _MAX_RUN_BYTES = 2**20
@@ -123,6 +129,7 @@ class Screenings:
     def __init__(self, out: str, registered: Callable[[], Sequence[Registered]], *, fresh_s: float = FRESH_S) -> None:
         self._out, self._registered, self._fresh_s = out, registered, fresh_s
         self._known: dict[str, Screening] = {}
+        self._reader = ThreadPoolExecutor(READERS, thread_name_prefix="uadray-decided")
         self._tables = BoundedCache[str, "_Kept"](most=KEPT_TABLES)
         self._decisions = BoundedCache[tuple[str, str], tuple[float, str, list[dict[str, Any]]]](most=KEPT_SLIDES)
 
@@ -144,15 +151,35 @@ class Screenings:
         return screening
 
     def slides(self, screening: Screening) -> SlideTable:
-        """What it has decided so far."""
+        """What it has decided so far.
+
+        A store that does not answer, or takes long, is waited for at the first time alone: then the last answer holds.
+        """
         kept = self._tables.get(screening.name, _Kept)
         with kept.lock:
-            if kept.table is None or time.monotonic() >= kept.fresh_until:
-                began = time.monotonic()
-                kept.table = _read_again(screening.out, kept.table)
-                took = time.monotonic() - began
-                kept.fresh_until = time.monotonic() + max(self._fresh_s, PATIENCE * took)
+            if kept.table is not None and time.monotonic() < kept.fresh_until:
+                return kept.table
+            if kept.reading is None:
+                kept.reading = self._reader.submit(self._read, kept, screening.out)
+            reading, before = kept.reading, kept.table
+        try:
+            return reading.result(timeout=None if before is None else WAIT_S)
+        except (UadrayError, TimeoutError):
+            if before is None:
+                raise
+            return before
+
+    def _read(self, kept: "_Kept", out: str) -> SlideTable:
+        """What is decided by now, which is kept: the same object where nothing has changed."""
+        began = time.monotonic()
+        try:
+            kept.table = _read_again(out, kept.table)
             return kept.table
+        finally:
+            took = time.monotonic() - began
+            with kept.lock:
+                kept.fresh_until = time.monotonic() + max(self._fresh_s, PATIENCE * took)
+                kept.reading = None
 
     def decisions(self, screening: Screening, slide_id: str) -> tuple[str, list[dict[str, Any]]]:
         """The etag of a slide's decision, and the records of all bundles, each with `bundle`, its folder.
@@ -180,11 +207,16 @@ class Screenings:
         calibrated = [each for each in same if _is_of(each.calibration, bundle)]
         return next(iter([*calibrated, *same]), None)
 
-    def calibration(self, screening: Screening, bundle: UsedBundle) -> dict[str, Any]:
-        """The figures of a bundle's calibration; of one that is gone, what its decisions say, and null for the rest."""
+    def calibration(self, bundle: UsedBundle) -> Calibration | None:
+        """The calibration that a bundle's decisions rest on, if the endpoint still has it."""
         registered = self.registered(bundle)
         known = registered.calibration if registered is not None else None
-        if known is not None and _is_of(known, bundle):
+        return known if _is_of(known, bundle) else None
+
+    def figures(self, screening: Screening, bundle: UsedBundle) -> dict[str, Any]:
+        """The figures of a bundle's calibration; of one that is gone, what its decisions say, and null for the rest."""
+        known = self.calibration(bundle)
+        if known is not None:
             return calibration_figures(known)
         said = self.slides(screening).said(bundle.folder, ("alpha", "threshold"))
         return dict.fromkeys(_FIGURES) | {"id": bundle.calibration_id, "tile_quantiles": []} | said
@@ -206,6 +238,7 @@ class _Kept:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.table: SlideTable | None = None
+        self.reading: Future[SlideTable] | None = None
         self.fresh_until = 0.0
 
 
@@ -226,7 +259,7 @@ def _is_of(calibration: Calibration | None, bundle: UsedBundle) -> bool:
 
 
 def _read_again(out: str, before: SlideTable | None) -> SlideTable:
-    """What is decided by now: the same object where nothing has changed."""
+    """What is decided by now."""
     decided = decision_segments.read_decisions(out, known=before.table if before else None)
     is_same = before is not None and not decided.segments and not decided.unsegmented
     if before is not None and is_same and len(decided.table) == len(before.table):
