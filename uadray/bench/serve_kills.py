@@ -22,6 +22,7 @@ from typing import Any, Self
 from uadray.bench.endpoint import PROXY, Endpoint, running_endpoint, submitted
 from uadray.bench.http_load import BROKEN, Outcome, Request, counts
 from uadray.bench.processes import descendants, title
+from uadray.bench.seaweed import SeaweedServer
 from uadray.bench.serve_material import Material, asked, npz_request, painted, tiles
 from uadray.errors import UadrayError, WorkError
 from uadray.screening import decision_segments
@@ -67,7 +68,7 @@ def run(place: Material, *, only: Sequence[str] = (), slides_each: int = SLIDES_
 
 def _puts(place: Material) -> Counter[str]:
     """How often each slide's decision was put, as far as the server knows."""
-    return Counter({name.removesuffix(".json"): n for name, n in place.server.puts("kills/decisions").items()})
+    return Counter({name.removesuffix(".json"): n for name, n in _server(place).puts("kills/decisions").items()})
 
 
 def _phase(
@@ -121,10 +122,17 @@ def _kill_reader(place: Material, endpoint: Endpoint) -> int:
 
 
 def _kill_s3(place: Material, endpoint: Endpoint) -> int:
-    place.server.kill()
+    server = _server(place)
+    server.kill()
     time.sleep(S3_AWAY_S)
-    place.server.start()
+    server.start()
     return 1
+
+
+def _server(place: Material) -> SeaweedServer:
+    if place.server is None:
+        raise WorkError("the S3 server is another process's")
+    return place.server
 
 
 def readers(pid: int) -> list[int]:
@@ -148,10 +156,12 @@ class TileClients:
     Attributes:
         phase: under which outcomes are noted.
         outcomes: by phase.
+        bundle_ids: that scored, by phase.
     """
 
     def __init__(self, endpoint: Endpoint, request: Request) -> None:
         self.phase, self.outcomes = "start", defaultdict[str, list[Outcome]](list)
+        self.bundle_ids = defaultdict[str, set[str]](set)
         self._endpoint, self._request = endpoint, request
         self._ends = threading.Event()
         self._threads = [threading.Thread(target=self._go_on, daemon=True) for _ in range(CLIENTS)]
@@ -176,6 +186,8 @@ class TileClients:
         while not self._ends.is_set():
             phase, at = self.phase, time.monotonic()
             answer = self._endpoint.ask(self._request.path, self._request.body, headers=dict(self._request.headers))
+            if answer.status == 200:
+                self.bundle_ids[phase].add(answer.json["bundle_id"])
             said = "" if answer.status == 200 else answer.body[:300].decode(errors="replace")
             took_s, retry_after = time.monotonic() - at, answer.headers.get("retry-after", "")
             self.outcomes[phase].append(Outcome(at - self._began, took_s, answer.status, retry_after, said))

@@ -2,8 +2,9 @@
 
 In each round the endpoint gets few slides and then many, and `screen` few and many, one after the other, each on a Ray
 of its own and into a folder of its own. The rate is that of the further slides over the further seconds: starting costs
-neither side. Both read two slides at a time, and score with one thread, in batches of 64. Of both, the decisions of all
-slides must agree.
+neither side. Both score with one thread, in batches of 64. `screen` reads two slides and commits 16 at a time; of the
+endpoint's three workers each reads a slide, waits for its scores and commits it, one after the other. The decisions of
+all slides must agree.
 """
 
 import multiprocessing
@@ -26,7 +27,7 @@ GOALS = {"over_screen": 0.9}
 
 FEW, MANY = 8, 64
 ROUNDS = 2
-READERS = 2
+WORKERS = 3
 
 Run = tuple[int, float]
 """Slides, and seconds."""
@@ -40,7 +41,7 @@ def run(place: Material, *, few: int = FEW, many: int = MANY, rounds: int = ROUN
     runs: dict[str, list[list[Run]]] = {"endpoint": [], "screen": []}
     for number in range(rounds):
         for side, function in (("endpoint", _through_endpoint), ("screen", _screened)):
-            each = _apart(function, place, f"slides-{side}-{number}", first, rest)
+            each = _apart(function, place.elsewhere(), f"slides-{side}-{number}", first, rest)
             runs[side].append([(n, round(seconds, 2)) for n, seconds in each])
             rates[side].append(60 * slope(each))
     _check_same(place, len(rows), rounds)
@@ -70,7 +71,7 @@ def _apart(function: Callable[..., list[Run]], *arguments: Any) -> list[Run]:
 
 
 def _through_endpoint(place: Material, out: str, first: list[SlideRow], rest: list[SlideRow]) -> list[Run]:
-    slide = {"replicas": READERS, "cpus": 0}
+    slide = {"replicas": WORKERS, "cpus": 0}
     arguments = place.arguments(out, one_replica=True, slide=slide, batch_tiles=BATCH)
     runs = []
     with running_endpoint(arguments) as endpoint:
