@@ -220,6 +220,10 @@ def test_outlines_have_their_class_and_nothing_else(client: httpx.Client, folder
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     (only,) = got(client, f"{MAIN}/slides/b/layers")["features"]
     assert only["properties"] == {"class": "Tissue", "colour": None}
+    good = path.read_text()
+    for odd in (good.replace("9", "NaN", 1), good.replace("9", "1e999", 1), "[" * 5000, '{"features": 7}', '"x"', ""):
+        path.write_text(odd)
+        assert got(client, f"{MAIN}/slides/b/layers")["features"] == []
 
 
 def test_scores_are_the_tables(client: httpx.Client, folder: Path) -> None:

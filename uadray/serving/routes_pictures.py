@@ -10,7 +10,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from fastapi.responses import JSONResponse
 
 from uadray.serving.openapi import problems
 from uadray.serving.refusals import RefusedError
@@ -45,7 +44,7 @@ class _Svg(Response):
     media_type = "image/svg+xml"
 
 
-class _GeoJson(JSONResponse):
+class _GeoJson(Response):
     media_type = "application/geo+json"
 
 
