@@ -6,8 +6,7 @@ neither side. Both score with one thread, in batches of 64. `screen` reads two s
 endpoint's three workers each reads a slide, waits for its scores and commits it, one after the other. The decisions of
 all slides must agree.
 
-`cpu_ms_per_slide` is the CPU time of all processes but the S3 server; unlike rates it holds on a machine that does other
-work besides.
+`cpu_ms_per_slide` is the CPU time of all processes but the S3 server; unlike rates it holds on a busy machine too.
 """
 
 import multiprocessing

@@ -104,10 +104,8 @@ def decision(
         decided = client.decision(job)
         has_failed = any(each.state == "failed" for each in decided.decisions)
         if tiles is not None and not has_failed:
-            import pyarrow.parquet as pq
-
-            table = client.tiles(job, bundle=bundle)
-            _write(tiles, lambda: pq.write_table(table, tiles))
+            file = client.tiles_file(job, bundle=bundle)
+            _write(tiles, lambda: Path(tiles).write_bytes(file))
     console.result(decided.record)
     if has_failed:
         raise typer.Exit(1)
@@ -229,7 +227,7 @@ def _images(tiles: list[str]) -> Any:
         raise InputError(f"{tiles[0]}: no .npz with an array `tiles`: {error}") from error
 
 
-def _write(path: str, write: Callable[[], None]) -> None:
+def _write(path: str, write: Callable[[], object]) -> None:
     try:
         write()
     except OSError as error:
