@@ -57,7 +57,8 @@ def deploy(
     tokens.chmod(0o600)
     args = small | {
         "out": str(folder / "out"), "tokens": str(tokens),
-        "bundles": {"main": bundles["dpa"], "second": bundles["fanogan"], "decides": calibrated},
+        "bundles": {"main": bundles["dpa"], "second": bundles["fanogan"], "decides": calibrated,
+                    "without": bundles["enlarged_nuclei"]},
         "bundle_sources": [str(Path(bundles["dpa"]).parent)], "slides": [str(data_dir)],
         "slide": {"replicas": 0, "max_replicas": 2, "cpus": 0},
     }  # fmt: skip
@@ -126,9 +127,12 @@ def test_scores_over_http_are_the_detectors(
     chain: str, bundles: dict[str, str], pixels: Pixels, body: dict[str, Any]
 ) -> None:
     ready = requests.get(f"{chain}/readyz", timeout=30)
-    assert (ready.status_code, [b["name"] for b in ready.json()["bundles"]]) == (200, ["main", "decides", "second"])
+    assert (ready.status_code, [b["name"] for b in ready.json()["bundles"]]) == (
+        200,
+        ["main", "decides", "second", "without"],
+    )
     assert requests.post(chain + PATH, json=body, timeout=30).status_code == 401
-    for name, kind in (("main", "dpa"), ("second", "fanogan")):
+    for name, kind in (("main", "dpa"), ("second", "fanogan"), ("without", "enlarged_nuclei"), ("main", "dpa")):
         answer = requests.post(chain + PATH, json=body | {"bundle": name}, headers=TOKEN, timeout=60)
         scores_of(answer, bundles[kind], pixels)
 

@@ -34,8 +34,8 @@ from uadray.serving.loaded_stages import (
 )
 from uadray.serving.replica_logs import log_to_output
 
-JOIN_WAIT_S = 0.003
-"""A request of fewer tiles than a forward pass has waits so long for others of its bundle."""
+JOIN_WAIT_S = 0.001
+"""A request of fewer tiles than a forward pass has waits so long for others of its bundle, in every stage."""
 
 FAILURES = 3
 """After so many failures in a row, without a success, a replica calls itself broken, and Serve replaces it."""
