@@ -75,8 +75,10 @@ def with_values(described: dict[str, Any], services: Services) -> dict[str, Any]
                     parameter["schema"] = {"enum": ["none"] if is_delete else known[parameter["name"]]}
                     parameter.pop("examples", None)
     schemas = described["components"]["schemas"]
-    schemas["SlideRequest"]["examples"] = [{"uri": slide, "bundles": ["tiny0"], "site": "north", "priority": 7}]
-    schemas["BatchRequest"]["examples"] = [{"prefix": folder}, {"slides": [{"uri": slide, "mpp": 1.0}]}]
+    schemas["SlideRequest"]["properties"] |= {"uri": {"enum": [slide]}, "bundles": {"enum": [["tiny0"], None]}}
+    schemas["BatchRequest"]["properties"] |= {"prefix": {"enum": [folder]}, "bundles": {"enum": [["tiny0"], None]}}
+    for name in ("manifest", "slides", "split"):
+        schemas["BatchRequest"]["properties"][name] = {"type": "null"}  # one source alone may be given
     return described
 
 
