@@ -111,8 +111,12 @@ def metric_replicas() -> dict[str, int]:
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     with urllib.request.urlopen(url, timeout=10) as answer:
-        text = answer.read().decode()
-    found = [(match["labels"], float(match["value"])) for match in METRIC.finditer(text)]
+        return replicas_of(answer.read().decode())
+
+
+def replicas_of(metrics: str) -> dict[str, int]:
+    """The same, of Ray's metrics as text."""
+    found = [(match["labels"], float(match["value"])) for match in METRIC.finditer(metrics)]
     return {
         name: int(sum(value for labels, value in found if f'deployment="{name}"' in labels)) for name in WATCHED
     }  # fmt: skip
