@@ -1,5 +1,6 @@
 """Slides, pictures, tiles and notes over HTTP."""
 
+import asyncio
 import base64
 import json
 import re
@@ -44,10 +45,12 @@ async def ready() -> bool:
 
 @contextmanager
 def client_of(
-    out: Path, *, slides: tuple[str, ...], tokens: TokenSource | None = None, **bundles: str
+    out: Path, *, slides: tuple[str, ...], tokens: TokenSource | None = None, timeout_s: float = 60, **bundles: str
 ) -> Iterator[httpx.Client]:
     """Asks an endpoint of this folder with these bundles."""
-    config = ServeConfig(out=str(out), bundles=bundles or {"none": "unused"}, slides=slides, insecure=True)
+    config = ServeConfig(
+        out=str(out), bundles=bundles or {"none": "unused"}, slides=slides, insecure=True, request_timeout_s=timeout_s
+    )
     registry, views = Registry(str(out)), SlideViews()
     registry.put_configured(bundles)
     services = Services(
@@ -217,6 +220,10 @@ def test_outlines_have_their_class_and_nothing_else(client: httpx.Client, folder
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     (only,) = got(client, f"{MAIN}/slides/b/layers")["features"]
     assert only["properties"] == {"class": "Tissue", "colour": None}
+    good = path.read_text()
+    for odd in (good.replace("9", "NaN", 1), good.replace("9", "1e999", 1), "[" * 5000, '{"features": 7}', '"x"', ""):
+        path.write_text(odd)
+        assert got(client, f"{MAIN}/slides/b/layers")["features"] == []
 
 
 def test_scores_are_the_tables(client: httpx.Client, folder: Path) -> None:
@@ -343,3 +350,27 @@ def test_older_folders_have_their_pictures_as_files(screened: Path, tmp_path: Pa
         assert client.get(f"{MAIN}/slides/a/heatmap").content == jpeg
         assert client.get(f"{MAIN}/slides/a/heatmap?bundle=tiny1").status_code == 404
         assert b'id="tile_0"' in client.get(f"{MAIN}/slides/a/evidence").content
+
+
+def test_a_picture_that_takes_too_long_is_504(screened: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow(*_: Any) -> bytes:
+        await asyncio.sleep(30)
+        return b""
+
+    monkeypatch.setattr(SlideViews, "image", slow)
+    with client_of(screened / "out", slides=(str(screened / "slides"),), timeout_s=0.2) as client:
+        answer = client.get(f"{MAIN}/slides/a/image/8/0_0")
+    assert answer.status_code == 504
+    assert "0.2 s" in answer.json()["detail"]
+
+
+def test_the_audit_line_names_the_whole_route_and_no_slide(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "uadray.serving.audit")
+    for path in ("", "/image/8/0_0"):
+        assert client.get(f"{MAIN}/slides/{quote(STRANGE_ID, safe='')}{path}").status_code == 200
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "uadray.serving.audit"]
+    one = "/v1/screenings/{screening}/slides/{slide_id}"
+    assert [line["route"] for line in lines] == [one, f"{one}/image/{{level}}/{{x}}_{{y}}"]
+    assert STRANGE_ID not in caplog.text

@@ -7,7 +7,7 @@ import pytest
 from ray.serve.autoscaling_policy import _apply_app_level_autoscaling_config
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
-from uadray.serving.scaling import follow_slides, waiting_slides
+from uadray.serving.scaling import WANTED, follow_slides, replicas_of_slides
 
 
 def told(**replicas: tuple[float, float]) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def told(**replicas: tuple[float, float]) -> dict[str, Any]:
         name: [SimpleNamespace(timestamp=0.0, value=99.0), SimpleNamespace(timestamp=when, value=slides)]
         for name, (when, slides) in replicas.items()
     }
-    return {"slides": series}
+    return {WANTED: series}
 
 
 def context(
@@ -75,7 +75,7 @@ def test_who_looked_last_is_believed() -> None:
         "Ingress": context("Ingress", metrics=told(a=(3.0, 7), b=(9.0, 2))),
         "SlideStage": context("SlideStage", metrics=told(c=(8.0, 5))),
     }
-    assert waiting_slides(contexts) == 2
+    assert replicas_of_slides(contexts) == 2
 
 
 def test_one_process_with_all_stages_follows_too() -> None:

@@ -1,40 +1,48 @@
-"""What an endpoint may be configured with."""
+"""What an endpoint may be configured with; the file around it is tested in `test_deployment_file`."""
+
+from pathlib import Path
 
 import pytest
 
-from uadray.config import parse_config
+from uadray.config import load_config
 from uadray.errors import InputError
-from uadray.serving.app import resolved
 from uadray.serving.config import ServeConfig
 
-LEAST = {"out": "o", "bundles": {"a": "b"}}
+GOOD = "out: o\nbundles: {main: b, second: c}\n"
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("line", "words"),
     [
-        ({"max_tile_per_request": 3}, r"max_tile_per_request: no such field; did you mean max_tiles_per_request\?"),
-        ({"encoder": {"replica": 3}}, r"encoder.replica: no such field; did you mean replicas\?"),
-        ({"encoder": {"replicas": 3, "max_replicas": 2}}, "replicas 3 to 2"),
-        ({"encoder": {"replicas": 0}}, "replicas 0 to 0"),
-        ({"max_body_bytes": 2**29}, "max_body_bytes is more than max_bytes_in_flight"),
-        ({"max_pixels_per_request": 2**28}, "max_pixels_per_request is more than max_pixels_in_flight"),
+        ("max_tile_per_request: 3", r"max_tile_per_request: no such field; did you mean max_tiles_per_request\?"),
+        ("encoder: {replica: 3}", r"encoder.replica: no such field; did you mean replicas\?"),
+        ("encoder: {replicas: 3, max_replicas: 2}", "replicas 3 to 2: one at least must be possible, and no fewer"),
+        ("encoder: {replicas: 0}", "replicas 0 to 0"),
+        ("max_pixels_in_flight: 1000", "max_pixels_per_request is more than max_pixels_in_flight"),
+        ("max_bytes_in_flight: 2000", "max_body_bytes is more than max_bytes_in_flight"),
+        ("max_image_px: 100000", "max_image_px"),
+        ("request_timeout_s: 0", "request_timeout_s"),
     ],
 )
-def test_what_is_refused(fields: dict[str, object], words: str) -> None:
+def test_what_is_wrong_is_named(tmp_path: Path, line: str, words: str) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(f"{GOOD}{line}\n")
     with pytest.raises(InputError, match=words):
-        parse_config(ServeConfig, LEAST | fields, source="test")
+        load_config(ServeConfig, path)
 
 
-def test_paths_no_longer_depend_on_where_a_process_runs() -> None:
-    config = parse_config(
-        ServeConfig,
-        {"out": "out", "bundles": {"a": "b", "c": "s3://d/e"}, "slides": ["slides", "/f"], "tokens": "t.yaml"},
-        source="test",
-    )
-    there = resolved(config, "/here")
-    assert there.out == "/here/out"
-    assert there.bundles == {"a": "/here/b", "c": "s3://d/e"}
-    assert there.slides == ("/here/slides", "/f")
-    assert there.tokens == "/here/t.yaml"
-    assert resolved(there, "/elsewhere") == there
+@pytest.mark.parametrize("name", ["../x", "a/b", "''", ".a", "a b", "a" * 65])
+def test_a_bundle_is_called_what_a_path_may_have(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(f"out: o\nbundles: {{{name}: b}}\n")
+    with pytest.raises(InputError, match="bundles"):
+        load_config(ServeConfig, path)
+
+
+def test_the_first_bundle_is_the_default_and_stages_go_by_the_field(tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(f"{GOOD}one_replica: false\n")
+    config = load_config(ServeConfig, path)
+    assert config.default_bundle == "main"
+    assert list(config.stages) == ["encoder", "generator", "scorer"]
+    assert list(load_config(ServeConfig, path, ["one_replica=true"]).stages) == ["detector"]

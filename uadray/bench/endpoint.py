@@ -104,7 +104,7 @@ class Endpoint:
         """
         self.wait(lambda: self.ask("/readyz", timeout_s=5).status == 200, seconds, "readiness")
 
-    def wait(self, condition: Callable[[], Value], seconds: float, what: str, *, every_s: float = 0.1) -> Value:
+    def wait(self, condition: Callable[[], Value | None], seconds: float, what: str, *, every_s: float = 0.1) -> Value:
         """The first true value of a condition.
 
         Raises:

@@ -1,8 +1,9 @@
 """`bench serve --only kills`: kill -9 of each part of an endpoint while it works, one after the other.
 
-Before each kill slides are sent, and one is at work; clients send tiles all the time. Afterwards the slides must be
-decided, each once: their decisions' etags are looked at all the time, and the server's journal says how often each was
-put. Tile requests may fail as 429 or 503 with Retry-After; a broken connection is that of a proxy which was killed.
+Before each kill slides are sent, the last of which nobody can read, and one is at work; clients send tiles meanwhile.
+Afterwards the slides must be decided, each once: their decisions' etags are looked at all the time, and the server's
+journal says how often each was put. Tile requests may fail as 429 or 503 with Retry-After; a broken connection is that
+of a proxy which was killed.
 
 - score: a replica of `ScoreStage`      - slide: a replica of `SlideStage`, which had a slide
 - reader: the process that reads for it - ingress: the replica that takes requests
@@ -22,16 +23,18 @@ from typing import Any, Self
 from uadray.bench.endpoint import PROXY, Endpoint, running_endpoint, submitted
 from uadray.bench.http_load import BROKEN, Outcome, Request, counts
 from uadray.bench.processes import descendants, title
+from uadray.bench.seaweed import SeaweedServer
 from uadray.bench.serve_material import Material, asked, npz_request, painted, tiles
 from uadray.errors import UadrayError, WorkError
 from uadray.screening import decision_segments
+from uadray.storage import objects
 
 GOALS = {"lost": 0, "doubled": 0, "rewritten": 0, "wrong_answers": 0}
 """The most of each: accepted slides without a decision; decisions that were put more than once; decisions whose etag
 changed; answers to tile requests that are none of those above."""
 
 S3_AWAY_S = 3.0
-SLIDES_EACH = 3
+SLIDES_EACH = 4
 CLIENTS = 2
 DONE_S = 120.0
 
@@ -42,10 +45,12 @@ def run(place: Material, *, only: Sequence[str] = (), slides_each: int = SLIDES_
     Args:
         place: what is served.
         only: names of victims; all unless given.
-        slides_each: slides that are sent before each kill.
+        slides_each: slides that are sent before each kill; the last of them cannot be read.
     """
     victims = {name: kill for name, kill in VICTIMS.items() if not only or name in only}
     rows = painted(place, slides_each * len(victims))
+    for row in rows[slides_each - 1 :: slides_each]:
+        objects.write_bytes(row.uri, b"no slide")
     slides = iter(asked(rows))
     arguments = place.arguments("kills", one_replica=False, slide={"replicas": 2, "cpus": 0})
     phases: dict[str, dict[str, Any]] = {}
@@ -67,7 +72,7 @@ def run(place: Material, *, only: Sequence[str] = (), slides_each: int = SLIDES_
 
 def _puts(place: Material) -> Counter[str]:
     """How often each slide's decision was put, as far as the server knows."""
-    return Counter({name.removesuffix(".json"): n for name, n in place.server.puts("kills/decisions").items()})
+    return Counter({name.removesuffix(".json"): n for name, n in _server(place).puts("kills/decisions").items()})
 
 
 def _phase(
@@ -121,10 +126,17 @@ def _kill_reader(place: Material, endpoint: Endpoint) -> int:
 
 
 def _kill_s3(place: Material, endpoint: Endpoint) -> int:
-    place.server.kill()
+    server = _server(place)
+    server.kill()
     time.sleep(S3_AWAY_S)
-    place.server.start()
+    server.start()
     return 1
+
+
+def _server(place: Material) -> SeaweedServer:
+    if place.server is None:
+        raise WorkError("the S3 server is another process's")
+    return place.server
 
 
 def readers(pid: int) -> list[int]:
@@ -148,10 +160,12 @@ class TileClients:
     Attributes:
         phase: under which outcomes are noted.
         outcomes: by phase.
+        bundle_ids: that scored, by phase.
     """
 
     def __init__(self, endpoint: Endpoint, request: Request) -> None:
         self.phase, self.outcomes = "start", defaultdict[str, list[Outcome]](list)
+        self.bundle_ids = defaultdict[str, set[str]](set)
         self._endpoint, self._request = endpoint, request
         self._ends = threading.Event()
         self._threads = [threading.Thread(target=self._go_on, daemon=True) for _ in range(CLIENTS)]
@@ -176,6 +190,8 @@ class TileClients:
         while not self._ends.is_set():
             phase, at = self.phase, time.monotonic()
             answer = self._endpoint.ask(self._request.path, self._request.body, headers=dict(self._request.headers))
+            if answer.status == 200:
+                self.bundle_ids[phase].add(answer.json["bundle_id"])
             said = "" if answer.status == 200 else answer.body[:300].decode(errors="replace")
             took_s, retry_after = time.monotonic() - at, answer.headers.get("retry-after", "")
             self.outcomes[phase].append(Outcome(at - self._began, took_s, answer.status, retry_after, said))

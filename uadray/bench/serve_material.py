@@ -39,19 +39,20 @@ class Material:
     """What a benchmark of the endpoint runs on.
 
     Attributes:
-        server: S3.
+        root: the URI of the bucket.
         bundle: the detector that scores.
         folder: for what lies on this machine.
+        server: S3; None in a process that did not start it.
     """
 
-    server: SeaweedServer
+    root: str
     bundle: Bundle
     folder: Path
+    server: SeaweedServer | None = None
 
-    @property
-    def root(self) -> str:
-        """The URI of the server's bucket."""
-        return f"s3://{self.server.bucket}"
+    def elsewhere(self) -> "Material":
+        """The same, for another process."""
+        return replace(self, server=None)
 
     @property
     def bundle_uri(self) -> str:
@@ -70,9 +71,8 @@ class Material:
 def material(folder: Path, write: Callable[[str], Bundle] | None = None) -> Iterator[Material]:
     """A server with a bundle, for a `with` block; `write` writes another than the ready one."""
     with served(folder / "s3") as server:
-        uri = f"s3://{server.bucket}/bundles/a"
-        bundle = (write or write_ready_bundle)(uri)
-        yield Material(server, bundle, folder)
+        root = f"s3://{server.bucket}"
+        yield Material(root, (write or write_ready_bundle)(f"{root}/bundles/a"), folder, server)
 
 
 def write_ready_bundle(uri: str) -> Bundle:

@@ -26,11 +26,11 @@ from uadray.serving.http import build_http
 from uadray.serving.jobs import Jobs
 from uadray.serving.registry import RegisteredBundle, Registry
 from uadray.serving.replica_logs import log_to_output
-from uadray.serving.scaling import SLIDES
+from uadray.serving.scaling import WANTED
 from uadray.serving.scores import Scores, Wanted
 from uadray.serving.screening_folders import claim_screening
 from uadray.serving.services import Services
-from uadray.serving.slide_stage import DRAIN_S, GIVE_BACK_S, SlideStage, known_slides
+from uadray.serving.slide_stage import DRAIN_S, GIVE_BACK_S, SlideStage, replicas_for
 from uadray.serving.stages import Kind, StageReplica
 from uadray.serving.through_stages import ThroughStages
 from uadray.serving.view_stage import ReplicaViews, ViewStage
@@ -60,7 +60,8 @@ class Ingress:
     ) -> None:
         log_to_output()
         self._through = ThroughStages(config, stages)
-        self._jobs, self._slides = Jobs(config.out), 0
+        self._jobs = Jobs(config.out)
+        self._per_replica, self._wanted = config.slides_per_replica, 0.0
         self._registry = Registry(config.out, default=config.default_bundle)
         self._registry.put_configured(config.bundles)
         _claim_folder(config, self._registry.get())
@@ -87,9 +88,9 @@ class Ingress:
             return False
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """How many slide jobs wait or are at work: this is told while there is no replica of `SlideStage`, too."""
-        self._slides = await asyncio.to_thread(known_slides, self._jobs, self._slides)
-        return {SLIDES: float(self._slides)}
+        """How many replicas' slides wait or are at work: this is told while there is none of `SlideStage`, too."""
+        self._wanted = await asyncio.to_thread(replicas_for, self._jobs, self._per_replica, self._wanted)
+        return {WANTED: self._wanted}
 
 
 def _claim_folder(config: ServeConfig, bundle: RegisteredBundle) -> None:

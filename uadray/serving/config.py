@@ -58,7 +58,8 @@ class ServeConfig(Config):
         generator: the stage `reconstruct`, deployed as `ReconstructStage`.
         scorer: the stage `score`, deployed as `ScoreStage`.
         detector: the three of them where `one_replica` is set, deployed as `AllStages`.
-        slide: `SlideStage`: each replica works on one slide at a time, so `most` slides run at once, the others wait.
+        slide: `SlideStage`: with `slides_per_replica` its most replicas say how many slides run at once; others wait.
+        slides_per_replica: that a replica of `SlideStage` is at: while one is read or committed another is scored.
         view: `ViewStage`: deep zoom and layers for the page.
         bundles_per_replica: that a stage keeps loaded; the one used longest ago is dropped for another.
         batch_tiles: in one forward pass of a stage; None takes 64 on a CPU, 128 on a GPU, and fewer beyond 256 px.
@@ -88,6 +89,7 @@ class ServeConfig(Config):
     detector: StageConfig = StageConfig()
     slide: StageConfig = StageConfig(cpus=0)
     view: StageConfig = StageConfig(cpus=0)
+    slides_per_replica: int = Field(default=2, ge=1, le=16)
     bundles_per_replica: int = Field(default=3, ge=1, le=64)
     batch_tiles: int | None = Field(default=None, ge=1, le=MAX_TILES)
     max_tiles_per_request: int = Field(default=256, ge=1, le=MAX_TILES)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from fastapi.responses import JSONResponse
 
 from uadray.serving.openapi import problems
 from uadray.serving.refusals import RefusedError
@@ -18,7 +17,7 @@ from uadray.serving.requests import unless_gone
 from uadray.serving.screened_slides import ScreenedSlides
 from uadray.serving.screenings import UsedBundle
 from uadray.serving.services import Services
-from uadray.serving.slide_answers import ONE, BundleName, Name, Number, SlideId, in_thread, slide_problems
+from uadray.serving.slide_answers import ONE, PREFIX, BundleName, Name, Number, SlideId, in_thread, in_time
 from uadray.serving.tile_panel import normal_share, tile_facts, tile_pictures
 from uadray.serving.views import TileAt
 
@@ -45,14 +44,18 @@ class _Svg(Response):
     media_type = "image/svg+xml"
 
 
-class _GeoJson(JSONResponse):
+class _GeoJson(Response):
     media_type = "application/geo+json"
 
 
 def router(services: Services, slides: ScreenedSlides) -> APIRouter:
     """The routes."""
     may_read = Depends(services.access.requires("read"))
-    routes = APIRouter(dependencies=[may_read], responses=problems(409))
+    routes = APIRouter(
+        prefix=PREFIX, tags=["screenings"], dependencies=[may_read],
+        responses=problems(401, 403, 404, 409, 422, 503, 504),
+    )  # fmt: skip
+    seconds = services.config.request_timeout_s
 
     async def kept(
         request: Request, screening: str, slide_id: str, bundle: str | None, v: str | None, what: str
@@ -60,7 +63,7 @@ def router(services: Services, slides: ScreenedSlides) -> APIRouter:
         """A picture that the screening has kept."""
         version, read = await in_thread(lambda: slides.picture(screening, slide_id, bundle, what))
         made = lambda: in_thread(read)  # noqa: E731 - a coroutine each time
-        return await _answered(request, version, v, (slide_id, bundle, what), made, _Jpeg if what else _Svg)
+        return await _answered(request, version, v, (slide_id, bundle, what), made, _Jpeg if what else _Svg, seconds)
 
     @routes.get(f"{ONE}/thumbnail", operation_id="slide_thumbnail", response_class=_Jpeg)
     async def thumbnail(request: Request, screening: Name, slide_id: SlideId, v: Version = None) -> Response:
@@ -88,7 +91,7 @@ def router(services: Services, slides: ScreenedSlides) -> APIRouter:
         """A tile of the slide."""
         ref = await in_thread(lambda: slides.slide_ref(screening, slide_id))
         made = lambda: services.views.image(ref, level, x, y)  # noqa: E731
-        return await _answered(request, ref.etag, v, (ref.key, level, x, y), made, _Jpeg)
+        return await _answered(request, ref.etag, v, (ref.key, level, x, y), made, _Jpeg, seconds)
 
     @routes.get(f"{ONE}/heat/{{level}}/{{x}}_{{y}}", operation_id="slide_heat", response_class=_Png)
     async def heat(
@@ -98,7 +101,7 @@ def router(services: Services, slides: ScreenedSlides) -> APIRouter:
         """A tile of the heatmap, with the levels and tiles of the image; transparent where nothing was scored."""
         ref, scale = await in_thread(lambda: slides.heat_ref(screening, slide_id, bundle, threshold))
         made = lambda: services.views.heat(ref, scale, level, x, y)  # noqa: E731
-        return await _answered(request, ref.version, v, (ref.uri, scale, level, x, y), made, _Png)
+        return await _answered(request, ref.version, v, (ref.uri, scale, level, x, y), made, _Png, seconds)
 
     @routes.get(f"{ONE}/layers", operation_id="slide_layers", response_class=_GeoJson)
     async def outlines(screening: Name, slide_id: SlideId) -> Response:
@@ -109,14 +112,14 @@ def router(services: Services, slides: ScreenedSlides) -> APIRouter:
     async def scores(screening: Name, slide_id: SlideId, bundle: BundleName = None) -> dict[str, list[Any]]:
         """The slide's tiles by column: x, y, width, height in level-0 pixels, score, flag, error."""
         ref, _ = await in_thread(lambda: slides.heat_ref(screening, slide_id, bundle))
-        with slide_problems():
+        async with in_time(seconds):
             return await services.views.scores(ref)
 
     @routes.get(f"{ONE}/at", operation_id="slide_tile_at")
     async def at(screening: Name, slide_id: SlideId, x: Pixel, y: Pixel) -> list[dict[str, Any]]:
         """The tile at a point, for every bundle of the screening that has one there."""
         found_in, ref, tables = await in_thread(lambda: slides.tile_refs(screening, slide_id))
-        with slide_problems():
+        async with in_time(seconds):
             found = await services.views.at(ref, [table for _, table in tables], found_in.tiles, x, y)
             told = [
                 _tile_told(services, slides, bundle, tile)
@@ -131,7 +134,7 @@ def router(services: Services, slides: ScreenedSlides) -> APIRouter:
 async def _answered(
     request: Request, version: str, wanted: str | None, asked: Sequence[Any],
     make: Callable[[], Coroutine[Any, Any, bytes]],
-    kind: type[Response],
+    kind: type[Response], seconds: float,
 ) -> Response:  # fmt: skip
     """A picture of a version, or that it is the one that the client has."""
     if wanted is not None and wanted != version:
@@ -141,7 +144,7 @@ async def _answered(
     known = request.headers.get("if-none-match", "")
     if etag in [each.strip().removeprefix("W/") for each in known.split(",")]:
         return Response(status_code=304, headers=headers)
-    with slide_problems():
+    async with in_time(seconds):
         return kind(await unless_gone(request, make()), headers=headers)
 
 

@@ -1,6 +1,6 @@
 """How many replicas there are: one decision for the whole application, which Serve asks for every moment.
 
-    SlideStage        as many as there are slide jobs that wait or are at work
+    SlideStage        as many as the slide jobs need that wait or are at work
     stages that score  the larger of two: what those slides need, by the ratio of the deployments' maxima,
                        and what their own requests need
     Ingress, ViewStage  what their requests need
@@ -17,8 +17,8 @@ SLIDE_STAGE = "SlideStage"
 
 SCORING = ("MapStage", "ReconstructStage", "ScoreStage", "AllStages")
 
-SLIDES = "slides"
-"""The metric under which replicas report how many slide jobs wait or are at work."""
+WANTED = "slide_replicas"
+"""The metric under which replicas report how many of `SlideStage` the jobs need that wait or are at work."""
 
 
 def follow_slides(contexts: Mapping[Any, Any]) -> tuple[dict[Any, float], dict[Any, dict[str, Any]]]:
@@ -27,7 +27,7 @@ def follow_slides(contexts: Mapping[Any, Any]) -> tuple[dict[Any, float], dict[A
     Args:
         contexts: Serve's `AutoscalingContext` of each deployment that scales, by its id.
     """
-    slides = waiting_slides(contexts)
+    slides = replicas_of_slides(contexts)
     stages = [context for context in contexts.values() if context.deployment_name == SLIDE_STAGE]
     most_slides = max([1, *(context.capacity_adjusted_max_replicas for context in stages)])
     wanted: dict[Any, float] = {}
@@ -42,12 +42,12 @@ def follow_slides(contexts: Mapping[Any, Any]) -> tuple[dict[Any, float], dict[A
     return wanted, {}
 
 
-def waiting_slides(contexts: Mapping[Any, Any]) -> int | None:
-    """Slide jobs that wait or are at work, as the replica that looked last saw them; None where nobody has told yet."""
+def replicas_of_slides(contexts: Mapping[Any, Any]) -> int | None:
+    """Replicas of `SlideStage` that the jobs need, as who looked last saw them; None where nobody has told yet."""
     told = [
         series[-1]
         for context in contexts.values()
-        for series in ((context.raw_metrics or {}).get(SLIDES) or {}).values()
+        for series in ((context.raw_metrics or {}).get(WANTED) or {}).values()
         if series
     ]
     return int(max(told, key=lambda value: value.timestamp).value) if told else None

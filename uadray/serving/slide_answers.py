@@ -1,8 +1,8 @@
 """What the routes about slides share: parameters, and errors about what was asked for as answers."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, TypeVar
 
 from fastapi import Path, Query
@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 SLIDE_STATUS = {"changed": 409, "missing": 404, "outside": 404, "no_access": 503, "unreachable": 503}
 """Of an answer about a slide that cannot be shown, by the reason; 422 for the others, which are the file's own."""
+
+PREFIX = "/v1/screenings"
 
 ONE = "/{screening}/slides/{slide_id}"
 
@@ -47,3 +49,14 @@ def slide_problems() -> Iterator[None]:
         raise RefusedError(403, f"this endpoint does not open the slide: {error}") from error
     except InputError as error:
         raise RefusedError(422, str(error)) from error
+
+
+@asynccontextmanager
+async def in_time(seconds: float) -> AsyncIterator[None]:
+    """Work on a slide that is stopped after so many seconds (504); see `slide_problems`."""
+    try:
+        with slide_problems():
+            async with asyncio.timeout(seconds):
+                yield
+    except TimeoutError as error:
+        raise RefusedError(504, f"no picture within {seconds:g} s; try again, or look at a coarser level") from error

@@ -1,20 +1,23 @@
-"""The deployment that works on slide jobs: each replica runs one worker in a thread, one slide at a time.
+"""The deployment that works on slide jobs: each replica runs some workers in threads, of one slide each.
 
-It takes no requests. Jobs come from the queue in the object store; how many replicas there are, `scaling` decides.
+While one of its slides is read or committed another is scored. It takes no requests. Jobs come from the queue in the
+object store; how many replicas there are, `scaling` decides.
 """
 
 import asyncio
 import threading
+import time
 from functools import partial
 from typing import final
 
 from ray.serve.handle import DeploymentHandle
 
 from uadray.errors import UadrayError
+from uadray.serving.allowed_uris import check_slide
 from uadray.serving.config import ServeConfig
 from uadray.serving.jobs import Jobs
 from uadray.serving.replica_logs import log_to_output
-from uadray.serving.scaling import SLIDES
+from uadray.serving.scaling import WANTED
 from uadray.serving.slide_work import SlideWorker
 from uadray.serving.through_stages import ThroughStages
 
@@ -26,46 +29,54 @@ GIVE_BACK_S = 20.0
 
 @final
 class SlideStage:
-    """One replica: a worker, its thread, and what stops it."""
+    """One replica: its workers, their threads, and what stops them."""
 
     def __init__(self, config: ServeConfig, *stages: DeploymentHandle) -> None:
         log_to_output()
         self._jobs = Jobs(config.out)
         score = partial(ThroughStages(config, stages).score_now, loop=asyncio.get_running_loop())
-        self._worker = SlideWorker(self._jobs, score)
+        check = partial(check_slide, allowed=config.slides)
+        self._workers = [SlideWorker(self._jobs, score, check=check) for _ in range(config.slides_per_replica)]
         self._drain, self._stop = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="uadray-slides", daemon=True)
-        self._thread.start()
-        self._slides = 0
+        self._threads = [
+            threading.Thread(target=worker.run, args=(self._stop,), kwargs={"drain": self._drain}, daemon=True)
+            for worker in self._workers
+        ]
+        for thread in self._threads:
+            thread.start()
+        self._per_replica, self._wanted = config.slides_per_replica, 0.0
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """How many slide jobs wait or are at work, for `scaling`."""
-        self._slides = await asyncio.to_thread(known_slides, self._jobs, self._slides)
-        return {SLIDES: float(self._slides)}
+        """How many replicas' slides wait or are at work, for `scaling`."""
+        self._wanted = await asyncio.to_thread(replicas_for, self._jobs, self._per_replica, self._wanted)
+        return {WANTED: self._wanted}
 
     def check_health(self) -> None:
-        """Raise where the worker has ended: Serve replaces the replica then."""
-        if not self._thread.is_alive():
-            raise RuntimeError("the worker of slide jobs has ended")
+        """Raise where a worker has ended: Serve replaces the replica then."""
+        if not all(thread.is_alive() for thread in self._threads):
+            raise RuntimeError("a worker of slide jobs has ended")
 
     async def at_work(self) -> bool:
         """Whether a slide is being worked on."""
-        return self._worker.at_work
+        return any(worker.at_work for worker in self._workers)
 
     async def __del__(self) -> None:
-        """Serve calls this before it ends the replica: the slide at work is finished, if that is not too long."""
+        """Serve calls this before it ends the replica: slides at work are finished, if that is not too long."""
         self._drain.set()
-        await asyncio.to_thread(self._thread.join, DRAIN_S)
+        await asyncio.to_thread(self._join, DRAIN_S)
         self._stop.set()
-        await asyncio.to_thread(self._thread.join, GIVE_BACK_S)
+        await asyncio.to_thread(self._join, GIVE_BACK_S)
 
-    def _work(self) -> None:
-        self._worker.run(self._stop, drain=self._drain)
+    def _join(self, seconds: float) -> None:
+        """Wait until all workers have ended, for so many seconds at most."""
+        until = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
 
-def known_slides(jobs: Jobs, before: int) -> int:
-    """Slide jobs that wait or are at work; as many as before where the store does not answer."""
+def replicas_for(jobs: Jobs, per_replica: int, before: float) -> float:
+    """Replicas that the slide jobs need which wait or are at work; as before where the store does not answer."""
     try:
-        return jobs.waiting()
+        return float(-(-jobs.waiting() // per_replica))
     except UadrayError:
         return before
