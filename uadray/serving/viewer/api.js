@@ -28,7 +28,7 @@ export function forgetToken() {
 }
 
 /** The headers that pictures and data are asked for with. */
-export function headers() {
+function headers() {
   const token = sessionStorage.getItem(KEY);
   return token === null ? {} : { Authorization: `Bearer ${token}` };
 }

@@ -2,18 +2,23 @@
 
 import { get, pathOf } from "./api.js";
 import * as address from "./address.js";
-import { announce, byId, drawn, element } from "./elements.js";
+import { card, scaleOf } from "./cards.js";
+import { announce, byId, element } from "./elements.js";
 import { flagTag, noteForm } from "./notes.js";
-import { lazyPicture, release } from "./pictures.js";
+import { release } from "./pictures.js";
 import { FILTERS, more, onSlides, placeOf, queue, restart, start } from "./queue.js";
-import { badge, FLAGS, GROUPS, groupOf, mark, number, percent, reasonWords, slidesWord, thousands } from "./words.js";
+import { showSums } from "./sums.js";
+import { FLAGS, GROUPS, mark, reasonWords, slidesWord, thousands } from "./words.js";
 
 const QUERY = { anomalous: { decision: "anomalous" }, normal: { decision: "normal" }, not_assessable: { state: "not_assessable" }, failed: { state: "failed" } };
 /** What the endpoint calls a value that a slide does not have. */
 const NONE = "none";
+/** The screening and bundle that are shown, with their facets and the scale of their scores. */
 let of = null;
 let chosen = null;
 let handlers = null;
+/** The next page comes when the end of the list comes near. */
+const end = new IntersectionObserver(([entry]) => entry.isIntersecting && queue.slides.length && more().catch(handlers.fails), { rootMargin: "800px" });
 
 /** Set the gallery up once. `opens(slideId)` opens a slide; `fails(error)` is told what went wrong. */
 export function prepare(given) {
@@ -30,8 +35,6 @@ export function prepare(given) {
   byId("more-filters").addEventListener("click", () => showFilters(byId("filters").hidden));
   byId("pictures").addEventListener("click", () => filter({ pictures: address.read().pictures ? "" : "slide" }));
   byId("more").addEventListener("click", () => more().catch(handlers.fails));
-  new IntersectionObserver(([entry]) => entry.isIntersecting && queue.slides.length && more().catch(handlers.fails), { rootMargin: "800px" })
-    .observe(byId("more"));
   byId("cards").addEventListener("click", (event) => {
     const card = event.target.closest(".card");
     if (!card) return;
@@ -45,7 +48,7 @@ export function prepare(given) {
 export async function show(screening, bundle) {
   const asked = address.read();
   const isNew = of?.screening !== screening || of?.bundle !== bundle;
-  of = { screening, bundle };
+  if (isNew) of = { screening, bundle };
   showControls(asked);
   if (isNew) await counts();
   byId("loading").hidden = false;
@@ -88,7 +91,7 @@ export function keys() {
 
 function query(asked) {
   const kept = Object.fromEntries(FILTERS.filter((name) => asked[name]).map((name) => [name, asked[name]]));
-  return { ...of, sort: asked.sort ?? "p_value", order: asked.order ?? "asc", ...kept };
+  return { screening: of.screening, bundle: of.bundle, sort: asked.sort ?? "p_value", order: asked.order ?? "asc", ...kept };
 }
 
 function filter(changes) {
@@ -143,44 +146,22 @@ function fillSelect(select, value) {
 /** The sum at the top: every slide of the screening by what it ended as, whatever the filters are. */
 async function counts() {
   const { screening, bundle } = of;
-  const answer = await get(pathOf(screening, null, "", { bundle, limit: 1 }));
+  const ends = ["desc", "asc"].map((order) => get(pathOf(screening, null, "", { bundle, limit: 1, sort: "score", order })));
+  const [answer, least] = await Promise.all(ends);
   if (of.screening !== screening || of.bundle !== bundle) return;
   const { decision = {}, state = {} } = answer.facets ?? {};
   const n = {
     anomalous: decision.anomalous ?? 0, normal: decision.normal ?? 0,
     not_assessable: state.not_assessable ?? 0, failed: state.failed ?? 0,
   };
-  drawSum(answer.total, n);
-  drawAlert(n);
+  of.scale = scaleOf([...answer.slides, ...least.slides]);
+  showSums(answer.total, n);
   const button = (group, label, count) => element("button", {
     type: "button", "data-show": group, class: group, "aria-pressed": "false",
     onclick: () => filter({ decision: "", state: "", ...QUERY[group] }),
   }, group ? mark(group) : "", label, element("i", {}, thousands(count)));
   byId("groups").replaceChildren(button("", "All", answer.total), ...Object.entries(GROUPS).map(([group, label]) => button(group, label, n[group])));
   showControls(address.read());
-}
-
-function drawSum(total, n) {
-  const count = (value, words, more = "", extra = "") =>
-    element("div", { class: `count ${extra}` }, element("b", {}, thousands(value)), element("span", {}, words), more);
-  const sign = (text) => element("span", { class: "sign", "aria-hidden": "true" }, text);
-  const scored = element("p", {}, ...["anomalous", "normal"].map((group) =>
-    element("span", { class: group }, mark(group), ` ${thousands(n[group])} ${group}`)));
-  byId("sum").replaceChildren(
-    count(total, total === 1 ? "slide" : "slides"), sign("="), count(n.anomalous + n.normal, "scored", scored), sign("+"),
-    count(n.not_assessable, "not assessable", "", n.not_assessable ? "not_assessable" : "none"), sign("+"),
-    count(n.failed, "failed", "", n.failed ? "failed" : "none"));
-}
-
-function drawAlert({ failed, not_assessable }) {
-  const one = (count, first, second) => (count === 1 ? first : second);
-  const lines = [
-    failed ? [`${slidesWord(failed)} failed and ${one(failed, "was", "were")} NOT screened.`, ` Nothing is known about ${one(failed, "it", "them")}.`] : null,
-    not_assessable ? [`${slidesWord(not_assessable)} could not be assessed`, ` and ${one(not_assessable, "has", "have")} no decision. That is not a normal result.`] : null,
-  ].filter(Boolean);
-  byId("counted").classList.toggle("quiet", lines.length === 0);
-  byId("counted").replaceChildren(...lines.map(([bold, rest]) => element("p", {}, element("b", {}, bold), rest)),
-    lines.length ? "" : element("p", {}, "Every slide was screened: none failed, all could be assessed."));
 }
 
 function addCards(slides, isFirst) {
@@ -191,55 +172,14 @@ function addCards(slides, isFirst) {
     of.facets = queue.facets;
     showControls(address.read());
   }
-  list.append(...slides.map(card));
+  const about = { ...of, hasHeat: !address.read().pictures };
+  list.append(...slides.map((slide) => card(slide, about)));
   byId("shown").value = `${thousands(queue.slides.length)} of ${thousands(queue.total)} shown`;
   byId("more").hidden = queue.isComplete;
+  end.unobserve(byId("more")); // observed anew it tells again where it is
+  end.observe(byId("more"));
   byId("nothing").hidden = queue.slides.length > 0;
   announce(`${slidesWord(queue.total)} ${queue.total === 1 ? "matches" : "match"}, ${thousands(queue.slides.length)} shown`);
-}
-
-function card(slide) {
-  const group = groupOf(slide);
-  const isScored = group === "anomalous" || group === "normal";
-  const place = `#${new URLSearchParams({ screening: of.screening, bundle: of.bundle, slide: slide.slide_id })}`;
-  return element("li", { class: `card ${group}`, "data-id": slide.slide_id },
-    element("a", { href: place, "aria-label": `${slide.slide_id}, ${GROUPS[group]}${isScored ? `, p-value ${number(slide.p_value)}` : ""}` },
-      element("span", { class: "picture" }, pictureOf(slide, isScored)),
-      element("span", { class: "head" }, element("b", { class: "id" }, slide.slide_id), badge(group)),
-      isScored ? figures(slide) : reasons(slide),
-      element("span", { class: "foot" },
-        element("span", { class: "soft" }, [slide.site, slide.scanner].filter(Boolean).join(" · ")),
-        element("span", { class: "tags" }, flagTag(slide.note)),
-        slide.used_for ? element("span", { class: "note-tag" }, `used for ${slide.used_for}`) : "")));
-}
-
-function pictureOf(slide, isScored) {
-  if (slide.state === "failed") return element("span", { class: "lost" }, "no picture");
-  const isHeat = isScored && !address.read().pictures;
-  return lazyPicture(pathOf(of.screening, slide.slide_id, isHeat ? "/heatmap" : "/thumbnail", { bundle: isHeat ? of.bundle : null, v: slide.version }), "");
-}
-
-function figures(slide) {
-  return element("span", { class: "figures" },
-    element("span", { class: "p" }, element("small", {}, "p-value"), element("b", { class: "number" }, number(slide.p_value))),
-    element("span", { class: "score" }, element("small", {}, "score / threshold"),
-      element("span", { class: "number" }, element("b", {}, number(slide.score)), element("i", {}, ` / ${number(slide.threshold)}`)), scoreBar(slide)),
-    slide.coverage !== null && slide.coverage < 1 ? element("span", { class: "short" }, element("small", {}, "coverage"), percent(slide.coverage)) : "");
-}
-
-function reasons(slide) {
-  return element("span", { class: "why" }, element("b", {}, reasonWords(slide.reason)), slide.message ? ` ${slide.message}` : "");
-}
-
-/** Where the score lies beside the threshold, on the scale of the scores that are listed. */
-function scoreBar({ score, threshold }) {
-  if (score === null || threshold === null) return "";
-  const all = queue.slides.flatMap((slide) => [slide.score, slide.threshold]).filter((value) => Number.isFinite(value));
-  const [low, high] = all.reduce(([a, b], value) => [Math.min(a, value), Math.max(b, value)], [Infinity, -Infinity]);
-  const place = (value) => (3 + 94 * (value - low) / (high > low ? high - low : 1)).toFixed(2);
-  return drawn("svg", { class: "bar", viewBox: "0 0 100 12", preserveAspectRatio: "none", "aria-hidden": "true" },
-    drawn("path", { d: "M0 6H100", class: "axis" }), drawn("path", { d: `M${place(score)} 6H0`, class: "value" }),
-    drawn("path", { d: `M${place(threshold)} 0V12`, class: "limit" }));
 }
 
 function cardOf(slideId) {
@@ -260,6 +200,7 @@ async function withNote(act) {
     noteChanged(slideId, there.note);
     const form = noteForm({
       screening: of.screening, slideId, note: there.note, etag: there.note_etag, onSaved: (note) => noteChanged(slideId, note),
+      onDone: () => byId("note-dialog").close(),
     });
     if (isSeen) await act(form, slideId);
     else noteDialog(form, slideId);

@@ -8,11 +8,11 @@ import { LEGEND, number } from "./words.js";
  * The legend of a bundle's heat; `threshold` is the least score that is shown, null for all; `layers` those shown;
  * `names` the kinds of outlines there are: name -> `{kind, layer}`.
  */
-export function legendOf(calibration, { threshold, layers, titles, names = new Map() }) {
+export function legendOf(calibration, { threshold, layers, title, names = new Map() }) {
   const isHeat = layers.has("heat") && calibration;
   const keys = [...names].filter(([, { layer }]) => layers.has(layer));
   return [
-    isHeat ? element("div", { class: "heat-scale" }, titles ? element("b", {}, titles) : "",
+    isHeat ? element("div", { class: "heat-scale" }, title ? element("b", {}, title) : "",
       scale(calibration, threshold),
       element("p", { class: "ends" }, element("span", {}, `${number(calibration.tile_median)} like normal tissue`),
         element("span", {}, `more abnormal ${number(calibration.tile_high)}`))) : "",

@@ -49,13 +49,13 @@ async function route() {
     return list();
   }
   if (isSame) return slide.restorePlace();
-  list().then(slide.showPlace).catch(fails);
+  list().then(() => queue.find(asked.slide)).then(slide.showPlace).catch(fails);
   await slide.show({ screenings, screening: screening.screening, bundle, slideId: asked.slide });
 }
 
 function openSlide(slideId) {
   address.write({ ...Object.fromEntries(PLACE.map((name) => [name, ""])), slide: slideId }, { step: true });
-  route().then(() => byId("slide").querySelector(".scope, h1").focus({ preventScroll: true })).catch(fails);
+  route().then(slide.focusOn).catch(fails);
 }
 
 function leaves() {

@@ -15,19 +15,20 @@ export function flagTag(note) {
 /**
  * The form of a slide's note: `element`, and `cycle`, `focus` for the keys.
  *
- * `note` and `etag` are what its reader has seen; `onSaved` is told what stands there now.
+ * `note` and `etag` are what its reader has seen; `onSaved` is told what stands there now, `onDone` that its writer,
+ * by the keyboard, is ready to go on.
  */
-export function noteForm({ screening, slideId, note, etag, onSaved }) {
+export function noteForm({ screening, slideId, note, etag, onSaved, onDone }) {
   const path = pathOf(screening, slideId, "/note");
   const state = { note: note ?? { flag: "", text: "" }, etag: etag ?? null, saving: null };
   const flags = element("fieldset", { class: "flags" }, element("legend", {}, "Flag"),
     ORDER.map((flag) => element("label", {}, element("input", { type: "radio", name: "flag", value: flag }), FLAGS[flag])));
-  const text = element("textarea", { name: "text", rows: 3, maxlength: 2000, "aria-label": "Note" });
+  const text = element("textarea", { name: "text", rows: 3, maxlength: 2000 });
   const who = element("p", { class: "soft who" });
   const said = element("p", { class: "said", role: "status" });
   const conflict = element("div", { class: "conflict", role: "alert", hidden: true });
   const form = element("form", { class: "note-form", onsubmit: submit, onkeydown: saveByKey },
-    flags, text, element("div", { class: "row-end" }, who, element("button", { class: "main" }, "Save")), said, conflict);
+    flags, element("label", { class: "text" }, element("b", {}, "Note"), text), element("div", { class: "row-end" }, who, element("button", { class: "main" }, "Save")), said, conflict);
   show(state.note);
 
   function show(shown) {
@@ -49,10 +50,19 @@ export function noteForm({ screening, slideId, note, etag, onSaved }) {
     save();
   }
 
-  function saveByKey(event) {
+  async function saveByKey(event) {
+    if (event.key === "Escape" && !form.closest("dialog")) {
+      event.preventDefault();
+      onDone();
+    }
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
     event.preventDefault();
-    save();
+    if (await save()) onDone();
+  }
+
+  function focus() {
+    text.focus();
+    text.setSelectionRange(text.value.length, text.value.length);
   }
 
   /** Write, one after another: each needs the tag that the one before it left. Tells whether it was saved. */
@@ -79,6 +89,7 @@ export function noteForm({ screening, slideId, note, etag, onSaved }) {
 
   function taken(now, tag) {
     Object.assign(state, { note: now, etag: tag });
+    if (conflict.contains(document.activeElement)) focus();
     conflict.hidden = true;
     stamp(now);
     onSaved(now, tag);
@@ -114,7 +125,7 @@ export function noteForm({ screening, slideId, note, etag, onSaved }) {
     return save();
   }
 
-  return { element: form, cycle, save, focus: () => text.focus(), isChanged: () => isChanged(state.note, written()) };
+  return { element: form, cycle, save, focus, isChanged: () => isChanged(state.note, written()) };
 }
 
 function isChanged(before, now) {

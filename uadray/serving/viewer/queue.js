@@ -59,6 +59,11 @@ export function placeOf(slideId) {
   return queue.slides.findIndex((slide) => slide.slide_id === slideId);
 }
 
+/** Load pages until a slide is among them, or so many have come. */
+export async function find(slideId, pages = 40) {
+  for (let page = 0; page < pages && placeOf(slideId) < 0 && !queue.isComplete; page += 1) await more();
+}
+
 /** The slide so many places after another, or null at an end of the list. */
 export async function neighbour(slideId, steps) {
   const place = placeOf(slideId) + steps;

@@ -1,6 +1,6 @@
 // The picture of a slide: deep zoom, with heat laid over it as a second picture, and what is drawn on top.
 
-import { headers, pathOf, sentence, Refused } from "./api.js";
+import { pathOf, picture, sentence } from "./api.js";
 import { element } from "./elements.js";
 import { drawOverlay } from "./overlay.js";
 import { drawScaleBar } from "./scale_bar.js";
@@ -27,17 +27,18 @@ export function openScope(parent, { screening, slideId, bundle, image, version, 
   }, stage, canvas, cross, navigator, bar);
   parent.append(element("figure", { class: "pane" }, element("figcaption", {}, title), frame));
   forbidInlineStyle();
+  const closing = new AbortController();
   const viewer = new OSD.Viewer({
     element: stage, navigatorElement: navigator, showNavigator: true, showNavigationControl: false, drawer: "canvas",
-    tileSources: tiles(image, (level, x, y) => pathOf(screening, slideId, `/image/${level}/${x}_${y}`, { v: image.version })),
-    loadTilesWithAjax: true, ajaxHeaders: headers(), imageLoaderLimit: 6, keyboardNavEnabled: false, maxZoomPixelRatio: 4,
+    tileSources: tiles(image, (level, x, y) => pathOf(screening, slideId, `/image/${level}/${x}_${y}`, { v: image.version }), closing.signal),
+    imageLoaderLimit: 6, keyboardNavEnabled: false, maxZoomPixelRatio: 4,
     minZoomImageRatio: 0.8, visibilityRatio: 0.3, animationTime: CALM.matches ? 0 : 0.5, blendTime: 0, preload: false,
     gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true }, gestureSettingsTouch: { clickToZoom: false, dblClickToZoom: true },
-    tileRetryMax: 2, tileRetryDelay: 1000, zoomPerClick: 1.6, crossOriginPolicy: false,
+    tileRetryMax: 2, tileRetryDelay: 1000, zoomPerClick: 1.6,
   });
   viewer.canvas.removeAttribute("tabindex");
   viewer.canvas.tabIndex = -1;
-  const scope = { viewer, frame, image, screening, slideId, bundle, version, shapes: [], heat: null, opacity: 1 };
+  const scope = { viewer, frame, image, screening, slideId, bundle, version, closed: closing.signal, shapes: [], heat: null, opacity: 1 };
   for (const kind of ["pointerdown", "wheel", "focusin"]) frame.addEventListener(kind, () => onTouch(scope), { capture: true, passive: true });
   viewer.addHandler("canvas-click", (event) => {
     if (!event.quick) return;
@@ -53,10 +54,13 @@ export function openScope(parent, { screening, slideId, bundle, image, version, 
   };
   viewer.addHandler("update-viewport", redraw);
   viewer.addHandler("viewport-change", () => onMove(scope));
-  viewer.addHandler("tile-load-failed", (event) => onTrouble(trouble(event.tileRequest)));
+  viewer.addHandler("tile-load-failed", (event) => closing.signal.aborted || onTrouble(`Parts of the picture are missing. ${event.message}`));
   viewer.addHandler("tile-loaded", () => onTrouble(null));
   viewer.addHandler("open", redraw);
-  return Object.assign(scope, { redraw: () => viewer.forceRedraw(), close: () => viewer.destroy() });
+  return Object.assign(scope, { redraw: () => viewer.forceRedraw(), close: () => {
+    closing.abort();
+    viewer.destroy();
+  } });
 }
 
 /** OpenSeadragon adds an inline style, which the page's policy forbids, unless it finds one with this mark. */
@@ -67,20 +71,23 @@ function forbidInlineStyle() {
   document.head.append(none);
 }
 
-function trouble(request) {
-  const status = request?.status ?? 0;
-  if (status === 0) return sentence(new Refused(0, "The endpoint does not answer: parts of the picture are missing."));
-  return `Parts of the picture are missing: the endpoint answers ${status}${status === 401 ? ", the token is refused" : ""}.`;
-}
-
-function tiles(image, url) {
+/** Tiles of a slide's size and levels; each is fetched as all else is, with the token, until `closed` says stop. */
+function tiles(image, url, closed) {
   const source = new OSD.TileSource({
     width: image.width, height: image.height, tileSize: image.tile_px, tileOverlap: 0,
     minLevel: image.min_level, maxLevel: image.max_level, ready: true,
   });
-  source.getTileUrl = url;
-  source.hasTransparency = () => true;
-  return source;
+  return Object.assign(source, {
+    getTileUrl: url,
+    hasTransparency: () => true,
+    downloadTileStart: (job) => {
+      job.userData.stop = new AbortController();
+      picture(job.src, { signal: AbortSignal.any([closed, job.userData.stop.signal]) })
+        .then((blob) => job.finish(blob, null, "rasterBlob"))
+        .catch((error) => closed.aborted || error.name === "AbortError" || job.fail(sentence(error), null));
+    },
+    downloadTileAbort: (job) => job.userData.stop.abort(),
+  });
 }
 
 /** Lay heat over the slide, or other heat in its place: of scores from `threshold` on, null for all of them. */
@@ -89,7 +96,7 @@ export function layHeat(scope, { threshold }) {
   const before = scope.heat;
   const query = { bundle, threshold, v: scope.version };
   viewer.addTiledImage({
-    tileSource: tiles(image, (level, x, y) => pathOf(screening, slideId, `/heat/${level}/${x}_${y}`, query)),
+    tileSource: tiles(image, (level, x, y) => pathOf(screening, slideId, `/heat/${level}/${x}_${y}`, query), scope.closed),
     opacity: scope.opacity,
     success: ({ item }) => {
       const isLate = scope.heat !== before;
