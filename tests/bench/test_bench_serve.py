@@ -33,8 +33,7 @@ def test_every_part_measures_and_has_goals() -> None:
 def test_what_is_deployed_is_a_file_that_uadray_serve_takes() -> None:
     place = Material("s3://bucket", Bundle.model_construct(), folder=None)  # type: ignore[arg-type]
     arguments = place.arguments("out", slide={"replicas": 0, "max_replicas": 2, "cpus": 0})
-    options = {"SlideStage": {"autoscaling_config": dict(serve_scale.QUICK)}}
-    file = parse_config(DeploymentFile, deployment(8000, arguments, options), source="test")
+    file = parse_config(DeploymentFile, deployment(8000, arguments, serve_scale.OPTIONS), source="test")
     assert (file.args.out, file.args.default_bundle) == ("s3://bucket/out", "a")
 
 
