@@ -86,6 +86,16 @@ def test_a_busy_endpoint_is_left_alone_as_long_as_it_asks(endpoint: Endpoint, cl
     assert (len(endpoint.seen), len(keys), len(endpoint.jobs)) == (3, 1, 1)
 
 
+def test_a_proxy_whose_endpoint_is_not_there_yet(endpoint: Endpoint, client: Client) -> None:
+    """It is asked again; an endpoint that does not have something is not."""
+    endpoint.faults = [lambda _: faulty_endpoint.Response("Path not found.", 404, media_type="text/plain")]
+    job = client.submit("a.svs")
+    assert (len(endpoint.seen), job.state) == (2, "waiting")
+    with pytest.raises(NotFoundError):
+        client.status("f" * 19)
+    assert len(endpoint.seen) == 3
+
+
 def test_a_longer_wait_than_patience_is_not_begun(endpoint: Endpoint, client: Client) -> None:
     endpoint.faults = [lambda _: problem(429, "100000 slides wait", retry_after="60")]
     began = time.monotonic()

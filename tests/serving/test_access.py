@@ -110,6 +110,7 @@ def test_a_token_allows_what_its_scopes_say(scoped: int, ask: Callable[..., Any]
         assert answer.status == allowed
     else:
         assert (answer.status, answer.body["detail"]) == (403, f"this token lacks the scope {scope}")
+        assert f'error="insufficient_scope", scope="{scope}"' in answer.headers["www-authenticate"]
 
 
 def test_without_a_token_the_answer_says_how_to_send_one(scoped: int, ask: Callable[..., Any]) -> None:

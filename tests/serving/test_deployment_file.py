@@ -51,6 +51,8 @@ def test_the_files_we_ship_are_ours_and_serves(name: str) -> None:
         (["deployments=[{name: MapStage}]"], "there is no MapStage with one_replica: True"),
         (["deployments=[{name: AllStage}]"], "deployments.0.name"),
         (["deployments=[{name: AllStages, max_ongoing_request: 3}]"], r"did you mean max_ongoing_requests\?"),
+        (["deployments=[{name: AllStages, autoscaling_config: {upscale_delay_s: 1}}]"], "min_replicas"),
+        (["deployments=[{name: AllStages, ray_actor_options: {resources: {a: 1}}}]"], "num_cpus"),
         (["bundles={}"], "at least 1 item"),
         (["bundles={a/b: x}"], "bundles"),
     ],

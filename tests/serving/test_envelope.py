@@ -109,7 +109,7 @@ def test_there_are_no_pages_from_elsewhere(port: int, ask: Callable[..., Any]) -
 
 
 def test_lines_of_a_log_cannot_be_forged(port: int, ask: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "uadray.serving"):
         ask(port, "/v1/bundles/main%0Auadray.audit%20forged", method="DELETE")
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("uadray")]
     assert lines

@@ -78,6 +78,26 @@ def test_requests_at_a_time_are_bounded(bundles: dict[str, str], pixels: Pixels,
     assert [a.status for a in answers] == [200, 200]
 
 
+def test_pixels_of_all_requests_together_are_waited_for(
+    bundles: dict[str, str], pixels: Pixels, encode: Any, ask: Any
+) -> None:
+    slow, body = Slow(), request(*[encode(pixels[0])] * 4)
+    limits = {"max_pixels_per_request": 4 * 40 * 40, "max_pixels_in_flight": 4 * 40 * 40}
+    with serving(bundles["fanogan"], parts={"score": slow}, **limits) as port:
+        answers: list[Any] = []
+        threads = [threading.Thread(target=lambda: answers.append(ask(port, PATH, body))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        until(lambda: slow.started == 1)
+        time.sleep(0.2)
+        assert slow.started == 1, "the others wait, and nothing of theirs is decoded"
+        assert ask(port, "/healthz").status == 200
+        slow.go.set()
+        for thread in threads:
+            thread.join()
+    assert [a.status for a in answers] == [200] * 3
+
+
 def test_work_that_takes_too_long_is_stopped(bundles: dict[str, str], pixels: Pixels, encode: Any, ask: Any) -> None:
     slow = Slow()
     with serving(bundles["fanogan"], parts={"score": slow}, request_timeout_s=0.5) as port:

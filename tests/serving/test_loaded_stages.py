@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from uadray.detectors.bundle import load_detector, read_bundle
+from uadray.detectors.description import described_bundle
 from uadray.detectors.detector import Detector
 from uadray.errors import ChangedError, InputError
 from uadray.serving.loaded_stages import (
     best_rows,
     check_tiles,
     load_stages,
+    makes_pictures,
     mapped,
     reconstructed,
     scored,
@@ -113,6 +115,14 @@ def test_a_stage_loads_its_own_networks(bundles: dict[str, str]) -> None:
             if other != stage:
                 with pytest.raises(RuntimeError, match="was not loaded"):
                     getattr(detector, name)(*arguments)
+
+
+@pytest.mark.parametrize(("kind", "expected"), list(zip(KINDS, (True, True, False, True), strict=True)))
+def test_whether_it_makes_pictures_is_known_without_its_networks(
+    bundles: dict[str, str], kind: str, expected: bool
+) -> None:
+    assert makes_pictures(described_bundle(bundles[kind])) is expected
+    assert load_detector(bundles[kind]).has_picture is expected
 
 
 def test_another_bundle_at_the_uri_is_a_fault(bundles: dict[str, str], tmp_path: Path) -> None:

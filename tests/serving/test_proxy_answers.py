@@ -48,6 +48,14 @@ def test_a_request_without_an_answer_may_be_sent_again() -> None:
     assert (problem["status"], problem["instance"]) == (503, "/v1/tiles/score")
 
 
+def test_an_endpoint_that_is_not_there_yet_is_asked_again() -> None:
+    first, body = answered(start(404, content_type="text/plain"), BODY)
+    assert (first["status"], dict(first["headers"])[b"retry-after"]) == (503, b"1")
+    assert "being started" in json.loads(body["body"])["detail"]
+    ours = start(404, content_type="application/problem+json")
+    assert answered(ours, BODY) == [ours, BODY]
+
+
 @pytest.mark.parametrize("status", [200, 404, 500])
 def test_an_answer_stays_as_it_is(status: int) -> None:
     assert answered(start(status, a="b"), BODY) == [start(status, a="b"), BODY]

@@ -4,18 +4,24 @@ import json
 import logging
 import shutil
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from seaweed import SeaweedServer
+from serving_client import PATH, encode, listening, plain_services, request
 
+from uadray.bench import seaweed as seaweedfs
 from uadray.detectors.bundle import read_bundle
 from uadray.errors import InputError, UadrayError, UnreachableError
 from uadray.serving import registry as registry_module
+from uadray.serving.config import ServeConfig
 from uadray.serving.registry import BrokenBundleError, LastBundleError, Registry, UnknownBundleError
 from uadray.storage import objects
+from uadray.tiles.images import Pixels
 
 
 @pytest.fixture
@@ -189,3 +195,25 @@ def test_in_s3(s3: SeaweedServer, bundles: dict[str, str]) -> None:
     assert registry.get("main").id == read_bundle(bundles["fanogan"]).id
     registry.delete("main")
     assert names(Registry(f"s3://{s3.bucket}/registry/out")) == ["other"]
+
+
+@pytest.mark.s3
+def test_tiles_are_scored_while_the_store_is_away(
+    tmp_path: Path, bundles: dict[str, str], pixels: Pixels, ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real server, killed: a request takes what was known; at most one waits for it, a second long."""
+    with seaweedfs.served(tmp_path / "seaweed") as server:
+        monkeypatch.setattr(registry_module, "CACHE_S", 0.2)
+        config = ServeConfig(out=f"s3://{server.bucket}/out", bundles={"main": bundles["fanogan"]}, insecure=True)
+        with listening(plain_services(config)) as port:
+            body = request(encode(pixels[0]))
+            assert ask(port, PATH, body).status == 200
+            server.kill()
+            took = []
+            for _ in range(12):
+                started = time.monotonic()
+                assert ask(port, PATH, body).status == 200
+                took.append(time.monotonic() - started)
+                time.sleep(0.05)
+    assert sorted(took)[-2] < 0.5
+    assert max(took) < 1.5

@@ -220,6 +220,10 @@ def test_outlines_have_their_class_and_nothing_else(client: httpx.Client, folder
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     (only,) = got(client, f"{MAIN}/slides/b/layers")["features"]
     assert only["properties"] == {"class": "Tissue", "colour": None}
+    good = path.read_text()
+    for odd in (good.replace("9", "NaN", 1), good.replace("9", "1e999", 1), "[" * 5000, '{"features": 7}', '"x"', ""):
+        path.write_text(odd)
+        assert got(client, f"{MAIN}/slides/b/layers")["features"] == []
 
 
 def test_scores_are_the_tables(client: httpx.Client, folder: Path) -> None:
@@ -358,3 +362,15 @@ def test_a_picture_that_takes_too_long_is_504(screened: Path, monkeypatch: pytes
         answer = client.get(f"{MAIN}/slides/a/image/8/0_0")
     assert answer.status_code == 504
     assert "0.2 s" in answer.json()["detail"]
+
+
+def test_the_audit_line_names_the_whole_route_and_no_slide(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "uadray.serving.audit")
+    for path in ("", "/image/8/0_0"):
+        assert client.get(f"{MAIN}/slides/{quote(STRANGE_ID, safe='')}{path}").status_code == 200
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "uadray.serving.audit"]
+    one = "/v1/screenings/{screening}/slides/{slide_id}"
+    assert [line["route"] for line in lines] == [one, f"{one}/image/{{level}}/{{x}}_{{y}}"]
+    assert STRANGE_ID not in caplog.text

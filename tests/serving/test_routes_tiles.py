@@ -161,7 +161,7 @@ def damaged(draw: st.DrawFn) -> tuple[str, bytes]:
     return kind, bytes(changed)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damaged())
 def test_damaged_files_are_an_error_or_a_score_and_never_a_failure(
     two: int, ask: Callable[..., Any], given_body: tuple[str, bytes]

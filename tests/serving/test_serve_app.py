@@ -57,7 +57,8 @@ def deploy(
     tokens.chmod(0o600)
     args = small | {
         "out": str(folder / "out"), "tokens": str(tokens),
-        "bundles": {"main": bundles["dpa"], "second": bundles["fanogan"], "decides": calibrated},
+        "bundles": {"main": bundles["dpa"], "second": bundles["fanogan"], "decides": calibrated,
+                    "without": bundles["enlarged_nuclei"]},
         "bundle_sources": [str(Path(bundles["dpa"]).parent)], "slides": [str(data_dir)],
         "slide": {"replicas": 0, "max_replicas": 2, "cpus": 0},
     }  # fmt: skip
@@ -101,8 +102,8 @@ def scores_of(answer: requests.Response, uri: str, pixels: Pixels) -> None:
 
 
 @contextmanager
-def asking(url: str, body: dict[str, Any], answers: list[requests.Response]) -> Iterator[None]:
-    """Three who ask all the time, and once more in the end."""
+def asking(url: str, body: dict[str, Any], answers: list[requests.Response], *, n: int = 1) -> Iterator[None]:
+    """So many who ask all the time, and once more in the end."""
     end = threading.Event()
 
     def ask() -> None:
@@ -111,7 +112,7 @@ def asking(url: str, body: dict[str, Any], answers: list[requests.Response]) -> 
             is_last = end.is_set()
             answers.append(requests.post(url + PATH, json=body, headers=TOKEN, timeout=60))
 
-    threads = [threading.Thread(target=ask) for _ in range(3)]
+    threads = [threading.Thread(target=ask) for _ in range(n)]
     for thread in threads:
         thread.start()
     try:
@@ -126,9 +127,12 @@ def test_scores_over_http_are_the_detectors(
     chain: str, bundles: dict[str, str], pixels: Pixels, body: dict[str, Any]
 ) -> None:
     ready = requests.get(f"{chain}/readyz", timeout=30)
-    assert (ready.status_code, [b["name"] for b in ready.json()["bundles"]]) == (200, ["main", "decides", "second"])
+    assert (ready.status_code, [b["name"] for b in ready.json()["bundles"]]) == (
+        200,
+        ["main", "decides", "second", "without"],
+    )
     assert requests.post(chain + PATH, json=body, timeout=30).status_code == 401
-    for name, kind in (("main", "dpa"), ("second", "fanogan")):
+    for name, kind in (("main", "dpa"), ("second", "fanogan"), ("without", "enlarged_nuclei"), ("main", "dpa")):
         answer = requests.post(chain + PATH, json=body | {"bundle": name}, headers=TOKEN, timeout=60)
         scores_of(answer, bundles[kind], pixels)
 
@@ -137,7 +141,7 @@ def test_killed_stages_cost_no_request_its_scores(
     chain: str, bundles: dict[str, str], pixels: Pixels, body: dict[str, Any]
 ) -> None:
     answers: list[requests.Response] = []
-    with asking(chain, body, answers):
+    with asking(chain, body, answers, n=3):
         for stage in ("MapStage", "ScoreStage"):
             time.sleep(1)
             kill_replica(stage)
@@ -184,6 +188,11 @@ def test_a_slide_is_decided_though_no_replica_was_there(chain: str, data_dir: Pa
         job = requests.get(f"{chain}/v1/slides/{job['id']}", headers=TOKEN, timeout=30).json()
     assert job["state"] == "done", job
     assert job["decisions"][0]["state"] == "scored"
+    slide = f"{chain}/v1/screenings/{job['screening']}/slides/{job['slide_id']}"
+    image = requests.get(slide, headers=TOKEN, timeout=30).json()["image"]
+    tile = requests.get(f"{slide}/image/{image['max_level']}/0_0", headers=TOKEN, timeout=30)
+    assert (tile.status_code, tile.content[:2]) == (200, b"\xff\xd8")
+    assert requests.get(f"{slide}/image/{image['max_level']}/999_0", headers=TOKEN, timeout=30).status_code == 404
 
 
 def test_a_changed_configuration_replaces_every_replica_without_a_failure(

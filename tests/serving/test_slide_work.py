@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from uadray.errors import UnreachableError
 from uadray.screening.bundles import calibrated_bundle
+from uadray.serving.allowed_uris import check_slide
 from uadray.serving.job_records import JobBundle, JobRecord, Slide, new_id
 from uadray.serving.jobs import Jobs, place_of
 from uadray.serving.screening_folders import claim_screening
@@ -242,6 +244,20 @@ def test_a_failed_decision_of_this_very_job_stands(
     assert worker.step(threading.Event())
     assert made[0]["state"] == "failed"
     assert decision(jobs) == made[0]
+
+
+def test_a_link_that_leads_elsewhere_by_now_is_not_read(
+    jobs: Jobs, submit: Callable[..., JobRecord], make: Make, tmp_path: Path, data_dir: Path
+) -> None:
+    allowed, link = tmp_path / "allowed", tmp_path / "allowed" / "a.tif"
+    allowed.mkdir()
+    link.symlink_to(data_dir / SLIDE)
+    record = submit(str(link))
+    assert not make(check=partial(check_slide, allowed=[str(allowed)])).step(threading.Event())
+    progress = jobs.progress(record.id)
+    assert progress is not None
+    assert "not below any of the folders" in str(progress.why)
+    assert not (Path(jobs.out) / "leases").exists()
 
 
 def test_the_same_slide_sent_again_is_not_done_again_unless_it_failed(

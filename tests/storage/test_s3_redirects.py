@@ -92,3 +92,13 @@ def test_the_link_local_address_of_clouds_is_not_asked_either(servers: tuple[Any
     store.status, store.location = 307, "http://169.254.169.254/latest/meta-data/iam?"
     with pytest.raises(AccessError, match="not followed"):
         objects.read_bytes(URI)
+
+
+def test_whoever_has_a_proxy_keeps_it(servers: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests go through it as before; here it is the server that answers, which a store is not asked for."""
+    store, inside = servers
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store.invalid")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{inside.server_port}")
+    assert objects.read_bytes(URI) == b"SECRET"
+    assert inside.asked
+    assert store.asked == []

@@ -1,8 +1,9 @@
 """`bench serve --only kills`: kill -9 of each part of an endpoint while it works, one after the other.
 
-Before each kill slides are sent, and one is at work; clients send tiles all the time. Afterwards the slides must be
-decided, each once: their decisions' etags are looked at all the time, and the server's journal says how often each was
-put. Tile requests may fail as 429 or 503 with Retry-After; a broken connection is that of a proxy which was killed.
+Before each kill slides are sent, the last of which nobody can read, and one is at work; clients send tiles meanwhile.
+Afterwards the slides must be decided, each once: their decisions' etags are looked at all the time, and the server's
+journal says how often each was put. Tile requests may fail as 429 or 503 with Retry-After; a broken connection is that
+of a proxy which was killed.
 
 - score: a replica of `ScoreStage`      - slide: a replica of `SlideStage`, which had a slide
 - reader: the process that reads for it - ingress: the replica that takes requests
@@ -26,13 +27,14 @@ from uadray.bench.seaweed import SeaweedServer
 from uadray.bench.serve_material import Material, asked, npz_request, painted, tiles
 from uadray.errors import UadrayError, WorkError
 from uadray.screening import decision_segments
+from uadray.storage import objects
 
 GOALS = {"lost": 0, "doubled": 0, "rewritten": 0, "wrong_answers": 0}
 """The most of each: accepted slides without a decision; decisions that were put more than once; decisions whose etag
 changed; answers to tile requests that are none of those above."""
 
 S3_AWAY_S = 3.0
-SLIDES_EACH = 3
+SLIDES_EACH = 4
 CLIENTS = 2
 DONE_S = 120.0
 
@@ -43,10 +45,12 @@ def run(place: Material, *, only: Sequence[str] = (), slides_each: int = SLIDES_
     Args:
         place: what is served.
         only: names of victims; all unless given.
-        slides_each: slides that are sent before each kill.
+        slides_each: slides that are sent before each kill; the last of them cannot be read.
     """
     victims = {name: kill for name, kill in VICTIMS.items() if not only or name in only}
     rows = painted(place, slides_each * len(victims))
+    for row in rows[slides_each - 1 :: slides_each]:
+        objects.write_bytes(row.uri, b"no slide")
     slides = iter(asked(rows))
     arguments = place.arguments("kills", one_replica=False, slide={"replicas": 2, "cpus": 0})
     phases: dict[str, dict[str, Any]] = {}

@@ -42,8 +42,13 @@ SMALL = {
 }
 """The detector that takes the place of the first."""
 
-QUICK = {"downscale_delay_s": 10.0, "look_back_period_s": 5.0}
-"""Serve waits longer by itself: a benchmark does not."""
+QUICK = {"upscale_delay_s": 1.0, "downscale_delay_s": 10.0, "look_back_period_s": 5.0, "target_ongoing_requests": 2}
+"""The endpoint waits a minute before there are fewer replicas: a benchmark does not."""
+
+OPTIONS = {
+    name: {"autoscaling_config": QUICK | {"min_replicas": least, "max_replicas": MOST}}
+    for name, least in (("SlideStage", 0), ("AllStages", 1))
+}
 
 METRIC = re.compile(r"ray_serve_deployment_replica_healthy\{(?P<labels>[^}]*)\} (?P<value>\S+)")
 
@@ -54,12 +59,10 @@ def run(place: Material, *, slides: int = SLIDES) -> dict[str, Any]:
     arguments = place.arguments(
         "scale", detector=most, slide={"replicas": 0, "max_replicas": MOST, "cpus": 0}, max_tiles_per_request=256
     )
-    quick = {"SlideStage": QUICK | {"downscale_to_zero_delay_s": 10.0}, "AllStages": QUICK}
-    options = {name: {"autoscaling_config": each} for name, each in quick.items()}
     rows = mosaics_or_painted(place, slides)
-    with running_endpoint(arguments, options=options, cpus=4) as endpoint:
+    with running_endpoint(arguments, options=OPTIONS, cpus=4) as endpoint:
         burst = _burst(place, endpoint, asked(rows))
-        change = _change(place, endpoint, arguments, options)
+        change = _change(place, endpoint, arguments)
     figures = {
         "lost_requests": change["lost_requests"] + (not change["is_new"]), "undecided": burst["undecided"],
         "most_slide_replicas": burst["most"]["SlideStage"], "up_s": burst["up_s"], "down_s": burst["down_s"],
@@ -111,8 +114,12 @@ def metric_replicas() -> dict[str, int]:
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     with urllib.request.urlopen(url, timeout=10) as answer:
-        text = answer.read().decode()
-    found = [(match["labels"], float(match["value"])) for match in METRIC.finditer(text)]
+        return replicas_of(answer.read().decode())
+
+
+def replicas_of(metrics: str) -> dict[str, int]:
+    """The same, of Ray's metrics as text."""
+    found = [(match["labels"], float(match["value"])) for match in METRIC.finditer(metrics)]
     return {
         name: int(sum(value for labels, value in found if f'deployment="{name}"' in labels)) for name in WATCHED
     }  # fmt: skip
@@ -180,9 +187,7 @@ def changes(looks: Sequence[tuple[float, dict[str, int]]]) -> list[tuple[float, 
     return found
 
 
-def _change(
-    place: Material, endpoint: Endpoint, arguments: dict[str, Any], options: dict[str, dict[str, Any]]
-) -> dict[str, Any]:  # fmt: skip
+def _change(place: Material, endpoint: Endpoint, arguments: dict[str, Any]) -> dict[str, Any]:
     """What clients are answered while the bundle and the deployment change."""
     second = f"{place.root}/bundles/b"
     new = write_other_bundle(second, place.bundle)
@@ -197,7 +202,7 @@ def _change(
         clients.phase = "options"
         before = set(endpoint.pids("AllStages"))
         began = time.monotonic()
-        endpoint.deploy(arguments | {"batch_tiles": 32}, options)
+        endpoint.deploy(arguments | {"batch_tiles": 32}, OPTIONS)
         endpoint.wait(lambda: _are_new(endpoint, before), 120, "new replicas")
         seconds = time.monotonic() - began
         clients.phase = "after"

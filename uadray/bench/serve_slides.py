@@ -5,6 +5,8 @@ of its own and into a folder of its own. The rate is that of the further slides 
 neither side. Both score with one thread, in batches of 64. `screen` reads two slides and commits 16 at a time; of the
 endpoint's three workers each reads a slide, waits for its scores and commits it, one after the other. The decisions of
 all slides must agree.
+
+`cpu_ms_per_slide` is the CPU time of all processes but the S3 server; unlike rates it holds on a busy machine too.
 """
 
 import multiprocessing
@@ -15,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from uadray.bench.endpoint import Endpoint, running_endpoint
+from uadray.bench.processes import CpuMeter
 from uadray.bench.serve_material import Material, mosaics
 from uadray.detectors.detector import BATCH
 from uadray.errors import WorkError
@@ -29,8 +32,8 @@ FEW, MANY = 8, 64
 ROUNDS = 2
 WORKERS = 3
 
-Run = tuple[int, float]
-"""Slides, and seconds."""
+Run = tuple[int, float, float]
+"""Slides, seconds, and CPU seconds of all processes but the server."""
 
 
 def run(place: Material, *, few: int = FEW, many: int = MANY, rounds: int = ROUNDS) -> dict[str, Any]:
@@ -39,22 +42,25 @@ def run(place: Material, *, few: int = FEW, many: int = MANY, rounds: int = ROUN
     first, rest = rows[:few], rows[few:]
     rates: dict[str, list[float]] = {"endpoint": [], "screen": []}
     runs: dict[str, list[list[Run]]] = {"endpoint": [], "screen": []}
+    cpu_ms: dict[str, list[float]] = {"endpoint": [], "screen": []}
     for number in range(rounds):
         for side, function in (("endpoint", _through_endpoint), ("screen", _screened)):
             each = _apart(function, place.elsewhere(), f"slides-{side}-{number}", first, rest)
-            runs[side].append([(n, round(seconds, 2)) for n, seconds in each])
-            rates[side].append(60 * slope(each))
+            runs[side].append([(n, round(seconds, 2), round(cpu_s, 2)) for n, seconds, cpu_s in each])
+            rates[side].append(60 * slope([(n, seconds) for n, seconds, _ in each]))
+            cpu_ms[side].append(1000 / slope([(n, cpu_s) for n, _, cpu_s in each]))
     _check_same(place, len(rows), rounds)
     ratios = [ours / theirs for ours, theirs in zip(rates["endpoint"], rates["screen"], strict=True)]
     over = statistics.median(ratios)
     return {
         "over_screen": round(over, 3), "over_screen_rounds": [round(ratio, 3) for ratio in ratios],
         **{f"{side}_slides_per_minute": [round(rate, 1) for rate in each] for side, each in rates.items()},
-        "runs_slides_seconds": runs, "slides": len(rows), "met": over >= GOALS["over_screen"],
+        "cpu_ms_per_slide": {side: [round(ms, 1) for ms in each] for side, each in cpu_ms.items()},
+        "runs_slides_seconds_cpu": runs, "slides": len(rows), "met": over >= GOALS["over_screen"],
     }  # fmt: skip
 
 
-def slope(runs: Sequence[Run]) -> float:
+def slope(runs: Sequence[tuple[int, float]]) -> float:
     """Slides a second of what the larger run did beyond the smaller.
 
     >>> slope([(10, 15.0), (60, 25.0)])
@@ -74,16 +80,16 @@ def _through_endpoint(place: Material, out: str, first: list[SlideRow], rest: li
     slide = {"replicas": WORKERS, "cpus": 0}
     arguments = place.arguments(out, one_replica=True, slide=slide, batch_tiles=BATCH)
     runs = []
-    with running_endpoint(arguments) as endpoint:
+    with running_endpoint(arguments) as endpoint, CpuMeter() as meter:
         for name, rows in (("few", first), ("many", rest)):
             manifest = f"{place.root}/slides/{out}-{name}.csv"
             write_manifest(rows, manifest)
-            began = time.perf_counter()
+            began, before = time.perf_counter(), sum(meter.seconds().values())
             batch = endpoint.ask("/v1/batches", {"manifest": manifest})
             if batch.status != 202:
                 raise WorkError(f"the bench's own batch: {batch.status} {batch.body[:300]!r}")
             _wait_decided(endpoint, f"{place.root}/{out}", len(first) + (len(rest) if name == "many" else 0))
-            runs.append((len(rows), time.perf_counter() - began))
+            runs.append((len(rows), time.perf_counter() - began, sum(meter.seconds().values()) - before))
     return runs
 
 
@@ -101,11 +107,12 @@ def _screened(place: Material, out: str, first: list[SlideRow], rest: list[Slide
     connect()
     config = ScreenConfig(stream=StreamConfig(score_workers=1, threads=1, batch_tiles=BATCH))
     bundles, runs, rows = [calibrated_bundle(place.bundle_uri)], [], list[SlideRow]()
-    for more in (first, rest):
-        rows += more
-        began = time.perf_counter()
-        screen(rows, bundles=bundles, out=f"{place.root}/{out}", config=config)
-        runs.append((len(more), time.perf_counter() - began))
+    with CpuMeter() as meter:
+        for more in (first, rest):
+            rows += more
+            began, before = time.perf_counter(), sum(meter.seconds().values())
+            screen(rows, bundles=bundles, out=f"{place.root}/{out}", config=config)
+            runs.append((len(more), time.perf_counter() - began, sum(meter.seconds().values()) - before))
     return runs
 
 

@@ -9,6 +9,7 @@ beside. The rest of the figures are of the folder: a page of 10,000 slides, sort
 import asyncio
 import http.client
 import json
+import logging
 import statistics
 import tempfile
 import threading
@@ -154,6 +155,7 @@ def _pages(port: int) -> dict[str, float]:
 def _endpoint(out: str) -> Iterator[int]:
     """The port of the application, without bundles."""
     views = SlideViews()
+    logging.getLogger("uadray.serving.audit").setLevel(logging.WARNING)  # a line a request is no news here
     services = Services(
         config=ServeConfig(out=out, bundles={"none": "none"}, slides=(out.rpartition("/")[0],), insecure=True),
         access=Access(None), registry=Registry(out), jobs=Jobs(out), score=_no_score, views=views, ready=_ready,

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from uadray.client.problems import REPEATED, is_passing, lost, refusal, retry_after_s
+from uadray.client.problems import is_passing, lost, may_pass, refusal, retry_after_s
 from uadray.errors import InputError
 
 PATIENCE_S = 120.0
@@ -88,7 +88,7 @@ class Connection:
                 if response.is_success:
                     return response
                 error, wait_s = refusal(response), retry_after_s(response)
-                may_repeat = may_repeat and response.status_code in REPEATED
+                may_repeat = may_repeat and may_pass(response)
             except httpx.RequestError as cut:
                 error, wait_s = lost(cut, self.url), 0.0
                 may_repeat = may_repeat and is_passing(cut)

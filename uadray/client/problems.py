@@ -34,6 +34,16 @@ def refusal(response: httpx.Response) -> UadrayError:
     return kinds.get(response.status_code, InputError if response.status_code < 500 else WorkError)(text)
 
 
+def may_pass(response: httpx.Response) -> bool:
+    """Whether the same request may go well later.
+
+    An endpoint says what it does not have as problem+json: a 404 in plain text is of a proxy whose endpoint is not
+    there yet.
+    """
+    kind = response.headers.get("content-type", "")
+    return response.status_code in REPEATED or (response.status_code == 404 and kind.startswith("text/plain"))
+
+
 def lost(error: httpx.RequestError, url: str) -> UadrayError:
     """The error of a request without an answer."""
     if not is_passing(error):

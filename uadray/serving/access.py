@@ -55,7 +55,8 @@ class Access:
             found_caller = self.caller(request)
             set_caller(request.scope, found_caller.name)
             if scope not in found_caller.scopes:
-                raise RefusedError(403, f"this token lacks the scope {scope}")
+                needs = {"WWW-Authenticate": f'Bearer realm="uadray", error="insufficient_scope", scope="{scope}"'}
+                raise RefusedError(403, f"this token lacks the scope {scope}", needs)
             return found_caller
 
         return caller

@@ -94,10 +94,13 @@ class Policy(Config):
 
 
 class ActorOptions(Config):
-    """What a replica asks of the cluster, beyond what `args` says; fields as of Serve."""
+    """What a replica asks of the cluster; fields as of Serve.
 
-    num_cpus: float | None = Field(default=None, ge=0)
-    num_gpus: float | None = Field(default=None, ge=0)
+    Serve takes this in the place of what `args` says, CPUs and GPUs included: they have to be named.
+    """
+
+    num_cpus: float = Field(ge=0)
+    num_gpus: float = Field(ge=0)
     memory: float | None = Field(default=None, gt=0)
     resources: dict[str, float] | None = None
     accelerator_type: str | None = None
@@ -106,10 +109,13 @@ class ActorOptions(Config):
 
 
 class AutoscalingOptions(Config):
-    """How fast replicas come and go, beyond what `args` says; fields as of Serve."""
+    """How many replicas there are, and how fast they come and go; fields as of Serve.
 
-    min_replicas: int | None = Field(default=None, ge=0)
-    max_replicas: int | None = Field(default=None, ge=1)
+    Serve takes this in the place of what `args` says: without them there would be one replica, always.
+    """
+
+    min_replicas: int = Field(ge=0)
+    max_replicas: int = Field(ge=1)
     initial_replicas: int | None = Field(default=None, ge=0)
     target_ongoing_requests: float | None = Field(default=None, gt=0)
     look_back_period_s: float | None = Field(default=None, gt=0)

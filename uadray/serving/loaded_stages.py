@@ -19,7 +19,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from uadray.detectors.bundle import load_detector, read_bundle
+from uadray.config import parse_config
+from uadray.detectors.building import build_detector
+from uadray.detectors.bundle import Bundle, load_detector, read_bundle
+from uadray.detectors.description import BundleDescription
 from uadray.detectors.detector import Detector, Stage, pooled
 from uadray.detectors.latents import Latent
 from uadray.detectors.pixels import centre, to_pixels
@@ -58,6 +61,16 @@ def load_stages(
     if bundle.id != bundle_id:
         raise ChangedError(f"bundle {uri} is {bundle.id} by now, not {bundle_id}; name it anew")
     return load_detector(uri, bundle, device=device, batch_tiles=batch_tiles, stages=stages)
+
+
+def makes_pictures(bundle: BundleDescription) -> bool:
+    """Whether a bundle's detector makes reconstructions; none of its networks is loaded to know that.
+
+    Raises:
+        InputError: there is no such detector.
+    """
+    detector = parse_config(Bundle, bundle.model_dump(), source="bundle").detector
+    return build_detector(detector, {}, device="cpu", batch_tiles=None, stages=()).has_picture
 
 
 @torch.inference_mode()

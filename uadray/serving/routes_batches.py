@@ -3,9 +3,10 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from uadray.serving.access import Caller
+from uadray.serving.audit import add_subject
 from uadray.serving.batches import Batches, BatchRecord
 from uadray.serving.job_orders import order_batch
 from uadray.serving.job_schemas import Batch, BatchPage, BatchRequest, shown_time
@@ -35,12 +36,17 @@ def router(services: Services) -> APIRouter:
         responses=problems(401, 403, 409, 413, 422, 429),
     )
     async def submit_batch(
-        asked: BatchRequest, response: Response, caller: Annotated[Caller, Depends(submit)], key: Key = None
+        asked: BatchRequest,
+        request: Request,
+        response: Response,
+        caller: Annotated[Caller, Depends(submit)],
+        key: Key = None,
     ) -> Batch:
         """Send many slides. Each becomes a job; slides that come meanwhile are not stuck behind them."""
         record = await asyncio.to_thread(
             lambda: order_batch(services, asked, by=caller.name, key=asked.idempotency_key or key)
         )
+        add_subject(request.scope, batch_id=record.id)
         response.headers["Location"] = f"/v1/batches/{record.id}"
         return await asyncio.to_thread(_shown, services, batches, record)
 

@@ -12,6 +12,7 @@ from uadray.decisions.conformal import threshold
 from uadray.errors import AccessError, InputError, UnreachableError
 from uadray.networks.bundle_description import CALIBRATION, DESCRIPTION, WEIGHTS
 from uadray.serving.allowed_uris import MAX_URI_LENGTH, ForbiddenUriError, check_uri
+from uadray.serving.audit import add_subject
 from uadray.serving.config import ServeConfig
 from uadray.serving.openapi import json_body, problems
 from uadray.serving.refusals import RefusedError
@@ -157,6 +158,7 @@ def router(services: Services) -> APIRouter:
         with the bundle that had the name.
         """
         asked = await read_json(request, BundlePlace)
+        add_subject(request.scope, uri=asked.uri)
         bundle = await asyncio.to_thread(_read, name, asked.uri, services.config)
         await _warm(bundle, services)
         await asyncio.to_thread(registry.switch, bundle)

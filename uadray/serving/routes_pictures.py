@@ -10,7 +10,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from fastapi.responses import JSONResponse
 
 from uadray.serving.openapi import problems
 from uadray.serving.refusals import RefusedError
@@ -18,7 +17,7 @@ from uadray.serving.requests import unless_gone
 from uadray.serving.screened_slides import ScreenedSlides
 from uadray.serving.screenings import UsedBundle
 from uadray.serving.services import Services
-from uadray.serving.slide_answers import ONE, BundleName, Name, Number, SlideId, in_thread, in_time
+from uadray.serving.slide_answers import ONE, PREFIX, BundleName, Name, Number, SlideId, in_thread, in_time
 from uadray.serving.tile_panel import normal_share, tile_facts, tile_pictures
 from uadray.serving.views import TileAt
 
@@ -45,14 +44,17 @@ class _Svg(Response):
     media_type = "image/svg+xml"
 
 
-class _GeoJson(JSONResponse):
+class _GeoJson(Response):
     media_type = "application/geo+json"
 
 
 def router(services: Services, slides: ScreenedSlides) -> APIRouter:
     """The routes."""
     may_read = Depends(services.access.requires("read"))
-    routes = APIRouter(dependencies=[may_read], responses=problems(409, 504))
+    routes = APIRouter(
+        prefix=PREFIX, tags=["screenings"], dependencies=[may_read],
+        responses=problems(401, 403, 404, 409, 422, 503, 504),
+    )  # fmt: skip
     seconds = services.config.request_timeout_s
 
     async def kept(

@@ -14,7 +14,7 @@ from uadray.serving.requests import read_json
 from uadray.serving.schemas import Message
 from uadray.serving.screened_slides import ScreenedSlides
 from uadray.serving.services import Services
-from uadray.serving.slide_answers import ONE, Name, Number, SlideId, in_thread
+from uadray.serving.slide_answers import ONE, PREFIX, Name, Number, SlideId, in_thread
 from uadray.serving.slide_query import FACETS, MAX_PAGE, SlideQuery, Sort
 
 Word = Annotated[str, StringConstraints(max_length=200)]
@@ -92,7 +92,7 @@ class NoteBody(Message):
 def router(services: Services) -> APIRouter:
     """The routes, those of pictures too."""
     slides = ScreenedSlides(services.config.out, services.registry, may_read_from=services.config.slides)
-    routes = APIRouter(prefix="/v1/screenings", tags=["screenings"], responses=problems(401, 403, 404, 422, 503))
+    routes = APIRouter(prefix=PREFIX, tags=["screenings"], responses=problems(401, 403, 404, 422, 503))
     may_read, may_submit = (Depends(services.access.requires(scope)) for scope in ("read", "submit"))
 
     @routes.get("", operation_id="screenings", dependencies=[may_read])
@@ -127,5 +127,7 @@ def router(services: Services) -> APIRouter:
         note = new_note(given.flag, given.text, who=caller.name)
         return await in_thread(lambda: slides.put_note(screening, slide_id, note, etag))
 
-    routes.include_router(routes_pictures.router(services, slides))
-    return routes
+    both = APIRouter()
+    both.include_router(routes)
+    both.include_router(routes_pictures.router(services, slides))
+    return both

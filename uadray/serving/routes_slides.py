@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from uadray.serving.access import Caller
+from uadray.serving.audit import add_subject
 from uadray.serving.job_orders import order_slide
 from uadray.serving.job_records import ID, JobRecord
 from uadray.serving.job_results import MAX_PAGE, decision_record, result_bytes, tile_page
@@ -49,10 +50,15 @@ def router(services: Services) -> APIRouter:
         "", status_code=202, response_model=Job, operation_id="submitSlide", responses=problems(401, 403, 409, 422, 429)
     )
     async def submit_slide(
-        asked: SlideRequest, response: Response, caller: Annotated[Caller, Depends(submit)], key: Key = None
+        asked: SlideRequest,
+        request: Request,
+        response: Response,
+        caller: Annotated[Caller, Depends(submit)],
+        key: Key = None,
     ) -> Job:
         """Send a slide. It waits its turn; the answer says where to ask how far it is."""
         job = await asyncio.to_thread(_submitted, services, asked, caller.name, asked.idempotency_key or key)
+        add_subject(request.scope, slide=job.slide_id, job_id=job.id)
         response.headers["Location"] = f"/v1/slides/{job.id}"
         return job
 

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from uadray.serving.answers import Question, answer, in_thread
+from uadray.serving.audit import add_subject
 from uadray.serving.base64_images import MEDIA_TYPES
 from uadray.serving.config import ServeConfig
 from uadray.serving.limits import PixelRoom, RequestGate
@@ -39,6 +40,7 @@ def router(services: Services) -> APIRouter:
     async def scored(request: Request, body: bytes) -> JSONResponse:
         options, read = await in_thread(_asked, request, body, config)
         bundle = await in_thread(services.registry.get, options.bundle)
+        add_subject(request.scope, bundle=bundle.id)
         if bundle.description.tiles.stain is not None:
             raise RefusedError(
                 422, f"bundle {bundle.name} normalises stain by slide; it cannot score tiles that come alone"

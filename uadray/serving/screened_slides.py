@@ -122,8 +122,8 @@ class ScreenedSlides:
         refs = [(each, _tiles_ref(screening, version, record, each)) for each, record in scored]
         return screening, self._slide_ref(records[0]), refs
 
-    def layers(self, name: str, slide_id: str) -> dict[str, Any]:
-        """Outlines of a slide."""
+    def layers(self, name: str, slide_id: str) -> bytes:
+        """Outlines of a slide, as GeoJSON."""
         return layers(self.decided(name, slide_id)[0], slide_id)
 
     def picture(self, name: str, slide_id: str, bundle: str | None, what: str) -> tuple[str, Callable[[], bytes]]:

@@ -27,7 +27,12 @@ ENVIRONMENT = {
 }
 """Of Ray's processes. A cluster that is joined should have been started with them; a variable that is set stays."""
 
+log = logging.getLogger("uadray.serving")
+
 POLL_S = 0.25
+
+TELL_S = 20.0
+"""How often it is said what is waited for."""
 
 STOP_S = 20.0
 """What is at work when the application ends has so long. A slide that is not done by then stays in the queue."""
@@ -80,12 +85,17 @@ def hashed(tokens: Sequence[Token]) -> str:
 
 
 def _wait_until_running(name: str) -> None:
+    told = time.monotonic()
     while True:
         status = serve.status().applications.get(name)
         if status is not None and status.status == "RUNNING":
             return
         if status is not None and status.status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise WorkError(f"the endpoint could not be started: {_reason(status)}")
+        if status is not None and time.monotonic() - told > TELL_S:
+            told = time.monotonic()
+            waited_for = [name for name, d in status.deployments.items() if d.status != "HEALTHY"]
+            log.info("waiting for replicas of %s", ", ".join(waited_for) or "the application")
         time.sleep(POLL_S)
 
 

@@ -17,6 +17,8 @@ T = TypeVar("T")
 SLIDE_STATUS = {"changed": 409, "missing": 404, "outside": 404, "no_access": 503, "unreachable": 503}
 """Of an answer about a slide that cannot be shown, by the reason; 422 for the others, which are the file's own."""
 
+PREFIX = "/v1/screenings"
+
 ONE = "/{screening}/slides/{slide_id}"
 
 Name = Annotated[str, Path(max_length=64, description="`main`, or the fingerprint of a screening.", examples=["main"])]

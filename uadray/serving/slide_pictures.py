@@ -73,14 +73,17 @@ def sheet(screening: Screening, bundle: UsedBundle, record: Mapping[str, Any]) -
     return evidence_sheet(pictures, sizes=dict.fromkeys(("thumbnail", "heatmap"), size))
 
 
-def layers(screening: Screening, slide_id: str) -> dict[str, Any]:
-    """The outlines of a slide's tissue and flagged regions, GeoJSON in level-0 pixels; each has its `class`."""
+def layers(screening: Screening, slide_id: str) -> bytes:
+    """The outlines of a slide's tissue and flagged regions, GeoJSON in level-0 pixels; each has its `class`.
+
+    People edit these files: of one that is no GeoJSON, or has a coordinate that is no number, nothing is told.
+    """
     try:
         data = objects.read_bytes(_layers_uri(screening, slide_id), max_bytes=MAX_LAYERS_BYTES)
-        features = json.loads(data).get("features", [])
-    except (NotFoundError, ValueError, AttributeError, RecursionError):
-        features = []
-    return {"type": "FeatureCollection", "features": [each for each in map(_layer, features) if each is not None]}
+        found = [each for each in map(_layer, json.loads(data).get("features", [])) if each is not None]
+        return json.dumps({"type": "FeatureCollection", "features": found}, allow_nan=False).encode()
+    except (NotFoundError, ValueError, AttributeError, TypeError, RecursionError):
+        return b'{"type": "FeatureCollection", "features": []}'
 
 
 def has_layers(screening: Screening, slide_id: str) -> bool:

@@ -13,6 +13,7 @@ from typing import final
 from ray.serve.handle import DeploymentHandle
 
 from uadray.errors import UadrayError
+from uadray.serving.allowed_uris import check_slide
 from uadray.serving.config import ServeConfig
 from uadray.serving.jobs import Jobs
 from uadray.serving.replica_logs import log_to_output
@@ -34,7 +35,8 @@ class SlideStage:
         log_to_output()
         self._jobs = Jobs(config.out)
         score = partial(ThroughStages(config, stages).score_now, loop=asyncio.get_running_loop())
-        self._workers = [SlideWorker(self._jobs, score) for _ in range(config.slides_per_replica)]
+        check = partial(check_slide, allowed=config.slides)
+        self._workers = [SlideWorker(self._jobs, score, check=check) for _ in range(config.slides_per_replica)]
         self._drain, self._stop = threading.Event(), threading.Event()
         self._threads = [
             threading.Thread(target=worker.run, args=(self._stop,), kwargs={"drain": self._drain}, daemon=True)

@@ -74,14 +74,18 @@ class SlideWorker:
     Args:
         jobs: the queue.
         score: asks the stages.
+        check: raises `InputError` for a URI that may not be read, or not any more: a link may lead elsewhere by now.
         clock: seconds; for waiting alone.
 
     Attributes:
         at_work: whether it is on a slide.
     """
 
-    def __init__(self, jobs: Jobs, score: ScoreNow, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._jobs, self._batches, self._clock = jobs, Batches(jobs), clock
+    def __init__(
+        self, jobs: Jobs, score: ScoreNow, *, check: Callable[[str], object] = str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._jobs, self._batches, self._check, self._clock = jobs, Batches(jobs), check, clock
         self._screenings = OpenScreenings(jobs.out, score)
         self._reader = ReaderProcess()
         self._not_before: dict[str, float] = {}  # place -> when it is looked at again
@@ -161,6 +165,7 @@ class SlideWorker:
             self._jobs.leave(task.place)
             return True
         try:
+            self._check(record.slide.uri)
             screening = self._screenings.open(record)
         except InputError as error:  # the bundle is gone, or another: no fault of the slide
             self._put_off(task, *reason_of(error))

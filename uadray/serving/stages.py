@@ -11,6 +11,7 @@ together. The class is plain Python: `uadray.serving.app` makes a deployment of 
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,9 +32,10 @@ from uadray.serving.loaded_stages import (
     scored,
     scored_at_once,
 )
+from uadray.serving.replica_logs import log_to_output
 
-JOIN_WAIT_S = 0.003
-"""A request of fewer tiles than a forward pass has waits so long for others of its bundle."""
+JOIN_WAIT_S = 0.001
+"""A request of fewer tiles than a forward pass has waits so long for others of its bundle, in every stage."""
 
 FAILURES = 3
 """After so many failures in a row, without a success, a replica calls itself broken, and Serve replaces it."""
@@ -79,6 +81,8 @@ class StageReplica:
     """
 
     def __init__(self, kind: Kind, *, bundles: int = 3, threads: int = 1, batch_tiles: int | None = None) -> None:
+        log_to_output()
+        logging.getLogger("ray.serve").addFilter(_is_of_tiles)
         self._work = WORK[kind]
         self._device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
         self._thread = ThreadPoolExecutor(1, "uadray-stage", torch.set_num_threads, (threads,))
@@ -157,3 +161,8 @@ class StageReplica:
             self._failures = 0
             meter.add(tiles=sum(n_tiles(arguments[0]) for arguments in asked))
         return answers
+
+
+def _is_of_tiles(record: logging.LogRecord) -> bool:
+    """False for Serve's warning that a batch has more requests than a replica: our batches are counted in tiles."""
+    return "max_batch_size" not in record.getMessage()

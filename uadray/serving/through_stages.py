@@ -10,6 +10,7 @@ from ray.serve.handle import DeploymentHandle
 
 from uadray.errors import ChangedError, InputError, UadrayError, UnreachableError
 from uadray.serving.config import ServeConfig
+from uadray.serving.loaded_stages import makes_pictures
 from uadray.serving.refusals import RefusedError
 from uadray.serving.registry import RegisteredBundle
 from uadray.serving.replica_calls import answered
@@ -30,6 +31,7 @@ class ThroughStages:
         self._stages = tuple(stages)
         self._kept = [h for h, stage in zip(stages, config.stages.values(), strict=True) if stage.replicas]
         self._ready: set[str] = set()
+        self._pictures: dict[str, bool] = {}
 
     async def score(self, bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> Scores:
         """Scores of RGB tiles [N, tile, tile, 3].
@@ -40,7 +42,7 @@ class ThroughStages:
         if not len(pixels):
             return Scores(np.empty(0))
         try:
-            scores: Scores = await answered(lambda: self._sent(bundle.model_id, pixels, wanted), by="the detector")
+            scores: Scores = await answered(lambda: self._sent(bundle, pixels, wanted), by="the detector")
         except (ChangedError, InputError) as error:
             raise RefusedError(503, f"bundle {bundle.name} cannot be loaded now", {"Retry-After": "5"}) from error
         if len(scores.score) != len(pixels):
@@ -73,14 +75,24 @@ class ThroughStages:
         self._ready.add(bundle.model_id)
         return True
 
-    def _sent(self, model_id: str, pixels: Pixels, wanted: Wanted) -> list[Any]:
-        """One way through the stages: each sends its answer to the next, and only the last comes back here."""
-        stages = [stage.options(multiplexed_model_id=model_id) for stage in self._stages]
+    def _sent(self, bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> list[Any]:
+        """One way through the stages: each sends its answer to the next, and only the last comes back here.
+
+        Nothing is sent to the stage `reconstruct` of a detector that makes no picture.
+        """
+        stages = [stage.options(multiplexed_model_id=bundle.model_id) for stage in self._stages]
         if len(stages) == 1:
             return [stages[0].remote(pixels, wanted)]
         z = stages[0].remote(pixels)
+        if not self._has_picture(bundle):
+            return [z, stages[2].remote(pixels, None, z, wanted)]
         x_hat = stages[1].remote(z)
         return [z, x_hat, stages[2].remote(pixels, x_hat, z, wanted)]
+
+    def _has_picture(self, bundle: RegisteredBundle) -> bool:
+        if bundle.model_id not in self._pictures:
+            self._pictures[bundle.model_id] = makes_pictures(bundle.description)
+        return self._pictures[bundle.model_id]
 
 
 def _one(handle: DeploymentHandle, *arguments: Any) -> list[Any]:

@@ -252,7 +252,8 @@ def _confined(endpoint: str) -> dict[str, str]:
     fail, and are sent again by boto3, which does not follow. Where requests go through a proxy anyway, it decides.
     """
     host = urlsplit(endpoint).hostname or ""
-    if getproxies().get(urlsplit(endpoint).scheme) and not proxy_bypass(host):
+    proxies = getproxies()
+    if (proxies.get(urlsplit(endpoint).scheme) or proxies.get("all")) and not proxy_bypass(host):
         return {}
     return {"proxy_url": _NO_PROXY, "proxy_excludes": host}
 
