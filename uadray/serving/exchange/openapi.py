@@ -46,6 +46,9 @@ def _problem(description: str) -> dict[str, Any]:
     return {"description": description, "content": {MEDIA_TYPE: {"schema": schema}}}
 
 
+GEOJSON: dict[str, Any] = {"content": {"application/geo+json": {"schema": {"type": "object"}}}}
+"""What a route says of an answer that is GeoJSON."""
+
 ANY_PROBLEM: dict[int | str, dict[str, Any]] = {"default": _problem("The request was refused, or the server failed.")}
 """What every route may answer."""
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from uadray.serving.exchange.bodies import unless_gone
-from uadray.serving.exchange.openapi import problems
+from uadray.serving.exchange.openapi import GEOJSON, problems
 from uadray.serving.exchange.refusals import RefusedError
 from uadray.serving.services import Services
 from uadray.serving.views.screened_slides import ScreenedSlides
@@ -103,7 +103,7 @@ def router(services: Services, slides: ScreenedSlides) -> APIRouter:
         made = lambda: services.views.heat(ref, scale, level, x, y)  # noqa: E731
         return await _answered(request, ref.version, v, (ref.uri, scale, level, x, y), made, _Png, seconds)
 
-    @routes.get(f"{ONE}/layers", operation_id="slide_layers", response_class=_GeoJson)
+    @routes.get(f"{ONE}/layers", operation_id="slide_layers", response_class=_GeoJson, responses={200: GEOJSON})
     async def outlines(screening: Name, slide_id: SlideId) -> Response:
         """Tissue and flagged regions, GeoJSON in level-0 pixels."""
         return _GeoJson(await in_thread(lambda: slides.layers(screening, slide_id)))
