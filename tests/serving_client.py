@@ -19,16 +19,16 @@ import numpy as np
 import uvicorn
 
 from uadray.detectors.detector import STAGES, Detector
-from uadray.serving.access import Access
+from uadray.serving.access.callers import Access
+from uadray.serving.access.tokens import SCOPES, FixedTokens, Token, TokenSource, digest
 from uadray.serving.config import ServeConfig
 from uadray.serving.http import build_http
-from uadray.serving.jobs import Jobs
-from uadray.serving.loaded_stages import load_stages, scored_at_once
+from uadray.serving.jobs.queue import Jobs
 from uadray.serving.registry import RegisteredBundle, Registry
 from uadray.serving.scores import Scores, Wanted
 from uadray.serving.services import Services
-from uadray.serving.tokens import SCOPES, FixedTokens, Token, TokenSource, digest
-from uadray.serving.views import SlideViews
+from uadray.serving.stages.loaded_stages import load_stages, scored_at_once
+from uadray.serving.views.slide_views import SlideViews
 from uadray.tiles.images import Pixels
 
 PATH = "/v1/tiles/score"

@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from uadray.serving.access import Access
+from uadray.serving.access.callers import Access
 from uadray.serving.config import ServeConfig
+from uadray.serving.exchange.openapi import describe
 from uadray.serving.http import build_http
-from uadray.serving.jobs import Jobs
-from uadray.serving.openapi import describe
+from uadray.serving.jobs.queue import Jobs
 from uadray.serving.registry import Registry
 from uadray.serving.services import Services
 

@@ -22,10 +22,10 @@ from uadray.cluster.workers import StreamConfig
 from uadray.errors import AccessError, InputError, NotFoundError
 from uadray.screening.bundles import calibrated_bundle
 from uadray.screening.job import ScreenConfig, screen
+from uadray.serving.access.tokens import FixedTokens, Token, TokenSource, digest
 from uadray.serving.config import ServeConfig
-from uadray.serving.jobs import Jobs
-from uadray.serving.slide_work import SlideWorker
-from uadray.serving.tokens import FixedTokens, Token, TokenSource, digest
+from uadray.serving.jobs.queue import Jobs
+from uadray.serving.jobs.slide_worker import SlideWorker
 from uadray.slides.manifest import SlideRow
 
 TOKEN = serving_client.TOKEN

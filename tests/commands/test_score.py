@@ -20,7 +20,7 @@ from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
 from uadray.errors import InputError, WorkError
 from uadray.evaluation.report import evaluate
 from uadray.schemas import TILE_SCORES
-from uadray.serving.base64_images import decode_tile
+from uadray.serving.tiles.base64_images import decode_tile
 from uadray.tiles.cells import with_cells
 from uadray.tiles.spec import TileSpec
 from uadray.tilesets.containers import TileRef

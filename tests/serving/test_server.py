@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime
 
+from uadray.serving.access.tokens import FixedTokens, Token, digest, token_source
 from uadray.serving.server import hashed
-from uadray.serving.tokens import FixedTokens, Token, digest, token_source
 
 
 def test_tokens_travel_as_hashes() -> None:

@@ -141,7 +141,7 @@ def _server(place: Material) -> SeaweedServer:
 
 def readers(pid: int) -> list[int]:
     """The processes that read slides for a replica."""
-    return [each for each in descendants(pid) if "uadray.serving.reader_process" in title(each)]
+    return [each for each in descendants(pid) if "uadray.serving.jobs.reader_process" in title(each)]
 
 
 VICTIMS: dict[str, Callable[[Material, Endpoint], int]] = {

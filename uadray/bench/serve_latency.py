@@ -132,7 +132,7 @@ def _by_handle(place: Material, *, one_replica: bool) -> Callable[[Pixels], Time
     from uadray.serving.config import ServeConfig
     from uadray.serving.registry import Registry
     from uadray.serving.scores import Wanted
-    from uadray.serving.through_stages import ThroughStages
+    from uadray.serving.stages.through_stages import ThroughStages
 
     out = place.arguments(f"latency-{'fused' if one_replica else 'chained'}")["out"]
     bundle = Registry(out, default="a").get()

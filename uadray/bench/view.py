@@ -35,14 +35,14 @@ from uadray.phantoms.tissue import paint
 from uadray.schemas import SLIDE_DECISIONS, TILE_SCORES
 from uadray.screening import decision_segments
 from uadray.screening.slide_outputs import parquet
-from uadray.serving.access import Access
+from uadray.serving.access.callers import Access
 from uadray.serving.config import ServeConfig
 from uadray.serving.http import build_http
-from uadray.serving.jobs import Jobs
+from uadray.serving.jobs.queue import Jobs
 from uadray.serving.registry import RegisteredBundle, Registry
 from uadray.serving.scores import Scores, Wanted
 from uadray.serving.services import Services
-from uadray.serving.views import SlideViews
+from uadray.serving.views.slide_views import SlideViews
 from uadray.slides.identity import slide_etag
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
@@ -155,7 +155,7 @@ def _pages(port: int) -> dict[str, float]:
 def _endpoint(out: str) -> Iterator[int]:
     """The port of the application, without bundles."""
     views = SlideViews()
-    logging.getLogger("uadray.serving.audit").setLevel(logging.WARNING)  # a line a request is no news here
+    logging.getLogger("uadray.serving.access.audit").setLevel(logging.WARNING)  # a line a request is no news here
     services = Services(
         config=ServeConfig(out=out, bundles={"none": "none"}, slides=(out.rpartition("/")[0],), insecure=True),
         access=Access(None), registry=Registry(out), jobs=Jobs(out), score=_no_score, views=views, ready=_ready,

@@ -12,10 +12,10 @@ from uadray.cluster.connection import connect
 from uadray.commands import console
 from uadray.errors import InputError
 from uadray.serving import server
-from uadray.serving.access import endpoint_tokens
+from uadray.serving.access.callers import endpoint_tokens
+from uadray.serving.access.hosts import is_loopback
 from uadray.serving.app import check_bundles, resolved
 from uadray.serving.deployment_file import DeploymentFile, HttpOptions
-from uadray.serving.hosts import is_loopback
 
 log = logging.getLogger("uadray.serving")
 

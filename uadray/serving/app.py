@@ -20,20 +20,20 @@ from ray.serve.handle import DeploymentHandle
 from uadray.detectors.description import described_bundle
 from uadray.errors import InputError
 from uadray.screening.bundles import ScreeningBundle
-from uadray.serving.access import Access, endpoint_tokens
+from uadray.serving.access.callers import Access, endpoint_tokens
 from uadray.serving.config import ServeConfig, StageConfig
 from uadray.serving.http import build_http
-from uadray.serving.jobs import Jobs
+from uadray.serving.jobs.folders import claim_screening
+from uadray.serving.jobs.queue import Jobs
 from uadray.serving.registry import RegisteredBundle, Registry
-from uadray.serving.replica_logs import log_to_output
 from uadray.serving.scaling import WANTED
 from uadray.serving.scores import Scores, Wanted
-from uadray.serving.screening_folders import claim_screening
 from uadray.serving.services import Services
-from uadray.serving.slide_stage import DRAIN_S, GIVE_BACK_S, SlideStage, replicas_for
-from uadray.serving.stages import Kind, StageReplica
-from uadray.serving.through_stages import ThroughStages
-from uadray.serving.view_stage import ReplicaViews, ViewStage
+from uadray.serving.stages.replica_logs import log_to_output
+from uadray.serving.stages.slide_stage import DRAIN_S, GIVE_BACK_S, SlideStage, replicas_for
+from uadray.serving.stages.stage_replica import Kind, StageReplica
+from uadray.serving.stages.through_stages import ThroughStages
+from uadray.serving.stages.view_stage import ReplicaViews, ViewStage
 from uadray.storage import objects
 from uadray.tiles.images import Pixels
 

@@ -13,8 +13,8 @@ from pydantic import Field, field_validator
 
 from uadray.config import Config, apply_override, parse_config, read_mapping
 from uadray.errors import InputError
+from uadray.serving.access.hosts import is_loopback
 from uadray.serving.config import ServeConfig
-from uadray.serving.hosts import is_loopback
 
 DeploymentName = Literal[
     "Ingress", "MapStage", "ReconstructStage", "ScoreStage", "AllStages", "SlideStage", "ViewStage"

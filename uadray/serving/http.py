@@ -6,19 +6,17 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI
 
 from uadray import __version__
-from uadray.serving import (
-    routes_batches,
-    routes_bundles,
-    routes_health,
-    routes_page,
-    routes_screenings,
-    routes_slides,
-    routes_tiles,
-)
-from uadray.serving.envelope import Envelope
-from uadray.serving.limits import BodyLimits
-from uadray.serving.openapi import ANY_PROBLEM, DESCRIPTION, describe, problems
-from uadray.serving.refusals import answer_errors_as_problems
+from uadray.serving.exchange.envelope import Envelope
+from uadray.serving.exchange.limits import BodyLimits
+from uadray.serving.exchange.openapi import ANY_PROBLEM, DESCRIPTION, describe, problems
+from uadray.serving.exchange.refusals import answer_errors_as_problems
+from uadray.serving.routes import batches as routes_batches
+from uadray.serving.routes import bundles as routes_bundles
+from uadray.serving.routes import health as routes_health
+from uadray.serving.routes import page as routes_page
+from uadray.serving.routes import screenings as routes_screenings
+from uadray.serving.routes import slides as routes_slides
+from uadray.serving.routes import tiles as routes_tiles
 from uadray.serving.services import Services
 
 ROUTERS: tuple[Callable[[Services], APIRouter], ...] = (

@@ -16,12 +16,12 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeDeploySchema
 
 from uadray.errors import InputError, WorkError
+from uadray.serving.access.tokens import TOKENS, Token
 from uadray.serving.config import ServeConfig
 from uadray.serving.deployment_file import DeploymentFile
-from uadray.serving.tokens import TOKENS, Token
 
 ENVIRONMENT = {
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "uadray.serving.proxy_answers.middlewares",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "uadray.serving.stages.proxy_answers.middlewares",
     # a proxy that has died is replaced after three checks: with Serve's own 10 s nothing listens for half a minute
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
 }

@@ -3,12 +3,12 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from uadray.serving.access import Access
+from uadray.serving.access.callers import Access
 from uadray.serving.config import ServeConfig
-from uadray.serving.jobs import Jobs
+from uadray.serving.jobs.queue import Jobs
 from uadray.serving.registry import RegisteredBundle, Registry
 from uadray.serving.scores import Scores, Wanted
-from uadray.serving.views import Views
+from uadray.serving.views.slide_views import Views
 from uadray.tiles.images import Pixels
 
 Score = Callable[[RegisteredBundle, Pixels, Wanted], Awaitable[Scores]]

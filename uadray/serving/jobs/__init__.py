@@ -1,0 +1,1 @@
+"""Slide jobs: the queue in the object store, and the worker."""

@@ -1,0 +1,1 @@
+"""The deployments, and the calls between them."""

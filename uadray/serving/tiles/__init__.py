@@ -1,0 +1,1 @@
+"""Images in a request -> scores in the answer."""
