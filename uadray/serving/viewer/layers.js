@@ -77,6 +77,7 @@ export function applyLayers(view) {
     showHeat(scope, layers.has("heat"), opacity.value / 100);
     scope.redraw();
   }
+  byId("legend").hidden = !view.scopes.some(hasHeat) && !view.outlines.length;
   byId("legend").replaceChildren(...view.scopes.flatMap((scope, i) => legendOf(scope.calibration, {
     threshold: thresholdOf(view, scope), layers: layersOf(scope, i ? ["heat"] : LAYERS),
     title: view.scopes.length > 1 ? scope.about.name : "", names: i ? new Map() : namesOf(view),
