@@ -24,6 +24,8 @@ ENVIRONMENT = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "uadray.serving.stages.proxy_answers.middlewares",
     # a proxy that has died is replaced after three checks: with Serve's own 10 s nothing listens for half a minute
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    # the controller looks at every replica ten times a second otherwise: a seventh of a core, all day
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
 }
 """Of Ray's processes. A cluster that is joined should have been started with them; a variable that is set stays."""
 

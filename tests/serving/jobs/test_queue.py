@@ -107,6 +107,7 @@ def test_a_key_is_one_request(jobs: Jobs) -> None:
 def test_a_batch_is_expanded_once_whoever_begins_again(jobs: Jobs) -> None:
     batches, batch = Batches(jobs), batch_of(30)
     batches.submit(batch, slides(30))
+    assert jobs.waiting() == 30
     assert not batches.expand(batch, lambda: False)
     assert batches.expand(batch, lambda: True)
     assert batches.expand(batch, lambda: True)

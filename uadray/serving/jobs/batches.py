@@ -102,12 +102,11 @@ class Batches:
                     break
                 if not go_on():
                     return False
-                numbers = range(start, min(start + PAGE, len(slides)))
-                list(
-                    pool.map(
-                        lambda number: self._jobs.submit(_job(record, number, slides[number]), number=number), numbers
-                    )
-                )
+                page = enumerate(slides[start : start + PAGE], start)
+                jobs = [_job(record, number, slide) for number, slide in page]
+                list(pool.map(self._jobs.submit, jobs))
+        if self._jobs.end(record.id) is not None:
+            self.cancel(record.id, by="its batch")  # jobs that were made while it was cancelled
         self._jobs.leave(_place(record))
         return True
 
@@ -161,7 +160,9 @@ class Batches:
 
 
 def _place(record: BatchRecord) -> str:
-    return queue_name(record.id, priority=record.priority, submitted=record.submitted)
+    return queue_name(
+        record.id, priority=record.priority, submitted=record.submitted, slides=record.n_slides
+    )  # fmt: skip
 
 
 def _job(record: BatchRecord, number: int, slide: Slide) -> JobRecord:

@@ -30,7 +30,7 @@ from pydantic import BaseModel
 
 from uadray.errors import InputError, NotFoundError
 from uadray.screening.leases import REQUESTS, read_with_etag
-from uadray.serving.jobs.records import End, JobRecord, Progress, queue_name
+from uadray.serving.jobs.records import End, JobRecord, Progress, queue_name, slides_at
 from uadray.storage import objects
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
@@ -60,15 +60,21 @@ class Jobs:
         self.out, self.clock = out, clock
         self._counted: tuple[float, int] = (0.0, 0)
 
-    def submit(self, record: JobRecord, *, number: int = 0) -> None:
-        """Put a job into the queue; again, it changes nothing. `number`: in its batch.
+    def submit(self, record: JobRecord) -> None:
+        """Put a job into the queue; again, it changes nothing.
 
         Its place comes first: a job that is there is in the queue. A place without a job is of one never accepted.
         """
-        record = self.record(record.id) or record
-        if self.end(record.id) is None:
-            objects.put_if_absent(objects.join(self.out, "queue", place_of(record, number)), b"{}")
-        objects.put_if_absent(self._uri("jobs", record.id), record.model_dump_json().encode())
+        place = place_of(record)
+        objects.put_if_absent(objects.join(self.out, "queue", place), b"{}")
+        if objects.put_if_absent(self._uri("jobs", record.id), record.model_dump_json().encode()):
+            return
+        there, end = self.record(record.id) or record, self.end(record.id)
+        is_over = end is not None and end.end != "committing"
+        if is_over or place_of(there) != place:
+            self.leave(place)
+        if not is_over:
+            objects.put_if_absent(objects.join(self.out, "queue", place_of(there)), b"{}")
 
     def once(self, key: str, *, by: str, asked: str, new_id: str) -> str:
         """The id that belongs to an idempotency key of a caller: `new_id` the first time, later that of the first time.
@@ -111,7 +117,7 @@ class Jobs:
         end = End(end="cancelled", by=by, at=self.clock())
         if objects.put_if_absent(self._uri("ends", job_id), end.model_dump_json().encode()):
             record = self.record(job_id)
-            if record is not None and record.batch is None:  # the number of a batch's job is its worker's to know
+            if record is not None:
                 self.leave(place_of(record))
             return end
         return self.end(job_id) or end
@@ -139,14 +145,15 @@ class Jobs:
         return sorted(objects.name(info.uri) for info in infos)
 
     def waiting(self) -> int:
-        """How many jobs are in the queue, those at work among them, as of `COUNT_S` ago at most."""
+        """How many slides are in the queue, those at work among them, as of `COUNT_S` ago at most."""
         if time.monotonic() - self._counted[0] > COUNT_S or not self._counted[0]:
             self.recount()
         return self._counted[1]
 
     def recount(self) -> None:
         """Count the queue now."""
-        self._counted = (time.monotonic(), len(objects.list_many(objects.join(self.out, "queue"))))
+        infos = objects.list_many(objects.join(self.out, "queue"))
+        self._counted = (time.monotonic(), sum(slides_at(objects.name(info.uri)) for info in infos))
 
     def ids(self, *, after: str = "", limit: int) -> list[str]:
         """Ids of jobs, the newest first, beginning behind `after`."""
@@ -177,8 +184,9 @@ class Jobs:
         return objects.join(self.out, folder, f"{name}.json")
 
 
-def place_of(record: JobRecord, number: int = 0) -> str:
-    """The name of a job's place in the queue; `number`: in its batch."""
+def place_of(record: JobRecord) -> str:
+    """The name of a job's place in the queue."""
+    number = int(record.id.partition("-")[2] or 0)
     return queue_name(record.id, priority=record.priority, submitted=record.submitted, number=number)
 
 

@@ -145,8 +145,15 @@ def batch_job_id(batch_id: str, number: int) -> str:
     return f"{batch_id}-{number:06d}"
 
 
-def queue_name(job_id: str, *, priority: int, submitted: float, number: int = 0) -> str:
+def queue_name(job_id: str, *, priority: int, submitted: float, number: int = 0, slides: int = 1) -> str:
     """The name of a job's place in the queue: names sort as their jobs are to be done.
+
+    Args:
+        job_id: of the job, or of a batch that is still to become jobs.
+        priority: 0 to 9.
+        submitted: seconds since 1970.
+        number: of the job in its batch.
+        slides: how many the place stands for.
 
     >>> a = queue_name("a", priority=5, submitted=1000.0)
     >>> later, urgent = queue_name("b", priority=5, submitted=1001.0), queue_name("c", priority=9, submitted=2000.0)
@@ -155,9 +162,18 @@ def queue_name(job_id: str, *, priority: int, submitted: float, number: int = 0)
     True
     """
     rank_ms = int((submitted + number * BATCH_STEP_S) * 1000)
-    return f"{PRIORITIES - priority}-{rank_ms:015d}-{job_id}"
+    return f"{PRIORITIES - priority}-{rank_ms:015d}-{job_id}" + (f"~{slides}" if slides != 1 else "")
 
 
-def job_of(name: str) -> str:
+def job_of(place: str) -> str:
     """The id in the name of a place in the queue."""
-    return name.split("-", 2)[2]
+    return place.split("-", 2)[2].partition("~")[0]
+
+
+def slides_at(place: str) -> int:
+    """How many slides a place in the queue stands for.
+
+    >>> slides_at(queue_name("a", priority=5, submitted=1000.0, slides=40)), slides_at("4-000000001000000-a")
+    (40, 1)
+    """
+    return int(place.partition("~")[2] or 1)

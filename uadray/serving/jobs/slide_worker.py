@@ -15,7 +15,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -158,8 +158,6 @@ class SlideWorker:
 
     def _take_job(self, task: "_Task", stop: threading.Event) -> bool:
         record = task.record
-        if record.batch is not None and self._jobs.end(record.batch) is not None:
-            self._jobs.cancel(record.id, by="its batch")
         end = self._jobs.end(record.id)
         if end is not None and end.end != "committing":
             self._jobs.leave(task.place)
@@ -246,7 +244,8 @@ class SlideWorker:
             leases.release(book.owner, slide_id)
             self._jobs.leave(task.place)
         elif book.commit(result, verdicts):
-            self._finish(task, screening)
+            named = zip(book.bundles, verdicts, strict=True)
+            self._finish(task, screening, [{"bundle": bundle.folder or None} | verdict for bundle, verdict in named])
 
     def _result(self, task: "_Task", screening: OpenScreening, stop: threading.Event) -> SlideResult:
         """All parts of a slide, read and scored; one that has killed its reader twice has failed."""
@@ -276,10 +275,13 @@ class SlideWorker:
                 telling.tell(*_tiles_so_far(parts))
         raise ReaderDiedError("its reader ended without an answer")
 
-    def _finish(self, task: "_Task", screening: OpenScreening) -> None:
-        """Note what was decided, and leave the queue."""
-        record = leases.read_with_etag(leases.decision_uri(screening.folder, task.row.slide_id))
-        decided = [] if record is None else decisions_of(record[1])
+    def _finish(
+        self, task: "_Task", screening: OpenScreening, decided: Sequence[dict[str, Any]] | None = None
+    ) -> None:  # fmt: skip
+        """Note what was decided, and leave the queue; `decided`: where it is not to be read back."""
+        if decided is None:
+            record = leases.read_with_etag(leases.decision_uri(screening.folder, task.row.slide_id))
+            decided = [] if record is None else decisions_of(record[1])
         self._jobs.done(task.record.id, ({name: one.get(name) for name in DECISION_FIELDS} for one in decided))
         self._jobs.leave(task.place)
         self._tries.pop(task.place, None)
