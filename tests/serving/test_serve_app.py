@@ -1,10 +1,8 @@
-"""The application on a real Serve: scores of the detector in every arrangement, while replicas die and bundles change.
+"""The application on a real Serve: scores of the detector in every arrangement, while bundles change.
 
 One application after the other in one Serve, as `uadray serve` deploys it.
 """
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +15,6 @@ import pytest
 import requests
 from seaweed import free_port
 
-from uadray.bench.processes import descendants
 from uadray.config import parse_config
 from uadray.detectors.bundle import load_detector, read_bundle
 from uadray.serving.deployment_file import DeploymentFile
@@ -137,30 +134,6 @@ def test_scores_over_http_are_the_detectors(
         scores_of(answer, bundles[kind], pixels)
 
 
-def test_killed_stages_cost_no_request_its_scores(
-    chain: str, bundles: dict[str, str], pixels: Pixels, body: dict[str, Any]
-) -> None:
-    answers: list[requests.Response] = []
-    with asking(chain, body, answers, n=3):
-        for stage in ("MapStage", "ScoreStage"):
-            time.sleep(1)
-            kill_replica(stage)
-    assert len(answers) > 6
-    for answer in answers:
-        if answer.status_code == 503:
-            assert int(answer.headers["Retry-After"]) >= 1
-        else:
-            scores_of(answer, bundles["dpa"], pixels)
-    assert [answer.status_code for answer in answers[-3:]] == [200] * 3
-
-
-def kill_replica(deployment: str) -> None:
-    """SIGKILL to the one replica of a deployment."""
-    wanted = f"ServeReplica:uadray:{deployment}".encode()
-    (pid,) = [pid for pid in descendants(os.getpid()) if wanted in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    os.kill(pid, signal.SIGKILL)
-
-
 def test_a_bundle_is_swapped_while_requests_run(
     chain: str, bundles: dict[str, str], pixels: Pixels, body: dict[str, Any]
 ) -> None:
@@ -193,17 +166,6 @@ def test_a_slide_is_decided_though_no_replica_was_there(chain: str, data_dir: Pa
     tile = requests.get(f"{slide}/image/{image['max_level']}/0_0", headers=TOKEN, timeout=30)
     assert (tile.status_code, tile.content[:2]) == (200, b"\xff\xd8")
     assert requests.get(f"{slide}/image/{image['max_level']}/999_0", headers=TOKEN, timeout=30).status_code == 404
-
-
-def test_a_changed_configuration_replaces_every_replica_without_a_failure(
-    chain: str, deploy: Callable[..., str], bundles: dict[str, str], pixels: Pixels, body: dict[str, Any]
-) -> None:
-    answers: list[requests.Response] = []
-    with asking(chain, body, answers):
-        deploy(one_replica=False, bundles_per_replica=2, max_tiles_per_request=200)
-    assert len(answers) > 3
-    for answer in answers:
-        scores_of(answer, bundles["dpa"], pixels)
 
 
 def test_all_stages_in_one_replica_give_the_same_scores(
