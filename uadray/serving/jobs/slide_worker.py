@@ -23,11 +23,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from uadray import metrics
 from uadray.errors import SYSTEM_REASONS, InputError, SlideError, UadrayError, reason_of, shown, shown_text
 from uadray.screening import leases
 from uadray.screening.assembly import assembled
 from uadray.screening.slide_outputs import decisions_of
 from uadray.screening.slide_result import SlideResult
+from uadray.screening.summary import state_of_slide
 from uadray.screening.verdicts import verdicts_of
 from uadray.serving.jobs.batches import Batches, BatchRecord
 from uadray.serving.jobs.open_screenings import OpenScreening, OpenScreenings
@@ -244,6 +246,7 @@ class SlideWorker:
             leases.release(book.owner, slide_id)
             self._jobs.leave(task.place)
         elif book.commit(result, verdicts):
+            metrics.count_slide(state_of_slide([verdict["state"] for verdict in verdicts]))
             named = zip(book.bundles, verdicts, strict=True)
             self._finish(task, screening, [{"bundle": bundle.folder or None} | verdict for bundle, verdict in named])
 
@@ -269,6 +272,7 @@ class SlideWorker:
                 (part,) = table.drop_columns(["pixels"]).to_pylist()
                 if part["part"] >= 0:
                     parts[part["part"]] = part
+                    _count(json.loads(part["header"]))
                 result = assembled(task.row, part, parts)
                 if result is not None:
                     return result
@@ -376,6 +380,13 @@ def _in_order(
     for future in scoring:
         yield future.result()
         check()
+
+
+def _count(header: dict[str, Any]) -> None:
+    """Count a part's reading and scoring, as a screening does."""
+    counts = {"tiles": header["tiles"], "bytes_": header["bytes"], "errors": header["errors"]}
+    for stage in ("read", "score"):
+        metrics.Meter(f"screen_{stage}").add(**counts, seconds=header[f"{stage}_s"])
 
 
 def _tiles_so_far(parts: dict[int, dict[str, Any]]) -> tuple[int, int | None]:

@@ -5,6 +5,7 @@ object store; how many replicas there are, `scaling` decides.
 """
 
 import asyncio
+import secrets
 import threading
 import time
 from functools import partial
@@ -12,6 +13,7 @@ from typing import final
 
 from ray.serve.handle import DeploymentHandle
 
+from uadray import metrics
 from uadray.errors import UadrayError
 from uadray.serving.access.allowed_uris import check_slide
 from uadray.serving.config import ServeConfig
@@ -33,6 +35,7 @@ class SlideStage:
 
     def __init__(self, config: ServeConfig, *stages: DeploymentHandle) -> None:
         log_to_output()
+        metrics.start_run(f"serve-{secrets.token_hex(4)}")
         self._jobs = Jobs(config.out)
         score = partial(ThroughStages(config, stages).score_now, loop=asyncio.get_running_loop())
         check = partial(check_slide, allowed=config.slides)
