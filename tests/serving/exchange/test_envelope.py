@@ -2,6 +2,7 @@
 
 import http.client
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -111,6 +112,12 @@ def test_there_are_no_pages_from_elsewhere(port: int, ask: Callable[..., Any]) -
 def test_lines_of_a_log_cannot_be_forged(port: int, ask: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "uadray.serving"):
         ask(port, "/v1/bundles/main%0Auadray.audit%20forged", method="DELETE")
-    lines = [record.getMessage() for record in caplog.records if record.name.startswith("uadray")]
+        deadline = time.monotonic() + 5
+        while not (lines := uadray_lines(caplog)) and time.monotonic() < deadline:
+            time.sleep(0.01)  # the line is written when the answer is on its way
     assert lines
     assert all("\n" not in line and "forged" not in line for line in lines)
+
+
+def uadray_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("uadray")]
