@@ -37,6 +37,7 @@ from uadray.screening import decision_segments
 from uadray.screening.slide_outputs import parquet
 from uadray.serving.access.callers import Access
 from uadray.serving.config import ServeConfig
+from uadray.serving.exchange.refusals import RefusedError
 from uadray.serving.http import build_http
 from uadray.serving.jobs.queue import Jobs
 from uadray.serving.registry import RegisteredBundle, Registry
@@ -174,7 +175,7 @@ def _endpoint(out: str) -> Iterator[int]:
 
 
 async def _no_score(bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> Scores:
-    raise NotImplementedError
+    raise RefusedError(503, "this endpoint of a bench scores nothing")
 
 
 async def _ready() -> bool:

@@ -260,6 +260,17 @@ def test_a_link_that_leads_elsewhere_by_now_is_not_read(
     assert not (Path(jobs.out) / "leases").exists()
 
 
+def test_a_record_that_cannot_be_read_keeps_no_other_from_its_turn(
+    jobs: Jobs, submit: Callable[..., JobRecord], worker: SlideWorker
+) -> None:
+    broken = submit(slide_id="broken", priority=9)
+    (Path(jobs.out) / "jobs" / f"{broken.id}.json").write_text("{")
+    submit(slide_id="good")
+    assert worker.step(threading.Event())
+    assert decision(jobs, "good")["state"] == "scored"
+    assert jobs.places() == [place_of(broken)]
+
+
 def test_the_same_slide_sent_again_is_not_done_again_unless_it_failed(
     jobs: Jobs, submit: Callable[..., JobRecord], worker: SlideWorker, tmp_path: Path, data_dir: Path
 ) -> None:

@@ -137,6 +137,11 @@ class SlideWorker:
             try:
                 if self._take(place, stop):
                     return True
+            except UadrayError:
+                raise
+            except Exception as error:  # a record that cannot be read, say: it must not keep others from their turn
+                log.error("the job %s cannot be worked on: %s", job_of(place), type(error).__name__)
+                self._not_before[place] = self._clock() + LONGEST_AGAIN_S
             finally:
                 self.at_work = False
         return False
