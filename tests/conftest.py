@@ -1,5 +1,6 @@
 """Fixtures for every test: an environment without anybody's credentials, real data, a real S3 server."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,18 @@ def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         patch.setenv("UADRAY_CACHE_SLIDES", str(folder / "slides"))
         patch.delenv("UADRAY_CACHE_BYTES", raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def log_of_uadray() -> Iterator[None]:
+    """Let the log of uadray reach `caplog`, where a command or a replica of an earlier test has sent it elsewhere."""
+    logger = logging.getLogger("uadray")
+    before = logger.handlers, logger.level, logger.propagate
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
+    yield
+    logger.handlers, logger.propagate = before[0], before[2]
+    logger.setLevel(before[1])
 
 
 @pytest.fixture(scope="session")
