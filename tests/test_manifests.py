@@ -1,4 +1,4 @@
-"""The chart and the manifests that are written from it: valid without an unknown field, without secrets, and in step."""
+"""The chart and the manifests that are written from it: valid to the last field, without secrets, and in step."""
 
 import copy
 import json
@@ -37,7 +37,7 @@ ALL_AT_ONCE = {
         "enabled": True, "groups": ["gpu-spot"], "bundles": ["s3://b/1", "s3://b/2"], "slides": "s3://b/in/",
         "out": "s3://b/out", "arguments": ["--gpus", "0.5", "--follow"],
     },
-    "train": {"enabled": True, "groups": ["gpu-spot"], "data": "s3://b/m.csv", "out": "s3://b/d", "config": {"name": "d"}},
+    "train": {"enabled": True, "groups": ["gpu-spot"], "data": "s3://b/m", "out": "s3://b/d", "config": {"name": "d"}},
     "serve": {"enabled": True, "groups": ["cpu", "gpu-spot"], "application": {"out": "s3://b/e"}, "port": 8123},
     "exporter": {"enabled": True, "outs": ["a=s3://b/out"], "config": {"drift": {"delta": 0.01}}},
     "networkPolicy": {"clients": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "storePorts": [8333]},
