@@ -82,7 +82,7 @@ def _how_fast() -> list[p.Json]:
         "How fast, and what does it wait for?",
         p.time_series(
             "Images a second",
-            "By run.", [p.target(q.rate(IMAGES, "run"), "{{run}}")], unit="images/s",
+            "By run, all its workers together.", [p.target(q.rate(IMAGES, "run"), "{{run}}")], unit="images/s",
         ),
         p.time_series(
             "Waits for data",
