@@ -131,9 +131,20 @@ function look(one, index, panel) {
 
 // ---- panels
 
-function niceStep(range, count) {
-  const rough = range / count, power = 10 ** Math.floor(Math.log10(rough));
-  return [1, 2, 2.5, 5, 10].map((one) => one * power).find((one) => one >= rough);
+function ticks(low, high, count, unit) {
+  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
+  const times = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800, 1209600];
+  const nice = unit === "s" && rough > 1 ? times : [1, 2, 2.5, 5, 10].map((one) => one * power);
+  const step = nice.find((one) => one >= rough) || nice.at(-1);
+  const found = [];
+  for (let value = Math.ceil(low / step - 1e-9) * step; value <= high; value += step) found.push(Math.abs(value) < step / 1e6 ? 0 : Number(value.toPrecision(6)));
+  return found;
+}
+
+function axisText(value, low, high, defaults) {
+  const share = defaults.unit === "percentunit" ? 100 : 1;
+  const decimals = share === 100 ? Math.max(0, Math.min(4, Math.ceil(1 - Math.log10((high - low) * share / 4)))) : undefined;
+  return text(value, {...defaults, decimals});
 }
 
 function stackUp(lines) {
@@ -160,23 +171,25 @@ function timeSeries(panel, found, width, height) {
   const lines = found.map((one, index) => ({...one, look: look(one, index, panel)}));
   stackUp(lines);
   const [low, high] = axisRange(lines, defaults);
-  const legend = legendTable(panel, lines);
-  const rows = 1 + lines.length, below = Math.min(height * 0.42, rows * 15 + 4);
-  const plot = {left: 62, top: 6, right: width - 8, bottom: height - below - 20};
+  const isBeside = panel.options.legend.placement === "right", besides = isBeside ? Math.min(300, width * 0.42) : 0;
+  const below = isBeside ? 0 : Math.min(height * 0.42, (1 + lines.length) * 15 + 4);
+  const labels = ticks(low, high, Math.max(2, (height - below - 26) / 36), defaults.unit).map((value) => axisText(value, low, high, defaults));
+  const plot = {left: 12 + 6.2 * Math.max(...labels.map((one) => one.length)), top: 6, right: width - 8 - besides, bottom: height - below - 20};
   const x = (time) => plot.left + (time - state.start) / (state.end - state.start) * (plot.right - plot.left);
   const y = (value) => plot.bottom - (value - low) / (high - low) * (plot.bottom - plot.top);
   const parts = axes(defaults, low, high, plot, x, y);
-  for (const one of lines) parts.push(...drawn(one, x, y));
-  return `<svg width="${width}" height="${plot.bottom + 20}">${parts.join("")}</svg>${legend}`;
+  for (const one of lines) parts.push(...drawn(one, x, y, low));
+  const style = isBeside ? `style="float:right;max-height:${height}px;width:${besides - 6}px"` : "";
+  const legend = `<div class="legend" ${style}>${legendTable(panel, lines)}</div>`;
+  const picture = `<svg width="${width - besides}" height="${plot.bottom + 20}">${parts.join("")}</svg>`;
+  return isBeside ? legend + picture : picture + legend;
 }
 
 function axes(defaults, low, high, plot, x, y) {
-  const parts = [], step = niceStep(high - low, Math.max(2, (plot.bottom - plot.top) / 36));
-  const decimals = defaults.unit === "percentunit" ? {...defaults, decimals: step < 0.01 ? 1 : 0} : {...defaults, decimals: undefined};
-  for (let value = Math.ceil(low / step - 1e-9) * step; value <= high; value += step) {
-    const rounded = Math.abs(value) < step / 1e6 ? 0 : value;
+  const parts = [];
+  for (const value of ticks(low, high, Math.max(2, (plot.bottom - plot.top) / 36), defaults.unit)) {
     parts.push(`<line x1="${plot.left}" x2="${plot.right}" y1="${y(value)}" y2="${y(value)}" stroke="#26292f"/>`);
-    parts.push(`<text x="${plot.left - 6}" y="${y(value) + 4}" text-anchor="end">${escaped(text(Number(rounded.toPrecision(6)), decimals))}</text>`);
+    parts.push(`<text x="${plot.left - 6}" y="${y(value) + 4}" text-anchor="end">${escaped(axisText(value, low, high, defaults))}</text>`);
   }
   const minutes = [10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200].find((one) => (state.end - state.start) / one <= (plot.right - plot.left) / 70) || 86400;
   for (let time = Math.ceil(state.start / minutes) * minutes; time <= state.end; time += minutes) {
@@ -187,7 +200,7 @@ function axes(defaults, low, high, plot, x, y) {
   return parts;
 }
 
-function drawn(one, x, y) {
+function drawn(one, x, y, floor) {
   const pieces = [];
   one.points.forEach(([time], index) => {
     const isNew = index === 0 || time - one.points[index - 1][0] > 1.5 * one.seconds;
@@ -196,7 +209,7 @@ function drawn(one, x, y) {
   });
   return pieces.map((piece) => {
     const up = piece.map((index) => `${x(one.points[index][0]).toFixed(1)},${y(one.high[index]).toFixed(1)}`);
-    const down = piece.map((index) => `${x(one.points[index][0]).toFixed(1)},${y(Math.max(one.low[index], 0)).toFixed(1)}`).reverse();
+    const down = piece.map((index) => `${x(one.points[index][0]).toFixed(1)},${y(Math.max(one.low[index], floor)).toFixed(1)}`).reverse();
     const dash = one.look.isDashed ? ' stroke-dasharray="8 6"' : "";
     const area = one.look.fill ? `<polygon points="${[...up, ...down].join(" ")}" fill="${one.look.color}" fill-opacity="${one.look.fill / 100}"/>` : "";
     const dot = piece.length === 1 ? `<circle cx="${up[0].split(",")[0]}" cy="${up[0].split(",")[1]}" r="2.5" fill="${one.look.color}"/>` : "";
@@ -212,7 +225,7 @@ function legendTable(panel, lines) {
     const cells = calcs.map((calc) => `<td class="number">${escaped(text(CALCS[calc][1](values), defaults))}</td>`).join("");
     return `<tr><td><i style="background:${one.look.color}"></i>${escaped(one.name)}</td>${cells}</tr>`;
   });
-  return `<div class="legend"><table><tr><th>Name</th>${head}</tr>${rows.join("")}</table></div>`;
+  return `<table><tr><th>Name</th>${head}</tr>${rows.join("")}</table>`;
 }
 
 function stats(panel, found, width, height) {

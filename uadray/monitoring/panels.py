@@ -88,6 +88,7 @@ def time_series(
     least: float | None = 0,
     most: float | None = None,
     calcs: Sequence[str] = ("mean", "lastNotNull"),
+    legend: Literal["bottom", "right"] = "bottom",
     thresholds: Sequence[Json] | None = None,
     overrides: Sequence[Json] = (),
     size: tuple[int, int] = (12, 8),
@@ -105,6 +106,7 @@ def time_series(
         least: of the axis.
         most: of the axis.
         calcs: columns of the legend.
+        legend: where it is; beside the picture where there are many series.
         thresholds: drawn as lines.
         overrides: other looks for some series.
         size: columns and rows.
@@ -117,7 +119,7 @@ def time_series(
         "thresholdsStyle": {"mode": "dashed" if thresholds else "off"},
     }  # fmt: skip
     options = {
-        "legend": {"calcs": list(calcs), "displayMode": "table", "placement": "bottom", "showLegend": True},
+        "legend": {"calcs": list(calcs), "displayMode": "table", "placement": legend, "showLegend": True},
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
     defaults = _defaults(unit, least=least, most=most, thresholds=thresholds, custom=custom)
@@ -170,7 +172,7 @@ def bars(
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         "showUnfilled": True, "valueMode": "color",
     }  # fmt: skip
-    mode = "thresholds" if thresholds else "palette-classic"
+    mode = "thresholds" if thresholds else "fixed"
     defaults = _defaults(unit, least=least, most=most, thresholds=thresholds, mode=mode, decimals=decimals)
     return _panel("bargauge", title, description, targets, defaults, options, size=size)
 

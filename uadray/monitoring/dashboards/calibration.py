@@ -18,7 +18,8 @@ def _does_it_hold() -> list[p.Json]:
     age = q.of_screening("uadray_calibration_age_seconds")
     holds = q.of_screening("uadray_calibration_holds")
     alpha = q.of_screening("uadray_ledger_alpha")
-    buckets, count = q.of_screening(f"{P_VALUES}_bucket"), q.of_screening(f"{P_VALUES}_count")
+    buckets, count = q.of_screening(f"{P_VALUES}_bucket", 'le!="+Inf"'), q.of_screening(f"{P_VALUES}_count")
+    shares = q.ratio(q.total(buckets, "le"), q.total(count), on="")
     by = "screening, bundle"
     anomalous = q.total(q.of_screening("uadray_ledger_decisions", 'decision="anomalous"'), by)
     decided = q.total(q.of_screening("uadray_ledger_decisions", 'decision=~"normal|anomalous"'), by)
@@ -63,11 +64,7 @@ def _does_it_hold() -> list[p.Json]:
             "Share of slides with a p-value of at most each bound. Were all slides normal and the calibration right, "
             "each bar would be as long as its bound says. Longer at small p: anomalous slides, or a calibration that "
             "no longer holds.",
-            [
-                p.target(
-                    f"sort({q.ratio(q.total(buckets, 'le'), f'scalar({q.total(count)})')})", "p <= {{le}}", instant=True
-                )
-            ],
+            [p.target(f"sort({shares})", "p <= {{le}}", instant=True)],
             unit="percentunit", most=1, decimals=1, size=(12, 10),
         ),
         p.time_series(

@@ -20,6 +20,7 @@ LEFT = (
 
 def _what_does_it_cost() -> list[p.Json]:
     name = "{{screening}}, {{currency}}"
+    decided = q.total(q.of_screening("uadray_ledger_decided_total"), "screening")
     forecast = f"{SPENT} + {LEFT}"
     return p.row(
         "What does it cost?",
@@ -53,7 +54,7 @@ def _what_does_it_cost() -> list[p.Json]:
             "Screenings",
             "What each has cost.",
             [
-                p.target(q.total(q.of_screening("uadray_ledger_decided_total"), "screening"), ""),
+                p.target(f"0 * {SPENT} + on (screening) group_left () {decided}", ""),
                 p.target(SPENT, ""), p.target(A_SLIDE, ""), p.target(BUDGET, ""),
             ],
             columns={
@@ -68,7 +69,7 @@ def _what_does_it_cost() -> list[p.Json]:
 def _what_is_paid_for() -> list[p.Json]:
     seconds = q.of_run("uadray_stage_seconds_total")
     cores = q.total(q.of_run("uadray_cores", 'kind="cpu"'))
-    share = q.ratio(q.gain(seconds, "stage"), f"scalar({q.gain(seconds)})")
+    share = q.ratio(q.gain(seconds, "stage"), q.gain(seconds), on="")
     return p.row(
         "What is paid for?",
         p.time_series(

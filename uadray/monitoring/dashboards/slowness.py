@@ -18,7 +18,7 @@ LIMIT = q.ratio(f"{SCORED} * {CORES}", BUSY)
 
 def _where() -> list[p.Json]:
     slides = q.gain(q.of_run("uadray_slides_total"))
-    each = q.ratio(q.gain(SECONDS, "stage"), f"scalar({slides})")
+    each = q.ratio(q.gain(SECONDS, "stage"), slides, on="")
     return p.row(
         "Where does the time go?",
         p.stat(
@@ -57,7 +57,7 @@ def _where() -> list[p.Json]:
             "Each second, how many processes are at work on a stage, on average; the dashed line is the cores. The "
             "widest band is the stage to make cheaper.",
             [p.target(q.rate(SECONDS, "stage"), "{{stage}}"), p.target(CORES, "cores")],
-            unit="none", is_stacked=True, size=(16, 10), overrides=[p.named("cores", **p.line())],
+            unit="none", is_stacked=True, legend="right", size=(16, 10), overrides=[p.named("cores", **p.line())],
         ),
         p.bars(
             "Seconds a slide, by stage",
@@ -75,7 +75,6 @@ def _gpu_share() -> str:
 
 def _limit() -> list[p.Json]:
     read = q.rate(q.of_run("uadray_tiles_total", 'stage="screen_read"'))
-    tiles = f"scalar({SCORED})"
     return p.row(
         "What could it do?",
         p.time_series(
@@ -89,7 +88,8 @@ def _limit() -> list[p.Json]:
             "Cost of a tile, by stage",
             "Seconds of a process for a tile. `read` that grows: the store or the network has become slower. `decode`, "
             "`resample`: other slides than before. `score`: more processes than cores.",
-            [p.target(q.ratio(q.rate(SECONDS, "stage"), tiles), "{{stage}}")], unit="s", is_stacked=True,
+            [p.target(q.ratio(q.rate(SECONDS, "stage"), SCORED, on=""), "{{stage}}")], unit="s", is_stacked=True,
+            legend="right", calcs=("lastNotNull",),
         ),
     )  # fmt: skip
 
