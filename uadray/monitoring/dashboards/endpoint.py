@@ -24,13 +24,6 @@ ANSWERS = q.of_serve("ray_serve_num_http_requests_total", 'route!~"/-/.*"')
 
 BY = "application, deployment"
 
-SERVE = f'{q.CLUSTER},run=~"serve-.*"'
-"""A replica is a run of its own, and comes and goes; so no variable chooses among them."""
-
-
-def _own(metric: str, where: str = "") -> str:
-    return f"ray_{metric}{{{SERVE}{',' + where if where else ''}}}"
-
 
 def _does_it_answer() -> list[p.Json]:
     failed = q.of_serve("ray_serve_num_http_requests_total", 'route!~"/-/.*",status_code=~"5.."')
@@ -61,7 +54,8 @@ def _does_it_answer() -> list[p.Json]:
         p.stat(
             "Tiles",
             "Scored a second, by all replicas.",
-            [p.target(q.rate(_own("uadray_tiles_total", 'stage="serve_score"')), "tiles")], unit="tiles/s", decimals=0,
+            [p.target(q.rate(q.of_run("uadray_tiles_total", 'stage="serve_score"')), "tiles")],
+            unit="tiles/s", decimals=0,
         ),
         p.stat(
             "Refused",
@@ -141,7 +135,9 @@ def _why_did_it_scale() -> list[p.Json]:
 
 
 def _batches() -> list[p.Json]:
-    fill = q.ratio(q.rate(_own("uadray_batch_tiles_total"), "stage"), q.rate(_own("uadray_batch_room_total"), "stage"))
+    fill = q.ratio(
+        q.rate(q.of_run("uadray_batch_tiles_total"), "stage"), q.rate(q.of_run("uadray_batch_room_total"), "stage")
+    )
     waited = q.of_serve("ray_serve_batch_wait_time_ms_bucket")
     worked = q.of_serve("ray_serve_batch_execution_time_ms_bucket")
     waiting = q.of_serve("ray_serve_batch_queue_length")
@@ -177,18 +173,23 @@ def _work() -> list[p.Json]:
         "What waits, and what is at work?",
         p.time_series(
             "Jobs",
-            "Slides ordered, by state. Waiting that grows: more is ordered than done.",
-            [p.target(q.total(states, "screening, state"), "{{screening}}: {{state}}")], unit="slides",
+            "Slides ordered, by state, as the folder says, and in all, as the endpoint says. Waiting that grows: more is "
+            "ordered than done.",
+            [
+                p.target(q.total(states, "screening, state"), "{{screening}}: {{state}}"),
+                p.target(q.total(q.of_run("uadray_queue_length", 'queue="to_read"')), "in all"),
+            ],
+            unit="slides",
         ),
         p.time_series(
             "Tiles a second, by stage",
             "Of all replicas. The stages of one bundle follow each other; the slowest is the limit.",
-            [p.target(q.rate(_own("uadray_tiles_total"), "stage"), "{{stage}}")], unit="tiles/s",
+            [p.target(q.rate(q.of_run("uadray_tiles_total"), "stage"), "{{stage}}")], unit="tiles/s",
         ),
         p.time_series(
             "Processes at work, by stage",
             "On average, replicas that compute.",
-            [p.target(q.rate(_own("uadray_seconds_total"), "stage"), "{{stage}}")], unit="none", is_stacked=True,
+            [p.target(q.rate(q.of_run("uadray_seconds_total"), "stage"), "{{stage}}")], unit="none", is_stacked=True,
         ),
         p.time_series(
             "Wait for a replica",
@@ -198,7 +199,8 @@ def _work() -> list[p.Json]:
         p.time_series(
             "Slides, by stage of their work",
             "Slide jobs: processes at work on each stage, as on `why is it slow`.",
-            [p.target(q.rate(_own("uadray_stage_seconds_total"), "stage"), "{{stage}}")], unit="none", is_stacked=True,
+            [p.target(q.rate(q.of_run("uadray_stage_seconds_total"), "stage"), "{{stage}}")],
+            unit="none", is_stacked=True, legend="right",
         ),
     )  # fmt: skip
 
@@ -244,7 +246,7 @@ def make() -> p.Json:
         [_does_it_answer(), _why_did_it_scale(), _batches(), _work(), _health()],
         variables=[
             q.datasource_variable(), *q.cluster_variables(), q.application_variable(), q.deployment_variable(),
-            q.screening_variable(),
+            q.run_variable("serve"), q.screening_variable(),
         ],
         links=[
             q.own_links(), q.ray_link("rayServeDashboard", "Ray: Serve, latency, queues"),

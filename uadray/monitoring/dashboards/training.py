@@ -13,8 +13,7 @@ WAITS = q.of_run("uadray_wait_seconds_total", 'on="data"')
 
 
 def _waits(by: str = "") -> str:
-    waits = q.rate(WAITS, by)
-    return q.ratio(waits, f"{waits} + {q.rate(SECONDS, by)}")
+    return q.ratio(q.rate(WAITS, by), q.rate(SECONDS, by))
 
 
 def _gpu(by: str = "") -> str:
