@@ -250,6 +250,19 @@ def test_nothing_hard_wires_a_namespace() -> None:
     assert {e["port"] for m in monitors for e in m["spec"]["podMetricsEndpoints"]} <= ports
 
 
+def test_prometheus_keeps_the_same_on_kubernetes() -> None:
+    """What the PodMonitors drop, and the rules and alerts, are those of deploy/monitoring."""
+    config = yaml.safe_load((DEPLOY / "monitoring" / "prometheus.yml").read_text(encoding="utf-8"))
+    (ray,) = (job for job in config["scrape_configs"] if job["job_name"] == "ray")
+    there = [
+        {k.replace("source_labels", "sourceLabels"): v for k, v in r.items()} for r in ray["metric_relabel_configs"]
+    ]
+    (monitor,) = (m for m in _plain("screen") if m["metadata"]["name"] == "uadray-screen-ray")
+    here = {e["port"]: e.get("metricRelabelings") for e in monitor["spec"]["podMetricsEndpoints"]}
+    assert here == {"metrics": there, "as-metrics": None, "dash-metrics": None}
+    assert (DEPLOY / "kuberay" / "rules.yaml").read_text(encoding="utf-8") == RENDER["rules"]()
+
+
 def test_ports_are_open_to_those_who_need_them_alone() -> None:
     policy = _of_kind(_plain("serve"), "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]

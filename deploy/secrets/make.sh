@@ -2,7 +2,9 @@
 # Makes the secrets of deploy/compose.yaml that are not there yet: random ones, and stand-ins for where alerts go.
 set -euo pipefail
 cd "$(dirname "$0")"
-umask 077
+# Compose binds the files as they are, and each image has a user of its own: they are open to all, and their folder to none.
+chmod 700 .
+umask 022
 
 made() { # name, text
   [ -e "$1" ] || { printf '%s' "$2" >"$1" && echo "made deploy/secrets/$1"; }
@@ -24,13 +26,3 @@ if [ ! -e endpoint-tokens.yaml ]; then
 fi
 made pagerduty-routing-key "put-the-key-here"
 made slack-webhook-url "http://127.0.0.1:9/put-the-address-here"
-
-# who reads them: the users of the images. Compose binds these files as they are.
-if [ "$(id -u)" = 0 ]; then
-  chown 10001 ray-token store-server.json store-client.ini endpoint-tokens.yaml
-  chown 472 grafana-password
-  chown 65534 pagerduty-routing-key slack-webhook-url
-else
-  echo "run this as root once, or give the files to uid 10001 (ray-token, store-*, endpoint-tokens.yaml)," \
-    "472 (grafana-password) and 65534 (pagerduty-routing-key, slack-webhook-url)"
-fi
