@@ -1,6 +1,6 @@
 """How long each part of the work takes, told by whoever does it: `with timed("decode"): ...`.
 
-    with recording() as record:          of this thread, and of those that are given `record.shared(function)`
+    with recording() as record:          of this thread
         with timed("plan"): ...          adds to the record; where nothing is recorded it does nothing
             with timed("read"): ...      is not part of the time of what it is in
 
@@ -11,49 +11,33 @@ the driver in the header of a row, see `screening.parts`: the names are those of
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from typing import Self
 
 
 class WorkRecord:
-    """Seconds by part of the work, and counts by name, since they were taken last. Safe for several threads."""
+    """Seconds by part of the work, and counts by name, since they were taken last."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._seconds, self._counts = defaultdict[str, float](float), defaultdict[str, float](float)
 
     def add_seconds(self, name: str, seconds: float) -> None:
         """Add to the seconds of a part of the work."""
-        with self._lock:
-            self._seconds[name] += seconds
+        self._seconds[name] += seconds
 
     def add_count(self, name: str, n: float) -> None:
         """Add to a count."""
-        with self._lock:
-            self._counts[name] += n
+        self._counts[name] += n
 
     def taken(self) -> dict[str, dict[str, float]]:
         """`stages` and `counts`, as the header of a row has them, to the microsecond; then they begin anew."""
-        with self._lock:
-            seconds = {name: round(value, 6) for name, value in self._seconds.items()}
-            counts = dict(self._counts)
-            self._seconds.clear()
-            self._counts.clear()
+        seconds = {name: round(value, 6) for name, value in self._seconds.items()}
+        counts = dict(self._counts)
+        self._seconds.clear()
+        self._counts.clear()
         return {"stages": seconds, "counts": counts}
-
-    def shared(self, function: Callable[P, R]) -> Callable[P, R]:
-        """The same function, recorded here whatever thread it runs in."""
-
-        def recorded(*args: P.args, **kwargs: P.kwargs) -> R:
-            with _recorded_in(self):
-                return function(*args, **kwargs)
-
-        return recorded
 
 
 class _OfThread(threading.local):
@@ -71,23 +55,13 @@ _now = _OfThread()
 @contextmanager
 def recording() -> Iterator[WorkRecord]:
     """Record what this thread does inside."""
-    with _recorded_in(WorkRecord()) as record:
-        yield record
-
-
-@contextmanager
-def _recorded_in(record: WorkRecord) -> Iterator[WorkRecord]:
+    record = WorkRecord()
     before = _now.record, _now.name, _now.since, _now.is_whole
     _now.record, _now.name, _now.is_whole = record, "", False
     try:
         yield record
     finally:
         _now.record, _now.name, _now.since, _now.is_whole = before
-
-
-def current_record() -> WorkRecord | None:
-    """What this thread's work is recorded in; None where it is not."""
-    return _now.record
 
 
 def add_seconds(name: str, seconds: float) -> None:

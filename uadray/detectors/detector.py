@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from uadray.detectors.latents import Latent, LatentMap
 from uadray.detectors.pixels import Pixels, centre, staged, to_float, to_pixels
 from uadray.detectors.scores import Score
-from uadray.detectors.stage_clock import stage_clock
 from uadray.tiles.cells import MOST, Cells, area_means
 
 BATCH = 64
@@ -85,18 +84,14 @@ class Detector:
     def __call__(self, pixels: Pixels) -> Scored:
         """Score RGB tiles [N, tile, tile, 3], N >= 1; a tile's score does not depend on the others in the call."""
         scores, cells = [], []
-        with stage_clock(self.device) as clock:
-            for x in self.inputs(pixels):
-                z = clock.timed("map", self.mapping, x)
-                x_hat = clock.timed("reconstruct", self.reconstruct, z)
-                score, residual = clock.timed("score", self.score, x, x_hat, z)
-                scores.append(score)
-                if self.has_cells:
-                    cells.append(pooled(residual))
-            # a GPU is waited for by `cpu`: until then all is only put into its queue
-            score_of_all = torch.cat(scores).cpu().double().numpy()
+        for x in self.inputs(pixels):
+            score, residual = self._scored(x)
+            scores.append(score)
+            if self.has_cells:
+                cells.append(pooled(residual))
+        # a GPU is waited for by `cpu`: until then all is only put into its queue
         return Scored(
-            score_of_all,
+            torch.cat(scores).cpu().double().numpy(),
             lambda rows: self.pictures(pixels[list(rows)]),
             lambda rows: self.maps(pixels[list(rows)]),
             torch.cat(cells).cpu().numpy() if cells else None,

@@ -5,17 +5,11 @@ each carries what is needed to put them together:
 
     slide   int64    index into the manifest's rows
     part    int64    0 .. n_parts - 1; -1 for a slide that failed
-<<<<<<< HEAD
-    header  string   JSON: `n_parts`, and of this part `read_s`, `bytes` and (from the scorer) `score_s`, `tiles`,
-                     `errors` and `failures`, of each bundle null or [reason, message];
-                     in part 0 the slide's metadata; for part -1 `reason`, `message`, `etag`, `node_id`, `address`;
-                     in all of them `stages` and `counts`, see `stage_seconds`
-=======
     header  string   JSON: `n_parts`, and of this part `read_s`, `bytes`, `focus` (a list: of its good tiles) and (from
                      the scorer) `score_s`, `tiles`, `errors` and `failures`, of each bundle null or [reason, message];
                      in part 0 the slide's metadata; for part -1 `reason`, `message`, `etag`, `node_id`, `address`,
-                     and `read_s` where a reader has failed
->>>>>>> main
+                     and `read_s` where a reader has failed;
+                     in all of them `stages` and `counts`, see `stage_seconds`
     preview binary   JPEG of the whole slide, in part 0
     masks   binary   GeoJSON of tissue and flagged regions, in part 0
     flagged binary   Arrow IPC of `TILE_SCORES`, tiles that are not read for what the thumbnail shows, in part 0
@@ -56,25 +50,19 @@ PARTS = pa.schema(
 
 
 def failed_part(
-<<<<<<< HEAD
-    index: int, reason: str, message: str, *, etag: str | None = None, measured: Mapping[str, Any] | None = None
-) -> pa.Table:
-    """The row that says that a slide failed, and on which node; `measured` are `stages` and `counts`."""
-    node_id, address = here()
-    text = " ".join(message.split())[:500]
-    header = {"reason": reason, "message": text, "etag": etag, "node_id": node_id, "address": address}
-    return part_row(index, -1, header=header | dict(measured or {}))
-=======
-    index: int, reason: str, message: str, *, etag: str | None = None, read_s: float | None = None
+    index: int, reason: str, message: str, *, etag: str | None = None, read_s: float | None = None,
+    measured: Mapping[str, Any] | None = None,
 ) -> pa.Table:  # fmt: skip
-    """The row that says that a slide failed, on which node, and after how many seconds of reading."""
+    """The row that says that a slide failed, on which node, and after how many seconds of reading.
+
+    `measured` are `stages` and `counts`, see `stage_seconds`.
+    """
     node_id, address = here()
     text = " ".join(message.split())[:500]
     header: dict[str, Any] = {"reason": reason, "message": text, "etag": etag, "node_id": node_id, "address": address}
     if read_s is not None:
         header["read_s"] = read_s
-    return part_row(index, -1, header=header)
->>>>>>> main
+    return part_row(index, -1, header=header | dict(measured or {}))
 
 
 def part_row(

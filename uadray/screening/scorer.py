@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,15 @@ import torch
 
 from uadray.detectors.bundle import load_detector
 from uadray.detectors.description import BundleDescription
-from uadray.detectors.detector import BATCH, Detector, Scored
+from uadray.detectors.detector import BATCH, Detector, Pictures, Scored
 from uadray.detectors.pixels import Pixels
 from uadray.detectors.precision import Precision, lower_precision
+from uadray.detectors.stage_clock import StageClock, clocked
 from uadray.errors import SYSTEM_REASONS, reason_of
 from uadray.screening.part_scores import PartTiles, ScoreTiles, read_part, score_part
 from uadray.screening.parts import failed_part, part_row, pixels_of, to_ipc, with_header
 from uadray.screening.slide_result import EVIDENCE_TILES
-from uadray.stage_seconds import current_record, recording, tally
+from uadray.stage_seconds import add_seconds, recording, tally, timed
 from uadray.storage import objects, s3_client
 
 SLIDES_AT_ONCE = 64
@@ -142,7 +143,9 @@ class ActorDetector:
     """A detector on the threads of its actor."""
 
     def __init__(self, detector: ScoreTiles, known: Pixels, *, pool: Executor, n_threads: int) -> None:
-        self.detector, self._known, self._pool, self._n_threads = detector, known, pool, n_threads
+        self._clock = StageClock() if isinstance(detector, Detector) else None
+        self.detector = clocked(detector, self._clock) if isinstance(detector, Detector) and self._clock else detector
+        self._known, self._pool, self._n_threads = known, pool, n_threads
         detector(known)
 
     def __call__(self, images: Pixels) -> Scored:
@@ -151,11 +154,32 @@ class ActorDetector:
         step = max(4, batch_tiles // self._n_threads)  # together no more activations than one batch has
         tally("batch_tiles", len(images))
         tally("batch_room", -(-len(images) // step) * step)
-        if self._n_threads == 1:
-            return self.detector(images)
-        record = current_record()
-        score = self.detector if record is None else record.shared(self.detector)
-        shares = list(self._pool.map(score, [images[i : i + step] for i in range(0, len(images), step)]))
+        with timed("" if self._clock else "score"):
+            scored = self.detector(images) if self._n_threads == 1 else self._together(images, step)
+        self._tell()
+        return replace(scored, pictures=self._untold(scored.pictures))
+
+    def _tell(self) -> None:
+        """Add what the stages took to the record of this part."""
+        seconds = self._clock.take() if self._clock else {}
+        for stage, its_seconds in seconds.items():
+            add_seconds(stage, its_seconds)
+        if isinstance(self.detector, Detector) and self.detector.device.type == "cuda":
+            tally("gpu_seconds", sum(seconds.values()))
+
+    def _untold(self, pictures: Pictures) -> Pictures:
+        """The same, without what the stages take for it: that is time of the pictures."""
+
+        def made(rows: Sequence[int]) -> tuple[Pixels, Pixels | None]:
+            answer = pictures(rows)
+            if self._clock:
+                self._clock.take()
+            return answer
+
+        return made
+
+    def _together(self, images: Pixels, step: int) -> Scored:
+        shares = list(self._pool.map(self.detector, [images[i : i + step] for i in range(0, len(images), step)]))
 
         def pictures(rows: Sequence[int]) -> tuple[Pixels, Pixels | None]:
             pairs = [shares[row // step].pictures([row % step]) for row in rows]

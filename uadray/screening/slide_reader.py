@@ -65,22 +65,15 @@ def _read_claimed(
 def read_slide(index: int, row: SlideRow, spec: TileSpec) -> Iterator[pa.Table]:
     """All parts of one slide; whatever goes wrong ends in one row with part -1, so that no slide is missing."""
     etag: str | None = None
-<<<<<<< HEAD
+    began = time.perf_counter()
     with recording() as record:
         try:
             with timed("stat"):
                 etag = slide_etag(row)
             yield from _parts(index, row, spec, etag, record)
         except Exception as error:  # a slide that fails must not end the job, nor go missing
-            yield failed_part(index, *reason_of(error), etag=etag, measured=record.taken())
-=======
-    began = time.perf_counter()
-    try:
-        etag = slide_etag(row)
-        yield from _parts(index, row, spec, etag)
-    except Exception as error:  # a slide that fails must not end the job, nor go missing
-        yield failed_part(index, *reason_of(error), etag=etag, read_s=time.perf_counter() - began)
->>>>>>> main
+            read_s, measured = time.perf_counter() - began, record.taken()
+            yield failed_part(index, *reason_of(error), etag=etag, read_s=read_s, measured=measured)
 
 
 def _parts(index: int, row: SlideRow, spec: TileSpec, etag: str, record: WorkRecord) -> Iterator[pa.Table]:
@@ -97,16 +90,11 @@ def _parts(index: int, row: SlideRow, spec: TileSpec, etag: str, record: WorkRec
             else [read_chunk(slide, plan.tiles, spec=spec)]
         )
         for part, chunk in enumerate(chunks):
-<<<<<<< HEAD
-            header = {"n_parts": n_parts, "read_s": time.perf_counter() - began, "bytes": chunk.pixels.nbytes}
-            yield _chunk_row(index, part, header | record.taken(), plan, chunk)
-=======
             header = {
                 "n_parts": n_parts, "read_s": time.perf_counter() - began, "bytes": chunk.pixels.nbytes,
-                "focus": good_focus(chunk),
+                "focus": good_focus(chunk), **record.taken(),
             }  # fmt: skip
             yield _chunk_row(index, part, header, plan, chunk)
->>>>>>> main
             began = time.perf_counter()  # the time of whoever takes the rows does not count
 
 
