@@ -8,8 +8,9 @@ share of the readers' and scorers' time that the parts of the work explain is gi
 last minute, as Prometheus answers it, is compared with the slides that were decided in that minute, at six moments.
 
 `series`: twenty screenings one after the other in one cluster. Series of ours at Ray's endpoint are counted as the
-first one ends, and as the last one does; between two screenings the endpoint forgets the one before. A counter of Ray's own
-would stay for as long as the node lives, and there would be twenty times as many.
+first one ends, and as the last one does. Before these two the endpoint has had time to forget those before; in between
+they follow each other at once. A counter of Ray's own would stay for as long as the node lives: there would be twenty
+times as many.
 
 `overhead`: screenings of painted slides with and without metrics, in turn, in one Ray on this machine. What is compared
 is the CPU time of all processes: without metrics nothing is timed, counted or told, in readers, scorers and driver.
