@@ -311,6 +311,11 @@ def tell() -> None:
         _tell(time.monotonic())
 
 
+def told() -> dict[_Series, float]:
+    """What this run has counted: by metric and the values of its labels."""
+    return _run.values()
+
+
 def _tell(now: float) -> None:
     for run in [run for run in _ended if now - run.ended > LINGER_S]:
         _ended.remove(run)

@@ -25,7 +25,7 @@ from ray import serve
 
 from uadray import metrics
 from uadray.detectors.detector import BATCH, GPU_BATCH, STAGES, Detector, Stage
-from uadray.detectors.stage_clock import StageClock, clocked
+from uadray.screening.part_counts import count_work
 from uadray.serving.stages.loaded_stages import (
     check_tiles,
     load_stages,
@@ -37,6 +37,7 @@ from uadray.serving.stages.loaded_stages import (
     scored_at_once,
 )
 from uadray.serving.stages.replica_logs import log_to_output
+from uadray.stage_seconds import recording
 from uadray.tiles.images import Pixels
 
 JOIN_WAIT_S = 0.001
@@ -97,7 +98,6 @@ class StageReplica:
         self._batch_tiles = batch_tiles
         self._failures = 0
         metrics.start_run(run, (self._work.metric,), kind="serve", has_info=False)
-        self._meter, self._clock = metrics.Meter(self._work.metric), StageClock()
         most = batch_tiles or (GPU_BATCH if self._device == "cuda" else BATCH)
 
         def size(asked: Sequence[tuple[Detector, tuple[Any, ...]]]) -> int:
@@ -145,11 +145,10 @@ class StageReplica:
     def _loader(self) -> Any:
         async def load(model_id: str) -> Detector:
             return await self._in_thread(
-                lambda: clocked(
-                    load_stages(model_id, self._work.stages, device=self._device, batch_tiles=self._batch_tiles),
-                    self._clock,
+                lambda: load_stages(
+                    model_id, self._work.stages, device=self._device, batch_tiles=self._batch_tiles
                 )
-            )
+            )  # fmt: skip
 
         return load
 
@@ -163,37 +162,37 @@ class StageReplica:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     def _computed(self, detector: Detector, asked: list[tuple[Any, ...]]) -> list[Any]:
-        tiles, began = sum(n_tiles(arguments[0]) for arguments in asked), time.perf_counter()
         try:
-            answers = list(self._work.compute(detector, asked))
+            answers = computed(self._work, detector, asked)
         except BaseException:
             self._failures += 1
-            self._meter.add(errors=tiles)
             raise
-        finally:
-            self._meter.add(seconds=time.perf_counter() - began)
         self._failures = 0
-        self._meter.add(tiles=tiles, bytes_=sum(n_bytes(arguments[0]) for arguments in asked))
-        self._count(tiles, detector.batch_tiles)
         return answers
 
     def _check(self, pixels: Pixels, detector: Detector) -> None:
         try:
             check_tiles(pixels, detector)
         except ValueError:
-            self._meter.add(errors=len(pixels) if pixels.ndim else 1)
+            metrics.Meter(self._work.metric).add(errors=len(pixels) if pixels.ndim else 1)
             raise
 
-    def _count(self, tiles: int, batch_tiles: int) -> None:
-        """Count how full the forward passes were, and what the stages took."""
-        metrics.count(metrics.BATCH_TILES, tiles, stage=self._work.metric)
-        room = math.ceil(tiles / batch_tiles) * batch_tiles
-        metrics.count(metrics.BATCH_ROOM, room, stage=self._work.metric)
-        seconds = {stage: taken for stage, taken in self._clock.take().items() if stage in self._work.stages}
-        for stage, taken in seconds.items():
-            metrics.count(metrics.STAGE_SECONDS, taken, stage=stage)
-        if self._device == "cuda":
-            metrics.count(metrics.GPU_SECONDS, sum(seconds.values()), stage=self._work.metric)
+
+def computed(work: Work, detector: Detector, asked: Sequence[Any]) -> list[Any]:
+    """The answers to several requests, and all of it counted; tiles of a call that fails are errors."""
+    meter, tiles, began = metrics.Meter(work.metric), sum(n_tiles(first) for first, *_ in asked), time.perf_counter()
+    try:
+        with recording() as record:
+            answers = list(work.compute(detector, asked))
+    except BaseException:
+        meter.add(errors=tiles, seconds=time.perf_counter() - began)
+        raise
+    meter.add(tiles=tiles, bytes_=sum(n_bytes(first) for first, *_ in asked), seconds=time.perf_counter() - began)
+    count_work(record.taken(), stage=work.metric)
+    metrics.count(metrics.BATCH_TILES, tiles, stage=work.metric)
+    passes = math.ceil(tiles / detector.batch_tiles)
+    metrics.count(metrics.BATCH_ROOM, passes * detector.batch_tiles, stage=work.metric)
+    return answers
 
 
 def _is_of_tiles(record: logging.LogRecord) -> bool:
