@@ -9,6 +9,7 @@ import pytest
 from uadray import metrics
 from uadray.detectors.bundle import load_detector
 from uadray.detectors.detector import Detector
+from uadray.detectors.stage_clock import StageClock, clocked
 from uadray.serving.scores import Wanted
 from uadray.serving.stages.stage_replica import WORK, Kind, computed
 from uadray.tiles.images import Pixels
@@ -32,8 +33,10 @@ def counted(name: str, **labels: str) -> float:
 
 @pytest.mark.usefixtures("run")
 def test_all_stages_count_as_one_and_their_seconds_by_stage(detector: Detector, pixels: Pixels) -> None:
-    computed(WORK["AllStages"], detector, [(pixels, Wanted()), (pixels[:5], Wanted())])
-    computed(WORK["AllStages"], detector, [(pixels[:4], Wanted())])
+    clock = StageClock()
+    timed = clocked(detector, clock)
+    computed(WORK["AllStages"], timed, [(pixels, Wanted()), (pixels[:5], Wanted())], clock)
+    computed(WORK["AllStages"], timed, [(pixels[:4], Wanted())], clock)
     n, of = len(pixels) + 5 + 4, {"stage": "serve_score"}
     assert counted(metrics.TILES, **of) == counted(metrics.BATCH_TILES, **of) == n
     assert counted(metrics.BYTES, **of) == n * pixels[0].nbytes
@@ -48,7 +51,7 @@ def test_all_stages_count_as_one_and_their_seconds_by_stage(detector: Detector, 
 @pytest.mark.usefixtures("run")
 def test_each_stage_of_a_chain_counts_its_own(detector: Detector, pixels: Pixels) -> None:
     def stage(kind: Kind, *arguments: Any) -> Any:
-        return computed(WORK[kind], detector, [arguments])[0]
+        return computed(WORK[kind], detector, [arguments], StageClock())[0]
 
     z = stage("MapStage", pixels)
     stage("ScoreStage", pixels, stage("ReconstructStage", z), z, Wanted())
@@ -60,6 +63,6 @@ def test_each_stage_of_a_chain_counts_its_own(detector: Detector, pixels: Pixels
 @pytest.mark.usefixtures("run")
 def test_tiles_of_a_call_that_fails_are_errors(detector: Detector, pixels: Pixels) -> None:
     with pytest.raises(RuntimeError, match="multiplied"):
-        computed(WORK["ReconstructStage"], detector, [(np.zeros((3, 5), np.float32),)])
+        computed(WORK["ReconstructStage"], detector, [(np.zeros((3, 5), np.float32),)], StageClock())
     assert counted(metrics.ERRORS, stage="serve_reconstruct") == 3
     assert counted(metrics.TILES, stage="serve_reconstruct") == 0

@@ -27,7 +27,6 @@ from uadray import metrics
 from uadray.errors import SYSTEM_REASONS, InputError, SlideError, UadrayError, reason_of, shown, shown_text
 from uadray.screening import leases
 from uadray.screening.assembly import assembled
-from uadray.screening.part_counts import count_part
 from uadray.screening.slide_outputs import decisions_of
 from uadray.screening.slide_result import SlideResult
 from uadray.screening.summary import state_of_slide
@@ -296,7 +295,7 @@ class SlideWorker:
                 (part,) = table.drop_columns(["pixels"]).to_pylist()
                 if part["part"] >= 0:
                     parts[part["part"]] = part
-                    count_part(json.loads(part["header"]))
+                    _count(json.loads(part["header"]))
                 result = assembled(task.row, part, parts)
                 if result is not None:
                     return result
@@ -424,6 +423,13 @@ def _in_order(
     for future in scoring:
         yield future.result()
         check()
+
+
+def _count(header: dict[str, Any]) -> None:
+    """Count a part's reading and scoring, as a screening does."""
+    counts = {"tiles": header["tiles"], "bytes_": header["bytes"], "errors": header["errors"]}
+    for stage in ("read", "score"):
+        metrics.Meter(f"screen_{stage}").add(**counts, seconds=header[f"{stage}_s"])
 
 
 def _tiles_so_far(parts: dict[int, dict[str, Any]]) -> tuple[int, int | None]:

@@ -26,7 +26,6 @@ from uadray.detectors.description import BundleDescription
 from uadray.detectors.detector import Detector, Stage, pooled
 from uadray.detectors.latents import Latent
 from uadray.detectors.pixels import centre, to_pixels
-from uadray.detectors.stage_clock import StageClock, stage_clock
 from uadray.errors import ChangedError
 from uadray.serving.scores import Floats, Scores, TilePictures, Wanted
 from uadray.tiles.images import Pixels
@@ -78,9 +77,7 @@ def makes_pictures(bundle: BundleDescription) -> bool:
 def mapped(detector: Detector, asked: Sequence[tuple[Pixels]]) -> list[Latents]:
     """Latents of each request's tiles."""
     pixels = [tiles for (tiles,) in asked]
-    with stage_clock(detector.device) as clock:
-        x = detector.inputs(_joined_pixels(pixels, detector))
-        z = _joined_latents([clock.timed("map", detector.mapping, batch) for batch in x])
+    z = _joined_latents([detector.mapping(x) for x in detector.inputs(_joined_pixels(pixels, detector))])
     return [_rows(z, start, end) for start, end in _spans([len(tiles) for tiles in pixels])]
 
 
@@ -88,13 +85,11 @@ def mapped(detector: Detector, asked: Sequence[tuple[Pixels]]) -> list[Latents]:
 def reconstructed(detector: Detector, asked: Sequence[tuple[Latents]]) -> list[Floats | None]:
     """Reconstructions of each request's latents; None from a detector that has none."""
     z = [latents for (latents,) in asked]
-    with stage_clock(detector.device) as clock:
-        batches = _latent_batches(_stacked(z), detector)
-        parts = [clock.timed("reconstruct", detector.reconstruct, batch) for batch in batches]
-        x_hats = [part for part in parts if part is not None]
-        if not x_hats:
-            return [None] * len(z)
-        x_hat = _joined(x_hats)
+    parts = [detector.reconstruct(batch) for batch in _latent_batches(_stacked(z), detector)]
+    x_hats = [part for part in parts if part is not None]
+    if not x_hats:
+        return [None] * len(z)
+    x_hat = _joined(x_hats)
     return [x_hat[start:end] for start, end in _spans([n_tiles(latents) for latents in z])]
 
 
@@ -105,6 +100,7 @@ def scored(detector: Detector, asked: Sequence[ToScore]) -> list[Scores]:
     x_hats: Iterable[Tensor | None] = _batches(np.concatenate(given), detector) if given else repeat(None)
     z = _latent_batches(_stacked([latents for _, _, latents, _ in asked]), detector)
     inputs = detector.inputs(_joined_pixels([pixels for pixels, _, _, _ in asked], detector))
+    outcomes = (detector.score(*batch) for batch in zip(inputs, x_hats, z, strict=False))
 
     def pictures(pixels: Pixels, x_hat: Floats | None) -> Pictures:
         def of(rows: npt.NDArray[np.int64]) -> tuple[Pixels, Pixels | None]:
@@ -113,29 +109,24 @@ def scored(detector: Detector, asked: Sequence[ToScore]) -> list[Scores]:
 
         return of
 
-    with stage_clock(detector.device) as clock:
-        outcomes = (clock.timed("score", detector.score, *batch) for batch in zip(inputs, x_hats, z, strict=False))
-        return _answers(
-            detector, outcomes, [(len(pixels), wanted, pictures(pixels, x_hat)) for pixels, x_hat, _, wanted in asked]
-        )
+    return _answers(
+        detector, outcomes, [(len(pixels), wanted, pictures(pixels, x_hat)) for pixels, x_hat, _, wanted in asked]
+    )
 
 
 @torch.inference_mode()
 def scored_at_once(detector: Detector, asked: Sequence[tuple[Pixels, Wanted]]) -> list[Scores]:
     """Scores of each request's tiles, by the three stages one after the other, batch by batch."""
 
-    def outcome(clock: StageClock, x: Tensor) -> tuple[Tensor, Tensor]:
-        z = clock.timed("map", detector.mapping, x)
-        x_hat = clock.timed("reconstruct", detector.reconstruct, z)
-        return clock.timed("score", detector.score, x, x_hat, z)
+    def outcome(x: Tensor) -> tuple[Tensor, Tensor]:
+        z = detector.mapping(x)
+        return detector.score(x, detector.reconstruct(z), z)
 
     def pictures(pixels: Pixels) -> Pictures:
         return lambda rows: detector.pictures(pixels[rows])
 
-    with stage_clock(detector.device) as clock:
-        inputs = detector.inputs(_joined_pixels([pixels for pixels, _ in asked], detector))
-        outcomes = (outcome(clock, x) for x in inputs)
-        return _answers(detector, outcomes, [(len(pixels), wanted, pictures(pixels)) for pixels, wanted in asked])
+    outcomes = (outcome(x) for x in detector.inputs(_joined_pixels([pixels for pixels, _ in asked], detector)))
+    return _answers(detector, outcomes, [(len(pixels), wanted, pictures(pixels)) for pixels, wanted in asked])
 
 
 def check_tiles(pixels: Pixels, detector: Detector) -> None:

@@ -25,7 +25,7 @@ from ray import serve
 
 from uadray import metrics
 from uadray.detectors.detector import BATCH, GPU_BATCH, STAGES, Detector, Stage
-from uadray.screening.part_counts import count_work
+from uadray.detectors.stage_clock import StageClock, clocked
 from uadray.serving.stages.loaded_stages import (
     check_tiles,
     load_stages,
@@ -37,7 +37,6 @@ from uadray.serving.stages.loaded_stages import (
     scored_at_once,
 )
 from uadray.serving.stages.replica_logs import log_to_output
-from uadray.stage_seconds import recording
 from uadray.tiles.images import Pixels
 
 JOIN_WAIT_S = 0.001
@@ -97,6 +96,7 @@ class StageReplica:
         self._thread = ThreadPoolExecutor(1, "uadray-stage", torch.set_num_threads, (threads,))
         self._batch_tiles = batch_tiles
         self._failures = 0
+        self._clock = StageClock()
         metrics.start_run(run, (self._work.metric,), kind="serve", has_info=False)
         most = batch_tiles or (GPU_BATCH if self._device == "cuda" else BATCH)
 
@@ -145,10 +145,11 @@ class StageReplica:
     def _loader(self) -> Any:
         async def load(model_id: str) -> Detector:
             return await self._in_thread(
-                lambda: load_stages(
-                    model_id, self._work.stages, device=self._device, batch_tiles=self._batch_tiles
+                lambda: clocked(
+                    load_stages(model_id, self._work.stages, device=self._device, batch_tiles=self._batch_tiles),
+                    self._clock,
                 )
-            )  # fmt: skip
+            )
 
         return load
 
@@ -163,7 +164,7 @@ class StageReplica:
 
     def _computed(self, detector: Detector, asked: list[tuple[Any, ...]]) -> list[Any]:
         try:
-            answers = computed(self._work, detector, asked)
+            answers = computed(self._work, detector, asked, self._clock)
         except BaseException:
             self._failures += 1
             raise
@@ -178,20 +179,30 @@ class StageReplica:
             raise
 
 
-def computed(work: Work, detector: Detector, asked: Sequence[Any]) -> list[Any]:
-    """The answers to several requests, and all of it counted; tiles of a call that fails are errors."""
+def computed(work: Work, detector: Detector, asked: Sequence[Any], clock: StageClock) -> list[Any]:
+    """The answers to several requests, and all of it counted; tiles of a call that fails are errors.
+
+    Args:
+        work: which stages, and how they are computed.
+        detector: whose stages `clock` times.
+        asked: the arguments of each request.
+        clock: see above.
+    """
     meter, tiles, began = metrics.Meter(work.metric), sum(n_tiles(first) for first, *_ in asked), time.perf_counter()
     try:
-        with recording() as record:
-            answers = list(work.compute(detector, asked))
+        answers = list(work.compute(detector, asked))
     except BaseException:
         meter.add(errors=tiles, seconds=time.perf_counter() - began)
         raise
     meter.add(tiles=tiles, bytes_=sum(n_bytes(first) for first, *_ in asked), seconds=time.perf_counter() - began)
-    count_work(record.taken(), stage=work.metric)
     metrics.count(metrics.BATCH_TILES, tiles, stage=work.metric)
     passes = math.ceil(tiles / detector.batch_tiles)
     metrics.count(metrics.BATCH_ROOM, passes * detector.batch_tiles, stage=work.metric)
+    seconds = clock.take()
+    for stage in work.stages:
+        metrics.count(metrics.STAGE_SECONDS, seconds[stage], stage=stage)
+    if detector.device.type == "cuda":
+        metrics.count(metrics.GPU_SECONDS, sum(seconds.values()), stage=work.metric)
     return answers
 
 
