@@ -114,7 +114,8 @@ def test_what_a_worker_does_is_counted_once(jobs: Jobs, submit: Callable[..., Jo
     assert told[metrics.ERRORS, ("screen_read",)] == 0
     assert [told[metrics.SLIDES, (state,)] for state in metrics.STATES] == [1, 0, 1]
     assert told[metrics.REASONS, ("unreadable",)] == 1
-    assert told[metrics.STAGE_SECONDS, ("commit",)] > 0
+    assert min(told[metrics.STAGE_SECONDS, (stage,)] for stage in ("stat", "plan", "read", "commit")) > 0
+    assert told[metrics.BATCH_TILES, ("screen_score",)] == 0
     assert told[metrics.WAIT_SECONDS, ("data",)] > 0
     assert all(told[metrics.QUEUE, (queue,)] == 0 for queue in ("reading", "scoring", "committing"))
     assert sum(value for (name, _), value in told.items() if name == metrics.RETRIES) == 0
