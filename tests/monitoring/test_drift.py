@@ -1,30 +1,31 @@
 """Decisions against a calibration: which groups drift, in which measure and which way, and what is left out."""
 
 import math
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from uadray.decisions.conformal import Calibration
-from uadray.monitoring.drift import MAX_GROUPS, MEASURES, OTHER, OWN_REFERENCE, drift, in_words
-
-
-class _Normal(SimpleNamespace):
-    def model_dump(self) -> dict[str, Any]:
-        return vars(self)
+from uadray.decisions.aggregation import AggregationConfig
+from uadray.decisions.conformal import MAX_NAME, Calibration, NormalSlide
+from uadray.decisions.slide_measures import MEASURES
+from uadray.monitoring.drift import MAX_GROUPS, OTHER, OWN_REFERENCE, drift, in_words
 
 
 def _measures(rng: np.random.Generator, **moved: float) -> dict[str, float | None]:
     return {name: float(rng.normal(0.5 + 0.1 * moved.get(name, 0), 0.1)) for name in MEASURES}
 
 
-def _calibration(n: int, *, site: str | None = "a", scanner: str | None = "s", seed: int = 0, **moved: float) -> Any:
+def _calibration(
+    n: int, *, site: str | None = "a", scanner: str | None = "s", seed: int = 0, **moved: float
+) -> Calibration:
     rng = np.random.default_rng(seed)
-    normals = tuple(_Normal(site=site, scanner=scanner, stain=None, **_measures(rng, **moved)) for _ in range(n))
-    return cast(Calibration, SimpleNamespace(id=f"c{seed}", normals=normals))
+    normals = tuple(NormalSlide(site=site, scanner=scanner, **_measures(rng, **moved)) for _ in range(n))
+    return Calibration(
+        id=f"c{seed}", bundle_id="b", aggregation=AggregationConfig(), alpha=0.1, scores=(0.0,), tile_median=0.0,
+        tile_p99=1.0, tile_high=1.0, normals=normals,
+    )  # fmt: skip
 
 
 def _rows(n: int, *, site: str | None = "a", scanner: str | None = "s", seed: int = 1, **moved: float) -> list[Any]:
@@ -88,9 +89,9 @@ def test_groups_are_told_apart() -> None:
 
 @pytest.mark.parametrize(("own", "reference"), [(OWN_REFERENCE, "group"), (OWN_REFERENCE - 1, "pool")])
 def test_a_group_with_few_calibration_slides_is_compared_with_all(own: int, reference: str) -> None:
+    others = _calibration(30, site="b", seed=3, saturation=8).normals
     calibration = _calibration(own)
-    calibration.normals += _calibration(30, site="b", seed=3, saturation=8).normals
-    (group,) = drift(_table(_rows(30)), calibration)
+    (group,) = drift(_table(_rows(30)), calibration.model_copy(update={"normals": calibration.normals + others}))
     assert (group.reference, group.n_normals) == (reference, own if reference == "group" else own + 30)
 
 
@@ -178,6 +179,8 @@ def test_many_anomalous_slides_are_not_blamed_on_the_calibration_alone() -> None
 
 
 def test_names_of_a_manifest_are_short_and_printable_in_words() -> None:
-    (group,) = drift(_table(_rows(3, site="x\n\x1b[31m" + "y" * 500)), _calibration(30))
+    site = "x\n\x1b[31m" + "y" * 500
+    (group,) = drift(_table(_rows(3, site=site)), _calibration(30, site=site[:MAX_NAME]))
+    assert (group.site, group.reference) == (site[:MAX_NAME], "group")
     assert in_words(group).isprintable()
     assert len(in_words(group)) < 200

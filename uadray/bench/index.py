@@ -24,6 +24,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "follow": ("only", "slides"),
     "detectors": ("only", "device", "seeds", "minutes", "out"),
     "view": (),
+    "drift": ("only",),
     "serve": ("only", "minutes"),
 }
 """The benchmarks, and which options each takes."""

@@ -16,19 +16,17 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from uadray.decisions.conformal import Calibration
+from uadray.decisions.conformal import MAX_NAME, Calibration, NormalSlide
+from uadray.decisions.slide_measures import MEASURES
 from uadray.monitoring.martingale import change, evidence, p_values
 
 Numbers = npt.NDArray[np.float64]
-
-MEASURES = ("tile_score_median", "saturation", "green", "focus", "tissue_share")
-"""Columns of `SLIDE_DECISIONS` that are tested, each also known of the calibration's normal slides."""
 
 DELTA = 0.01
 """Probability that drift is ever called in a group whose slides are as the calibration's."""
@@ -106,24 +104,21 @@ def drift(decisions: pa.Table, calibration: Calibration, *, delta: float = DELTA
         delta: probability of ever calling drift in a group that has none.
     """
     stream = _ordered(decisions)
-    names = group_names(stream)
-    normals = [normal.model_dump() for normal in getattr(calibration, "normals", ())]
-    numbers = {name: _column(stream, name) for name in MEASURES}
+    numbers = {measure: _column(stream, measure) for measure in MEASURES}
     ties = _ties(stream["slide_id"].to_pylist(), calibration.id)
     places: dict[tuple[str, str], list[int]] = {}
-    for place, name in enumerate(names):
+    for place, name in enumerate(group_names(stream)):
         places.setdefault(name, []).append(place)
-    return [
-        _group_drift(
-            name, {measure: numbers[measure][places[name]] for measure in MEASURES}, ties[places[name]], normals, delta
-        )
-        for name in sorted(places)
-    ]
+    groups = []
+    for name, at in sorted(places.items()):
+        here = {measure: column[at] for measure, column in numbers.items()}
+        groups.append(_group_drift(name, here, ties[at], calibration.normals, delta))
+    return groups
 
 
 def group_names(decisions: pa.Table) -> list[tuple[str, str]]:
-    """Site and scanner of each row, in which those beyond the first `MAX_GROUPS` are `OTHER`."""
-    sites, scanners = (_strings(decisions, name) for name in ("site", "scanner"))
+    """Site and scanner of each row, in which those beyond the first `MAX_GROUPS` are `OTHER`; names are cut short."""
+    sites, scanners = ([text[:MAX_NAME] for text in _strings(decisions, name)] for name in ("site", "scanner"))
     known: set[tuple[str, str]] = set()
     names = []
     for name in zip(sites, scanners, strict=True):
@@ -156,7 +151,7 @@ def in_words(group: GroupDrift) -> str:
 
 
 def _group_drift(
-    name: tuple[str, str], numbers: dict[str, Numbers], ties: Numbers, normals: Sequence[dict[str, Any]], delta: float
+    name: tuple[str, str], numbers: dict[str, Numbers], ties: Numbers, normals: Sequence[NormalSlide], delta: float
 ) -> GroupDrift:
     """One group; of each measure [n] numbers, NaN where it is missing, and [n, measures] ties."""
     own = [normal for normal in normals if _name_of(normal) == name and name != OTHER]
@@ -166,7 +161,7 @@ def _group_drift(
     highest: dict[str, float] = {}
     found: list[_Found] = []
     for column, (measure, stream) in enumerate(numbers.items()):
-        known = _finite([normal[measure] for normal in reference])
+        known = _finite([getattr(normal, measure) for normal in reference])
         at = np.flatnonzero(np.isfinite(stream))
         if not len(known) or not len(at):
             continue
@@ -222,8 +217,8 @@ def _finite(values: Sequence[float | None]) -> Numbers:
     return numbers[np.isfinite(numbers)]
 
 
-def _name_of(normal: dict[str, Any]) -> tuple[str, str]:
-    return normal["site"] or UNKNOWN, normal["scanner"] or UNKNOWN
+def _name_of(normal: NormalSlide) -> tuple[str, str]:
+    return normal.site or UNKNOWN, normal.scanner or UNKNOWN
 
 
 def _ties(slide_ids: Sequence[str], calibration_id: str) -> Numbers:
