@@ -80,7 +80,7 @@ def test_normal_streams_reach_the_limit_no_more_often_than_stated(n_normals: int
 
 @pytest.mark.parametrize(
     ("n_normals", "begins", "moved", "within"),
-    [(30, 0, 4.0, 8), (60, 0, -4.0, 8), (200, 0, 2.0, 20), (60, 300, -2.0, 30), (200, 300, 4.0, 10)],
+    [(30, 0, 4.0, 7), (60, 0, -4.0, 7), (200, 0, 2.0, 15), (60, 300, -2.0, 20), (200, 300, 4.0, 8)],
 )
 def test_a_shift_is_found(n_normals: int, begins: int, moved: float, within: int) -> None:
     rng = np.random.default_rng(4)
