@@ -55,7 +55,7 @@ def test_a_shifted_stain_is_named_with_its_direction_and_beginning() -> None:
     rows = [row | {"decided_at": f"2026-11-26T{i:06d}"} for i, row in enumerate(rows)]
     (group,) = drift(_table(rows), _calibration(40))
     assert (group.site, group.scanner, group.reference, group.n_normals, group.n_slides) == ("a", "s", "group", 40, 70)
-    assert (group.measure, group.direction, group.holds) == ("saturation", "lower", False)
+    assert (group.measure, group.direction) == ("saturation", "lower")
     assert group.detected_at is not None
     assert group.since is not None
     assert group.medians is not None
@@ -73,7 +73,7 @@ def test_a_shifted_stain_is_named_with_its_direction_and_beginning() -> None:
 
 def test_slides_like_the_calibrations_are_no_drift() -> None:
     (group,) = drift(_table(_rows(200)), _calibration(60))
-    assert (group.detected_at, group.measure, group.holds) == (None, None, True)
+    assert (group.detected_at, group.measure, group.since) == (None, None, None)
     assert set(group.evidence) == set(MEASURES)
     assert min(group.evidence.values()) >= 0
     assert in_words(group) == "site a, scanner s: 200 slides like the calibration's"
@@ -84,6 +84,7 @@ def test_groups_are_told_apart() -> None:
     groups = {group.site: group for group in drift(_table(rows), _calibration(60))}
     assert groups["a"].detected_at is None
     assert groups["b"].measure == "green"
+    assert "which has fewer than 20 slides of this group" in in_words(groups["b"])
     assert (groups["a"].reference, groups["b"].reference) == ("group", "pool")
 
 
@@ -113,8 +114,10 @@ def test_slides_that_say_nothing_new_are_left_out() -> None:
     rows = _rows(20)
     rows += [row | {"note": "calibration"} for row in _rows(9, seed=3, green=9)]
     rows += [row | {"state": "not_assessable"} for row in _rows(9, seed=4, focus=9)]
-    (group,) = drift(_table(rows), _calibration(30))
+    table = _table(rows).append_column("calibration_id", pa.array(["c0", None] * (len(rows) // 2)))
+    (group,) = drift(table, _calibration(30))
     assert (group.n_slides, group.detected_at) == (20, None)
+    assert drift(table, _calibration(30, seed=7))[0].n_slides == 10, "the others were decided by another calibration"
 
 
 def test_measures_that_are_missing_are_left_out_and_counted() -> None:
@@ -143,12 +146,11 @@ def test_tiny_calibrations_call_no_drift(n: int) -> None:
     (group,) = drift(_table(_rows(6, saturation=9)), _calibration(n))
     assert group.detected_at is None
     assert (group.evidence == {}) == (n == 0)
-    assert group.holds is (None if n == 0 else True)
 
 
 def test_a_calibration_of_an_older_version_cannot_tell() -> None:
     (group,) = drift(_table(_rows(6)).drop_columns([*MEASURES, "decided_at"]), _calibration(30))
-    assert (group.evidence, group.holds) == ({}, None)
+    assert (group.evidence, group.detected_at) == ({}, None)
     assert "cannot be told" in in_words(group)
 
 

@@ -2,7 +2,10 @@
 
 - simulated: 1,000 streams of 500 normal slides, with five measures that are independent (of which none, some or all
   values are equal), against 30, 60 or 200 calibration slides: the share that ever raises, beside the stated one. Then
-  streams of which one measure moves by 4, 2 or 1 deviations, at once or after 300 normal slides.
+  streams of which one measure moves by 4, 2 or 1 deviations, at once or after 300 normal slides. And what breaks the
+  claim, in 100 streams of 500 slides: `mixed`, where one slide in ten or twenty has one measure that is 2 deviations
+  higher, as the scores of anomalous slides may be; `patients`, four slides of each, with half of the variance between
+  patients.
 - tissue: slides of real tiles (`drift_slides`) whose stain or sharpness changes after 40 normal ones. Streams are
   random orders of the same slides; so are those of 260 normal slides, which should raise nothing.
 - speed: 100,000 slides.
@@ -105,6 +108,10 @@ def _simulated() -> dict[str, Any]:
     raised = {f"raised_at_{delta:g}": _share(highest, delta) for delta in (0.01, 0.1, 0.5)}
     return {
         "normal_streams": NORMAL_STREAMS, "slides_of_each": NORMAL_SLIDES, "raised": _share(highest, DELTA), **raised,
+        "broken_raised_of_100": {
+            "mixed_10": _raised(_mixed(rng, 10)), "mixed_20": _raised(_mixed(rng, 20)),
+            "patients": _raised(_patients(rng)),
+        },
         "delays": {
             f"{moved:g}_deviations_after_{begins}": {
                 str(n): _delays(_moving(rng, n, begins, moved), begins) for n in CALIBRATIONS
@@ -117,6 +124,27 @@ def _simulated() -> dict[str, Any]:
 def _share(highest: Sequence[float], delta: float) -> int:
     """How many streams reach the limit that holds for `delta`."""
     return sum(value >= math.log10(len(MEASURES) / delta) for value in highest)
+
+
+def _raised(groups: Iterator[GroupDrift]) -> int:
+    return sum(group.detected_at is not None for group in groups)
+
+
+def _mixed(rng: np.random.Generator, every: int) -> Iterator[GroupDrift]:
+    """Streams in which one slide of so many, at random, has a higher score."""
+    for i in range(STREAMS):
+        drawn = _drawn(rng, 60 + NORMAL_SLIDES)
+        for each in drawn[60:]:
+            each["tile_score_median"] += 2.0 * (rng.random() < 1 / every)
+        yield _group(drawn[:60], drawn[60:], f"mixed{every}-{i}")
+
+
+def _patients(rng: np.random.Generator) -> Iterator[GroupDrift]:
+    """Streams of four slides of each patient, one after the other; the calibration has one of each."""
+    for i in range(STREAMS):
+        normals, slides, between = _drawn(rng, 60), _drawn(rng, NORMAL_SLIDES), _drawn(rng, NORMAL_SLIDES // 4)
+        stream = [{m: (slide[m] + between[k // 4][m]) / 2**0.5 for m in MEASURES} for k, slide in enumerate(slides)]
+        yield _group(normals, stream, f"patients{i}")
 
 
 def _moving(rng: np.random.Generator, n: int, begins: int, moved: float) -> Iterator[GroupDrift]:

@@ -5,9 +5,10 @@ The claim: if the slides of a group are exchangeable with the calibration's, dri
 probability `delta` at most, however often one looks. The measures share `delta` equally (Bonferroni).
 
 What breaks it without a drift: many slides of one patient (the calibration has one of each), and for the score an
-archive with many anomalous slides, since the calibration has none. A measure that is null is left out; so is a slide
-that was not scored, since the calibration has none of these, and one that was used for training or calibration. Which
-slides these are is decided by the same rule on both sides, so the claim holds for those that are left.
+archive with many anomalous slides, since the calibration has none (`bench drift` says how much it takes). A measure
+that is null is left out; so is a slide that was not scored, as those of the calibration were, one that was used for
+training or calibration, and one that another calibration decided. Since no slide is left out for how it compares with
+others, the claim holds for those that are left.
 
 The order of the slides is that in which they were decided. If a slide is decided anew it takes its new place.
 """
@@ -78,11 +79,6 @@ class GroupDrift:
     medians: tuple[float, float] | None = None
     missing: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def holds(self) -> bool | None:
-        """Whether the calibration holds for this group as far as can be told; None where nothing can."""
-        return self.detected_at is None if self.evidence else None
-
 
 @dataclass(frozen=True)
 class _Found:
@@ -103,7 +99,7 @@ def drift(decisions: pa.Table, calibration: Calibration, *, delta: float = DELTA
         calibration: that of the bundle.
         delta: probability of ever calling drift in a group that has none.
     """
-    stream = _ordered(decisions)
+    stream = _ordered(decisions, calibration.id)
     numbers = {measure: _column(stream, measure) for measure in MEASURES}
     ties = _ties(stream["slide_id"].to_pylist(), calibration.id)
     places: dict[tuple[str, str], list[int]] = {}
@@ -141,12 +137,13 @@ def in_words(group: GroupDrift) -> str:
         return f"{name}: {group.n_slides} slides like the calibration's"
     normal, now = group.medians
     measure = group.measure.replace("_", " ")
+    few = "" if group.reference == "group" else f", which has fewer than {OWN_REFERENCE} slides of this group"
     advice = "calibrate anew"
     if (group.measure, group.direction) == ("tile_score_median", "higher"):
         advice = "look at the slides, and calibrate anew unless many of them are abnormal"
     return (
         f"{name}: {measure} {group.direction} than the calibration's since slide {group.since} of {group.n_slides} "
-        f"(median {now:.3g}, there {normal:.3g}); {advice}"
+        f"(median {now:.3g}, there {normal:.3g}{few}); {advice}"
     )
 
 
@@ -186,12 +183,17 @@ def _found(measure: str, stream: Numbers, known: Numbers, at: npt.NDArray[np.int
     return _Found(measure, int(at[len(p) - 1]) + 1, int(at[what.start]) + 1, what.direction, medians)
 
 
-def _ordered(decisions: pa.Table) -> pa.Table:
+def _ordered(decisions: pa.Table, calibration_id: str) -> pa.Table:
     """The rows that count, in the order in which they were decided; those of unknown time first."""
     states, notes = decisions["state"].to_pylist(), _strings(decisions, "note", "")
+    calibrations = _strings(decisions, "calibration_id", calibration_id)
     times, ids = _strings(decisions, "decided_at", ""), decisions["slide_id"].to_pylist()
-    rows = [i for i, state in enumerate(states) if state == "scored" and not notes[i]]
-    return decisions.take(pa.array(sorted(rows, key=lambda i: (times[i], ids[i])), pa.int64()))
+    counts = [
+        state == "scored" and not note and calibration == calibration_id
+        for state, note, calibration in zip(states, notes, calibrations, strict=True)
+    ]
+    rows = sorted(np.flatnonzero(counts).tolist(), key=lambda i: (times[i], ids[i]))
+    return decisions.take(pa.array(rows, pa.int64()))
 
 
 def _strings(table: pa.Table, name: str, null: str = UNKNOWN) -> list[str]:
