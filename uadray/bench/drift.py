@@ -133,9 +133,9 @@ def _raised(groups: Iterator[GroupDrift]) -> int:
 def _mixed(rng: np.random.Generator, every: int) -> Iterator[GroupDrift]:
     """Streams in which one slide of so many, at random, has a higher score."""
     for i in range(STREAMS):
-        drawn = _drawn(rng, 60 + NORMAL_SLIDES)
-        for each in drawn[60:]:
-            each["tile_score_median"] += 2.0 * (rng.random() < 1 / every)
+        scores = rng.standard_normal(60 + NORMAL_SLIDES)
+        scores[60:] += 2.0 * (rng.random(NORMAL_SLIDES) < 1 / every)
+        drawn: list[Measures] = [{"tile_score_median": score} for score in scores.tolist()]
         yield _group(drawn[:60], drawn[60:], f"mixed{every}-{i}")
 
 
@@ -149,9 +149,9 @@ def _patients(rng: np.random.Generator) -> Iterator[GroupDrift]:
 
 def _moving(rng: np.random.Generator, n: int, begins: int, moved: float) -> Iterator[GroupDrift]:
     for i in range(STREAMS):
-        drawn = _drawn(rng, n + begins + CHANGED_SLIDES)
-        for each in drawn[n + begins :]:
-            each["saturation"] -= moved
+        saturation = rng.standard_normal(n + begins + CHANGED_SLIDES)
+        saturation[n + begins :] -= moved
+        drawn: list[Measures] = [{"saturation": number} for number in saturation.tolist()]
         yield _group(drawn[:n], drawn[n:], f"moved{n}-{begins}-{moved}-{i}")
 
 
