@@ -95,7 +95,7 @@ METRICS = {
     ),
     SLIDES: Metric("counter", "slides", "Slides that reached an end, by state", {"state": STATES}),
     REASONS: Metric("counter", "slides", "Slides that failed or are not assessable, by why", {"reason": SLIDE_REASONS}),
-    RETRIES: Metric("counter", "tries", "Slides given back for a fault of the system, by cause", {"cause": CAUSES}),
+    RETRIES: Metric("counter", "tries", "What the system failed at, and is tried again, by cause", {"cause": CAUSES}),
     WAIT_SECONDS: Metric(
         "counter", "seconds", "Seconds without work: for tiles (data), or for whoever takes them (room)",
         {"on": ("data", "room")},
@@ -311,10 +311,20 @@ def tell() -> None:
         _tell(time.monotonic())
 
 
-def _tell(now: float) -> None:
+def told() -> dict[_Series, float]:
+    """What this run has counted: by metric and the values of its labels."""
+    return _run.values()
+
+
+def told_runs(now: float) -> list["_Run"]:
+    """The runs that Ray is told of; those that have ended long ago are forgotten."""
     for run in [run for run in _ended if now - run.ended > LINGER_S]:
         _ended.remove(run)
-    for run in (*_ended, _run):
+    return [*_ended, _run]
+
+
+def _tell(now: float) -> None:
+    for run in told_runs(now):
         is_held = now - run.began < HOLD_S and run.ended > now
         for (name, values), value in run.values().items():
             metric = METRICS[name]
