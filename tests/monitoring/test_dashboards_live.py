@@ -71,7 +71,7 @@ def _prometheus(folder: Path, targets: list[str]) -> Iterator[PrometheusServer]:
 @contextlib.contextmanager
 def _exporter(folder: Path, port: int, *outs: str) -> Iterator[None]:
     prices = folder / "exporter.yaml"
-    prices.write_text("currency: EUR\nprices: {cpu_hour: 0.05, gpu_hour: 1.0}\nbudgets: {spring: 10}\n")
+    prices.write_text("refresh_s: 2\nprices: {currency: EUR, cpu_hour: 0.05}\nbudgets: {spring: 10}\n")
     process = command_line.start("exporter", *outs, "--config", str(prices), "--port", str(port))
     try:
         yield
