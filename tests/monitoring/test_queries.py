@@ -11,6 +11,7 @@ from dashboard_queries import Query, of_panels, of_variables, series
 
 from uadray import metrics
 from uadray.monitoring import queries as q
+from uadray.monitoring.exported import EXPORTED
 
 RAY_SERIES = Path(__file__).with_name("ray_series.txt")
 
@@ -28,26 +29,16 @@ def _of_uadray() -> dict[str, set[str]]:
     return {f"ray_{name}": {*metric.labels, *common} for name, metric in metrics.METRICS.items()}
 
 
-_SCREENING, _BUNDLE = {"screening"}, {"screening", "bundle"}
-_GROUP = {*_BUNDLE, "site", "scanner"}
+def _of_the_exporter() -> dict[str, set[str]]:
+    endings = {"gauge": ("",), "counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
+    return {
+        f"{name}{ending}": {"screening", *of.labels, *(["le"] if ending == "_bucket" else [])}
+        for name, of in EXPORTED.items()
+        for ending in endings[of.kind]
+    }
 
-OF_THE_EXPORTER = {
-    "uadray_ledger_up": _SCREENING, "uadray_ledger_read_seconds": set(), "uadray_ledger_read_timestamp_seconds": set(),
-    "uadray_ledger_slides": {*_BUNDLE, "state", "reason"}, "uadray_ledger_decisions": {*_BUNDLE, "decision"},
-    "uadray_ledger_decided_total": _SCREENING, "uadray_ledger_backlog_slides": _SCREENING,
-    "uadray_ledger_oldest_open_seconds": _SCREENING, "uadray_ledger_decisions_per_second": _SCREENING,
-    "uadray_ledger_seconds_left": _SCREENING, "uadray_ledger_drivers": {"screening", "state"},
-    "uadray_ledger_driver_lag_seconds": _SCREENING, "uadray_ledger_stage_seconds": {"screening", "stage"},
-    "uadray_ledger_p_value_bucket": {*_GROUP, "le"}, "uadray_ledger_p_value_count": _GROUP,
-    "uadray_ledger_alpha": _BUNDLE, "uadray_calibration_age_seconds": _BUNDLE, "uadray_calibration_slides": _BUNDLE,
-    "uadray_calibration_holds": _GROUP, "uadray_drift_evidence": {*_GROUP, "measure"}, "uadray_drift_limit": _BUNDLE,
-    "uadray_drift_detected": _GROUP, "uadray_drift_slides": _GROUP, "uadray_cost": {"screening", "currency"},
-    "uadray_cost_per_slide": {"screening", "currency"}, "uadray_budget": {"screening", "currency"},
-    "uadray_ledger_run_info": {*_BUNDLE, "fingerprint", "bundle_id", "calibration_id", "detector", "version"},
-    "uadray_ledger_jobs": {"screening", "state"},
-}  # fmt: skip
 
-KNOWN = _ray_series() | _of_uadray() | OF_PROMETHEUS | OF_THE_EXPORTER
+KNOWN = _ray_series() | _of_uadray() | OF_PROMETHEUS | _of_the_exporter()
 """Every series that a dashboard may ask for, and its labels."""
 
 

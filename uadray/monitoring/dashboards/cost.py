@@ -26,8 +26,8 @@ def _what_does_it_cost() -> list[p.Json]:
         "What does it cost?",
         p.stat(
             "Spent",
-            "What readers and scorers have cost so far, at the exporter's prices. Machines that were idle are not in it: "
-            "the bill is higher, see the last row.",
+            "What readers and scorers have cost so far, at the exporter's prices. Machines that were idle are not in "
+            "it: the bill is higher, see the last row.",
             [p.target(SPENT, name)], unit="none", decimals=2, name=True, size=(6, 5),
         ),
         p.stat(
