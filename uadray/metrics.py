@@ -131,12 +131,15 @@ _OF_KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
     "tile": (("tile",), (*_OF_STAGES, STAGE_SECONDS, RETRIES, CACHE_REQUESTS, CACHE_BYTES)),
-    "train": (("train_step",), (*_OF_STAGES, WAIT_SECONDS, GPU_SECONDS)),
+    "train": (("train_step",), (*_OF_STAGES, RETRIES, WAIT_SECONDS, GPU_SECONDS)),
     "serve": (_BATCHED[1:], (*_OF_STAGES, STAGE_SECONDS, BATCH_TILES, BATCH_ROOM, GPU_SECONDS)),
 }  # fmt: skip
 """Of each kind of run: its stages, and the metrics that are 0 from its start."""
 
 Kind = Literal["screen", "tile", "train", "serve"]
+
+_PARTS: dict[str, tuple[str, ...]] = {"serve": ("map", "reconstruct", "score")}
+"""Parts of the work that a kind of run has, where these are not all."""
 
 TELL_S = 2.0
 """How often Ray is told."""
@@ -168,6 +171,13 @@ class _Run:
         with self._lock:
             self._values[self._series(name, labels)] = value
 
+    def replace(self, name: str, values: Sequence[tuple[Mapping[str, str], float]]) -> None:
+        with self._lock:
+            for series in [series for series in self._values if series[0] == name]:
+                del self._values[series]
+            for labels, value in values:
+                self._values[self._series(name, labels)] = value
+
     def values(self) -> dict[_Series, float]:
         with self._lock:
             return dict(self._values)
@@ -197,8 +207,9 @@ _telling, _stopped = threading.Lock(), threading.Event()
 
 
 def start_run(
-    name: str, stages: Sequence[str] | None = None, *, kind: Kind = "screen", info: Mapping[str, str] | None = None
-) -> None:
+    name: str, stages: Sequence[str] | None = None, *, kind: Kind = "screen", info: Mapping[str, str] | None = None,
+    has_info: bool = True,
+) -> None:  # fmt: skip
     """Count for the run `name` in this process from now on; each of its counters starts at 0.
 
     Several processes may count for the same run: each has series of its own, which are added up.
@@ -208,6 +219,7 @@ def start_run(
         stages: that this process has; those of the kind unless given.
         kind: says which counters there are.
         info: of `INFO`, what is known; the kind and this version of uadray are.
+        has_info: whether this process tells what the run is; of several, one does.
     """
     global _run
     end_run()
@@ -215,10 +227,11 @@ def start_run(
     its_stages, names = _OF_KINDS[kind]
     for metric in names:
         for label, values in METRICS[metric].labels.items():  # each has one
-            is_stage = label == "stage" and metric != STAGE_SECONDS
-            for value in (v for v in values if not is_stage or v in (stages or its_stages)):
+            its_values = _PARTS.get(kind, PARTS_OF_WORK) if metric == STAGE_SECONDS else stages or its_stages
+            for value in (v for v in values if label != "stage" or v in its_values):
                 run.set(metric, 0, {label: value})
-    run.set(RUN_INFO, 1, dict.fromkeys(INFO, "") | {"kind": kind, "version": __version__} | dict(info or {}))
+    if has_info:
+        run.set(RUN_INFO, 1, dict.fromkeys(INFO, "") | {"kind": kind, "version": __version__} | dict(info or {}))
     _wake()
 
 
@@ -245,6 +258,12 @@ def count(name: str, value: float = 1, **labels: str) -> None:
 def set_gauge(name: str, value: float, **labels: str) -> None:
     """What there is now; it is told again and again, until it is set anew."""
     _run.set(name, value, labels)
+    _wake()
+
+
+def set_gauges(name: str, values: Sequence[tuple[Mapping[str, str], float]]) -> None:
+    """All that there is of a gauge now, labels and value; series that are not among them are told no more."""
+    _run.replace(name, values)
     _wake()
 
 

@@ -19,6 +19,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "ingest": ("only",),
     "memory": (),
     "nodes": (),
+    "partition": ("slides", "out"),
     "faults": ("only",),
     "archive": ("slides",),
     "follow": ("only", "slides"),
