@@ -16,7 +16,7 @@ from uadray.errors import InputError
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION = re.compile(r"(?<![\w.])(\d+)(ms|[smhdw])(?!\w)")
 _WINDOW = re.compile(r"(?<=\[)(\d+(?:ms|[smhdw]))(?=\])|(?<=\boffset )(\d+(?:ms|[smhdw]))\b")
-_FOR = re.compile(r"^(\s*for: )(\d+(?:ms|[smhdw]))\s*$", re.M)
+_FOR = re.compile(r"^( *for: )(\d+(?:ms|[smhdw]))$", re.M)
 
 
 def monitoring_folder() -> Path:
@@ -44,15 +44,15 @@ def seconds(duration: str) -> float:
 
 
 def shortened(rules: str, *, by: float, least_window_s: float) -> str:
-    """The text of a rule file with shorter durations: after `for:`, in `[...]` and after `offset`; no other character.
+    r"""The text of a rule file with shorter durations: after `for:`, in `[...]` and after `offset`; no other character.
 
     Args:
         rules: the text.
         by: how many times.
         least_window_s: of windows and offsets: several scrapes must be in one.
 
-    >>> shortened("expr: increase(x[15m]) > 900 * 15\\nfor: 5m\\n", by=60, least_window_s=4)
-    'expr: increase(x[15000ms]) > 900 * 15\\nfor: 5000ms\\n'
+    >>> shortened("expr: increase(x[15m]) > 900 * 15\nfor: 5m\n", by=60, least_window_s=4)
+    'expr: increase(x[15000ms]) > 900 * 15\nfor: 5000ms\n'
     """
 
     def window(match: re.Match[str]) -> str:
