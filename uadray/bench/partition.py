@@ -1,7 +1,7 @@
 """`bench partition`: a worker is cut off for a minute in the middle of a screening that was handed over as a Ray job.
 
-Three Ray nodes, each in a network namespace (see `uadray.bench.network`), with a token; S3 (SeaweedFS) on a fourth host,
-and a fifth, without a Ray node, from which `ray job submit` sends `uadray screen`. When a third of the slides is
+Three Ray nodes, each in a network namespace (see `uadray.bench.network`), with a token; S3 (SeaweedFS) on a fourth
+host, and a fifth, without a Ray node, from which `ray job submit` sends `uadray screen`. When a third of the slides is
 decided, iptables on one worker drops all that comes and goes. After a minute it is let through again; its Ray node,
 which finds itself declared dead, ends, and is started again as systemd does.
 
@@ -54,8 +54,10 @@ HEALTH = {
     "RAY_health_check_period_ms": "2000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "5",
+    "RAY_grpc_client_keepalive_time_ms": "65000",
+    "RAY_grpc_client_keepalive_timeout_ms": "20000",
 }
-"""As in deploy/README.md: a node is declared dead after 5 x (2 + 3) s."""
+"""As in deploy/machines.md: a node is declared dead after 5 x (2 + 3) s, and a request to it that hangs ends."""
 
 
 @dataclass
