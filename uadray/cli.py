@@ -347,6 +347,17 @@ def serve(
 
 
 @app.command()
+def dashboards(
+    out: Annotated[str, typer.Option(help="Folder of the JSON files.")] = "dashboards",
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where a file is stale.")] = False,
+) -> None:
+    """Write Grafana's dashboards: archive screening, slowness, endpoint, training, calibration, cost."""
+    from uadray.commands import dashboards as command
+
+    _answer(command.run(out, check=check))
+
+
+@app.command()
 def bench(
     name: Annotated[
         str,

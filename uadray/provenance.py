@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +43,8 @@ def dump_config(config: BaseModel) -> str:
 def json_line(values: dict[str, Any]) -> str:
     """Return one line of metrics.jsonl."""
     return json.dumps(values, sort_keys=True)
+
+
+def now_iso() -> str:
+    """The time in UTC, as `2026-11-26T09:30:15.250Z`: as a text it sorts as it does as a time."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

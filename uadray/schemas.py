@@ -80,6 +80,14 @@ SLIDE_DECISIONS = pa.schema(
         pa.field("site", pa.string()),
         pa.field("scanner", pa.string()),
         pa.field("stain", pa.string()),
+        pa.field("decided_at", pa.string()),
+        pa.field("tile_score_median", pa.float64()),
+        pa.field("saturation", pa.float64()),
+        pa.field("green", pa.float64()),
+        pa.field("focus", pa.float64()),
+        pa.field("tissue_share", pa.float64()),
+        pa.field("read_seconds", pa.float64()),
+        pa.field("score_seconds", pa.float64()),
     ]
 )
 """One row a slide. `state` is `scored`, `not_assessable` or `failed`; the last two carry a `reason` and no score.
@@ -91,4 +99,7 @@ them have it.
 `mask` the version of the edited mask that was used. `note` is `training` or `calibration` where the slide was used for
 that, so that its p-value says nothing new. `pictures` is where the slide's pictures lie beside `decisions.parquet`: one
 file with all of them (see `reports.evidence_sheet`), null where they are files in the folder `evidence/<slide_id>`.
-`site`, `scanner` and `stain` are the manifest's; null where it does not say, and of decisions of older versions."""
+`site`, `scanner` and `stain` are the manifest's; null where it does not say, and of decisions of older versions.
+`decided_at` is in UTC (ISO 8601, milliseconds). `tile_score_median` to `tissue_share` tell of the slide as a whole (see
+`decisions.slide_measures`); `read_seconds` and `score_seconds` are how long one reader and one scorer were at work on
+it, of all bundles together. These are null in decisions of older versions, and where nothing was read or scored."""

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def test_a_calibration_from_slides_to_marks(
 ) -> None:
     """One score a patient; what calibrated is marked where it is screened again; nothing written names a slide."""
     uri, bundle = _bundle(tmp_path, _trained_on(rows[6:]))
-    used = [replace(row, patient_id=f"patient{i % 3}", label="Normal") for i, row in enumerate(rows[:5])]
+    used = [replace(row, patient_id=f"patient{i % 3}", label="Normal", site="North") for i, row in enumerate(rows[:5])]
     broken = tmp_path / "secret_broken.tif"
     broken.write_bytes(b"no slide")
     everyone = [*used, SlideRow("secret_broken", str(broken), patient_id="patient3")]
@@ -183,8 +184,13 @@ def test_a_calibration_from_slides_to_marks(
     assert len(made.tile_quantiles) == 101
     assert made.tile_quantiles[50] == made.tile_median
     assert made.tile_quantiles[99] == made.tile_p99
-    older = made.model_dump_json(exclude={"tile_quantiles"})
-    assert Calibration.model_validate_json(older) == made.model_copy(update={"tile_quantiles": ()})
+    assert [(each.site, each.scanner, each.stain) for each in made.normals] == [("North", None, None)] * 3
+    assert all(each.tissue_share == 1.0 and each.green and each.saturation for each in made.normals)
+    assert all(each.focus is None for each in made.normals), "these tiles are not judged"
+    assert datetime.now(UTC) - datetime.fromisoformat(made.made) < timedelta(minutes=2)
+    older = made.model_dump_json(exclude={"tile_quantiles", "made", "normals"})
+    nothing = {"tile_quantiles": (), "made": "", "normals": ()}
+    assert Calibration.model_validate_json(older) == made.model_copy(update=nothing)
     written = "".join((Path(uri) / name).read_text() for name in ("bundle.json", CALIBRATION)) + caplog.text
     assert not any(word in written for word in ("secret", "patient0", str(tmp_path)))
     again = [replace(used[0], slide_id="renamed"), replace(rows[6], patient_id="q"), rows[5]]
@@ -195,6 +201,8 @@ def test_a_calibration_from_slides_to_marks(
     assert table["note"].to_pylist() == ["calibration", "training", None]
     assert used[0].slide_id in one_a_patient({row.slide_id: row.patient for row in used})
     assert np.isclose(made.scores, table["score"][0].as_py(), rtol=1e-6).any()
+    medians = [each.tile_score_median for each in made.normals]
+    assert np.isclose(medians, table["tile_score_median"][0].as_py(), rtol=1e-5).any()
     assert "2 slides were used to train or calibrate" in caplog.text
     page = (tmp_path / "out" / "worklist.html").read_text()
     assert page.count('class="note-tag">calibration<') == page.count('class="note-tag">training<') == 1

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import screening_drivers as sd
 
+from uadray.decisions.slide_measures import MEASURES
 from uadray.screening import decision_segments, leases
 from uadray.storage import objects
 
@@ -58,12 +59,20 @@ def test_segments_of_older_versions_still_count(tmp_path: Path) -> None:
     sd.screened(out, sd.slides(tmp_path / "slides", 3))
     (segment,) = objects.list_objects(f"{out}/segments")
     table = pq.read_table(segment.uri)
-    pq.write_table(table.drop_columns(["site", "scanner", "stain", "pictures"]), segment.uri)
+    new = ["decided_at", *MEASURES, "read_seconds", "score_seconds"]
+    pq.write_table(table.drop_columns(["site", "scanner", "stain", "pictures", *new]), segment.uri)
     decided = decision_segments.read_decisions(out)
     assert decided.unsegmented == 0
     of_bundle = decision_segments.of_bundle(decided.table, "", ["s00002", "s00000"])
     assert of_bundle["site"].to_pylist() == [None, None]
     assert of_bundle["score"].to_pylist() == [1.5, 1.5]
+    assert all(of_bundle[name].null_count == 2 for name in new)
+    uri = leases.decision_uri(out, "s00001")
+    record = json.loads(objects.read_bytes(uri))
+    objects.write_bytes(uri, json.dumps({name: value for name, value in record.items() if name not in new}).encode())
+    decided = decision_segments.read_decisions(out)
+    assert (len(decided.table), decided.unsegmented) == (3, 1)
+    assert decided.table["decided_at"].null_count == 3
 
 
 def test_what_is_known_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

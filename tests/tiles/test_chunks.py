@@ -76,6 +76,7 @@ def test_real_mosaic(data_dir: Path) -> None:
     assert 30 < len(plan.tiles) <= 83
     assert not any(chunk.errors)
     assert chunk.pixels.mean((1, 2, 3)).max() < 235
+    assert 1 < np.nanmedian(chunk.focus) < 5
 
 
 def test_a_blurred_tile_is_flagged_by_its_pixels(tmp_path: Path) -> None:
@@ -91,6 +92,8 @@ def test_a_blurred_tile_is_flagged_by_its_pixels(tmp_path: Path) -> None:
     assert flags[0] is None
     assert flags[64] is None
     assert flags[448] == "out_of_focus"
+    focus = dict(zip(chunk.tiles["x_level0_px"].to_pylist(), chunk.focus, strict=True))
+    assert focus[448] < 0.4
 
 
 def test_stain_is_normalised_to_the_reference(data_dir: Path) -> None:

@@ -13,6 +13,7 @@ from uadray.phantoms.tissue import paint
 from uadray.tiles.focus import clearly_sharp, empty, focus
 from uadray.tiles.quality import (
     flag_masks,
+    judged_pixels,
     pixel_flags,
 )
 from uadray.tiles.tissue import tissue_mask
@@ -83,6 +84,21 @@ def test_a_strip_is_enough_for_sharp_tiles_and_never_misleads(tiles: Image, sigm
     assert (np.isfinite(sharpness) & (sharpness > 0.5))[clear].all()
     assert clear.mean() > 0.9 if sigma_px == 0 else clear.mean() < 0.5
     assert focus(blurred, 0.972, which=np.array([7, 3])).tolist() == sharpness[[7, 3]].tolist()
+
+
+def test_strips_measure_what_whole_tiles_do(tiles: Image) -> None:
+    """Their median falls with blur as that of whole tiles does; a flat strip says nothing."""
+    medians = []
+    for sigma_px in (0.5, 1.0, 2.0):
+        blurred = np.stack([cv2.GaussianBlur(tile, (0, 0), sigma_px) for tile in tiles])
+        flags, sharpness = judged_pixels(blurred, 0.972)
+        assert flags == pixel_flags(blurred, 0.972)
+        medians.append(np.nanmedian(sharpness))
+        assert np.median(focus(blurred, 0.972)) == pytest.approx(medians[-1], rel=0.15)
+    assert medians == sorted(medians, reverse=True)
+    flags, sharpness = judged_pixels(np.full((2, 64, 64, 3), 240, np.uint8), 1.0)
+    assert np.isnan(sharpness).all()
+    assert judged_pixels(tiles[:0], 1.0)[1].shape == (0,)
 
 
 def test_blur_at_half_a_micron_is_judged_in_microns(tiles: Image) -> None:

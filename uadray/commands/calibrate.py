@@ -15,7 +15,7 @@ from uadray.cluster.workers import StreamConfig
 from uadray.commands.cluster import join_cluster
 from uadray.commands.progress import progress, tile_progress
 from uadray.decisions.aggregation import AggregationConfig, ceiling_of, new_aggregation, score_of, scored_squares
-from uadray.decisions.conformal import Calibration, check_alpha, one_a_patient
+from uadray.decisions.conformal import MAX_NAME, Calibration, NormalSlide, check_alpha, one_a_patient
 from uadray.decisions.neighbourhoods import Squares
 from uadray.decisions.verdict import judge
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle
@@ -23,6 +23,7 @@ from uadray.errors import InputError, shown
 from uadray.screening.given_slides import given_slides
 from uadray.screening.progress import Progress
 from uadray.screening.results import scored_slides
+from uadray.screening.slide_outputs import measures_of
 from uadray.screening.slide_result import SlideResult
 from uadray.slides import identity
 from uadray.slides.manifest import SlideRow, has_label
@@ -113,10 +114,29 @@ def calibrate(
     tiles = np.concatenate(normals.tiles)
     calibration = _calibration(
         [scores[slide_id] for slide_id in chosen], tiles, bundle, alpha, aggregation, ceiling
-    ).model_copy(update={"salt": salt, "slides": marks} | _cell_scale(normals.cells))
+    ).model_copy(update={
+        "salt": salt, "slides": marks, "made": provenance.now_iso(), "normals": _normal_slides(used, chosen, normals),
+        **_cell_scale(normals.cells),
+    })  # fmt: skip
     data = calibration.model_dump_json(indent=2).encode()
     objects.write_bytes(objects.join(bundle_uri, CALIBRATION), data)
     return calibration, normals.left_out
+
+
+def _normal_slides(rows: list[SlideRow], chosen: list[str], normals: "_Normals") -> tuple[NormalSlide, ...]:
+    """What is kept of the chosen slides, sorted by what it says: the order tells nothing of who they are."""
+    of_slide = {row.slide_id: row for row in rows}
+    kept = [
+        NormalSlide.model_validate(_origin(row) | normals.measures[row.slide_id])
+        for row in (of_slide[slide_id] for slide_id in chosen)
+    ]
+    return tuple(sorted(kept, key=lambda each: each.model_dump_json()))
+
+
+def _origin(row: SlideRow) -> dict[str, Any]:
+    """Where a slide is from, in as many letters as a calibration takes."""
+    names = {"site": row.site, "scanner": row.scanner, "stain": row.stain}
+    return {kind: name and name[:MAX_NAME] for kind, name in names.items()}
 
 
 @dataclass
@@ -128,6 +148,7 @@ class _Normals:
         etags: slide id -> etag of its file.
         tiles: the tile scores of each slide that has a score.
         left_out: slide id -> why the slide has no score.
+        measures: slide id -> its `slide_measures`.
         cells: smoothed, of `CELL_TILES` tiles of each slide at most, where the detector gives any.
     """
 
@@ -135,6 +156,7 @@ class _Normals:
     etags: dict[str, str | None] = field(default_factory=dict)
     tiles: list[npt.NDArray[np.float64]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    measures: dict[str, dict[str, float | None]] = field(default_factory=dict)
     cells: list[Cells] = field(default_factory=list)
 
     def scores(self, aggregation: AggregationConfig, ceiling: float | None) -> dict[str, float]:
@@ -150,6 +172,7 @@ class _Normals:
             self.left_out[slide_id] = f"{verdict['reason']}: {verdict['message']}"
             return
         self.squares[slide_id] = scored_squares(of_bundle.tiles, aggregation, spec=spec)
+        self.measures[slide_id] = measures_of(result)
         self.etags[slide_id] = result.header.get("etag")
         self.tiles.append(of_bundle.tiles["score"].drop_null().to_numpy())
         cells = cells_of(of_bundle.tiles)

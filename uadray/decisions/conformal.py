@@ -21,6 +21,22 @@ from uadray.errors import InputError
 from uadray.provenance import fingerprint
 from uadray.slides.identity import Seen
 
+MAX_NAME = 200
+"""Letters of the name of a site, scanner or stain that a calibration keeps."""
+
+
+class NormalSlide(Config):
+    """What a calibration keeps of one of its slides besides the score: where it is from, and its `slide_measures`."""
+
+    site: str | None = Field(default=None, max_length=MAX_NAME)
+    scanner: str | None = Field(default=None, max_length=MAX_NAME)
+    stain: str | None = Field(default=None, max_length=MAX_NAME)
+    tile_score_median: FiniteFloat | None = None
+    saturation: FiniteFloat | None = None
+    green: FiniteFloat | None = None
+    focus: FiniteFloat | None = None
+    tissue_share: FiniteFloat | None = None
+
 
 class Calibration(Config):
     """`calibration.json` of a bundle.
@@ -43,6 +59,8 @@ class Calibration(Config):
         cell_median: median of their tiles' smoothed cells, where the detector gives any; a heatmap's pale end of cells.
         cell_p99: 99 % of these cells are below it.
         cell_high: a heatmap's dark end of cells.
+        made: when, as `provenance.now_iso` writes it; empty in calibrations of older versions.
+        normals: of each slide whose score is in `scores`, in no order that tells which; none in older versions.
     """
 
     id: str
@@ -60,6 +78,8 @@ class Calibration(Config):
     cell_median: FiniteFloat | None = None
     cell_p99: FiniteFloat | None = None
     cell_high: FiniteFloat | None = None
+    made: str = Field(default="", max_length=40)
+    normals: tuple[NormalSlide, ...] = ()
 
     @model_validator(mode="after")
     def _has_ceiling(self) -> "Calibration":

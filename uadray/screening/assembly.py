@@ -1,6 +1,7 @@
 """The scored parts of a slide -> its result, once the last of them is there."""
 
 import json
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +21,8 @@ def assembled(row: SlideRow, part: dict[str, Any], parts: dict[int, dict[str, An
     """
     header = json.loads(part["header"])
     if part["part"] < 0:
-        return SlideResult(row, header=header, failure=(header["reason"], header["message"]))
+        failure = (header["reason"], header["message"])
+        return SlideResult(row, header=header, failure=failure, read_s=header.get("read_s"))
     if len(parts) < header["n_parts"]:
         return None
     ordered = [parts[i] for i in range(header["n_parts"])]
@@ -31,6 +33,9 @@ def assembled(row: SlideRow, part: dict[str, Any], parts: dict[int, dict[str, An
         preview=ordered[0]["preview"],
         masks=ordered[0]["masks"],
         scores=tuple(_bundle_scores(i, ordered, headers) for i in range(len(ordered[0]["scores"]))),
+        focus=tuple(chain.from_iterable(header.get("focus", ()) for header in headers)),
+        read_s=sum(header.get("read_s", 0.0) for header in headers),
+        score_s=sum(header.get("score_s", 0.0) for header in headers),
     )
 
 

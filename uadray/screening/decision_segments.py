@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from uadray.decisions.slide_measures import MEASURES
 from uadray.errors import NotFoundError
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening.leases import REQUESTS, decision_uri, read_version
@@ -40,7 +41,9 @@ _SEGMENT = pa.schema(
 )
 """`bundle` is the folder of the bundle that decides, null of the only one of a screening; then it is not stored."""
 
-_MAY_LACK = ("bundle", "pictures", "site", "scanner", "stain")
+_MAY_LACK = (
+    "bundle", "pictures", "site", "scanner", "stain", "decided_at", *MEASURES, "read_seconds", "score_seconds",
+)  # fmt: skip
 """Columns that are not stored, or not known to the version that wrote a segment."""
 
 
@@ -192,7 +195,7 @@ def _read_segment(uri: str) -> pa.Table:
         table = pq.read_table(pa.BufferReader(objects.read_bytes(uri)))
         for name in _MAY_LACK:
             if name not in table.column_names:
-                table = table.append_column(name, pa.nulls(len(table), pa.string()))
+                table = table.append_column(name, pa.nulls(len(table), _SEGMENT.field(name).type))
         return table.select(_SEGMENT.names).cast(_SEGMENT)
     except (NotFoundError, KeyError, ValueError):  # merged meanwhile, or of another version: the JSONs remain
         return _SEGMENT.empty_table()

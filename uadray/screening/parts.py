@@ -5,9 +5,10 @@ each carries what is needed to put them together:
 
     slide   int64    index into the manifest's rows
     part    int64    0 .. n_parts - 1; -1 for a slide that failed
-    header  string   JSON: `n_parts`, and of this part `read_s`, `bytes` and (from the scorer) `score_s`, `tiles`,
-                     `errors` and `failures`, of each bundle null or [reason, message];
-                     in part 0 the slide's metadata; for part -1 `reason`, `message`, `etag`, `node_id`, `address`
+    header  string   JSON: `n_parts`, and of this part `read_s`, `bytes`, `focus` (a list: of its good tiles) and (from
+                     the scorer) `score_s`, `tiles`, `errors` and `failures`, of each bundle null or [reason, message];
+                     in part 0 the slide's metadata; for part -1 `reason`, `message`, `etag`, `node_id`, `address`,
+                     and `read_s` where a reader has failed
     preview binary   JPEG of the whole slide, in part 0
     masks   binary   GeoJSON of tissue and flagged regions, in part 0
     flagged binary   Arrow IPC of `TILE_SCORES`, tiles that are not read for what the thumbnail shows, in part 0
@@ -47,11 +48,15 @@ PARTS = pa.schema(
 )
 
 
-def failed_part(index: int, reason: str, message: str, *, etag: str | None = None) -> pa.Table:
-    """The row that says that a slide failed, and on which node."""
+def failed_part(
+    index: int, reason: str, message: str, *, etag: str | None = None, read_s: float | None = None
+) -> pa.Table:  # fmt: skip
+    """The row that says that a slide failed, on which node, and after how many seconds of reading."""
     node_id, address = here()
     text = " ".join(message.split())[:500]
-    header = {"reason": reason, "message": text, "etag": etag, "node_id": node_id, "address": address}
+    header: dict[str, Any] = {"reason": reason, "message": text, "etag": etag, "node_id": node_id, "address": address}
+    if read_s is not None:
+        header["read_s"] = read_s
     return part_row(index, -1, header=header)
 
 

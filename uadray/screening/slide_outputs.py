@@ -24,7 +24,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from uadray.decisions.conformal import Calibration
+from uadray.decisions.slide_measures import slide_measures
 from uadray.decisions.verdict import Verdict
+from uadray.provenance import now_iso
 from uadray.reports import pictures
 from uadray.reports.evidence_sheet import evidence_sheet
 from uadray.reports.heatmap import heatmap
@@ -101,15 +103,28 @@ def decision_record(
         "site": result.row.site,
         "scanner": result.row.scanner,
         "stain": result.row.stain,
+        "decided_at": now_iso(),
+        "read_seconds": result.read_s,
+        "score_seconds": result.score_s,
     }
     decisions = [
-        dict.fromkeys(SLIDE_DECISIONS.names) | verdict | facts | _evidence(result, index, bundles[index].calibration)
+        dict.fromkeys(SLIDE_DECISIONS.names)
+        | verdict
+        | facts
+        | _evidence(result, index, bundles[index].calibration)
+        | measures_of(result, index)
         for index, verdict in enumerate(verdicts)
     ]
     if len(bundles) == 1:
         return decisions[0] | {"lease": lease}
     named = [{"bundle": bundle.folder} | each for bundle, each in zip(bundles, decisions, strict=True)]
     return {"slide_id": result.row.slide_id, "fingerprint": fingerprint, "lease": lease, "decisions": named}
+
+
+def measures_of(result: SlideResult, index: int = 0) -> dict[str, float | None]:
+    """What a bundle's tiles tell of the slide as a whole, see `slide_measures`."""
+    tiles, n_grid = result.of_bundle(index).tiles, result.header.get("n_grid")
+    return slide_measures(tiles, focus=result.focus, n_grid=n_grid)
 
 
 def decisions_of(record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from uadray.cluster.place import here
@@ -63,11 +64,12 @@ def _read_claimed(
 def read_slide(index: int, row: SlideRow, spec: TileSpec) -> Iterator[pa.Table]:
     """All parts of one slide; whatever goes wrong ends in one row with part -1, so that no slide is missing."""
     etag: str | None = None
+    began = time.perf_counter()
     try:
         etag = slide_etag(row)
         yield from _parts(index, row, spec, etag)
     except Exception as error:  # a slide that fails must not end the job, nor go missing
-        yield failed_part(index, *reason_of(error), etag=etag)
+        yield failed_part(index, *reason_of(error), etag=etag, read_s=time.perf_counter() - began)
 
 
 def _parts(index: int, row: SlideRow, spec: TileSpec, etag: str) -> Iterator[pa.Table]:
@@ -81,9 +83,20 @@ def _parts(index: int, row: SlideRow, spec: TileSpec, etag: str) -> Iterator[pa.
             else [read_chunk(slide, plan.tiles, spec=spec)]
         )
         for part, chunk in enumerate(chunks):
-            header = {"n_parts": n_parts, "read_s": time.perf_counter() - began, "bytes": chunk.pixels.nbytes}
+            header = {
+                "n_parts": n_parts, "read_s": time.perf_counter() - began, "bytes": chunk.pixels.nbytes,
+                "focus": good_focus(chunk),
+            }  # fmt: skip
             yield _chunk_row(index, part, header, plan, chunk)
             began = time.perf_counter()  # the time of whoever takes the rows does not count
+
+
+def good_focus(chunk: TileChunk) -> list[float]:
+    """The sharpness of the tiles that are fit to be scored, of those that are not too flat; with three decimals."""
+    faults = zip(chunk.errors, chunk.flags, strict=True)
+    is_good = np.array([error is None and flag is None for error, flag in faults], np.bool_)
+    values: list[float] = chunk.focus[is_good & np.isfinite(chunk.focus)].round(3).tolist()
+    return values
 
 
 def _chunk_row(index: int, part: int, header: dict[str, Any], plan: SlidePlan, chunk: TileChunk) -> pa.Table:

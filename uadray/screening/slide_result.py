@@ -42,6 +42,9 @@ class SlideResult:
         masks: GeoJSON of its tissue and flagged regions.
         scores: one of each bundle, in their order; none of a failed slide.
         failure: reason and message of a slide that failed whatever the bundle.
+        focus: sharpness of its good tiles, see `focus.strip_focus`.
+        read_s: seconds that one reader was at work on it; None where that is not known.
+        score_s: the same of one scorer, for all bundles.
         is_open: the failure is the system's and no verdict: a later run tries the slide again.
     """
 
@@ -52,6 +55,9 @@ class SlideResult:
     scores: tuple[BundleScores, ...] = ()
     failure: tuple[str, str] | None = None
     is_open: bool = False
+    focus: tuple[float, ...] = ()
+    read_s: float | None = None
+    score_s: float | None = None
 
     def of_bundle(self, index: int = 0) -> BundleScores:
         """What one bundle says of the slide; the slide's own failure where it has one."""

@@ -14,7 +14,7 @@ import pyarrow as pa
 from uadray.errors import SlideError
 from uadray.slides.slide import Slide
 from uadray.slides.tile_reading import TilePlaces, read_place, tile_places
-from uadray.tiles.quality import pixel_flags
+from uadray.tiles.quality import judged_pixels
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain import Stain
 from uadray.tiles.stain_normalize import Normalizer, normalizer
@@ -39,12 +39,14 @@ class TileChunk:
         pixels: RGB [n, tile, tile, 3]; white where `errors` is not None.
         errors: [n], why a tile cannot be read; None where it could be.
         flags: [n], what the pixels show of bad quality; None where they are good or were not judged.
+        focus: [n], see `quality.judged_pixels`; NaN where nothing can be said, or pixels were not judged.
     """
 
     tiles: pa.Table
     pixels: npt.NDArray[np.uint8]
     errors: list[str | None]
     flags: list[str | None]
+    focus: npt.NDArray[np.float64]
 
 
 def chunk_tiles(spec: TileSpec) -> int:
@@ -91,14 +93,15 @@ def read_chunk(slide: Slide, tiles: pa.Table, *, spec: TileSpec, normalise: Norm
     pixels = np.empty((len(tiles), spec.tile_px, spec.tile_px, 3), np.uint8)
     errors: list[str | None] = [None] * len(tiles)
     flags: list[str | None] = [None] * len(tiles)
+    focus = np.full(len(tiles), np.nan)
     places = places_of(slide, tiles, spec)
     missing = _missing_tissue(slide, tiles, places, spec)
     for i in range(len(tiles)):
         errors[i] = _read_tile(slide, places, i, pixels[i], missing=missing[i])
     if spec.quality is not None:
-        shown = pixel_flags(pixels, spec.mpp, spec.quality)
+        shown, focus = judged_pixels(pixels, spec.mpp, spec.quality)
         flags = [None if error else flag for error, flag in zip(errors, shown, strict=True)]
-    return TileChunk(tiles, pixels if normalise is None else normalise(pixels), errors, flags)
+    return TileChunk(tiles, pixels if normalise is None else normalise(pixels), errors, flags, focus)
 
 
 def _read_tile(slide: Slide, places: TilePlaces, i: int, out: npt.NDArray[np.uint8], *, missing: float) -> str | None:

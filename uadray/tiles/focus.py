@@ -15,6 +15,7 @@ import numpy.typing as npt
 from uadray.tiles.tissue import FULL_RESOLUTION_PX, block_means, reduction
 
 Mask = npt.NDArray[np.bool_]
+Values = npt.NDArray[np.float64]
 
 FOCUS_MPP = 1.0
 """Tiles are judged at about 1 um a pixel: at 0.25 um the finest detail of a sharp slide is only optics and noise."""
@@ -88,14 +89,28 @@ def clearly_sharp(images: npt.NDArray[np.uint8], mpp: float, *, focus_min: float
     Returns:
         [n]; False says nothing: `focus` tells.
     """
+    return is_clear(*strip_focus(images, mpp), focus_min=focus_min)
+
+
+def is_clear(sharpness: Values, variance: Values, *, focus_min: float) -> Mask:
+    """Which tiles are sharp beyond doubt, by what `strip_focus` says of them, [n]."""
+    return np.asarray((sharpness >= CLEAR * focus_min) & (variance >= (CLEAR * FLAT) ** 2))
+
+
+def strip_focus(images: npt.NDArray[np.uint8], mpp: float) -> tuple[Values, Values]:
+    """Sharpness of a strip through the middle of each tile, and the variance of its smoothed green, [n] each.
+
+    The sharpness is of the kind of `focus`, of fewer pixels: single values scatter more, the median of many does not.
+    Below a variance of `FLAT` squared it says nothing.
+    """
     if not len(images):
-        return np.zeros(0, np.bool_)
+        return np.zeros(0), np.zeros(0)
     factor = _reduction(images, mpp)
     smooth, fine, coarse = _filtered(_middle(images[..., 1], factor, STRIP_PX), factor)
     n_px = fine[0].size
     square, energy_fine, energy_coarse = (np.einsum("nij,nij->n", band, band) / n_px for band in (smooth, fine, coarse))
     variance = square - (np.einsum("nij->n", smooth) / n_px) ** 2
-    return np.asarray((energy_fine >= CLEAR * focus_min * (energy_coarse + 1)) & (variance >= (CLEAR * FLAT) ** 2))
+    return np.asarray(energy_fine / (energy_coarse + 1), np.float64), np.asarray(variance, np.float64)
 
 
 def empty(images: npt.NDArray[np.uint8]) -> Mask:

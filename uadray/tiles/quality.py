@@ -17,7 +17,7 @@ from pydantic import Field
 
 from uadray.config import Config
 from uadray.tiles.artefacts import air_mask, pen_mask
-from uadray.tiles.focus import blurred_blocks, clearly_sharp, empty, focus
+from uadray.tiles.focus import FLAT, blurred_blocks, empty, focus, is_clear, strip_focus
 from uadray.tiles.folds import fold_mask
 from uadray.tiles.optical_density import channels_of
 from uadray.tiles.tissue import block_means, tissue_fraction
@@ -149,15 +149,32 @@ def pixel_flags(images: npt.NDArray[np.uint8], mpp: float, config: QualityConfig
     Returns:
         [n]
     """
+    return judged_pixels(images, mpp, config)[0]
+
+
+def judged_pixels(
+    images: npt.NDArray[np.uint8], mpp: float, config: QualityConfig | None = None
+) -> tuple[list[Flag | None], npt.NDArray[np.float64]]:
+    """The `pixel_flags` of tiles, and the sharpness of the strips that were looked at first for them.
+
+    Args:
+        images: RGB, [n, h, w, 3].
+        mpp: micrometres per pixel; 0.25 to 3.
+        config: thresholds.
+
+    Returns:
+        [n] each; the sharpness (see `focus.strip_focus`) is NaN where the strip is too flat to judge.
+    """
     least = (config or QualityConfig()).focus_min
     flags: list[Flag | None] = [None] * len(images)
-    doubtful = np.flatnonzero(~clearly_sharp(images, mpp, focus_min=least))
+    sharpness_of_strips, variance = strip_focus(images, mpp)
+    doubtful = np.flatnonzero(~is_clear(sharpness_of_strips, variance, focus_min=least))
     for i, sharpness in zip(doubtful, focus(images, mpp, which=doubtful), strict=True):
         if sharpness < least:
             flags[i] = "out_of_focus"
         elif np.isinf(sharpness) and empty(images[i : i + 1])[0]:
             flags[i] = "air"
-    return flags
+    return flags, np.where(variance < FLAT**2, np.nan, sharpness_of_strips)
 
 
 def assess(n_tissue: int, counts: Mapping[Flag, int], config: QualityConfig | None = None) -> tuple[str, str] | None:

@@ -1,0 +1,1 @@
+"""What an operator sees: the ledger and drift for Prometheus, dashboards."""

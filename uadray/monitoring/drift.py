@@ -1,0 +1,239 @@
+"""Decisions and a calibration -> whether what comes in still looks like the slides that the calibration was made of.
+
+Each group, which is a site and a scanner, and each measure of a slide has a test martingale of its own (`martingale`).
+The claim: if the slides of a group are exchangeable with the calibration's, drift is ever called in this group with
+probability `delta` at most, however often one looks. The measures share `delta` equally (Bonferroni).
+
+What breaks it without a drift: many slides of one patient (the calibration has one of each), and for the score an
+archive with many anomalous slides, since the calibration has none. A measure that is null is left out; so is a slide
+that was not scored, since the calibration has none of these, and one that was used for training or calibration. Which
+slides these are is decided by the same rule on both sides, so the claim holds for those that are left.
+
+The order of the slides is that in which they were decided. If a slide is decided anew it takes its new place.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from uadray.decisions.conformal import Calibration
+from uadray.monitoring.martingale import change, evidence, p_values
+
+Numbers = npt.NDArray[np.float64]
+
+MEASURES = ("tile_score_median", "saturation", "green", "focus", "tissue_share")
+"""Columns of `SLIDE_DECISIONS` that are tested, each also known of the calibration's normal slides."""
+
+DELTA = 0.01
+"""Probability that drift is ever called in a group whose slides are as the calibration's."""
+
+OWN_REFERENCE = 20
+"""With so many calibration slides a group is compared with its own, else with all of them."""
+
+MAX_GROUPS = 50
+"""The groups that come first are told apart, later ones are `OTHER` together."""
+
+UNKNOWN = "unknown"
+"""Site or scanner of a slide whose manifest does not say."""
+
+OTHER = ("other", "other")
+
+
+@dataclass(frozen=True)
+class GroupDrift:
+    """The slides of one site and scanner against the calibration's.
+
+    Attributes:
+        site: as in the manifest, or `unknown`, or `other`.
+        scanner: likewise.
+        n_slides: slides of the stream.
+        n_normals: calibration slides that they are compared with.
+        reference: whether these are of the same site and scanner, or all.
+        evidence: log10 of the test martingale by measure, its highest so far. A measure that no slide of the stream or
+            of the calibration has is not there.
+        limit: drift is called where the evidence of a measure reaches it.
+        detected_at: with which slide of the group it was, counted from 1; None where it never did.
+        measure: the measure that reached it first.
+        since: the slide, counted from 1, with which the change seems to have begun, as it looked at `detected_at`.
+        direction: where this measure went.
+        medians: of this measure: of the calibration's slides, and of those from `since` to `detected_at`.
+        missing: how many slides of the stream lack each measure.
+    """
+
+    site: str
+    scanner: str
+    n_slides: int
+    n_normals: int
+    reference: Literal["group", "pool"]
+    evidence: dict[str, float]
+    limit: float
+    detected_at: int | None
+    measure: str | None
+    since: int | None = None
+    direction: Literal["higher", "lower"] | None = None
+    medians: tuple[float, float] | None = None
+    missing: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the calibration holds for this group as far as can be told; None where nothing can."""
+        return self.detected_at is None if self.evidence else None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Where one measure reached the limit: with which slide of the group, since which, and how."""
+
+    measure: str
+    detected_at: int
+    since: int
+    direction: Literal["higher", "lower"]
+    medians: tuple[float, float]
+
+
+def drift(decisions: pa.Table, calibration: Calibration, *, delta: float = DELTA) -> list[GroupDrift]:
+    """Every group of the stream against the calibration, by site and scanner.
+
+    Args:
+        decisions: rows of `SLIDE_DECISIONS` of one bundle, in any order; older ones may lack columns.
+        calibration: that of the bundle.
+        delta: probability of ever calling drift in a group that has none.
+    """
+    stream = _ordered(decisions)
+    names = group_names(stream)
+    normals = [normal.model_dump() for normal in getattr(calibration, "normals", ())]
+    numbers = {name: _column(stream, name) for name in MEASURES}
+    ties = _ties(stream["slide_id"].to_pylist(), calibration.id)
+    places: dict[tuple[str, str], list[int]] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, []).append(place)
+    return [
+        _group_drift(
+            name, {measure: numbers[measure][places[name]] for measure in MEASURES}, ties[places[name]], normals, delta
+        )
+        for name in sorted(places)
+    ]
+
+
+def group_names(decisions: pa.Table) -> list[tuple[str, str]]:
+    """Site and scanner of each row, in which those beyond the first `MAX_GROUPS` are `OTHER`."""
+    sites, scanners = (_strings(decisions, name) for name in ("site", "scanner"))
+    known: set[tuple[str, str]] = set()
+    names = []
+    for name in zip(sites, scanners, strict=True):
+        if len(known) < MAX_GROUPS:
+            known.add(name)
+        names.append(name if name in known else OTHER)
+    return names
+
+
+def in_words(group: GroupDrift) -> str:
+    """What drifted and what to do, in a line for people.
+
+    >>> in_words(GroupDrift("X", "Y", 90, 60, "group", {"green": 3.1}, 2.7, 31, "green", 23, "lower", (0.6, 0.5)))
+    "site X, scanner Y: green lower than the calibration's since slide 23 of 90 (median 0.5, there 0.6); calibrate anew"
+    """
+    name = f"site {_printable(group.site)}, scanner {_printable(group.scanner)}"
+    if not group.evidence:
+        return f"{name}: cannot be told, as calibration or slides lack the measures; calibrate anew"
+    if group.measure is None or group.medians is None:
+        return f"{name}: {group.n_slides} slides like the calibration's"
+    normal, now = group.medians
+    measure = group.measure.replace("_", " ")
+    advice = "calibrate anew"
+    if (group.measure, group.direction) == ("tile_score_median", "higher"):
+        advice = "look at the slides, and calibrate anew unless many of them are abnormal"
+    return (
+        f"{name}: {measure} {group.direction} than the calibration's since slide {group.since} of {group.n_slides} "
+        f"(median {now:.3g}, there {normal:.3g}); {advice}"
+    )
+
+
+def _group_drift(
+    name: tuple[str, str], numbers: dict[str, Numbers], ties: Numbers, normals: Sequence[dict[str, Any]], delta: float
+) -> GroupDrift:
+    """One group; of each measure [n] numbers, NaN where it is missing, and [n, measures] ties."""
+    own = [normal for normal in normals if _name_of(normal) == name and name != OTHER]
+    is_own = len(own) >= OWN_REFERENCE
+    reference = own if is_own else normals
+    limit = math.log10(len(MEASURES) / delta)
+    highest: dict[str, float] = {}
+    found: list[_Found] = []
+    for column, (measure, stream) in enumerate(numbers.items()):
+        known = _finite([normal[measure] for normal in reference])
+        at = np.flatnonzero(np.isfinite(stream))
+        if not len(known) or not len(at):
+            continue
+        p = p_values(stream[at], known, ties[at, column])
+        path = evidence(p, len(known))
+        highest[measure] = max(0.0, float(path.max()))
+        reached = np.flatnonzero(path >= limit)
+        if len(reached):
+            found.append(_found(measure, stream, known, at, p[: reached[0] + 1]))
+    first = min(found, key=lambda each: each.detected_at, default=None)
+    return GroupDrift(
+        *name, n_slides=len(ties), n_normals=len(reference), reference="group" if is_own else "pool",
+        evidence=highest, limit=limit, missing={m: int((~np.isfinite(x)).sum()) for m, x in numbers.items()},
+        **(vars(first) if first else {"detected_at": None, "measure": None}),
+    )  # fmt: skip
+
+
+def _found(measure: str, stream: Numbers, known: Numbers, at: npt.NDArray[np.int64], p: Numbers) -> _Found:
+    """What changed, as it looks with the p-value that reached the limit, which is the last; `at` are their slides."""
+    what = change(p, len(known))
+    medians = float(np.median(known)), float(np.median(stream[at[what.start : len(p)]]))
+    return _Found(measure, int(at[len(p) - 1]) + 1, int(at[what.start]) + 1, what.direction, medians)
+
+
+def _ordered(decisions: pa.Table) -> pa.Table:
+    """The rows that count, in the order in which they were decided; those of unknown time first."""
+    states, notes = decisions["state"].to_pylist(), _strings(decisions, "note", "")
+    times, ids = _strings(decisions, "decided_at", ""), decisions["slide_id"].to_pylist()
+    rows = [i for i, state in enumerate(states) if state == "scored" and not notes[i]]
+    return decisions.take(pa.array(sorted(rows, key=lambda i: (times[i], ids[i])), pa.int64()))
+
+
+def _strings(table: pa.Table, name: str, null: str = UNKNOWN) -> list[str]:
+    """A column of text, `null` where it says nothing or is not there."""
+    if name not in table.column_names:
+        return [null] * len(table)
+    return [value or null for value in table[name].to_pylist()]
+
+
+def _column(table: pa.Table, name: str) -> Numbers:
+    """A column of numbers, NaN where there is none."""
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    return _floats(table[name].to_pylist())
+
+
+def _floats(values: Sequence[float | None]) -> Numbers:
+    return np.array([math.nan if value is None else value for value in values], np.float64)
+
+
+def _finite(values: Sequence[float | None]) -> Numbers:
+    numbers = _floats(values)
+    return numbers[np.isfinite(numbers)]
+
+
+def _name_of(normal: dict[str, Any]) -> tuple[str, str]:
+    return normal["site"] or UNKNOWN, normal["scanner"] or UNKNOWN
+
+
+def _ties(slide_ids: Sequence[str], calibration_id: str) -> Numbers:
+    """[n, measures] Uniform on (0, 1), by the ids alone: the same each time, and independent of the measures."""
+    key, size = hashlib.sha256(calibration_id.encode()).digest(), 8 * len(MEASURES)
+    digests = [hashlib.blake2b(slide_id.encode(), key=key, digest_size=size).digest() for slide_id in slide_ids]
+    bits = np.frombuffer(b"".join(digests), "<u8").reshape(len(slide_ids), len(MEASURES))
+    return np.asarray(((bits >> np.uint64(12)) + 0.5) / 2.0**52)
+
+
+def _printable(text: str) -> str:
+    """At most 60 characters of a manifest's text, as a log may have them."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:60])
