@@ -268,6 +268,12 @@ def set_gauges(name: str, values: Sequence[tuple[Mapping[str, str], float]]) -> 
     _wake()
 
 
+def stage_seconds() -> dict[str, float]:
+    """Seconds of each part of the work that have been counted for the present run."""
+    sums = _run.values().items()
+    return {values[0]: round(seconds, 3) for (name, values), seconds in sums if name == STAGE_SECONDS and seconds}
+
+
 class Meter:
     """The counters of one stage."""
 

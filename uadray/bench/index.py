@@ -26,6 +26,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "detectors": ("only", "device", "seeds", "minutes", "out"),
     "view": (),
     "metrics": ("only", "slides"),
+    "drift": ("only",),
     "serve": ("only", "minutes"),
 }
 """The benchmarks, and which options each takes."""

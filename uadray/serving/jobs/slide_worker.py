@@ -294,9 +294,9 @@ class SlideWorker:
         ):  # fmt: skip
             for table in _in_order(pool, self._scored_by(screening), rows, telling.check):
                 (part,) = table.drop_columns(["pixels"]).to_pylist()
+                _count(json.loads(part["header"]))
                 if part["part"] >= 0:
                     parts[part["part"]] = part
-                    count_part(json.loads(part["header"]))
                 result = assembled(task.row, part, parts)
                 if result is not None:
                     return result
@@ -424,6 +424,12 @@ def _in_order(
     for future in scoring:
         yield future.result()
         check()
+
+
+def _count(header: dict[str, Any]) -> None:
+    """Count a part's reading and scoring, as a screening does; the batches are those of the stages, which count them."""
+    counts = {name: n for name, n in header.get("counts", {}).items() if not name.startswith("batch_")}
+    count_part(header | {"counts": counts})
 
 
 def _tiles_so_far(parts: dict[int, dict[str, Any]]) -> tuple[int, int | None]:
