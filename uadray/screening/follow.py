@@ -70,12 +70,14 @@ def follow(
                 raise
 
         committer = Committer(0, bundles=bundles, progress=shown)
+        book.describe = lambda: committer.state(book)
         follower = Follower(
             uri, book, a_round, stop=stop, pace=pace or Pace(), retry_failed=retry_failed,
             say=lambda note: committer.tick(book, note),
         )  # fmt: skip
         try:
             summary = follower.run()
+            book.why = "stopped"
         except ClusterLostError as error:
             raise ClusterLostError(f"{error}; the same command goes on from there") from error
         finally:

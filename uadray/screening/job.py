@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,6 +116,7 @@ def screen(
     config = config or ScreenConfig()
     warn_of_same_files(rows)
     with ledger.open_ledger(out, bundles) as book:
+        book.describe = lambda: committer.state(book)
         try:
             for todo in book.rounds(rows, retry_failed=retry_failed, waiting=lambda: committer.tick(book)):
                 nodes = cluster.nodes()
@@ -146,6 +148,7 @@ def screen_round(
             batch, book.bundles[0].bundle.tiles, owner=book.owner, withdrawn=book.withdrawn, read=read
         )
 
+    committer.cores, committer.gpus = nodes.cores(), nodes.gpus()
     results = scored_slides(
         todo, bundles={each.uri: each.bundle for each in book.bundles}, config=config, load=load, nodes=nodes,
         reads=reads, say=lambda note: committer.tick(book, note), stop=stop,
@@ -212,12 +215,16 @@ class Committer:
 
     Attributes:
         n_slides: of this run, those that are open included.
+        cores: CPU cores of the nodes that are used.
+        gpus: their GPUs.
     """
 
     def __init__(self, n_slides: int, *, bundles: Sequence[ScreeningBundle], progress: Progress | None) -> None:
         self.n_slides, self._bundles, self._progress = n_slides, bundles, progress
         self._began, self._slides, self._tiles, self._noted = time.perf_counter(), 0, 0, 0
-        self._note = ""
+        self._note, self._started = "", provenance.now_iso()
+        self.cores, self.gpus = 0, 0.0
+        self._stages: dict[str, float] = {}
 
     def take(self, results: Iterator[SlideResult], book: ledger.Ledger) -> None:
         """Judge and commit each result."""
@@ -246,6 +253,24 @@ class Committer:
         self._note = self._note if note is None else note
         if self._progress is not None:
             self._progress(self.n_slides - len(book.open), self.n_slides, self._tiles, self._note)
+
+    def state(self, book: ledger.Ledger) -> dict[str, Any]:
+        """How far this process is, as its heartbeat says it, see `progress_record`."""
+        oldest_s = book.open.oldest
+        self._stages = metrics.stage_seconds() or self._stages  # a run that has ended counts no more
+        return {
+            "at": provenance.now_iso(),
+            "started": self._started,
+            "slides": self.n_slides,
+            "open": len(book.open) if book.has_listed else None,
+            "oldest_open": None if oldest_s is None else datetime.fromtimestamp(oldest_s, UTC).isoformat(),
+            "slides_now": self._slides,
+            "tiles_now": self._tiles,
+            "stages": self._stages,
+            "cores": self.cores,
+            "gpus": self.gpus,
+            "note": self._note[:300],
+        }
 
     def facts(self) -> dict[str, Any]:
         """What this run did."""
