@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test check format clean
+.PHONY: install demo test check dist manifests format clean
 .DEFAULT_GOAL := demo
 
 .venv/installed: pyproject.toml
@@ -24,9 +24,17 @@ check: .venv/installed  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+dist: .venv/installed  ## sdist and wheel, each built in an environment of its own, and the versions of what they need
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/pip list --format=freeze --exclude-editable | grep -v '^uadray==' | sed 's/+.*//' > dist/constraints.txt
+
+manifests: .venv/installed  ## deploy/kuberay/*.yaml, from the chart
+	$(BIN)/python deploy/kuberay/render.py
+
 format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf .venv demo build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,6 +1,6 @@
 """The name, unit and labels of each metric, once, and the ways to count: `count(RETRIES, cause="node")`.
 
-    count, set_gauge --> the sums of this process's run --2 s--> Ray's agent --10 s--> its endpoint, as `ray_uadray_...`
+    count, set_gauge --> sums of this process's run --0.5 s--> Ray --10 s--> its agent's endpoint, as `ray_uadray_...`
 
 Outside Ray nothing is told. Slide ids are never labels: they are patient data, and unbounded; a value that is not
 known beforehand is `other`. Each series has the label `run`, and each counter of a run is there from its start, at 0.
@@ -95,7 +95,7 @@ METRICS = {
     ),
     SLIDES: Metric("counter", "slides", "Slides that reached an end, by state", {"state": STATES}),
     REASONS: Metric("counter", "slides", "Slides that failed or are not assessable, by why", {"reason": SLIDE_REASONS}),
-    RETRIES: Metric("counter", "tries", "Slides given back for a fault of the system, by cause", {"cause": CAUSES}),
+    RETRIES: Metric("counter", "tries", "What the system failed at, and is tried again, by cause", {"cause": CAUSES}),
     WAIT_SECONDS: Metric(
         "counter", "seconds", "Seconds without work: for tiles (data), or for whoever takes them (room)",
         {"on": ("data", "room")},
@@ -131,15 +131,19 @@ _OF_KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
     "tile": (("tile",), (*_OF_STAGES, STAGE_SECONDS, RETRIES, CACHE_REQUESTS, CACHE_BYTES)),
-    "train": (("train_step",), (*_OF_STAGES, WAIT_SECONDS, GPU_SECONDS)),
+    "train": (("train_step",), (*_OF_STAGES, RETRIES, WAIT_SECONDS, GPU_SECONDS)),
     "serve": (_BATCHED[1:], (*_OF_STAGES, STAGE_SECONDS, BATCH_TILES, BATCH_ROOM, GPU_SECONDS)),
 }  # fmt: skip
 """Of each kind of run: its stages, and the metrics that are 0 from its start."""
 
 Kind = Literal["screen", "tile", "train", "serve"]
 
-TELL_S = 2.0
-"""How often Ray is told."""
+_PARTS: dict[str, tuple[str, ...]] = {"serve": ("map", "reconstruct", "score")}
+"""Parts of the work that a kind of run has, where these are not all."""
+
+TELL_S = 0.5
+"""How often Ray is told: what a scrape shows is up to so much older at one time than at another, and a rate over a
+minute is off by that share."""
 
 HOLD_S = 20.0
 """A run's counters are told as 0 for so long: two of the intervals in which Ray's endpoint is brought up to date, so
@@ -167,6 +171,13 @@ class _Run:
     def set(self, name: str, value: float, labels: Mapping[str, str]) -> None:
         with self._lock:
             self._values[self._series(name, labels)] = value
+
+    def replace(self, name: str, values: Sequence[tuple[Mapping[str, str], float]]) -> None:
+        with self._lock:
+            for series in [series for series in self._values if series[0] == name]:
+                del self._values[series]
+            for labels, value in values:
+                self._values[self._series(name, labels)] = value
 
     def values(self) -> dict[_Series, float]:
         with self._lock:
@@ -197,8 +208,9 @@ _telling, _stopped = threading.Lock(), threading.Event()
 
 
 def start_run(
-    name: str, stages: Sequence[str] | None = None, *, kind: Kind = "screen", info: Mapping[str, str] | None = None
-) -> None:
+    name: str, stages: Sequence[str] | None = None, *, kind: Kind = "screen", info: Mapping[str, str] | None = None,
+    has_info: bool = True,
+) -> None:  # fmt: skip
     """Count for the run `name` in this process from now on; each of its counters starts at 0.
 
     Several processes may count for the same run: each has series of its own, which are added up.
@@ -208,6 +220,7 @@ def start_run(
         stages: that this process has; those of the kind unless given.
         kind: says which counters there are.
         info: of `INFO`, what is known; the kind and this version of uadray are.
+        has_info: whether this process tells what the run is; of several, one does.
     """
     global _run
     end_run()
@@ -215,10 +228,11 @@ def start_run(
     its_stages, names = _OF_KINDS[kind]
     for metric in names:
         for label, values in METRICS[metric].labels.items():  # each has one
-            is_stage = label == "stage" and metric != STAGE_SECONDS
-            for value in (v for v in values if not is_stage or v in (stages or its_stages)):
+            its_values = _PARTS.get(kind, PARTS_OF_WORK) if metric == STAGE_SECONDS else stages or its_stages
+            for value in (v for v in values if label != "stage" or v in its_values):
                 run.set(metric, 0, {label: value})
-    run.set(RUN_INFO, 1, dict.fromkeys(INFO, "") | {"kind": kind, "version": __version__} | dict(info or {}))
+    if has_info:
+        run.set(RUN_INFO, 1, dict.fromkeys(INFO, "") | {"kind": kind, "version": __version__} | dict(info or {}))
     _wake()
 
 
@@ -245,6 +259,12 @@ def count(name: str, value: float = 1, **labels: str) -> None:
 def set_gauge(name: str, value: float, **labels: str) -> None:
     """What there is now; it is told again and again, until it is set anew."""
     _run.set(name, value, labels)
+    _wake()
+
+
+def set_gauges(name: str, values: Sequence[tuple[Mapping[str, str], float]]) -> None:
+    """All that there is of a gauge now, labels and value; series that are not among them are told no more."""
+    _run.replace(name, values)
     _wake()
 
 
@@ -298,10 +318,20 @@ def tell() -> None:
         _tell(time.monotonic())
 
 
-def _tell(now: float) -> None:
+def told() -> dict[_Series, float]:
+    """What this run has counted: by metric and the values of its labels."""
+    return _run.values()
+
+
+def told_runs(now: float) -> list["_Run"]:
+    """The runs that Ray is told of; those that have ended long ago are forgotten."""
     for run in [run for run in _ended if now - run.ended > LINGER_S]:
         _ended.remove(run)
-    for run in (*_ended, _run):
+    return [*_ended, _run]
+
+
+def _tell(now: float) -> None:
+    for run in told_runs(now):
         is_held = now - run.began < HOLD_S and run.ended > now
         for (name, values), value in run.values().items():
             metric = METRICS[name]

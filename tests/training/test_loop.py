@@ -14,7 +14,7 @@ from uadray.detectors.trainee import Trainee
 from uadray.networks.outline import Networks
 from uadray.training.checkpoint import load_samples, load_state, save_samples, save_state
 from uadray.training.config import PREPARE_TILES, TrainConfig
-from uadray.training.loop import SAMPLES, DivergedError, Line, Reached, prepare, run_epoch, run_training
+from uadray.training.loop import SAMPLES, DivergedError, Line, Reached, Step, prepare, run_epoch, run_training
 from uadray.training.subject import build_networks, build_trainee
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
@@ -48,7 +48,7 @@ class Alone:
     def agree(self, networks: Networks) -> None:
         self.agreed += 1
 
-    def at(self, line: Line, n_tiles: int) -> None:
+    def at(self, line: Line, step: Step) -> None:
         self.steps.append(line)
 
     def keep(self, trainee: Trainee, reached: Reached) -> None:

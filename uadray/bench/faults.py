@@ -99,7 +99,7 @@ def run(*, only: Sequence[str] = (), slides: int = 24) -> dict[str, Any]:
     if missing:
         return {"skipped": missing, "goals": GOALS, "goals_met": None}
     scenarios: dict[str, dict[str, Any]] = {}
-    with _stage(slides) as stage:
+    with made_stage(slides) as stage:
         for name in only or SCENARIOS:
             figures = scenarios[name] = played(stage, name)
             if "0" in scenarios:
@@ -110,7 +110,8 @@ def run(*, only: Sequence[str] = (), slides: int = 24) -> dict[str, Any]:
 
 
 @contextmanager
-def _stage(slides: int) -> Iterator[Stage]:
+def made_stage(slides: int) -> Iterator[Stage]:
+    """Hosts, server, bundle and slides for a `with` block; how nodes are broken is in the folder."""
     with tempfile.TemporaryDirectory(prefix="uadray-bench-") as name, made_network() as network:
         folder = Path(name)
         network.grow(STORE + 1)
@@ -140,7 +141,7 @@ def played(stage: Stage, name: str) -> dict[str, Any]:
     if scenario.fault:
         figures |= {"strikes": len(strikes)}
     bad_address = figures.get("where") or (strikes[0] if strikes and name == "e" else network.address(BAD))
-    figures |= _ledger_figures(stage, name)
+    figures |= ledger_figures(stage, f"out-{name}")
     if scenario.is_named_where:
         is_said = is_named(figures["printed"], scenario.named, bad_address)
         figures |= {"where": bad_address, "is_named": is_said}
@@ -198,13 +199,13 @@ def _screened(stage: Stage, cluster: Cluster, name: str, *, is_again: bool = Fal
     }  # fmt: skip
 
 
-def _ledger_figures(stage: Stage, name: str) -> dict[str, Any]:
-    """How many slides were lost, doubled and wrongly failed."""
-    decisions = decision_segments.read_decisions(f"{stage.bucket}/out-{name}").table
+def ledger_figures(stage: Stage, out: str) -> dict[str, Any]:
+    """How many slides were lost, doubled and wrongly failed, in a folder of the bucket."""
+    decisions = decision_segments.read_decisions(f"{stage.bucket}/{out}").table
     rows = {row["slide_id"]: row for row in decisions.select(["slide_id", "state", "reason"]).to_pylist()}
     failed = {slide_id: row["reason"] for slide_id, row in rows.items() if row["state"] == "failed"}
-    killer = {"killer": failed.pop(KILLER, None)} if name == "a" else {}
-    puts = stage.server.puts(f"out-{name}/decisions")
+    killer = {"killer": failed.pop(KILLER, None)} if out == "out-a" else {}
+    puts = stage.server.puts(f"{out}/decisions")
     return {
         "lost": len(set(stage.slide_ids) - rows.keys()), "doubled": sum(n > 1 for n in puts.values()),
         "wrongly_failed": len(failed), "reasons": sorted(set(failed.values())), **killer,

@@ -19,11 +19,13 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "ingest": ("only",),
     "memory": (),
     "nodes": (),
+    "partition": ("slides", "out"),
     "faults": ("only",),
     "archive": ("slides",),
     "follow": ("only", "slides"),
     "detectors": ("only", "device", "seeds", "minutes", "out"),
     "view": (),
+    "metrics": ("only", "slides"),
     "drift": ("only",),
     "serve": ("only", "minutes"),
 }

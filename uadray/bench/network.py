@@ -1,9 +1,9 @@
 """Several hosts on this machine, for benchmarks: network namespaces on a bridge.
 
-Each namespace has an address of its own, and all traffic stays on the bridge. Hosts can be killed, unplugged, and kept
-from reaching one another.
+Each namespace has an address of its own, and all traffic stays on the bridge. Hosts can be killed, unplugged, cut off
+by a firewall, and kept from reaching one another.
 
-Needs root, `ip` (Debian: iproute2) and `unshare`.
+Needs root, `ip` (Debian: iproute2) and `unshare`; a firewall needs `iptables`.
 """
 
 import os
@@ -21,14 +21,17 @@ from uadray.errors import WorkError
 HERE = -1
 """The number that stands for this machine among the hosts."""
 
+FIREWALL = (("INPUT", "-i"), ("OUTPUT", "-o"))
+"""Chains of iptables, and how each names the card that it is about."""
 
-def what_is_missing() -> str:
-    """Why namespaces cannot be made on this machine; empty where they can."""
+
+def what_is_missing(*more_tools: str) -> str:
+    """Why namespaces cannot be made on this machine, or which of other tools it lacks; empty where all is there."""
     if os.geteuid() != 0:
         return "not root: network namespaces cannot be made"
-    tools = [tool for tool in ("ip", "unshare", "nsenter", "mount") if shutil.which(tool) is None]
+    tools = [tool for tool in ("ip", "unshare", "nsenter", "mount", *more_tools) if shutil.which(tool) is None]
     if tools:
-        return f"{', '.join(tools)} missing (Debian: apt-get install iproute2 util-linux)"
+        return f"{', '.join(tools)} missing (Debian: apt-get install {' '.join(('iproute2 util-linux', *more_tools))})"
     probe = subprocess.run(["ip", "link", "add", f"{_prefix()}p", "type", "bridge"], capture_output=True, check=False)
     quietly("ip", "link", "del", f"{_prefix()}p")
     return "" if probe.returncode == 0 else f"no bridge can be made here: {probe.stderr.decode().strip()}"
@@ -89,6 +92,16 @@ class Network:
     def plug_in(self, host: int) -> None:
         """Connect a host to the bridge, again or for the first time."""
         do("ip", "link", "set", self._link(host), "master", f"{self.prefix}b")
+
+    def drop(self, host: int) -> None:
+        """Cut a host off by its firewall, which drops what comes in and what goes out. Needs `iptables`."""
+        for chain, way in FIREWALL:
+            do(*self.inside(host), "iptables", "-I", chain, way, "eth0", "-j", "DROP")
+
+    def undrop(self, host: int) -> None:
+        """Undo `drop`."""
+        for chain, way in FIREWALL:
+            quietly(*self.inside(host), "iptables", "-D", chain, way, "eth0", "-j", "DROP")
 
     def block(self, host: int, other: int) -> None:
         """Lose all that a host sends to another, without an error: it is addressed to a card that does not exist."""

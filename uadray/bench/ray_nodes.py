@@ -26,6 +26,11 @@ from uadray.errors import InputError, WorkError
 STORE_BYTES = 100 * 2**20
 """Size of a Ray node's object store."""
 
+RESTART_S = 5
+"""`RestartSec` of the unit in deploy/README.md."""
+
+DASHBOARD_PORT = 8265
+
 
 @dataclass(frozen=True)
 class RayNode:
@@ -35,11 +40,14 @@ class RayNode:
         host: on which it runs.
         cpus: how many CPUs it offers.
         environment: variables it has instead of, or beside, those of all nodes.
+        restarts: it is started again whenever it ends, after `RESTART_S` and with nothing left of it, as systemd does;
+            not for `HERE`.
     """
 
     host: int
     cpus: int
     environment: dict[str, str] = field(default_factory=dict)
+    restarts: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,21 +59,26 @@ class Cluster:
         inside: for each host the words to put before a command so that it runs beside the Ray node there; none for
             `HERE`.
         log: the file with what the nodes printed while they started.
+        temporary: the folder in which Ray has its files; each host has one of its own by this name.
     """
 
     environment: dict[str, str]
     inside: dict[int, list[str]]
     log: Path
+    temporary: Path
 
 
 @contextmanager
-def ray_cluster(network: Network, nodes: Sequence[RayNode], environment: dict[str, str]) -> Iterator[Cluster]:
+def ray_cluster(
+    network: Network, nodes: Sequence[RayNode], environment: dict[str, str], *, dashboard: bool = False
+) -> Iterator[Cluster]:
     """A Ray cluster for a `with` block, whose first node is the head. Drivers have to run beside one of the nodes.
 
     Args:
         network: has all hosts that `nodes` name.
         nodes: the nodes of the cluster.
         environment: variables of all nodes and of drivers, beside those of this process without its `RAY_` variables.
+        dashboard: the head takes jobs, at `DASHBOARD_PORT`, and keeps the list of what Prometheus is to scrape.
     """
     temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: a socket's path has 107 characters at most
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -76,12 +89,12 @@ def ray_cluster(network: Network, nodes: Sequence[RayNode], environment: dict[st
     inside: dict[int, list[str]] = {}
     try:
         for node in nodes:
-            command = _start_command(network, node, head=head, temporary=temporary)
+            command = _start_command(network, node, head=head, temporary=temporary, dashboard=dashboard)
             running.append(_started(command, common | node.environment, log=log))
             inside[node.host] = [] if node.host == HERE else _enter(running[-1].pid)
             if len(running) == 1:
                 _wait_for(head, log=log)
-        yield Cluster(common | {"RAY_ADDRESS": head}, inside, log)
+        yield Cluster(common | {"RAY_ADDRESS": head}, inside, log, Path(temporary))
     finally:
         for node in nodes:
             if node.host != HERE:
@@ -115,21 +128,23 @@ def _is_joined(*, is_last_try: bool) -> bool:
     return True
 
 
-def _start_command(network: Network, node: RayNode, *, head: str, temporary: str) -> list[str]:
+def _start_command(network: Network, node: RayNode, *, head: str, temporary: str, dashboard: bool) -> list[str]:
     address, port = head.split(":")
     ray = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
     ray += [f"--node-ip-address={network.address(node.host)}", f"--num-cpus={node.cpus}"]
     ray += [f"--object-store-memory={STORE_BYTES}"]
     if network.address(node.host) == address:
-        ray += ["--head", f"--port={port}", "--include-dashboard=false", "--ray-client-server-port=6398"]
-        ray += [f"--temp-dir={temporary}"]
+        ray += ["--head", f"--port={port}", "--ray-client-server-port=6398", f"--temp-dir={temporary}"]
+        ray += [f"--include-dashboard={str(dashboard).lower()}", f"--dashboard-port={DASHBOARD_PORT}"]
+        ray += [f"--dashboard-host={address}"] if dashboard else []
     else:
         ray += [f"--address={head}"]
     if node.host == HERE:
         return ray
     mounts = f"mount -t tmpfs tmpfs {shlex.quote(temporary)} && mount -t tmpfs tmpfs /dev/shm"
-    # the shell stays, and collects processes whose parent has ended
-    first = ["sh", "-c", f'{mounts} && "$@"; exit $?', "sh"]
+    # the shell stays, and collects processes whose parent has ended; it is alone in its namespace with what it starts
+    again = f'while true; do kill -9 -1; sleep {RESTART_S}; "$@"; done' if node.restarts else "exit $?"
+    first = ["sh", "-c", f'{mounts} && "$@"; {again}', "sh"]
     return [*network.inside(node.host), "unshare", "--mount", "--pid", "--fork", "--mount-proc", *first, *ray]
 
 

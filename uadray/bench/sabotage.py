@@ -4,6 +4,7 @@ No other module of uadray imports it or knows of it. The variable `UADRAY_BENCH_
 
     reader:<slide_id>   a process that opens this slide is killed (signal 9)
     missing             uadray cannot be imported
+    slow:<seconds>      each slide takes so much longer to open, as from a slow store; no CPU
     device:<n>          a broken device: the first process whose detector has answered n times fails at each further
                         call, and so does each other process on the same node once its detector has answered n times
 
@@ -15,6 +16,7 @@ import importlib.util
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.abc import MetaPathFinder
@@ -71,8 +73,10 @@ def sabotage(fault: str) -> None:
             sys.meta_path.insert(
                 0, Changed("uadray.detectors.detector", lambda module: _break_device(module, int(which)))
             )
+        case "slow":
+            sys.meta_path.insert(0, Changed("uadray.slides.opening", lambda module: _slow_down(module, float(which))))
         case _:
-            raise ValueError(f"{FAULT}={fault}: expected reader:<slide_id>, missing or device:<n>")
+            raise ValueError(f"{FAULT}={fault}: expected reader:<slide_id>, missing, slow:<seconds> or device:<n>")
 
 
 def _kill_reader(module: Any, slide_id: str) -> None:
@@ -82,6 +86,16 @@ def _kill_reader(module: Any, slide_id: str) -> None:
         if options.get("slide_id") == slide_id:
             _strike()
             os.kill(os.getpid(), signal.SIGKILL)
+        return opened(uri, **options)
+
+    module.open_slide = open_slide
+
+
+def _slow_down(module: Any, seconds: float) -> None:
+    opened = module.open_slide
+
+    def open_slide(uri: Any, **options: Any) -> Any:
+        time.sleep(seconds)
         return opened(uri, **options)
 
     module.open_slide = open_slide

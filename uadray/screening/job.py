@@ -112,7 +112,7 @@ def screen(
     """
     bundles = arranged(bundles)
     committer = Committer(len(rows), bundles=bundles, progress=progress)
-    cluster = _Cluster(join, provenance.fingerprint([out, str(time.time())])[:8])
+    cluster = _Cluster(join, provenance.fingerprint([out, str(time.time())])[:8], bundles)
     config = config or ScreenConfig()
     warn_of_same_files(rows)
     with ledger.open_ledger(out, bundles) as book:
@@ -128,6 +128,8 @@ def screen(
             if cluster.is_refused:
                 raise
             raise _stopped(error, book, rows, out) from error
+        finally:
+            metrics.end_run()
     return summary | committer.facts()
 
 
@@ -155,6 +157,18 @@ def screen_round(
         committer.take(results, book)
 
 
+def start_run(run: str, nodes: "Nodes", bundles: Sequence[ScreeningBundle]) -> None:
+    """Count for the run of this name in this process, from now on."""
+    info = {
+        "bundle": "+".join(each.name for each in bundles),
+        "detector": "+".join(each.bundle.detector.kind for each in bundles),
+        "calibration": "+".join(each.calibration.id for each in bundles),
+    }
+    metrics.start_run(run, info=info)
+    for kind, n in (("cpu", nodes.cores()), ("gpu", nodes.gpus())):
+        metrics.set_gauge(metrics.CORES, n, kind=kind)
+
+
 def _first_three(reasons: list[tuple[str, str]]) -> str:
     """Why slides are open: the first three, and how many more."""
     named = "; ".join(f"{slide_id}: {why}" for slide_id, why in reasons[:3])
@@ -179,8 +193,8 @@ class _Cluster:
         is_refused: the cluster was asked for and cannot be joined.
     """
 
-    def __init__(self, join: "Callable[[], Nodes] | None", run: str) -> None:
-        self._join, self._run = join, run
+    def __init__(self, join: "Callable[[], Nodes] | None", run: str, bundles: Sequence[ScreeningBundle]) -> None:
+        self._join, self._run, self._bundles = join, run, bundles
         self._nodes: Nodes | None = None
         self.is_refused = False
 
@@ -192,7 +206,7 @@ class _Cluster:
             self.is_refused = True
             self._nodes = Nodes() if self._join is None else self._join()
             self.is_refused = False
-            metrics.start_run(self._run)
+            start_run(self._run, self._nodes, self._bundles)
         return self._nodes
 
 
@@ -224,13 +238,15 @@ class Committer:
                     book.give_back(slide_id, *(result.failure or ("", "")))
                 else:
                     verdicts = verdicts_of(result, self._bundles)
-                    writing.append((pool.submit(book.commit, result, verdicts), verdicts))
+                    writing.append((pool.submit(_committed, book, result, verdicts), verdicts))
                 while len(writing) > COMMITS or (writing and writing[0][0].done()):
                     self._count(*writing.popleft())
                 self.tick(book)
+                metrics.set_gauge(metrics.QUEUE, len(writing), queue="committing")
             while writing:
                 self._count(*writing.popleft())
                 self.tick(book)
+            metrics.set_gauge(metrics.QUEUE, 0, queue="committing")
 
     def tick(self, book: ledger.Ledger, note: str | None = None) -> None:
         """Tell how far it is."""
@@ -268,7 +284,17 @@ class Committer:
 
     def _count(self, commit: Future[bool], verdicts: list[Verdict]) -> None:
         if commit.result():
-            metrics.count_slide(state_of_slide([verdict["state"] for verdict in verdicts]))
+            state = state_of_slide([verdict["state"] for verdict in verdicts])
+            metrics.count_slide(state, next(v.get("reason") for v in verdicts if v["state"] == state))
             self._slides += 1
             self._noted += any(verdict["note"] is not None for verdict in verdicts)
             self._tiles += max(int(verdict.get("n_scored") or 0) for verdict in verdicts)
+
+
+def _committed(book: ledger.Ledger, result: SlideResult, verdicts: list[Verdict]) -> bool:
+    """Commit a result, and count how long that takes."""
+    began = time.perf_counter()
+    try:
+        return book.commit(result, verdicts)
+    finally:
+        metrics.count(metrics.STAGE_SECONDS, time.perf_counter() - began, stage="commit")

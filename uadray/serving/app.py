@@ -9,6 +9,7 @@ Limits and how replicas come and go are Serve's own: see `deployed`.
 """
 
 import asyncio
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 
+from uadray import metrics
 from uadray.detectors.description import described_bundle
 from uadray.errors import InputError
 from uadray.screening.bundles import ScreeningBundle
@@ -29,6 +31,7 @@ from uadray.serving.registry import RegisteredBundle, Registry
 from uadray.serving.scaling import WANTED
 from uadray.serving.scores import Scores, Wanted
 from uadray.serving.services import Services
+from uadray.serving.stages.endpoint_gauges import tell_on_and_on
 from uadray.serving.stages.replica_logs import log_to_output
 from uadray.serving.stages.slide_stage import DRAIN_S, GIVE_BACK_S, SlideStage, replicas_for
 from uadray.serving.stages.stage_replica import Kind, StageReplica
@@ -60,8 +63,8 @@ class Ingress:
     """Takes requests over HTTP."""
 
     def __init__(
-        self, config: ServeConfig, slides: DeploymentHandle, view: DeploymentHandle, *stages: DeploymentHandle
-    ) -> None:
+        self, config: ServeConfig, run: str, slides: DeploymentHandle, view: DeploymentHandle, *stages: DeploymentHandle
+    ) -> None:  # fmt: skip
         log_to_output()
         self._through = ThroughStages(config, stages)
         self._jobs = Jobs(config.out)
@@ -69,6 +72,8 @@ class Ingress:
         self._registry = Registry(config.out, default=config.default_bundle)
         self._registry.put_configured(config.bundles)
         _claim_folder(config, self._registry.get())
+        metrics.start_run(run, config.counted[:1], kind="serve", has_info=False)
+        tell_on_and_on(config, self._registry, self._jobs)
         self._services = Services(
             config=config, access=Access(endpoint_tokens(config)), registry=self._registry, jobs=self._jobs,
             score=self.score, views=ReplicaViews(view), ready=self.ready,
@@ -115,13 +120,17 @@ def build_app(args: ServeConfig) -> serve.Application:
 
 
 def bound(config: ServeConfig, *, preload: tuple[str, ...]) -> serve.Application:
-    """The application; its stages load the bundles of these model ids before they take requests."""
+    """The application; its stages load the bundles of these model ids before they take requests.
+
+    All its replicas count for one run, which begins here.
+    """
+    run = f"serve-{secrets.token_hex(4)}"
     stages = [
         deployed(
             StageReplica, KINDS[field], stage, ongoing=STAGE_ONGOING, target=STAGE_TARGET,
             queued=config.max_queued_requests, user_config={"bundles": list(preload)},
         ).bind(
-            KINDS[field], bundles=config.bundles_per_replica, threads=max(1, int(stage.cpus)),
+            KINDS[field], run=run, bundles=config.bundles_per_replica, threads=max(1, int(stage.cpus)),
             batch_tiles=config.batch_tiles,
         )
         for field, stage in config.stages.items()
@@ -132,7 +141,7 @@ def bound(config: ServeConfig, *, preload: tuple[str, ...]) -> serve.Application
         serve.ingress()(Ingress), "Ingress", config.ingress, ongoing=config.max_ongoing_requests,
         queued=config.max_queued_requests,
     )  # fmt: skip
-    return ingress.bind(config, slides.bind(config, *stages), view.bind(), *stages)
+    return ingress.bind(config, run, slides.bind(config, run, *stages), view.bind(), *stages)
 
 
 def resolved(config: ServeConfig, folder: str) -> ServeConfig:

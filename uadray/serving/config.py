@@ -119,6 +119,11 @@ class ServeConfig(Config):
         return {"encoder": self.encoder, "generator": self.generator, "scorer": self.scorer}
 
     @property
+    def counted(self) -> tuple[str, ...]:
+        """Names under which the deployments that score count, in their order."""
+        return ("serve_score",) if self.one_replica else ("serve_map", "serve_reconstruct", "serve_score")
+
+    @property
     def default_bundle(self) -> str:
         """The name of the bundle that scores where a request names none."""
         return next(iter(self.bundles))

@@ -1,12 +1,67 @@
 """What the workers of a training tell its driver, and how losses of workers are put into words. Plain Python."""
 
 import re
+from dataclasses import dataclass, field
 
 from uadray.detectors.pixels import Pixels
-from uadray.training.loop import Line, Sample
+from uadray.training.loop import Line, Sample, Step
 
 MAX_RESTARTS = 2
 """Groups of workers that are started again from the last checkpoint, after one that failed."""
+
+
+@dataclass
+class Tally:
+    """What one worker or several have done.
+
+    Attributes:
+        tiles: that they learned from.
+        seconds: of their steps, waiting included.
+        waited_s: of these, for tiles.
+        losses: by name, the sum over steps and the number of steps; each phase has losses of its own.
+    """
+
+    tiles: int = 0
+    seconds: float = 0.0
+    waited_s: float = 0.0
+    losses: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    def add(self, step: Step, *, seconds: float) -> None:
+        """Count a step."""
+        losses = {name: (value, 1) for name, value in step.losses.items()}
+        self.merge(Tally(step.tiles, seconds, step.waited_s, losses))
+
+    def merge(self, other: "Tally") -> None:
+        """Count what another has counted."""
+        self.tiles += other.tiles
+        self.seconds += other.seconds
+        self.waited_s += other.waited_s
+        for name, (value, n) in other.losses.items():
+            before, n_before = self.losses.get(name, (0.0, 0))
+            self.losses[name] = before + value, n_before + n
+
+    def mean_losses(self) -> dict[str, float]:
+        """The mean of each loss over its steps."""
+        return {name: value / n for name, (value, n) in self.losses.items()}
+
+
+@dataclass(frozen=True)
+class News:
+    """What workers have told.
+
+    Attributes:
+        lines: of metrics.
+        samples: tiles and what was made of them.
+        losses: of workers, in words.
+        diverged: how the training diverged, if it did.
+        tally: what was done.
+    """
+
+    lines: list[Line]
+    samples: list[Sample]
+    losses: list[str]
+    diverged: str
+    tally: Tally
 
 
 class Board:
@@ -18,12 +73,17 @@ class Board:
         self._losses: list[str] = []
         self._addresses: dict[int, str] = {}
         self._diverged = ""
+        self._tally = Tally()
 
     def post(self, line: Line, sample: tuple[Pixels, Pixels | None] | None = None) -> None:
         """Add a line of metrics and, at an epoch's end, tiles and what was made of them."""
         self._lines.append(line)
         if sample is not None:
             self._samples.append((int(line["epoch"]), *sample))
+
+    def count(self, tally: Tally) -> None:
+        """Add what a worker has done since it last told."""
+        self._tally.merge(tally)
 
     def sits(self, rank: int, address: str) -> None:
         """A worker says where it is."""
@@ -37,10 +97,10 @@ class Board:
         """The training has diverged."""
         self._diverged = self._diverged or message
 
-    def take(self) -> tuple[list[Line], list[Sample], list[str], str]:
-        """Lines, samples and losses that came since the last call; and how the training diverged, if it did."""
-        news = self._lines, self._samples, self._losses, self._diverged
-        self._lines, self._samples, self._losses = [], [], []
+    def take(self) -> "News":
+        """What has come since the last call."""
+        news = News(self._lines, self._samples, self._losses, self._diverged, self._tally)
+        self._lines, self._samples, self._losses, self._tally = [], [], [], Tally()
         return news
 
 

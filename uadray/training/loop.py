@@ -7,7 +7,7 @@ that it would have drawn.
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,6 +51,21 @@ class Reached:
     samples: Tensor
 
 
+@dataclass(frozen=True)
+class Step:
+    """What one step took and gave.
+
+    Attributes:
+        tiles: of its batch; 0 where none has been made.
+        waited_s: for the batch.
+        losses: by name.
+    """
+
+    tiles: int = 0
+    waited_s: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+
+
 class Host(Protocol):
     """What runs a training: a worker of Ray Train, or this process alone.
 
@@ -68,8 +83,8 @@ class Host(Protocol):
         """Give every worker of the group the same networks."""
         ...
 
-    def at(self, line: Line, n_tiles: int) -> None:
-        """A step has been made, or is begun: `epoch`, steps done, `phase`; and its tiles."""
+    def at(self, line: Line, step: Step) -> None:
+        """A step has been made, or is begun: `epoch`, steps done, `phase`; and what it took."""
         ...
 
     def keep(self, trainee: Trainee, reached: Reached) -> None:
@@ -93,7 +108,7 @@ def run_training(
         DivergedError: in all workers at the same step.
     """
     if reached is None:
-        host.at({"epoch": 0, "step": 0, "phase": "prepare"}, 0)
+        host.at({"epoch": 0, "step": 0, "phase": "prepare"}, Step())
         reached = Reached([], prepare(trainee, stream))
         host.agree(trainee.networks)
     for epoch in range(len(reached.lines), config.epochs):
@@ -138,7 +153,8 @@ def run_epoch(config: TrainConfig, trainee: Trainee, stream: Iterator[Tensor], e
     for done in range(first, end):
         asked = time.perf_counter()
         x = next(stream)
-        waited += time.perf_counter() - asked
+        waited_s = time.perf_counter() - asked
+        waited += waited_s
         progress = done / (config.epochs * config.steps_per_epoch)
         phase = trainee.phase(progress)
         values = trainee.step(x, progress)
@@ -147,7 +163,7 @@ def run_epoch(config: TrainConfig, trainee: Trainee, stream: Iterator[Tensor], e
             raise DivergedError(_diverged(config, trainee, done, bad))
         for name, value in values.items():
             losses.setdefault(name, []).append(value)
-        host.at({"epoch": epoch, "step": done + 1, "phase": phase}, len(x))
+        host.at({"epoch": epoch, "step": done + 1, "phase": phase}, Step(len(x), waited_s, values))
     seconds = time.perf_counter() - began
     means = {name: float(np.mean(values)) for name, values in losses.items()}
     pace = {"seconds": seconds, "tiles_per_second": config.steps_per_epoch * config.batch_size / seconds}

@@ -28,7 +28,7 @@ from uadray.training.checkpoint import (
 from uadray.training.config import TrainConfig
 from uadray.training.crops import Source
 from uadray.training.group import threads_of
-from uadray.training.loop import Line, Listener, Reached, pictures_of, run_training
+from uadray.training.loop import Line, Listener, Reached, Step, pictures_of, run_training
 from uadray.training.stream import Place, TileStream
 from uadray.training.subject import build_networks, build_trainee
 
@@ -52,7 +52,7 @@ class ThisProcess:
     def agree(self, networks: Networks) -> None:
         """There is no other worker."""
 
-    def at(self, line: Line, n_tiles: int) -> None:
+    def at(self, line: Line, step: Step) -> None:
         """Tell of a step."""
         self._listener([dict(line)], [])
 

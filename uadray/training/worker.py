@@ -27,12 +27,13 @@ from uadray.detectors.trainee import Trainee, UnsuitableTilesError, alone
 from uadray.errors import WorkError, shown, shown_text
 from uadray.networks.outline import Networks
 from uadray.networks.weights_file import load_networks
-from uadray.training.board import MAX_RESTARTS, Board, sentence
+from uadray.training.board import MAX_RESTARTS, Board, Tally, sentence
 from uadray.training.checkpoint import NETWORKS, load_checkpoint, save_checkpoint
 from uadray.training.config import TrainConfig
 from uadray.training.crops import crop_pixels
 from uadray.training.group import any_of_group, average_over_group, take_over_first, threads_of
-from uadray.training.loop import DivergedError, Line, Listener, Reached, pictures_of, run_training
+from uadray.training.loop import DivergedError, Line, Listener, Reached, Step, pictures_of, run_training
+from uadray.training.progress_metrics import TrainingMetrics, run_of
 from uadray.training.ray_dataset import TrainingData
 from uadray.training.subject import build_networks, build_trainee
 
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 
 RUN = "checkpoints"
 """Name of Ray Train's run: the folder of the checkpoints."""
+
+TELL_S = 1.0
+"""How often each worker tells what it has done: the driver counts it, since workers may live shortly."""
 
 
 class RayWorker:
@@ -49,7 +53,7 @@ class RayWorker:
         context = ray.train.get_context()
         self.rank, self._world = context.get_world_rank(), context.get_world_size()
         self._config, self._board, self._device = config, board, device
-        self._meter, self._since = metrics.Meter("train_step"), time.perf_counter()
+        self._tally, self._since, self._told_at = Tally(), time.perf_counter(), time.perf_counter()
 
     def any_of(self, flag: bool) -> bool:
         """Ask the group."""
@@ -61,17 +65,22 @@ class RayWorker:
             take_over_first(networks)
         self._since = time.perf_counter()
 
-    def at(self, line: Line, n_tiles: int) -> None:
+    def at(self, line: Line, step: Step) -> None:
         """Count a step, and tell of it."""
         now = time.perf_counter()
-        self._meter.add(tiles=n_tiles, seconds=now - self._since if n_tiles else 0)
+        if step.tiles:
+            self._tally.add(step, seconds=now - self._since)
         self._since = now
         if self.rank == 0:
             self._board.post.remote(line)
+        if now - self._told_at > TELL_S:
+            self._told_at = now
+            self._tell()
 
     def keep(self, trainee: Trainee, reached: Reached) -> None:
         """Checkpoint and samples from rank 0; every worker reports its last line."""
         line = reached.lines[-1]
+        ray.get(self._tell())
         if self.rank:
             ray.train.report(line)
         else:
@@ -80,6 +89,11 @@ class RayWorker:
                 save_checkpoint(Path(folder), self._config, trainee, reached)
                 ray.train.report(line, checkpoint=ray.train.Checkpoint.from_directory(folder))
         self._since = time.perf_counter()
+
+    def _tell(self) -> Any:
+        """Tell the board what this worker has done since the last time."""
+        tally, self._tally = self._tally, Tally()
+        return self._board.count.remote(tally)
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -197,9 +211,13 @@ def fit(
     Raises:
         WorkError: the workers failed for good, or the training diverged.
     """
-    board = actor_here(Board)
-    trainer = _trainer(config, data, board, nodes or Nodes(), filesystem=filesystem, path=path)
-    result = _watched(trainer.fit, partial(_look, board, data.journal, listener))
+    board, nodes = actor_here(Board), nodes or Nodes()
+    trainer = _trainer(config, data, board, nodes, filesystem=filesystem, path=path)
+    counts = TrainingMetrics(config, run_of(path), cores=(nodes.cores(), nodes.gpus() if config.use_gpu else 0))
+    try:
+        result = _watched(trainer.fit, partial(_look, board, data.journal, listener, counts))
+    finally:
+        metrics.end_run()
     if result.checkpoint is None:
         raise WorkError(f"{path}: the training ended without a checkpoint")
     networks = build_networks(config, pretrained=False)
@@ -234,15 +252,17 @@ def _trainer(config: TrainConfig, data: TrainingData, board: Any, nodes: Nodes, 
     )
 
 
-def _look(board: Any, journal: Any, listener: Listener) -> None:
-    (lines, samples, losses, diverged), unread = ray.get([board.take.remote(), journal.take.remote()])
-    for loss in losses:
+def _look(board: Any, journal: Any, listener: Listener, counts: TrainingMetrics) -> None:
+    news, unread = ray.get([board.take.remote(), journal.take.remote()])
+    for loss in news.losses:
         log.warning("%s", loss)
+        metrics.count(metrics.RETRIES, cause="crashed")
+    counts.tell(news.lines, news.tally)
     for name, why in unread:
         log.warning("%s gives no more tiles to this training: %s", shown(name), shown_text(why))
-    listener(lines, samples)
-    if diverged:
-        raise DivergedError(diverged)
+    listener(news.lines, news.samples)
+    if news.diverged:
+        raise DivergedError(news.diverged)
 
 
 def epochs_done(filesystem: Any, path: str) -> int:

@@ -21,7 +21,7 @@ def test_it_tells_how_many_wait_and_ends_when_it_is_told(tmp_path: Path) -> None
     config = ServeConfig(out=str(tmp_path), bundles={"main": "b"})
 
     async def life() -> None:
-        stage = SlideStage(config, *NO_STAGE)
+        stage = SlideStage(config, "serve-0", *NO_STAGE)
         stage.check_health()
         assert await stage.record_autoscaling_stats() == {WANTED: 0.0}
         assert not await stage.at_work()

@@ -27,6 +27,7 @@ from uadray import metrics
 from uadray.errors import SYSTEM_REASONS, InputError, SlideError, UadrayError, reason_of, shown, shown_text
 from uadray.screening import leases
 from uadray.screening.assembly import assembled
+from uadray.screening.part_counts import count_part
 from uadray.screening.slide_outputs import decisions_of
 from uadray.screening.slide_result import SlideResult
 from uadray.screening.summary import state_of_slide
@@ -34,6 +35,7 @@ from uadray.screening.verdicts import verdicts_of
 from uadray.serving.jobs.batches import Batches, BatchRecord
 from uadray.serving.jobs.open_screenings import OpenScreening, OpenScreenings
 from uadray.serving.jobs.queue import Jobs
+from uadray.serving.jobs.queue_lengths import QueueLengths
 from uadray.serving.jobs.reader_process import CRASHES, ReaderDiedError, ReaderProcess
 from uadray.serving.jobs.records import DECISION_FIELDS, JobRecord, Progress, job_of
 from uadray.serving.jobs.scoring import ScoreNow, seconds_left
@@ -76,6 +78,7 @@ class SlideWorker:
     Args:
         jobs: the queue.
         score: asks the stages.
+        lengths: told what the worker is at; workers of a process share them.
         check: raises `InputError` for a URI that may not be read, or not any more: a link may lead elsewhere by now.
         clock: seconds; for waiting alone.
 
@@ -84,12 +87,13 @@ class SlideWorker:
     """
 
     def __init__(
-        self, jobs: Jobs, score: ScoreNow, *, check: Callable[[str], object] = str,
-        clock: Callable[[], float] = time.monotonic,
+        self, jobs: Jobs, score: ScoreNow, *, lengths: QueueLengths | None = None,
+        check: Callable[[str], object] = str, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._jobs, self._batches, self._check, self._clock = jobs, Batches(jobs), check, clock
         self._screenings = OpenScreenings(jobs.out, score)
         self._reader = ReaderProcess()
+        self._lengths = lengths or QueueLengths()
         self._not_before: dict[str, float] = {}  # place -> when it is looked at again
         self._tries: dict[str, int] = {}
         self._n_slides = 0
@@ -250,10 +254,21 @@ class SlideWorker:
         if not self._jobs.begin_commit(task.record.id):
             leases.release(book.owner, slide_id)
             self._jobs.leave(task.place)
-        elif book.commit(result, verdicts):
-            metrics.count_slide(state_of_slide([verdict["state"] for verdict in verdicts]))
+        elif self._commit(screening, result, verdicts):
             named = zip(book.bundles, verdicts, strict=True)
             self._finish(task, screening, [{"bundle": bundle.folder or None} | verdict for bundle, verdict in named])
+
+    def _commit(self, screening: OpenScreening, result: SlideResult, verdicts: list[dict[str, Any]]) -> bool:
+        """Write the decision; False where another worker has it."""
+        began = time.perf_counter()
+        with self._lengths.within("committing"):
+            is_ours = screening.book.commit(result, verdicts)
+        metrics.count(metrics.STAGE_SECONDS, time.perf_counter() - began, stage="commit")
+        if is_ours:
+            state = state_of_slide([verdict["state"] for verdict in verdicts])
+            reason = next((verdict.get("reason") for verdict in verdicts if verdict["state"] == state), None)
+            metrics.count_slide(state, reason)
+        return is_ours
 
     def _result(self, task: "_Task", screening: OpenScreening, stop: threading.Event) -> SlideResult:
         """All parts of a slide, read and scored; one that has killed its reader twice has failed."""
@@ -263,6 +278,7 @@ class SlideWorker:
                 return self._read_and_scored(task, screening, stop)
             except ReaderDiedError as error:
                 died = str(error)
+                metrics.count(metrics.RETRIES, cause="crashed")
                 log.warning("%s: %s", shown(task.row.slide_id), died)
         return SlideResult(task.row, failure=("crashed", f"it has killed {CRASHES} processes that read it: {died}"))
 
@@ -272,17 +288,27 @@ class SlideWorker:
         telling = _Telling(self._jobs, task.record.id, stop, clock=self._clock)
         telling.tell(0, None)
         rows = self._reader.read(self._n_slides, task.row, screening.book.bundles[0].bundle.tiles)
-        with closing(rows), ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="uadray-parts") as pool:
-            for table in _in_order(pool, screening.scorer, rows, telling.check):
+        with (
+            self._lengths.within("reading"), closing(rows),
+            ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="uadray-parts") as pool,
+        ):  # fmt: skip
+            for table in _in_order(pool, self._scored_by(screening), rows, telling.check):
                 (part,) = table.drop_columns(["pixels"]).to_pylist()
+                _count(json.loads(part["header"]))
                 if part["part"] >= 0:
                     parts[part["part"]] = part
-                    _count(json.loads(part["header"]))
                 result = assembled(task.row, part, parts)
                 if result is not None:
                     return result
                 telling.tell(*_tiles_so_far(parts))
         raise ReaderDiedError("its reader ended without an answer")
+
+    def _scored_by(self, screening: OpenScreening) -> Callable[[pa.Table], pa.Table]:
+        def scored(part: pa.Table) -> pa.Table:
+            with self._lengths.within("scoring"):
+                return screening.scorer(part)
+
+        return scored
 
     def _finish(
         self, task: "_Task", screening: OpenScreening, decided: Sequence[dict[str, Any]] | None = None
@@ -308,6 +334,7 @@ class SlideWorker:
         self._tries[task.place] = tries + 1
         wait_s = min(AGAIN_S * 2**tries, LONGEST_AGAIN_S)
         self._not_before[task.place] = self._clock() + wait_s
+        metrics.count(metrics.RETRIES, cause=reason)
         why = f"{reason}: {' '.join(message.split())[:300]}"
         log.warning("%s is put off for %.0f s: %s", shown(task.row.slide_id), wait_s, shown_text(why))
         with suppress(UadrayError):
@@ -375,23 +402,34 @@ class _Telling:
 def _in_order(
     pool: ThreadPoolExecutor, score: Callable[[pa.Table], pa.Table], rows: Iterator[pa.Table], check: Callable[[], None]
 ) -> Iterator[pa.Table]:
-    """The rows scored, some at a time, in their order; `check` is called between them."""
+    """The rows scored, some at a time, in their order; `check` is called between them.
+
+    Time in which nothing is scored counts as waiting for data; time in which no more may be, as waiting for room.
+    """
     scoring: list[Future[pa.Table]] = []
-    for row in rows:
+    while True:
+        is_idle, began = all(future.done() for future in scoring), time.perf_counter()
+        row = next(rows, None)
+        if is_idle:
+            metrics.count(metrics.WAIT_SECONDS, time.perf_counter() - began, on="data")
+        if row is None:
+            break
         check()
         scoring.append(pool.submit(score, row))
         if len(scoring) >= PARTS_AT_ONCE:
-            yield scoring.pop(0).result()
+            began = time.perf_counter()
+            table = scoring.pop(0).result()
+            metrics.count(metrics.WAIT_SECONDS, time.perf_counter() - began, on="room")
+            yield table
     for future in scoring:
         yield future.result()
         check()
 
 
 def _count(header: dict[str, Any]) -> None:
-    """Count a part's reading and scoring, as a screening does."""
-    counts = {"tiles": header["tiles"], "bytes_": header["bytes"], "errors": header["errors"]}
-    for stage in ("read", "score"):
-        metrics.Meter(f"screen_{stage}").add(**counts, seconds=header[f"{stage}_s"])
+    """Count a part's reading and scoring, as a screening does; batches are counted by the stages."""
+    counts = {name: n for name, n in header.get("counts", {}).items() if not name.startswith("batch_")}
+    count_part(header | {"counts": counts})
 
 
 def _tiles_so_far(parts: dict[int, dict[str, Any]]) -> tuple[int, int | None]:

@@ -145,6 +145,11 @@ def n_tiles(z: Latents) -> int:
     return n_tiles(z[0]) if isinstance(z, tuple) else len(z)
 
 
+def n_bytes(z: Latents) -> int:
+    """Bytes of latents, or of pixels."""
+    return sum(n_bytes(part) for part in z) if isinstance(z, tuple) else z.nbytes
+
+
 def best_rows(score: npt.NDArray[np.float64], wanted: Wanted) -> npt.NDArray[np.int64]:
     """Numbers of the tiles that are evidence, best first: as a screening chooses them."""
     best = np.argsort(-score)[: wanted.evidence]

@@ -5,7 +5,6 @@ object store; how many replicas there are, `scaling` decides.
 """
 
 import asyncio
-import secrets
 import threading
 import time
 from functools import partial
@@ -18,6 +17,7 @@ from uadray.errors import UadrayError
 from uadray.serving.access.allowed_uris import check_slide
 from uadray.serving.config import ServeConfig
 from uadray.serving.jobs.queue import Jobs
+from uadray.serving.jobs.queue_lengths import QueueLengths
 from uadray.serving.jobs.slide_worker import SlideWorker
 from uadray.serving.scaling import WANTED
 from uadray.serving.stages.replica_logs import log_to_output
@@ -33,13 +33,16 @@ GIVE_BACK_S = 20.0
 class SlideStage:
     """One replica: its workers, their threads, and what stops them."""
 
-    def __init__(self, config: ServeConfig, *stages: DeploymentHandle) -> None:
+    def __init__(self, config: ServeConfig, run: str, *stages: DeploymentHandle) -> None:
         log_to_output()
-        metrics.start_run(f"serve-{secrets.token_hex(4)}")
+        metrics.start_run(run, has_info=False)
         self._jobs = Jobs(config.out)
         score = partial(ThroughStages(config, stages).score_now, loop=asyncio.get_running_loop())
         check = partial(check_slide, allowed=config.slides)
-        self._workers = [SlideWorker(self._jobs, score, check=check) for _ in range(config.slides_per_replica)]
+        lengths = QueueLengths()
+        self._workers = [
+            SlideWorker(self._jobs, score, lengths=lengths, check=check) for _ in range(config.slides_per_replica)
+        ]
         self._drain, self._stop = threading.Event(), threading.Event()
         self._threads = [
             threading.Thread(target=worker.run, args=(self._stop,), kwargs={"drain": self._drain}, daemon=True)

@@ -12,6 +12,8 @@ together. The class is plain Python: `uadray.serving.app` makes a deployment of 
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,16 +25,19 @@ from ray import serve
 
 from uadray import metrics
 from uadray.detectors.detector import BATCH, GPU_BATCH, STAGES, Detector, Stage
+from uadray.detectors.stage_clock import StageClock, clocked
 from uadray.serving.stages.loaded_stages import (
     check_tiles,
     load_stages,
     mapped,
+    n_bytes,
     n_tiles,
     reconstructed,
     scored,
     scored_at_once,
 )
 from uadray.serving.stages.replica_logs import log_to_output
+from uadray.tiles.images import Pixels
 
 JOIN_WAIT_S = 0.001
 """A request of fewer tiles than a forward pass has waits so long for others of its bundle, in every stage."""
@@ -75,12 +80,15 @@ class StageReplica:
 
     Args:
         kind: which deployment.
+        run: for which it counts: the endpoint, and not this replica.
         bundles: that are kept loaded.
         threads: of torch, on a CPU.
         batch_tiles: in one forward pass; None leaves it to the detector.
     """
 
-    def __init__(self, kind: Kind, *, bundles: int = 3, threads: int = 1, batch_tiles: int | None = None) -> None:
+    def __init__(
+        self, kind: Kind, *, run: str = "", bundles: int = 3, threads: int = 1, batch_tiles: int | None = None
+    ) -> None:  # fmt: skip
         log_to_output()
         logging.getLogger("ray.serve").addFilter(_is_of_tiles)
         self._work = WORK[kind]
@@ -88,6 +96,8 @@ class StageReplica:
         self._thread = ThreadPoolExecutor(1, "uadray-stage", torch.set_num_threads, (threads,))
         self._batch_tiles = batch_tiles
         self._failures = 0
+        self._clock = StageClock()
+        metrics.start_run(run, (self._work.metric,), kind="serve", has_info=False)
         most = batch_tiles or (GPU_BATCH if self._device == "cuda" else BATCH)
 
         def size(asked: Sequence[tuple[Detector, tuple[Any, ...]]]) -> int:
@@ -110,7 +120,7 @@ class StageReplica:
         """
         detector = await self.loaded(serve.get_multiplexed_model_id())
         if "map" in self._work.stages:
-            check_tiles(arguments[0], detector)
+            self._check(arguments[0], detector)
         return await self._joined((detector, arguments))
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -135,10 +145,11 @@ class StageReplica:
     def _loader(self) -> Any:
         async def load(model_id: str) -> Detector:
             return await self._in_thread(
-                lambda: load_stages(
-                    model_id, self._work.stages, device=self._device, batch_tiles=self._batch_tiles
+                lambda: clocked(
+                    load_stages(model_id, self._work.stages, device=self._device, batch_tiles=self._batch_tiles),
+                    self._clock,
                 )
-            )  # fmt: skip
+            )
 
         return load
 
@@ -152,15 +163,47 @@ class StageReplica:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     def _computed(self, detector: Detector, asked: list[tuple[Any, ...]]) -> list[Any]:
-        with metrics.stage(self._work.metric) as meter:
-            try:
-                answers = list(self._work.compute(detector, asked))
-            except BaseException:
-                self._failures += 1
-                raise
-            self._failures = 0
-            meter.add(tiles=sum(n_tiles(arguments[0]) for arguments in asked))
+        try:
+            answers = computed(self._work, detector, asked, self._clock)
+        except BaseException:
+            self._failures += 1
+            raise
+        self._failures = 0
         return answers
+
+    def _check(self, pixels: Pixels, detector: Detector) -> None:
+        try:
+            check_tiles(pixels, detector)
+        except ValueError:
+            metrics.Meter(self._work.metric).add(errors=len(pixels) if pixels.ndim else 1)
+            raise
+
+
+def computed(work: Work, detector: Detector, asked: Sequence[Any], clock: StageClock) -> list[Any]:
+    """The answers to several requests, and all of it counted; tiles of a call that fails are errors.
+
+    Args:
+        work: which stages, and how they are computed.
+        detector: whose stages `clock` times.
+        asked: the arguments of each request.
+        clock: see above.
+    """
+    meter, tiles, began = metrics.Meter(work.metric), sum(n_tiles(first) for first, *_ in asked), time.perf_counter()
+    try:
+        answers = list(work.compute(detector, asked))
+    except BaseException:
+        meter.add(errors=tiles, seconds=time.perf_counter() - began)
+        raise
+    meter.add(tiles=tiles, bytes_=sum(n_bytes(first) for first, *_ in asked), seconds=time.perf_counter() - began)
+    metrics.count(metrics.BATCH_TILES, tiles, stage=work.metric)
+    passes = math.ceil(tiles / detector.batch_tiles)
+    metrics.count(metrics.BATCH_ROOM, passes * detector.batch_tiles, stage=work.metric)
+    seconds = clock.take()
+    for stage in work.stages:
+        metrics.count(metrics.STAGE_SECONDS, seconds[stage], stage=stage)
+    if detector.device.type == "cuda":
+        metrics.count(metrics.GPU_SECONDS, sum(seconds.values()), stage=work.metric)
+    return answers
 
 
 def _is_of_tiles(record: logging.LogRecord) -> bool:

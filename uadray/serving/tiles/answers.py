@@ -82,7 +82,7 @@ async def answer(
         scores = await score(bundle, pixels, asked.wanted) if len(pixels) else Scores(np.empty(0))
         if len(scores.score) != len(pixels):
             raise RuntimeError(f"{len(scores.score)} scores for {len(pixels)} tiles")
-        metrics.Meter("serve_map").add(errors=len(errors) - len(pixels))
+        metrics.Meter(config.counted[0]).add(errors=len(errors) - len(pixels))
         return await in_thread(_answered, asked, bundle.id, scores, errors)
 
 
