@@ -105,13 +105,13 @@ def drift(decisions: pa.Table, calibration: Calibration, *, delta: float = DELTA
     stream = _ordered(decisions, calibration.id)
     numbers = {measure: _column(stream, measure) for measure in MEASURES}
     ties = _ties(stream["slide_id"].to_pylist(), calibration.id)
-    patients = _strings(stream, "patient", "")
+    is_first = first_of_patients(stream)
     places: dict[tuple[str, str], list[int]] = {}
     for place, name in enumerate(group_names(stream)):
         places.setdefault(name, []).append(place)
     groups = []
     for name, all_of_them in sorted(places.items()):
-        at = _one_a_patient(all_of_them, patients)
+        at = [place for place in all_of_them if is_first[place]]
         here = {measure: column[at] for measure, column in numbers.items()}
         group = _group_drift(name, here, ties[at], calibration.normals, delta)
         groups.append(replace(group, n_alike=len(all_of_them) - len(at)))
@@ -128,6 +128,16 @@ def group_names(decisions: pa.Table) -> list[tuple[str, str]]:
             known.add(name)
         names.append(name if name in known else OTHER)
     return names
+
+
+def first_of_patients(decisions: pa.Table) -> npt.NDArray[np.bool_]:
+    """Which rows are the first of their patient in their group (`group_names`), [n]; who is not named is one alone."""
+    seen: set[tuple[tuple[str, str], str]] = set()
+    first = np.ones(len(decisions), np.bool_)
+    for place, name in enumerate(zip(group_names(decisions), _strings(decisions, "patient", ""), strict=True)):
+        first[place] = not name[1] or name not in seen
+        seen.add(name)
+    return first
 
 
 def in_words(group: GroupDrift) -> str:
@@ -200,19 +210,6 @@ def _ordered(decisions: pa.Table, calibration_id: str) -> pa.Table:
     ]
     rows = sorted(np.flatnonzero(counts).tolist(), key=lambda i: (times[i], ids[i]))
     return decisions.take(pa.array(rows, pa.int64()))
-
-
-def _one_a_patient(places: Sequence[int], patients: Sequence[str]) -> list[int]:
-    """The first place of each patient; each without a name is one."""
-    seen: set[str] = set()
-    first = []
-    for place in places:
-        patient = patients[place]
-        if patient not in seen:
-            first.append(place)
-        if patient:
-            seen.add(patient)
-    return first
 
 
 def _strings(table: pa.Table, name: str, null: str = UNKNOWN) -> list[str]:
