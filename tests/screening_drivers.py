@@ -25,8 +25,10 @@ from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES
 from uadray.screening import leases
 from uadray.screening.bundles import ScreeningBundle, arranged
+from uadray.screening.job import Committer
 from uadray.screening.ledger import Ledger, open_ledger
 from uadray.screening.slide_result import EVIDENCE, BundleScores, SlideResult
+from uadray.slides.identity import Seen
 from uadray.slides.manifest import SlideRow
 from uadray.slides.slide import Mpp
 from uadray.storage import objects
@@ -53,6 +55,7 @@ class Bundle:
     name: str = "bundle"
     tiles: TileSpec = field(default_factory=lambda: TileSpec(mpp=Mpp(0.5), tile_px=96))
     detector: Kind = field(default_factory=Kind)
+    trained_on: Seen = field(default_factory=lambda: Seen("", frozenset()))
 
 
 def panel(*bundles: Bundle) -> tuple[ScreeningBundle, ...]:
@@ -190,7 +193,7 @@ class Herd:
 def drive(
     out: str, *, folder: str, n_slides: int, log: str, lease_s: float, in_flight: int = 4, work_s: float = 0.0,
     hang_after: int | None = None, score: float = 1.5, fail: str = "", retry_failed: bool = False, finish: bool = True,
-    n_bundles: int = 1,
+    n_bundles: int = 1, describe: bool = False,
 ) -> None:  # fmt: skip
     """Screen until all is decided, `in_flight` slides at a time.
 
@@ -208,6 +211,7 @@ def drive(
         retry_failed: as on the command line.
         finish: write the summary.
         n_bundles: that screen together.
+        describe: say in heartbeats how far it is, as a screening on a cluster does.
     """
     events = Path(log, f"{os.getpid()}.jsonl").open("w")  # noqa: SIM115
 
@@ -217,7 +221,10 @@ def drive(
 
     n_commits, manifest = 0, rows(folder, n_slides)
     bundles = [Bundle(f"b{i}", f"b{i}") for i in range(n_bundles)] if n_bundles > 1 else []
+    committer = Committer(n_slides, bundles=(), progress=None)
     with book(out, *bundles, lease_s=lease_s) as ledger:
+        if describe:
+            ledger.describe = lambda: committer.state(ledger)
         for todo in ledger.rounds(manifest, retry_failed=retry_failed):
             for start in range(0, len(todo), in_flight):
                 ours = []
@@ -237,6 +244,7 @@ def drive(
                     result = failed(row) if fails else scored(row, score=score, n_bundles=n_bundles)
                     if ledger.commit(result, verdicts(result, n_bundles)):
                         say(committed=row.slide_id)
+                        committer._slides += 1
                         n_commits += 1
         if finish:
             ledger.finish(manifest)

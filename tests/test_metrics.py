@@ -2,13 +2,12 @@
 
 import ast
 import inspect
-import json
 import re
 import sys
 import time
 import urllib.request
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeGuard
 
@@ -17,7 +16,10 @@ import ray
 
 import uadray
 from uadray import metrics
-from uadray.screening.results import PartCounter
+from uadray.decisions.verdict import NOT_ASSESSABLE_REASONS
+from uadray.errors import SYSTEM_REASONS
+from uadray.screening.part_counts import count_part
+from uadray.tiles.quality import REASONS
 
 
 def test_an_unknown_stage_is_refused() -> None:
@@ -25,49 +27,64 @@ def test_an_unknown_stage_is_refused() -> None:
         pass
 
 
-@ray.remote(num_cpus=0)
-class Reader:
-    def read(self) -> str:
-        with metrics.stage("screen_read") as meter:
-            meter.add(tiles=7, bytes_=700, errors=2)
-        metrics.count_slide("failed")
-        return str(ray.get_runtime_context().get_worker_id())
+@pytest.fixture
+def run() -> Iterator[None]:
+    metrics.start_run("0123abcd", info={"bundle": "b", "detector": "fanogan"})
+    yield
+    metrics.end_run()
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_rays_endpoint_shows_what_was_counted() -> None:
-    reader = Reader.remote()
-    worker = ray.get(reader.read.remote())
-    expected = {
-        f'ray_{metrics.TILES}{{stage="screen_read"}}': 7.0,
-        f'ray_{metrics.BYTES}{{stage="screen_read"}}': 700.0,
-        f'ray_{metrics.ERRORS}{{stage="screen_read"}}': 2.0,
-        f'ray_{metrics.SLIDES}{{state="failed"}}': 1.0,
-    }
-    series = _awaited(worker, expected, labels=("stage", "state"))
-    assert any(name.startswith(f"ray_{metrics.SECONDS}") for name in series)
-
-
-@ray.remote(num_cpus=0)
-class Driver:
-    """Counts as the driver of a screening does."""
-
-    def screen(self) -> str:
-        metrics.start_run("r1")
-        part = {"header": json.dumps({"read_s": 0.5, "bytes": 300, "errors": 0, "score_s": 0.25, "tiles": 3})}
-        counter = PartCounter()
-        for _ in range(4):
-            counter.add(part)
-        counter.tell()
-        metrics.count_slide("scored")
-        return str(ray.get_runtime_context().get_worker_id())
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_screening_counts_from_zero_under_its_own_name() -> None:
+def test_a_run_begins_with_every_counter_at_0(run: None) -> None:
     """What did not happen is 0 and not absent: a rate of nothing is nothing, and no gap."""
+    known = metrics.told()
+    assert known[metrics.ERRORS, ("screen_read",)] == known[metrics.RETRIES, ("no_access",)] == 0
+    assert known[metrics.SLIDES, ("failed",)] == known[metrics.REASONS, ("no_mpp",)] == 0
+    assert known[metrics.RUN_INFO, ("screen", "b", "fanogan", "", uadray.__version__)] == 1
+    assert {stage for name, (stage, *_) in known if name == metrics.TILES} == {"screen_read", "screen_score"}
+    assert {stage for name, (stage, *_) in known if name == metrics.STAGE_SECONDS} == {*metrics.PARTS_OF_WORK}
+    assert set(dict.fromkeys(name for name, _ in known)) >= {metrics.WAIT_SECONDS, metrics.QUEUE, metrics.CACHE_BYTES}
+
+
+def test_every_fault_of_the_system_is_a_cause_and_every_end_of_a_slide_a_reason() -> None:
+    assert set(metrics.CAUSES) == SYSTEM_REASONS | {"crashed"}
+    assert set(metrics.SLIDE_REASONS) >= SYSTEM_REASONS | {"crashed", "changed", "missing", "unreadable"}
+    assert set(metrics.SLIDE_REASONS) >= set(REASONS.values()) | NOT_ASSESSABLE_REASONS
+
+
+def test_what_is_not_known_beforehand_is_other(run: None) -> None:
+    metrics.count_slide("failed", "a reason that nobody has thought of")
+    metrics.count_slide("failed", "Jane Doe.svs")
+    assert metrics.told()[metrics.REASONS, ("other",)] == 2
+    with pytest.raises(ValueError, match="has the labels stage"):
+        metrics.count(metrics.TILES, 1, slide="a")
+
+
+def test_series_are_bounded_whatever_is_counted(run: None) -> None:
+    for i in range(1000):
+        metrics.count(metrics.RETRIES, cause=f"cause {i}")
+        metrics.set_gauge(metrics.TRAIN_LOSS, i, loss=f"loss {i} " + 200 * "x")
+        metrics.set_gauge(metrics.QUEUE, i, queue=f"queue {i}")
+    series = Counter(name for name, _ in metrics.told())
+    assert series[metrics.TRAIN_LOSS] == metrics.MOST_VALUES + 1
+    assert series[metrics.RETRIES] == len(metrics.CAUSES) + 1
+    assert max(len(value) for _, values in metrics.told() for value in values) <= metrics.LONGEST_VALUE
+    assert sum(series.values()) < 150
+
+
+def test_the_series_of_twenty_screenings_are_those_of_one() -> None:
+    """A run that has ended leaves after `LINGER_S`; the agent drops a gauge that is not set any more."""
+    for i in range(20):
+        metrics.start_run(f"{i:08x}")
+        metrics.count_slide("scored")
+    metrics.end_run()
+    names = {run.name for run in metrics.told_runs(time.monotonic())}
+    assert names >= {"", "00000000", "00000013"}
+    assert [run.name for run in metrics.told_runs(time.monotonic() + metrics.LINGER_S + 1)] == [""]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_rays_endpoint_shows_what_was_counted_and_forgets_the_run() -> None:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
     driver = Driver.remote()
     worker = ray.get(driver.screen.remote())
@@ -75,27 +92,45 @@ def test_a_screening_counts_from_zero_under_its_own_name() -> None:
         f'ray_{metrics.TILES}{{run="r1",stage="screen_read"}}': 12.0,
         f'ray_{metrics.BYTES}{{run="r1",stage="screen_score"}}': 1200.0,
         f'ray_{metrics.SECONDS}{{run="r1",stage="screen_read"}}': 2.0,
-        f'ray_{metrics.SECONDS}{{run="r1",stage="screen_score"}}': 1.0,
+        f'ray_{metrics.STAGE_SECONDS}{{run="r1",stage="decode"}}': 1.0,
         f'ray_{metrics.ERRORS}{{run="r1",stage="screen_read"}}': 0.0,
         f'ray_{metrics.SLIDES}{{run="r1",state="scored"}}': 1.0,
         f'ray_{metrics.SLIDES}{{run="r1",state="failed"}}': 0.0,
+        f'ray_{metrics.TILES}{{run="r2",stage="screen_read"}}': 0.0,
     }
-    _awaited(worker, expected, labels=("stage", "state", "run"))
+    _awaited(worker, expected.items().__le__, labels=("stage", "state", "run"))
+    ray.kill(driver)
+    _awaited(worker, lambda series: not series, labels=("run",))
 
 
-def _awaited(worker: str, expected: dict[str, float], *, labels: tuple[str, ...]) -> dict[str, float]:
-    """The series of a process, once they are as expected."""
+@ray.remote(num_cpus=0)
+class Driver:
+    """Counts as the driver of two screenings does, of which the second has just begun."""
+
+    def screen(self) -> str:
+        metrics.start_run("r1")
+        header = {"read_s": 0.5, "bytes": 300, "errors": 0, "score_s": 0.25, "tiles": 3, "stages": {"decode": 0.25}}
+        for _ in range(4):
+            count_part(header)
+        metrics.count_slide("scored")
+        metrics.start_run("r2")
+        count_part(header)
+        return str(ray.get_runtime_context().get_worker_id())
+
+
+def _awaited(worker: str, is_met: Callable[[Mapping[str, float]], bool], *, labels: tuple[str, ...]) -> None:
+    """Wait until the series of a process are as expected."""
     series: dict[str, float] = {}
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not expected.items() <= series.items():
-        time.sleep(1)
+    while time.monotonic() < deadline:
         series = scraped(ray.nodes()[0]["MetricsExportPort"], worker, labels)
-    assert expected.items() <= series.items()
-    return series
+        if is_met(series):
+            return
+        time.sleep(0.5)
+    raise AssertionError(series)
 
 
 PRIVATE = {
-    "metrics.add": {"_record"},
     "serving.server._client": {"ray.serve.context._get_global_client"},
     "cluster.probe.head_client": {"ray._private.services.canonicalize_bootstrap_address", "ray._raylet.GcsClient"},
     "cluster.probe.head_versions": {"ray._common.usage.usage_lib.get_cluster_metadata"},
@@ -160,9 +195,7 @@ def test_private_names_of_ray_mean_what_we_take_them_for() -> None:
     from ray.serve._private.client import ServeControllerClient
     from ray.serve.config import HTTPOptions
     from ray.serve.context import _get_global_client
-    from ray.util.metrics import Counter
 
-    assert callable(Counter._record)
     assert inspect.signature(_get_global_client).return_annotation in (
         ServeControllerClient | None,
         "Optional[ServeControllerClient]",

@@ -135,6 +135,22 @@ def demo(
 
 
 @app.command()
+def exporter(
+    outs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="OUT...", help="Folders or s3:// URIs of screenings or of an endpoint; also NAME=OUT."),
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="Prices, budgets, more: configs/monitoring/exporter.yaml.")] = None,
+    port: Annotated[int, typer.Option(help="To listen on.", min=0, max=65535)] = 9464,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
+) -> None:
+    """Tell Prometheus what the ledgers of screenings say, also when their cluster has gone; until it is stopped."""
+    from uadray.commands.exporter import run
+
+    run(outs or [], config_path=config, port=port, host=host)
+
+
+@app.command()
 def index(
     uri: Annotated[str, typer.Argument(help="Folder or s3:// prefix.")],
     out: Annotated[str, typer.Option(help="Manifest to write, .csv or .parquet.")],
@@ -364,15 +380,16 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, partition, archive, follow, "
-            "detectors, serve, view."
+            help="decode, stages, s3, screen, bundles, ingest, memory, nodes, partition, faults, archive, follow, "
+            "detectors, serve, view, metrics, drift."
         ),
     ],
     only: Annotated[
         str | None,
         typer.Option(
-            help="Scenarios of `faults`, like 0,a,f; cases of `decode`, `screen`, `s3`, `ingest`, `follow`; rows of "
-            "`detectors`; parts of `serve`: latency, slides, load, scale, kills."
+            help="Scenarios of `faults`, like 0,a,f; cases of `decode`, `screen`, `s3`, `ingest`, `follow`, `metrics`; "
+            "rows of `detectors`; parts of `serve`: latency, slides, load, scale, kills; of `drift`: simulated, tissue, "
+            "speed."
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Of `stages`, `detectors`: cpu or cuda; cpu unless given.")] = None,

@@ -1,6 +1,6 @@
 """The name, unit and labels of each metric, once, and the ways to count: `count(RETRIES, cause="node")`.
 
-    count, set_gauge --> the sums of this process's run --2 s--> Ray's agent --10 s--> its endpoint, as `ray_uadray_...`
+    count, set_gauge --> sums of this process's run --0.5 s--> Ray --10 s--> its agent's endpoint, as `ray_uadray_...`
 
 Outside Ray nothing is told. Slide ids are never labels: they are patient data, and unbounded; a value that is not
 known beforehand is `other`. Each series has the label `run`, and each counter of a run is there from its start, at 0.
@@ -95,7 +95,7 @@ METRICS = {
     ),
     SLIDES: Metric("counter", "slides", "Slides that reached an end, by state", {"state": STATES}),
     REASONS: Metric("counter", "slides", "Slides that failed or are not assessable, by why", {"reason": SLIDE_REASONS}),
-    RETRIES: Metric("counter", "tries", "Slides given back for a fault of the system, by cause", {"cause": CAUSES}),
+    RETRIES: Metric("counter", "tries", "What the system failed at, and is tried again, by cause", {"cause": CAUSES}),
     WAIT_SECONDS: Metric(
         "counter", "seconds", "Seconds without work: for tiles (data), or for whoever takes them (room)",
         {"on": ("data", "room")},
@@ -141,8 +141,9 @@ Kind = Literal["screen", "tile", "train", "serve"]
 _PARTS: dict[str, tuple[str, ...]] = {"serve": ("map", "reconstruct", "score")}
 """Parts of the work that a kind of run has, where these are not all."""
 
-TELL_S = 2.0
-"""How often Ray is told."""
+TELL_S = 0.5
+"""How often Ray is told: what a scrape shows is up to so much older at one time than at another, and a rate over a
+minute is off by that share."""
 
 HOLD_S = 20.0
 """A run's counters are told as 0 for so long: two of the intervals in which Ray's endpoint is brought up to date, so
@@ -267,6 +268,12 @@ def set_gauges(name: str, values: Sequence[tuple[Mapping[str, str], float]]) -> 
     _wake()
 
 
+def stage_seconds() -> dict[str, float]:
+    """Seconds of each part of the work that have been counted for the present run."""
+    sums = _run.values().items()
+    return {values[0]: round(seconds, 3) for (name, values), seconds in sums if name == STAGE_SECONDS and seconds}
+
+
 class Meter:
     """The counters of one stage."""
 
@@ -311,10 +318,20 @@ def tell() -> None:
         _tell(time.monotonic())
 
 
-def _tell(now: float) -> None:
+def told() -> dict[_Series, float]:
+    """What this run has counted: by metric and the values of its labels."""
+    return _run.values()
+
+
+def told_runs(now: float) -> list["_Run"]:
+    """The runs that Ray is told of; those that have ended long ago are forgotten."""
     for run in [run for run in _ended if now - run.ended > LINGER_S]:
         _ended.remove(run)
-    for run in (*_ended, _run):
+    return [*_ended, _run]
+
+
+def _tell(now: float) -> None:
+    for run in told_runs(now):
         is_held = now - run.began < HOLD_S and run.ended > now
         for (name, values), value in run.values().items():
             metric = METRICS[name]

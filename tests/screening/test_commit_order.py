@@ -90,7 +90,7 @@ def test_whoever_stops_where_decision_and_tiles_agree(late: int, tmp_path: Path)
         out, row = str(tmp_path / f"out{place}"), SlideRow("s", str(tmp_path / "s.tif"))
         first = _paused(out, [row])
         a = Stopped(_commit(first, row, 1.0), late)
-        objects.write_bytes(leases.heartbeat_uri(out, first._process.id), heartbeats.DEAD_MARKER)
+        objects.write_bytes(leases.heartbeat_uri(out, first._process.id), heartbeats.dead_marker({}))
         second = sd.book(out, lease_s=0)
         mine = next(second.rounds([row]), None)
         if mine is None or leases.claim(second.owner, "s") == "decided":
@@ -111,7 +111,7 @@ def test_a_third_driver_does_not_trust_what_two_have_mixed(tmp_path: Path) -> No
     first = _paused(out, [row])
     a = Stopped(_commit(first, row, 1.0), 3)  # after: is it ours, undecided, tiles; before: decision
     assert objects.exists(f"{out}/tiles/s.parquet")
-    objects.write_bytes(leases.heartbeat_uri(out, first._process.id), heartbeats.DEAD_MARKER)
+    objects.write_bytes(leases.heartbeat_uri(out, first._process.id), heartbeats.dead_marker({}))
     second, third = sd.book(out, lease_s=0), sd.book(out)
     assert next(second.rounds([row])) == next(third.rounds([row])) == [row]
     assert leases.claim(second.owner, "s") == "ours"

@@ -28,14 +28,14 @@ def test_a_driver_elsewhere_is_dead_when_it_was_seen_unchanged(tmp_path: Path) -
         assert me.look() == {me.id, "far"}
     time.sleep(0.2)
     assert me.look() == {me.id}
-    assert objects.read_bytes(uri) == heartbeats.DEAD_MARKER
+    assert objects.read_bytes(uri) == heartbeats.dead_marker({})
 
 
 def test_a_driver_that_was_declared_dead_joins_again_and_knows(tmp_path: Path) -> None:
     with heartbeats.ScreeningProcess(str(tmp_path)) as me:
         me.beat()
         assert not me.lease_may_be_lost
-        for act in (lambda uri: objects.write_bytes(uri, heartbeats.DEAD_MARKER), objects.delete):
+        for act in (lambda uri: objects.write_bytes(uri, heartbeats.dead_marker({})), objects.delete):
             act(leases.heartbeat_uri(me.out, me.id))
             me.beat()
             assert me.lease_may_be_lost

@@ -42,8 +42,8 @@ def test_the_layout_of_one_bundle_is_what_folders_have_had_before(tmp_path: Path
     sd.screened(out, rows)
     record = json.loads(objects.read_bytes(f"{out}/run.json"))
     assert list(record) == [
-        "fingerprint", "bundle_id", "bundle", "detector", "calibration_id", "tiles", "uadray_version", "commit",
-        "started",
+        "fingerprint", "bundle_id", "bundle", "detector", "calibration_id", "bundle_uri", "tiles", "uadray_version",
+        "commit", "started",
     ]  # fmt: skip
     assert record["fingerprint"] == fingerprint(["bundle", "cal"])
     decision = json.loads(objects.read_bytes(f"{out}/decisions/s00000.json"))

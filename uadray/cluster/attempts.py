@@ -19,6 +19,7 @@ A slide that is scored, or that fails by itself, ends the row of faults.
 from collections import Counter
 from dataclasses import dataclass
 
+from uadray import metrics
 from uadray.cluster.nodes import Nodes
 from uadray.errors import UadrayError, WorkError, reason_of, shown_text
 from uadray.slides.manifest import SlideRow
@@ -79,6 +80,7 @@ class Attempts:
             WorkError: too many in a row, or no node is left.
         """
         self._tries[row.slide_id] += 1
+        metrics.count(metrics.RETRIES, cause=reason)
         if self._leaves_out_the_node(reason, message, node_id):
             self._in_a_row = 0
             return Outcome(again=True)

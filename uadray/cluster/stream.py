@@ -8,6 +8,7 @@ is: a reader waits with each block until the driver takes it, the driver takes i
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
@@ -16,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from uadray import metrics
 from uadray.cluster.nodes import Nodes
 from uadray.cluster.read_tasks import ReadTask, patient
 from uadray.cluster.rows import rows_of
@@ -28,6 +30,9 @@ NOT_BEGUN = 2
 """So many tasks for each of the cluster's CPUs are with Ray and have not begun: enough that no reader waits for the
 next, and that an autoscaler sees what there is to do."""
 
+LOOK_S = 0.5
+"""How often queues are looked at."""
+
 WAIT_S, AGAIN_S = 0.5, 0.02
 """How long to wait for something to come, and to look again for what has come and is not on this node yet."""
 
@@ -35,6 +40,7 @@ WAIT_S, AGAIN_S = 0.5, 0.02
 def stream(
     tasks: Sequence[ReadTask], *, scorer: Callable[..., ScoreTable], arguments: dict[str, Any], failed_row: FailedRow,
     config: StreamConfig, nodes: Nodes, watch: DriversWatch, groups: Sequence[Sequence[int]] | None = None,
+    n_later: int = 0,
 ) -> Generator[dict[str, Any] | None]:  # fmt: skip
     """Read and score; yields scored rows as dicts, as they come, and None after every second without one.
 
@@ -48,6 +54,7 @@ def stream(
         nodes: those that are used.
         watch: knows what is being worked on, and which slides have crashed: of such a slide no row may come.
         groups: places of `tasks` that are run one after the other in one task of Ray's; each by itself unless given.
+        n_later: tasks that wait for a stream after this one.
 
     Raises:
         InputError: a plan in which no CPU is left for reading.
@@ -64,7 +71,7 @@ def stream(
         pool = scorer_pool(WatchedScorer, arguments, n=workers, num_cpus=SCORE_CPUS, num_gpus=config.gpus, **selector)
         readers = _Readers(grouped, watch.name, failed_row, not_begun=not_begun, options=selector)
         with closing(pool), closing(readers):
-            yield from _scored(readers, pool, ended)
+            yield from _scored(readers, pool, ended, _StreamMeter(n_later))
 
     yield from rows_of(tables)
 
@@ -83,20 +90,28 @@ class _Readers:
         self._waiting = deque(groups)
         self._watch, self._failed_row, self._most_not_begun = watch, failed_row, not_begun
         self.running: dict[Any, bool] = {}  # by Ray's generator: whether it has begun
+        self._sizes: dict[Any, int] = {}
+
+    def counts(self) -> tuple[int, int]:
+        """Tasks that have not begun, and tasks that have; those of groups are counted one by one."""
+        not_begun = sum(len(group) for group in self._waiting)
+        not_begun += sum(n for generator, n in self._sizes.items() if not self.running[generator])
+        return not_begun, sum(n for generator, n in self._sizes.items() if self.running[generator])
 
     def fill(self) -> None:
         """Give Ray tasks until enough of them have not begun."""
         n = self._most_not_begun - sum(not begun for begun in self.running.values())
         for _ in range(min(n, len(self._waiting))):
             group = self._waiting.popleft()
-            self.running[self._read.remote(self._watch, group, self._failed_row)] = False
+            generator = self._read.remote(self._watch, group, self._failed_row)
+            self.running[generator], self._sizes[generator] = False, len(group)
 
     def next_of(self, generator: Any) -> Any:
         """Ray's reference of the block that a generator has ready; None where it has ended."""
         self.running[generator] = True
         reference = next(generator, None)
         if reference is None:
-            del self.running[generator]
+            del self.running[generator], self._sizes[generator]
         return reference
 
     def close(self) -> None:
@@ -107,10 +122,11 @@ class _Readers:
                 ray.cancel(generator, force=True)
 
 
-def _scored(readers: _Readers, pool: ScorerPool, ended: threading.Event) -> Iterator[pa.Table]:
+def _scored(readers: _Readers, pool: ScorerPool, ended: threading.Event, meter: "_StreamMeter") -> Iterator[pa.Table]:
     """The scored tables as they come; blocks go from the readers to the pool meanwhile."""
     readers.fill()
     while (readers.running or pool.scoring) and not ended.is_set():
+        meter.look(readers, pool)
         scored = _there(pool.scoring, fetch=True)
         pool.started(_there(pool.starting))
         for reference in scored:
@@ -128,6 +144,28 @@ def _scored(readers: _Readers, pool: ScorerPool, ended: threading.Event) -> Iter
             ready, _ = ray.wait(waited_for, timeout=WAIT_S, fetch_local=False)
             if ready and ready[0] in pool.scoring:  # scored, and perhaps on its way here
                 ray.wait(ready, timeout=AGAIN_S)
+
+
+class _StreamMeter:
+    """Counts what waits for what, `LOOK_S` by `LOOK_S`: queues, scorers without tiles, blocks that nobody takes."""
+
+    def __init__(self, n_later: int) -> None:
+        self._n_later, self._looked_at = n_later, time.monotonic()
+
+    def look(self, readers: _Readers, pool: ScorerPool) -> None:
+        """Look, if it is time."""
+        passed_s = time.monotonic() - self._looked_at
+        if passed_s < LOOK_S:
+            return
+        self._looked_at += passed_s
+        ready = 0 if pool.has_room() else len(_there(readers.running))
+        to_read, reading = readers.counts()
+        scoring, to_score = pool.at_work()
+        sizes = {"to_read": self._n_later + to_read, "reading": reading, "to_score": ready + to_score}
+        for queue, size in (sizes | {"scoring": scoring}).items():
+            metrics.set_gauge(metrics.QUEUE, size, queue=queue)
+        metrics.count(metrics.WAIT_SECONDS, ready * passed_s, on="room")
+        metrics.count(metrics.WAIT_SECONDS, pool.idle_s(), on="data")
 
 
 def _there(waited_for: dict[Any, Any], *, fetch: bool = False) -> list[Any]:

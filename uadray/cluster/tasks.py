@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import ray
 
+from uadray import metrics
 from uadray.cluster.nodes import Nodes
 from uadray.errors import WorkError
 
@@ -92,11 +93,13 @@ def _result(reference: Any, attempt: _Attempt[T]) -> Any:
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
         attempt.crashes += 1
         if attempt.crashes < CRASHES:
+            metrics.count(metrics.RETRIES, cause="crashed")
             return _NOTHING
         return Crashed(f"its process died {CRASHES} times: {_first_words(error)}")
     except (ray.exceptions.NodeDiedError, ray.exceptions.LocalRayletDiedError) as error:
         attempt.lost_nodes += 1
         if attempt.lost_nodes < LOST_NODES:
+            metrics.count(metrics.RETRIES, cause="node")
             return _NOTHING
         lost = attempt.lost_nodes
         raise WorkError(f"{lost} nodes were lost one after the other: {_first_words(error)}") from error

@@ -64,10 +64,12 @@ class Look:
     Attributes:
         open: work that is being done; times are seconds ago.
         crashed: slide -> why it is not tried again.
+        retried: how often work was begun again whose process had died, or its node.
     """
 
     open: list[Open]
     crashed: dict[int, str]
+    retried: int = 0
 
 
 @dataclass
@@ -82,6 +84,7 @@ class Watch:
     _open: dict[Task, Open] = field(default_factory=dict)
     _kills: dict[Task, list[Open]] = field(default_factory=dict)
     _crashed: dict[int, str] = field(default_factory=dict)
+    _retried: int = 0
 
     def begin(self, task: Task, node_id: str, address: str) -> str | None:
         """Note that work begins, or return why it must not: it has killed `MAX_KILLS` processes."""
@@ -90,6 +93,7 @@ class Watch:
             self._kills.setdefault(task, []).append(killed)
         if len(self._living_kills(task)) >= MAX_KILLS:
             return self._refuse(task)
+        self._retried += killed is not None
         now = time.monotonic()
         self._open[task] = Open(task[0], task[1], node_id, address, began=now, moved=now)
         return None
@@ -100,6 +104,7 @@ class Watch:
             killed = self._open.pop(task, None)
             if killed is not None:
                 self._kills.setdefault(task, []).append(killed)
+                self._retried += 1
         if any(task in self._kills for task in tasks):
             return False
         for task in tasks:
@@ -121,7 +126,7 @@ class Watch:
         """What is open, and what has crashed."""
         now = time.monotonic()
         seen = [Open(o.what, o.slide, o.node_id, o.address, now - o.began, now - o.moved) for o in self._open.values()]
-        return Look(seen, dict(self._crashed))
+        return Look(seen, dict(self._crashed), self._retried)
 
     def _living_kills(self, task: Task) -> list[Open]:
         """Kills of a task on nodes that are alive; nodes are only asked for when their number matters."""

@@ -19,7 +19,9 @@ from uadray.commands.progress import progress
 from uadray.errors import SYSTEM_REASONS, reason_of
 from uadray.provenance import fingerprint
 from uadray.screening.estimate import estimate
+from uadray.screening.part_counts import count_work
 from uadray.slides.manifest import SlideRow, read_manifest
+from uadray.stage_seconds import recording
 from uadray.tiles.mask_folder import check_folder
 from uadray.tiles.spec import TileSpec
 from uadray.tilesets import commits
@@ -64,10 +66,11 @@ def run(
 
 @dataclass(frozen=True)
 class _Cut:
-    """A slide that was cut, and how many seconds that took."""
+    """A slide that was cut, how many seconds that took, and what for: see `WorkRecord.taken`."""
 
     tiles: SlideTiles
     seconds: float
+    measured: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,9 @@ def _cut_all(
 ) -> Iterator[tuple[SlideRow, SlideTiles | str]]:
     """Each slide's tiles, or why there are none, once for each slide."""
     attempts = Attempts(nodes)
-    metrics.start_run(fingerprint([out, str(time.time())])[:8], ("tile",))
+    metrics.start_run(fingerprint([out, str(time.time())])[:8], kind="tile")
+    for kind, n in (("cpu", nodes.cores()), ("gpu", nodes.gpus())):
+        metrics.set_gauge(metrics.CORES, n, kind=kind)
     todo = rows
     while todo:
         given_back: list[SlideRow] = []
@@ -154,6 +159,7 @@ def _cut_all(
             else:
                 yield row, result
         todo = given_back
+    metrics.end_run()
 
 
 def _result(row: SlideRow, answer: _Cut | _Fault | Crashed, attempts: Attempts) -> SlideTiles | str | None:
@@ -169,8 +175,9 @@ def _result(row: SlideRow, answer: _Cut | _Fault | Crashed, attempts: Attempts) 
                 return None
             meter.add(errors=1)
             return ": ".join(outcome.failure)
-        case _Cut(tiles, seconds):
+        case _Cut(tiles, seconds, measured):
             attempts.worked(row)
+            count_work(measured, stage="tile")
             meter.add(tiles=tiles.n_tiles, bytes_=tiles.bytes, errors=tiles.unreadable, seconds=seconds)
             return tiles
 
@@ -187,7 +194,9 @@ def _cut(row: SlideRow, spec: TileSpec, options: CutOptions, out: str) -> _Cut |
     """The task: cut one slide. Every error is an answer, so that one slide does not end the job."""
     began = time.perf_counter()
     try:
-        return _Cut(cut_slide(row, spec, options, out), time.perf_counter() - began)
+        with recording() as record:
+            tiles = cut_slide(row, spec, options, out)
+        return _Cut(tiles, time.perf_counter() - began, record.taken())
     except Exception as error:
         reason, message = reason_of(error)
         return _Fault(reason, " ".join(message.split())[:500], *here())

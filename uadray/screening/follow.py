@@ -11,7 +11,7 @@ from uadray.screening import ledger
 from uadray.screening.bundles import ScreeningBundle, arranged
 from uadray.screening.follower import Follower, Pace, Stop
 from uadray.screening.given_slides import is_file
-from uadray.screening.job import Committer, screen_round
+from uadray.screening.job import Committer, screen_round, start_run
 from uadray.screening.progress import Progress
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
@@ -50,7 +50,7 @@ def follow(
     """
     check_can_be_followed(uri, out)
     bundles = arranged(bundles)
-    cluster = _Cluster(join, provenance.fingerprint([out, str(time.time())])[:8])
+    cluster = _Cluster(join, provenance.fingerprint([out, str(time.time())])[:8], bundles)
     with ledger.open_ledger(out, bundles) as book:
 
         def shown(done: int, total: int, tiles: int, note: str = "") -> None:
@@ -70,14 +70,18 @@ def follow(
                 raise
 
         committer = Committer(0, bundles=bundles, progress=shown)
+        book.describe = lambda: committer.state(book)
         follower = Follower(
             uri, book, a_round, stop=stop, pace=pace or Pace(), retry_failed=retry_failed,
             say=lambda note: committer.tick(book, note),
         )  # fmt: skip
         try:
             summary = follower.run()
+            book.why = "stopped"
         except ClusterLostError as error:
             raise ClusterLostError(f"{error}; the same command goes on from there") from error
+        finally:
+            metrics.end_run()
     return summary | committer.facts() | cluster.troubles()
 
 
@@ -103,16 +107,19 @@ def check_can_be_followed(uri: str, out: str) -> None:
 class _Cluster:
     """The nodes in use, joined when they are needed. A node that was left out is tried again after the next fault."""
 
-    def __init__(self, join: "Callable[[], Nodes]", run: str) -> None:
-        self._join, self._run = join, run
+    def __init__(self, join: "Callable[[], Nodes]", run: str, bundles: Sequence[ScreeningBundle]) -> None:
+        self._join, self._run, self._bundles = join, run, bundles
         self._nodes: Nodes | None = None
+        self._is_counted = False
         self._troubles: dict[str, None] = {}
 
     def nodes(self) -> "Nodes":
         """The nodes that are used."""
         if self._nodes is None:
             self._nodes = self._join()
-            metrics.start_run(self._run)
+            if not self._is_counted:  # one that has joined anew goes on counting
+                start_run(self._run, self._nodes, self._bundles)
+                self._is_counted = True
         return self._nodes
 
     def forget(self) -> None:

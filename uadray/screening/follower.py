@@ -136,6 +136,7 @@ class Follower:
             WorkError: the worklist cannot be written at the end.
         """
         self._look()
+        self._book.has_listed = True
         while not self._stop.is_set():
             try:
                 self._step()

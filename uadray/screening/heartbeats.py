@@ -1,7 +1,8 @@
 """Which processes of a screening are alive.
 
     drivers/<process>.json    the heartbeat: replaced every quarter of `lease_s`, deleted when the process ends;
-                              `{"dead": true}` once others have declared it dead
+                              `{"dead": true}` once others have declared it dead. `progress` is for those who
+                              watch, see `progress_record`
 
     none --start--> beats <--every quarter of lease_s-- beats --end--> none
                       |
@@ -26,7 +27,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,7 +43,10 @@ log = logging.getLogger(__name__)
 LEASE_S = 60.0
 """A process that was not seen to beat for so long is dead. A restart of the store takes less."""
 
-DEAD_MARKER = b'{"dead": true}'
+
+def dead_marker(facts: dict[str, Any]) -> bytes:
+    """What stands in the place of the heartbeat of a process that is declared dead; what it said last is kept."""
+    return json.dumps({"dead": True} | ({"progress": facts["progress"]} if "progress" in facts else {})).encode()
 
 
 @dataclass
@@ -64,11 +68,13 @@ class ScreeningProcess:
         id: never used again by anybody.
         lease_s: seconds without a beat after which others take this process for dead; its heartbeat says how many.
         poll_s: seconds between looks while it waits for others.
+        describe: what its heartbeat says of its progress; called by another thread.
     """
 
     def __init__(self, out: str, *, lease_s: float = LEASE_S) -> None:
         self.out, self.lease_s, self.poll_s = out, lease_s, lease_s / 6
         self.id = secrets.token_hex(6)
+        self.describe: Callable[[], dict[str, Any]] = dict
         self._uri, self._facts = heartbeat_uri(out, self.id), {"driver": self.id, "lease_s": lease_s, **_this_process()}
         self._etag, self._beats, self._confirmed, self._declared_dead, self._round = "", 0, _clock(), False, 0
         self._watched: dict[str, _Watch] = {}
@@ -142,8 +148,8 @@ class ScreeningProcess:
             listed.pop(self.id, None)
             self._watched = {name: self._watch(name, info) for name, info in listed.items()}
             for name, watch in self._watched.items():
-                if not watch.dead and (watch.unchanged_s >= watch.lease_s or _is_gone(watch.facts)):
-                    watch.dead = objects.replace_if_match(listed[name].uri, DEAD_MARKER, watch.etag)
+                if not watch.dead and (watch.unchanged_s >= watch.lease_s or is_gone(watch.facts)):
+                    watch.dead = objects.replace_if_match(listed[name].uri, dead_marker(watch.facts), watch.etag)
             return {self.id, *(name for name, watch in self._watched.items() if not watch.dead)}
 
     def free(self, slide_ids: Sequence[str]) -> set[str]:
@@ -198,7 +204,15 @@ class ScreeningProcess:
 
     def _body(self) -> bytes:
         self._beats += 1
-        return json.dumps(self._facts | {"beat": self._beats}).encode()
+        return json.dumps(self._facts | {"beat": self._beats} | self._progress()).encode()
+
+    def _progress(self) -> dict[str, Any]:
+        try:
+            progress = self.describe()
+        except Exception as error:  # a beat matters more
+            log.warning("this driver cannot say how far it is: %s", error)
+            return {}
+        return {"progress": progress} if progress else {}
 
     def _run(self) -> None:
         while not self._ended.wait(self.lease_s / 4):
@@ -234,7 +248,8 @@ def _born(pid: int) -> str | None:
     return None
 
 
-def _is_gone(facts: dict[str, Any]) -> bool:
-    """Whether a process of this very machine has ended."""
-    here = _machine()
-    return here is not None and facts.get("machine") == here and _born(int(facts["pid"])) != facts["born"]
+def is_gone(facts: dict[str, Any]) -> bool:
+    """Whether what a heartbeat tells of is a process of this very machine that has ended."""
+    here, pid = _machine(), facts.get("pid")
+    is_ours = here is not None and facts.get("machine") == here and isinstance(pid, int)
+    return is_ours and _born(int(facts["pid"])) != facts.get("born")

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,10 +112,11 @@ def screen(
     """
     bundles = arranged(bundles)
     committer = Committer(len(rows), bundles=bundles, progress=progress)
-    cluster = _Cluster(join, provenance.fingerprint([out, str(time.time())])[:8])
+    cluster = _Cluster(join, provenance.fingerprint([out, str(time.time())])[:8], bundles)
     config = config or ScreenConfig()
     warn_of_same_files(rows)
     with ledger.open_ledger(out, bundles) as book:
+        book.describe = lambda: committer.state(book)
         try:
             for todo in book.rounds(rows, retry_failed=retry_failed, waiting=lambda: committer.tick(book)):
                 nodes = cluster.nodes()
@@ -126,6 +128,8 @@ def screen(
             if cluster.is_refused:
                 raise
             raise _stopped(error, book, rows, out) from error
+        finally:
+            metrics.end_run()
     return summary | committer.facts()
 
 
@@ -144,12 +148,25 @@ def screen_round(
             batch, book.bundles[0].bundle.tiles, owner=book.owner, withdrawn=book.withdrawn, read=read
         )
 
+    committer.cores, committer.gpus = nodes.cores(), nodes.gpus()
     results = scored_slides(
         todo, bundles={each.uri: each.bundle for each in book.bundles}, config=config, load=load, nodes=nodes,
         reads=reads, say=lambda note: committer.tick(book, note), stop=stop,
     )  # fmt: skip
     with closing(results):
         committer.take(results, book)
+
+
+def start_run(run: str, nodes: "Nodes", bundles: Sequence[ScreeningBundle]) -> None:
+    """Count for the run of this name in this process, from now on."""
+    info = {
+        "bundle": "+".join(each.name for each in bundles),
+        "detector": "+".join(each.bundle.detector.kind for each in bundles),
+        "calibration": "+".join(each.calibration.id for each in bundles),
+    }
+    metrics.start_run(run, info=info)
+    for kind, n in (("cpu", nodes.cores()), ("gpu", nodes.gpus())):
+        metrics.set_gauge(metrics.CORES, n, kind=kind)
 
 
 def _first_three(reasons: list[tuple[str, str]]) -> str:
@@ -176,8 +193,8 @@ class _Cluster:
         is_refused: the cluster was asked for and cannot be joined.
     """
 
-    def __init__(self, join: "Callable[[], Nodes] | None", run: str) -> None:
-        self._join, self._run = join, run
+    def __init__(self, join: "Callable[[], Nodes] | None", run: str, bundles: Sequence[ScreeningBundle]) -> None:
+        self._join, self._run, self._bundles = join, run, bundles
         self._nodes: Nodes | None = None
         self.is_refused = False
 
@@ -189,7 +206,7 @@ class _Cluster:
             self.is_refused = True
             self._nodes = Nodes() if self._join is None else self._join()
             self.is_refused = False
-            metrics.start_run(self._run)
+            start_run(self._run, self._nodes, self._bundles)
         return self._nodes
 
 
@@ -198,12 +215,16 @@ class Committer:
 
     Attributes:
         n_slides: of this run, those that are open included.
+        cores: CPU cores of the nodes that are used.
+        gpus: their GPUs.
     """
 
     def __init__(self, n_slides: int, *, bundles: Sequence[ScreeningBundle], progress: Progress | None) -> None:
         self.n_slides, self._bundles, self._progress = n_slides, bundles, progress
         self._began, self._slides, self._tiles, self._noted = time.perf_counter(), 0, 0, 0
-        self._note = ""
+        self._note, self._started = "", provenance.now_iso()
+        self.cores, self.gpus = 0, 0.0
+        self._stages: dict[str, float] = {}
 
     def take(self, results: Iterator[SlideResult], book: ledger.Ledger) -> None:
         """Judge and commit each result."""
@@ -217,19 +238,39 @@ class Committer:
                     book.give_back(slide_id, *(result.failure or ("", "")))
                 else:
                     verdicts = verdicts_of(result, self._bundles)
-                    writing.append((pool.submit(book.commit, result, verdicts), verdicts))
+                    writing.append((pool.submit(_committed, book, result, verdicts), verdicts))
                 while len(writing) > COMMITS or (writing and writing[0][0].done()):
                     self._count(*writing.popleft())
                 self.tick(book)
+                metrics.set_gauge(metrics.QUEUE, len(writing), queue="committing")
             while writing:
                 self._count(*writing.popleft())
                 self.tick(book)
+            metrics.set_gauge(metrics.QUEUE, 0, queue="committing")
 
     def tick(self, book: ledger.Ledger, note: str | None = None) -> None:
         """Tell how far it is."""
         self._note = self._note if note is None else note
         if self._progress is not None:
             self._progress(self.n_slides - len(book.open), self.n_slides, self._tiles, self._note)
+
+    def state(self, book: ledger.Ledger) -> dict[str, Any]:
+        """How far this process is, as its heartbeat says it, see `progress_record`."""
+        oldest_s = book.open.oldest
+        self._stages = metrics.stage_seconds() or self._stages  # a run that has ended counts no more
+        return {
+            "at": provenance.now_iso(),
+            "started": self._started,
+            "slides": self.n_slides,
+            "open": len(book.open) if book.has_listed else None,
+            "oldest_open": None if oldest_s is None else datetime.fromtimestamp(oldest_s, UTC).isoformat(),
+            "slides_now": self._slides,
+            "tiles_now": self._tiles,
+            "stages": self._stages,
+            "cores": self.cores,
+            "gpus": self.gpus,
+            "note": self._note[:300],
+        }
 
     def facts(self) -> dict[str, Any]:
         """What this run did."""
@@ -243,7 +284,17 @@ class Committer:
 
     def _count(self, commit: Future[bool], verdicts: list[Verdict]) -> None:
         if commit.result():
-            metrics.count_slide(state_of_slide([verdict["state"] for verdict in verdicts]))
+            state = state_of_slide([verdict["state"] for verdict in verdicts])
+            metrics.count_slide(state, next(v.get("reason") for v in verdicts if v["state"] == state))
             self._slides += 1
             self._noted += any(verdict["note"] is not None for verdict in verdicts)
             self._tiles += max(int(verdict.get("n_scored") or 0) for verdict in verdicts)
+
+
+def _committed(book: ledger.Ledger, result: SlideResult, verdicts: list[Verdict]) -> bool:
+    """Commit a result, and count how long that takes."""
+    began = time.perf_counter()
+    try:
+        return book.commit(result, verdicts)
+    finally:
+        metrics.count(metrics.STAGE_SECONDS, time.perf_counter() - began, stage="commit")

@@ -6,6 +6,7 @@
     tiles/, evidence/, masks/         what a decision rests on, see `slide_outputs`
     segments/*.parquet                many decisions in one object, see `decision_segments`
     drivers/, leases/                 who is at work, and on what; see `heartbeats` and `leases`
+    progress.json                     how the last process to end has ended, see `progress_record`
     decisions.parquet, ...            for people, see `summary`
 
     open --claimed--> tile scores put --> pictures, masks written --> decision put --> decided
@@ -32,13 +33,15 @@ from contextlib import suppress
 from typing import Any, Self
 
 from uadray.decisions.verdict import Verdict
-from uadray.errors import NotFoundError, UadrayError, WorkError
+from uadray.errors import NotFoundError, UadrayError, WorkError, shown_text
 from uadray.provenance import fingerprint
 from uadray.screening import decision_segments, heartbeats, leases, replaced_slides
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.decision_segments import Decided
 from uadray.screening.edited_masks import kept_masks, masks_of_run
 from uadray.screening.leases import REQUESTS
+from uadray.screening.open_slides import OpenSlides
+from uadray.screening.progress_record import PROGRESS, ended
 from uadray.screening.run_record import claim_folder
 from uadray.screening.slide_outputs import decision_record, decisions_of, parquet, slide_files, tiles_path
 from uadray.screening.slide_result import SlideResult
@@ -66,6 +69,10 @@ class Ledger:
         owner: in whose name the present round's slides are claimed.
         withdrawn: slide -> etag of its decision that is to be made anew.
         open: slides of this run that are not known to be decided.
+        has_listed: `open` is what it says: the slides that come are known, and what is decided.
+        describe: says how far this process is, for its heartbeat and, in the end, `progress.json`; called by another
+            thread.
+        why: it ended, where nothing went wrong.
         given_back: slide -> why this process leaves it undecided; another run may try it.
         decided_elsewhere: slides of this run that were found decided when they were to be claimed.
     """
@@ -77,7 +84,9 @@ class Ledger:
     ) -> None:
         self.out, self.provenance, self.bundles = out, provenance, tuple(bundles)
         self.withdrawn: dict[str, str] = {}
-        self.open: set[str] = set()
+        self.open = OpenSlides()
+        self.has_listed = False
+        self.why = "done"
         self.given_back: dict[str, str] = {}
         self.decided_elsewhere: set[str] = set()
         self._committing = threading.Lock()
@@ -96,10 +105,20 @@ class Ledger:
 
     def __exit__(self, *error: object) -> None:
         self._process.__exit__(*error)
+        self._tell_the_end(error[1] if len(error) > 1 else None)
         self._pool.shutdown()
         if self._decided:
             with suppress(UadrayError):  # whoever is the last to leave finds nobody, and deletes what is left
                 self._process.delete_stale(self._decided)
+
+    @property
+    def describe(self) -> Callable[[], dict[str, Any]]:
+        """See the class."""
+        return self._process.describe
+
+    @describe.setter
+    def describe(self, describe: Callable[[], dict[str, Any]]) -> None:
+        self._process.describe = describe
 
     def pending(self, rows: Sequence[SlideRow], *, retry_failed: bool = False) -> list[SlideRow]:
         """The slides without a decision for this run and their present version, in order.
@@ -133,7 +152,7 @@ class Ledger:
         every look.
         """
         todo = self.pending(rows, retry_failed=retry_failed)
-        self.open = {row.slide_id for row in todo}
+        self.open, self.has_listed = OpenSlides(row.slide_id for row in todo), True
         if not self.alone:  # not in the others' order: they would have claimed each slide just before
             random.Random(self._process.id).shuffle(todo)  # noqa: S311 - no secret
         without_progress = 0
@@ -238,7 +257,7 @@ class Ledger:
         if between_rounds:
             self._delete_stale(slide_ids)
         current = sorted(slide_id for slide_id in slide_ids if not self._is_outdated(slide_id))
-        return self._summarised(decided, current, n_slides=len(self.open.union(current)))
+        return self._summarised(decided, current, n_slides=len({*self.open, *current}))
 
     def _summarised(self, decided: Decided, slide_ids: Sequence[str], *, n_slides: int) -> dict[str, Any]:
         tables = [decision_segments.of_bundle(decided.table, bundle.folder, slide_ids) for bundle in self.bundles]
@@ -280,6 +299,22 @@ class Ledger:
         self.open -= slide_ids - undecided
         return [row for row in rows if row.slide_id in undecided & free]
 
+    def _tell_the_end(self, error: object) -> None:
+        """Write `progress.json`, for those who watch; a process that says nothing of itself writes none."""
+        why = self.why
+        if isinstance(error, KeyboardInterrupt):
+            why = "stopped"
+        elif error is not None:
+            why = f"failed: {error}"
+        elif self.given_back and self.why == "done":
+            why = f"failed: {len(self.given_back)} slides are left open, for what is no fault of theirs"
+        try:
+            progress = self.describe()
+            if progress:
+                objects.write_bytes(objects.join(self.out, PROGRESS), ended(progress, self._process.id, why))
+        except Exception as trouble:  # the store may be away
+            log.warning("how this driver ended cannot be written down: %s", shown_text(str(trouble)))
+
     def _is_still_ours(self, slide_id: str) -> bool:
         """Whether a slide is ours after others may have taken us for dead: its lease is, and nobody has decided it."""
         if not leases.holds(self.owner, slide_id):
@@ -296,7 +331,7 @@ class Ledger:
 
     def _delete_stale(self, decided: set[str]) -> None:
         """Delete leases of slides that are decided, or remember these until we leave, where another process lives."""
-        known = decided - self.open  # to the others our readers may still come
+        known = decided.difference(self.open)  # to the others our readers may still come
         self._decided = set() if self._process.delete_stale(known) else known
 
     def _undecided(self, slide_ids: set[str]) -> set[str]:

@@ -17,6 +17,7 @@ from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES
 from uadray.screening.parts import flag_error, from_ipc
 from uadray.screening.slide_result import EVIDENCE, EVIDENCE_TILES
+from uadray.stage_seconds import timed
 from uadray.tiles.cells import with_cells
 from uadray.tiles.trivial_scores import trivial_scores
 
@@ -106,13 +107,16 @@ def _evidence(tile_ids: pa.ChunkedArray, scored: Scored | None, floor: float) ->
     order = [int(i) for i in best if np.isfinite(scored.score[i]) and scored.score[i] > floor]
     if not order:
         return EVIDENCE.empty_table()
-    x, x_hat = scored.pictures(order)
+    with timed("pictures", whole=True):
+        x, x_hat = scored.pictures(order)
+        tiles = [encode_jpeg(picture) for picture in x]
+        reconstructions = [None] * len(order) if x_hat is None else [encode_jpeg(picture) for picture in x_hat]
     return pa.table(
         {
             "tile_id": [tile_ids[i].as_py() for i in order],
             "score": [float(scored.score[i]) for i in order],
-            "tile": [encode_jpeg(picture) for picture in x],
-            "reconstruction": [None] * len(order) if x_hat is None else [encode_jpeg(picture) for picture in x_hat],
+            "tile": tiles,
+            "reconstruction": reconstructions,
         },
         schema=EVIDENCE,
     )

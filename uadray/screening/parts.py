@@ -8,7 +8,8 @@ each carries what is needed to put them together:
     header  string   JSON: `n_parts`, and of this part `read_s`, `bytes`, `focus` (a list: of its good tiles) and (from
                      the scorer) `score_s`, `tiles`, `errors` and `failures`, of each bundle null or [reason, message];
                      in part 0 the slide's metadata; for part -1 `reason`, `message`, `etag`, `node_id`, `address`,
-                     and `read_s` where a reader has failed
+                     and `read_s` where a reader has failed;
+                     in all of them `stages` and `counts`, see `stage_seconds`
     preview binary   JPEG of the whole slide, in part 0
     masks   binary   GeoJSON of tissue and flagged regions, in part 0
     flagged binary   Arrow IPC of `TILE_SCORES`, tiles that are not read for what the thumbnail shows, in part 0
@@ -21,7 +22,7 @@ each carries what is needed to put them together:
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,15 +50,19 @@ PARTS = pa.schema(
 
 
 def failed_part(
-    index: int, reason: str, message: str, *, etag: str | None = None, read_s: float | None = None
+    index: int, reason: str, message: str, *, etag: str | None = None, read_s: float | None = None,
+    measured: Mapping[str, Any] | None = None,
 ) -> pa.Table:  # fmt: skip
-    """The row that says that a slide failed, on which node, and after how many seconds of reading."""
+    """The row that says that a slide failed, on which node, and after how many seconds of reading.
+
+    `measured` are `stages` and `counts`, see `stage_seconds`.
+    """
     node_id, address = here()
     text = " ".join(message.split())[:500]
     header: dict[str, Any] = {"reason": reason, "message": text, "etag": etag, "node_id": node_id, "address": address}
     if read_s is not None:
         header["read_s"] = read_s
-    return part_row(index, -1, header=header)
+    return part_row(index, -1, header=header | dict(measured or {}))
 
 
 def part_row(
@@ -73,6 +78,13 @@ def part_row(
     ends = pa.py_buffer(np.array([0, shared.size], np.int32))
     at = PARTS.get_field_index("pixels")
     return row.set_column(at, PARTS.field(at), pa.Array.from_buffers(pa.binary(), 1, [None, ends, shared]))
+
+
+def with_header(part: pa.Table, more: dict[str, Any]) -> pa.Table:
+    """The same row, with more in its header."""
+    header = json.loads(part["header"][0].as_py()) | more
+    at = PARTS.get_field_index("header")
+    return part.set_column(at, PARTS.field(at), pa.array([json.dumps(header)]))
 
 
 def pixels_of(part: pa.Table) -> pa.Buffer:

@@ -1,8 +1,6 @@
 """Slides -> results: one stream after the other, parts put together, and what the system fails at tried again."""
 
 import json
-import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -22,6 +20,7 @@ from uadray.detectors.description import BundleDescription
 from uadray.errors import SYSTEM_REASONS, shown
 from uadray.screening.assembly import assembled
 from uadray.screening.leases import NOT_OURS
+from uadray.screening.part_counts import count_part
 from uadray.screening.parts import failed_part
 from uadray.screening.slide_groups import slide_groups
 from uadray.screening.slide_reader import slide_read_tasks
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
 
 TASKS_A_STREAM = 20_000
 """Read tasks of one stream: what the driver and the watch remember of its slides goes with it."""
-
-TELL_S = 1.0
-"""How often Ray's counters are added to."""
 
 LAST_LOOK_S = 10.0
 """How long the end of a stream waits to hear which slides have crashed."""
@@ -87,6 +83,7 @@ def scored_slides(
         streamed = _streamed(
             batch, make(batch), arguments=arguments, config=config, nodes=attempts.nodes, say=say, stop=stop,
             groups=_places([len(group) for group in groups]), unanswered=unanswered,
+            n_later=sum(len(group) for group in todo[len(groups) :]),
         )  # fmt: skip
         with closing(streamed):
             try:
@@ -135,6 +132,7 @@ def _settled(result: SlideResult, attempts: Attempts) -> SlideResult | None:
 def _streamed(
     rows: Sequence[SlideRow], tasks: Sequence[ReadTask], *, arguments: dict[str, Any], config: StreamConfig,
     nodes: Nodes, say: Say, groups: Sequence[Sequence[int]], stop: Callable[[], bool], unanswered: set[str],
+    n_later: int,
 ) -> Generator[SlideResult]:  # fmt: skip
     """One stream: results as they come.
 
@@ -143,33 +141,36 @@ def _streamed(
     """
     parts: dict[int, dict[int, dict[str, Any]]] = {}
     done: set[int] = set()
-    watch, counter = DriversWatch(), PartCounter()
+    watch, retried = DriversWatch(), 0
     names = [shown(row.slide_id) for row in rows]
     waiting = Waiting(
         names, done, watch=watch, nodes=nodes, timeout_s=config.no_progress_timeout_s, say=say, head=head_address()
     )
     source = stream(
         tasks, scorer=_part_scorer, arguments=arguments, failed_row=failed_part, config=config, nodes=nodes,
-        watch=watch, groups=groups,
+        watch=watch, groups=groups, n_later=n_later,
     )  # fmt: skip
     try:
         with closing(source):
             for part in source:
                 if stop():
                     return
-                yield from _crashed(rows, watch.look().crashed, done)
+                look = watch.look()
+                metrics.count(metrics.RETRIES, look.retried - retried, cause="crashed")
+                retried = look.retried
+                yield from _crashed(rows, look.crashed, done)
                 if part is None:
                     if waiting.idle():
                         return
                     continue
-                index = part["slide"]
-                waiting.row(index, 1 + len(parts.get(index, ())), json.loads(part["header"]).get("n_parts", 1))
+                index, header = part["slide"], json.loads(part["header"])
+                waiting.row(index, 1 + len(parts.get(index, ())), header.get("n_parts", 1))
                 if index in done:
                     continue
+                if part["part"] not in parts.get(index, {}):
+                    count_part(header)
                 if part["part"] >= 0:
-                    if part["part"] not in parts.setdefault(index, {}):
-                        counter.add(part)
-                    parts[index][part["part"]] = part
+                    parts.setdefault(index, {})[part["part"]] = part
                 result_or_none = assembled(rows[index], part, parts.get(index, {}))
                 if result_or_none is not None:
                     done.add(index)
@@ -179,38 +180,11 @@ def _streamed(
         for row in (rows[index] for index in sorted(set(range(len(rows))) - done)):
             if row.slide_id in unanswered:
                 yield SlideResult(row, failure=("unreachable", "its reader ended without an answer"))
+            else:
+                metrics.count(metrics.RETRIES, cause="unreachable")
             unanswered.add(row.slide_id)
     finally:
-        counter.tell()
         watch.close()
-
-
-class PartCounter:
-    """Counts parts' reading and scoring, once, in the driver: series of short-lived processes cannot be added up.
-
-    Ray is told every `TELL_S`: of small slides, each by itself would take a fifth of the driver's time.
-    """
-
-    def __init__(self) -> None:
-        self._told_at = time.monotonic()
-        self._sums = Counter[tuple[str, str]]()
-
-    def add(self, part: dict[str, Any]) -> None:
-        """Count a part."""
-        header = json.loads(part["header"])
-        for stage in ("read", "score"):
-            counts = {"tiles": header["tiles"], "bytes_": header["bytes"], "errors": header["errors"]}
-            for name, value in (counts | {"seconds": header[f"{stage}_s"]}).items():
-                self._sums[f"screen_{stage}", name] += value
-        if time.monotonic() - self._told_at > TELL_S:
-            self.tell()
-
-    def tell(self) -> None:
-        """Tell Ray what has come since the last time."""
-        for stage in ("screen_read", "screen_score"):
-            metrics.Meter(stage).add(**{name: value for (of, name), value in self._sums.items() if of == stage})
-        self._sums.clear()
-        self._told_at = time.monotonic()
 
 
 def _crashed(rows: Sequence[SlideRow], crashed: dict[int, str], done: set[int]) -> Iterator[SlideResult]:

@@ -1,17 +1,21 @@
 """`run.json`: whose screening a folder holds. Another's is refused, in one line that says what to do."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from uadray import __version__
-from uadray.errors import InputError
+from uadray.errors import InputError, NotFoundError
 from uadray.provenance import commit, fingerprint
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.summary import now
 from uadray.storage import objects
 
 RUN = "run.json"
+
+MAX_BYTES = 2**20
+"""The most that is read of a record."""
 
 
 def claim_folder(out: str, bundles: Sequence[ScreeningBundle]) -> dict[str, Any]:
@@ -42,6 +46,68 @@ def screening_fingerprint(bundles: Sequence[ScreeningBundle]) -> str:
     return fingerprint([text for each in bundles for text in (each.bundle.id, each.calibration.id)])
 
 
+@dataclass(frozen=True)
+class RecordedBundle:
+    """What `run.json` says of a bundle.
+
+    Attributes:
+        folder: of its results below the screening's own; empty for the only bundle of a screening.
+        name: as the bundle has it.
+        id: of the bundle.
+        detector: its kind.
+        calibration_id: names the calibration of its decisions.
+        uri: where it lay when the screening began; empty in older records.
+    """
+
+    folder: str
+    name: str
+    id: str
+    detector: str
+    calibration_id: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What `run.json` says: fingerprint, version of uadray, and bundles."""
+
+    fingerprint: str
+    version: str
+    bundles: tuple[RecordedBundle, ...]
+
+
+def read_run_record(out: str) -> RunRecord:
+    """Whose screening a folder holds.
+
+    Raises:
+        InputError: there is none, or its record cannot be understood.
+        UadrayError: the store cannot be read.
+    """
+    uri = objects.join(out, RUN)
+    try:
+        record = json.loads(objects.read_bytes(uri, max_bytes=MAX_BYTES))
+        return RunRecord(str(record["fingerprint"]), str(record["uadray_version"]), tuple(_recorded(record)))
+    except NotFoundError as error:
+        raise NotFoundError(f"{out}: there is no screening (no {RUN})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{uri}: no record of a screening") from error
+
+
+def _recorded(record: dict[str, Any]) -> Iterator[RecordedBundle]:
+    """The bundles of a record, of one as of several."""
+    if "bundles" not in record:
+        name, bundle_id, detector, calibration_id = (
+            str(record[name]) for name in ("bundle", "bundle_id", "detector", "calibration_id")
+        )
+        yield RecordedBundle("", name, bundle_id, detector, calibration_id, str(record.get("bundle_uri") or ""))
+        return
+    for each in record["bundles"]:
+        folder, name, bundle_id, detector, calibration_id = (
+            str(each[name]) for name in ("folder", "name", "id", "detector", "calibration")
+        )
+        yield RecordedBundle(folder, name, bundle_id, detector, calibration_id, str(each.get("uri") or ""))
+
+
 def is_new(out: str) -> bool:
     """Whether nobody has screened into this folder: then every slide is still to be done."""
     return not objects.exists(objects.join(out, RUN))
@@ -55,6 +121,7 @@ def _record(bundles: Sequence[ScreeningBundle]) -> dict[str, Any]:
             "bundle": each.bundle.name,
             "detector": each.bundle.detector.kind,
             "calibration_id": each.calibration.id,
+            "bundle_uri": objects.resolve(each.uri, "."),
         }
         for each in bundles
     ]
@@ -65,6 +132,7 @@ def _record(bundles: Sequence[ScreeningBundle]) -> dict[str, Any]:
             "detector": each.bundle.detector.kind,
             "calibration": each.calibration.id,
             "folder": each.folder,
+            "uri": objects.resolve(each.uri, "."),
         }
         for each in bundles
     ]

@@ -19,6 +19,7 @@ from uadray.screening.parts import failed_part, flag_error, part_row, to_ipc
 from uadray.slides.identity import slide_etag
 from uadray.slides.manifest import SlideRow
 from uadray.slides.opening import open_slide
+from uadray.stage_seconds import WorkRecord, recording, timed
 from uadray.tiles.chunks import TileChunk, chunk_tiles, normalizer_of, read_chunk, read_chunks
 from uadray.tiles.plan import SlidePlan, plan_slide
 from uadray.tiles.spec import TileSpec
@@ -65,17 +66,23 @@ def read_slide(index: int, row: SlideRow, spec: TileSpec) -> Iterator[pa.Table]:
     """All parts of one slide; whatever goes wrong ends in one row with part -1, so that no slide is missing."""
     etag: str | None = None
     began = time.perf_counter()
-    try:
-        etag = slide_etag(row)
-        yield from _parts(index, row, spec, etag)
-    except Exception as error:  # a slide that fails must not end the job, nor go missing
-        yield failed_part(index, *reason_of(error), etag=etag, read_s=time.perf_counter() - began)
+    with recording() as record:
+        try:
+            with timed("stat"):
+                etag = slide_etag(row)
+            yield from _parts(index, row, spec, etag, record)
+        except Exception as error:  # a slide that fails must not end the job, nor go missing
+            read_s, measured = time.perf_counter() - began, record.taken()
+            yield failed_part(index, *reason_of(error), etag=etag, read_s=read_s, measured=measured)
 
 
-def _parts(index: int, row: SlideRow, spec: TileSpec, etag: str) -> Iterator[pa.Table]:
+def _parts(index: int, row: SlideRow, spec: TileSpec, etag: str, record: WorkRecord) -> Iterator[pa.Table]:
     began = time.perf_counter()
-    with open_slide(row.uri, slide_id=row.slide_id, mpp=row.mpp, etag=etag) as slide:
-        plan = plan_slide(slide, etag=etag, spec=spec)
+    with timed("plan"):
+        opened = open_slide(row.uri, slide_id=row.slide_id, mpp=row.mpp, etag=etag)
+    with opened as slide:
+        with timed("plan", whole=True):
+            plan = plan_slide(slide, etag=etag, spec=spec)
         n_parts = max(1, -(-len(plan.tiles) // chunk_tiles(spec)))
         chunks = (
             read_chunks(slide, plan.tiles, spec=spec, normalise=normalizer_of(plan.stain, spec))
@@ -85,7 +92,7 @@ def _parts(index: int, row: SlideRow, spec: TileSpec, etag: str) -> Iterator[pa.
         for part, chunk in enumerate(chunks):
             header = {
                 "n_parts": n_parts, "read_s": time.perf_counter() - began, "bytes": chunk.pixels.nbytes,
-                "focus": good_focus(chunk),
+                "focus": good_focus(chunk), **record.taken(),
             }  # fmt: skip
             yield _chunk_row(index, part, header, plan, chunk)
             began = time.perf_counter()  # the time of whoever takes the rows does not count

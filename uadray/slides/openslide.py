@@ -17,6 +17,7 @@ from uadray.slides.pixel_size import level0_mpp, openslide_size
 from uadray.slides.slide import Boxes, Rgb
 from uadray.slides.tiff.byte_source import slide_error
 from uadray.slides.tiff.index import TiffIndex
+from uadray.stage_seconds import timed
 from uadray.storage.local_copies import local_copy
 from uadray.storage.objects import name
 
@@ -56,7 +57,8 @@ class OpenSlideSlide:
         """
         with ExitStack() as copy:
             try:
-                path = copy.enter_context(local_copy(uri, slide_id=slide_id, etag=etag))
+                with timed("stage"):
+                    path = copy.enter_context(local_copy(uri, slide_id=slide_id, etag=etag))
             except (ChangedError, NotFoundError, AccessError, UnreachableError) as error:
                 raise slide_error(slide_id, error) from error
             try:
@@ -91,7 +93,8 @@ class OpenSlideSlide:
         factor = self._factors[level]  # OpenSlide has one factor for both sides, and divides by it again
         corner = (round(x * factor), round(y * factor))
         try:
-            rgba = np.asarray(self._handle.read_region(corner, self._numbers[level], (width, height)))
+            with timed("decode"):  # OpenSlide does not tell what of it was reading
+                rgba = np.asarray(self._handle.read_region(corner, self._numbers[level], (width, height)))
         except (openslide.OpenSlideError, OSError, ValueError) as error:
             self._reopen()
             raise SlideError(self.slide_id, "unreadable", f"pixels at {corner} cannot be read: {error}") from error

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from uadray.errors import SlideError
 from uadray.slides.resample import resample
 from uadray.slides.slide import DECODED_BYTES, Boxes, Rgb, Slide, unusable_levels
+from uadray.stage_seconds import timed
 
 UPSAMPLING_LIMIT = 1.1
 """How much coarser than the tile level 0 may be: a model of 0.5 mpp reads a slide of 0.5032 mpp. Beyond 10 % the detail
@@ -82,7 +83,8 @@ def read_place(slide: Slide, places: TilePlaces, index: int, out: Rgb) -> None:
         return
     source = slide.read_region(places.level, x, y, width, height)
     offset_px = tuple(places.offsets_px[index].tolist())
-    resample(source, offset_px=offset_px, step_px=places.steps, side_px=len(out), out=out)
+    with timed("resample"):
+        resample(source, offset_px=offset_px, step_px=places.steps, side_px=len(out), out=out)
 
 
 def read_tile(

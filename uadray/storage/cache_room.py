@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from uadray.errors import BusyError, FullError, InputError
+from uadray.stage_seconds import tally
 from uadray.storage import slide_copy
 from uadray.storage.slide_files import SlideFiles
 
@@ -185,7 +186,7 @@ def _make_room(folder: Path, size: int, limit: int) -> bool:
     for path, n_bytes in entries:
         if used + size <= limit:
             break
-        used -= n_bytes if _evict(path) else 0
+        used -= n_bytes if _evict(path, n_bytes) else 0
     return used + size <= limit
 
 
@@ -195,14 +196,14 @@ def _allocate(wanted: WantedCopy) -> bool:
     Raises:
         OSError: the disk is full, and not of copies.
     """
-    others = iter([path for path, _ in _entries(wanted.copy.parent) if path != wanted.partial])
+    others = iter([entry for entry in _entries(wanted.copy.parent) if entry[0] != wanted.partial])
     while True:
         try:
             slide_copy.allocate(wanted.partial, wanted.files)
         except OSError as error:
             if not is_full(error):
                 raise
-            if any(_evict(path) for path in others):
+            if any(_evict(path, n_bytes) for path, n_bytes in others):
                 continue
             empty(wanted.partial)
             if all(path == wanted.partial or not n_bytes for path, n_bytes in _entries(wanted.copy.parent)):
@@ -222,15 +223,18 @@ def _entries(folder: Path) -> list[tuple[Path, int]]:
     return [(path, slide_copy.slide_bytes(path)) for _, _, path in sorted(ordered)]
 
 
-def _evict(copy: Path) -> bool:
-    """Remove a copy, unless somebody holds it."""
+def _evict(copy: Path, n_bytes: int) -> bool:
+    """Remove a copy of so many bytes, unless somebody holds it."""
     try:
         descriptor = os.open(copy, os.O_RDONLY | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return is_at(descriptor, copy) and remove(copy)
+        is_gone = is_at(descriptor, copy) and remove(copy)
+        if is_gone and copy.suffix != _PARTIAL:
+            tally("cache_evicted_bytes", n_bytes)
+        return is_gone
     except BlockingIOError:
         return False
     finally:

@@ -32,6 +32,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from uadray.errors import ChangedError, InputError, WorkError
+from uadray.stage_seconds import tally
 from uadray.storage import cache_room, objects, slide_copy
 from uadray.storage.cache_room import WantedCopy
 from uadray.storage.slide_files import has_many_files, slide_files
@@ -70,6 +71,9 @@ def local_copy(
     wanted = WantedCopy(files, folder / key, f"slide {slide_id or name(uri)}", wait_s)
     with _explained(wanted):
         descriptor = _open(wanted)
+        outcome = "hit" if descriptor is not None else "miss"
+        tally(f"cache_{outcome}")
+        tally(f"cache_{outcome}_bytes", files.size)
         while descriptor is None:
             descriptor = _make(wanted)
             descriptor = _open(wanted) if descriptor is None else descriptor

@@ -14,6 +14,7 @@ import pyarrow as pa
 from uadray.errors import SlideError
 from uadray.slides.slide import Slide
 from uadray.slides.tile_reading import TilePlaces, read_place, tile_places
+from uadray.stage_seconds import timed
 from uadray.tiles.quality import judged_pixels
 from uadray.tiles.spec import TileSpec
 from uadray.tiles.stain import Stain
@@ -99,9 +100,13 @@ def read_chunk(slide: Slide, tiles: pa.Table, *, spec: TileSpec, normalise: Norm
     for i in range(len(tiles)):
         errors[i] = _read_tile(slide, places, i, pixels[i], missing=missing[i])
     if spec.quality is not None:
-        shown, focus = judged_pixels(pixels, spec.mpp, spec.quality)
+        with timed("quality"):
+            shown, focus = judged_pixels(pixels, spec.mpp, spec.quality)
         flags = [None if error else flag for error, flag in zip(errors, shown, strict=True)]
-    return TileChunk(tiles, pixels if normalise is None else normalise(pixels), errors, flags, focus)
+    if normalise is not None:
+        with timed("stain"):
+            pixels = normalise(pixels)
+    return TileChunk(tiles, pixels, errors, flags, focus)
 
 
 def _read_tile(slide: Slide, places: TilePlaces, i: int, out: npt.NDArray[np.uint8], *, missing: float) -> str | None:

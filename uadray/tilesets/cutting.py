@@ -14,6 +14,7 @@ from uadray.slides.identity import slide_etag
 from uadray.slides.manifest import SlideRow
 from uadray.slides.opening import open_slide
 from uadray.slides.slide import Slide
+from uadray.stage_seconds import timed
 from uadray.storage import objects
 from uadray.tiles.chunks import normalizer_of
 from uadray.tiles.plan import plan_slide
@@ -46,10 +47,13 @@ def cut_slide(row: SlideRow, spec: TileSpec, options: CutOptions, out: str) -> S
     Raises:
         SlideError: the slide cannot be read.
     """
-    etag = slide_etag(row)
+    with timed("stat"):
+        etag = slide_etag(row)
     version = slide_fingerprint(row, spec, options, etag=etag)
     left_out: Counter[str] = Counter()
-    with open_slide(row.uri, slide_id=row.slide_id, mpp=row.mpp, etag=etag) as slide:
+    with timed("plan"):
+        opened = open_slide(row.uri, slide_id=row.slide_id, mpp=row.mpp, etag=etag)
+    with opened as slide:
         tiles, normalise = chosen_tiles(slide, etag, spec, per_slide=options.tiles_per_slide, seed=options.seed)
         encoded = encoded_tiles(slide, tiles, spec, quality=options.quality, normalise=normalise, left_out=left_out)
         shards = [
@@ -62,7 +66,8 @@ def cut_slide(row: SlideRow, spec: TileSpec, options: CutOptions, out: str) -> S
         kept=sum(shard.n_kept for shard in shards), unreadable=left_out["unreadable"], flagged=left_out["flagged"],
         bytes=sum(shard.n_bytes for shard in shards),
     )  # fmt: skip
-    commit(out, slide_tiles)
+    with timed("commit"):
+        commit(out, slide_tiles)
     return slide_tiles
 
 
@@ -74,7 +79,8 @@ def chosen_tiles(
     Raises:
         SlideError: see `plan_slide`.
     """
-    plan = plan_slide(slide, etag=etag, spec=spec)
+    with timed("plan", whole=True):
+        plan = plan_slide(slide, etag=etag, spec=spec)
     count = per_slide or len(plan.tiles)
     tiles = plan.tiles.take(draw(len(plan.tiles), count, (seed, _number(slide.slide_id))))
     return tiles, normalizer_of(plan.stain, spec)
@@ -107,8 +113,9 @@ def _write_shard(
     rng = np.random.default_rng([options.seed, _number(row.slide_id), number])
     shuffled = [shard[i] for i in rng.permutation(len(shard))]
     name = f"part-{row.slide_id}-{version[:8]}-{number}.parquet"
-    data = _parquet(shuffled, tiles, spec, row.label, options.quality)
-    objects.write_bytes(objects.join(out, name), data)
+    with timed("commit"):
+        data = _parquet(shuffled, tiles, spec, row.label, options.quality)
+        objects.write_bytes(objects.join(out, name), data)
     return _Shard(name, len(shard), sum(tile.is_files for tile in shard), len(data))
 
 

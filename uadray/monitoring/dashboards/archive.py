@@ -179,8 +179,9 @@ def _who_works() -> list[p.Json]:
         ),
         p.time_series(
             "Exporter",
-            "How long the exporter takes to read each round of ledgers.",
-            [p.target(q.highest("uadray_ledger_read_seconds"), "reading")], unit="s", size=(12, 6),
+            "How long the exporter takes to read each ledger.",
+            [p.target(q.highest(q.of_screening("uadray_ledger_read_seconds"), "screening"), "{{screening}}")],
+            unit="s", size=(12, 6),
         ),
         p.table(
             "Alerts that fire",

@@ -37,8 +37,8 @@ def _does_it_hold() -> list[p.Json]:
         ),
         p.stat(
             "Groups it does not hold for",
-            "Sites and scanners whose slides no longer look like the calibration's. Calibrate anew with normal slides "
-            "of theirs, then `uadray recalibrate`.",
+            "Sites and scanners with drift, or where more slides are called anomalous than chance allows: true "
+            "anomalies count too, so look at the slides first. Else calibrate anew with normal slides of theirs.",
             [p.target(f"count({holds}) - sum({holds})", "groups")], unit="none",
             thresholds=p.steps((1, p.RED)), graph=False,
         ),
@@ -75,6 +75,26 @@ def _does_it_hold() -> list[p.Json]:
                 p.target(q.highest(alpha, by), "stated, {{screening}}, {{bundle}}"),
             ],
             unit="percentunit", calcs=("lastNotNull",), size=(12, 10), overrides=[p.named("stated.*", **p.line())],
+        ),
+        p.table(
+            "Calibrations",
+            "Of each bundle: whether its calibration can be read (no: nothing is said of drift, and the exporter's log "
+            "says why), its slides, its age, the stated false-alarm rate.",
+            [
+                p.target(q.total(q.of_screening("uadray_calibration_read"), by), ""),
+                p.target(q.highest(q.of_screening("uadray_calibration_slides"), by), ""),
+                p.target(q.highest(age, by), ""),
+                p.target(q.highest(alpha, by), ""),
+            ],
+            columns={
+                "screening": "screening", "bundle": "bundle", "Value #A": "can be read", "Value #B": "slides",
+                "Value #C": "age", "Value #D": "false alarms",
+            },
+            overrides=[
+                p.column("can be read", mappings=HOLDS), p.column("age", unit="s"),
+                p.column("false alarms", unit="percentunit"),
+            ],
+            size=(24, 5),
         ),
         p.table(
             "Sites and scanners",

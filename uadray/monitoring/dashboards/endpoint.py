@@ -173,8 +173,8 @@ def _work() -> list[p.Json]:
         "What waits, and what is at work?",
         p.time_series(
             "Jobs",
-            "Slides ordered, by state, as the folder says, and in all, as the endpoint says. Waiting that grows: more is "
-            "ordered than done.",
+            "Slides ordered, by state, as the folder says, and in all, as the endpoint says. Waiting that grows: more "
+            "is ordered than done.",
             [
                 p.target(q.total(states, "screening, state"), "{{screening}}: {{state}}"),
                 p.target(q.total(q.of_run("uadray_queue_length", 'queue="to_read"')), "in all"),

@@ -26,6 +26,7 @@ from uadray.slides.tiff.level_tiles import TiffLevel
 from uadray.slides.tiff.lossless import LosslessDecoder
 from uadray.slides.tiff.read_ahead import Announcement, touched_tiles
 from uadray.slides.tiff.tags import JPEG
+from uadray.stage_seconds import timed
 
 READ_BYTES = 8 * 2**20
 """Encoded bytes that one region asks S3 for at once, where nothing was announced."""
@@ -136,7 +137,8 @@ class TiffSlide:
         for group in np.unique(group_of):
             together = [n for n, its_group in zip(numbers, group_of, strict=True) if its_group == group]
             absent = [n for n in together if (level, n) not in self._decoded]
-            blobs: dict[int, bytes] = dict(zip(absent, self._source.read(_spans(at, absent)), strict=True))
+            with timed("read"):
+                blobs: dict[int, bytes] = dict(zip(absent, self._source.read(_spans(at, absent)), strict=True))
             yield [(n, blobs.get(n)) for n in together]
 
     def _tile(
@@ -151,8 +153,10 @@ class TiffSlide:
         if tile is None:
             data = data or self._bytes(level, number)
             if out is not None and not again:
-                return self._decoders[level].decode(data, out)
-            tile = self._decoders[level].decode(data)
+                with timed("decode"):
+                    return self._decoders[level].decode(data, out)
+            with timed("decode"):
+                tile = self._decoders[level].decode(data)
             tile.flags.writeable = False
             if again:
                 self._decoded.keep((level, number), tile)
@@ -165,8 +169,9 @@ class TiffSlide:
         """The encoded bytes of a file tile, from those that were fetched ahead or from the file."""
         announced = self._announced
         ahead = announced.ahead if announced and announced.level == level else None
-        data = ahead.take(number) if ahead else None
-        return data or self._source.read(_spans(self._levels[level], [number]))[0]
+        with timed("read"):
+            data = ahead.take(number) if ahead else None
+            return data or self._source.read(_spans(self._levels[level], [number]))[0]
 
     def _forget(self) -> None:
         if self._announced:

@@ -1,0 +1,294 @@
+"""`bench alerts`: each alert of `deploy/monitoring` is made to fire by a real failure, and reaches a receiver.
+
+A whole system runs (see `live_system`): a screening that follows a folder in SeaweedFS, and an endpoint. What goes
+wrong is real: processes are killed or stopped, the store is killed, its keys are changed, files are damaged, another
+stain comes in. The rules are those of `deploy/monitoring` with durations 60 times shorter (`monitoring_files.shortened`). An alert
+counts when its first notification comes after its failure began and none came before.
+"""
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from uadray.bench import alert_material
+from uadray.bench.alert_material import Archive
+from uadray.bench.endpoint import Endpoint, deployment
+from uadray.bench.http_load import Load, send_apart
+from uadray.bench.live_system import LiveSystem, live_system
+from uadray.bench.monitoring_files import monitoring_folder
+from uadray.bench.seaweed import free_port
+from uadray.bench.serve_material import npz_request, tiles
+from uadray.errors import InputError, WorkError
+
+GOALS = {"missed": 0, "early": 0}
+"""The most alerts that were staged and did not fire, and that fired before their failure."""
+
+NOT_STAGED = {
+    "UadrayDeviceFault": "needs a GPU that breaks",
+    "UadrayLedgerStale": "its threshold is a quarter of an hour, and thresholds are not changed",
+    "UadrayCacheThrash": "needs slides larger than half of a disk",
+    "UadrayTrainingStalled": "a training has its own bench",
+}
+"""Alerts that are not made to fire here, with the reason. promtool's unit tests have each of them."""
+
+
+TILE_PX = 128
+
+
+@dataclass
+class Stage:
+    """Where failures are staged.
+
+    Attributes:
+        system: what runs.
+        archive: its slides and bundle.
+        fired_s: seconds from the beginning of a failure to the notification, by alert; None where none came.
+        early: alerts that had fired before their failure.
+    """
+
+    system: LiveSystem
+    archive: Archive
+    fired_s: dict[str, float | None] = field(default_factory=dict)
+    early: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def failing(self, *alerts: str, seconds: float = 60.0) -> Iterator[None]:
+        """Stage a failure inside; at the end of the block wait until these alerts have been told of."""
+        before = self.system.notifications.fired()
+        self.early += [alert for alert in alerts if alert in before]
+        began = time.time()
+        yield
+        until = time.time() + seconds
+        for alert in alerts:
+            try:
+                at = self.system.notifications.wait_for(alert, seconds=max(0.1, until - time.time()))
+                self.fired_s[alert] = round(at - began, 1)
+            except TimeoutError:
+                self.fired_s[alert] = None
+
+    def wait(self, expression: str, *, seconds: float = 60.0) -> None:
+        """Until a query has a result."""
+        self.system.prometheus.wait_for(expression, seconds=seconds)
+
+
+def backlog(stage: Stage) -> None:
+    """More slides come in than one scorer decides."""
+    with stage.archive.screening(stage.system), _arriving(stage), stage.failing("UadrayBacklogGrows", seconds=90):
+        pass
+
+
+@contextmanager
+def _arriving(stage: Stage, per_s: float = 5.0) -> Iterator[None]:
+    ended = threading.Event()
+
+    def arrive() -> None:
+        while not ended.wait(1 / per_s):
+            stage.archive.put_large(1)
+
+    thread = threading.Thread(target=arrive, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def standstill(stage: Stage) -> None:
+    """The scorer hangs: its process is stopped while the driver lives."""
+    with stage.archive.screening(stage.system):
+        stage.wait('uadray_ledger_drivers{state="alive"} > 0 and increase(uadray_ledger_decided_total[10s]) > 0')
+        with stage.failing("UadrayNoProgress"):
+            for pid in stage.system.processes("ray::WatchedScorer"):
+                os.kill(pid, signal.SIGSTOP)
+        for pid in stage.system.processes("ray::WatchedScorer"):
+            os.kill(pid, signal.SIGCONT)
+
+
+def crashes(stage: Stage) -> None:
+    """Readers are killed again and again, as by a kernel that is out of memory."""
+    with stage.archive.screening(stage.system):
+        stage.wait("run_cause:uadray_retries:increase10m == 0", seconds=60)
+        time.sleep(25)  # a run's counters are told as 0 for 20 s
+        with stage.failing("UadrayNodeFault", seconds=60):
+            for _ in range(5):
+                for pid in stage.system.processes("ray::Read")[:2]:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                time.sleep(1)
+
+
+def damage(stage: Stage) -> None:
+    """One of four slides is a damaged file."""
+    with stage.archive.screening(stage.system), stage.failing("UadrayFailuresHigh", seconds=90):
+        stage.archive.put(40, damaged=True)
+        stage.archive.put(60)
+
+
+def second_driver(stage: Stage) -> None:
+    """A second driver joins and is killed; then the first one is killed too."""
+    with stage.archive.screening(stage.system) as first:
+        with stage.archive.screening(stage.system) as second:
+            stage.wait('uadray_ledger_drivers{state="alive"} == 2', seconds=90)
+            with stage.failing("UadrayDriverLost"):
+                os.kill(second.pid, signal.SIGKILL)
+        with stage.failing("UadrayDriverDead"):
+            os.kill(first.pid, signal.SIGKILL)
+
+
+def stopped(stage: Stage) -> None:
+    """The driver is stopped in order, with slides left."""
+    with stage.archive.screening(stage.system) as driver:
+        stage.wait('uadray_ledger_drivers{state="alive"} == 1')
+        with stage.failing("UadrayScreeningUnfinished"):
+            os.kill(driver.pid, signal.SIGTERM)
+
+
+def store_away(stage: Stage) -> None:
+    """The store is killed, and is back after the alerts."""
+    with stage.archive.screening(stage.system):
+        stage.wait('sum by (run) (ray_uadray_slides_total{state="scored"}) > 0', seconds=90)
+        with stage.failing("UadrayStoreAway", "UadrayLedgerUnreadable", seconds=90):
+            stage.system.store.kill()
+        stage.system.store.start()
+
+
+def refused(stage: Stage) -> None:
+    """The store's keys are changed under a screening, and changed back."""
+    with stage.archive.screening(stage.system):
+        stage.wait('sum by (run) (ray_uadray_slides_total{state="scored"}) > 0', seconds=90)
+        keys, store = stage.system.store.env["AWS_SECRET_ACCESS_KEY"], stage.system.store
+        with stage.failing("UadrayCredentialsRefused", seconds=90):
+            store.kill()
+            store.env["AWS_SECRET_ACCESS_KEY"] = "another" + keys
+            store.start()
+        store.kill()
+        store.env["AWS_SECRET_ACCESS_KEY"] = keys
+        store.start()
+
+
+def other_stain(stage: Stage) -> None:
+    """Slides of another stain come from the same site and scanner; all of them score higher than the calibration's."""
+    alerts = ("UadrayDrift", "UadrayCalibrationNotHolding")
+    with stage.archive.screening(stage.system), stage.failing(*alerts, seconds=120):
+        stage.archive.put(60, other_stain=True)
+
+
+def endpoint(stage: Stage) -> None:
+    """A queue that is too short for its callers; then the store is away for the endpoint."""
+    with running_endpoint(stage) as served:
+        request = npz_request(tiles(64, TILE_PX))
+        with stage.failing("UadrayEndpointQueueFull", seconds=60):
+            send_apart(served.port, request, Load(seconds=20, clients=24))
+        burn = ("UadrayEndpointErrorBudgetBurnFast", "UadrayEndpointErrorBudgetBurnSlow")
+        with stage.failing(*burn, seconds=90):
+            stage.system.store.kill()
+            until = time.time() + 40
+            while time.time() < until:
+                served.ask("/v1/slides", timeout_s=10)
+                time.sleep(0.2)
+        stage.system.store.start()
+
+
+@contextmanager
+def running_endpoint(stage: Stage) -> Iterator[Endpoint]:
+    """`uadray serve` on the cluster."""
+    port, root = free_port(), f"s3://{stage.system.store.bucket}"
+    arguments = {
+        "out": f"{root}/jobs", "bundles": {"tiny": stage.archive.bundle}, "slides": [f"{root}/in/"],
+        "max_queued_requests": 1, "view": {"replicas": 0, "max_replicas": 1, "cpus": 0},
+    }  # fmt: skip
+    path = stage.system.folder / "endpoint.yaml"
+    path.write_text(yaml.safe_dump(deployment(port, arguments)))
+    with stage.system.command("serve", str(path)) as command:
+        found = Endpoint(port)
+        until = time.time() + 120
+        while found.ask("/readyz", timeout_s=5).status != 200:
+            if time.time() > until or command.wait(0) is not None:
+                raise WorkError(f"the bench's own endpoint does not start: {command.lines[-5:]}")
+            time.sleep(0.5)
+        yield found
+        os.kill(command.pid, signal.SIGTERM)
+        command.wait(30)
+
+
+def exporter_killed(stage: Stage) -> None:
+    """`uadray exporter` is killed."""
+    with stage.failing("UadrayExporterDown"):
+        os.kill(stage.system.exporter.pid, signal.SIGKILL)
+
+
+def head_killed(stage: Stage) -> None:
+    """Ray's head node is killed, and its file of nodes stays behind."""
+    with stage.failing("UadrayTargetDown"):
+        os.killpg(stage.system.head.pid, signal.SIGKILL)
+
+
+def money(stage: Stage) -> None:
+    """One screening has cost more than its budget, another will."""
+    with stage.archive.screening(stage.system), stage.failing("UadrayCostAboveBudget", seconds=60):
+        stage.archive.put(20)
+
+
+SCENARIOS: dict[str, Callable[[Stage], None]] = {
+    "money": money, "damage": damage, "drift": other_stain, "backlog": backlog, "standstill": standstill,
+    "crashes": crashes, "stopped": stopped, "drivers": second_driver, "store": store_away, "refused": refused,
+    "endpoint": endpoint, "exporter": exporter_killed, "head": head_killed,
+}  # fmt: skip
+"""In the order in which they run: what is broken for good comes last."""
+
+
+def run(*, only: Sequence[str] = ()) -> dict[str, Any]:
+    """Stage failures; prints nothing. Takes some ten minutes.
+
+    Args:
+        only: names of `SCENARIOS`; all unless given.
+
+    Raises:
+        InputError: there is no such scenario.
+    """
+    unknown = set(only) - set(SCENARIOS)
+    if unknown:
+        raise InputError(f"no scenario {', '.join(sorted(unknown))}; there are: {', '.join(SCENARIOS)}")
+    with tempfile.TemporaryDirectory(prefix="uadray-bench-") as name:
+        root = "s3://slides"
+        config = {
+            "refresh_s": 1, "calibrations": {"tiny": f"{root}/bundle"}, "prices": {"cpu_hour": 100.0},
+            "budgets": {"archive": 0.5},
+        }  # fmt: skip
+        with live_system(Path(name), {"archive": f"{root}/out"}, exporter_config=config) as system:
+            stage = Stage(system, alert_material.made(Path(name), root))
+            with stage.failing("UadrayCalibrationStale", seconds=1):
+                stage.archive.calibrate(system)
+            errors = {each: error for each in only or SCENARIOS if (error := _staged(stage, each))}
+    return _report(stage, errors, complete=not only)
+
+
+def _staged(stage: Stage, name: str) -> str | None:
+    try:
+        SCENARIOS[name](stage)
+    except (WorkError, TimeoutError, OSError) as error:
+        return str(error)[:500]
+    return None
+
+
+def _report(stage: Stage, errors: dict[str, str], *, complete: bool) -> dict[str, Any]:
+    groups = yaml.safe_load((monitoring_folder() / "rules" / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+    alerts = [rule["alert"] for group in groups for rule in group["rules"]]
+    fired = {alert: s for alert, s in stage.fired_s.items() if s is not None}
+    expected = [each for each in alerts if each not in NOT_STAGED] if complete else list(stage.fired_s)
+    missed = [alert for alert in expected if alert not in fired]
+    return {
+        "alerts": len(alerts), "fired": len(fired), "fired_s": fired, "missed": missed, "early": stage.early,
+        "not_staged": NOT_STAGED, "errors": errors, "goals": GOALS,
+        "goals_met": not errors and len(missed) <= GOALS["missed"] and len(stage.early) <= GOALS["early"],
+    }  # fmt: skip
