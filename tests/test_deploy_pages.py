@@ -18,8 +18,8 @@ def _commands(page: Path) -> list[list[str]]:
     """The words behind `uadray` in code: of blocks, whose lines may go on, and within a line of text."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     blocks = re.findall(r"```(?:sh|ini)\n(.*?)```", text, re.DOTALL)
-    spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-    code = "\n".join([*blocks, *spans])
+    spans = re.findall(r"`((?:[^`\n]+ )?uadray [^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    code = "\n".join([*blocks, *(span for span in spans if re.match(r"(.* -- )?uadray ", span))])
     return [match.split() for match in COMMAND.findall(code)]
 
 
