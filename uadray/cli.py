@@ -387,7 +387,7 @@ def bench(
     only: Annotated[
         str | None,
         typer.Option(
-            help="Scenarios of `faults`, like 0,a,f; cases of `decode`, `screen`, `s3`, `ingest`, `follow`, `metrics`; "
+            help="Scenarios of `faults` (0,a,f); cases of `decode`, `screen`, `s3`, `ingest`, `follow`, `metrics`; "
             "rows of `detectors`; parts of `serve`: latency, slides, load, scale, kills; of `drift`: simulated, tissue, "
             "speed."
         ),
