@@ -20,7 +20,6 @@ is the CPU time of all processes: without metrics nothing is timed, counted or t
 import json
 import os
 import re
-import statistics
 import sys
 import tempfile
 import time
@@ -30,7 +29,6 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -40,18 +38,13 @@ from uadray import metrics
 from uadray.bench.archive import FreeDetector, write_bundle_of_one_tile
 from uadray.bench.command import Command, shortened
 from uadray.bench.made_up import CONTENT, made_up, read_made_up
+from uadray.bench.metrics_overhead import overhead, painted
 from uadray.bench.network import HERE, made_network
-from uadray.bench.processes import CpuMeter
 from uadray.bench.prometheus import PrometheusServer, missing_programs
 from uadray.bench.ray_nodes import RayNode, ray_cluster
-from uadray.bench.slides import write_slide, write_tiny_bundle
-from uadray.detectors.bundle import Bundle, load_detector
 from uadray.errors import InputError, WorkError
-from uadray.screening import scorer, slide_reader
 from uadray.screening.decision_segments import read_decisions
 from uadray.slides.manifest import SlideRow
-from uadray.stage_seconds import WorkRecord
-from uadray.tiles.spec import TileSpec
 
 GOALS = {"totals_off": 0.02, "rate_off": 0.02, "overhead": 0.02, "series_growth": 0.05}
 """The most of each figure, all of them shares."""
@@ -96,7 +89,7 @@ def run(*, only: Sequence[str] = (), slides: int = 24, screenings: int = 20, rou
     with tempfile.TemporaryDirectory(prefix="uadray-bench-") as name:
         folder = Path(name)
         if not only or "overhead" in only:
-            figures |= _overhead(folder, slides, rounds)
+            figures |= overhead(folder, slides, rounds)
         if not only or {"totals", "rate", "series"} & set(only):
             with _scraped_cluster(folder) as (environment, endpoint, prometheus):
                 if not only or "totals" in only:
@@ -167,19 +160,8 @@ def _summary(command: Command) -> dict[str, Any]:
     return summary
 
 
-def _painted(folder: Path, n: int) -> None:
-    """Slides of some hundred tiles: one file under many names; and a bundle."""
-    if (folder / "slides").exists():
-        return
-    (folder / "slides").mkdir()
-    path = write_slide(folder / "slide.tif", repeats=2)
-    for i in range(n):
-        os.link(path, folder / "slides" / f"s{i:03}.tif")
-    write_tiny_bundle(str(folder / "bundle-painted"))
-
-
 def _totals(folder: Path, environment: dict[str, str], prometheus: PrometheusServer, n: int) -> dict[str, Any]:
-    _painted(folder, n)
+    painted(folder, n)
     sizes = {"first": n, "second": n // 2}
     with ExitStack() as stack:
         running = {
@@ -271,7 +253,7 @@ def _rates_off(seen: Mapping[float, float], decided: npt.NDArray[np.float64], la
 
 def _series(folder: Path, environment: dict[str, str], endpoint: str, n: int) -> dict[str, Any]:
     """Our series at Ray's endpoint as screenings end. All but the first and the last follow each other at once."""
-    _painted(folder, 2)
+    painted(folder, 2)
     counts: list[int] = []
     for number in range(n):
         if number in (0, n - 1):
@@ -287,60 +269,3 @@ def _series(folder: Path, environment: dict[str, str], endpoint: str, n: int) ->
 def _count_of_ours(endpoint: str) -> int:
     with urllib.request.urlopen(endpoint, timeout=10) as answer:  # noqa: S310 - our own cluster
         return len(re.findall(r"^ray_uadray_", answer.read().decode(), re.MULTILINE))
-
-
-def _overhead(folder: Path, n: int, rounds: int) -> dict[str, Any]:
-    """CPU seconds of screenings with and without metrics, in turn."""
-    from uadray.cluster.connection import connect
-    from uadray.screening.bundles import calibrated_bundle
-    from uadray.screening.job import screen
-
-    _painted(folder, n)
-    rows = [SlideRow(f"s{i:03}", f"{folder}/slides/s{i:03}.tif") for i in range(n)]
-    bundles = [calibrated_bundle(f"{folder}/bundle-painted")]
-    connect()
-    spent: dict[bool, list[float]] = {True: [], False: []}
-    screen(rows[:2], bundles=bundles, out=f"{folder}/first")  # starts Ray's processes
-    with CpuMeter() as meter:
-        for number, counted in enumerate([True, False, False, True] * rounds):
-            before = sum(meter.seconds().values())
-            out = f"{folder}/overhead-{number}"
-            if counted:
-                screen(rows, bundles=bundles, out=out)
-            else:
-                with _uncounted():
-                    screen(rows, bundles=bundles, out=out, read=read_uncounted, load=load_uncounted)
-            spent[counted].append(sum(meter.seconds().values()) - before)
-    ratio = statistics.median(spent[True]) / statistics.median(spent[False])
-    return {
-        "overhead": round(ratio - 1, 4),
-        "cpu_s_with": [round(each, 2) for each in spent[True]],
-        "cpu_s_without": [round(each, 2) for each in spent[False]],
-    }
-
-
-@contextmanager
-def _uncounted() -> Iterator[None]:
-    """A driver in which nothing is counted or told."""
-    with ExitStack() as stack:
-        for name in ("count", "set_gauge", "start_run", "end_run", "tell"):
-            stack.enter_context(mock.patch.object(metrics, name))
-        yield
-
-
-@contextmanager
-def _unrecorded() -> Iterator[WorkRecord]:
-    yield WorkRecord()
-
-
-def read_uncounted(index: int, row: SlideRow, spec: TileSpec) -> Iterator[pa.Table]:
-    """`read_slide`, and nothing is timed."""
-    with mock.patch.object(slide_reader, "recording", _unrecorded):
-        yield from slide_reader.read_slide(index, row, spec)
-
-
-def load_uncounted(uri: str, bundle: Bundle, **options: Any) -> Any:
-    """`load_detector`, in an actor in which nothing is timed from now on."""
-    mock.patch.object(scorer, "recording", _unrecorded).start()
-    mock.patch.object(scorer, "clocked", lambda detector, clock: detector).start()
-    return load_detector(uri, bundle, **options)
