@@ -60,7 +60,7 @@ SEEN_S = 2 * SCRAPE_S + 5
 DRIVER = "import sys; from uadray.bench.metrics import screened; screened(*sys.argv[1:])"
 JOIN_S, LIMIT_S = 60.0, 600.0
 
-MOST_PER_CORE_S, STREAM_S = 40, 130
+MOST_PER_CORE_S, STREAM_S = 150, 130
 """More made-up slides than are decided in a second with each core; and how long they go on."""
 
 LAG_S = 12.0
