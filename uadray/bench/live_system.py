@@ -68,15 +68,6 @@ class LiveSystem:
         """A uadray command on this cluster, to be used in a `with` block."""
         return Command([*UADRAY, *arguments], self.environment | environment)
 
-    def fired(self, alert: str, *, seconds: float) -> float:
-        """Seconds from now to the first notification of an alert.
-
-        Raises:
-            TimeoutError: there is none.
-        """
-        began = time.time()
-        return self.notifications.wait_for(alert, seconds=seconds) - began
-
     def processes(self, start: str) -> list[int]:
         """Processes of the cluster whose title begins so."""
         return [pid for pid in descendants(self.head.pid) if title(pid).startswith(start)]

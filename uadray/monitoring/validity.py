@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from uadray.monitoring.drift import group_names, first_of_patients
+from uadray.monitoring.drift import first_of_patients, group_names
 
 P_EDGES = (0.01, 0.02, 0.05, *(round(0.1 * i, 1) for i in range(1, 11)))
 """Upper ends of the bins of p-values."""
@@ -65,7 +65,8 @@ def judged_slides(decisions: pa.Table) -> pa.Table:
     The first of each patient in a group: what is claimed of normal slides is claimed of any one of a patient.
     """
     is_news = pc.and_(pc.equal(decisions["state"], "scored"), pc.is_null(decisions["note"]))
-    rows = decisions.filter(pc.and_(is_news, pc.is_valid(decisions["p_value"])))
+    told = decisions.select(["slide_id", "site", "scanner", "decided_at", "p_value"])
+    rows = told.filter(pc.and_(is_news, pc.is_valid(decisions["p_value"])))
     keys = pa.table({"at": pc.fill_null(rows["decided_at"], ""), "slide_id": rows["slide_id"]})
     ordered = rows.take(pc.sort_indices(keys, sort_keys=[("at", "ascending"), ("slide_id", "ascending")]))
     return ordered.filter(pa.array(first_of_patients(ordered)))
