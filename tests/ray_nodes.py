@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -47,14 +47,19 @@ def token_head() -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def node(environment: dict[str, str]) -> Iterator[str]:
-    """A raylet beside the session's own, without CPUs, so that nobody else's work goes there; its id."""
+def node(environment: dict[str, str], *, inside: Sequence[str] = ()) -> Iterator[str]:
+    """A raylet beside the session's own, without CPUs, so that nobody else's work goes there; its id.
+
+    Args:
+        environment: variables that it has beside those of this process.
+        inside: the words to put before its command, as of `unshare`.
+    """
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: a socket's path has 107 characters at most
     address, known = ray.get_runtime_context().gcs_address, {node["NodeID"] for node in living_nodes()}
     options = ["--num-cpus=0", "--object-store-memory=80000000", f"--temp-dir={folder}", "--block"]
     process = subprocess.Popen(
-        [str(RAY), "start", f"--address={address}", *options], env=os.environ | environment, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [*inside, str(RAY), "start", f"--address={address}", *options], env=os.environ | environment,
+        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 60

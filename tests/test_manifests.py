@@ -1,4 +1,4 @@
-"""The chart and the manifests that are written from it: valid without an unknown field, without secrets, and in step."""
+"""The chart and the manifests that are written from it: valid to the last field, without secrets, and in step."""
 
 import copy
 import json
@@ -37,7 +37,7 @@ ALL_AT_ONCE = {
         "enabled": True, "groups": ["gpu-spot"], "bundles": ["s3://b/1", "s3://b/2"], "slides": "s3://b/in/",
         "out": "s3://b/out", "arguments": ["--gpus", "0.5", "--follow"],
     },
-    "train": {"enabled": True, "groups": ["gpu-spot"], "data": "s3://b/m.csv", "out": "s3://b/d", "config": {"name": "d"}},
+    "train": {"enabled": True, "groups": ["gpu-spot"], "data": "s3://b/m", "out": "s3://b/d", "config": {"name": "d"}},
     "serve": {"enabled": True, "groups": ["cpu", "gpu-spot"], "application": {"out": "s3://b/e"}, "port": 8123},
     "exporter": {"enabled": True, "outs": ["a=s3://b/out"], "config": {"drift": {"delta": 0.01}}},
     "networkPolicy": {"clients": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "storePorts": [8333]},
@@ -248,6 +248,19 @@ def test_nothing_hard_wires_a_namespace() -> None:
     assert all("namespaceSelector" not in m["spec"] for m in monitors)
     ports = {p["name"] for c in _containers(_plain("serve")) for p in c["ports"]}
     assert {e["port"] for m in monitors for e in m["spec"]["podMetricsEndpoints"]} <= ports
+
+
+def test_prometheus_keeps_the_same_on_kubernetes() -> None:
+    """What the PodMonitors drop, and the rules and alerts, are those of deploy/monitoring."""
+    config = yaml.safe_load((DEPLOY / "monitoring" / "prometheus.yml").read_text(encoding="utf-8"))
+    (ray,) = (job for job in config["scrape_configs"] if job["job_name"] == "ray")
+    there = [
+        {k.replace("source_labels", "sourceLabels"): v for k, v in r.items()} for r in ray["metric_relabel_configs"]
+    ]
+    (monitor,) = (m for m in _plain("screen") if m["metadata"]["name"] == "uadray-screen-ray")
+    here = {e["port"]: e.get("metricRelabelings") for e in monitor["spec"]["podMetricsEndpoints"]}
+    assert here == {"metrics": there, "as-metrics": None, "dash-metrics": None}
+    assert (DEPLOY / "kuberay" / "rules.yaml").read_text(encoding="utf-8") == RENDER["rules"]()
 
 
 def test_ports_are_open_to_those_who_need_them_alone() -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from uadray import __version__
+from uadray.cluster.patience import set_patience
 from uadray.commands import client, console
 from uadray.commands.progress import progress
 from uadray.errors import ClusterLostError, UadrayError
@@ -46,6 +47,7 @@ GpusOpt = Annotated[float, typer.Option(help="GPUs of each scoring actor.", min=
 
 def main() -> None:
     """Run a command; errors for people become one line and an exit status (2: input, 1: work)."""
+    set_patience()
     console.set_up_logging()
     arguments = [argument for argument in sys.argv[1:] if argument != "--show-ids"]
     if len(arguments) < len(sys.argv) - 1:  # before or behind the command
@@ -378,26 +380,33 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="decode, stages, s3, screen, bundles, ingest, memory, nodes, faults, archive, follow, detectors, "
-            "serve, view."
+            help="decode, stages, s3, screen, bundles, ingest, memory, nodes, partition, faults, archive, follow, "
+            "detectors, serve, view, metrics, drift."
         ),
     ],
     only: Annotated[
         str | None,
         typer.Option(
-            help="Scenarios of `faults`, like 0,a,f; cases of `decode`, `screen`, `s3`, `ingest`, `follow`; rows of "
-            "`detectors`; parts of `serve`: latency, slides, load, scale, kills."
+            help="Scenarios of `faults`, like 0,a,f; cases of `decode`, `screen`, `s3`, `ingest`, `follow`, `metrics`; "
+            "rows of `detectors`; parts of `serve`: latency, slides, load, scale, kills; of `drift`: simulated, tissue, "
+            "speed."
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Of `stages`, `detectors`: cpu or cuda; cpu unless given.")] = None,
-    slides: Annotated[int | None, typer.Option(min=2, help="Of `archive`, 100,000, or `follow`, 200.")] = None,
+    slides: Annotated[
+        int | None, typer.Option(min=2, help="Of `archive`, 100,000; `follow`, 200; or `partition`, 150.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Of `detectors`: trainings of each, 1.")] = None,
     minutes: Annotated[
         float | None,
         typer.Option(min=0.01, help="Of `detectors`: budget of each training, 5. Of `serve`: of the load, 2."),
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="Of `detectors`: folder of the results, which goes on; ./bench-detectors.")
+        str | None,
+        typer.Option(
+            help="Of `detectors`: folder of the results, which goes on; ./bench-detectors. Of `partition`: folder in "
+            "which Prometheus' data stays."
+        ),
     ] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""

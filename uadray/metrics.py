@@ -1,6 +1,6 @@
 """The name, unit and labels of each metric, once, and the ways to count: `count(RETRIES, cause="node")`.
 
-    count, set_gauge --> the sums of this process's run --2 s--> Ray's agent --10 s--> its endpoint, as `ray_uadray_...`
+    count, set_gauge --> sums of this process's run --0.5 s--> Ray --10 s--> its agent's endpoint, as `ray_uadray_...`
 
 Outside Ray nothing is told. Slide ids are never labels: they are patient data, and unbounded; a value that is not
 known beforehand is `other`. Each series has the label `run`, and each counter of a run is there from its start, at 0.
@@ -141,8 +141,9 @@ Kind = Literal["screen", "tile", "train", "serve"]
 _PARTS: dict[str, tuple[str, ...]] = {"serve": ("map", "reconstruct", "score")}
 """Parts of the work that a kind of run has, where these are not all."""
 
-TELL_S = 2.0
-"""How often Ray is told."""
+TELL_S = 0.5
+"""How often Ray is told: what a scrape shows is up to so much older at one time than at another, and a rate over a
+minute is off by that share."""
 
 HOLD_S = 20.0
 """A run's counters are told as 0 for so long: two of the intervals in which Ray's endpoint is brought up to date, so

@@ -10,106 +10,101 @@ the driver in the header of a row, see `screening.parts`: the names are those of
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
 
 
 class WorkRecord:
     """Seconds by part of the work, and counts by name, since they were taken last."""
 
+    __slots__ = ("_counts", "is_whole", "name", "seconds", "since")
+
     def __init__(self) -> None:
-        self._seconds, self._counts = defaultdict[str, float](float), defaultdict[str, float](float)
+        self.seconds: dict[str, float] = {}
+        self._counts: dict[str, float] = {}
+        self.name, self.since, self.is_whole = "", 0.0, False  # of the part that is at work now
 
-    def add_seconds(self, name: str, seconds: float) -> None:
-        """Add to the seconds of a part of the work."""
-        self._seconds[name] += seconds
+    def switch(self, name: str) -> None:
+        """Add what has passed to the part that was at work, and begin another."""
+        now = time.perf_counter()
+        if self.name:
+            self.seconds[self.name] = self.seconds.get(self.name, 0.0) + now - self.since
+        self.name, self.since = name, now
 
-    def add_count(self, name: str, n: float) -> None:
+    def count(self, name: str, n: float) -> None:
         """Add to a count."""
-        self._counts[name] += n
+        self._counts[name] = self._counts.get(name, 0.0) + n
 
     def taken(self) -> dict[str, dict[str, float]]:
         """`stages` and `counts`, as the header of a row has them, to the microsecond; then they begin anew."""
-        seconds = {name: round(value, 6) for name, value in self._seconds.items()}
-        counts = dict(self._counts)
-        self._seconds.clear()
-        self._counts.clear()
-        return {"stages": seconds, "counts": counts}
+        taken = {"stages": {name: round(value, 6) for name, value in self.seconds.items()}, "counts": self._counts}
+        self.seconds, self._counts = {}, {}
+        return taken
 
 
 class _OfThread(threading.local):
-    """What is at work in a thread."""
+    """What the work of a thread is recorded in."""
 
     record: WorkRecord | None = None
-    name = ""
-    since = 0.0
-    is_whole = False
 
 
-_now = _OfThread()
+_here = _OfThread()
 
 
 @contextmanager
 def recording() -> Iterator[WorkRecord]:
     """Record what this thread does inside."""
-    record = WorkRecord()
-    before = _now.record, _now.name, _now.since, _now.is_whole
-    _now.record, _now.name, _now.is_whole = record, "", False
+    before, _here.record = _here.record, WorkRecord()
     try:
-        yield record
+        yield _here.record
     finally:
-        _now.record, _now.name, _now.since, _now.is_whole = before
+        _here.record = before
 
 
 def add_seconds(name: str, seconds: float) -> None:
     """Add seconds that were measured otherwise."""
-    if _now.record is not None:
-        _now.record.add_seconds(name, seconds)
+    record = _here.record
+    if record is not None:
+        record.seconds[name] = record.seconds.get(name, 0.0) + seconds
 
 
 def tally(name: str, n: float = 1) -> None:
     """Count something of the work: `cache_hit`, `batch_tiles`, ..."""
-    if _now.record is not None:
-        _now.record.add_count(name, n)
+    record = _here.record
+    if record is not None:
+        record.count(name, n)
 
 
 class timed:  # noqa: N801  used as a statement, as those of contextlib
-    """Times the block as a part of the work.
+    """Times the block as a part of the work. A microsecond: there are some for each tile.
 
     Args:
-        name: of the part.
+        name: of the part; empty for none.
         whole: blocks inside are part of this one.
     """
 
-    __slots__ = ("_is_counted", "_name", "_outer", "_whole")
+    __slots__ = ("_name", "_outer", "_record", "_whole")
 
     def __init__(self, name: str, *, whole: bool = False) -> None:
         self._name, self._whole = name, whole
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> None:
         """Begin; the block around stops its clock."""
-        self._is_counted = _now.record is not None and not _now.is_whole
-        if self._is_counted:
-            self._outer = _now.name
-            _switch(self._name)
-            _now.is_whole = self._whole
-        return self
+        self._record = record = _here.record
+        if record is not None:
+            if record.is_whole:
+                self._record = None
+                return
+            self._outer = record.name
+            record.switch(self._name)
+            record.is_whole = self._whole
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End; the block around goes on."""
-        if self._is_counted:
-            _now.is_whole = False
-            _switch(self._outer)
-
-
-def _switch(name: str) -> None:
-    """Add what has passed to what was at work until now."""
-    now = time.perf_counter()
-    if _now.name and _now.record is not None:
-        _now.record.add_seconds(_now.name, now - _now.since)
-    _now.name, _now.since = name, now
+        record = self._record
+        if record is not None:
+            record.is_whole = False
+            record.switch(self._outer)

@@ -1,6 +1,6 @@
-"""Write deploy/kuberay/*.yaml from the chart, one file for each of deploy/helm/values: `make manifests`.
+"""Write deploy/kuberay/*.yaml: one file for each of deploy/helm/values from the chart, and rules.yaml; `make manifests`.
 
-They are for people without Helm; a test fails when they are not what the chart says.
+They are for people without Helm; a test fails when they are not what the chart, or deploy/monitoring/rules, says.
 """
 
 from pathlib import Path
@@ -11,12 +11,18 @@ import yaml
 KUBERAY = Path(__file__).parent
 CHART = KUBERAY.parent / "helm" / "uadray"
 VALUES = KUBERAY.parent / "helm" / "values"
+RULES = KUBERAY.parent / "monitoring" / "rules"
 
 HELM_LABELS = ("app.kubernetes.io/managed-by:", "helm.sh/chart:")
 
 HEAD = """\
 # Written by `make manifests` from deploy/helm with values/{name}.yaml: edit those, or a copy of this.
 # kubectl apply --namespace NAMESPACE -f {name}.yaml
+"""
+
+RULES_HEAD = """\
+# Written by `make manifests` from deploy/monitoring/rules: edit those. Add the labels that your Prometheus selects by.
+# kubectl apply --namespace NAMESPACE -f rules.yaml
 """
 
 
@@ -39,6 +45,17 @@ def _plain(text: str) -> str:
     return "\n".join(line for line in lines if line and not line.lstrip().startswith(HELM_LABELS))
 
 
+def rules() -> str:
+    """The text of the rules and alerts, for the Prometheus operator."""
+    files = sorted(RULES.glob("*.yml"))
+    groups = [group for path in files for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]]
+    rule = {
+        "apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule",
+        "metadata": {"name": "uadray", "labels": {"app.kubernetes.io/part-of": "uadray"}}, "spec": {"groups": groups},
+    }  # fmt: skip
+    return RULES_HEAD + yaml.safe_dump(rule, sort_keys=False, width=120)
+
+
 def names() -> list[str]:
     """Of the manifests."""
     return sorted(path.stem for path in VALUES.glob("*.yaml"))
@@ -47,3 +64,4 @@ def names() -> list[str]:
 if __name__ == "__main__":
     for each in names():
         (KUBERAY / f"{each}.yaml").write_text(manifest(each), encoding="utf-8")
+    (KUBERAY / "rules.yaml").write_text(rules(), encoding="utf-8")

@@ -1,8 +1,8 @@
-"""`bench faults` and `bench nodes` without their cluster: what they count, and what they refuse."""
+"""`bench faults`, `nodes` and `partition` without their cluster: what they count, and what they refuse."""
 
 import pytest
 
-from uadray.bench import faults, index, nodes
+from uadray.bench import faults, index, nodes, partition
 from uadray.bench.faults import SCENARIOS
 from uadray.errors import InputError
 
@@ -12,7 +12,7 @@ GOOD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("bench", [nodes, faults])
+@pytest.mark.parametrize("bench", [nodes, faults, partition])
 def test_without_its_tools_a_bench_says_so(bench: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     figures = bench.run()  # type: ignore[attr-defined]

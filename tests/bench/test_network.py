@@ -1,5 +1,6 @@
 """Hosts of a benchmark can be cut off, and are gone afterwards."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -33,6 +34,11 @@ def test_hosts_can_be_cut_off_and_are_gone_afterwards() -> None:
         assert not is_reached()
         hosts.unblock(1, 0)
         assert is_reached()
+        if shutil.which("iptables"):
+            hosts.drop(0)
+            assert not is_reached()
+            hosts.undrop(0)
+            assert is_reached()
         hosts.kill(0)
         assert server.wait(5) == -9
     assert hosts.prefix not in network.do("ip", "netns") + network.do("ip", "link")

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,13 @@ def test_a_slide_kills_its_reader(struck: Path, slide_id: str, status: int) -> N
     assert done.returncode == status
     assert struck.exists() is (status == -9)
     assert ("no such file" in done.stderr) is (status == 1)
+
+
+def test_slides_open_slowly(struck: Path) -> None:
+    code = "from uadray.slides.opening import open_slide; open_slide('/no/such.tif', slide_id='a')"
+    began = time.monotonic()
+    assert "no such file" in _sabotaged(struck, "slow:3", code).stderr
+    assert time.monotonic() - began >= 3
 
 
 def test_the_device_of_one_node_breaks(struck: Path) -> None:

@@ -41,6 +41,16 @@ def test_a_store_with_wrong_credentials(s3: SeaweedServer, monkeypatch: pytest.M
         assert "\n" not in finding.message
 
 
+def test_a_bundle_in_a_folder_of_the_drivers_machine(tmp_path: Path) -> None:
+    uri = str(tmp_path / "bundle.json")
+    assert store_checks.readable([uri]).message == (
+        f"{uri} is on the driver's machine and not here: copy it to s3:// and name it there, or mount its folder here "
+        "under the same path"
+    )
+    objects.write_bytes(uri, b"{}")
+    assert store_checks.readable([uri]).ok
+
+
 @pytest.mark.s3
 def test_inputs_that_cannot_be_read(s3: SeaweedServer) -> None:
     uri = f"s3://{s3.bucket}/checks/bundle.json"

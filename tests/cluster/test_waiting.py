@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("uadray.cluster.waiting.time.monotonic", clock)
     return clock
+
+
+@pytest.fixture(autouse=True)
+def found(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What Ray says of the cluster's nodes."""
+    nodes: list[dict[str, Any]] = []
+    monkeypatch.setattr("uadray.cluster.nodes.ray.nodes", lambda: nodes)
+    return nodes
+
+
+def _node(name: str, *, alive: bool = True) -> dict[str, Any]:
+    address = f"10.0.0.{ord(name) - 97}"
+    return {"NodeID": name, "Alive": alive, "NodeManagerAddress": address, "Resources": {"CPU": 2}}
 
 
 @pytest.fixture
@@ -124,14 +138,10 @@ def test_a_head_that_comes_back_is_forgiven(clock: Clock, head: socket.socket) -
 
 @pytest.mark.parametrize("others", [True, False])
 def test_a_node_whose_work_stands_still_is_looked_at(
-    clock: Clock, head: socket.socket, monkeypatch: pytest.MonkeyPatch, others: bool
+    clock: Clock, head: socket.socket, found: list[dict[str, Any]], others: bool
 ) -> None:
     """It is left out if it cannot be used, unless it is the last one: then it is waited for."""
-    found = [
-        {"NodeID": name, "Alive": True, "NodeManagerAddress": f"10.0.0.{i}", "Resources": {"CPU": 2}}
-        for i, name in enumerate("ab"[: 1 + others])
-    ]
-    monkeypatch.setattr("uadray.cluster.nodes.ray.nodes", lambda: found)
+    found += [_node(name) for name in "ab"[: 1 + others]]
     asked: list[Collection[str]] = []
 
     def examine(node_ids: Collection[str], _: float) -> dict[str, list[str]]:
@@ -151,6 +161,25 @@ def test_a_node_whose_work_stands_still_is_looked_at(
     assert list(map(list, asked)) == [["a"]]
     assert desk.idle(1) == others
     assert nodes.left_out.keys() == ({"a"} if others else set())
+
+
+def test_what_a_lost_node_had_is_not_waited_for_for_ever(
+    clock: Clock, head: socket.socket, found: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Work that stands still is begun anew, once for each loss; work that moves is left to itself."""
+    found += [_node("a"), _node("b"), _node("c", alive=False)]
+    desk = Desk(clock, _address(head), Nodes())
+    desk.open = [_open(0, began=30.0, moved=30.0)]
+    assert not desk.idle(30)  # c was lost before
+    found[1]["Alive"] = False
+    desk.open = [_open(0, began=40.0, moved=3.0), _open(1, began=40.0, moved=40.0)]
+    assert not desk.idle(10)
+    desk.open = [_open(0, began=60.0, moved=23.0)]
+    assert desk.idle(20)
+    assert "a node was lost, and nothing has moved for 23 s: open slides are begun anew" in caplog.text
+    again = Desk(clock, _address(head), Nodes())
+    again.open = [_open(0, began=30.0, moved=30.0)]
+    assert not again.idle(30)
 
 
 def test_answers_takes_two_seconds_at_the_most() -> None:

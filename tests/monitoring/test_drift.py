@@ -1,30 +1,31 @@
 """Decisions against a calibration: which groups drift, in which measure and which way, and what is left out."""
 
 import math
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from uadray.decisions.conformal import Calibration
-from uadray.monitoring.drift import MAX_GROUPS, MEASURES, OTHER, OWN_REFERENCE, drift, in_words
-
-
-class _Normal(SimpleNamespace):
-    def model_dump(self) -> dict[str, Any]:
-        return vars(self)
+from uadray.decisions.aggregation import AggregationConfig
+from uadray.decisions.conformal import MAX_NAME, Calibration, NormalSlide
+from uadray.decisions.slide_measures import MEASURES
+from uadray.monitoring.drift import MAX_GROUPS, OTHER, OWN_REFERENCE, drift, in_words
 
 
 def _measures(rng: np.random.Generator, **moved: float) -> dict[str, float | None]:
     return {name: float(rng.normal(0.5 + 0.1 * moved.get(name, 0), 0.1)) for name in MEASURES}
 
 
-def _calibration(n: int, *, site: str | None = "a", scanner: str | None = "s", seed: int = 0, **moved: float) -> Any:
+def _calibration(
+    n: int, *, site: str | None = "a", scanner: str | None = "s", seed: int = 0, **moved: float
+) -> Calibration:
     rng = np.random.default_rng(seed)
-    normals = tuple(_Normal(site=site, scanner=scanner, stain=None, **_measures(rng, **moved)) for _ in range(n))
-    return cast(Calibration, SimpleNamespace(id=f"c{seed}", normals=normals))
+    normals = tuple(NormalSlide(site=site, scanner=scanner, **_measures(rng, **moved)) for _ in range(n))
+    return Calibration(
+        id=f"c{seed}", bundle_id="b", aggregation=AggregationConfig(), alpha=0.1, scores=(0.0,), tile_median=0.0,
+        tile_p99=1.0, tile_high=1.0, normals=normals,
+    )  # fmt: skip
 
 
 def _rows(n: int, *, site: str | None = "a", scanner: str | None = "s", seed: int = 1, **moved: float) -> list[Any]:
@@ -54,7 +55,7 @@ def test_a_shifted_stain_is_named_with_its_direction_and_beginning() -> None:
     rows = [row | {"decided_at": f"2026-11-26T{i:06d}"} for i, row in enumerate(rows)]
     (group,) = drift(_table(rows), _calibration(40))
     assert (group.site, group.scanner, group.reference, group.n_normals, group.n_slides) == ("a", "s", "group", 40, 70)
-    assert (group.measure, group.direction, group.holds) == ("saturation", "lower", False)
+    assert (group.measure, group.direction) == ("saturation", "lower")
     assert group.detected_at is not None
     assert group.since is not None
     assert group.medians is not None
@@ -72,7 +73,7 @@ def test_a_shifted_stain_is_named_with_its_direction_and_beginning() -> None:
 
 def test_slides_like_the_calibrations_are_no_drift() -> None:
     (group,) = drift(_table(_rows(200)), _calibration(60))
-    assert (group.detected_at, group.measure, group.holds) == (None, None, True)
+    assert (group.detected_at, group.measure, group.since) == (None, None, None)
     assert set(group.evidence) == set(MEASURES)
     assert min(group.evidence.values()) >= 0
     assert in_words(group) == "site a, scanner s: 200 slides like the calibration's"
@@ -83,14 +84,15 @@ def test_groups_are_told_apart() -> None:
     groups = {group.site: group for group in drift(_table(rows), _calibration(60))}
     assert groups["a"].detected_at is None
     assert groups["b"].measure == "green"
+    assert "which has fewer than 20 slides of this group" in in_words(groups["b"])
     assert (groups["a"].reference, groups["b"].reference) == ("group", "pool")
 
 
 @pytest.mark.parametrize(("own", "reference"), [(OWN_REFERENCE, "group"), (OWN_REFERENCE - 1, "pool")])
 def test_a_group_with_few_calibration_slides_is_compared_with_all(own: int, reference: str) -> None:
+    others = _calibration(30, site="b", seed=3, saturation=8).normals
     calibration = _calibration(own)
-    calibration.normals += _calibration(30, site="b", seed=3, saturation=8).normals
-    (group,) = drift(_table(_rows(30)), calibration)
+    (group,) = drift(_table(_rows(30)), calibration.model_copy(update={"normals": calibration.normals + others}))
     assert (group.reference, group.n_normals) == (reference, own if reference == "group" else own + 30)
 
 
@@ -112,8 +114,10 @@ def test_slides_that_say_nothing_new_are_left_out() -> None:
     rows = _rows(20)
     rows += [row | {"note": "calibration"} for row in _rows(9, seed=3, green=9)]
     rows += [row | {"state": "not_assessable"} for row in _rows(9, seed=4, focus=9)]
-    (group,) = drift(_table(rows), _calibration(30))
+    table = _table(rows).append_column("calibration_id", pa.array(["c0", None] * (len(rows) // 2)))
+    (group,) = drift(table, _calibration(30))
     assert (group.n_slides, group.detected_at) == (20, None)
+    assert drift(table, _calibration(30, seed=7))[0].n_slides == 10, "the others were decided by another calibration"
 
 
 def test_measures_that_are_missing_are_left_out_and_counted() -> None:
@@ -142,12 +146,11 @@ def test_tiny_calibrations_call_no_drift(n: int) -> None:
     (group,) = drift(_table(_rows(6, saturation=9)), _calibration(n))
     assert group.detected_at is None
     assert (group.evidence == {}) == (n == 0)
-    assert group.holds is (None if n == 0 else True)
 
 
 def test_a_calibration_of_an_older_version_cannot_tell() -> None:
     (group,) = drift(_table(_rows(6)).drop_columns([*MEASURES, "decided_at"]), _calibration(30))
-    assert (group.evidence, group.holds) == ({}, None)
+    assert (group.evidence, group.detected_at) == ({}, None)
     assert "cannot be told" in in_words(group)
 
 
@@ -178,6 +181,8 @@ def test_many_anomalous_slides_are_not_blamed_on_the_calibration_alone() -> None
 
 
 def test_names_of_a_manifest_are_short_and_printable_in_words() -> None:
-    (group,) = drift(_table(_rows(3, site="x\n\x1b[31m" + "y" * 500)), _calibration(30))
+    site = "x\n\x1b[31m" + "y" * 500
+    (group,) = drift(_table(_rows(3, site=site)), _calibration(30, site=site[:MAX_NAME]))
+    assert (group.site, group.reference) == (site[:MAX_NAME], "group")
     assert in_words(group).isprintable()
     assert len(in_words(group)) < 200

@@ -57,30 +57,30 @@ def test_what_is_expected_of_moved_numbers_is_a_distribution() -> None:
         assert (np.diff(moved) < 1e-9).all(), "the higher a number, the more likely"
 
 
-@pytest.mark.parametrize(("n_normals", "k"), [(1, 0), (30, 0), (1, 3), (1000, 3), (10, HORIZON), (10, HORIZON + 20)])
+@pytest.mark.parametrize(("n_normals", "k"), [(1, 0), (30, 0), (1, 3), (1000, 3), (10, HORIZON - 1), (10, HORIZON + 9)])
 def test_wealth_is_a_martingale(n_normals: int, k: int) -> None:
     """One more p-value, taken all over (0, 1), leaves the wealth as it was on average."""
     before = np.random.default_rng(2).random(k) ** 2
     wealth = 10 ** evidence(before, n_normals)[-1] if k else 1.0
-    grid = (np.arange(400) + 0.5) / 400
+    grid = (np.arange(200) + 0.5) / 200
     after = np.mean([10 ** evidence(np.append(before, p), n_normals)[-1] for p in grid])
     assert after == pytest.approx(wealth, rel=0.02)
 
 
 @pytest.mark.parametrize("n_normals", [2, 30, 200])
 def test_normal_streams_reach_the_limit_no_more_often_than_stated(n_normals: int) -> None:
-    """300 streams of 200 numbers; checked are the limits of 0.5 and 0.1, which tell more than that of 0.002."""
+    """150 streams of 150 numbers; checked are the limits of 0.5 and 0.1, which tell more than that of 0.002."""
     rng = np.random.default_rng(3)
-    highest = np.array([_path(rng.standard_cauchy(200), rng.standard_cauchy(n_normals), rng).max() for _ in range(300)])
+    highest = np.array([_path(rng.standard_cauchy(150), rng.standard_cauchy(n_normals), rng).max() for _ in range(150)])
     for delta in (0.5, 0.1):
         share = (highest >= np.log10(1 / delta)).mean()
-        assert share <= delta + 3 * np.sqrt(delta * (1 - delta) / 300)
-    assert (highest >= LIMIT).sum() <= 5
+        assert share <= delta + 3 * np.sqrt(delta * (1 - delta) / 150)
+    assert (highest >= LIMIT).sum() <= 3
 
 
 @pytest.mark.parametrize(
     ("n_normals", "begins", "moved", "within"),
-    [(30, 0, 4.0, 8), (60, 0, -4.0, 8), (200, 0, 2.0, 20), (60, 300, -2.0, 30), (200, 300, 4.0, 10)],
+    [(30, 0, 4.0, 7), (60, 0, -4.0, 7), (200, 0, 2.0, 15), (60, 300, -2.0, 20), (200, 300, 4.0, 8)],
 )
 def test_a_shift_is_found(n_normals: int, begins: int, moved: float, within: int) -> None:
     rng = np.random.default_rng(4)

@@ -25,6 +25,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "follow": ("only", "slides"),
     "detectors": ("only", "device", "seeds", "minutes", "out"),
     "view": (),
+    "metrics": ("only", "slides"),
+    "drift": ("only",),
     "serve": ("only", "minutes"),
 }
 """The benchmarks, and which options each takes."""

@@ -1,7 +1,7 @@
 """Several hosts on this machine, for benchmarks: network namespaces on a bridge.
 
-Each namespace has an address of its own, and all traffic stays on the bridge. Hosts can be killed, unplugged, cut off by
-a firewall, and kept from reaching one another.
+Each namespace has an address of its own, and all traffic stays on the bridge. Hosts can be killed, unplugged, cut off
+by a firewall, and kept from reaching one another.
 
 Needs root, `ip` (Debian: iproute2) and `unshare`; a firewall needs `iptables`.
 """

@@ -1,7 +1,7 @@
 """`bench partition`: a worker is cut off for a minute in the middle of a screening that was handed over as a Ray job.
 
-Three Ray nodes, each in a network namespace (see `uadray.bench.network`), with a token; S3 (SeaweedFS) on a fourth host,
-and a fifth, without a Ray node, from which `ray job submit` sends `uadray screen`. When a third of the slides is
+Three Ray nodes, each in a network namespace (see `uadray.bench.network`), with a token; S3 (SeaweedFS) on a fourth
+host, and a fifth, without a Ray node, from which `ray job submit` sends `uadray screen`. When a third of the slides is
 decided, iptables on one worker drops all that comes and goes. After a minute it is let through again; its Ray node,
 which finds itself declared dead, ends, and is started again as systemd does.
 
@@ -35,6 +35,7 @@ from uadray.bench.network import what_is_missing
 from uadray.bench.processes import SCORER, title
 from uadray.bench.ray_nodes import DASHBOARD_PORT, Cluster, RayNode, ray_cluster
 from uadray.bench.scraping import Scraping, scraped
+from uadray.cluster.patience import KEEPALIVE
 from uadray.errors import WorkError
 from uadray.screening import decision_segments
 
@@ -54,8 +55,9 @@ HEALTH = {
     "RAY_health_check_period_ms": "2000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "5",
+    **KEEPALIVE,
 }
-"""As in deploy/README.md: a node is declared dead after 5 x (2 + 3) s."""
+"""As in deploy/machines.md: a node is declared dead after 5 x (2 + 3) s, and a request to it that hangs ends."""
 
 
 @dataclass
@@ -137,7 +139,7 @@ def _screened(stage: Stage, cluster: Cluster, out_uri: str) -> dict[str, Any]:
             decided, alive = len(decision_segments.list_decisions(out_uri)), _living(cluster, head)
             now = command.seconds
             story.seen.append((now, decided))
-            event = _next_event(story, decided, n, is_alive=address in alive if alive else None)
+            event = next_event(story, decided, n, is_alive=address in alive if alive else None)
             if event == "cut":
                 scorer_cut_off = any(title(pid).startswith(SCORER) for pid in network.pids(CUT))
                 network.drop(CUT)
@@ -157,7 +159,7 @@ def _screened(stage: Stage, cluster: Cluster, out_uri: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _next_event(story: Story, decided: int, n: int, *, is_alive: bool | None) -> str:
+def next_event(story: Story, decided: int, n: int, *, is_alive: bool | None) -> str:
     """What has come about since the last look; empty for nothing."""
     events, now = story.events, story.seen[-1][0]
     due = {

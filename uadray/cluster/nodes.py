@@ -115,6 +115,11 @@ def living_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
+def dead_nodes() -> set[str]:
+    """Ids of the nodes that the cluster has lost so far."""
+    return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+
+
 def node_name(node: dict[str, Any]) -> str:
     """A node for people: its address, and enough of its id to tell two nodes on one machine apart."""
     return f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"

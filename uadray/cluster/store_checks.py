@@ -44,11 +44,17 @@ def credentials(*, timeout_s: float = STORE_TIMEOUT_S) -> Finding:
 
 
 def readable(uris: Sequence[str], *, timeout_s: float = STORE_TIMEOUT_S) -> Finding:
-    """Whether objects that will be read are there and may be read."""
+    """Whether objects that will be read, and that the driver can read, are there and may be read."""
 
     def ask() -> str:
         for uri in uris:
-            objects.read_ranges(uri, [(0, min(1, objects.stat(uri).size))], etag=None)
+            try:
+                objects.read_ranges(uri, [(0, min(1, objects.stat(uri).size))], etag=None)
+            except NotFoundError as error:
+                if objects.is_s3(uri):
+                    raise
+                fix = "copy it to s3:// and name it there, or mount its folder here under the same path"
+                raise InputError(f"{uri} is on the driver's machine and not here: {fix}") from error
         return f"{len(uris)} objects can be read"
 
     return _asked("input", ask, timeout_s)

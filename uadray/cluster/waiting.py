@@ -2,6 +2,7 @@
 
     row --> quiet --10 s--> say which slides are open, on which nodes, and since when
               |
+              |-- a node was lost, and nothing moves for 20 s   start again: Ray may wait for ever for what it had
               |-- a node's work stands still for 40 s       examine that node; what cannot be used is left out
               |-- nothing moves for the job's time-out      end: WorkError
               |-- the head does not answer                  say so
@@ -11,6 +12,7 @@
 While the head does not answer, nothing else is asked of the cluster: it would hang.
 """
 
+import logging
 import socket
 import threading
 import time
@@ -18,12 +20,18 @@ from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from typing import Protocol
 
-from uadray.cluster.nodes import Nodes
+from uadray.cluster.nodes import Nodes, dead_nodes
 from uadray.cluster.watch import Look
 from uadray.errors import ClusterLostError, WorkError
 
+log = logging.getLogger(__name__)
+
 QUIET_S = 10.0
 """Without a row for so long, the driver says what is waited for."""
+
+LOST_S = 20.0
+"""After a node was lost, nothing moves for so long: then what is open is begun anew. Of blocks that the node had, and
+that Ray makes anew, some wait for a reader that waits for room, which the blocks would have to make."""
 
 STANDING_S = 40.0
 """A node whose work has stood still for so long is examined; the same node not more often."""
@@ -70,6 +78,7 @@ class Waiting:
         self._examination: threading.Thread | None = None
         self._examined_at: dict[str, float] = {}
         self._examination_results: list[WorkError | bool] = []
+        self._dead_before = dead_nodes()
 
     def row(self, slide: int, parts: int, of: int) -> None:
         """Note that a row has come: `parts` of `of` parts of this slide are there."""
@@ -80,7 +89,7 @@ class Waiting:
         """Note that no row came for a second.
 
         Returns:
-            Whether a node was left out: the stream is to start again without it.
+            Whether the stream is to start again: without a node that was left out, or since one was lost.
 
         Raises:
             ClusterLostError: the head is gone.
@@ -96,6 +105,9 @@ class Waiting:
             raise WorkError(f"nothing has moved for {still_s:.0f} s; {self.awaited(look, quiet_s)}")
         if quiet_s > QUIET_S:
             self._say(self.awaited(look, quiet_s))
+        if still_s > LOST_S and dead_nodes() - self._dead_before:
+            log.warning("a node was lost, and nothing has moved for %.0f s: open slides are begun anew", still_s)
+            return True
         if self._examination_results:
             result = self._examination_results.pop()
             if isinstance(result, WorkError):

@@ -4,6 +4,7 @@ import importlib
 import os
 import threading
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from uadray.cluster.workers import StreamConfig
@@ -14,12 +15,19 @@ if TYPE_CHECKING:
     from uadray.cluster.nodes import Nodes
 
 
-def join_cluster(*, bundle_uris: Sequence[str] = (), out_uri: str | None = None) -> "Nodes":
+LOOKED_FOR = 20
+"""Slides that are looked for on this machine until one is found."""
+
+
+def join_cluster(
+    *, bundle_uris: Sequence[str] = (), out_uri: str | None = None, slide_uris: Sequence[str] = ()
+) -> "Nodes":
     """Join the cluster of `RAY_ADDRESS`, or start Ray on this machine.
 
     Args:
         bundle_uris: bundles that every node must be able to read.
         out_uri: a folder that every node must be able to write to.
+        slide_uris: slides; the first that lies in a folder of this machine is one that every node must be able to read.
 
     Returns:
         The nodes that can be used. Each node of a cluster is examined first; a Ray of our own is not.
@@ -31,17 +39,26 @@ def join_cluster(*, bundle_uris: Sequence[str] = (), out_uri: str | None = None)
     connect()
     if not os.environ.get("RAY_ADDRESS"):
         return Nodes()
-    must_be_readable = [objects.join(uri, DESCRIPTION) for uri in bundle_uris]
+    must_be_readable = [*(objects.join(uri, DESCRIPTION) for uri in bundle_uris), *_first_here(slide_uris)]
     nodes = Nodes(examiner(out_uri, must_be_readable))
     nodes.check()
     return nodes
 
 
+def _first_here(uris: Sequence[str]) -> list[str]:
+    """The first file that is on this machine, if one of the first `LOOKED_FOR` is."""
+    from uadray.cluster.attempts import is_there
+
+    return list(islice((uri for uri in uris[:LOOKED_FOR] if not objects.is_s3(uri) and is_there(uri)), 1))
+
+
 class Joining:
     """A cluster that is joined when its nodes are first asked for; arguments as of `join_cluster`."""
 
-    def __init__(self, *, bundle_uris: Sequence[str] = (), out_uri: str | None = None) -> None:
-        self._bundle_uris, self._out_uri = bundle_uris, out_uri
+    def __init__(
+        self, *, bundle_uris: Sequence[str] = (), out_uri: str | None = None, slide_uris: Sequence[str] = ()
+    ) -> None:
+        self._bundle_uris, self._out_uri, self._slide_uris = bundle_uris, out_uri, slide_uris
         self._nodes: Nodes | None = None
 
     def prepare(self) -> None:
@@ -59,7 +76,9 @@ class Joining:
             InputError, WorkError: it cannot be joined, see `uadray.cluster.connection.connect`.
         """
         if self._nodes is None:
-            self._nodes = join_cluster(bundle_uris=self._bundle_uris, out_uri=self._out_uri)
+            self._nodes = join_cluster(
+                bundle_uris=self._bundle_uris, out_uri=self._out_uri, slide_uris=self._slide_uris
+            )
         return self._nodes
 
     def troubles(self) -> list[str]:

@@ -48,7 +48,7 @@ def run(
             join_cluster()
             described = {each.uri: each.bundle for each in bundles}
             return job.dry_run(rows, bundles=described) | {"masks_used": masks_used}
-        cluster = Joining(bundle_uris=bundle_uris, out_uri=out)
+        cluster = Joining(bundle_uris=bundle_uris, out_uri=out, slide_uris=[row.uri for row in rows])
         if is_new(out):
             cluster.prepare()
         summary = job.screen(

@@ -5,9 +5,10 @@ The claim: if the slides of a group are exchangeable with the calibration's, dri
 probability `delta` at most, however often one looks. The measures share `delta` equally (Bonferroni).
 
 What breaks it without a drift: many slides of one patient (the calibration has one of each), and for the score an
-archive with many anomalous slides, since the calibration has none. A measure that is null is left out; so is a slide
-that was not scored, since the calibration has none of these, and one that was used for training or calibration. Which
-slides these are is decided by the same rule on both sides, so the claim holds for those that are left.
+archive with many anomalous slides, since the calibration has none (`bench drift` says how much it takes). A measure
+that is null is left out; so is a slide that was not scored, as those of the calibration were, one that was used for
+training or calibration, and one that another calibration decided. Since no slide is left out for how it compares with
+others, the claim holds for those that are left.
 
 The order of the slides is that in which they were decided. If a slide is decided anew it takes its new place.
 """
@@ -16,19 +17,17 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from uadray.decisions.conformal import Calibration
+from uadray.decisions.conformal import MAX_NAME, Calibration, NormalSlide
+from uadray.decisions.slide_measures import MEASURES
 from uadray.monitoring.martingale import change, evidence, p_values
 
 Numbers = npt.NDArray[np.float64]
-
-MEASURES = ("tile_score_median", "saturation", "green", "focus", "tissue_share")
-"""Columns of `SLIDE_DECISIONS` that are tested, each also known of the calibration's normal slides."""
 
 DELTA = 0.01
 """Probability that drift is ever called in a group whose slides are as the calibration's."""
@@ -80,11 +79,6 @@ class GroupDrift:
     medians: tuple[float, float] | None = None
     missing: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def holds(self) -> bool | None:
-        """Whether the calibration holds for this group as far as can be told; None where nothing can."""
-        return self.detected_at is None if self.evidence else None
-
 
 @dataclass(frozen=True)
 class _Found:
@@ -105,25 +99,22 @@ def drift(decisions: pa.Table, calibration: Calibration, *, delta: float = DELTA
         calibration: that of the bundle.
         delta: probability of ever calling drift in a group that has none.
     """
-    stream = _ordered(decisions)
-    names = group_names(stream)
-    normals = [normal.model_dump() for normal in getattr(calibration, "normals", ())]
-    numbers = {name: _column(stream, name) for name in MEASURES}
+    stream = _ordered(decisions, calibration.id)
+    numbers = {measure: _column(stream, measure) for measure in MEASURES}
     ties = _ties(stream["slide_id"].to_pylist(), calibration.id)
     places: dict[tuple[str, str], list[int]] = {}
-    for place, name in enumerate(names):
+    for place, name in enumerate(group_names(stream)):
         places.setdefault(name, []).append(place)
-    return [
-        _group_drift(
-            name, {measure: numbers[measure][places[name]] for measure in MEASURES}, ties[places[name]], normals, delta
-        )
-        for name in sorted(places)
-    ]
+    groups = []
+    for name, at in sorted(places.items()):
+        here = {measure: column[at] for measure, column in numbers.items()}
+        groups.append(_group_drift(name, here, ties[at], calibration.normals, delta))
+    return groups
 
 
 def group_names(decisions: pa.Table) -> list[tuple[str, str]]:
-    """Site and scanner of each row, in which those beyond the first `MAX_GROUPS` are `OTHER`."""
-    sites, scanners = (_strings(decisions, name) for name in ("site", "scanner"))
+    """Site and scanner of each row, in which those beyond the first `MAX_GROUPS` are `OTHER`; names are cut short."""
+    sites, scanners = ([text[:MAX_NAME] for text in _strings(decisions, name)] for name in ("site", "scanner"))
     known: set[tuple[str, str]] = set()
     names = []
     for name in zip(sites, scanners, strict=True):
@@ -146,17 +137,18 @@ def in_words(group: GroupDrift) -> str:
         return f"{name}: {group.n_slides} slides like the calibration's"
     normal, now = group.medians
     measure = group.measure.replace("_", " ")
+    few = "" if group.reference == "group" else f", which has fewer than {OWN_REFERENCE} slides of this group"
     advice = "calibrate anew"
     if (group.measure, group.direction) == ("tile_score_median", "higher"):
         advice = "look at the slides, and calibrate anew unless many of them are abnormal"
     return (
         f"{name}: {measure} {group.direction} than the calibration's since slide {group.since} of {group.n_slides} "
-        f"(median {now:.3g}, there {normal:.3g}); {advice}"
+        f"(median {now:.3g}, there {normal:.3g}{few}); {advice}"
     )
 
 
 def _group_drift(
-    name: tuple[str, str], numbers: dict[str, Numbers], ties: Numbers, normals: Sequence[dict[str, Any]], delta: float
+    name: tuple[str, str], numbers: dict[str, Numbers], ties: Numbers, normals: Sequence[NormalSlide], delta: float
 ) -> GroupDrift:
     """One group; of each measure [n] numbers, NaN where it is missing, and [n, measures] ties."""
     own = [normal for normal in normals if _name_of(normal) == name and name != OTHER]
@@ -166,7 +158,7 @@ def _group_drift(
     highest: dict[str, float] = {}
     found: list[_Found] = []
     for column, (measure, stream) in enumerate(numbers.items()):
-        known = _finite([normal[measure] for normal in reference])
+        known = _finite([getattr(normal, measure) for normal in reference])
         at = np.flatnonzero(np.isfinite(stream))
         if not len(known) or not len(at):
             continue
@@ -191,12 +183,17 @@ def _found(measure: str, stream: Numbers, known: Numbers, at: npt.NDArray[np.int
     return _Found(measure, int(at[len(p) - 1]) + 1, int(at[what.start]) + 1, what.direction, medians)
 
 
-def _ordered(decisions: pa.Table) -> pa.Table:
+def _ordered(decisions: pa.Table, calibration_id: str) -> pa.Table:
     """The rows that count, in the order in which they were decided; those of unknown time first."""
     states, notes = decisions["state"].to_pylist(), _strings(decisions, "note", "")
+    calibrations = _strings(decisions, "calibration_id", calibration_id)
     times, ids = _strings(decisions, "decided_at", ""), decisions["slide_id"].to_pylist()
-    rows = [i for i, state in enumerate(states) if state == "scored" and not notes[i]]
-    return decisions.take(pa.array(sorted(rows, key=lambda i: (times[i], ids[i])), pa.int64()))
+    counts = [
+        state == "scored" and not note and calibration == calibration_id
+        for state, note, calibration in zip(states, notes, calibrations, strict=True)
+    ]
+    rows = sorted(np.flatnonzero(counts).tolist(), key=lambda i: (times[i], ids[i]))
+    return decisions.take(pa.array(rows, pa.int64()))
 
 
 def _strings(table: pa.Table, name: str, null: str = UNKNOWN) -> list[str]:
@@ -222,8 +219,8 @@ def _finite(values: Sequence[float | None]) -> Numbers:
     return numbers[np.isfinite(numbers)]
 
 
-def _name_of(normal: dict[str, Any]) -> tuple[str, str]:
-    return normal["site"] or UNKNOWN, normal["scanner"] or UNKNOWN
+def _name_of(normal: NormalSlide) -> tuple[str, str]:
+    return normal.site or UNKNOWN, normal.scanner or UNKNOWN
 
 
 def _ties(slide_ids: Sequence[str], calibration_id: str) -> Numbers:

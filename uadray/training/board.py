@@ -18,32 +18,31 @@ class Tally:
         tiles: that they learned from.
         seconds: of their steps, waiting included.
         waited_s: of these, for tiles.
-        steps: that were made.
-        losses: sums over the steps, by name.
+        losses: by name, the sum over steps and the number of steps; each phase has losses of its own.
     """
 
     tiles: int = 0
     seconds: float = 0.0
     waited_s: float = 0.0
-    steps: int = 0
-    losses: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def add(self, step: Step, *, seconds: float) -> None:
         """Count a step."""
-        self.merge(Tally(step.tiles, seconds, step.waited_s, 1, step.losses))
+        losses = {name: (value, 1) for name, value in step.losses.items()}
+        self.merge(Tally(step.tiles, seconds, step.waited_s, losses))
 
     def merge(self, other: "Tally") -> None:
         """Count what another has counted."""
         self.tiles += other.tiles
         self.seconds += other.seconds
         self.waited_s += other.waited_s
-        self.steps += other.steps
-        for name, value in other.losses.items():
-            self.losses[name] = self.losses.get(name, 0.0) + value
+        for name, (value, n) in other.losses.items():
+            before, n_before = self.losses.get(name, (0.0, 0))
+            self.losses[name] = before + value, n_before + n
 
     def mean_losses(self) -> dict[str, float]:
-        """The mean of each loss over the steps."""
-        return {name: value / self.steps for name, value in self.losses.items()}
+        """The mean of each loss over its steps."""
+        return {name: value / n for name, (value, n) in self.losses.items()}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import endpoint_parts as parts
 import pytest
 
+from uadray import metrics
 from uadray.errors import UnreachableError
 from uadray.screening.bundles import calibrated_bundle
 from uadray.serving.access.allowed_uris import check_slide
@@ -99,6 +100,25 @@ def test_a_slide_that_cannot_be_read_has_failed(
     submit("wsi/no such file.tiff", slide_id="b")
     assert worker.step(threading.Event())
     assert (decision(jobs, "b")["state"], decision(jobs, "b")["reason"]) == ("failed", "missing")
+
+
+def test_what_a_worker_does_is_counted_once(jobs: Jobs, submit: Callable[..., JobRecord], worker: SlideWorker) -> None:
+    metrics.start_run("serve-0")
+    submit()
+    submit("wsi/unopenable.tiff", slide_id="b")
+    assert worker.step(threading.Event())
+    assert worker.step(threading.Event())
+    told, n_tiles = metrics.told(), decision(jobs)["n_tiles"]
+    metrics.end_run()
+    assert told[metrics.TILES, ("screen_read",)] == told[metrics.TILES, ("screen_score",)] == n_tiles > 0
+    assert told[metrics.ERRORS, ("screen_read",)] == 0
+    assert [told[metrics.SLIDES, (state,)] for state in metrics.STATES] == [1, 0, 1]
+    assert told[metrics.REASONS, ("unreadable",)] == 1
+    assert min(told[metrics.STAGE_SECONDS, (stage,)] for stage in ("stat", "plan", "read", "commit")) > 0
+    assert told[metrics.BATCH_TILES, ("screen_score",)] == 0
+    assert told[metrics.WAIT_SECONDS, ("data",)] > 0
+    assert all(told[metrics.QUEUE, (queue,)] == 0 for queue in ("reading", "scoring", "committing"))
+    assert sum(value for (name, _), value in told.items() if name == metrics.RETRIES) == 0
 
 
 def test_what_is_cancelled_is_not_decided(jobs: Jobs, submit: Callable[..., JobRecord], worker: SlideWorker) -> None:

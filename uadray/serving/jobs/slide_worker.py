@@ -27,6 +27,7 @@ from uadray import metrics
 from uadray.errors import SYSTEM_REASONS, InputError, SlideError, UadrayError, reason_of, shown, shown_text
 from uadray.screening import leases
 from uadray.screening.assembly import assembled
+from uadray.screening.part_counts import count_part
 from uadray.screening.slide_outputs import decisions_of
 from uadray.screening.slide_result import SlideResult
 from uadray.screening.summary import state_of_slide
@@ -293,9 +294,9 @@ class SlideWorker:
         ):  # fmt: skip
             for table in _in_order(pool, self._scored_by(screening), rows, telling.check):
                 (part,) = table.drop_columns(["pixels"]).to_pylist()
+                _count(json.loads(part["header"]))
                 if part["part"] >= 0:
                     parts[part["part"]] = part
-                    _count(json.loads(part["header"]))
                 result = assembled(task.row, part, parts)
                 if result is not None:
                     return result
@@ -426,10 +427,9 @@ def _in_order(
 
 
 def _count(header: dict[str, Any]) -> None:
-    """Count a part's reading and scoring, as a screening does."""
-    counts = {"tiles": header["tiles"], "bytes_": header["bytes"], "errors": header["errors"]}
-    for stage in ("read", "score"):
-        metrics.Meter(f"screen_{stage}").add(**counts, seconds=header[f"{stage}_s"])
+    """Count a part's reading and scoring as a screening does, without batches: the stages count theirs."""
+    counts = {name: n for name, n in header.get("counts", {}).items() if not name.startswith("batch_")}
+    count_part(header | {"counts": counts})
 
 
 def _tiles_so_far(parts: dict[int, dict[str, Any]]) -> tuple[int, int | None]:

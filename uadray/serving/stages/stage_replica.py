@@ -96,8 +96,8 @@ class StageReplica:
         self._thread = ThreadPoolExecutor(1, "uadray-stage", torch.set_num_threads, (threads,))
         self._batch_tiles = batch_tiles
         self._failures = 0
+        self._clock = StageClock()
         metrics.start_run(run, (self._work.metric,), kind="serve", has_info=False)
-        self._meter, self._clock = metrics.Meter(self._work.metric), StageClock()
         most = batch_tiles or (GPU_BATCH if self._device == "cuda" else BATCH)
 
         def size(asked: Sequence[tuple[Detector, tuple[Any, ...]]]) -> int:
@@ -163,37 +163,47 @@ class StageReplica:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     def _computed(self, detector: Detector, asked: list[tuple[Any, ...]]) -> list[Any]:
-        tiles, began = sum(n_tiles(arguments[0]) for arguments in asked), time.perf_counter()
         try:
-            answers = list(self._work.compute(detector, asked))
+            answers = computed(self._work, detector, asked, self._clock)
         except BaseException:
             self._failures += 1
-            self._meter.add(errors=tiles)
             raise
-        finally:
-            self._meter.add(seconds=time.perf_counter() - began)
         self._failures = 0
-        self._meter.add(tiles=tiles, bytes_=sum(n_bytes(arguments[0]) for arguments in asked))
-        self._count(tiles, detector.batch_tiles)
         return answers
 
     def _check(self, pixels: Pixels, detector: Detector) -> None:
         try:
             check_tiles(pixels, detector)
         except ValueError:
-            self._meter.add(errors=len(pixels) if pixels.ndim else 1)
+            metrics.Meter(self._work.metric).add(errors=len(pixels) if pixels.ndim else 1)
             raise
 
-    def _count(self, tiles: int, batch_tiles: int) -> None:
-        """Count how full the forward passes were, and what the stages took."""
-        metrics.count(metrics.BATCH_TILES, tiles, stage=self._work.metric)
-        room = math.ceil(tiles / batch_tiles) * batch_tiles
-        metrics.count(metrics.BATCH_ROOM, room, stage=self._work.metric)
-        seconds = {stage: taken for stage, taken in self._clock.take().items() if stage in self._work.stages}
-        for stage, taken in seconds.items():
-            metrics.count(metrics.STAGE_SECONDS, taken, stage=stage)
-        if self._device == "cuda":
-            metrics.count(metrics.GPU_SECONDS, sum(seconds.values()), stage=self._work.metric)
+
+def computed(work: Work, detector: Detector, asked: Sequence[Any], clock: StageClock) -> list[Any]:
+    """The answers to several requests, and all of it counted; tiles of a call that fails are errors.
+
+    Args:
+        work: which stages, and how they are computed.
+        detector: whose stages `clock` times.
+        asked: the arguments of each request.
+        clock: see above.
+    """
+    meter, tiles, began = metrics.Meter(work.metric), sum(n_tiles(first) for first, *_ in asked), time.perf_counter()
+    try:
+        answers = list(work.compute(detector, asked))
+    except BaseException:
+        meter.add(errors=tiles, seconds=time.perf_counter() - began)
+        raise
+    meter.add(tiles=tiles, bytes_=sum(n_bytes(first) for first, *_ in asked), seconds=time.perf_counter() - began)
+    metrics.count(metrics.BATCH_TILES, tiles, stage=work.metric)
+    passes = math.ceil(tiles / detector.batch_tiles)
+    metrics.count(metrics.BATCH_ROOM, passes * detector.batch_tiles, stage=work.metric)
+    seconds = clock.take()
+    for stage in work.stages:
+        metrics.count(metrics.STAGE_SECONDS, seconds[stage], stage=stage)
+    if detector.device.type == "cuda":
+        metrics.count(metrics.GPU_SECONDS, sum(seconds.values()), stage=work.metric)
+    return answers
 
 
 def _is_of_tiles(record: logging.LogRecord) -> bool:

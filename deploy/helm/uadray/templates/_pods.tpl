@@ -116,9 +116,20 @@ timeout 20 ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message
 for i in $(seq {{ max 1 (sub . 20) }}); do grep -qx raylet /proc/[0-9]*/comm 2>/dev/null || break; sleep 1; done; ray stop
 {{- end }}
 
-{{- /* Ray's series of single operators of a dataset, which grow with every one; as in deploy/monitoring/prometheus.yml */ -}}
+{{- /* What is not kept of Ray's own series, and why: see deploy/monitoring/prometheus.yml, which says the same. */ -}}
 {{- define "uadray.dropped" -}}
-- sourceLabels: [__name__]
-  regex: ray_data_.*
+- sourceLabels: [__name__, operator]
+  regex: ray_data_\w+;.+
   action: drop
+- sourceLabels: [__name__]
+  regex: ray_data_iter_\w+
+  action: drop
+- sourceLabels: [__name__]
+  regex: ray_(grpc_server_req_process_time|operation_run_time|operation_queue_time|gcs_storage_operation_latency)_ms_bucket
+  action: drop
+- sourceLabels: [__name__]
+  regex: ray_serve_(long_poll|event_loop)_\w+
+  action: drop
+- regex: otel_scope_\w+
+  action: labeldrop
 {{- end }}

@@ -1,0 +1,48 @@
+"""A screening whose slides come with another stain is found to drift, and one whose slides do not is not."""
+
+from pathlib import Path
+
+import drifting_slides
+import pytest
+import small_screening
+
+from uadray.decisions.conformal import Calibration
+from uadray.decisions.slide_measures import MEASURES
+from uadray.monitoring.drift import GroupDrift, drift, in_words
+from uadray.screening.decision_segments import read_decisions
+
+NORMALS, SLIDES = 24, 16
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle calibrated on slides of one stain; `same` has 16 more of it, `changed` 4 and then 12 of another."""
+    folder = tmp_path_factory.mktemp("drifting")
+    normals = drifting_slides.painted(folder / "slides", [0] * NORMALS, prefix="normal")
+    bundle = drifting_slides.calibrated(folder, normals)
+    same = drifting_slides.painted(folder / "slides", [0] * SLIDES, prefix="same")
+    changed = drifting_slides.painted(folder / "slides", [1] * (SLIDES - 4), prefix="other")
+    small_screening.screen_here(str(folder / "same"), [bundle], same)
+    small_screening.screen_here(str(folder / "changed"), [bundle], same[:4] + changed)
+    return folder
+
+
+def _drift(folder: Path, out: str) -> GroupDrift:
+    calibration = Calibration.model_validate_json((folder / "tiny" / "calibration.json").read_bytes())
+    (group,) = drift(read_decisions(str(folder / out)).table, calibration)
+    return group
+
+
+def test_slides_of_the_same_stain_do_not_drift(folder: Path) -> None:
+    group = _drift(folder, "same")
+    assert (group.n_slides, group.n_normals, group.reference) == (SLIDES, NORMALS, "group")
+    assert set(group.evidence) == set(MEASURES)
+    assert group.detected_at is None
+
+
+def test_slides_of_another_stain_drift_and_are_named(folder: Path) -> None:
+    group = _drift(folder, "changed")
+    assert group.detected_at is not None
+    assert group.detected_at <= 12
+    assert group.measure in ("saturation", "green", "tile_score_median")
+    assert in_words(group).startswith(f"site North, scanner S360: {group.measure.replace('_', ' ')} {group.direction}")

@@ -1,0 +1,331 @@
+"""`bench metrics`: whether what Prometheus sees of screenings is right, and what it costs.
+
+`totals`: two screenings of painted slides at the same time in one Ray cluster; a Prometheus scrapes its head every
+10 s. After both have ended, the last value of every counter of each is compared with what its own decisions say. The
+share of the readers' and scorers' time that the parts of the work explain is given beside it.
+
+`rate`: a screening of made-up slides, of one tile and without any work, which goes on for two minutes. `rate` over the
+last minute, as Prometheus answers it, is compared with the slides that were decided in that minute, at six moments.
+
+`series`: twenty screenings one after the other in one cluster. Series of ours at Ray's endpoint are counted as the
+first one ends, and as the last one does. Before these two the endpoint has had time to forget those before; in between
+they follow each other at once. A counter of Ray's own would stay for as long as the node lives: there would be twenty
+times as many.
+
+`overhead`: screenings of painted slides with and without metrics, in turn, in one Ray on this machine. What is compared
+is the CPU time of all processes: without metrics nothing is timed, counted or told, in readers, scorers and driver.
+"""
+
+import json
+import os
+import re
+import statistics
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pyarrow as pa
+
+from uadray import metrics
+from uadray.bench.archive import FreeDetector, write_bundle_of_one_tile
+from uadray.bench.command import Command, shortened
+from uadray.bench.made_up import CONTENT, made_up, read_made_up
+from uadray.bench.network import HERE, made_network
+from uadray.bench.processes import CpuMeter
+from uadray.bench.prometheus import PrometheusServer, missing_programs
+from uadray.bench.ray_nodes import RayNode, ray_cluster
+from uadray.bench.slides import write_slide, write_tiny_bundle
+from uadray.detectors.bundle import Bundle, load_detector
+from uadray.errors import InputError, WorkError
+from uadray.screening import scorer, slide_reader
+from uadray.screening.decision_segments import read_decisions
+from uadray.slides.manifest import SlideRow
+from uadray.stage_seconds import WorkRecord
+from uadray.tiles.spec import TileSpec
+
+GOALS = {"totals_off": 0.02, "rate_off": 0.02, "overhead": 0.02, "series_growth": 0.05}
+"""The most of each figure, all of them shares."""
+
+CASES = ("totals", "rate", "series", "overhead")
+
+SCRAPE_S, WINDOW_S = 10, 60
+"""How often Prometheus scrapes: as often as Ray brings its endpoint up to date; and over how long a rate is taken."""
+
+SEEN_S = 2 * SCRAPE_S + 5
+"""After so long what was told at the end of a screening has been scraped, and Ray's endpoint has dropped it."""
+
+DRIVER = "import sys; from uadray.bench.metrics import screened; screened(*sys.argv[1:])"
+LIMIT_S = 600.0
+
+MADE_UP_PER_CORE_S = 12
+"""So many made-up slides a second are decided with each core, about."""
+
+
+def run(*, only: Sequence[str] = (), slides: int = 24, screenings: int = 20, rounds: int = 3) -> dict[str, Any]:
+    """Measure; prints nothing. Takes a quarter of an hour.
+
+    Args:
+        only: of `CASES`; all unless given.
+        slides: painted ones, of each screening of `totals` and `overhead`.
+        screenings: of `series`.
+        rounds: of `overhead`, each of four screenings.
+
+    Raises:
+        InputError: there is no such case, or no Prometheus.
+    """
+    unknown = set(only) - set(CASES)
+    if unknown:
+        raise InputError(f"no case {', '.join(sorted(unknown))}; there are: {', '.join(CASES)}")
+    if missing := missing_programs():
+        raise InputError(f"{', '.join(missing)} is needed: apt-get install prometheus prometheus-alertmanager")
+    figures: dict[str, Any] = {"cores": os.cpu_count()}
+    with tempfile.TemporaryDirectory(prefix="uadray-bench-") as name:
+        folder = Path(name)
+        if not only or "overhead" in only:
+            figures |= _overhead(folder, slides, rounds)
+        if not only or {"totals", "rate", "series"} & set(only):
+            with _scraped_cluster(folder) as (environment, endpoint, prometheus):
+                if not only or "totals" in only:
+                    figures |= _totals(folder, environment, prometheus, slides)
+                if not only or "rate" in only:
+                    figures |= _rate(folder, environment, prometheus)
+                if not only or "series" in only:
+                    figures |= _series(folder, environment, endpoint, screenings)
+    measured = {name: goal for name, goal in GOALS.items() if name in figures}
+    return figures | {"goals": GOALS, "goals_met": all(figures[name] <= goal for name, goal in measured.items())}
+
+
+@contextmanager
+def _scraped_cluster(folder: Path) -> Iterator[tuple[dict[str, str], str, PrometheusServer]]:
+    """A Ray cluster of one node: what its drivers need in their environment, its endpoint, and who scrapes it."""
+    with made_network() as network, ray_cluster(network, [RayNode(HERE, os.cpu_count() or 2)], {}) as cluster:
+        with Command([sys.executable, "-c", _ENDPOINT], cluster.environment) as asking:
+            asking.wait(LIMIT_S)
+            if not asking.lines or not asking.lines[-1][1].startswith("http://"):
+                raise WorkError(f"the cluster does not answer: {shortened(asking.lines)}")
+            endpoint = asking.lines[-1][1]
+        target = endpoint.removeprefix("http://").removesuffix("/metrics")
+        config = folder / "prometheus.yml"
+        config.write_text(
+            f"global: {{scrape_interval: {SCRAPE_S}s}}\n"
+            f"scrape_configs: [{{job_name: ray, static_configs: [{{targets: ['{target}']}}]}}]\n"
+        )
+        with PrometheusServer(config) as prometheus:
+            yield cluster.environment, endpoint, prometheus
+
+
+_ENDPOINT = """
+import ray
+from uadray.bench.ray_nodes import wait_for_cores
+wait_for_cores(1)
+node = ray.nodes()[0]
+print(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics")
+"""
+
+
+def screened(folder: str, out: str, kind: str, n: str) -> None:
+    """Screen in this process, on the cluster of `RAY_ADDRESS`; prints the summary and the run's name as JSON."""
+    from uadray.cluster.connection import connect
+    from uadray.screening.bundles import calibrated_bundle
+    from uadray.screening.job import screen
+
+    connect()
+    began = time.perf_counter()
+    if kind == "made_up":
+        rows = made_up(f"{folder}/made_up", int(n))
+        options: dict[str, Any] = {"read": read_made_up, "load": FreeDetector}
+    else:
+        rows = [SlideRow(f"s{i:03}", f"{folder}/slides/s{i:03}.tif") for i in range(int(n))]
+        options = {}
+    summary = screen(rows, bundles=[calibrated_bundle(f"{folder}/bundle-{kind}")], out=out, **options)
+    run_name = metrics.told_runs(time.monotonic())[-2].name
+    print(json.dumps(summary | {"run": run_name, "seconds": time.perf_counter() - began}, default=str))
+
+
+def _started(folder: Path, environment: dict[str, str], *, out: str, kind: str, n: int) -> Command:
+    return Command([sys.executable, "-c", DRIVER, str(folder), str(folder / out), kind, str(n)], environment)
+
+
+def _summary(command: Command) -> dict[str, Any]:
+    if command.wait(LIMIT_S) != 0:
+        raise WorkError(f"the screening has failed: {shortened(command.lines)}")
+    summary: dict[str, Any] = json.loads(command.lines[-1][1])
+    return summary
+
+
+def _painted(folder: Path, n: int) -> None:
+    """Slides of some hundred tiles: one file under many names; and a bundle."""
+    if (folder / "slides").exists():
+        return
+    (folder / "slides").mkdir()
+    path = write_slide(folder / "slide.tif", repeats=2)
+    for i in range(n):
+        os.link(path, folder / "slides" / f"s{i:03}.tif")
+    write_tiny_bundle(str(folder / "bundle-painted"))
+
+
+def _totals(folder: Path, environment: dict[str, str], prometheus: PrometheusServer, n: int) -> dict[str, Any]:
+    _painted(folder, n)
+    sizes = {"first": n, "second": n // 2}
+    with ExitStack() as stack:
+        running = {
+            out: stack.enter_context(_started(folder, environment, out=out, kind="painted", n=size))
+            for out, size in sizes.items()
+        }
+        summaries = {out: _summary(command) for out, command in running.items()}
+    time.sleep(SEEN_S)
+    off, shares = {}, {}
+    for out, summary in summaries.items():
+        seen = _last_values(prometheus, summary["run"])
+        for name, true in _truth(folder / out).items():
+            off[f"{out} {name}"] = abs(seen.get(name, 0.0) - true) / max(true, 1)
+        parts = {name: value for name, value in seen.items() if name.startswith(metrics.STAGE_SECONDS)}
+        whole = sum(value for name, value in seen.items() if name.startswith(metrics.SECONDS))
+        shares[out] = round((sum(parts.values()) - parts[f"{metrics.STAGE_SECONDS} commit"]) / whole, 3)
+    return {
+        "totals_off": round(max(off.values()), 4),
+        "totals": len(off),
+        "totals_worst": max(off, key=lambda name: off[name]),
+        "explained_by_parts": shares,
+    }
+
+
+def _last_values(prometheus: PrometheusServer, run_name: str) -> dict[str, float]:
+    """The last value of each series of a run, by metric and label."""
+    answer = prometheus.query(f'last_over_time({{__name__=~"ray_uadray_.*_total",run="{run_name}"}}[1h])')
+    values = {}
+    for one in answer:
+        series = one["metric"]
+        name = series["__name__"].removeprefix("ray_")
+        labels = [series[label] for label in metrics.METRICS[name].labels]
+        values[" ".join([name, *labels])] = float(one["value"][1])
+    return values
+
+
+def _truth(out: Path) -> dict[str, float]:
+    """What the decisions of a screening say of it."""
+    table = _decisions(out)
+    tiles = float(sum(table["n_scored"].to_pylist()))
+    states = table["state"].to_pylist()
+    truth = {f"{metrics.SLIDES} {state}": float(states.count(state)) for state in metrics.STATES}
+    stages = {f"{metrics.TILES} {stage}": tiles for stage in ("screen_read", "screen_score")}
+    none = {f"{name} {stage}": 0.0 for name in (metrics.ERRORS,) for stage in ("screen_read", "screen_score")}
+    causes = {f"{metrics.RETRIES} {cause}": 0.0 for cause in metrics.CAUSES}
+    return truth | stages | none | causes | {f"{metrics.BATCH_TILES} screen_score": tiles}
+
+
+def _decisions(out: Path) -> pa.Table:
+    return read_decisions(str(out)).table
+
+
+def _rate(folder: Path, environment: dict[str, str], prometheus: PrometheusServer) -> dict[str, Any]:
+    """Made-up slides in a steady stream; the rate of slides at six moments, the last as it goes on."""
+    n = MADE_UP_PER_CORE_S * (os.cpu_count() or 2) * (WINDOW_S + 60)
+    (folder / "made_up").mkdir()
+    for row in made_up(str(folder / "made_up"), n):
+        Path(row.uri).write_bytes(CONTENT)
+    write_bundle_of_one_tile(str(folder / "bundle-made_up"))
+    moments: dict[float, float] = {}
+    with _started(folder, environment, out="steady", kind="made_up", n=n) as command:
+        query = f'sum(rate(ray_{metrics.SLIDES}{{state="scored"}}[{WINDOW_S}s]))'
+        while command.wait(SCRAPE_S) is None:
+            found = prometheus.query(query)
+            moments[time.time()] = float(found[0]["value"][1]) if found else 0.0
+        summary = _summary(command)
+    decided = [
+        datetime.fromisoformat(text).timestamp() for text in _decisions(folder / "steady")["decided_at"].to_pylist()
+    ]
+    asked = [at for at in moments if at - WINDOW_S - SCRAPE_S > min(decided) and at < max(decided)]
+    if not asked:
+        raise WorkError(f"{len(decided)} slides took {summary['seconds']:.0f} s: too short for a rate")
+    true = {at: sum(at - WINDOW_S < each <= at for each in decided) / WINDOW_S for at in asked}
+    off = {at: moments[at] / true[at] - 1 for at in asked}
+    return {
+        "rate_off": round(abs(statistics.median(off.values())), 4),
+        "rate_offs": [round(each, 4) for each in off.values()],
+        "rate_true": [round(each, 2) for each in true.values()],
+    }
+
+
+def _series(folder: Path, environment: dict[str, str], endpoint: str, n: int) -> dict[str, Any]:
+    """Our series at Ray's endpoint as screenings end. All but the first and the last follow each other at once."""
+    _painted(folder, 2)
+    counts: list[int] = []
+    for number in range(n):
+        if number in (0, n - 1):
+            time.sleep(SEEN_S)
+        with _started(folder, environment, out=f"small-{number}", kind="painted", n=2) as command:
+            _summary(command)
+        counts.append(_count_of_ours(endpoint))
+    return {
+        "screenings": n, "series": counts, "series_growth": round(counts[-1] / counts[0] - 1, 4), "most": max(counts),
+    }  # fmt: skip
+
+
+def _count_of_ours(endpoint: str) -> int:
+    with urllib.request.urlopen(endpoint, timeout=10) as answer:  # noqa: S310 - our own cluster
+        return len(re.findall(r"^ray_uadray_", answer.read().decode(), re.MULTILINE))
+
+
+def _overhead(folder: Path, n: int, rounds: int) -> dict[str, Any]:
+    """CPU seconds of screenings with and without metrics, in turn."""
+    from uadray.cluster.connection import connect
+    from uadray.screening.bundles import calibrated_bundle
+    from uadray.screening.job import screen
+
+    _painted(folder, n)
+    rows = [SlideRow(f"s{i:03}", f"{folder}/slides/s{i:03}.tif") for i in range(n)]
+    bundles = [calibrated_bundle(f"{folder}/bundle-painted")]
+    connect()
+    spent: dict[bool, list[float]] = {True: [], False: []}
+    screen(rows[:2], bundles=bundles, out=f"{folder}/first")  # starts Ray's processes
+    with CpuMeter() as meter:
+        for number, counted in enumerate([True, False, False, True] * rounds):
+            before = sum(meter.seconds().values())
+            out = f"{folder}/overhead-{number}"
+            if counted:
+                screen(rows, bundles=bundles, out=out)
+            else:
+                with _uncounted():
+                    screen(rows, bundles=bundles, out=out, read=read_uncounted, load=load_uncounted)
+            spent[counted].append(sum(meter.seconds().values()) - before)
+    ratio = statistics.median(spent[True]) / statistics.median(spent[False])
+    return {
+        "overhead": round(ratio - 1, 4),
+        "cpu_s_with": [round(each, 2) for each in spent[True]],
+        "cpu_s_without": [round(each, 2) for each in spent[False]],
+    }
+
+
+@contextmanager
+def _uncounted() -> Iterator[None]:
+    """A driver in which nothing is counted or told."""
+    with ExitStack() as stack:
+        for name in ("count", "set_gauge", "start_run", "end_run", "tell"):
+            stack.enter_context(mock.patch.object(metrics, name))
+        yield
+
+
+@contextmanager
+def _unrecorded() -> Iterator[WorkRecord]:
+    yield WorkRecord()
+
+
+def read_uncounted(index: int, row: SlideRow, spec: TileSpec) -> Iterator[pa.Table]:
+    """`read_slide`, and nothing is timed."""
+    with mock.patch.object(slide_reader, "recording", _unrecorded):
+        yield from slide_reader.read_slide(index, row, spec)
+
+
+def load_uncounted(uri: str, bundle: Bundle, **options: Any) -> Any:
+    """`load_detector`, in an actor in which nothing is timed from now on."""
+    mock.patch.object(scorer, "recording", _unrecorded).start()
+    mock.patch.object(scorer, "clocked", lambda detector, clock: detector).start()
+    return load_detector(uri, bundle, **options)
