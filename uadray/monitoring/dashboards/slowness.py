@@ -57,7 +57,8 @@ def _where() -> list[p.Json]:
             "Each second, how many processes are at work on a stage, on average; the dashed line is the cores. The "
             "widest band is the stage to make cheaper.",
             [p.target(q.rate(SECONDS, "stage"), "{{stage}}"), p.target(CORES, "cores")],
-            unit="none", decimals=2, is_stacked=True, legend="right", size=(16, 10), overrides=[p.named("cores", **p.line())],
+            unit="none", decimals=2, is_stacked=True, legend="right", size=(16, 10),
+            overrides=[p.named("cores", **p.line())],
         ),
         p.bars(
             "Seconds a slide, by stage",
