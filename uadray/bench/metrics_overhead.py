@@ -1,4 +1,4 @@
-"""Screenings of painted slides with metrics and without, in turn: what timing, counting and telling cost in CPU time."""
+"""Screenings of painted slides with metrics and without, in turn: what timing, counting and telling cost of the CPU."""
 
 import os
 import statistics
