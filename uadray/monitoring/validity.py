@@ -63,7 +63,8 @@ def judged_slides(decisions: pa.Table) -> pa.Table:
     """The rows whose p-values are news, in the order in which they were decided: scored, and not used before."""
     is_news = pc.and_(pc.equal(decisions["state"], "scored"), pc.is_null(decisions["note"]))
     told = decisions.select(["slide_id", "site", "scanner", "decided_at", "p_value"])
-    rows = told.filter(pc.and_(is_news, pc.is_valid(decisions["p_value"])))
+    p = decisions["p_value"]
+    rows = told.filter(pc.and_(is_news, pc.and_(pc.greater_equal(p, 0.0), pc.less_equal(p, 1.0))))  # NaN is neither
     keys = pa.table({"at": pc.fill_null(rows["decided_at"], ""), "slide_id": rows["slide_id"]})
     return rows.take(pc.sort_indices(keys, sort_keys=[("at", "ascending"), ("slide_id", "ascending")]))
 
