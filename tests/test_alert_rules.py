@@ -11,6 +11,7 @@ from house import ROOT
 from prometheus_server import needs_prometheus
 
 from uadray import metrics
+from uadray.bench.alerts import NOT_STAGED
 from uadray.bench.monitoring_files import seconds, shortened, without_durations
 from uadray.monitoring.exported import EXPORTED
 
@@ -145,6 +146,12 @@ def test_commands_in_runbooks_are_there() -> None:
     options = {option for command in commands.commands.values() for p in command.params for option in p.opts}
     ours = [line for line in re.findall(r"`uadray [^`]*`", text) if "--" in line]
     assert {option for line in ours for option in re.findall(r"--[a-z-]+", line)} - options == set()
+
+
+def test_each_alert_is_staged_in_the_bench_or_it_is_said_why_not() -> None:
+    staged = set(re.findall(r'"(Uadray\w+)"', (ROOT / "uadray" / "bench" / "alerts.py").read_text()))
+    assert staged == ALERTS.keys()
+    assert NOT_STAGED.keys() < staged
 
 
 def test_shorter_rules_differ_in_durations_alone() -> None:

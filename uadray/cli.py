@@ -400,8 +400,8 @@ def bench(
         str | None,
         typer.Option(
             help="Scenarios of `faults` (0,a,f); cases of `decode`, `screen`, `s3`, `ingest`, `follow`, `metrics`; "
-            "rows of `detectors`; parts of `serve`: latency, slides, load, scale, kills; of `drift`: simulated, tissue, "
-            "speed."
+            "rows of `detectors`; parts of `serve`: latency, slides, load, scale, kills; of `drift`: simulated, "
+            "tissue, speed."
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Of `stages`, `detectors`: cpu or cuda; cpu unless given.")] = None,

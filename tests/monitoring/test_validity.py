@@ -49,6 +49,12 @@ def test_slides_come_in_the_order_of_their_decisions() -> None:
     assert judged_slides(table)["slide_id"].to_pylist() == ["s00001", "s00002", "s00003", "s00000"]
 
 
+def test_one_slide_of_each_patient_is_judged_in_each_group() -> None:
+    table = pa.concat_tables([_table([0.1, 0.2, 0.3, 0.4]), _table([0.5], site="South", first=4)])
+    table = table.append_column("patient", pa.array(["a", "a", None, None, "a"]))
+    assert judged_slides(table)["slide_id"].to_pylist() == ["s00000", "s00002", "s00003", "s00004"]
+
+
 def test_a_calibration_holds_where_slides_are_as_it_says_and_not_where_they_are_not() -> None:
     uniform = [(i + 0.5) / 40 for i in range(40)]
     low, alone = _table([0.02] * 40, site="South", first=40), _table([0.5], site=None, first=90)

@@ -1,34 +1,41 @@
 """What `bench alerts` screens: painted slides of two stains, some damaged, and a bundle calibrated on one stain."""
 
 import itertools
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
+import numpy as np
 import torch
 
 from uadray.bench.command import Command, shortened
 from uadray.bench.live_system import LiveSystem
-from uadray.bench.slides import MPP, write_slide, write_tiny_bundle
+from uadray.bench.slides import MPP, write_tiny_bundle
+from uadray.decisions.conformal import NormalSlide
 from uadray.detectors.bundle import CALIBRATION
 from uadray.errors import WorkError
 from uadray.phantoms.layout import PhantomSpec
 from uadray.phantoms.pyramid import write_pyramid
 from uadray.phantoms.tissue import paint
 from uadray.screening.assembly import assembled
-from uadray.screening.bundles import arranged, calibrated_bundle
+from uadray.screening.bundles import ScreeningBundle, arranged, calibrated_bundle
 from uadray.screening.scorer import PartScorer
+from uadray.screening.slide_outputs import measures_of
 from uadray.screening.slide_reader import read_slide
+from uadray.screening.slide_result import SlideResult
+from uadray.screening.verdicts import verdicts_of
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 
 NORMALS = 40
 """Slides that the bundle is calibrated on."""
 
-SMALL_PX, LARGE_PX = 384, 2048
+SMALL_PX, LARGE_PX = 384, 6144
+"""Sides of slides: a small one has 9 tiles, a large one 2,304, most of them glass."""
+
 MADE = "2025-01-01T00:00:00+00:00"
 """When the calibration says that it was made: a year and more ago, and that is too old."""
 
@@ -73,9 +80,11 @@ class Archive:
             objects.write_bytes(f"{self.slides}{name}", data[: len(data) // 2] if damaged else data)
 
     def put_large(self, n: int) -> None:
-        """Copies of a large slide come in."""
+        """Copies of a large slide come in: seconds of work each, and few bytes."""
         if not self._large:
-            self._large = write_slide(self.folder / "large.tif", repeats=1, phantom_px=LARGE_PX).read_bytes()
+            image, _ = paint(PhantomSpec(1024, 1024, MPP, lesion=False, stain=self.stains[0], seed=0))
+            wide = np.pad(image, ((0, LARGE_PX - 1024), (0, LARGE_PX - 1024), (0, 0)), constant_values=255)
+            self._large = write_pyramid(self.folder / "large.tif", wide, mpp=MPP, downsamples=(2, 4, 8)).read_bytes()
         for _ in range(n):
             objects.write_bytes(f"{self.slides}c{next(self._numbers):05}.tif", self._large)
 
@@ -88,20 +97,16 @@ class Archive:
             yield command
         system.notes.append(str(shortened(command.lines, n=3)))
 
-    def calibrate(self, system: LiveSystem) -> None:
-        """Score `NORMALS` slides of the first stain for the bundle, and make the calibration old.
-
-        Raises:
-            WorkError: the command fails.
-        """
-        for seed in range(NORMALS):
-            objects.write_bytes(f"{self.root}/normal/n{seed:03}.tif", self._painted(seed, self.stains[0]))
-        with system.command("calibrate", self.bundle, "--slides", f"{self.root}/normal/") as command:
-            if command.wait(120) != 0:
-                raise WorkError(f"the bench's own calibration: {shortened(command.lines)}")
-        uri = objects.join(self.bundle, CALIBRATION)
-        made = json.loads(objects.read_bytes(uri)) | {"made": MADE}
-        objects.write_bytes(uri, json.dumps(made).encode())
+    def calibrate(self) -> None:
+        """Give the bundle a calibration of `NORMALS` slides of the first stain, as `uadray calibrate` does, and old."""
+        (bundle,) = arranged([calibrated_bundle(self.bundle)])
+        results = [_scored(bundle, self._path(self.stains[0], seed)) for seed in range(NORMALS)]
+        scores = [float(verdicts_of(result, [bundle])[0]["score"]) for result in results]
+        normals = tuple(NormalSlide.model_validate(measures_of(result)) for result in results)
+        made = bundle.calibration.model_copy(
+            update={"scores": tuple(sorted(scores)), "normals": normals, "made": MADE, "id": "bench-alerts"}
+        )
+        objects.write_bytes(objects.join(self.bundle, CALIBRATION), made.model_dump_json().encode())
 
     def _painted(self, seed: int, stain: int) -> bytes:
         image, _ = paint(PhantomSpec(SMALL_PX, SMALL_PX, MPP, lesion=False, stain=stain, seed=seed))
@@ -109,34 +114,39 @@ class Archive:
 
     def order_stains(self) -> None:
         """Take as the other stain that which the untrained bundle scores higher."""
-        means = [fmean(_scores(self.bundle, self._path(stain))) for stain in self.stains]
-        if means[0] > means[1]:
+        (bundle,) = arranged([calibrated_bundle(self.bundle)])
+        first, second = (_mean_score(_scored(bundle, self._path(stain, 1))) for stain in self.stains)
+        if first > second:
             self.stains = (self.stains[1], self.stains[0])
 
-    def _path(self, stain: int) -> Path:
-        path = self.folder / f"stain{stain}.tif"
-        path.write_bytes(self._painted(1, stain))
+    def _path(self, stain: int, seed: int) -> Path:
+        path = self.folder / f"stain{stain}-{seed}.tif"
+        path.write_bytes(self._painted(seed, stain))
         return path
 
 
 def made(folder: Path, root: str) -> Archive:
-    """The folder and the bundle, which still needs its calibration."""
+    """The folder, and the bundle with its calibration."""
     torch.manual_seed(0)
     archive = Archive(root, folder)
     write_tiny_bundle(archive.bundle)
     archive.order_stains()
+    archive.calibrate()
     return archive
 
 
-def _scores(bundle_uri: str, path: Path) -> list[float]:
-    """The scores of a slide's tiles, reckoned here."""
-    bundles = arranged([calibrated_bundle(bundle_uri)])
-    scorer, parts = PartScorer({each.uri: each.bundle for each in bundles}, "cpu", threads=1), {}
-    row = SlideRow("s", str(path))
-    for table in read_slide(0, row, bundles[0].bundle.tiles):
+def _scored(bundle: ScreeningBundle, path: Path) -> SlideResult:
+    """The result of a slide, scored in this process."""
+    scorer, row = PartScorer({bundle.uri: bundle.bundle}, "cpu", threads=1), SlideRow(path.stem, str(path))
+    parts: dict[int, dict[str, Any]] = {}
+    for table in read_slide(0, row, bundle.bundle.tiles):
         (part,) = scorer(table).to_pylist()
         parts[part["part"]] = part
-        result = assembled(row, part, parts)
-    if result is None or (tiles := result.of_bundle(0).tiles) is None:
-        raise WorkError("the bench's own slide cannot be scored")
-    return [float(score) for score in tiles["score"].to_pylist()]
+        if (result := assembled(row, part, parts)) is not None:
+            return result
+    raise WorkError("the bench's own slide cannot be scored")
+
+
+def _mean_score(result: SlideResult) -> float:
+    tiles = result.of_bundle().tiles
+    return float("nan") if tiles is None else fmean(tiles["score"].to_pylist())

@@ -28,6 +28,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "metrics": ("only", "slides"),
     "drift": ("only",),
     "serve": ("only", "minutes"),
+    "alerts": ("only",),
 }
 """The benchmarks, and which options each takes."""
 

@@ -68,15 +68,6 @@ class LiveSystem:
         """A uadray command on this cluster, to be used in a `with` block."""
         return Command([*UADRAY, *arguments], self.environment | environment)
 
-    def fired(self, alert: str, *, seconds: float) -> float:
-        """Seconds from now to the first notification of an alert.
-
-        Raises:
-            TimeoutError: there is none.
-        """
-        began = time.time()
-        return self.notifications.wait_for(alert, seconds=seconds) - began
-
     def processes(self, start: str) -> list[int]:
         """Processes of the cluster whose title begins so."""
         return [pid for pid in descendants(self.head.pid) if title(pid).startswith(start)]
@@ -84,7 +75,12 @@ class LiveSystem:
 
 @contextmanager
 def live_system(
-    folder: Path, screenings: Mapping[str, str], *, exporter_config: Mapping[str, Any] | None = None, cpus: int = 4
+    folder: Path,
+    screenings: Mapping[str, str],
+    *,
+    exporter_config: Mapping[str, Any] | None = None,
+    cpus: int = 4,
+    shorter_by: float = SHORTER_BY,
 ) -> Iterator[LiveSystem]:
     """Start all of it; ended and removed with the `with` block.
 
@@ -93,6 +89,7 @@ def live_system(
         screenings: folders that the exporter reads, by the name they have in metrics.
         exporter_config: of `uadray exporter --config`.
         cpus: that Ray counts with.
+        shorter_by: how many times durations of rules are shorter.
 
     Raises:
         WorkError: a part does not start.

@@ -18,6 +18,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
@@ -255,23 +256,23 @@ class Notifications:
         self._server.server_close()
         self._thread.join(5)
 
-    def fired(self) -> dict[str, float]:
-        """When the first notification of each firing alert came, by the alert's name."""
+    def fired(self, *, since: float = 0.0) -> dict[str, float]:
+        """When the first notification came of each alert that fires since then or later, by the alert's name."""
         first: dict[str, float] = {}
         for body in list(self.received):
             for alert in body["alerts"]:
-                if alert["status"] == "firing":
+                if alert["status"] == "firing" and datetime.fromisoformat(alert["startsAt"]).timestamp() >= since:
                     first.setdefault(alert["labels"]["alertname"], body["at"])
         return first
 
-    def wait_for(self, alert: str, *, seconds: float) -> float:
+    def wait_for(self, alert: str, *, seconds: float, since: float = 0.0) -> float:
         """When the first notification of this alert came, as soon as there is one.
 
         Raises:
             TimeoutError: there is none.
         """
         deadline = time.monotonic() + seconds
-        while alert not in (fired := self.fired()):
+        while alert not in (fired := self.fired(since=since)):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no notification of {alert} after {seconds:.0f} s; those of: {sorted(fired)}")
             time.sleep(0.1)

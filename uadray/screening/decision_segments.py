@@ -43,6 +43,7 @@ _SEGMENT = pa.schema(
 
 _MAY_LACK = (
     "bundle", "pictures", "site", "scanner", "stain", "decided_at", *MEASURES, "read_seconds", "score_seconds",
+    "patient",
 )  # fmt: skip
 """Columns that are not stored, or not known to the version that wrote a segment."""
 
