@@ -69,7 +69,8 @@ def judged_slides(decisions: pa.Table) -> pa.Table:
     """
     is_news = pc.and_(pc.equal(decisions["state"], "scored"), pc.is_null(decisions["note"]))
     told = decisions.select([name for name in _NEEDED if name in decisions.column_names])
-    rows = told.filter(pc.and_(is_news, pc.is_valid(decisions["p_value"])))
+    p = decisions["p_value"]
+    rows = told.filter(pc.and_(is_news, pc.and_(pc.greater_equal(p, 0.0), pc.less_equal(p, 1.0))))  # NaN is neither
     keys = pa.table({"at": pc.fill_null(rows["decided_at"], ""), "slide_id": rows["slide_id"]})
     ordered = rows.take(pc.sort_indices(keys, sort_keys=[("at", "ascending"), ("slide_id", "ascending")]))
     return ordered.filter(pa.array(first_of_patients(ordered)))
