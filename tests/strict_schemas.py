@@ -9,8 +9,8 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
-KUBERNETES = "1.34"
-"""The release whose schemas judge everything but KubeRay's own kinds."""
+OLDEST, NEWEST = "1.29", "1.37"
+"""Releases of Kubernetes whose schemas judge everything but KubeRay's own kinds."""
 
 TEMPLATES = ("template", "submitterPodTemplate")
 """Fields of KubeRay's kinds that hold a pod template."""
@@ -55,12 +55,13 @@ POD_MONITOR = {
 """The fields of the Prometheus operator's PodMonitor that we use: its whole schema is in no package."""
 
 
-def check(manifest: dict[str, Any], kuberay: Path) -> None:
+def check(manifest: dict[str, Any], kuberay: Path, *, kubernetes: str = NEWEST) -> None:
     """Check a manifest.
 
     Args:
         manifest: parsed.
         kuberay: folder of KubeRay's CRDs.
+        kubernetes: release.
 
     Raises:
         jsonschema.ValidationError: where and what is wrong, or not known.
@@ -68,27 +69,27 @@ def check(manifest: dict[str, Any], kuberay: Path) -> None:
     group = manifest["apiVersion"].partition("/")[0]
     if group == "ray.io":
         jsonschema.Draft202012Validator(_crd(kuberay, manifest["kind"])).validate(manifest)
-        _check_metadata(manifest)
+        _check_metadata(manifest, kubernetes)
         for template in _pod_templates(manifest["spec"]):
-            _check_pod_template(template)
+            _check_pod_template(template, kubernetes)
     elif group == "monitoring.coreos.com":
         assert manifest["kind"] == "PodMonitor"
         jsonschema.Draft202012Validator(POD_MONITOR).validate(manifest["spec"])
-        _check_metadata(manifest)
+        _check_metadata(manifest, kubernetes)
     else:
-        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+        kubernetes_validate.validate(manifest, kubernetes, strict=True)
 
 
-def _check_metadata(manifest: dict[str, Any]) -> None:
+def _check_metadata(manifest: dict[str, Any], kubernetes: str) -> None:
     kubernetes_validate.validate(
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": manifest["metadata"]}, KUBERNETES, strict=True
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": manifest["metadata"]}, kubernetes, strict=True
     )
 
 
-def _check_pod_template(template: dict[str, Any]) -> None:
+def _check_pod_template(template: dict[str, Any], kubernetes: str) -> None:
     kubernetes_validate.validate(
         {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}, "template": template},
-        KUBERNETES, strict=True,
+        kubernetes, strict=True,
     )  # fmt: skip
 
 

@@ -10,9 +10,12 @@ import helm_python
 import jsonschema
 import pytest
 import strict_schemas
+import typer.main
 import yaml
 
+from uadray.cli import app
 from uadray.config import load_config
+from uadray.monitoring.prices import ExporterConfig
 from uadray.serving.deployment_file import load_deployment_file
 from uadray.serving.server import ENVIRONMENT
 from uadray.training.config import TrainConfig
@@ -39,7 +42,7 @@ ALL_AT_ONCE = {
     },
     "train": {"enabled": True, "groups": ["gpu-spot"], "data": "s3://b/m", "out": "s3://b/d", "config": {"name": "d"}},
     "serve": {"enabled": True, "groups": ["cpu", "gpu-spot"], "application": {"out": "s3://b/e"}, "port": 8123},
-    "exporter": {"enabled": True, "outs": ["a=s3://b/out"], "config": {"drift": {"delta": 0.01}}},
+    "exporter": {"enabled": True, "outs": ["a=s3://b/out"], "config": {"budgets": {"a": 100}}},
     "networkPolicy": {"clients": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "storePorts": [8333]},
     "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
 }  # fmt: skip
@@ -105,11 +108,11 @@ def test_every_manifest_is_valid(name: str, kuberay: Path) -> None:
 
 @pytest.mark.parametrize("name", [*NAMES, "all-at-once", "bare", "nothing"])
 def test_the_chart_has_no_fault(name: str, kuberay: Path) -> None:
-    report = helm_python.lint(CHART, _values(name), strict=True, kube_version="v1.34.0")
+    report = helm_python.lint(CHART, _values(name), strict=True, kube_version=f"v{strict_schemas.OLDEST}.0")
     assert report["errors"] == []
     assert [m for m in report["messages"] if m["severity"] > 1] == []
     for manifest in _rendered(_values(name)):
-        strict_schemas.check(manifest, kuberay)
+        strict_schemas.check(manifest, kuberay, kubernetes=strict_schemas.OLDEST)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +219,12 @@ def test_the_endpoint_is_one_that_uadray_takes(tmp_path: Path) -> None:
         assert file.http_options.port in [port["containerPort"] for port in container["ports"]]
 
 
+def test_the_exporter_is_one_that_uadray_takes(tmp_path: Path) -> None:
+    maps = [m for m in _rendered(ALL_AT_ONCE) if m["kind"] == "ConfigMap" and "exporter.yaml" in m["data"]]
+    (tmp_path / "exporter.yaml").write_text(maps[0]["data"]["exporter.yaml"], encoding="utf-8")
+    assert load_config(ExporterConfig, tmp_path / "exporter.yaml").budgets == {"a": 100}
+
+
 def test_the_training_is_one_that_uadray_takes(tmp_path: Path) -> None:
     manifests = _plain("train")
     text = _of_kind(manifests, "ConfigMap")["data"]["config.yaml"]
@@ -225,6 +234,20 @@ def test_the_training_is_one_that_uadray_takes(tmp_path: Path) -> None:
         "uadray", "train", "/etc/uadray/training/config.yaml", "--data", "s3://bucket/manifest.csv",
         "--out", "s3://bucket/bundles/fanogan", "--resume",
     ]  # fmt: skip
+
+
+def test_the_program_takes_its_commands() -> None:
+    """Every `uadray ...` of the manifests and of the compose file, as its command line is read."""
+    manifests = [*_rendered(ALL_AT_ONCE), *(m for name in NAMES for m in _plain(name))]
+    lines = [m["spec"]["entrypoint"].split() for m in manifests if m["kind"] == "RayJob"]
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))["services"]["exporter"]["command"]
+    containers = [c for c in _containers(manifests) if c["name"] == "exporter"]
+    lines += [compose, *(c["command"] + c["args"] for c in containers)]
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for program, command, *arguments in lines:
+        assert program == "uadray"
+        commands[command].make_context(command, arguments)
+    assert sorted({line[1] for line in lines}) == ["exporter", "screen", "train"]
 
 
 def test_a_screening_goes_on_on_spot_nodes() -> None:

@@ -151,6 +151,18 @@ def exporter(
 
 
 @app.command()
+def watch(
+    out: Annotated[str, typer.Argument(help="Folder or s3:// URI of a screening or of an endpoint.")],
+    every: Annotated[float, typer.Option(help="Seconds between looks.", min=1, max=3600)] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once, print, and end.")] = False,
+) -> None:
+    """Show in the terminal how far a screening is, what fails, what is slow and what drifts; elsewhere as JSON."""
+    from uadray.commands.watch import run
+
+    run(out, every_s=every, once=once)
+
+
+@app.command()
 def index(
     uri: Annotated[str, typer.Argument(help="Folder or s3:// prefix.")],
     out: Annotated[str, typer.Option(help="Manifest to write, .csv or .parquet.")],
@@ -388,8 +400,8 @@ def bench(
         str | None,
         typer.Option(
             help="Scenarios of `faults` (0,a,f); cases of `decode`, `screen`, `s3`, `ingest`, `follow`, `metrics`; "
-            "rows of `detectors`; parts of `serve`: latency, slides, load, scale, kills; of `drift`: simulated, tissue, "
-            "speed."
+            "rows of `detectors`; parts of `serve`: latency, slides, load, scale, kills; of `drift`: simulated, "
+            "tissue, speed."
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Of `stages`, `detectors`: cpu or cuda; cpu unless given.")] = None,

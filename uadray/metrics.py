@@ -332,11 +332,13 @@ def told_runs(now: float) -> list["_Run"]:
 
 def _tell(now: float) -> None:
     for run in told_runs(now):
+        if not run.name:
+            continue  # work that is no run of its own, as of `uadray score`
         is_held = now - run.began < HOLD_S and run.ended > now
         for (name, values), value in run.values().items():
             metric = METRICS[name]
             tags = dict(zip(metric.labels, values, strict=True)) | {"run": run.name}
-            _gauge(name).set(0.0 if is_held and metric.kind == "counter" and run.name else value, tags=tags)
+            _gauge(name).set(0.0 if is_held and metric.kind == "counter" else value, tags=tags)
 
 
 @cache

@@ -88,6 +88,7 @@ SLIDE_DECISIONS = pa.schema(
         pa.field("tissue_share", pa.float64()),
         pa.field("read_seconds", pa.float64()),
         pa.field("score_seconds", pa.float64()),
+        pa.field("patient", pa.string()),
     ]
 )
 """One row a slide. `state` is `scored`, `not_assessable` or `failed`; the last two carry a `reason` and no score.
@@ -102,4 +103,6 @@ file with all of them (see `reports.evidence_sheet`), null where they are files 
 `site`, `scanner` and `stain` are the manifest's; null where it does not say, and of decisions of older versions.
 `decided_at` is in UTC (ISO 8601, milliseconds). `tile_score_median` to `tissue_share` tell of the slide as a whole (see
 `decisions.slide_measures`); `read_seconds` and `score_seconds` are how long one reader and one scorer were at work on
-it, of all bundles together. These are null in decisions of older versions, and where nothing was read or scored."""
+it, of all bundles together. `patient` is a hash, the same for all slides of a patient that a calibration decides; null
+where the manifest does not say. All of these are null in decisions of older versions, and the measures and seconds
+where nothing was read or scored."""

@@ -1,4 +1,4 @@
-"""Write deploy/kuberay/*.yaml, as `make manifests`: a file for each of deploy/helm/values from the chart, and rules.yaml.
+"""Write deploy/kuberay/*.yaml (`make manifests`): a file for each of deploy/helm/values by the chart, and rules.yaml.
 
 They are for people without Helm; a test fails when they are not what the chart, or deploy/monitoring/rules, says.
 """

@@ -1,4 +1,4 @@
-"""The `curl` lines of deploy/README.md are the routes of the endpoint, each of them."""
+"""The `curl` lines of deploy/endpoint.md are the routes of the endpoint, each of them."""
 
 import re
 from pathlib import Path
@@ -12,12 +12,12 @@ from uadray.serving.jobs.queue import Jobs
 from uadray.serving.registry import Registry
 from uadray.serving.services import Services
 
-README = Path(__file__).parents[2] / "deploy" / "README.md"
+PAGE = Path(__file__).parents[2] / "deploy" / "endpoint.md"
 
 
 def _documented() -> set[tuple[str, str]]:
     """Method and path of every command."""
-    text = README.read_text(encoding="utf-8").split("### Every route", 1)[1]
+    text = PAGE.read_text(encoding="utf-8").split("## Every route", 1)[1]
     block = text.split("```sh\n", 1)[1].split("\n```", 1)[0]
     names = {"S": "/v1/screenings/main", "D": "/v1/screenings/main/slides/SLIDE_ID", "U": ""}
     commands = set()

@@ -101,3 +101,10 @@ def test_each_variable_in_a_query_is_the_dashboards(name: str) -> None:
 def test_they_are_told_apart_and_found_together() -> None:
     assert len({made["uid"] for made in MADE.values()}) == len({made["title"] for made in MADE.values()}) == len(MADE)
     assert all(8 <= len(made["uid"]) <= 40 and made["tags"] == ["uadray"] for made in MADE.values())
+
+
+def test_alerts_lead_to_a_dashboard() -> None:
+    rules = (ROOT / "deploy" / "monitoring" / "rules" / "alerts.yml").read_text(encoding="utf-8")
+    named = set(re.findall(r"^ +dashboard_url: /d/(\S+)$", rules, re.M))
+    assert named
+    assert named <= {made["uid"] for made in MADE.values()}

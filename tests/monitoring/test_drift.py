@@ -186,3 +186,19 @@ def test_names_of_a_manifest_are_short_and_printable_in_words() -> None:
     assert (group.site, group.reference) == (site[:MAX_NAME], "group")
     assert in_words(group).isprintable()
     assert len(in_words(group)) < 200
+
+
+def test_one_slide_of_each_patient_counts() -> None:
+    """In each group, the first that was decided."""
+    rows = [row | {"patient": f"p{i // 4}"} for i, row in enumerate(_rows(40))]
+    rows += [row | {"patient": "p0"} for row in _rows(3, site="b", seed=2)]
+    rows += [row | {"patient": None} for row in _rows(5, site="c", seed=3)]
+    table = _table(rows).append_column("patient", pa.array([row["patient"] for row in rows]))
+    groups = drift(table, _calibration(40))
+    assert [(group.site, group.n_slides, group.n_alike) for group in groups] == [
+        ("a", 10, 30),
+        ("b", 1, 2),
+        ("c", 5, 0),
+    ]
+    first = drift(_table(rows[:40:4]), _calibration(40))
+    assert groups[0].evidence == first[0].evidence

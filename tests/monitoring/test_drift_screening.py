@@ -5,10 +5,16 @@ from pathlib import Path
 import drifting_slides
 import pytest
 import small_screening
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from uadray.decisions.conformal import Calibration
 from uadray.decisions.slide_measures import MEASURES
 from uadray.monitoring.drift import GroupDrift, drift, in_words
+from uadray.monitoring.exporter import LedgerCollector
+from uadray.monitoring.prices import ExporterConfig
+from uadray.monitoring.watched import WatchedFolder
 from uadray.screening.decision_segments import read_decisions
 
 NORMALS, SLIDES = 24, 16
@@ -46,3 +52,37 @@ def test_slides_of_another_stain_drift_and_are_named(folder: Path) -> None:
     assert group.detected_at <= 12
     assert group.measure in ("saturation", "green", "tile_score_median")
     assert in_words(group).startswith(f"site North, scanner S360: {group.measure.replace('_', ' ')} {group.direction}")
+
+
+def _scraped(folder: Path, out: str) -> dict[str, list[Sample]]:
+    """What the exporter tells Prometheus of a screening, by metric."""
+    watched = WatchedFolder(out, str(folder / out))
+    watched.refresh()
+    assert not watched.problem
+    registry = CollectorRegistry()
+    registry.register(LedgerCollector([watched], ExporterConfig()))
+    text = generate_latest(registry).decode()
+    return {family.name: family.samples for family in text_string_to_metric_families(text)}
+
+
+@pytest.mark.parametrize(("out", "detected"), [("same", 0), ("changed", 1)])
+def test_the_exporter_says_which_screening_drifts(folder: Path, out: str, detected: int) -> None:
+    told = _scraped(folder, out)
+    (sample,) = told["uadray_drift_detected"]
+    assert (sample.labels["screening"], sample.labels["site"], sample.labels["scanner"]) == (out, "North", "S360")
+    assert sample.value == detected
+    evidence = {each.labels["measure"]: each.value for each in told["uadray_drift_evidence"]}
+    (limit,) = told["uadray_drift_limit"]
+    assert set(evidence) == set(MEASURES)
+    assert (max(evidence.values()) >= limit.value) == bool(detected)
+    assert [each.value for each in told["uadray_drift_slides"]] == [SLIDES]
+    holds = [each.value for each in told.get("uadray_calibration_holds", [])]
+    assert holds == ([0] if detected else []), "16 slides are too few to say that it holds"
+
+
+def test_the_log_says_once_in_words_what_drifts(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    watched = WatchedFolder("archive", str(folder / "changed"))
+    watched.refresh()
+    watched.refresh()
+    (line,) = [record.message for record in caplog.records if "drift" in record.message]
+    assert line == f"archive: drift, bundle tiny: {in_words(_drift(folder, 'changed'))}"

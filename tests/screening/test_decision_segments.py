@@ -59,7 +59,7 @@ def test_segments_of_older_versions_still_count(tmp_path: Path) -> None:
     sd.screened(out, sd.slides(tmp_path / "slides", 3))
     (segment,) = objects.list_objects(f"{out}/segments")
     table = pq.read_table(segment.uri)
-    new = ["decided_at", *MEASURES, "read_seconds", "score_seconds"]
+    new = ["decided_at", *MEASURES, "read_seconds", "score_seconds", "patient"]
     pq.write_table(table.drop_columns(["site", "scanner", "stain", "pictures", *new]), segment.uri)
     decided = decision_segments.read_decisions(out)
     assert decided.unsegmented == 0

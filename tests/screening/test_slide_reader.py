@@ -1,6 +1,7 @@
 """What a reader tells of a slide reaches its decision, and is what the tiles say."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -59,3 +60,16 @@ def test_decisions_tell_when_and_how_long_and_failures_nothing_of_tissue(out: st
         is_failed = row["slide_id"] == "broken"
         assert (row["state"] == "failed") == is_failed
         assert all((row[name] is None) == is_failed for name in (*MEASURES, "score_seconds")), row
+
+
+def test_slides_of_a_patient_have_one_mark_that_does_not_name_the_patient(tmp_path: Path) -> None:
+    bundle = endpoint_parts.write_calibrated(tmp_path)
+    rows = small_screening.painted_rows(tmp_path / "slides")
+    named = [replace(row, patient_id=patient) for row, patient in zip(rows, ("P7", "P7", "P8", None), strict=True)]
+    small_screening.screen_here(str(tmp_path / "out"), [bundle], named)
+    marks = {row["slide_id"]: row["patient"] for row in read_decisions(str(tmp_path / "out")).table.to_pylist()}
+    one, other, third, unknown = (marks[row.slide_id] for row in named)
+    assert one == other != third
+    assert third is not None
+    assert unknown is None
+    assert "P7" not in one

@@ -13,10 +13,24 @@ from typing import Any
 import endpoint_parts
 import pytest
 import requests
+from scrapes import awaited_run
 from seaweed import free_port
 
 from uadray.config import parse_config
 from uadray.detectors.bundle import load_detector, read_bundle
+from uadray.detectors.detector import BATCH
+from uadray.metrics import (
+    BATCH_ROOM,
+    BATCH_TILES,
+    BYTES,
+    ERRORS,
+    GPU_SECONDS,
+    QUEUE,
+    RUN_INFO,
+    SECONDS,
+    STAGE_SECONDS,
+    TILES,
+)
 from uadray.serving.deployment_file import DeploymentFile
 from uadray.tiles.images import Pixels
 
@@ -120,7 +134,7 @@ def asking(url: str, body: dict[str, Any], answers: list[requests.Response], *, 
             thread.join()
 
 
-def test_scores_over_http_are_the_detectors(
+def test_scores_over_http_are_the_detectors_and_counted(
     chain: str, bundles: dict[str, str], pixels: Pixels, body: dict[str, Any]
 ) -> None:
     ready = requests.get(f"{chain}/readyz", timeout=30)
@@ -132,6 +146,17 @@ def test_scores_over_http_are_the_detectors(
     for name, kind in (("main", "dpa"), ("second", "fanogan"), ("without", "enlarged_nuclei"), ("main", "dpa")):
         answer = requests.post(chain + PATH, json=body | {"bundle": name}, headers=TOKEN, timeout=60)
         scores_of(answer, bundles[kind], pixels)
+    n = len(pixels)
+    expected: dict[tuple[str, str], float] = {
+        (TILES, "serve_map"): 4 * n, (TILES, "serve_reconstruct"): 3 * n, (TILES, "serve_score"): 4 * n,
+        (BYTES, "serve_map"): 4 * pixels.nbytes, (ERRORS, "serve_map"): 4, (ERRORS, "serve_score"): 0,
+        (BATCH_TILES, "serve_map"): 4 * n, (BATCH_ROOM, "serve_map"): 4 * 2 * BATCH, (GPU_SECONDS, "serve_map"): 0,
+        (QUEUE, "to_read"): 0,
+    }  # fmt: skip
+    run = awaited_run(expected, "serve-")  # the one of this deployment: all its replicas count for it, and no other
+    ids = {read_bundle(uri).id for uri in bundles.values()}
+    assert len([1 for name, labels in run if name == RUN_INFO and set(labels.split(",")) & ids]) == 3
+    assert 0 < run[STAGE_SECONDS, "map"] < run[SECONDS, "serve_map"]
 
 
 def test_a_bundle_is_swapped_while_requests_run(

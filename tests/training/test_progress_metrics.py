@@ -30,14 +30,15 @@ def test_a_training_counts_from_zero(use_gpu: bool) -> None:
     told = TrainingMetrics(config, "train-0", cores=(4, 1))
     assert metrics.told()[metrics.TILES, ("train_step",)] == 0
     assert (metrics.TRAIN_STEP, ()) not in metrics.told()
-    told.tell([{"step": 3}, {"step": 5}], Tally(40, 10.0, 1.5, {"mse": (2.5, 5), "bad": (float("inf"), 5)}))
+    losses = {"mse": (2.5, 5), "bad": (float("inf"), 5)}
+    told.tell([{"step": 3}, {"step": 5, "fid": 12.5}], Tally(40, 10.0, 1.5, losses))
     told.tell([], Tally())
     values = metrics.told()
     assert values[metrics.TILES, ("train_step",)] == 40
     assert values[metrics.SECONDS, ("train_step",)] == 10.0
     assert values[metrics.WAIT_SECONDS, ("data",)] == 1.5
     assert values[metrics.GPU_SECONDS, ("train_step",)] == (8.5 if use_gpu else 0)
-    assert values[metrics.TRAIN_STEP, ()] == 5
+    assert (values[metrics.TRAIN_STEP, ()], values[metrics.TRAIN_FID, ()]) == (5, 12.5)
     assert {labels: value for (name, labels), value in values.items() if name == metrics.TRAIN_LOSS} == {("mse",): 0.5}
     info = next(labels for name, labels in values if name == metrics.RUN_INFO)
     assert info[:3] == ("train", "", "dpa")

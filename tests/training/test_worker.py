@@ -7,10 +7,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from scrapes import awaited_run
 
 from uadray.commands.train import train
 from uadray.config import parse_config
 from uadray.detectors.bundle import load_detector
+from uadray.metrics import ERRORS, GPU_SECONDS, SECONDS, TILES, TRAIN_LOSS, TRAIN_STEP, WAIT_SECONDS
 from uadray.reports.pictures import encode_png
 from uadray.training.config import TrainConfig
 
@@ -42,6 +44,12 @@ def test_both_hosts_learn_alike(ray_cluster: None, tmp_path: Path) -> None:
     bundles = {
         flag: train(config, data=str(folder.parent), out=str(out), without_ray=flag) for flag, out in outs.items()
     }
+    steps = RUN["epochs"] * RUN["steps_per_epoch"]
+    expected: dict[tuple[str, str], float] = {
+        (TILES, "train_step"): steps * RUN["batch_size"], (ERRORS, "train_step"): 0, (TRAIN_STEP, ""): steps,
+        (GPU_SECONDS, "train_step"): 0,
+    }  # fmt: skip
+    run = awaited_run(expected, "train-", within_s=25)
     plain, on_ray = _lines(outs[True]), _lines(outs[False])
     assert [line.keys() for line in plain] == [line.keys() for line in on_ray]
     assert [(line["step"], line["phase"]) for line in plain] == [(line["step"], line["phase"]) for line in on_ray]
@@ -49,6 +57,10 @@ def test_both_hosts_learn_alike(ray_cluster: None, tmp_path: Path) -> None:
         assert ours["perceptual"] == pytest.approx(theirs["perceptual"], rel=0.1)
     assert plain[-1]["perceptual"] < 0.9 * plain[0]["perceptual"]
     assert bundles[True].training_data == bundles[False].training_data
+    assert run[SECONDS, "train_step"] == pytest.approx(sum(line["seconds"] for line in on_ray), rel=0.05)
+    waited = sum(line["waiting"] * line["seconds"] for line in on_ray)
+    assert run[WAIT_SECONDS, "data"] == pytest.approx(waited, rel=0.02)
+    assert run[TRAIN_LOSS, "perceptual"] == pytest.approx(on_ray[-1]["perceptual"], rel=0.2)
     pixels = rng.integers(0, 255, (4, 24, 24, 3), dtype=np.uint8)
     ours, theirs = (load_detector(str(outs[flag]))(pixels).score for flag in (True, False))
     np.testing.assert_allclose(ours, theirs, rtol=0.25)

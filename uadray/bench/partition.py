@@ -214,4 +214,5 @@ def _asked(prometheus: Scraping | None) -> dict[str, Any] | None:
         "nodes_seen": prometheus.number('max_over_time(count(up{job="ray"} == 1)[1h:5s])'),
         "least_nodes": prometheus.number('min_over_time(count(up{job="ray"} == 1)[3m:5s])'),
         "series": prometheus.number('count({job="ray"})'),
+        "ledger_slides": prometheus.number('sum(uadray_ledger_slides{state="scored"})'),
     }  # fmt: skip

@@ -27,7 +27,7 @@ STORE_BYTES = 100 * 2**20
 """Size of a Ray node's object store."""
 
 RESTART_S = 5
-"""`RestartSec` of the unit in deploy/README.md."""
+"""`RestartSec` of the unit in deploy/machines.md."""
 
 DASHBOARD_PORT = 8265
 

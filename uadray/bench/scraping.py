@@ -82,7 +82,9 @@ def scraped(
     listen = f"--web.listen-address={address}:{PROMETHEUS_PORT}"
     server = [prometheus, f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", listen]
     uadray = str(Path(sys.executable).with_name("uadray"))
-    export = [uadray, "exporter", out_uri, "--host", address, "--port", str(EXPORTER_PORT)]
+    (folder / "exporter.yaml").write_text(f"refresh_s: {EVERY_S}\n", encoding="utf-8")
+    export = [uadray, "exporter", f"partition={out_uri}", f"--config={folder / 'exporter.yaml'}"]
+    export += [f"--host={address}", f"--port={EXPORTER_PORT}"]
     running = [
         _started([*inside, *command], environment, folder / f"{name}.log")
         for name, command in (("prometheus", server), ("exporter", export))

@@ -70,8 +70,8 @@ def stream(
     def tables(ended: threading.Event) -> Iterator[pa.Table]:
         pool = scorer_pool(WatchedScorer, arguments, n=workers, num_cpus=SCORE_CPUS, num_gpus=config.gpus, **selector)
         readers = _Readers(grouped, watch.name, failed_row, not_begun=not_begun, options=selector)
-        with closing(pool), closing(readers):
-            yield from _scored(readers, pool, ended, _StreamMeter(n_later))
+        with closing(pool), closing(readers), closing(_StreamMeter(n_later)) as meter:
+            yield from _scored(readers, pool, ended, meter)
 
     yield from rows_of(tables)
 
@@ -162,10 +162,18 @@ class _StreamMeter:
         to_read, reading = readers.counts()
         scoring, to_score = pool.at_work()
         sizes = {"to_read": self._n_later + to_read, "reading": reading, "to_score": ready + to_score}
-        for queue, size in (sizes | {"scoring": scoring}).items():
-            metrics.set_gauge(metrics.QUEUE, size, queue=queue)
+        _tell_queues(sizes | {"scoring": scoring})
         metrics.count(metrics.WAIT_SECONDS, ready * passed_s, on="room")
         metrics.count(metrics.WAIT_SECONDS, pool.idle_s(), on="data")
+
+    def close(self) -> None:
+        """Nothing is on the way any more."""
+        _tell_queues({"to_read": self._n_later, "reading": 0, "to_score": 0, "scoring": 0})
+
+
+def _tell_queues(sizes: dict[str, int]) -> None:
+    for queue, size in sizes.items():
+        metrics.set_gauge(metrics.QUEUE, size, queue=queue)
 
 
 def _there(waited_for: dict[Any, Any], *, fetch: bool = False) -> list[Any]:

@@ -46,7 +46,7 @@ def _token() -> Finding:
     """Whether the cluster asks for a token, and whether others on this machine can read ours."""
     if not joining.token_mode():
         text = "RAY_AUTH_MODE is not token: whoever reaches the cluster's ports may run programs on it"
-        return Finding("Ray token", False, f"{text}; see deploy/README.md", required=False)
+        return Finding("Ray token", False, f"{text}; see deploy/security.md", required=False)
     file = joining.token_file()
     if file is None:
         return Finding("Ray token", True, "in RAY_AUTH_TOKEN")

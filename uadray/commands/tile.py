@@ -150,16 +150,18 @@ def _cut_all(
     for kind, n in (("cpu", nodes.cores()), ("gpu", nodes.gpus())):
         metrics.set_gauge(metrics.CORES, n, kind=kind)
     todo = rows
-    while todo:
-        given_back: list[SlideRow] = []
-        for row, answer in in_parallel(_cut, todo, spec, options, out, nodes=nodes):
-            result = _result(row, answer, attempts)
-            if result is None:
-                given_back.append(row)
-            else:
-                yield row, result
-        todo = given_back
-    metrics.end_run()
+    try:
+        while todo:
+            given_back: list[SlideRow] = []
+            for row, answer in in_parallel(_cut, todo, spec, options, out, nodes=nodes):
+                result = _result(row, answer, attempts)
+                if result is None:
+                    given_back.append(row)
+                else:
+                    yield row, result
+            todo = given_back
+    finally:
+        metrics.end_run()
 
 
 def _result(row: SlideRow, answer: _Cut | _Fault | Crashed, attempts: Attempts) -> SlideTiles | str | None:

@@ -4,11 +4,12 @@ Each group, which is a site and a scanner, and each measure of a slide has a tes
 The claim: if the slides of a group are exchangeable with the calibration's, drift is ever called in this group with
 probability `delta` at most, however often one looks. The measures share `delta` equally (Bonferroni).
 
-What breaks it without a drift: many slides of one patient (the calibration has one of each), and for the score an
-archive with many anomalous slides, since the calibration has none (`bench drift` says how much it takes). A measure
-that is null is left out; so is a slide that was not scored, as those of the calibration were, one that was used for
-training or calibration, and one that another calibration decided. Since no slide is left out for how it compares with
-others, the claim holds for those that are left.
+Slides of one patient are alike, and the calibration has one of each patient: of the stream the first that was decided
+counts, where the manifest names patients (where it does not, several slides of each raise it without a drift). For the
+score an archive with many anomalous slides is a drift, since the calibration has none. `bench drift` has numbers for
+both. A measure that is null is left out; so is a slide that was not scored, as those of the calibration were, one that
+was used for training or calibration, and one that another calibration decided. Since no slide is left out for how it
+compares with others, the claim holds for those that are left.
 
 The order of the slides is that in which they were decided. If a slide is decided anew it takes its new place.
 """
@@ -16,7 +17,7 @@ The order of the slides is that in which they were decided. If a slide is decide
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -51,7 +52,7 @@ class GroupDrift:
     Attributes:
         site: as in the manifest, or `unknown`, or `other`.
         scanner: likewise.
-        n_slides: slides of the stream.
+        n_slides: slides of the stream, one a patient.
         n_normals: calibration slides that they are compared with.
         reference: whether these are of the same site and scanner, or all.
         evidence: log10 of the test martingale by measure, its highest so far. A measure that no slide of the stream or
@@ -63,6 +64,7 @@ class GroupDrift:
         direction: where this measure went.
         medians: of this measure: of the calibration's slides, and of those from `since` to `detected_at`.
         missing: how many slides of the stream lack each measure.
+        n_alike: further slides of the same patients, which do not count.
     """
 
     site: str
@@ -78,6 +80,7 @@ class GroupDrift:
     direction: Literal["higher", "lower"] | None = None
     medians: tuple[float, float] | None = None
     missing: dict[str, int] = field(default_factory=dict)
+    n_alike: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,16 @@ def drift(decisions: pa.Table, calibration: Calibration, *, delta: float = DELTA
     stream = _ordered(decisions, calibration.id)
     numbers = {measure: _column(stream, measure) for measure in MEASURES}
     ties = _ties(stream["slide_id"].to_pylist(), calibration.id)
+    is_first = first_of_patients(stream)
     places: dict[tuple[str, str], list[int]] = {}
     for place, name in enumerate(group_names(stream)):
         places.setdefault(name, []).append(place)
     groups = []
-    for name, at in sorted(places.items()):
+    for name, all_of_them in sorted(places.items()):
+        at = [place for place in all_of_them if is_first[place]]
         here = {measure: column[at] for measure, column in numbers.items()}
-        groups.append(_group_drift(name, here, ties[at], calibration.normals, delta))
+        group = _group_drift(name, here, ties[at], calibration.normals, delta)
+        groups.append(replace(group, n_alike=len(all_of_them) - len(at)))
     return groups
 
 
@@ -122,6 +128,16 @@ def group_names(decisions: pa.Table) -> list[tuple[str, str]]:
             known.add(name)
         names.append(name if name in known else OTHER)
     return names
+
+
+def first_of_patients(decisions: pa.Table) -> npt.NDArray[np.bool_]:
+    """Which rows are the first of their patient in their group (`group_names`), [n]; who is not named is one alone."""
+    seen: set[tuple[tuple[str, str], str]] = set()
+    first = np.ones(len(decisions), np.bool_)
+    for place, name in enumerate(zip(group_names(decisions), _strings(decisions, "patient", ""), strict=True)):
+        first[place] = not name[1] or name not in seen
+        seen.add(name)
+    return first
 
 
 def in_words(group: GroupDrift) -> str:

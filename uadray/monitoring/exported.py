@@ -19,6 +19,19 @@ class Exported:
     labels: tuple[str, ...] = ()
 
 
+LONGEST_LABEL = 100
+"""Characters of a label: names in ledgers come from outside."""
+
+
+def label(text: str) -> str:
+    r"""A name from outside as a label or a terminal has it: of bounded length, and printable.
+
+    >>> label("Site\x1b[31m")
+    'Site?[31m'
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:LONGEST_LABEL])
+
+
 _GROUP = ("bundle", "site", "scanner")
 
 EXPORTED = {

@@ -13,14 +13,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from uadray.errors import InputError
-from uadray.monitoring.exported import EXPORTED
+from uadray.monitoring.exported import EXPORTED, label
 from uadray.monitoring.ledger_metrics import BundleNumbers, LedgerNumbers
 from uadray.monitoring.prices import ExporterConfig, cost
 from uadray.monitoring.validity import P_EDGES
 from uadray.monitoring.watched import Reading, WatchedFolder
-
-LONGEST_LABEL = 100
-"""Characters of a label: names in ledgers come from outside."""
 
 Sample = tuple[str, dict[str, str], Any]
 """Name, labels, and value; of a histogram its buckets and sum."""
@@ -95,11 +92,6 @@ class LedgerCollector(Collector):
             yield "uadray_cost_per_slide", labels, spent / numbers.timed
         if screening in self._config.budgets:
             yield "uadray_budget", labels, self._config.budgets[screening]
-
-
-def label(text: str) -> str:
-    """A name from outside as a label has it: of bounded length, and printable."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:LONGEST_LABEL])
 
 
 def bundle_label(numbers: BundleNumbers) -> str:

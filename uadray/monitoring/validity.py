@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from uadray.monitoring.drift import group_names
+from uadray.monitoring.drift import first_of_patients, group_names
 
 P_EDGES = (0.01, 0.02, 0.05, *(round(0.1 * i, 1) for i in range(1, 11)))
 """Upper ends of the bins of p-values."""
@@ -28,6 +28,9 @@ JUDGED = 20
 
 LEVEL = 0.01
 """Probability that too many slides of a group are called, once, where the rate holds."""
+
+
+_NEEDED = ("slide_id", "site", "scanner", "patient", "decided_at", "p_value")
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,16 @@ class GroupValidity:
 
 
 def judged_slides(decisions: pa.Table) -> pa.Table:
-    """The rows whose p-values are news, in the order in which they were decided: scored, and not used before."""
+    """The rows whose p-values are news, in the order in which they were decided: scored, and not used before.
+
+    The first of each patient in a group: what is claimed of normal slides is claimed of any one of a patient.
+    """
     is_news = pc.and_(pc.equal(decisions["state"], "scored"), pc.is_null(decisions["note"]))
-    rows = decisions.filter(pc.and_(is_news, pc.is_valid(decisions["p_value"])))
+    told = decisions.select([name for name in _NEEDED if name in decisions.column_names])
+    rows = told.filter(pc.and_(is_news, pc.is_valid(decisions["p_value"])))
     keys = pa.table({"at": pc.fill_null(rows["decided_at"], ""), "slide_id": rows["slide_id"]})
-    return rows.take(pc.sort_indices(keys, sort_keys=[("at", "ascending"), ("slide_id", "ascending")]))
+    ordered = rows.take(pc.sort_indices(keys, sort_keys=[("at", "ascending"), ("slide_id", "ascending")]))
+    return ordered.filter(pa.array(first_of_patients(ordered)))
 
 
 def validity(decisions: pa.Table, *, alpha: float, n_calibration: int | None) -> list[GroupValidity]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,6 +43,7 @@ _SEGMENT = pa.schema(
 
 _MAY_LACK = (
     "bundle", "pictures", "site", "scanner", "stain", "decided_at", *MEASURES, "read_seconds", "score_seconds",
+    "patient",
 )  # fmt: skip
 """Columns that are not stored, or not known to the version that wrote a segment."""
 
@@ -87,30 +88,36 @@ def list_decisions(out: str) -> dict[str, objects.ObjectInfo]:
     return {objects.name(info.uri).removesuffix(".json"): info for info in infos}
 
 
-def read_decisions(out: str, *, known: pa.Table | None = None) -> Decided:
+def read_decisions(out: str, *, known: pa.Table | None = None, leave_out: Collection[str] = ()) -> Decided:
     """Read them all: a listing, the segments, and one by one what is in no segment.
 
     Args:
         out: the folder.
         known: the table of an earlier reading. What is listed as it was then is taken from it, and segments are read
             only where so much is new that they are worth it.
+        leave_out: columns that are empty in what is returned: of a large archive some take most of the memory.
     """
     listed = list_decisions(out)
     if known is not None:
         known = _current(known, listed)
         if len(listed) - len(set(known["slide_id"].to_pylist())) < WORTH_A_SEGMENT:
-            return _with_unsegmented(known, (), listed)
+            return _with_unsegmented(known, (), listed, leave_out)
     names = [info.uri for info in objects.list_many(objects.join(out, "segments"), suffixes=(".parquet",))]
     first = [_SEGMENT.empty_table()] if known is None else [known]
     with ThreadPoolExecutor(REQUESTS) as pool:
-        stored = _current(pa.concat_tables([*first, *pool.map(_read_segment, names)]), listed)
-    return _with_unsegmented(stored, tuple(names), listed)
+        read = pool.map(lambda name: _read_segment(name, leave_out), names)
+        stored = _current(pa.concat_tables([*first, *read]), listed)
+    return _with_unsegmented(stored, tuple(names), listed, leave_out)
 
 
-def _with_unsegmented(stored: pa.Table, names: tuple[str, ...], listed: Mapping[str, objects.ObjectInfo]) -> Decided:
+def _with_unsegmented(
+    stored: pa.Table, names: tuple[str, ...], listed: Mapping[str, objects.ObjectInfo], leave_out: Collection[str]
+) -> Decided:  # fmt: skip
     """What is known from segments, and what is read one by one."""
     known = set(stored["slide_id"].to_pylist())
     unsegmented = _read_jsons([info for slide_id, info in listed.items() if slide_id not in known])
+    if leave_out:
+        unsegmented = _completed(unsegmented.drop_columns(list(leave_out)))
     return Decided(pa.concat_tables([stored, unsegmented]), names, len(unsegmented))
 
 
@@ -190,15 +197,28 @@ def _current(table: pa.Table, listed: Mapping[str, objects.ObjectInfo]) -> pa.Ta
     return table.take(pa.array(places.values(), pa.int64()))
 
 
-def _read_segment(uri: str) -> pa.Table:
+def _read_segment(uri: str, leave_out: Collection[str] = ()) -> pa.Table:
     try:
-        table = pq.read_table(pa.BufferReader(objects.read_bytes(uri)))
-        for name in _MAY_LACK:
-            if name not in table.column_names:
-                table = table.append_column(name, pa.nulls(len(table), _SEGMENT.field(name).type))
-        return table.select(_SEGMENT.names).cast(_SEGMENT)
+        file = pq.ParquetFile(pa.BufferReader(objects.read_bytes(uri)))
+        there = set(file.schema_arrow.names)
+        if not there.issuperset(set(_SEGMENT.names) - set(_MAY_LACK)):
+            return _SEGMENT.empty_table()
+        return _completed(file.read([name for name in _SEGMENT.names if name in there and name not in leave_out]))
     except (NotFoundError, KeyError, ValueError):  # merged meanwhile, or of another version: the JSONs remain
         return _SEGMENT.empty_table()
+
+
+def _completed(table: pa.Table) -> pa.Table:
+    """The table with all columns of a segment; those that it lacks are empty."""
+    columns = {}
+    for field in _SEGMENT:
+        if field.name in table.column_names:
+            columns[field.name] = table[field.name]
+        elif field.nullable:
+            columns[field.name] = pa.nulls(len(table), field.type)
+        else:
+            columns[field.name] = pa.array([""] * len(table), field.type)
+    return pa.table(columns).cast(_SEGMENT)
 
 
 def _read_jsons(infos: Sequence[objects.ObjectInfo]) -> pa.Table:

@@ -34,6 +34,7 @@ from uadray.reports.tile_cells import over_tile
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.slide_result import BundleScores, SlideResult
+from uadray.slides.identity import patient_mark
 from uadray.tiles.cells import cells_of
 
 PLAIN_ROWS = 8
@@ -113,6 +114,7 @@ def decision_record(
         | facts
         | _evidence(result, index, bundles[index].calibration)
         | measures_of(result, index)
+        | {"patient": patient_mark(result.row, bundles[index].calibration.id)}
         for index, verdict in enumerate(verdicts)
     ]
     if len(bundles) == 1:

@@ -46,3 +46,6 @@ class TrainingMetrics:
                 metrics.set_gauge(metrics.TRAIN_LOSS, value, loss=name)
         if lines:
             metrics.set_gauge(metrics.TRAIN_STEP, int(lines[-1]["step"]))
+        for line in lines:
+            if "fid" in line:  # of whoever measures one at the end of an epoch
+                metrics.set_gauge(metrics.TRAIN_FID, float(line["fid"]))

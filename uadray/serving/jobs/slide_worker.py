@@ -427,7 +427,7 @@ def _in_order(
 
 
 def _count(header: dict[str, Any]) -> None:
-    """Count a part's reading and scoring, as a screening does; batches are counted by the stages."""
+    """Count a part's reading and scoring as a screening does, without batches: the stages count theirs."""
     counts = {name: n for name, n in header.get("counts", {}).items() if not name.startswith("batch_")}
     count_part(header | {"counts": counts})
 
