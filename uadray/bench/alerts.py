@@ -29,6 +29,7 @@ from uadray.bench.monitoring_files import monitoring_folder
 from uadray.bench.seaweed import free_port
 from uadray.bench.serve_material import npz_request, tiles
 from uadray.errors import InputError, WorkError
+from uadray.metrics import HOLD_S
 from uadray.reports.pictures import encode_png
 
 GOALS = {"missed": 0, "early": 0}
@@ -81,6 +82,12 @@ class Stage:
         """Until a query has a result."""
         self.system.prometheus.wait_for(expression, seconds=seconds)
 
+    def wait_counting(self) -> None:
+        """Until a driver that has just started counts: it tells 0 for 20 s first."""
+        self.wait('uadray_ledger_drivers{state="alive"} == 1')
+        time.sleep(HOLD_S + 5)
+        self.wait('sum by (run) (ray_uadray_slides_total{state="scored"}) > 0')
+
 
 def screening(stage: Stage) -> None:
     """One driver, at which one thing after the other goes wrong, until it is killed."""
@@ -131,15 +138,15 @@ def standstill(stage: Stage) -> None:
 def crashes(stage: Stage) -> None:
     """Readers are killed again and again, as by a kernel that is out of memory."""
     with stage.failing("UadrayNodeFault"):
-        for _ in range(6):
-            _signal(stage.system.processes("ray::Read")[:2], signal.SIGKILL)
+        for _ in range(8):
+            _signal(stage.system.processes("ray::Read")[:1], signal.SIGKILL)
             time.sleep(1)
 
 
 def damage(stage: Stage) -> None:
     """Two of five slides are damaged files."""
+    stage.wait_counting()
     with stage.failing("UadrayFailuresHigh", seconds=90):
-        stage.wait('sum by (run) (ray_uadray_slides_total{state="scored"}) > 0', seconds=90)
         stage.archive.put(40, damaged=True)
         stage.archive.put(60)
 
@@ -172,18 +179,18 @@ def _signal(pids: Sequence[int], number: int) -> None:
 
 def stopped(stage: Stage) -> None:
     """The driver is stopped in order, with slides left."""
-    stage.archive.put_large(60)
+    stage.archive.put_large(120)
     with stage.archive.screening(stage.system) as driver:
-        stage.wait('uadray_ledger_drivers{state="alive"} == 1')
+        stage.wait("uadray_ledger_backlog_slides > 0", seconds=90)
         with stage.failing("UadrayScreeningUnfinished"):
             os.kill(driver.pid, signal.SIGTERM)
 
 
 def store_away(stage: Stage) -> None:
     """The store is killed, and is back after the alerts."""
-    stage.archive.put_large(60)
+    stage.archive.put_large(120)
     with stage.archive.screening(stage.system):
-        stage.wait('sum by (run) (ray_uadray_slides_total{state="scored"}) > 0', seconds=90)
+        stage.wait_counting()
         with stage.failing("UadrayStoreAway", "UadrayLedgerUnreadable", seconds=90):
             stage.system.store.kill()
         stage.system.store.start()
@@ -191,9 +198,9 @@ def store_away(stage: Stage) -> None:
 
 def refused(stage: Stage) -> None:
     """The store's keys are changed under a screening, and changed back."""
-    stage.archive.put_large(60)
+    stage.archive.put_large(120)
     with stage.archive.screening(stage.system):
-        stage.wait('sum by (run) (ray_uadray_slides_total{state="scored"}) > 0', seconds=90)
+        stage.wait_counting()
         keys, store = stage.system.store.env["AWS_SECRET_ACCESS_KEY"], stage.system.store
         with stage.failing("UadrayCredentialsRefused", seconds=90):
             store.kill()
@@ -275,7 +282,7 @@ def head_killed(stage: Stage) -> None:
 
 
 SCENARIOS: dict[str, Callable[[Stage], None]] = {
-    "screening": screening, "stopped": stopped, "store": store_away, "refused": refused, "training": training,
+    "stopped": stopped, "screening": screening, "store": store_away, "refused": refused, "training": training,
     "endpoint": endpoint, "exporter": exporter_killed, "head": head_killed,
 }  # fmt: skip
 """In the order in which they run: what is broken for good comes last."""
@@ -296,7 +303,7 @@ def run(*, only: Sequence[str] = ()) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="uadray-bench-") as name:
         root = "s3://slides"
         config = {
-            "refresh_s": 1, "calibrations": {"tiny": f"{root}/bundle"}, "prices": {"cpu_hour": 100.0},
+            "refresh_s": 1, "calibrations": {"tiny": f"{root}/bundle"}, "prices": {"cpu_hour": 10_000.0},
             "budgets": {"archive": 0.5},
         }  # fmt: skip
         with live_system(Path(name), {"archive": f"{root}/out"}, exporter_config=config) as system:
