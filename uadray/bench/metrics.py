@@ -5,7 +5,8 @@
 share of the readers' and scorers' time that the parts of the work explain is given beside it.
 
 `rate`: a screening of made-up slides, of one tile and without any work, which goes on for two minutes. `rate` over the
-last minute, as Prometheus answers it, is compared with the slides that were decided in that minute, at six moments.
+last minute, as Prometheus answers it, is compared with the slides that were decided in a minute, some times. That
+minute ends `rate_lag_s` before, which is the same for all: what an endpoint shows is some seconds old.
 
 `series`: twenty screenings one after the other in one cluster. Series of ours at Ray's endpoint are counted as the
 first one ends, and as the last one does. Before these two the endpoint has had time to forget those before; in between
@@ -19,36 +20,31 @@ is the CPU time of all processes: without metrics nothing is timed, counted or t
 import json
 import os
 import re
-import statistics
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from uadray import metrics
 from uadray.bench.archive import FreeDetector, write_bundle_of_one_tile
 from uadray.bench.command import Command, shortened
 from uadray.bench.made_up import CONTENT, made_up, read_made_up
+from uadray.bench.metrics_overhead import overhead, painted
 from uadray.bench.network import HERE, made_network
-from uadray.bench.processes import CpuMeter
 from uadray.bench.prometheus import PrometheusServer, missing_programs
 from uadray.bench.ray_nodes import RayNode, ray_cluster
-from uadray.bench.slides import write_slide, write_tiny_bundle
-from uadray.detectors.bundle import Bundle, load_detector
 from uadray.errors import InputError, WorkError
-from uadray.screening import scorer, slide_reader
 from uadray.screening.decision_segments import read_decisions
 from uadray.slides.manifest import SlideRow
-from uadray.stage_seconds import WorkRecord
-from uadray.tiles.spec import TileSpec
 
 GOALS = {"totals_off": 0.02, "rate_off": 0.02, "overhead": 0.02, "series_growth": 0.05}
 """The most of each figure, all of them shares."""
@@ -64,8 +60,12 @@ SEEN_S = 2 * SCRAPE_S + 5
 DRIVER = "import sys; from uadray.bench.metrics import screened; screened(*sys.argv[1:])"
 LIMIT_S = 600.0
 
-MADE_UP_PER_CORE_S = 12
-"""So many made-up slides a second are decided with each core, about."""
+MOST_PER_CORE_S, STREAM_S = 40, 130
+"""More made-up slides than are decided in a second with each core; and how long they go on."""
+
+LAG_S = 12.0
+"""What Prometheus shows is older by less than this: Ray is told every half second, and brings its endpoint up to date
+every 10 s."""
 
 
 def run(*, only: Sequence[str] = (), slides: int = 24, screenings: int = 20, rounds: int = 3) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def run(*, only: Sequence[str] = (), slides: int = 24, screenings: int = 20, rou
     with tempfile.TemporaryDirectory(prefix="uadray-bench-") as name:
         folder = Path(name)
         if not only or "overhead" in only:
-            figures |= _overhead(folder, slides, rounds)
+            figures |= overhead(folder, slides, rounds)
         if not only or {"totals", "rate", "series"} & set(only):
             with _scraped_cluster(folder) as (environment, endpoint, prometheus):
                 if not only or "totals" in only:
@@ -160,19 +160,8 @@ def _summary(command: Command) -> dict[str, Any]:
     return summary
 
 
-def _painted(folder: Path, n: int) -> None:
-    """Slides of some hundred tiles: one file under many names; and a bundle."""
-    if (folder / "slides").exists():
-        return
-    (folder / "slides").mkdir()
-    path = write_slide(folder / "slide.tif", repeats=2)
-    for i in range(n):
-        os.link(path, folder / "slides" / f"s{i:03}.tif")
-    write_tiny_bundle(str(folder / "bundle-painted"))
-
-
 def _totals(folder: Path, environment: dict[str, str], prometheus: PrometheusServer, n: int) -> dict[str, Any]:
-    _painted(folder, n)
+    painted(folder, n)
     sizes = {"first": n, "second": n // 2}
     with ExitStack() as stack:
         running = {
@@ -226,37 +215,45 @@ def _decisions(out: Path) -> pa.Table:
 
 
 def _rate(folder: Path, environment: dict[str, str], prometheus: PrometheusServer) -> dict[str, Any]:
-    """Made-up slides in a steady stream; the rate of slides at six moments, the last as it goes on."""
-    n = MADE_UP_PER_CORE_S * (os.cpu_count() or 2) * (WINDOW_S + 60)
+    """Made-up slides in a stream that is ended in its midst; the rate of slides at moments `SCRAPE_S` apart."""
+    n = MOST_PER_CORE_S * (os.cpu_count() or 2) * STREAM_S
     (folder / "made_up").mkdir()
     for row in made_up(str(folder / "made_up"), n):
         Path(row.uri).write_bytes(CONTENT)
     write_bundle_of_one_tile(str(folder / "bundle-made_up"))
-    moments: dict[float, float] = {}
+    rates: dict[float, float] = {}
+    query = f'sum(rate(ray_{metrics.SLIDES}{{state="scored"}}[{WINDOW_S}s]))'
     with _started(folder, environment, out="steady", kind="made_up", n=n) as command:
-        query = f'sum(rate(ray_{metrics.SLIDES}{{state="scored"}}[{WINDOW_S}s]))'
-        while command.wait(SCRAPE_S) is None:
+        until = time.monotonic() + STREAM_S
+        while time.monotonic() < until and command.wait(SCRAPE_S) is None:
             found = prometheus.query(query)
-            moments[time.time()] = float(found[0]["value"][1]) if found else 0.0
-        summary = _summary(command)
-    decided = [
-        datetime.fromisoformat(text).timestamp() for text in _decisions(folder / "steady")["decided_at"].to_pylist()
-    ]
-    asked = [at for at in moments if at - WINDOW_S - SCRAPE_S > min(decided) and at < max(decided)]
-    if not asked:
-        raise WorkError(f"{len(decided)} slides took {summary['seconds']:.0f} s: too short for a rate")
-    true = {at: sum(at - WINDOW_S < each <= at for each in decided) / WINDOW_S for at in asked}
-    off = {at: moments[at] / true[at] - 1 for at in asked}
+            rates[time.time()] = float(found[0]["value"][1]) if found else 0.0
+    texts = _decisions(folder / "steady")["decided_at"].to_pylist()
+    decided = np.sort([datetime.fromisoformat(text).timestamp() for text in texts])
+    seen = {at: rate for at, rate in rates.items() if at - WINDOW_S - LAG_S > decided[0] + SCRAPE_S}
+    if not seen:
+        raise WorkError(f"{len(decided)} slides were decided within {decided[-1] - decided[0]:.0f} s: no whole minute")
+    off = {lag_s: _rates_off(seen, decided, lag_s) for lag_s in np.arange(0, LAG_S, 0.5).tolist()}
+    lag_s = min(off, key=lambda each: max(map(abs, off[each])))
     return {
-        "rate_off": round(abs(statistics.median(off.values())), 4),
-        "rate_offs": [round(each, 4) for each in off.values()],
-        "rate_true": [round(each, 2) for each in true.values()],
+        "rate_off": round(max(map(abs, off[lag_s])), 4),
+        "rate_lag_s": lag_s,
+        "rate_offs": [round(each, 4) for each in off[lag_s]],
+        "rate_offs_without_lag": [round(each, 4) for each in off[0.0]],
+        "rates": [round(rate, 2) for rate in seen.values()],
     }
+
+
+def _rates_off(seen: Mapping[float, float], decided: npt.NDArray[np.float64], lag_s: float) -> list[float]:
+    """How far each rate is off that of the decisions in the same time, so much before."""
+    ends = np.array(list(seen)) - lag_s
+    true = (np.searchsorted(decided, ends) - np.searchsorted(decided, ends - WINDOW_S)) / WINDOW_S
+    return [float(each) for each in np.array(list(seen.values())) / true - 1]
 
 
 def _series(folder: Path, environment: dict[str, str], endpoint: str, n: int) -> dict[str, Any]:
     """Our series at Ray's endpoint as screenings end. All but the first and the last follow each other at once."""
-    _painted(folder, 2)
+    painted(folder, 2)
     counts: list[int] = []
     for number in range(n):
         if number in (0, n - 1):
@@ -272,60 +269,3 @@ def _series(folder: Path, environment: dict[str, str], endpoint: str, n: int) ->
 def _count_of_ours(endpoint: str) -> int:
     with urllib.request.urlopen(endpoint, timeout=10) as answer:  # noqa: S310 - our own cluster
         return len(re.findall(r"^ray_uadray_", answer.read().decode(), re.MULTILINE))
-
-
-def _overhead(folder: Path, n: int, rounds: int) -> dict[str, Any]:
-    """CPU seconds of screenings with and without metrics, in turn."""
-    from uadray.cluster.connection import connect
-    from uadray.screening.bundles import calibrated_bundle
-    from uadray.screening.job import screen
-
-    _painted(folder, n)
-    rows = [SlideRow(f"s{i:03}", f"{folder}/slides/s{i:03}.tif") for i in range(n)]
-    bundles = [calibrated_bundle(f"{folder}/bundle-painted")]
-    connect()
-    spent: dict[bool, list[float]] = {True: [], False: []}
-    screen(rows[:2], bundles=bundles, out=f"{folder}/first")  # starts Ray's processes
-    with CpuMeter() as meter:
-        for number, counted in enumerate([True, False, False, True] * rounds):
-            before = sum(meter.seconds().values())
-            out = f"{folder}/overhead-{number}"
-            if counted:
-                screen(rows, bundles=bundles, out=out)
-            else:
-                with _uncounted():
-                    screen(rows, bundles=bundles, out=out, read=read_uncounted, load=load_uncounted)
-            spent[counted].append(sum(meter.seconds().values()) - before)
-    ratio = statistics.median(spent[True]) / statistics.median(spent[False])
-    return {
-        "overhead": round(ratio - 1, 4),
-        "cpu_s_with": [round(each, 2) for each in spent[True]],
-        "cpu_s_without": [round(each, 2) for each in spent[False]],
-    }
-
-
-@contextmanager
-def _uncounted() -> Iterator[None]:
-    """A driver in which nothing is counted or told."""
-    with ExitStack() as stack:
-        for name in ("count", "set_gauge", "start_run", "end_run", "tell"):
-            stack.enter_context(mock.patch.object(metrics, name))
-        yield
-
-
-@contextmanager
-def _unrecorded() -> Iterator[WorkRecord]:
-    yield WorkRecord()
-
-
-def read_uncounted(index: int, row: SlideRow, spec: TileSpec) -> Iterator[pa.Table]:
-    """`read_slide`, and nothing is timed."""
-    with mock.patch.object(slide_reader, "recording", _unrecorded):
-        yield from slide_reader.read_slide(index, row, spec)
-
-
-def load_uncounted(uri: str, bundle: Bundle, **options: Any) -> Any:
-    """`load_detector`, in an actor in which nothing is timed from now on."""
-    mock.patch.object(scorer, "recording", _unrecorded).start()
-    mock.patch.object(scorer, "clocked", lambda detector, clock: detector).start()
-    return load_detector(uri, bundle, **options)
