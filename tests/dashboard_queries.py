@@ -51,7 +51,7 @@ def of_variables() -> Iterator[Query]:
             if variable["type"] == "query":
                 found = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
                 assert found is not None, variable["name"]
-                yield Query(name, f"${variable['name']}", f"sum by ({found[2]}) ({found[1]})", is_instant=True)
+                yield Query(name, f"${variable['name']}", f"sum by ({found[2]}) ({found[1]})")
 
 
 def series(expr: str) -> list[tuple[str, dict[str, str]]]:

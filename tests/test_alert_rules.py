@@ -30,7 +30,7 @@ OF_EXPORTER = {name + "_total" * (meant.kind == "counter") for name, meant in EX
 
 WORDS = (
     *("and", "or", "unless", "on", "by", "group_left", "ignoring", "offset"),
-    *("sum", "max", "rate", "increase", "deriv", "changes", "absent", "time"),
+    *("sum", "max", "rate", "increase", "deriv", "changes", "absent", "time", "min_over_time"),
 )
 """Operators and functions of PromQL."""
 

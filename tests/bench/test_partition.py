@@ -19,14 +19,15 @@ def test_events_come_in_their_order() -> None:
         if event:
             story.events[event] = float(second)
     assert story.events == {
-        "first": 5.0, "cut": 50.0, "noticed": 80.0, "through": 50.0 + CUT_S, "back": 122.0, "nearly_done": 145.0
+        "first": 5.0, "cut": 50.0, "noticed": 80.0, "through": 50.0 + CUT_S, "back": 122.0, "late": 123.0,
+        "nearly_done": 145.0,
     }  # fmt: skip
-    assert story.rates() == {"before": 0.2, "while": 0.2, "after": 0.22}
+    assert story.rates() == {"before": 0.2, "while": 0.2, "after": 0.22, "at_the_end": 0.23}
 
 
 def test_what_did_not_come_has_no_rate() -> None:
     story = Story(seen=[(1.0, 0), (2.0, 3)], events={"first": 2.0})
-    assert story.rates() == {"before": None, "while": None, "after": None}
+    assert story.rates() == {"before": None, "while": None, "after": None, "at_the_end": None}
     assert story.per_second("first", "first") is None
 
 

@@ -137,7 +137,7 @@ def test_a_slide_is_decided_as_by_a_screening(bundle: str, tmp_path: Path, data_
     client.close()
     assert shown.count("src='data:image/jpeg;base64,") == 2
     assert len(everything) == 2
-    rows, config = [SlideRow("a", slide)], ScreenConfig(stream=StreamConfig(score_workers=1, threads=1))
+    rows, config = [SlideRow("a", slide, patient_id="p")], ScreenConfig(stream=StreamConfig(score_workers=1, threads=1))
     screen(rows, bundles=[calibrated_bundle(bundle)], out=str(tmp_path / "screened"), config=config)
     record = json.loads((tmp_path / "screened" / "decisions" / "a.json").read_text())
     assert decision.record | {"lease": None} == record | {"lease": None}

@@ -49,6 +49,8 @@ def test_a_bundle_in_a_folder_of_the_drivers_machine(tmp_path: Path) -> None:
     )
     objects.write_bytes(uri, b"{}")
     assert store_checks.readable([uri]).ok
+    message = store_checks.readable(["no-such-folder/bundle.json"]).message
+    assert message.endswith("under the same path, and name it by its full path")
 
 
 @pytest.mark.s3

@@ -78,3 +78,11 @@ def test_the_exporter_says_which_screening_drifts(folder: Path, out: str, detect
     assert [each.value for each in told["uadray_drift_slides"]] == [SLIDES]
     holds = [each.value for each in told.get("uadray_calibration_holds", [])]
     assert holds == ([0] if detected else []), "16 slides are too few to say that it holds"
+
+
+def test_the_log_says_once_in_words_what_drifts(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    watched = WatchedFolder("archive", str(folder / "changed"))
+    watched.refresh()
+    watched.refresh()
+    (line,) = [record.message for record in caplog.records if "drift" in record.message]
+    assert line == f"archive: drift, bundle tiny: {in_words(_drift(folder, 'changed'))}"

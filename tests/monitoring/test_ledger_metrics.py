@@ -154,6 +154,18 @@ def test_names_from_outside_are_bounded(tmp_path: Path) -> None:
     assert sum(n for (state, _), n in bundle.slides.items() if state == "failed") == 50
 
 
+def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
+    """JSON as Python reads it has NaN and infinity."""
+    out = str(tmp_path)
+    made.write_run(out)
+    odd = [{"p_value": float("nan")}, {"p_value": 7.0}, {"alpha": float("nan")}, {"read_seconds": float("inf")}]
+    made.write_decisions(out, [made.scored(f"s{i}", **more) for i, more in enumerate([*odd, {"score_seconds": -5.0}])])
+    numbers = LedgerReader(out).read()
+    (group,) = numbers.bundles[0].groups
+    assert (group.n_slides, group.total, numbers.bundles[0].alpha) == (3, 1.5, 0.05)
+    assert (numbers.read_seconds, numbers.score_seconds, numbers.timed) == (8.0, 4.0, 4)
+
+
 def test_folders_and_bundles_of_older_versions(tmp_path: Path) -> None:
     """Decisions without the newer fields: what they say is told, what they do not say is unknown and not 0."""
     out = str(tmp_path)

@@ -26,14 +26,17 @@ def test_a_store_that_is_away_leaves_nothing_that_looks_new(
 ) -> None:
     out = f"s3://{s3.bucket}/away"
     made.write_run(out)
-    made.write_decisions(out, [made.scored("s1")])
+    made.write_decisions(out, [made.scored(f"s{i}") for i in range(300)])
     proxy = FaultProxy(s3.env["AWS_ENDPOINT_URL"])
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     folder = WatchedFolder("away", out)
     assert folder.current is None
     folder.refresh()
     assert folder.current is not None
-    assert folder.current.numbers["away"].decided == 1
+    assert folder.current.numbers["away"].decided == 300
+    before = len(proxy.requests)
+    folder.refresh()
+    assert len(proxy.requests) - before <= 6, [f"{r.method} {r.path}" for r in proxy.requests[before:]]
     proxy.fault = lambda request: "403 AccessDenied"
     for _ in range(2):
         folder.refresh()

@@ -66,4 +66,6 @@ def test_the_command_waits_until_it_is_stopped(tmp_path: Path) -> None:
     assert process.returncode == 0, lines
     summary = json.loads(printed.splitlines()[-1])
     assert (summary["slides"], summary["slides_now"]) == (0, 0)
+    end = json.loads((out / "progress.json").read_text())
+    assert (end["why"], end["open"], end["oldest_open"]) == ("stopped", 0, None)
     assert [json.loads(line)["message"][:8] for line in lines.splitlines()] == ["worklist", "stopping"]

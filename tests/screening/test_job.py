@@ -17,8 +17,10 @@ from uadray.bench.slides import upload_copies, write_slide, write_tiny_bundle
 from uadray.cluster.workers import StreamConfig
 from uadray.detectors.bundle import Bundle, load_detector
 from uadray.detectors.detector import Scored
+from uadray.monitoring.ledger_metrics import LedgerReader
 from uadray.screening.bundles import ScreeningBundle, arranged, read_calibration
 from uadray.screening.job import ScreenConfig, screen
+from uadray.screening.progress_record import read_progress
 from uadray.slides.manifest import SlideRow
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
@@ -51,6 +53,7 @@ def test_several_bundles_score_as_each_does_alone(
     rows, bundles = archive
     summary = screen(rows, bundles=bundles, out=str(tmp_path / "both"), config=CONFIG)
     assert (summary["scored"], summary["slides_now"], summary["open"]) == (3, 3, 0)
+    _check_the_end(str(tmp_path / "both"), summary)
     for each in arranged(bundles):
         alone = tmp_path / each.folder
         counts = screen(rows, bundles=[each], out=str(alone), config=CONFIG)
@@ -75,6 +78,21 @@ def test_several_bundles_score_as_each_does_alone(
             assert {"thumbnail", "heatmap", "tile_0"} <= set(names[0])
     again = screen(rows, bundles=bundles[::-1], out=str(tmp_path / "both"), config=CONFIG)
     assert (again["scored"], again["slides_now"]) == (3, 0)
+
+
+def _check_the_end(out: str, summary: dict[str, Any]) -> None:
+    """What those who watch are told when it has ended, with the seconds of each part of the work."""
+    (end,) = read_progress(out)
+    assert end.state == "ended"
+    assert end.progress is not None
+    assert (end.progress.why, end.progress.slides, end.progress.open) == ("done", 3, 0)
+    assert (end.progress.slides_now, end.progress.tiles_now) == (3, summary["tiles_now"])
+    assert end.progress.cores == 4
+    assert {"plan", "read", "decode", "commit"} <= end.progress.stages.keys()
+    numbers = LedgerReader(out).read()
+    assert (numbers.total, numbers.backlog, numbers.decided, numbers.timed) == (3, 0, 3, 3)
+    assert min(numbers.read_seconds, numbers.score_seconds, numbers.per_second) > 0
+    assert all(each.calibration is not None for each in numbers.bundles)
 
 
 class Picky:

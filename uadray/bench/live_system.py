@@ -75,7 +75,12 @@ class LiveSystem:
 
 @contextmanager
 def live_system(
-    folder: Path, screenings: Mapping[str, str], *, exporter_config: Mapping[str, Any] | None = None, cpus: int = 4
+    folder: Path,
+    screenings: Mapping[str, str],
+    *,
+    exporter_config: Mapping[str, Any] | None = None,
+    cpus: int = 4,
+    shorter_by: float = SHORTER_BY,
 ) -> Iterator[LiveSystem]:
     """Start all of it; ended and removed with the `with` block.
 
@@ -84,6 +89,7 @@ def live_system(
         screenings: folders that the exporter reads, by the name they have in metrics.
         exporter_config: of `uadray exporter --config`.
         cpus: that Ray counts with.
+        shorter_by: how many times durations of rules are shorter.
 
     Raises:
         WorkError: a part does not start.

@@ -66,7 +66,7 @@ class Story:
 
     Attributes:
         seen: for each look how many slides were decided.
-        events: when it began, was cut off, noticed, let through and back.
+        events: when it began, was cut off, noticed, let through and back; when 80 and 95 % were done.
     """
 
     seen: list[tuple[float, int]] = field(default_factory=list)
@@ -82,11 +82,11 @@ class Story:
         return round((within[-1][1] - within[0][1]) / (within[-1][0] - within[0][0]), 2)
 
     def rates(self) -> dict[str, float | None]:
-        """Decisions a second with all nodes, while one was cut off (noticed or not), and once it was back."""
+        """Decisions a second with all nodes, while one was cut off (noticed or not), with it back, and at the end."""
+        spans = {"before": ("first", "cut"), "while": ("cut", "through"), "after": ("back", "nearly_done")}
         return {
-            "before": self.per_second("first", "cut"), "while": self.per_second("cut", "through"),
-            "after": self.per_second("back", "nearly_done"),
-        }  # fmt: skip
+            name: self.per_second(*span) for name, span in (spans | {"at_the_end": ("late", "nearly_done")}).items()
+        }
 
 
 def run(*, slides: int = 150, out: str | None = None) -> dict[str, Any]:
@@ -168,6 +168,7 @@ def next_event(story: Story, decided: int, n: int, *, is_alive: bool | None) -> 
         "noticed": "cut" in events and is_alive is False,
         "through": "cut" in events and now - events["cut"] >= CUT_S,
         "back": "through" in events and is_alive is True,
+        "late": "back" in events and decided >= 0.8 * n,
         "nearly_done": "back" in events and decided >= 0.95 * n,
     }
     return next((name for name, has_come in due.items() if has_come and name not in events), "")

@@ -54,7 +54,7 @@ def readable(uris: Sequence[str], *, timeout_s: float = STORE_TIMEOUT_S) -> Find
                 if objects.is_s3(uri):
                     raise
                 fix = "copy it to s3:// and name it there, or mount its folder here under the same path"
-                raise InputError(f"{uri} is on the driver's machine and not here: {fix}") from error
+                raise InputError(f"{uri} is on the driver's machine and not here: {fix}{_full_path(uri)}") from error
         return f"{len(uris)} objects can be read"
 
     return _asked("input", ask, timeout_s)
@@ -72,11 +72,18 @@ def store(out_uri: str, marker: Marker | None = None, *, timeout_s: float = STOR
     def use() -> str:
         if marker is not None and not _is_seen(marker):
             fix = "set the same AWS_ENDPOINT_URL" if objects.is_s3(out_uri) else "mount it on every node, or use s3://"
-            raise InputError(f"{out_uri} is another place here than on the driver's machine: {fix}")
+            raise InputError(
+                f"{out_uri} is another place here than on the driver's machine: {fix}{_full_path(out_uri)}"
+            )
         objects.check_conditional_puts(out_uri)
         return f"{out_uri} can be written, read, replaced under a condition and deleted"
 
     return _asked("output", use, timeout_s)
+
+
+def _full_path(uri: str) -> str:
+    """What is to be done besides where a path counts from a folder that is another one on each node."""
+    return "" if objects.is_s3(uri) or uri.startswith(("/", "file:")) else ", and name it by its full path"
 
 
 def _is_seen(marker: Marker) -> bool:

@@ -34,7 +34,7 @@ def run(outs: Sequence[str], *, config_path: str | None, port: int, host: str) -
         for name, uri in named(outs, config.screenings).items()
     ]
     server = serve(folders, config, port=port, host=host)
-    with stopping() as stop:
+    with stopping(says=False) as stop:
         for folder in folders:
             threading.Thread(target=folder.run, args=(stop,), name=f"uadray-{folder.name}", daemon=True).start()
         say(f"http://{host}:{server.server_port}/metrics tells of {', '.join(folder.name for folder in folders)}")

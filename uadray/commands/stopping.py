@@ -20,7 +20,13 @@ _T = TypeVar("_T")
 
 
 class Stopping(threading.Event):
-    """Set by SIGINT or SIGTERM; a second one ends the process. Use it in the main thread, within `stopping`."""
+    """Set by SIGINT or SIGTERM; a second one ends the process. Use it in the main thread, within `stopping`.
+
+    Attributes:
+        says: that what is being committed is finished first.
+    """
+
+    says = True
 
     def listen(self) -> None:
         """Take the signals, also from a library that has taken them meanwhile: Ray takes SIGTERM when it starts."""
@@ -44,14 +50,16 @@ class Stopping(threading.Event):
             sys.stdout.flush()
             os._exit(128 + number)
         self.set()
-        log.info("stopping: what is being committed is finished; a second signal ends at once")
+        if self.says:
+            log.info("stopping: what is being committed is finished; a second signal ends at once")
 
 
 @contextmanager
-def stopping() -> Iterator[Stopping]:
+def stopping(*, says: bool = True) -> Iterator[Stopping]:
     """An event that SIGINT and SIGTERM set for a `with` block."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     event = Stopping()
+    event.says = says
     event.listen()
     try:
         yield event

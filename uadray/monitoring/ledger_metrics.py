@@ -206,7 +206,7 @@ class LedgerReader:
 
 
 def _bundle_numbers(record: RecordedBundle, rows: pa.Table, known: _Known) -> BundleNumbers:
-    alphas = rows["alpha"].drop_null()
+    alphas = rows["alpha"].filter(pc.and_(pc.greater(rows["alpha"], 0.0), pc.less(rows["alpha"], 1.0)))
     alpha = known.calibration.alpha if known.calibration else (alphas[-1].as_py() if len(alphas) else None)
     n_calibration = len(known.calibration.scores) if known.calibration else None
     groups = validity(judged_slides(rows), alpha=alpha, n_calibration=n_calibration) if alpha else []
@@ -294,5 +294,6 @@ def _stages(drivers: tuple[DriverProgress, ...]) -> dict[str, float]:
 
 def _work_seconds(slides: pa.Table) -> tuple[float, float, int]:
     """Seconds of reading and of scoring, and how many slides tell of them."""
-    sums = [float(pc.sum(slides[name]).as_py() or 0.0) for name in ("read_seconds", "score_seconds")]
-    return sums[0], sums[1], len(slides) - slides["read_seconds"].null_count
+    read, score = (slides[name].to_numpy(zero_copy_only=False) for name in ("read_seconds", "score_seconds"))
+    read, score = (each[np.isfinite(each) & (each >= 0)] for each in (read, score))
+    return float(read.sum()), float(score.sum()), len(read)

@@ -34,8 +34,8 @@ Numbers = npt.NDArray[np.float64]
 
 DEVIATIONS = {0.8: 0.1, 1.5: 0.3, 3.5: 0.1}
 """By how much the players expect numbers to have moved, and what share of the players does for each of both directions.
-Chosen of 23 sets on simulated streams (seeds 1 and 2), for shifts of 0.7 to 4 deviations, at once, late and slow:
-others find one of these up to 2 numbers sooner and another up to 50 later."""
+Chosen of some thirty on simulated streams (seeds 1 and 2), for shifts of 0.7 to 4 deviations, at once, late and slow:
+others find some of these up to 3 numbers sooner and another 3 to 50 later."""
 
 KNOTS = (0.0, 0.01, 0.04, 0.1, 0.2, 0.35, 0.55, 0.8, 1.0)
 """Shares of the normal numbers, from the highest, between which G is linear."""

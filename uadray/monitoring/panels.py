@@ -87,6 +87,7 @@ def time_series(
     is_log: bool = False,
     least: float | None = 0,
     most: float | None = None,
+    decimals: int | None = None,
     calcs: Sequence[str] = ("mean", "lastNotNull"),
     legend: Literal["bottom", "right"] = "bottom",
     thresholds: Sequence[Json] | None = None,
@@ -105,6 +106,7 @@ def time_series(
         is_log: a logarithmic axis.
         least: of the axis.
         most: of the axis.
+        decimals: of values; as many as tell them apart unless given.
         calcs: columns of the legend.
         legend: where it is; beside the picture where there are many series.
         thresholds: drawn as lines.
@@ -122,7 +124,7 @@ def time_series(
         "legend": {"calcs": list(calcs), "displayMode": "table", "placement": legend, "showLegend": True},
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
-    defaults = _defaults(unit, least=least, most=most, thresholds=thresholds, custom=custom)
+    defaults = _defaults(unit, least=least, most=most, decimals=decimals, thresholds=thresholds, custom=custom)
     made = _panel("timeseries", title, description, targets, defaults, options, size=size, overrides=overrides)
     return made if repeat is None else made | {"repeat": repeat}
 

@@ -5,7 +5,7 @@ Ray exports each metric once a process, so every query sums; `by` names the labe
 
 from typing import Any
 
-from uadray.monitoring.panels import DATASOURCE, Json
+from uadray.monitoring.panels import DATASOURCE, Json, target
 
 CLUSTER = 'SessionName=~"$SessionName",ray_io_cluster=~"$Cluster"'
 """Ray's own labels, with the names that its dashboards give to their variables."""
@@ -59,6 +59,12 @@ def ratio(over: str, under: str, on: str | None = None) -> str:
     """One by the other, for the labels `on`; nothing where the divisor is 0, rather than a share that is none."""
     match = "" if on is None else f"on ({on}) group_left () "
     return f"({over}) / {match}(({under}) > 0)"
+
+
+def with_total(series: str, by: str) -> list[Json]:
+    """Queries of what counters gain an hour: in all, and by a label, of those values that occur."""
+    of_value = f"3600 * {rate(series, by)} > 0"
+    return [target(f"3600 * {rate(series)}", "all"), target(of_value, f"{{{{{by}}}}}")]
 
 
 def quantile(share: float, buckets: str, by: str) -> str:

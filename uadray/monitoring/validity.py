@@ -30,6 +30,9 @@ LEVEL = 0.01
 """Probability that too many slides of a group are called, once, where the rate holds."""
 
 
+_NEEDED = ("slide_id", "site", "scanner", "patient", "decided_at", "p_value")
+
+
 @dataclass(frozen=True)
 class GroupValidity:
     """The p-values of one site and scanner.
@@ -65,8 +68,9 @@ def judged_slides(decisions: pa.Table) -> pa.Table:
     The first of each patient in a group: what is claimed of normal slides is claimed of any one of a patient.
     """
     is_news = pc.and_(pc.equal(decisions["state"], "scored"), pc.is_null(decisions["note"]))
-    told = decisions.select(["slide_id", "site", "scanner", "decided_at", "p_value"])
-    rows = told.filter(pc.and_(is_news, pc.is_valid(decisions["p_value"])))
+    told = decisions.select([name for name in _NEEDED if name in decisions.column_names])
+    p = decisions["p_value"]
+    rows = told.filter(pc.and_(is_news, pc.and_(pc.greater_equal(p, 0.0), pc.less_equal(p, 1.0))))  # NaN is neither
     keys = pa.table({"at": pc.fill_null(rows["decided_at"], ""), "slide_id": rows["slide_id"]})
     ordered = rows.take(pc.sort_indices(keys, sort_keys=[("at", "ascending"), ("slide_id", "ascending")]))
     return ordered.filter(pa.array(first_of_patients(ordered)))

@@ -7,11 +7,12 @@ A folder may be an endpoint's: then it holds the screening of its first set of b
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from uadray.errors import NotFoundError, UadrayError, shown_text
+from uadray.monitoring.drift import in_words
 from uadray.monitoring.ledger_metrics import LedgerNumbers, LedgerReader
 from uadray.screening.leases import REQUESTS
 from uadray.serving.jobs.folders import FOLDER
@@ -83,7 +84,7 @@ class WatchedFolder:
         return max(self.refresh_s, self.last.seconds / READ_SHARE if self.last else 0.0)
 
     def refresh(self) -> None:
-        """Read it now; what prevents it is in `problem`, and in the log when it is new."""
+        """Read it now; what prevents it is in `problem`, and in the log when it is new, as is what drifts."""
         began = time.monotonic()
         try:
             numbers, jobs = self._read()
@@ -94,15 +95,10 @@ class WatchedFolder:
         if self.problem and self.last is not None:
             log.info("%s is read again", self.name)
         self.last, self.problem = Reading(time.time(), time.monotonic() - began, numbers, jobs), ""
-        problems = {
-            f"{label}: no drift is told of bundle {each.record.name}: {each.problem}"
-            for label, of in numbers.items()
-            for each in of.bundles
-            if each.problem
-        }
-        self._said &= problems
-        for problem in sorted(problems):
-            self._say(problem)
+        findings = dict(_findings(numbers))
+        self._said &= findings.keys()
+        for key, text in sorted(findings.items()):
+            self._say(text, key=key)
 
     def run(self, stop: threading.Event) -> None:
         """Read it until stopped."""
@@ -139,10 +135,25 @@ class WatchedFolder:
                 if infos
             )
 
-    def _say(self, problem: str, *, is_fault: bool = False) -> None:
-        if problem not in self._said:
-            self._said.add(problem)
-            log.warning("%s", problem, exc_info=is_fault)
+    def _say(self, text: str, *, key: str | None = None, is_fault: bool = False) -> None:
+        """Log what has not been said since it was last otherwise; `key` stays the same where the words change."""
+        key = text if key is None else key
+        if key not in self._said:
+            self._said.add(key)
+            log.warning("%s", text, exc_info=is_fault)
+
+
+def _findings(numbers: Mapping[str, LedgerNumbers]) -> Iterator[tuple[str, str]]:
+    """What somebody should know of each screening: a key and words."""
+    for label, of in numbers.items():
+        for each in of.bundles:
+            if each.problem:
+                text = f"{label}: no drift is told of bundle {each.record.name}: {each.problem}"
+                yield text, text
+            for group in each.drift:
+                if group.detected_at is not None:
+                    key = f"{label} {each.record.id} {group.site!r} {group.scanner!r} {group.detected_at}"
+                    yield key, f"{label}: drift, bundle {each.record.name}: {in_words(group)}"
 
 
 def _queued(out: str) -> int:

@@ -247,6 +247,7 @@ class Committer:
                 self._count(*writing.popleft())
                 self.tick(book)
             metrics.set_gauge(metrics.QUEUE, 0, queue="committing")
+        self._stages = metrics.stage_seconds() or self._stages
 
     def tick(self, book: ledger.Ledger, note: str | None = None) -> None:
         """Tell how far it is."""

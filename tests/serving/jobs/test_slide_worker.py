@@ -13,6 +13,7 @@ import endpoint_parts as parts
 import pytest
 
 from uadray import metrics
+from uadray.decisions.slide_measures import MEASURES
 from uadray.errors import UnreachableError
 from uadray.screening.bundles import calibrated_bundle
 from uadray.serving.access.allowed_uris import check_slide
@@ -88,6 +89,8 @@ def test_a_slide_is_decided_and_leaves_the_queue(
     assert end is not None
     assert end.end == "done"
     assert end.decisions[0]["score"] == decision(jobs)["score"] is not None
+    assert decision(jobs)["decided_at"]
+    assert all(decision(jobs)[name] > 0 for name in (*MEASURES, "read_seconds", "score_seconds"))
     assert not worker.step(threading.Event())
 
 

@@ -95,7 +95,6 @@ def _does_it_keep_up() -> list[p.Json]:
 
 def _what_fails() -> list[p.Json]:
     without = _slides("screening, state, reason", 'state!="scored"')
-    reasons = q.of_run("uadray_slide_reasons_total")
     of_tiles = q.rate(q.of_run("uadray_tiles_total", 'stage=~"screen_.*"'), "stage")
     lost = q.rate(q.of_run("uadray_errors_total", 'stage=~"screen_.*"'), "stage")
     return p.row(
@@ -112,14 +111,13 @@ def _what_fails() -> list[p.Json]:
             "Slides without a score an hour",
             "As they end, by reason. One reason that starts at once for many slides is of the scanner or the store, "
             "not of the slides.",
-            [p.target(f"3600 * {q.rate(reasons, 'reason')}", "{{reason}}")], unit="slides/h", is_stacked=True,
+            q.with_total(q.of_run("uadray_slide_reasons_total"), "reason"), unit="slides/h",
         ),
         p.time_series(
             "Slides given back an hour",
             "System faults, by cause: these slides have no verdict and are tried again. After several in a row the "
             "driver stops with the cause in its last line.",
-            [p.target(f"3600 * {q.rate(q.of_run('uadray_retries_total'), 'cause')}", "{{cause}}")],
-            unit="slides/h", is_stacked=True,
+            q.with_total(q.of_run("uadray_retries_total"), "cause"), unit="slides/h",
         ),
         p.time_series(
             "Tiles lost",

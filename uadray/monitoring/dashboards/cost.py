@@ -28,15 +28,15 @@ def _what_does_it_cost() -> list[p.Json]:
             "Spent",
             "What readers and scorers have cost so far, at the exporter's prices. Machines that were idle are not in "
             "it: the bill is higher, see the last row.",
-            [p.target(SPENT, name)], unit="none", decimals=2, name=True, size=(6, 5),
+            [p.target(SPENT, name)], unit="none", name=True, size=(6, 5),
         ),
         p.stat(
             "A slide", "Spent over slides decided.",
-            [p.target(A_SLIDE, name)], unit="none", decimals=4, name=True, size=(6, 5),
+            [p.target(A_SLIDE, name)], unit="none", name=True, size=(6, 5),
         ),
         p.stat(
             "In the end", "Spent, and the backlog at the present cost of a slide.",
-            [p.target(forecast, name)], unit="none", decimals=2, name=True, size=(6, 5),
+            [p.target(forecast, name)], unit="none", name=True, size=(6, 5),
         ),
         p.stat(
             "Of the budget",

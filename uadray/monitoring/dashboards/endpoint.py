@@ -123,8 +123,8 @@ def _why_did_it_scale() -> list[p.Json]:
         ),
         p.time_series(
             "Start of a replica",
-            "90 % start faster, by deployment. This long after a decision to scale comes the help.",
-            [p.target(q.quantile(0.9, starting, BY), "{{deployment}}")], unit="ms",
+            "90 % of all starts so far were faster, by deployment. This long after a decision to scale comes the help.",
+            [p.target(f"histogram_quantile(0.9, {q.total(starting, f'le, {BY}')})", "{{deployment}}")], unit="ms",
         ),
         p.time_series(
             "Delay of the autoscaler's figures",
@@ -189,7 +189,8 @@ def _work() -> list[p.Json]:
         p.time_series(
             "Processes at work, by stage",
             "On average, replicas that compute.",
-            [p.target(q.rate(q.of_run("uadray_seconds_total"), "stage"), "{{stage}}")], unit="none", is_stacked=True,
+            [p.target(q.rate(q.of_run("uadray_seconds_total"), "stage"), "{{stage}}")],
+            unit="none", decimals=2, is_stacked=True,
         ),
         p.time_series(
             "Wait for a replica",
@@ -200,7 +201,7 @@ def _work() -> list[p.Json]:
             "Slides, by stage of their work",
             "Slide jobs: processes at work on each stage, as on `why is it slow`.",
             [p.target(q.rate(q.of_run("uadray_stage_seconds_total"), "stage"), "{{stage}}")],
-            unit="none", is_stacked=True, legend="right",
+            unit="none", decimals=2, is_stacked=True, legend="right",
         ),
     )  # fmt: skip
 

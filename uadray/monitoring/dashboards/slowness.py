@@ -57,7 +57,8 @@ def _where() -> list[p.Json]:
             "Each second, how many processes are at work on a stage, on average; the dashed line is the cores. The "
             "widest band is the stage to make cheaper.",
             [p.target(q.rate(SECONDS, "stage"), "{{stage}}"), p.target(CORES, "cores")],
-            unit="none", is_stacked=True, legend="right", size=(16, 10), overrides=[p.named("cores", **p.line())],
+            unit="none", decimals=2, is_stacked=True, legend="right", size=(16, 10),
+            overrides=[p.named("cores", **p.line())],
         ),
         p.bars(
             "Seconds a slide, by stage",
@@ -104,7 +105,7 @@ def _who_waits() -> list[p.Json]:
             "Processes that wait",
             "`data`: scorers without tiles, so reading is too slow. `room`: readers whose tiles nobody takes, so "
             "scoring is too slow. Both small: the cores are the limit.",
-            [p.target(q.rate(q.of_run("uadray_wait_seconds_total"), "on"), "for {{on}}")], unit="none",
+            [p.target(q.rate(q.of_run("uadray_wait_seconds_total"), "on"), "for {{on}}")], unit="none", decimals=2,
         ),
         p.time_series(
             "Queues",
@@ -150,8 +151,7 @@ def _bytes() -> list[p.Json]:
         p.time_series(
             "Retries an hour, by cause",
             "Work that was done in vain, since the system failed.",
-            [p.target(f"3600 * {q.rate(q.of_run('uadray_retries_total'), 'cause')}", "{{cause}}")],
-            unit="slides/h", is_stacked=True,
+            q.with_total(q.of_run("uadray_retries_total"), "cause"), unit="slides/h",
         ),
     )  # fmt: skip
 
