@@ -234,7 +234,7 @@ def _rate(folder: Path, environment: dict[str, str], prometheus: PrometheusServe
     seen = {at: rate for at, rate in rates.items() if at - WINDOW_S - LAG_S > decided[0] + SCRAPE_S}
     if not seen:
         raise WorkError(f"{len(decided)} slides were decided within {decided[-1] - decided[0]:.0f} s: no whole minute")
-    off = {lag_s: _rates_off(seen, decided, lag_s) for lag_s in np.arange(0, LAG_S, 0.5).tolist()}
+    off = {lag_s: rates_off(seen, decided, lag_s) for lag_s in np.arange(0, LAG_S, 0.5).tolist()}
     lag_s = min(off, key=lambda each: max(map(abs, off[each])))
     return {
         "rate_off": round(max(map(abs, off[lag_s])), 4),
@@ -245,7 +245,7 @@ def _rate(folder: Path, environment: dict[str, str], prometheus: PrometheusServe
     }
 
 
-def _rates_off(seen: Mapping[float, float], decided: npt.NDArray[np.float64], lag_s: float) -> list[float]:
+def rates_off(seen: Mapping[float, float], decided: npt.NDArray[np.float64], lag_s: float) -> list[float]:
     """How far each rate is off that of the decisions in the same time, so much before."""
     ends = np.array(list(seen)) - lag_s
     true = (np.searchsorted(decided, ends) - np.searchsorted(decided, ends - WINDOW_S)) / WINDOW_S
