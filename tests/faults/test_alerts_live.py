@@ -73,7 +73,6 @@ def _every_rule_is_well(stage: Stage, port: int) -> None:
     while (empty := {name for name in names if not prometheus.query(name)}) != set(EMPTY):
         assert time.monotonic() < deadline, empty ^ set(EMPTY)
         send(port, npz_request(tiles(2, 128)), Load(seconds=1, rate_per_s=4))
-    print([(s["metric"]["route"], s["metric"]["status_code"], s["value"][1]) for s in prometheus.query("ray_serve_num_http_requests_total")], prometheus.query('{__name__=~"scrape_samples.*",job="ray"}'))
     assert {rule["name"]: rule["lastError"] for rule in prometheus.rules() if rule["health"] != "ok"} == {}
     (kept,) = prometheus.query('sum(scrape_samples_post_metric_relabeling{job="ray"})')
     assert float(kept["value"][1]) > 0
