@@ -112,7 +112,7 @@ def live_system(
         write_monitoring(
             folder / "monitoring", prometheus=prometheus.address, alertmanager=alertmanager.address,
             exporter=f"127.0.0.1:{port}", discovery=discovery, notify=notifications.url, scrape_s=SCRAPE_S,
-            shorter_by=SHORTER_BY, least_window_s=LEAST_WINDOW_S,
+            shorter_by=shorter_by, least_window_s=LEAST_WINDOW_S,
         )  # fmt: skip
         stack.enter_context(alertmanager)
         stack.enter_context(prometheus)
