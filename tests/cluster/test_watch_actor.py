@@ -63,7 +63,7 @@ def test_who_dies_at_one_of_several_is_found_by_taking_them_one_by_one(watch: Dr
     with watched_together(watch.name, "read", [(7, 0), (8, 0)]) as is_together:
         assert is_together
         assert len(_look(watch).open) == 2
-    assert _look(watch) == Look([], {4: str(refusal)}, retried=1)
+    assert _look(watch) == Look([], {4: str(refusal)}, retried=3)
 
 
 def test_without_a_watch_work_is_done(watch: DriversWatch) -> None:

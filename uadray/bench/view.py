@@ -155,8 +155,9 @@ def _pages(port: int) -> dict[str, float]:
 @contextmanager
 def _endpoint(out: str) -> Iterator[int]:
     """The port of the application, without bundles."""
-    views = SlideViews()
-    logging.getLogger("uadray.serving.access.audit").setLevel(logging.WARNING)  # a line a request is no news here
+    views, audit = SlideViews(), logging.getLogger("uadray.serving.access.audit")
+    level = audit.level
+    audit.setLevel(logging.WARNING)  # a line a request is no news here
     services = Services(
         config=ServeConfig(out=out, bundles={"none": "none"}, slides=(out.rpartition("/")[0],), insecure=True),
         access=Access(None), registry=Registry(out), jobs=Jobs(out), score=_no_score, views=views, ready=_ready,
@@ -172,6 +173,7 @@ def _endpoint(out: str) -> Iterator[int]:
         server.should_exit = True
         thread.join()
         views.close()
+        audit.setLevel(level)
 
 
 async def _no_score(bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> Scores:

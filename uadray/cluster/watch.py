@@ -84,16 +84,17 @@ class Watch:
     _open: dict[Task, Open] = field(default_factory=dict)
     _kills: dict[Task, list[Open]] = field(default_factory=dict)
     _crashed: dict[int, str] = field(default_factory=dict)
+    _dead: set[Task] = field(default_factory=set)
     _retried: int = 0
 
     def begin(self, task: Task, node_id: str, address: str) -> str | None:
         """Note that work begins, or return why it must not: it has killed `MAX_KILLS` processes."""
-        killed = self._open.pop(task, None)
-        if killed is not None:
-            self._kills.setdefault(task, []).append(killed)
+        self._note_death(task)
+        is_again = task in self._dead
+        self._dead.discard(task)
         if len(self._living_kills(task)) >= MAX_KILLS:
             return self._refuse(task)
-        self._retried += killed is not None
+        self._retried += is_again
         now = time.monotonic()
         self._open[task] = Open(task[0], task[1], node_id, address, began=now, moved=now)
         return None
@@ -101,10 +102,7 @@ class Watch:
     def begin_together(self, tasks: Sequence[Task], node_id: str, address: str) -> bool:
         """Note that work on several begins; False where a process has died at one of them: then each is begun alone."""
         for task in tasks:
-            killed = self._open.pop(task, None)
-            if killed is not None:
-                self._kills.setdefault(task, []).append(killed)
-                self._retried += 1
+            self._note_death(task)
         if any(task in self._kills for task in tasks):
             return False
         for task in tasks:
@@ -127,6 +125,13 @@ class Watch:
         now = time.monotonic()
         seen = [Open(o.what, o.slide, o.node_id, o.address, now - o.began, now - o.moved) for o in self._open.values()]
         return Look(seen, dict(self._crashed), self._retried)
+
+    def _note_death(self, task: Task) -> None:
+        """Work that begins and is still open was begun by a process that has died."""
+        killed = self._open.pop(task, None)
+        if killed is not None:
+            self._kills.setdefault(task, []).append(killed)
+            self._dead.add(task)
 
     def _living_kills(self, task: Task) -> list[Open]:
         """Kills of a task on nodes that are alive; nodes are only asked for when their number matters."""
