@@ -55,7 +55,7 @@ def test_rules_have_data_and_four_alerts_are_told_of(stage: Stage) -> None:
             told.wait_for("UadrayDrift", seconds=60)
             submitted(endpoint, [{"slide_id": "job", "uri": f"{stage.archive.slides}b00000.tif"}])
             _every_rule_is_well(stage, endpoint.port)
-            told.wait_for("UadrayBacklogGrows", seconds=60)
+            told.wait_for("UadrayBacklogGrows", seconds=120)  # slides are looked for between two rounds
         assert "UadrayDriverDead" not in told.fired()
         killed = time.time()
         os.kill(driver.pid, signal.SIGKILL)
