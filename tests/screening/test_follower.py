@@ -18,7 +18,8 @@ import screening_drivers as sd
 from fault_proxy import FaultProxy, Request
 from seaweed import SeaweedServer
 
-from uadray.errors import InputError, WorkError
+from uadray import metrics
+from uadray.errors import InputError, UnreachableError
 from uadray.screening.follower import Follower, Pace
 from uadray.slides.folder_index import index_folder
 from uadray.slides.manifest import SlideRow
@@ -108,7 +109,8 @@ def test_a_slide_that_is_given_back_is_tried_again_later_and_later(tmp_path: Pat
 
 
 def test_a_fault_of_the_system_is_waited_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """One line, whatever the number of tries; nothing is lost, nothing is done twice."""
+    """One line, whatever the number of tries, and each is counted; nothing is lost, nothing is done twice."""
+    metrics.start_run("0a0b0c0d")
     slides, out, days = _waiting(tmp_path / "slides"), str(tmp_path / "out"), fd.Days(8000, {})
     for name in ("a.svs", "b.svs", "c.svs"):
         _put(tmp_path / "slides", name)()
@@ -119,7 +121,7 @@ def test_a_fault_of_the_system_is_waited_out(tmp_path: Path, caplog: pytest.LogC
         def work(rows: list[SlideRow]) -> None:
             works(rows[:1])
             if days.now < 3600:
-                raise WorkError("6 faults in a row that are no slide's")
+                raise UnreachableError("s3://out: no answer")
             works(rows[1:])
 
         pace = Pace(settle_s=0)
@@ -128,9 +130,11 @@ def test_a_fault_of_the_system_is_waited_out(tmp_path: Path, caplog: pytest.LogC
     assert (summary["scored"], summary["open"]) == (3, 0)
     lines = [record.getMessage() for record in caplog.records if record.name == "uadray.screening.follower"]
     assert [line for line in lines if not line.startswith("worklist renewed")] == [
-        "6 faults in a row that are no slide's; it is tried again until it works",
+        "(path): no answer; it is tried again until it works",
         "the fault is over; slides are screened again",
     ]
+    assert metrics.told()[metrics.RETRIES, ("unreachable",)] == 3
+    metrics.end_run()
     assert sd.left_behind(out) == []
 
 

@@ -191,7 +191,7 @@ def store_away(stage: Stage) -> None:
     stage.archive.put_large(120)
     with stage.archive.screening(stage.system):
         stage.wait_counting()
-        with stage.failing("UadrayStoreAway", "UadrayLedgerUnreadable", seconds=90):
+        with stage.failing("UadrayStoreAway", "UadrayLedgerUnreadable", seconds=150):
             stage.system.store.kill()
         stage.system.store.start()
 
@@ -202,7 +202,7 @@ def refused(stage: Stage) -> None:
     with stage.archive.screening(stage.system):
         stage.wait_counting()
         keys, store = stage.system.store.env["AWS_SECRET_ACCESS_KEY"], stage.system.store
-        with stage.failing("UadrayCredentialsRefused", seconds=90):
+        with stage.failing("UadrayCredentialsRefused", seconds=150):
             store.kill()
             store.env["AWS_SECRET_ACCESS_KEY"] = "another" + keys
             store.start()

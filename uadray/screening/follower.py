@@ -25,7 +25,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
+from uadray import metrics
 from uadray.errors import (
+    SYSTEM_REASONS,
     AccessError,
     ClusterLostError,
     InputError,
@@ -33,6 +35,7 @@ from uadray.errors import (
     UadrayError,
     UnreachableError,
     WorkError,
+    reason_of,
     shown_text,
 )
 from uadray.screening.arrivals import SETTLE_S, Arrival, Arrivals
@@ -277,7 +280,9 @@ class Follower:
             self._stop.wait(max(0.0, min(due_s) - self._clock()))
 
     def _wait_out(self, error: UadrayError) -> None:
-        """Wait after a fault of the system, longer after each that follows; the first is said."""
+        """Wait after a fault of the system, longer after each that follows; the first is said, and each is counted."""
+        if (cause := reason_of(error)[0]) in SYSTEM_REASONS:
+            metrics.count(metrics.RETRIES, cause=cause)
         if not self._fault_s:
             log.warning("%s; it is tried again until it works", shown_text(str(error)))
         self._say("waiting for a fault to pass")
