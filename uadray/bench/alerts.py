@@ -257,7 +257,7 @@ def training(stage: Stage) -> None:
         (data / f"{seed:02}.png").write_bytes(encode_png(tiles(1, 32, seed=seed)[0]))
     config = {
         "name": "stalls", "detector": {"kind": "fanogan", "input_px": 16, "width": 4, "latent_dim": 8},
-        "tiles": {"mpp": 1.0, "tile_px": 32}, "epochs": 1000, "steps_per_epoch": 50,
+        "tiles": {"mpp": 1.0, "tile_px": 32}, "train_min_tissue": 0.0, "epochs": 1000, "steps_per_epoch": 50,
     }  # fmt: skip
     (root / "train.yaml").write_text(yaml.safe_dump(config))
     arguments = ["train", str(root / "train.yaml"), "--data", str(data), "--out", str(root / "trained")]
