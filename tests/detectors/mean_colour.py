@@ -116,5 +116,8 @@ class Trainee:
         sums += more
         return {"tiles": sums[0].item()}
 
+    def finish(self) -> None:
+        """Nothing is fitted after the last step."""
+
     def reconstruct(self, x: Tensor) -> None:
         """No picture."""

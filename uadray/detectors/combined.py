@@ -237,6 +237,9 @@ class Trainee:
             parts.append(self.score.of_members(batch, self.picture(z), z)[0])
         return torch.cat(parts, 1)
 
+    def finish(self) -> None:
+        """Nothing is fitted after the last step."""
+
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor | None:
         """The picture that is shown."""

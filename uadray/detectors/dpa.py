@@ -244,6 +244,9 @@ class Trainee:
         optimizer.step()
         return {"perceptual": perceptual.item(), "loss": loss.item()}
 
+    def finish(self) -> None:
+        """Nothing is fitted after the last step."""
+
     def reconstruct(self, x: Tensor) -> Tensor:
         """Decode what was encoded."""
         x_hat: Tensor = self.decoder(self.encoder(x))

@@ -261,6 +261,9 @@ class Trainee:
         self.head.scale()
         return {"deviation": float(self.score(x, None, z)[0].std())}
 
+    def finish(self) -> None:
+        """Nothing is fitted after the last step."""
+
     def reconstruct(self, x: Tensor) -> Tensor | None:
         """There is no picture."""
         return None

@@ -181,6 +181,9 @@ class Trainee:
         optimizer.step()
         return {"izi_f": loss.item()}
 
+    def finish(self) -> None:
+        """Nothing is fitted after the last step."""
+
     def reconstruct(self, x: Tensor) -> Tensor:
         """G(E(x)), or G(z) of random z while there is no encoder yet: both are worth a look."""
         x_hat: Tensor = self.generator(self.encoder(x))

@@ -11,7 +11,7 @@ is taken for them. So the configuration bounds each size (`Field(le=...)`), and 
 a buffer that counts its rows.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from torch import Tensor
@@ -23,6 +23,10 @@ from uadray.networks.outline import Networks
 Average = Callable[[Iterable[Tensor]], None]
 """Replaces tensors, in place, by their means over all workers: gradients, or sums that a fit has made. All workers call
 it together, with tensors of the same shapes and of one type."""
+
+
+Losses = Mapping[str, float | Tensor]
+"""By name; tensors of one value each, without gradients, where a GPU need not be waited for within the step."""
 
 
 def alone(tensors: Iterable[Tensor]) -> None:
@@ -60,8 +64,12 @@ class Trainee(Protocol):
         """Look at some hundred normal tiles [N, 3, h, w] before the first step, on every worker at others."""
         ...
 
-    def step(self, x: Tensor, progress: float) -> dict[str, float]:
+    def step(self, x: Tensor, progress: float) -> Losses:
         """One step on x [N, 3, h, w] in [-1, 1]; the losses by name."""
+        ...
+
+    def finish(self) -> None:
+        """Fit what is fitted once: a coreset, a forest. After the last step, on every worker, before its checkpoint."""
         ...
 
     def reconstruct(self, x: Tensor) -> Tensor | None:

@@ -117,6 +117,9 @@ class Trainee:
         self.critic.requires_grad_(True)
         return {"generator": loss.item()}
 
+    def finish(self) -> None:
+        """Nothing is fitted after the last step."""
+
     def reconstruct(self, x: Tensor) -> Tensor:
         """As many pictures as x has, of the same latents at every call: nothing is reconstructed by a generator."""
         z = torch.randn(len(x), self.config.latent_dim, generator=torch.Generator().manual_seed(0))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from uadray.detectors.pixels import Pixels, to_pixels
-from uadray.detectors.trainee import Trainee
+from uadray.detectors.trainee import Losses, Trainee
 from uadray.errors import WorkError
 from uadray.networks.outline import Networks
 from uadray.training.config import PREPARE_TILES, TrainConfig
@@ -113,6 +113,8 @@ def run_training(
         host.agree(trainee.networks)
     for epoch in range(len(reached.lines), config.epochs):
         reached.lines.append(run_epoch(config, trainee, stream, epoch, host=host))
+        if epoch == config.epochs - 1:
+            trainee.finish()
         host.keep(trainee, reached)
     return reached.lines
 
@@ -157,7 +159,7 @@ def run_epoch(config: TrainConfig, trainee: Trainee, stream: Iterator[Tensor], e
         waited += waited_s
         progress = done / (config.epochs * config.steps_per_epoch)
         phase = trainee.phase(progress)
-        values = trainee.step(x, progress)
+        values = as_floats(trainee.step(x, progress))
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if host.any_of(bool(bad)):
             raise DivergedError(_diverged(config, trainee, done, bad))
@@ -168,6 +170,13 @@ def run_epoch(config: TrainConfig, trainee: Trainee, stream: Iterator[Tensor], e
     means = {name: float(np.mean(values)) for name, values in losses.items()}
     pace = {"seconds": seconds, "tiles_per_second": config.steps_per_epoch * config.batch_size / seconds}
     return {"epoch": epoch, "step": end, "phase": phase, "waiting": waited / seconds} | pace | means
+
+
+def as_floats(losses: Losses) -> dict[str, float]:
+    """The losses as numbers; a GPU is waited for once, however many there are."""
+    device = next((value.device for value in losses.values() if isinstance(value, Tensor)), None)
+    values = [torch.as_tensor(value, dtype=torch.float64, device=device).reshape(()) for value in losses.values()]
+    return dict(zip(losses, torch.stack(values).tolist(), strict=True)) if values else {}
 
 
 def _diverged(config: TrainConfig, trainee: Trainee, done: int, bad: list[str]) -> str:
