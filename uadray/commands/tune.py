@@ -81,10 +81,10 @@ def check(config: TuneConfig, *, data: str, anomalies: str, trials: int | None, 
         InputError: see `run`.
     """
     check_space(config)
+    if grid and trials is not None:
+        raise InputError("--grid has as many trials as the space has points; leave out --trials")
     if grid:
         grid_of(config)
-        if trials is not None:
-            raise InputError("--grid has as many trials as the space has points; leave out --trials")
     check_data(data, anomalies, config)
 
 

@@ -8,7 +8,8 @@ fields with their values:
       - {tiles.mpp: 0.972, detector.input_px: 64}
       - {tiles.mpp: 1.944, detector.input_px: 32}
 
-With `tiles.mpp` the size of a tile in pixels follows, so that it shows the same tissue, and so does `detector.mpp`.
+With `tiles.mpp` the size of a tile in pixels follows, so that it shows the same tissue; so do `detector.mpp`, and
+`detector.input_px` where it is that of the whole tile.
 """
 
 import difflib
@@ -162,12 +163,15 @@ def _check_field(config: TuneConfig, path: str) -> None:
 
 
 def _with_pixels(config: TuneConfig, fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields, with the tile's size in pixels at their `tiles.mpp`, and with `detector.mpp` where there is one."""
+    """Fields, and those that follow from their `tiles.mpp`."""
     mpp, tiles = fields["tiles.mpp"], config.train.tiles
     if not isinstance(mpp, int | float) or not mpp > 0:
         raise InputError(f"space: tiles.mpp {mpp!r} is no number above 0")
-    followed: dict[str, Any] = {"tiles.tile_px": side_at(tiles.tile_px, tiles.mpp, mpp), "tiles.stride_px": None}
-    if hasattr(config.train.detector, "mpp"):
+    side_px = side_at(tiles.tile_px, tiles.mpp, mpp)
+    followed: dict[str, Any] = {"tiles.tile_px": side_px, "tiles.stride_px": None}
+    if config.train.input_px == tiles.tile_px:
+        followed["detector.input_px"] = side_px
+    if "mpp" in type(config.train.detector).model_fields:
         followed["detector.mpp"] = mpp
     return followed | fields
 

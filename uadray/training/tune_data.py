@@ -126,6 +126,8 @@ def read_tune_data(data: str, anomalies: str, config: TuneConfig, asked: Asked) 
     keep = np.array([_mark(tile) not in marks for tile in normals])
     if left_out := int((~keep).sum()):
         log.warning("%d normal tiles are among the anomalies, and left out", left_out)
+    if not keep.any():
+        raise InputError(f"{data}: every normal tile is one of the anomalies in {anomalies}")
     normals, refs = normals[keep], [ref for ref, kept in zip(normal_refs, keep, strict=True) if kept]
     fold, by_slide = folds_of([ref.slide_id for ref in refs], n=config.folds, seed=train.seed)
     return TuneData(

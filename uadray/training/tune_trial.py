@@ -14,11 +14,12 @@ from uadray.detectors.building import build_detector
 from uadray.detectors.trainee import Trainee, UnsuitableTilesError
 from uadray.errors import SYSTEM_REASONS, InputError, WorkError, reason_of
 from uadray.networks.outline import Networks
+from uadray.training.arithmetic import quick
 from uadray.training.array_source import ArraySource, resampled
 from uadray.training.config import TrainConfig, detector_of
 from uadray.training.crops import Pixels
 from uadray.training.loop import DivergedError, Line, Reached, Step, run_training
-from uadray.training.stream import TileStream
+from uadray.training.plain import stream_of
 from uadray.training.subject import build_networks, build_trainee
 from uadray.training.tune_config import TuneConfig, configured, side_at
 from uadray.training.tune_data import TuneData
@@ -151,8 +152,9 @@ def train_and_score(
     for network in networks.values():
         network.to(device).to(memory_format=torch.channels_last)
     trainee = build_trainee(train, networks)
-    stream = TileStream(ArraySource(tiles, train.seed), train, device=device)
-    run_training(train, trainee, stream, _FoldHost(train, judge))
+    stream = stream_of(train, ArraySource(tiles, train.seed), device, None)
+    with quick(device):
+        run_training(train, trainee, stream, _FoldHost(train, judge))
 
 
 def _scores(train: TrainConfig, networks: Networks, normals: Pixels, anomalies: Pixels) -> tuple[Floats, Floats]:
