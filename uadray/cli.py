@@ -420,12 +420,24 @@ def bench(
             "which Prometheus' data stays."
         ),
     ] = None,
+    bundle: Annotated[
+        list[str] | None,
+        typer.Option(help="Of `detectors`: NAME=URI of a bundle that was trained elsewhere; repeat it for more."),
+    ] = None,
+    tiles_only: Annotated[bool, typer.Option("--tiles-only", help="Of `detectors`: leave mosaics out.")] = False,
+    valid_tiles: Annotated[
+        int | None, typer.Option(min=100, help="Of `detectors`: score at most so many tiles of valid, evenly spaced.")
+    ] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
 
     chosen = only.split(",") if only else ()
-    _answer(run(name, only=chosen, slides=slides, device=device, seeds=seeds, minutes=minutes, out=out))
+    figures = run(
+        name, only=chosen, slides=slides, device=device, seeds=seeds, minutes=minutes, out=out, bundle=bundle or (),
+        tiles_only=tiles_only, valid_tiles=valid_tiles,
+    )  # fmt: skip
+    _answer(figures)
 
 
 @weights_app.command("pull")
