@@ -24,7 +24,7 @@ from uadray.schemas import TILE_SCORES, TILES
 from uadray.slides.identity import slide_etag
 from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.slides.opening import open_slide
-from uadray.tiles.chunks import read_chunk
+from uadray.tiles.chunks import normalizer_of, read_chunk
 from uadray.tiles.images import Pixels
 from uadray.tiles.plan import plan_slide
 from uadray.tiles.spec import TileSpec
@@ -178,21 +178,21 @@ def read_label(uri: str, label: str) -> Pixels:
     return np.stack(images)
 
 
-def cut_slides(folder: Path) -> list[CutSlide]:
+def cut_slides(folder: Path, spec: TileSpec = SPEC) -> list[CutSlide]:
     """All slides of a folder's manifest, cut as a screening cuts them."""
-    return [cut_slide(row) for row in read_manifest(str(folder / "manifest.csv"))]
+    return [cut_slide(row, spec) for row in read_manifest(str(folder / "manifest.csv"))]
 
 
-def cut_slide(row: SlideRow) -> CutSlide:
+def cut_slide(row: SlideRow, spec: TileSpec = SPEC) -> CutSlide:
     """The tiles of a slide with enough tissue; those that are flagged or cannot be read have no pixels.
 
     Raises:
-        SlideError: the slide cannot be read.
+        SlideError: the slide cannot be read, or its colours cannot be normalised where `spec` asks for it.
     """
     etag = slide_etag(row)
     with open_slide(row.uri, slide_id=row.slide_id, mpp=row.mpp, etag=etag) as slide:
-        plan = plan_slide(slide, etag=etag, spec=SPEC)
-        chunk = read_chunk(slide, plan.tiles, spec=SPEC)
+        plan = plan_slide(slide, etag=etag, spec=spec)
+        chunk = read_chunk(slide, plan.tiles, spec=spec, normalise=normalizer_of(plan.stain, spec))
     why = [error or flag for error, flag in zip(chunk.errors, chunk.flags, strict=True)]
     good = np.array([not each for each in why], bool)
     read = _unscored(chunk.tiles, chunk.flags, why)

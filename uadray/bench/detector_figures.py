@@ -193,10 +193,11 @@ def _scored(score: Score, slides: Sequence[CutSlide]) -> list[pa.Table]:
     """Rows of `TILE_SCORES` of each slide; all slides are scored together."""
     scores = score(np.concatenate([slide.pixels for slide in slides]))
     ends = np.cumsum([len(slide.pixels) for slide in slides])
-    return [_with_scores(slide, part) for slide, part in zip(slides, np.split(scores, ends[:-1]), strict=True)]
+    return [with_scores(slide, part) for slide, part in zip(slides, np.split(scores, ends[:-1]), strict=True)]
 
 
-def _with_scores(slide: CutSlide, scores: Floats) -> pa.Table:
+def with_scores(slide: CutSlide, scores: Floats) -> pa.Table:
+    """The rows of a slide with the scores of its good tiles."""
     values = np.full(len(slide.table), np.nan)
     values[slide.good] = scores
     column = slide.table.schema.get_field_index("score")
