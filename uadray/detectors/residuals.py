@@ -44,7 +44,7 @@ class Residuals(nn.Module):
         for residual in residuals:
             r = residual.double().transpose(0, 1).flatten(1)  # [C, N h w]
             norm = r.square().sum(0)
-            taken += [r.new_tensor(r.shape[1]), r.sum(1), r @ r.T, r @ norm, norm.square().sum()]
+            taken += [r.new_full((), r.shape[1]), r.sum(1), r @ r.T, r @ norm, norm.square().sum()]
         return taken
 
     def add(self, sums: Sequence[Tensor]) -> None:
