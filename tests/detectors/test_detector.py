@@ -24,7 +24,11 @@ NUCLEI = enlarged_nuclei.Config(kind="enlarged_nuclei", input_px=16, backbone_mp
 TUNED = tuned_nuclei.Config(
     kind="tuned_nuclei", input_px=16, backbone_mpp=0.243, layers=("block2",), train_blocks=1
 )  # fmt: skip
-CONFIGS = [DPA, GAN, NUCLEI, TUNED]
+
+LOSS = DPA.model_copy(update={"score": "loss", "pixel_weight": 1.0, "layout": "published"})
+RESIDUALS = DPA.model_copy(update={"score": "mahalanobis"})
+
+CONFIGS = [DPA, GAN, NUCLEI, TUNED, LOSS, RESIDUALS]
 PIXELS = np.random.default_rng(0).integers(0, 256, (BATCH + 6, 16, 16, 3), dtype=np.uint8)
 
 
@@ -80,7 +84,7 @@ def test_maps_are_of_the_tiles_asked_for_in_that_order(detector: Detector) -> No
     every = detector.maps(PIXELS)
     assert every.std() > 0
     rows = [BATCH + 1, 0, 7, 7]
-    np.testing.assert_allclose(detector(PIXELS).maps(rows), every[rows], atol=1e-5)
+    np.testing.assert_allclose(detector(PIXELS).maps(rows), every[rows], atol=1e-5, rtol=1e-5)
 
 
 def test_a_batch_size_changes_nothing_but_the_batches(detector: Detector) -> None:
@@ -89,9 +93,9 @@ def test_a_batch_size_changes_nothing_but_the_batches(detector: Detector) -> Non
         detector.batch_tiles = batch_tiles
         assert max(len(x) for x in detector.inputs(PIXELS)) == min(batch_tiles, len(PIXELS))
         found = detector(PIXELS)
-        np.testing.assert_allclose(found.score, expected.score, atol=1e-5)
+        np.testing.assert_allclose(found.score, expected.score, atol=1e-5, rtol=1e-5)
         rows = range(len(PIXELS))
-        np.testing.assert_allclose(found.maps(rows), expected.maps(rows), atol=1e-5)
+        np.testing.assert_allclose(found.maps(rows), expected.maps(rows), atol=1e-5, rtol=1e-5)
 
 
 def test_read_only_tiles_are_scored_as_they_are(detector: Detector) -> None:
@@ -148,11 +152,11 @@ def test_a_score_does_not_depend_on_the_others(detector: Detector) -> None:
     together = detector(PIXELS).score
     assert together.std() > 1e-4
     for index in (0, 1, BATCH - 1, BATCH, len(PIXELS) - 1):
-        np.testing.assert_allclose(detector(PIXELS[index : index + 1]).score, together[index], atol=1e-5)
+        np.testing.assert_allclose(detector(PIXELS[index : index + 1]).score, together[index], atol=1e-5, rtol=1e-5)
     order = np.random.default_rng(1).permutation(len(PIXELS))
-    np.testing.assert_allclose(detector(PIXELS[order]).score, together[order], atol=1e-5)
+    np.testing.assert_allclose(detector(PIXELS[order]).score, together[order], atol=1e-5, rtol=1e-5)
     flat = np.concatenate([np.zeros_like(PIXELS[:10]), PIXELS[:3], np.full_like(PIXELS[:10], 255)])
-    np.testing.assert_allclose(detector(flat).score[10:13], together[:3], atol=1e-5)
+    np.testing.assert_allclose(detector(flat).score[10:13], together[:3], atol=1e-5, rtol=1e-5)
 
 
 def test_the_same_twice_is_the_same_to_the_bit(detector: Detector) -> None:
