@@ -7,21 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from uadray.detectors import dpa, enlarged_nuclei, fanogan
+from uadray.detectors import deep_geo, dpa, enlarged_nuclei, fanogan, piad
 from uadray.detectors.building import build_detector, build_networks
 from uadray.detectors.catalog import SingleConfig
 from uadray.detectors.detector import BATCH, Detector, assemble, no_picture, pooled
 from uadray.detectors.latents import Latent
 from uadray.detectors.losses import izi_f, relative_perceptual_l1
 from uadray.detectors.pixels import to_input
-from uadray.detectors.scores import PerceptualScore
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 
 DPA = dpa.Config(kind="dpa", input_px=16, width=4, halvings=2, layers=("block0", "block1"))
 GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=4, kappa=0.5)
 NUCLEI = enlarged_nuclei.Config(kind="enlarged_nuclei", input_px=16, backbone_mpp=0.243, layers=("block2",))
-CONFIGS = [DPA, GAN, NUCLEI]
+GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "rotation"))
+PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0", "block1"))
+CONFIGS = [DPA, GAN, NUCLEI, GEO, PIAD]
 PIXELS = np.random.default_rng(0).integers(0, 256, (BATCH + 6, 16, 16, 3), dtype=np.uint8)
 
 
@@ -37,6 +38,8 @@ def detector(request: pytest.FixtureRequest) -> Detector:
                 module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
     if "head" in networks:
         networks["head"].get_buffer("weight").normal_()
+    if "outputs" in networks:
+        networks["outputs"].get_buffer("alpha").uniform_(0.1, 3)
     return build_detector(request.param, networks)
 
 
@@ -95,14 +98,13 @@ def test_read_only_tiles_are_scored_as_they_are(detector: Detector) -> None:
     np.testing.assert_array_equal(detector(fixed).score, detector(PIXELS).score)
 
 
-def test_a_detector_may_have_one_of_its_stages(detector: Detector) -> None:
-    if not detector.has_picture:
-        pytest.skip("its stages are tested where a Serve chains them")
-    config = DPA if isinstance(detector.score, PerceptualScore) else GAN
+@pytest.mark.parametrize("config", [DPA, GAN, PIAD], ids=lambda config: config.kind)
+def test_a_detector_may_have_one_of_its_stages(config: SingleConfig) -> None:
+    """Those without a picture are tested where a Serve chains their stages."""
     networks = build_networks(config)
     names = {"map": "encoder", "reconstruct": "decoder" if config is DPA else "generator"}
-    x = next(detector.inputs(PIXELS[:2]))
     whole = build_detector(config, networks)
+    x = next(whole.inputs(PIXELS[:2]))
     expected = {"map": whole.mapping(x)}
     expected["reconstruct"] = whole.reconstruct(expected["map"])
     for stage in ("map", "reconstruct"):

@@ -21,14 +21,16 @@ from typing import Annotated, Any, Protocol
 from pydantic import BaseModel, Field
 from torch import nn
 
-from uadray.detectors import dpa, enlarged_nuclei, fanogan, trainee
+from uadray.detectors import deep_geo, dpa, enlarged_nuclei, fanogan, piad, trainee
 from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks
 
 SingleConfig = Annotated[
-    dpa.Config  # with `|`, one a line
+    deep_geo.Config  # with `|`, one a line
+    | dpa.Config
     | enlarged_nuclei.Config
-    | fanogan.Config,
+    | fanogan.Config
+    | piad.Config,
     Field(discriminator="kind"),
 ]
 
@@ -61,12 +63,16 @@ class DetectorFile(Protocol):
 def file_of(config: SingleConfig) -> DetectorFile:
     """The file of a detector."""
     match config:
+        case deep_geo.Config():
+            return deep_geo
         case dpa.Config():
             return dpa
         case enlarged_nuclei.Config():
             return enlarged_nuclei
         case fanogan.Config():
             return fanogan
+        case piad.Config():
+            return piad
 
 
 def summary_of(config: BaseModel) -> str:
