@@ -11,10 +11,11 @@ from networks_watch import smooth_pictures
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from uadray.detectors import deep_geo, dpa, enlarged_nuclei, fanogan, piad
+from uadray.detectors import deep_geo, deep_if, dpa, enlarged_nuclei, fanogan, piad
 from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
 from uadray.detectors.catalog import SingleConfig, assumption_of, summary_of
 from uadray.detectors.detector import BATCH, STAGES
+from uadray.detectors.features import BackboneConfig
 from uadray.networks import weights
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
@@ -24,9 +25,11 @@ GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=8, critic_
 NUCLEI = enlarged_nuclei.Config(
     kind="enlarged_nuclei", input_px=16, backbone_mpp=0.243, layers=("block0", "block2"), heads=1
 )
+LITE = BackboneConfig(kind="backbone", layers=("block1",))
 GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "translation"))
+FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
 PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0", "block2"))
-EXAMPLES = [DPA, GAN, NUCLEI, GEO, PIAD]
+EXAMPLES = [DPA, GAN, NUCLEI, GEO, FOREST, PIAD]
 
 
 @pytest.fixture

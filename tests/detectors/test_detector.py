@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from uadray.detectors import deep_geo, dpa, enlarged_nuclei, fanogan, piad
+from uadray.detectors import deep_geo, deep_if, dpa, enlarged_nuclei, fanogan, piad
 from uadray.detectors.building import build_detector, build_networks
 from uadray.detectors.catalog import SingleConfig
 from uadray.detectors.detector import BATCH, Detector, assemble, no_picture, pooled
+from uadray.detectors.features import BackboneConfig
 from uadray.detectors.latents import Latent
 from uadray.detectors.losses import izi_f, relative_perceptual_l1
 from uadray.detectors.pixels import to_input
@@ -20,9 +21,11 @@ pytestmark = pytest.mark.usefixtures("torch_alone")
 DPA = dpa.Config(kind="dpa", input_px=16, width=4, halvings=2, layers=("block0", "block1"))
 GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=4, kappa=0.5)
 NUCLEI = enlarged_nuclei.Config(kind="enlarged_nuclei", input_px=16, backbone_mpp=0.243, layers=("block2",))
+LITE = BackboneConfig(kind="backbone", layers=("block1",))
 GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "rotation"))
+FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
 PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0", "block1"))
-CONFIGS = [DPA, GAN, NUCLEI, GEO, PIAD]
+CONFIGS = [DPA, GAN, NUCLEI, GEO, FOREST, PIAD]
 PIXELS = np.random.default_rng(0).integers(0, 256, (BATCH + 6, 16, 16, 3), dtype=np.uint8)
 
 
@@ -38,6 +41,11 @@ def detector(request: pytest.FixtureRequest) -> Detector:
                 module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
     if "head" in networks:
         networks["head"].get_buffer("weight").normal_()
+    if "forest" in networks:
+        forest = networks["forest"]
+        assert isinstance(forest, deep_if.Forest)
+        forest.keep(networks["features"](to_input(PIXELS, 16))[:, :, 0, 0], seen=0)
+        forest.fit(seed=0)
     if "outputs" in networks:
         networks["outputs"].get_buffer("alpha").uniform_(0.1, 3)
     return build_detector(request.param, networks)

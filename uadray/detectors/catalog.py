@@ -21,12 +21,13 @@ from typing import Annotated, Any, Protocol
 from pydantic import BaseModel, Field
 from torch import nn
 
-from uadray.detectors import deep_geo, dpa, enlarged_nuclei, fanogan, piad, trainee
+from uadray.detectors import deep_geo, deep_if, dpa, enlarged_nuclei, fanogan, piad, trainee
 from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks
 
 SingleConfig = Annotated[
     deep_geo.Config  # with `|`, one a line
+    | deep_if.Config
     | dpa.Config
     | enlarged_nuclei.Config
     | fanogan.Config
@@ -65,6 +66,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
     match config:
         case deep_geo.Config():
             return deep_geo
+        case deep_if.Config():
+            return deep_if
         case dpa.Config():
             return dpa
         case enlarged_nuclei.Config():
