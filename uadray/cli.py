@@ -427,7 +427,7 @@ def bench(
         str,
         typer.Argument(
             help="decode, stages, s3, screen, bundles, ingest, memory, nodes, partition, faults, archive, follow, "
-            "detectors, stains, serve, view, metrics, drift."
+            "detectors, stains, serve, view, metrics, drift, tune."
         ),
     ],
     only: Annotated[
@@ -435,7 +435,7 @@ def bench(
         typer.Option(
             help="Scenarios of `faults` (0,a,f); cases of `decode`, `screen`, `s3`, `ingest`, `follow`, `metrics`; "
             "rows of `detectors`, `stains`; parts of `serve`: latency, slides, load, scale, kills; of `drift`: "
-            "simulated, tissue, speed."
+            "simulated, tissue, speed; of `tune`: grid, figure."
         ),
     ] = None,
     device: Annotated[
@@ -452,7 +452,7 @@ def bench(
     out: Annotated[
         str | None,
         typer.Option(
-            help="Of `detectors`, `stains`: folder of the results, which goes on; ./bench-detectors, ./bench-stains. "
+            help="Of `detectors`, `stains`, `tune`: folder of the results, which goes on; ./bench-detectors, ... "
             "Of `partition`: folder in which Prometheus' data stays."
         ),
     ] = None,
