@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from uadray.detectors import deep_geo, deep_if, dpa, enlarged_nuclei, fanogan, piad
-from uadray.detectors.building import build_detector, build_networks
+from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.catalog import SingleConfig
 from uadray.detectors.detector import BATCH, Detector, assemble, no_picture, pooled
 from uadray.detectors.features import BackboneConfig
@@ -41,11 +41,10 @@ def detector(request: pytest.FixtureRequest) -> Detector:
                 module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
     if "head" in networks:
         networks["head"].get_buffer("weight").normal_()
-    if "forest" in networks:
-        forest = networks["forest"]
-        assert isinstance(forest, deep_if.Forest)
-        forest.keep(networks["features"](to_input(PIXELS, 16))[:, :, 0, 0], seen=0)
-        forest.fit(seed=0)
+    if isinstance(request.param, deep_if.Config):
+        trainee = build_trainee(request.param, networks)
+        trainee.step(to_input(PIXELS, 16), 0.0)
+        trainee.finish()
     if "outputs" in networks:
         networks["outputs"].get_buffer("alpha").uniform_(0.1, 3)
     return build_detector(request.param, networks)

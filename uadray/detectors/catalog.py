@@ -21,7 +21,17 @@ from typing import Annotated, Any, Protocol
 from pydantic import BaseModel, Field
 from torch import nn
 
-from uadray.detectors import deep_geo, deep_if, dpa, enlarged_nuclei, fanogan, piad, trainee
+from uadray.detectors import (
+    deep_geo,
+    deep_if,
+    dpa,
+    enlarged_nuclei,
+    fanogan,
+    mahalanobis,
+    neighbours,
+    piad,
+    trainee,
+)
 from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks
 
@@ -31,6 +41,8 @@ SingleConfig = Annotated[
     | dpa.Config
     | enlarged_nuclei.Config
     | fanogan.Config
+    | mahalanobis.Config
+    | neighbours.Config
     | piad.Config,
     Field(discriminator="kind"),
 ]
@@ -74,6 +86,10 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return enlarged_nuclei
         case fanogan.Config():
             return fanogan
+        case mahalanobis.Config():
+            return mahalanobis
+        case neighbours.Config():
+            return neighbours
         case piad.Config():
             return piad
 
