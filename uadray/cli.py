@@ -393,39 +393,49 @@ def bench(
         str,
         typer.Argument(
             help="decode, stages, s3, screen, bundles, ingest, memory, nodes, partition, faults, archive, follow, "
-            "detectors, serve, view, metrics, drift."
+            "detectors, one-against-all, serve, view, metrics, drift."
         ),
     ],
     only: Annotated[
         str | None,
         typer.Option(
             help="Scenarios of `faults` (0,a,f); cases of `decode`, `screen`, `s3`, `ingest`, `follow`, `metrics`; "
-            "rows of `detectors`; parts of `serve`: latency, slides, load, scale, kills; of `drift`: simulated, "
-            "tissue, speed."
+            "rows of `detectors`, `one-against-all`; parts of `serve`: latency, slides, load, scale, kills; of `drift`: "
+            "simulated, tissue, speed."
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Of `stages`, `detectors`: cpu or cuda; cpu unless given.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Of `stages`, `detectors`, `one-against-all`: cpu or cuda; cpu unless given.")
+    ] = None,
     slides: Annotated[
         int | None, typer.Option(min=2, help="Of `archive`, 100,000; `follow`, 200; or `partition`, 150.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Of `detectors`: trainings of each, 1.")] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Of `detectors`: budget of each training, 5. Of `serve`: of the load, 2."),
+        typer.Option(
+            min=0.01, help="Of `detectors`, `one-against-all`: of each training, 5 and 3. Of `serve`: of the load, 2."
+        ),
     ] = None,
     out: Annotated[
         str | None,
         typer.Option(
-            help="Of `detectors`: folder of the results, which goes on; ./bench-detectors. Of `partition`: folder in "
-            "which Prometheus' data stays."
+            help="Of `detectors`, `one-against-all`: folder of the results, which goes on; ./bench-<name>. Of "
+            "`partition`: folder in which Prometheus' data stays."
         ),
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(min=1, max=10, help="Of `one-against-all`: of CIFAR-10 that are normal in their turn, 3."),
     ] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
 
     chosen = only.split(",") if only else ()
-    _answer(run(name, only=chosen, slides=slides, device=device, seeds=seeds, minutes=minutes, out=out))
+    _answer(
+        run(name, only=chosen, slides=slides, device=device, seeds=seeds, minutes=minutes, out=out, classes=classes)
+    )
 
 
 @weights_app.command("pull")
