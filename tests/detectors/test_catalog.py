@@ -11,7 +11,7 @@ from networks_watch import smooth_pictures
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from uadray.detectors import dpa, enlarged_nuclei, fanogan
+from uadray.detectors import dpa, enlarged_nuclei, fanogan, tuned_nuclei
 from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
 from uadray.detectors.catalog import SingleConfig, assumption_of, summary_of
 from uadray.detectors.detector import BATCH, STAGES
@@ -24,7 +24,10 @@ GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=8, critic_
 NUCLEI = enlarged_nuclei.Config(
     kind="enlarged_nuclei", input_px=16, backbone_mpp=0.243, layers=("block0", "block2"), heads=1
 )
-EXAMPLES = [DPA, GAN, NUCLEI]
+TUNED = tuned_nuclei.Config(
+    kind="tuned_nuclei", input_px=16, backbone_mpp=0.243, layers=("block0", "block2"), train_blocks=1
+)  # fmt: skip
+EXAMPLES = [DPA, GAN, NUCLEI, TUNED]
 
 
 @pytest.fixture

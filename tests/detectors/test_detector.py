@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from uadray.detectors import dpa, enlarged_nuclei, fanogan
+from uadray.detectors import dpa, enlarged_nuclei, fanogan, tuned_nuclei
 from uadray.detectors.building import build_detector, build_networks
 from uadray.detectors.catalog import SingleConfig
 from uadray.detectors.detector import BATCH, Detector, assemble, no_picture, pooled
@@ -23,7 +23,10 @@ GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=4, kappa=0
 NUCLEI = enlarged_nuclei.Config(kind="enlarged_nuclei", input_px=16, backbone_mpp=0.243, layers=("block2",))
 LOSS = DPA.model_copy(update={"score": "loss", "pixel_weight": 1.0, "layout": "published"})
 RESIDUALS = DPA.model_copy(update={"score": "mahalanobis"})
-CONFIGS = [DPA, LOSS, RESIDUALS, GAN, NUCLEI]
+TUNED = tuned_nuclei.Config(
+    kind="tuned_nuclei", input_px=16, backbone_mpp=0.243, layers=("block2",), train_blocks=1
+)  # fmt: skip
+CONFIGS = [DPA, LOSS, RESIDUALS, GAN, NUCLEI, TUNED]
 PIXELS = np.random.default_rng(0).integers(0, 256, (BATCH + 6, 16, 16, 3), dtype=np.uint8)
 
 
@@ -39,6 +42,8 @@ def detector(request: pytest.FixtureRequest) -> Detector:
                 module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
     if "head" in networks:
         networks["head"].get_buffer("weight").normal_()
+    if "classifier" in networks:
+        networks["classifier"].get_parameter("linear.weight").data.normal_()
     return build_detector(request.param, networks)
 
 

@@ -21,14 +21,15 @@ from typing import Annotated, Any, Protocol
 from pydantic import BaseModel, Field
 from torch import nn
 
-from uadray.detectors import dpa, enlarged_nuclei, fanogan, trainee
+from uadray.detectors import dpa, enlarged_nuclei, fanogan, trainee, tuned_nuclei
 from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks
 
 SingleConfig = Annotated[
     dpa.Config  # with `|`, one a line
     | enlarged_nuclei.Config
-    | fanogan.Config,
+    | fanogan.Config
+    | tuned_nuclei.Config,
     Field(discriminator="kind"),
 ]
 
@@ -67,6 +68,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return enlarged_nuclei
         case fanogan.Config():
             return fanogan
+        case tuned_nuclei.Config():
+            return tuned_nuclei
 
 
 def summary_of(config: BaseModel) -> str:
