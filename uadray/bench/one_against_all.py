@@ -12,6 +12,7 @@ Results are kept, a file a detector and class: what is there of the same configu
 anew.
 """
 
+import json
 import logging
 import os
 import time
@@ -27,7 +28,7 @@ from torch import Tensor
 
 import uadray
 from uadray.bench.detector_figures import machine
-from uadray.bench.detector_results import keep, kept
+from uadray.bench.detector_results import keep
 from uadray.bench.reference_scores import mean_saturation, minus_mean_green
 from uadray.detectors import deep_geo, deep_if, dpa, mahalanobis, piad
 from uadray.detectors.building import build_detector, build_networks, build_trainee
@@ -105,7 +106,7 @@ def rows(device: str) -> dict[str, Row]:
         "dpa": Row(
             dpa.Config(
                 kind="dpa", input_px=SIDE_PX, backbone="vgg16", layers=("relu3_2",), width=32 if large else 16,
-                halvings=5, latent_channels=32, learning_rate=2e-3,
+                halvings=5, latent_channels=32, learning_rate=2e-3, layout="published", schedule="constant",
             ), 128 if large else 32, 5666,
         ),
         "piad": Row(
@@ -151,7 +152,7 @@ def run(
             row = known.get(name)
             key = _key(name, row, normal, minutes=minutes, device=device, where=where)
             path = folder / "rows" / f"{name}-{normal}.json"
-            result = kept(path, key)
+            result = _kept(path, key)
             if result is None and (not only or name in only):
                 result = _result(name, row, where, normal, minutes=minutes, device=device) | {"key": key}
                 keep(path, result)
@@ -168,6 +169,15 @@ def run(
         "goals": {},
         "goals_met": None,
     }
+
+
+def _kept(path: Path, key: str) -> dict[str, Any] | None:
+    """The result of an earlier run, unless it is of something else, failed, or was not written to its end."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) and result.get("key") == key and "auroc" in result else None
 
 
 def data_file() -> Path:

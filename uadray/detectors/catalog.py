@@ -31,6 +31,7 @@ from uadray.detectors import (
     neighbours,
     piad,
     trainee,
+    tuned_nuclei,
 )
 from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks
@@ -43,7 +44,8 @@ SingleConfig = Annotated[
     | fanogan.Config
     | mahalanobis.Config
     | neighbours.Config
-    | piad.Config,
+    | piad.Config
+    | tuned_nuclei.Config,
     Field(discriminator="kind"),
 ]
 
@@ -92,6 +94,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return neighbours
         case piad.Config():
             return piad
+        case tuned_nuclei.Config():
+            return tuned_nuclei
 
 
 def summary_of(config: BaseModel) -> str:
