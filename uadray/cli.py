@@ -393,19 +393,21 @@ def bench(
         str,
         typer.Argument(
             help="decode, stages, s3, screen, bundles, ingest, memory, nodes, partition, faults, archive, follow, "
-            "detectors, stains, serve, view, metrics, drift."
+            "detectors, one-against-all, stains, serve, view, metrics, drift."
         ),
     ],
     only: Annotated[
         str | None,
         typer.Option(
             help="Scenarios of `faults` (0,a,f); cases of `decode`, `screen`, `s3`, `ingest`, `follow`, `metrics`; "
-            "rows of `detectors`, `stains`; parts of `serve`: latency, slides, load, scale, kills; of `drift`: "
+            "rows of `detectors`, `one-against-all`, `stains`; parts of `serve`: latency, slides, load, scale, "
+            "kills; of `drift`: "
             "simulated, tissue, speed."
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="Of `stages`, `detectors`, `stains`: cpu or cuda; cpu unless given.")
+        str | None,
+        typer.Option(help="Of `stages`, `detectors`, `one-against-all`, `stains`: cpu or cuda; cpu unless given."),
     ] = None,
     slides: Annotated[
         int | None, typer.Option(min=2, help="Of `archive`, 100,000; `follow`, 200; or `partition`, 150.")
@@ -413,12 +415,14 @@ def bench(
     seeds: Annotated[int | None, typer.Option(min=1, help="Of `detectors`, `stains`: trainings of each, 1.")] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Of `detectors`: budget of each training, 5. Of `serve`: of the load, 2."),
+        typer.Option(
+            min=0.01, help="Of `detectors`, `one-against-all`: of each training, 5 and 3. Of `serve`: of the load, 2."
+        ),
     ] = None,
     out: Annotated[
         str | None,
         typer.Option(
-            help="Of `detectors`, `stains`: folder of the results, which goes on; ./bench-detectors, ./bench-stains. "
+            help="Of `detectors`, `one-against-all`, `stains`: folder of the results, which goes on; ./bench-<name>. "
             "Of `partition`: folder in which Prometheus' data stays."
         ),
     ] = None,
@@ -430,6 +434,9 @@ def bench(
     valid_tiles: Annotated[
         int | None, typer.Option(min=100, help="Of `detectors`: score at most so many tiles of valid, evenly spaced.")
     ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, max=10, help="Of `one-against-all`: of CIFAR-10, normal in their turn, 3.")
+    ] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
@@ -437,7 +444,7 @@ def bench(
     chosen = only.split(",") if only else ()
     figures = run(
         name, only=chosen, slides=slides, device=device, seeds=seeds, minutes=minutes, out=out, bundle=bundle or (),
-        tiles_only=tiles_only, valid_tiles=valid_tiles,
+        tiles_only=tiles_only, valid_tiles=valid_tiles, classes=classes,
     )  # fmt: skip
     _answer(figures)
 

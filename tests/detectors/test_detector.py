@@ -51,6 +51,7 @@ LOF = neighbours.Config(
 GAUSSIAN = mahalanobis.Config(kind="mahalanobis", input_px=16, features=CELLS)
 FITTED = (mahalanobis.Config, neighbours.Config)
 
+
 CONFIGS = [DPA, GAN, NUCLEI, TUNED, LOSS, RESIDUALS, GEO, FOREST, PIAD, LOF, GAUSSIAN]
 PIXELS = np.random.default_rng(0).integers(0, 256, (BATCH + 6, 16, 16, 3), dtype=np.uint8)
 
@@ -69,11 +70,10 @@ def detector(request: pytest.FixtureRequest) -> Detector:
         networks["head"].get_buffer("weight").normal_()
     if "classifier" in networks:
         networks["classifier"].get_parameter("linear.weight").data.normal_()
-    if "forest" in networks:
-        forest = networks["forest"]
-        assert isinstance(forest, deep_if.Forest)
-        forest.keep(networks["features"](to_input(PIXELS, 16))[:, :, 0, 0], seen=0)
-        forest.fit(seed=0)
+    if isinstance(request.param, deep_if.Config):
+        trainee = build_trainee(request.param, networks)
+        trainee.step(to_input(PIXELS, 16), 0.0)
+        trainee.finish()
     if isinstance(request.param, FITTED):
         fit(request.param, networks)
     if "outputs" in networks:
