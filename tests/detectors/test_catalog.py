@@ -31,6 +31,7 @@ from uadray.detectors.catalog import SingleConfig, assumption_of, summary_of
 from uadray.detectors.detector import BATCH, STAGES
 from uadray.detectors.features import BackboneConfig
 from uadray.networks import weights
+from uadray.training.loop import as_floats
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 
@@ -109,6 +110,28 @@ def test_what_was_trained_a_few_steps_scores(config: Any, x: Tensor) -> None:
     assert scored.score.shape == (BATCH + 1,)
     assert np.isfinite(scored.score).all()
     assert scored.score.std() > 0
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("config", EXAMPLES, ids=lambda config: config.kind)
+def test_it_learns_in_bfloat16_on_each_device_and_scores_there_as_on_a_cpu(config: Any, x: Tensor, device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("NO GPU: training on one was not tested")
+    networks = build_networks(config)
+    for network in networks.values():
+        network.to(device).to(memory_format=torch.channels_last)
+    trainee = build_trainee(config, networks)
+    trainee.prepare(x.to(device))
+    for progress in (0.0, 0.3, 0.65, 0.8, 0.95):
+        with torch.autocast(device, torch.bfloat16):
+            losses = trainee.step(x.to(device), progress)
+        assert all(math.isfinite(value) for value in as_floats(losses).values())
+    trainee.finish()
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH + 1, 20, 20, 3), dtype=np.uint8)
+    found = build_detector(config, networks, device=device)(pixels).score
+    expected = build_detector(config, networks)(pixels).score
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    assert expected.std() > 0
 
 
 @pytest.mark.parametrize("config", EXAMPLES, ids=lambda config: config.kind)
