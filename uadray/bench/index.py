@@ -24,6 +24,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "archive": ("slides",),
     "follow": ("only", "slides"),
     "detectors": ("only", "device", "seeds", "minutes", "out", "bundle", "tiles_only", "valid_tiles"),
+    "scoring": ("only", "device"),
     "stains": ("only", "device", "seeds", "out"),
     "view": (),
     "metrics": ("only", "slides"),
