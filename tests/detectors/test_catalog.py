@@ -11,7 +11,6 @@ from networks_watch import smooth_pictures
 from pydantic import TypeAdapter
 from torch import Tensor
 
-<<<<<<< HEAD
 from uadray.detectors import (
     deep_geo,
     deep_if,
@@ -23,9 +22,6 @@ from uadray.detectors import (
     piad,
     tuned_nuclei,
 )
-=======
-from uadray.detectors import deep_geo, deep_if, dpa, enlarged_nuclei, fanogan, piad, tuned_nuclei
->>>>>>> h-base
 from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
 from uadray.detectors.catalog import SingleConfig, assumption_of, summary_of
 from uadray.detectors.detector import BATCH, STAGES
@@ -40,17 +36,13 @@ GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=8, critic_
 NUCLEI = enlarged_nuclei.Config(
     kind="enlarged_nuclei", input_px=16, backbone_mpp=0.243, layers=("block0", "block2"), heads=1
 )
-<<<<<<< HEAD
 TUNED = tuned_nuclei.Config(
     kind="tuned_nuclei", input_px=16, backbone_mpp=0.243, layers=("block0", "block2"), train_blocks=1
 )  # fmt: skip
-=======
->>>>>>> h-base
 LITE = BackboneConfig(kind="backbone", layers=("block1",))
 GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "translation"))
 FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
 PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0", "block2"))
-<<<<<<< HEAD
 CELLS = BackboneConfig(kind="backbone", layers=("block1", "block3"), pooling="cells")
 CORESET = neighbours.Config(
     kind="neighbours", input_px=16, features=CELLS, components=4, candidates=40, bank=20, reweigh=True
@@ -59,12 +51,6 @@ MIXTURE = mahalanobis.Config(
     kind="mahalanobis", input_px=16, features=CELLS, density="mixture", components=4, gaussians=2, candidates=40
 )  # fmt: skip
 EXAMPLES = [DPA, GAN, NUCLEI, TUNED, GEO, FOREST, PIAD, CORESET, MIXTURE]
-=======
-TUNED = tuned_nuclei.Config(
-    kind="tuned_nuclei", input_px=16, backbone_mpp=0.243, layers=("block0", "block2"), train_blocks=1
-)  # fmt: skip
-EXAMPLES = [DPA, GAN, NUCLEI, GEO, FOREST, PIAD, TUNED]
->>>>>>> h-base
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "follow": ("only", "slides"),
     "detectors": ("only", "device", "seeds", "minutes", "out", "bundle", "tiles_only", "valid_tiles"),
     "one-against-all": ("only", "device", "classes", "minutes", "out"),
+    "scoring": ("only", "device"),
     "stains": ("only", "device", "seeds", "out"),
     "view": (),
     "metrics": ("only", "slides"),
