@@ -32,6 +32,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "drift": ("only",),
     "serve": ("only", "minutes"),
     "alerts": ("only",),
+    "tune": ("only", "out"),
 }
 """The benchmarks, and which options each takes."""
 
