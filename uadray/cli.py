@@ -393,24 +393,26 @@ def bench(
         str,
         typer.Argument(
             help="decode, stages, s3, screen, bundles, ingest, memory, nodes, partition, faults, archive, follow, "
-            "detectors, stains, serve, view, metrics, drift."
+            "detectors, ablations, stains, serve, view, metrics, drift."
         ),
     ],
     only: Annotated[
         str | None,
         typer.Option(
             help="Scenarios of `faults` (0,a,f); cases of `decode`, `screen`, `s3`, `ingest`, `follow`, `metrics`; "
-            "rows of `detectors`, `stains`; parts of `serve`: latency, slides, load, scale, kills; of `drift`: "
-            "simulated, tissue, speed."
+            "rows of `detectors`, `ablations`, `stains`; parts of `serve`: latency, slides, load, scale, kills; of "
+            "`drift`: simulated, tissue, speed."
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="Of `stages`, `detectors`, `stains`: cpu or cuda; cpu unless given.")
+        str | None, typer.Option(help="Of `stages`, `detectors`, `ablations`, `stains`: cpu or cuda; cpu unless given.")
     ] = None,
     slides: Annotated[
         int | None, typer.Option(min=2, help="Of `archive`, 100,000; `follow`, 200; or `partition`, 150.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Of `detectors`, `stains`: trainings of each, 1.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Of `detectors`, `ablations`, `stains`: trainings of each, 1.")
+    ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(min=0.01, help="Of `detectors`: budget of each training, 5. Of `serve`: of the load, 2."),
@@ -418,7 +420,7 @@ def bench(
     out: Annotated[
         str | None,
         typer.Option(
-            help="Of `detectors`, `stains`: folder of the results, which goes on; ./bench-detectors, ./bench-stains. "
+            help="Of `detectors`, `ablations`, `stains`: folder of the results, which goes on; ./bench-NAME. "
             "Of `partition`: folder in which Prometheus' data stays."
         ),
     ] = None,
@@ -428,8 +430,9 @@ def bench(
     ] = None,
     tiles_only: Annotated[bool, typer.Option("--tiles-only", help="Of `detectors`: leave mosaics out.")] = False,
     valid_tiles: Annotated[
-        int | None, typer.Option(min=100, help="Of `detectors`: score at most so many tiles of valid, evenly spaced.")
+        int | None, typer.Option(min=100, help="Of `detectors`, `ablations`: score at most so many tiles of valid.")
     ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of `ablations`: steps of each training, 1,000.")] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
@@ -437,7 +440,7 @@ def bench(
     chosen = only.split(",") if only else ()
     figures = run(
         name, only=chosen, slides=slides, device=device, seeds=seeds, minutes=minutes, out=out, bundle=bundle or (),
-        tiles_only=tiles_only, valid_tiles=valid_tiles,
+        tiles_only=tiles_only, valid_tiles=valid_tiles, steps=steps,
     )  # fmt: skip
     _answer(figures)
 

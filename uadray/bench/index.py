@@ -25,6 +25,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "follow": ("only", "slides"),
     "detectors": ("only", "device", "seeds", "minutes", "out", "bundle", "tiles_only", "valid_tiles"),
     "stains": ("only", "device", "seeds", "out"),
+    "ablations": ("only", "device", "seeds", "steps", "out", "valid_tiles"),
     "view": (),
     "metrics": ("only", "slides"),
     "drift": ("only",),
@@ -37,7 +38,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 def run(
     name: str, *, only: Sequence[str] = (), slides: int | None = None, device: str | None = None,
     seeds: int | None = None, minutes: float | None = None, out: str | None = None, bundle: Sequence[str] = (),
-    tiles_only: bool = False, valid_tiles: int | None = None,
+    tiles_only: bool = False, valid_tiles: int | None = None, steps: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run one benchmark and return its figures.
 
@@ -52,6 +53,7 @@ def run(
         bundle: NAME=URI of bundles that were trained elsewhere.
         tiles_only: leave mosaics out.
         valid_tiles: that are scored at the most.
+        steps: of each training.
 
     Raises:
         InputError: there is none of this name, or it has no such option.
@@ -61,6 +63,7 @@ def run(
     given = {
         "only": only, "slides": slides, "device": device, "seeds": seeds, "minutes": minutes, "out": out,
         "bundle": bundle, "tiles_only": tiles_only, "valid_tiles": valid_tiles,
+        "steps": steps,
     }  # fmt: skip
     options = {option: value for option, value in given.items() if value}
     for option in options.keys() - set(OPTIONS[name]):
