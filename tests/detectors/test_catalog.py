@@ -11,11 +11,23 @@ from networks_watch import smooth_pictures
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from uadray.detectors import dpa, enlarged_nuclei, fanogan, tuned_nuclei
+from uadray.detectors import (
+    deep_geo,
+    deep_if,
+    dpa,
+    enlarged_nuclei,
+    fanogan,
+    mahalanobis,
+    neighbours,
+    piad,
+    tuned_nuclei,
+)
 from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
 from uadray.detectors.catalog import SingleConfig, assumption_of, summary_of
 from uadray.detectors.detector import BATCH, STAGES
+from uadray.detectors.features import BackboneConfig
 from uadray.networks import weights
+from uadray.training.loop import as_floats
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 
@@ -27,7 +39,18 @@ NUCLEI = enlarged_nuclei.Config(
 TUNED = tuned_nuclei.Config(
     kind="tuned_nuclei", input_px=16, backbone_mpp=0.243, layers=("block0", "block2"), train_blocks=1
 )  # fmt: skip
-EXAMPLES = [DPA, GAN, NUCLEI, TUNED]
+LITE = BackboneConfig(kind="backbone", layers=("block1",))
+GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "translation"))
+FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
+PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0", "block2"))
+CELLS = BackboneConfig(kind="backbone", layers=("block1", "block3"), pooling="cells")
+CORESET = neighbours.Config(
+    kind="neighbours", input_px=16, features=CELLS, components=4, candidates=40, bank=20, reweigh=True
+)  # fmt: skip
+MIXTURE = mahalanobis.Config(
+    kind="mahalanobis", input_px=16, features=CELLS, density="mixture", components=4, gaussians=2, candidates=40
+)  # fmt: skip
+EXAMPLES = [DPA, GAN, NUCLEI, TUNED, GEO, FOREST, PIAD, CORESET, MIXTURE]
 
 
 @pytest.fixture
@@ -66,12 +89,35 @@ def test_what_was_trained_a_few_steps_scores(config: Any, x: Tensor) -> None:
     for progress in (0.0, 0.3, 0.65, 0.8, 0.95):
         assert all(math.isfinite(value) for value in trainee.step(x, progress).values())
         seen.append(trainee.phase(progress))
+    trainee.finish()
     assert [phase for i, phase in enumerate(seen) if phase not in seen[:i]] == list(trainee.phases)
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH + 1, 20, 20, 3), dtype=np.uint8)
     scored = build_detector(config, networks, stages=STAGES)(pixels)
     assert scored.score.shape == (BATCH + 1,)
     assert np.isfinite(scored.score).all()
     assert scored.score.std() > 0
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("config", EXAMPLES, ids=lambda config: config.kind)
+def test_it_learns_in_bfloat16_on_each_device_and_scores_there_as_on_a_cpu(config: Any, x: Tensor, device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("NO GPU: training on one was not tested")
+    networks = build_networks(config)
+    for network in networks.values():
+        network.to(device).to(memory_format=torch.channels_last)
+    trainee = build_trainee(config, networks)
+    trainee.prepare(x.to(device))
+    for progress in (0.0, 0.3, 0.65, 0.8, 0.95):
+        with torch.autocast(device, torch.bfloat16):
+            losses = trainee.step(x.to(device), progress)
+        assert all(math.isfinite(value) for value in as_floats(losses).values())
+    trainee.finish()
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH + 1, 20, 20, 3), dtype=np.uint8)
+    found = build_detector(config, networks, device=device)(pixels).score
+    expected = build_detector(config, networks)(pixels).score
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    assert expected.std() > 0
 
 
 @pytest.mark.parametrize("config", EXAMPLES, ids=lambda config: config.kind)
@@ -88,7 +134,7 @@ def test_averaging_is_asked_for_before_each_optimizer_step(x: Tensor) -> None:
         for tensor in tensors:
             tensor.zero_()
 
-    for config, progress in ((DPA, 0.0), (GAN, 0.0), (GAN, 0.9)):
+    for config, progress in ((DPA, 0.0), (GAN, 0.0), (GAN, 0.9), (PIAD, 0.0)):
         networks = build_networks(config)
         weights = {name: [p.clone() for p in network.parameters()] for name, network in networks.items()}
         trainee = build_trainee(config, networks, average=cancel)

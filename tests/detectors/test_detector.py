@@ -7,26 +7,52 @@ import numpy as np
 import pytest
 import torch
 
-from uadray.detectors import dpa, enlarged_nuclei, fanogan, tuned_nuclei
-from uadray.detectors.building import build_detector, build_networks
+from uadray.detectors import (
+    deep_geo,
+    deep_if,
+    dpa,
+    enlarged_nuclei,
+    fanogan,
+    mahalanobis,
+    neighbours,
+    piad,
+    tuned_nuclei,
+)
+from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.catalog import SingleConfig
 from uadray.detectors.detector import BATCH, Detector, assemble, no_picture, pooled
+from uadray.detectors.features import BackboneConfig
 from uadray.detectors.latents import Latent
 from uadray.detectors.losses import izi_f, relative_perceptual_l1
 from uadray.detectors.pixels import to_input
-from uadray.detectors.scores import PerceptualScore
+from uadray.networks.outline import Networks
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 
 DPA = dpa.Config(kind="dpa", input_px=16, width=4, halvings=2, layers=("block0", "block1"))
 GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=4, kappa=0.5)
 NUCLEI = enlarged_nuclei.Config(kind="enlarged_nuclei", input_px=16, backbone_mpp=0.243, layers=("block2",))
-LOSS = DPA.model_copy(update={"score": "loss", "pixel_weight": 1.0, "layout": "published"})
-RESIDUALS = DPA.model_copy(update={"score": "mahalanobis"})
 TUNED = tuned_nuclei.Config(
     kind="tuned_nuclei", input_px=16, backbone_mpp=0.243, layers=("block2",), train_blocks=1
 )  # fmt: skip
-CONFIGS = [DPA, LOSS, RESIDUALS, GAN, NUCLEI, TUNED]
+
+LOSS = DPA.model_copy(update={"score": "loss", "pixel_weight": 1.0, "layout": "published"})
+RESIDUALS = DPA.model_copy(update={"score": "mahalanobis"})
+
+
+LITE = BackboneConfig(kind="backbone", layers=("block1",))
+GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "rotation"))
+FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
+PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0", "block1"))
+CELLS = BackboneConfig(kind="backbone", layers=("block1", "block3"), pooling="cells")
+LOF = neighbours.Config(
+    kind="neighbours", input_px=16, features=CELLS, components=6, measure="lof", neighbours=8, candidates=100
+)  # fmt: skip
+GAUSSIAN = mahalanobis.Config(kind="mahalanobis", input_px=16, features=CELLS)
+FITTED = (mahalanobis.Config, neighbours.Config)
+
+
+CONFIGS = [DPA, GAN, NUCLEI, TUNED, LOSS, RESIDUALS, GEO, FOREST, PIAD, LOF, GAUSSIAN]
 PIXELS = np.random.default_rng(0).integers(0, 256, (BATCH + 6, 16, 16, 3), dtype=np.uint8)
 
 
@@ -44,7 +70,24 @@ def detector(request: pytest.FixtureRequest) -> Detector:
         networks["head"].get_buffer("weight").normal_()
     if "classifier" in networks:
         networks["classifier"].get_parameter("linear.weight").data.normal_()
+    if isinstance(request.param, deep_if.Config):
+        trainee = build_trainee(request.param, networks)
+        trainee.step(to_input(PIXELS, 16), 0.0)
+        trainee.finish()
+    if isinstance(request.param, FITTED):
+        fit(request.param, networks)
+    if "outputs" in networks:
+        networks["outputs"].get_buffer("alpha").uniform_(0.1, 3)
     return build_detector(request.param, networks)
+
+
+def fit(config: SingleConfig, networks: Networks) -> None:
+    """Fit what is fitted to features of the tiles."""
+    trainee, x = build_trainee(config, networks), to_input(PIXELS, 16)
+    trainee.prepare(x)
+    for progress in (0.0, 0.9):
+        trainee.step(x, progress)
+    trainee.finish()
 
 
 def test_shapes_and_types(detector: Detector) -> None:
@@ -102,14 +145,13 @@ def test_read_only_tiles_are_scored_as_they_are(detector: Detector) -> None:
     np.testing.assert_array_equal(detector(fixed).score, detector(PIXELS).score)
 
 
-def test_a_detector_may_have_one_of_its_stages(detector: Detector) -> None:
-    if not detector.has_picture:
-        pytest.skip("its stages are tested where a Serve chains them")
-    config = DPA if isinstance(detector.score, PerceptualScore) else GAN
+@pytest.mark.parametrize("config", [DPA, GAN, PIAD], ids=lambda config: config.kind)
+def test_a_detector_may_have_one_of_its_stages(config: SingleConfig) -> None:
+    """Those without a picture are tested where a Serve chains their stages."""
     networks = build_networks(config)
     names = {"map": "encoder", "reconstruct": "decoder" if config is DPA else "generator"}
-    x = next(detector.inputs(PIXELS[:2]))
     whole = build_detector(config, networks)
+    x = next(whole.inputs(PIXELS[:2]))
     expected = {"map": whole.mapping(x)}
     expected["reconstruct"] = whole.reconstruct(expected["map"])
     for stage in ("map", "reconstruct"):
@@ -134,6 +176,8 @@ def test_a_gpu_gives_the_scores_of_a_cpu(config: SingleConfig, batch_tiles: int 
     """In one batch, and in several whose bytes travel while others are scored."""
     torch.manual_seed(0)
     networks = build_networks(config)
+    if isinstance(config, FITTED):
+        fit(config, networks)
     expected = build_detector(config, copy.deepcopy(networks))(PIXELS)
     shown, maps = expected.pictures([3, 0]), expected.maps([3, 0])
     found = build_detector(config, networks, device="cuda", batch_tiles=batch_tiles)(PIXELS)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from uadray.bench.ablation_rows import DIRECTIONS, Row, chosen, rows
 from uadray.bench.detector_data import SPEC, Bools, Sizes, data_folder, read_label
 from uadray.bench.detector_results import keep
-from uadray.bench.detector_training import ArraySource, Floats, scored
+from uadray.bench.detector_training import Floats, scored
 from uadray.detectors import dpa
 from uadray.detectors.building import build_detector
 from uadray.detectors.detector import Detector
@@ -39,6 +39,7 @@ from uadray.networks import weights
 from uadray.networks.outline import Networks
 from uadray.provenance import commit, fingerprint
 from uadray.tiles.images import Pixels
+from uadray.training.array_source import ArraySource
 from uadray.training.config import TrainConfig
 from uadray.training.lone_tiles import enough_tissue
 from uadray.training.loop import Line, Sample

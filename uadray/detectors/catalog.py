@@ -21,14 +21,30 @@ from typing import Annotated, Any, Protocol
 from pydantic import BaseModel, Field
 from torch import nn
 
-from uadray.detectors import dpa, enlarged_nuclei, fanogan, trainee, tuned_nuclei
+from uadray.detectors import (
+    deep_geo,
+    deep_if,
+    dpa,
+    enlarged_nuclei,
+    fanogan,
+    mahalanobis,
+    neighbours,
+    piad,
+    trainee,
+    tuned_nuclei,
+)
 from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks
 
 SingleConfig = Annotated[
-    dpa.Config  # with `|`, one a line
+    deep_geo.Config  # with `|`, one a line
+    | deep_if.Config
+    | dpa.Config
     | enlarged_nuclei.Config
     | fanogan.Config
+    | mahalanobis.Config
+    | neighbours.Config
+    | piad.Config
     | tuned_nuclei.Config,
     Field(discriminator="kind"),
 ]
@@ -62,12 +78,22 @@ class DetectorFile(Protocol):
 def file_of(config: SingleConfig) -> DetectorFile:
     """The file of a detector."""
     match config:
+        case deep_geo.Config():
+            return deep_geo
+        case deep_if.Config():
+            return deep_if
         case dpa.Config():
             return dpa
         case enlarged_nuclei.Config():
             return enlarged_nuclei
         case fanogan.Config():
             return fanogan
+        case mahalanobis.Config():
+            return mahalanobis
+        case neighbours.Config():
+            return neighbours
+        case piad.Config():
+            return piad
         case tuned_nuclei.Config():
             return tuned_nuclei
 
