@@ -210,6 +210,8 @@ def check(config: TrainConfig, *, data: str, out: str, resume: bool = False, wit
     _check_free(out, config, resume=resume, without_ray=without_ray)
     if without_ray:
         plain.check_here(config)
+    elif config.hold_tiles:
+        raise InputError("hold_tiles is for one process: add --without-ray, or set it to false")
     given.check_generator(config)
     if containers.is_tile_set(data):
         containers.check(data)

@@ -33,14 +33,8 @@ def augment(images: Rgb, rng: np.random.Generator, *, sigma_alpha: float, sigma_
     Returns:
         RGB [n, h, w, 3].
     """
-    alphas = rng.uniform(1 - sigma_alpha, 1 + sigma_alpha, (len(images), 3))
-    betas = rng.uniform(-sigma_beta, sigma_beta, (len(images), 3))
-    colours = (HED / np.linalg.norm(HED, axis=1, keepdims=True)).T  # [3 channels, 3 stains]
-    scalings = np.einsum("cs,ns,sd->ncd", colours, alphas, np.linalg.inv(colours))
-    shifts = betas @ colours.T
-    white = np.full((len(images), 3), math.log(256))
-    mixings = np.concatenate([-scalings, -shifts[..., None], white[..., None]], axis=2).astype(np.float32)  # [n, 3, 5]
-    table = _table_with_shift()
+    mixings = draw_mixings(len(images), rng, sigma_alpha=sigma_alpha, sigma_beta=sigma_beta)
+    table = density_and_shift()
     out = np.empty_like(images, order="C")
     for image, mixing, result in zip(images, mixings, out, strict=True):
         doubled = np.empty((*image.shape[:2], 4), np.uint8)  # red, green, blue, and green for the shift
@@ -49,7 +43,20 @@ def augment(images: Rgb, rng: np.random.Generator, *, sigma_alpha: float, sigma_
     return out
 
 
-def _table_with_shift() -> npt.NDArray[np.float32]:
+def draw_mixings(
+    n: int, rng: np.random.Generator, *, sigma_alpha: float, sigma_beta: float
+) -> npt.NDArray[np.float32]:  # fmt: skip
+    """[n, 3, 5]: log light of red, green and blue from what `density_and_shift` gives of a pixel, and from 1."""
+    alphas = rng.uniform(1 - sigma_alpha, 1 + sigma_alpha, (n, 3))
+    betas = rng.uniform(-sigma_beta, sigma_beta, (n, 3))
+    colours = (HED / np.linalg.norm(HED, axis=1, keepdims=True)).T  # [3 channels, 3 stains]
+    scalings = np.einsum("cs,ns,sd->ncd", colours, alphas, np.linalg.inv(colours))
+    shifts = betas @ colours.T
+    white = np.full((n, 3), math.log(256))
+    return np.concatenate([-scalings, -shifts[..., None], white[..., None]], axis=2).astype(np.float32)
+
+
+def density_and_shift() -> npt.NDArray[np.float32]:
     """[1, 256, 4]: densities of red, green, blue, and the share of the shift that a level of green takes."""
     density = density_table((255.0, 255.0, 255.0))
     share = np.clip(density[..., 1:2] / STAINED - 1, 0, 1)

@@ -135,7 +135,7 @@ def _read(
     yield [Crops(-1, [], [], job.n_tiles) for job in left_out]
     for names in groups:
         journal.begin(task, names)
-        open_jobs = [_noted(job, crop, journal) for job, crop in zip(jobs, crop_of, strict=True) if job.name in names]
+        open_jobs = [noted(job, crop, journal) for job, crop in zip(jobs, crop_of, strict=True) if job.name in names]
         while open_jobs:
             answers = list(threads.map(lambda job: _next_crops(job, at_once), open_jobs))
             open_jobs = [job for job, crops in zip(open_jobs, answers, strict=True) if _count(crops) >= at_once]
@@ -154,7 +154,7 @@ def _count(crops: list[Crops]) -> int:
     return sum(len(part.tiles) for part in crops)
 
 
-def _noted(job: Job, crop: Crop, journal: Notes) -> Iterator[Crops]:
+def noted(job: Job, crop: Crop, journal: Notes) -> Iterator[Crops]:
     """Read a job; what cannot be read is noted and counted, if it is the fault of what is read."""
     done = 0
     try:

@@ -18,6 +18,7 @@ from uadray.detectors.pixels import Pixels, to_pixels
 from uadray.detectors.trainee import Losses, Trainee
 from uadray.errors import WorkError
 from uadray.networks.outline import Networks
+from uadray.training.arithmetic import lowered
 from uadray.training.config import PREPARE_TILES, TrainConfig
 
 SAMPLES = 16
@@ -159,7 +160,9 @@ def run_epoch(config: TrainConfig, trainee: Trainee, stream: Iterator[Tensor], e
         waited += waited_s
         progress = done / (config.epochs * config.steps_per_epoch)
         phase = trainee.phase(progress)
-        values = as_floats(trainee.step(x, progress))
+        with lowered(config, x.device):
+            given = trainee.step(x, progress)
+        values = as_floats(given)
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if host.any_of(bool(bad)):
             raise DivergedError(_diverged(config, trainee, done, bad))

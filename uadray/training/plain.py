@@ -16,6 +16,7 @@ from uadray.detectors.trainee import Trainee
 from uadray.errors import InputError
 from uadray.networks.outline import Networks
 from uadray.storage import objects
+from uadray.training.arithmetic import quick
 from uadray.training.checkpoint import (
     NETWORKS,
     OPTIMIZERS,
@@ -28,9 +29,12 @@ from uadray.training.checkpoint import (
 from uadray.training.config import TrainConfig
 from uadray.training.crops import Source
 from uadray.training.group import threads_of
+from uadray.training.held import HeldPlace, HeldTiles, hold
 from uadray.training.loop import Line, Listener, Reached, Step, pictures_of, run_training
 from uadray.training.stream import Place, TileStream
 from uadray.training.subject import build_networks, build_trainee
+
+Stream = TileStream | HeldTiles
 
 CHECKPOINTS = "checkpoints"
 KEPT = 2
@@ -42,7 +46,7 @@ class ThisProcess:
 
     rank = 0
 
-    def __init__(self, config: TrainConfig, stream: TileStream, *, out: str, listener: Listener) -> None:
+    def __init__(self, config: TrainConfig, stream: Stream, *, out: str, listener: Listener) -> None:
         self._config, self._stream, self._out, self._listener = config, stream, out, listener
 
     def any_of(self, flag: bool) -> bool:
@@ -94,9 +98,17 @@ def train_plain(config: TrainConfig, source: Source, *, out: str, listener: List
     reached, place = restored(config, trainee, out, device)
     if reached is not None:  # the process may have ended before it had told of them
         listener([line | {"end_of_epoch": True} for line in reached.lines], [])
-    stream = TileStream(source, config, device=device, place=place)
-    lines = run_training(config, trainee, stream, ThisProcess(config, stream, out=out, listener=listener), reached)
+    stream = stream_of(config, source, device, place)
+    with quick(device):
+        lines = run_training(config, trainee, stream, ThisProcess(config, stream, out=out, listener=listener), reached)
     return {name: network.cpu() for name, network in networks.items()}, lines[-1]
+
+
+def stream_of(config: TrainConfig, source: Source, device: torch.device, place: dict[str, int] | None) -> Stream:
+    """Batches from a place on that a checkpoint names; None begins."""
+    if config.hold_tiles:
+        return HeldTiles(hold(source, config, device=device), config, place=HeldPlace(**place) if place else None)
+    return TileStream(source, config, device=device, place=Place(**place) if place else None)
 
 
 def check_here(config: TrainConfig) -> None:
@@ -113,15 +125,15 @@ def check_here(config: TrainConfig) -> None:
 
 def restored(
     config: TrainConfig, trainee: Trainee, out: str, device: torch.device
-) -> tuple[Reached | None, Place | None]:
-    """What the last checkpoint had reached, the trainee filled with it; (None, None) where there is none."""
+) -> tuple[Reached | None, dict[str, int] | None]:
+    """What the last checkpoint had reached and its place, the trainee filled with it; (None, None) without one."""
     epochs = epochs_kept(out)
     if not epochs:
         return None, None
     with tempfile.TemporaryDirectory() as folder:
         download(checkpoint_uri(out, epochs[-1]), Path(folder))
         reached = load_checkpoint(Path(folder), config, trainee, device)
-        return reached, Place(**load_progress(Path(folder))["place"])
+        return reached, dict(load_progress(Path(folder))["place"])
 
 
 def checkpoint_uri(out: str, epochs_done: int) -> str:

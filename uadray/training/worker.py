@@ -27,6 +27,7 @@ from uadray.detectors.trainee import Trainee, UnsuitableTilesError, alone
 from uadray.errors import WorkError, shown, shown_text
 from uadray.networks.outline import Networks
 from uadray.networks.weights_file import load_networks
+from uadray.training.arithmetic import quick
 from uadray.training.board import MAX_RESTARTS, Board, Tally, sentence
 from uadray.training.checkpoint import NETWORKS, load_checkpoint, save_checkpoint
 from uadray.training.config import TrainConfig
@@ -115,7 +116,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     for line in reached.lines if reached and rank == 0 else ():  # the driver may have been killed before it wrote them
         ray.get(board.post.remote(line | {"end_of_epoch": True}))
     try:
-        run_training(config, trainee, stream, RayWorker(config, board, device), reached)
+        with quick(device):
+            run_training(config, trainee, stream, RayWorker(config, board, device), reached)
     except (DivergedError, UnsuitableTilesError) as error:
         ray.get(board.diverge.remote(str(error)))  # and end in all workers: a failure would be tried again
 
