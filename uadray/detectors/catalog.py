@@ -21,14 +21,16 @@ from typing import Annotated, Any, Protocol
 from pydantic import BaseModel, Field
 from torch import nn
 
-from uadray.detectors import dpa, enlarged_nuclei, fanogan, trainee
+from uadray.detectors import dpa, enlarged_nuclei, fanogan, mahalanobis, neighbours, trainee
 from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks
 
 SingleConfig = Annotated[
     dpa.Config  # with `|`, one a line
     | enlarged_nuclei.Config
-    | fanogan.Config,
+    | fanogan.Config
+    | mahalanobis.Config
+    | neighbours.Config,
     Field(discriminator="kind"),
 ]
 
@@ -67,6 +69,10 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return enlarged_nuclei
         case fanogan.Config():
             return fanogan
+        case mahalanobis.Config():
+            return mahalanobis
+        case neighbours.Config():
+            return neighbours
 
 
 def summary_of(config: BaseModel) -> str:

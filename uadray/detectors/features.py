@@ -6,6 +6,7 @@ Every module here has `channels` and maps x [N, 3, h, w] in [-1, 1] to [N, C, h'
 
 from typing import Annotated, Literal, Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field, StringConstraints
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uadray import config as configuration
+from uadray.detectors.pixels import to_pixels
 from uadray.networks.backbones import BackboneName, build_backbone
+from uadray.tiles.nuclei import MEASURES, measured
 
 LayerName = Annotated[str, StringConstraints(max_length=40)]
 Pooling = Literal["tile", "cells"]
@@ -37,8 +40,20 @@ class BackboneConfig(configuration.Config):
     pooling: Pooling = "tile"
 
 
+class NucleiConfig(configuration.Config):
+    """What the nuclei of a tile are like, in um and amounts of stain: no network, one vector a tile.
+
+    Attributes:
+        mpp: of the tiles.
+    """
+
+    kind: Literal["nuclei"]
+    mpp: float = Field(default=0.972, ge=0.1, le=1.5)
+
+
 FeatureConfig = Annotated[
-    BackboneConfig,  # with `|`, one a line
+    BackboneConfig  # with `|`, one a line
+    | NucleiConfig,
     Field(discriminator="kind"),
 ]
 
@@ -83,6 +98,25 @@ class BackboneFeatures(nn.Module):
         return super().train(False)
 
 
+class NucleiFeatures(nn.Module):
+    """The measures of `uadray.tiles.nuclei`. They are taken on the host, one tile after the other: a GPU waits.
+
+    Attributes:
+        channels: one a measure.
+    """
+
+    channels = len(MEASURES)
+
+    def __init__(self, config: NucleiConfig) -> None:
+        super().__init__()
+        self.mpp = config.mpp
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c 1 1"]:
+        """One vector a tile."""
+        rows = np.stack([measured(image, self.mpp) for image in to_pixels(x)])
+        return torch.from_numpy(rows).to(x.device)[:, :, None, None]
+
+
 def resized(x: Float[Tensor, "n 3 h w"], side_px: int | None) -> Float[Tensor, "n 3 h2 w2"]:
     """Tiles of this side, bicubic and within [-1, 1]; None: as they are."""
     if side_px is None or x.shape[-1] == side_px:
@@ -110,6 +144,8 @@ def build_features(config: FeatureConfig, *, pretrained: bool) -> nn.Module:
     match config:
         case BackboneConfig():
             return BackboneFeatures(config, pretrained=pretrained)
+        case NucleiConfig():
+            return NucleiFeatures(config)
 
 
 def borrowed(config: FeatureConfig) -> tuple[str, ...]:
@@ -117,6 +153,17 @@ def borrowed(config: FeatureConfig) -> tuple[str, ...]:
     match config:
         case BackboneConfig():
             return (config.name,)
+        case NucleiConfig():
+            return ()
+
+
+def mpp_of(config: FeatureConfig) -> float | None:
+    """The resolution that tiles must have; None: any."""
+    match config:
+        case BackboneConfig():
+            return None
+        case NucleiConfig():
+            return config.mpp
 
 
 def channels_of(features: nn.Module) -> int:

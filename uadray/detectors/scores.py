@@ -77,3 +77,9 @@ def _overlaid(maps: list[Tensor]) -> Tensor:
     side = max(tuple(m.shape[-2:]) for m in maps)
     same = [F.interpolate(m, size=side, mode="bilinear", align_corners=False) for m in maps]
     return torch.stack(same).mean(0).squeeze(1)
+
+
+def mean_of_highest(cells: Float[Tensor, "n h w"], share: float) -> Float[Tensor, " n"]:
+    """Mean of the highest share of a tile's cells, of one at the least: near 0 it is the maximum, 1 is the mean."""
+    flat = cells.flatten(1)
+    return flat.topk(max(1, round(share * flat.shape[1])), 1).values.mean(1)
