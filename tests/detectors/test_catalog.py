@@ -11,7 +11,7 @@ from networks_watch import smooth_pictures
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from uadray.detectors import dpa, enlarged_nuclei, fanogan
+from uadray.detectors import dpa, enlarged_nuclei, fanogan, self_supervised
 from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
 from uadray.detectors.catalog import SingleConfig, assumption_of, summary_of
 from uadray.detectors.detector import BATCH, STAGES
@@ -24,7 +24,11 @@ GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=8, critic_
 NUCLEI = enlarged_nuclei.Config(
     kind="enlarged_nuclei", input_px=16, backbone_mpp=0.243, layers=("block0", "block2"), heads=1
 )
-EXAMPLES = [DPA, GAN, NUCLEI]
+SELF_SUPERVISED = self_supervised.Config.model_validate({
+    "kind": "self_supervised", "input_px": 16, "encoder": {"width": 4}, "views": {"view_px": 16}, "components": 4,
+    "projector_width": 16, "projected": 8, "density_share": 0.3, "weight_decay": 0,
+})  # fmt: skip
+EXAMPLES = [DPA, GAN, NUCLEI, SELF_SUPERVISED]
 
 
 @pytest.fixture
@@ -63,6 +67,7 @@ def test_what_was_trained_a_few_steps_scores(config: Any, x: Tensor) -> None:
     for progress in (0.0, 0.3, 0.65, 0.8, 0.95):
         assert all(math.isfinite(value) for value in trainee.step(x, progress).values())
         seen.append(trainee.phase(progress))
+    trainee.finish()
     assert [phase for i, phase in enumerate(seen) if phase not in seen[:i]] == list(trainee.phases)
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH + 1, 20, 20, 3), dtype=np.uint8)
     scored = build_detector(config, networks, stages=STAGES)(pixels)
@@ -85,7 +90,7 @@ def test_averaging_is_asked_for_before_each_optimizer_step(x: Tensor) -> None:
         for tensor in tensors:
             tensor.zero_()
 
-    for config, progress in ((DPA, 0.0), (GAN, 0.0), (GAN, 0.9)):
+    for config, progress in ((DPA, 0.0), (GAN, 0.0), (GAN, 0.9), (SELF_SUPERVISED, 0.3)):
         networks = build_networks(config)
         weights = {name: [p.clone() for p in network.parameters()] for name, network in networks.items()}
         trainee = build_trainee(config, networks, average=cancel)

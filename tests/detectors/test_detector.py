@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from uadray.detectors import dpa, enlarged_nuclei, fanogan
+from uadray.detectors import dpa, enlarged_nuclei, fanogan, self_supervised
 from uadray.detectors.building import build_detector, build_networks
 from uadray.detectors.catalog import SingleConfig
 from uadray.detectors.detector import BATCH, Detector, assemble, no_picture, pooled
@@ -21,7 +21,10 @@ pytestmark = pytest.mark.usefixtures("torch_alone")
 DPA = dpa.Config(kind="dpa", input_px=16, width=4, halvings=2, layers=("block0", "block1"))
 GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=4, kappa=0.5)
 NUCLEI = enlarged_nuclei.Config(kind="enlarged_nuclei", input_px=16, backbone_mpp=0.243, layers=("block2",))
-CONFIGS = [DPA, GAN, NUCLEI]
+SELF_SUPERVISED = self_supervised.Config.model_validate(
+    {"kind": "self_supervised", "input_px": 16, "encoder": {"width": 4}, "views": {"view_px": 16}, "components": 4}
+)
+CONFIGS = [DPA, GAN, NUCLEI, SELF_SUPERVISED]
 PIXELS = np.random.default_rng(0).integers(0, 256, (BATCH + 6, 16, 16, 3), dtype=np.uint8)
 
 
@@ -37,6 +40,9 @@ def detector(request: pytest.FixtureRequest) -> Detector:
                 module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
     if "head" in networks:
         networks["head"].get_buffer("weight").normal_()
+    if "projection" in networks:
+        for buffer in networks["projection"].buffers():
+            buffer.normal_()
     return build_detector(request.param, networks)
 
 

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Protocol
 from pydantic import BaseModel, Field
 from torch import nn
 
-from uadray.detectors import dpa, enlarged_nuclei, fanogan, mahalanobis, neighbours, trainee
+from uadray.detectors import dpa, enlarged_nuclei, fanogan, mahalanobis, neighbours, self_supervised, trainee
 from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks
 
@@ -30,7 +30,8 @@ SingleConfig = Annotated[
     | enlarged_nuclei.Config
     | fanogan.Config
     | mahalanobis.Config
-    | neighbours.Config,
+    | neighbours.Config
+    | self_supervised.Config,
     Field(discriminator="kind"),
 ]
 
@@ -73,6 +74,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return mahalanobis
         case neighbours.Config():
             return neighbours
+        case self_supervised.Config():
+            return self_supervised
 
 
 def summary_of(config: BaseModel) -> str:
