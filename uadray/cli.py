@@ -393,22 +393,24 @@ def bench(
         str,
         typer.Argument(
             help="decode, stages, s3, screen, bundles, ingest, memory, nodes, partition, faults, archive, follow, "
-            "detectors, serve, view, metrics, drift."
+            "detectors, stains, serve, view, metrics, drift."
         ),
     ],
     only: Annotated[
         str | None,
         typer.Option(
             help="Scenarios of `faults` (0,a,f); cases of `decode`, `screen`, `s3`, `ingest`, `follow`, `metrics`; "
-            "rows of `detectors`; parts of `serve`: latency, slides, load, scale, kills; of `drift`: simulated, "
-            "tissue, speed."
+            "rows of `detectors`, `stains`; parts of `serve`: latency, slides, load, scale, kills; of `drift`: "
+            "simulated, tissue, speed."
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Of `stages`, `detectors`: cpu or cuda; cpu unless given.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Of `stages`, `detectors`, `stains`: cpu or cuda; cpu unless given.")
+    ] = None,
     slides: Annotated[
         int | None, typer.Option(min=2, help="Of `archive`, 100,000; `follow`, 200; or `partition`, 150.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Of `detectors`: trainings of each, 1.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Of `detectors`, `stains`: trainings of each, 1.")] = None,
     minutes: Annotated[
         float | None,
         typer.Option(min=0.01, help="Of `detectors`: budget of each training, 5. Of `serve`: of the load, 2."),
@@ -416,16 +418,28 @@ def bench(
     out: Annotated[
         str | None,
         typer.Option(
-            help="Of `detectors`: folder of the results, which goes on; ./bench-detectors. Of `partition`: folder in "
-            "which Prometheus' data stays."
+            help="Of `detectors`, `stains`: folder of the results, which goes on; ./bench-detectors, ./bench-stains. "
+            "Of `partition`: folder in which Prometheus' data stays."
         ),
+    ] = None,
+    bundle: Annotated[
+        list[str] | None,
+        typer.Option(help="Of `detectors`: NAME=URI of a bundle that was trained elsewhere; repeat it for more."),
+    ] = None,
+    tiles_only: Annotated[bool, typer.Option("--tiles-only", help="Of `detectors`: leave mosaics out.")] = False,
+    valid_tiles: Annotated[
+        int | None, typer.Option(min=100, help="Of `detectors`: score at most so many tiles of valid, evenly spaced.")
     ] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
 
     chosen = only.split(",") if only else ()
-    _answer(run(name, only=chosen, slides=slides, device=device, seeds=seeds, minutes=minutes, out=out))
+    figures = run(
+        name, only=chosen, slides=slides, device=device, seeds=seeds, minutes=minutes, out=out, bundle=bundle or (),
+        tiles_only=tiles_only, valid_tiles=valid_tiles,
+    )  # fmt: skip
+    _answer(figures)
 
 
 @weights_app.command("pull")

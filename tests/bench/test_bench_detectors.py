@@ -3,6 +3,7 @@
 import csv
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from uadray.bench import detectors, index
-from uadray.bench.detector_data import CALIBRATION, Sizes, data_folder, read_data, read_label
+from uadray.bench.detector_data import CALIBRATION, SPEC, Sizes, data_folder, read_data, read_label, thinned
+from uadray.detectors import fanogan
+from uadray.detectors.bundle import write_bundle
 from uadray.errors import InputError
 from uadray.tiles.trivial_scores import trivial_scores
 
@@ -96,11 +99,17 @@ def test_the_table(few: Path, configs: Path, tmp_path: Path, monkeypatch: pytest
     assert {line["name"] for line in csv.DictReader((out / "detectors.csv").read_text().splitlines())} == set(rows)
     assert "too_wide" in (out / "detectors.html").read_text()
 
+    assert rows["tiny"]["budget"] == "0.05 min, cpu"
+    assert rows["tiny"]["mean"]["scored"] == {"every": 1, "valid": 120, "of": 120, "why": ""}
+    assert rows["tiny"]["above_trivial"] in (True, False)
+    assert rows["mean_saturation"]["above_trivial"] is None
+
     before = {path.name: path.read_bytes() for path in (out / "rows").iterdir()}
     (out / "rows" / "mean_saturation-seed0.json").write_text('{"key": ')  # killed while it wrote
     again = _rows(detectors.run(**options))
     after = {path.name: path.read_bytes() for path in (out / "rows").iterdir()}
-    assert after["tiny-seed0.json"] == before["tiny-seed0.json"], "what was made is not made again"
+    tiny = "tiny-0.05_min,_cpu-seed0.json"
+    assert after[tiny] == before[tiny], "what was made is not made again"
     assert "failed" in again["too_wide"]
     assert again["mean_saturation"]["mean"]["tiles"] == tiles
     more = _rows(detectors.run(**options | {"only": ("mean_saturation", "tiny"), "seeds": 2}))
@@ -110,6 +119,44 @@ def test_the_table(few: Path, configs: Path, tmp_path: Path, monkeypatch: pytest
     assert still["tiny"] == more["tiny"], "what the folder has stays in the table"
     ours = [one["tiles"]["auroc"] for one in more["tiny"]["by_seed"]]
     assert more["tiny"]["mean"]["tiles"]["auroc"] == pytest.approx(np.mean(ours))
+
+
+@pytest.mark.usefixtures("torch_alone")
+def test_a_bundle_from_elsewhere_on_tiles_alone(few: Path, configs: Path, tmp_path: Path) -> None:
+    config = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=8)
+    uri = str(tmp_path / "bundle")
+    write_bundle(
+        uri, fanogan.networks(config, pretrained=False), detector=config, name="far", tiles=SPEC,
+        training_data={"n_tiles": 7, "crops": 640}, metrics={"step": 10.0},
+    )  # fmt: skip
+    options: dict[str, Any] = {
+        "only": ("far", "minus_mean_green"), "out": str(tmp_path / "out"), "sizes": SIZES, "configs": configs,
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UADRAY_DATA", str(few))
+        answer = detectors.run(**options, bundle=[f"far={uri}"], tiles_only=True, valid_tiles=40)
+        row = _rows(answer)["far"]
+        assert (row["group"], row["budget"], row["mean"]["slides"]) == ("bundle", "", {})
+        assert row["mean"]["scored"] == {"every": 3, "valid": 40, "of": 120, "why": ""}
+        assert row["mean"]["training"]["tiles_seen"] == 640
+        page = (tmp_path / "out" / "detectors.html").read_text()
+        assert "trained elsewhere" in page
+        assert "every 3rd tile" in page
+        again = detectors.run(**options | {"only": ("minus_mean_green",)})
+        assert _rows(again)["far"] == row, "a bundle's row stays although it is not named again"
+        assert _rows(again)["minus_mean_green"]["mean"]["slides"]["test"]["n_tumour"] == 2, "made anew: mosaics asked"
+        with pytest.raises(InputError, match="tiny would name two rows"):
+            detectors.run(**options, bundle=[f"tiny={uri}"])
+
+
+def test_every_third_tile_and_its_copies(few: Path) -> None:
+    data = read_data(few, SIZES, mosaics=False)
+    data = replace(data, shifted=dict.fromkeys(data.shifted, data.valid[data.is_shifted]))
+    some = thinned(data, 3)
+    assert (some.valid == data.valid[::3]).all()
+    assert len(some.held_normals) == 10
+    assert (some.shifted["faded"] == some.valid[some.is_shifted]).all()
+    assert some.slides == {}
 
 
 def test_what_is_used_for_what(few: Path) -> None:

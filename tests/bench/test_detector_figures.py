@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from uadray.bench.detector_data import CALIBRATION, CutSlide, DetectorData
-from uadray.bench.detector_figures import curve, figures_of
+from uadray.bench.detector_figures import Scoring, curve, figures_of, planned
 from uadray.schemas import TILE_SCORES
 from uadray.slides.manifest import SlideRow
 
@@ -71,6 +71,18 @@ def test_figures(data: DetectorData) -> None:
     }  # fmt: skip
     assert figures["slides"]["small"]["false_alarms"] == 0
     assert figures["tiles_per_s"] > 0
+
+
+def test_a_slow_scorer_gets_fewer_tiles(data: DetectorData) -> None:
+    """38 tiles in sets (20 + 2 + 8 + 2 x 4), 20 x 12 + 7 x 12 = 324 in mosaics."""
+    assert planned(data, 1.0, most_valid=None, limit_s=362) == Scoring()
+    assert planned(data, 1.0, most_valid=3, limit_s=362) == Scoring(every=3), "8 tiles of valid are three times 3"
+    slow = planned(data, 1.0, most_valid=None, limit_s=361)
+    assert (slow.every, slow.slides) == (1, False), "all tiles fit into half of the limit, mosaics not beside them"
+    slower = planned(data, 1.0, most_valid=None, limit_s=20)
+    assert (slower.every, slower.slides) == (4, False)
+    assert slower.why == "a tile takes 1e+03 ms, scoring 0.333333 minutes at the most"
+    assert planned(data, 1.0, most_valid=None, limit_s=345) == Scoring(1, False, slow.why.replace("6.01667", "5.75"))
 
 
 def test_curve() -> None:

@@ -11,10 +11,11 @@ from networks_watch import smooth_pictures
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from uadray.detectors import dpa, enlarged_nuclei, fanogan, self_supervised
+from uadray.detectors import deep_geo, deep_if, dpa, enlarged_nuclei, fanogan, piad, self_supervised, tuned_nuclei
 from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
 from uadray.detectors.catalog import SingleConfig, assumption_of, summary_of
 from uadray.detectors.detector import BATCH, STAGES
+from uadray.detectors.features import BackboneConfig
 from uadray.networks import weights
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
@@ -24,11 +25,18 @@ GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=8, critic_
 NUCLEI = enlarged_nuclei.Config(
     kind="enlarged_nuclei", input_px=16, backbone_mpp=0.243, layers=("block0", "block2"), heads=1
 )
+TUNED = tuned_nuclei.Config(
+    kind="tuned_nuclei", input_px=16, backbone_mpp=0.243, layers=("block0", "block2"), train_blocks=1
+)  # fmt: skip
+LITE = BackboneConfig(kind="backbone", layers=("block1",))
+GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "translation"))
+FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
+PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0", "block2"))
 SELF_SUPERVISED = self_supervised.Config.model_validate({
     "kind": "self_supervised", "input_px": 16, "encoder": {"width": 4}, "views": {"view_px": 16}, "components": 4,
     "projector_width": 16, "projected": 8, "density_share": 0.3, "weight_decay": 0,
 })  # fmt: skip
-EXAMPLES = [DPA, GAN, NUCLEI, SELF_SUPERVISED]
+EXAMPLES = [DPA, GAN, NUCLEI, TUNED, GEO, FOREST, PIAD, SELF_SUPERVISED]
 
 
 @pytest.fixture
@@ -90,7 +98,7 @@ def test_averaging_is_asked_for_before_each_optimizer_step(x: Tensor) -> None:
         for tensor in tensors:
             tensor.zero_()
 
-    for config, progress in ((DPA, 0.0), (GAN, 0.0), (GAN, 0.9), (SELF_SUPERVISED, 0.3)):
+    for config, progress in ((DPA, 0.0), (GAN, 0.0), (GAN, 0.9), (PIAD, 0.0), (SELF_SUPERVISED, 0.3)):
         networks = build_networks(config)
         weights = {name: [p.clone() for p in network.parameters()] for name, network in networks.items()}
         trainee = build_trainee(config, networks, average=cancel)

@@ -7,24 +7,37 @@ import numpy as np
 import pytest
 import torch
 
-from uadray.detectors import dpa, enlarged_nuclei, fanogan, self_supervised
+from uadray.detectors import deep_geo, deep_if, dpa, enlarged_nuclei, fanogan, piad, self_supervised, tuned_nuclei
 from uadray.detectors.building import build_detector, build_networks
 from uadray.detectors.catalog import SingleConfig
 from uadray.detectors.detector import BATCH, Detector, assemble, no_picture, pooled
+from uadray.detectors.features import BackboneConfig
 from uadray.detectors.latents import Latent
 from uadray.detectors.losses import izi_f, relative_perceptual_l1
 from uadray.detectors.pixels import to_input
-from uadray.detectors.scores import PerceptualScore
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 
 DPA = dpa.Config(kind="dpa", input_px=16, width=4, halvings=2, layers=("block0", "block1"))
 GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=4, kappa=0.5)
 NUCLEI = enlarged_nuclei.Config(kind="enlarged_nuclei", input_px=16, backbone_mpp=0.243, layers=("block2",))
+TUNED = tuned_nuclei.Config(
+    kind="tuned_nuclei", input_px=16, backbone_mpp=0.243, layers=("block2",), train_blocks=1
+)  # fmt: skip
+
+LOSS = DPA.model_copy(update={"score": "loss", "pixel_weight": 1.0, "layout": "published"})
+RESIDUALS = DPA.model_copy(update={"score": "mahalanobis"})
+
+
+LITE = BackboneConfig(kind="backbone", layers=("block1",))
+GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "rotation"))
+FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
+PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0", "block1"))
+
 SELF_SUPERVISED = self_supervised.Config.model_validate(
     {"kind": "self_supervised", "input_px": 16, "encoder": {"width": 4}, "views": {"view_px": 16}, "components": 4}
 )
-CONFIGS = [DPA, GAN, NUCLEI, SELF_SUPERVISED]
+CONFIGS = [DPA, GAN, NUCLEI, TUNED, LOSS, RESIDUALS, GEO, FOREST, PIAD, SELF_SUPERVISED]
 PIXELS = np.random.default_rng(0).integers(0, 256, (BATCH + 6, 16, 16, 3), dtype=np.uint8)
 
 
@@ -43,6 +56,15 @@ def detector(request: pytest.FixtureRequest) -> Detector:
     if "projection" in networks:
         for buffer in networks["projection"].buffers():
             buffer.normal_()
+    if "classifier" in networks:
+        networks["classifier"].get_parameter("linear.weight").data.normal_()
+    if "forest" in networks:
+        forest = networks["forest"]
+        assert isinstance(forest, deep_if.Forest)
+        forest.keep(networks["features"](to_input(PIXELS, 16))[:, :, 0, 0], seen=0)
+        forest.fit(seed=0)
+    if "outputs" in networks:
+        networks["outputs"].get_buffer("alpha").uniform_(0.1, 3)
     return build_detector(request.param, networks)
 
 
@@ -81,7 +103,7 @@ def test_maps_are_of_the_tiles_asked_for_in_that_order(detector: Detector) -> No
     every = detector.maps(PIXELS)
     assert every.std() > 0
     rows = [BATCH + 1, 0, 7, 7]
-    np.testing.assert_allclose(detector(PIXELS).maps(rows), every[rows], atol=1e-5)
+    np.testing.assert_allclose(detector(PIXELS).maps(rows), every[rows], atol=1e-5, rtol=1e-5)
 
 
 def test_a_batch_size_changes_nothing_but_the_batches(detector: Detector) -> None:
@@ -90,9 +112,9 @@ def test_a_batch_size_changes_nothing_but_the_batches(detector: Detector) -> Non
         detector.batch_tiles = batch_tiles
         assert max(len(x) for x in detector.inputs(PIXELS)) == min(batch_tiles, len(PIXELS))
         found = detector(PIXELS)
-        np.testing.assert_allclose(found.score, expected.score, atol=1e-5)
+        np.testing.assert_allclose(found.score, expected.score, atol=1e-5, rtol=1e-5)
         rows = range(len(PIXELS))
-        np.testing.assert_allclose(found.maps(rows), expected.maps(rows), atol=1e-5)
+        np.testing.assert_allclose(found.maps(rows), expected.maps(rows), atol=1e-5, rtol=1e-5)
 
 
 def test_read_only_tiles_are_scored_as_they_are(detector: Detector) -> None:
@@ -101,14 +123,13 @@ def test_read_only_tiles_are_scored_as_they_are(detector: Detector) -> None:
     np.testing.assert_array_equal(detector(fixed).score, detector(PIXELS).score)
 
 
-def test_a_detector_may_have_one_of_its_stages(detector: Detector) -> None:
-    if not detector.has_picture:
-        pytest.skip("its stages are tested where a Serve chains them")
-    config = DPA if isinstance(detector.score, PerceptualScore) else GAN
+@pytest.mark.parametrize("config", [DPA, GAN, PIAD], ids=lambda config: config.kind)
+def test_a_detector_may_have_one_of_its_stages(config: SingleConfig) -> None:
+    """Those without a picture are tested where a Serve chains their stages."""
     networks = build_networks(config)
     names = {"map": "encoder", "reconstruct": "decoder" if config is DPA else "generator"}
-    x = next(detector.inputs(PIXELS[:2]))
     whole = build_detector(config, networks)
+    x = next(whole.inputs(PIXELS[:2]))
     expected = {"map": whole.mapping(x)}
     expected["reconstruct"] = whole.reconstruct(expected["map"])
     for stage in ("map", "reconstruct"):
@@ -149,11 +170,11 @@ def test_a_score_does_not_depend_on_the_others(detector: Detector) -> None:
     together = detector(PIXELS).score
     assert together.std() > 1e-4
     for index in (0, 1, BATCH - 1, BATCH, len(PIXELS) - 1):
-        np.testing.assert_allclose(detector(PIXELS[index : index + 1]).score, together[index], atol=1e-5)
+        np.testing.assert_allclose(detector(PIXELS[index : index + 1]).score, together[index], atol=1e-5, rtol=1e-5)
     order = np.random.default_rng(1).permutation(len(PIXELS))
-    np.testing.assert_allclose(detector(PIXELS[order]).score, together[order], atol=1e-5)
+    np.testing.assert_allclose(detector(PIXELS[order]).score, together[order], atol=1e-5, rtol=1e-5)
     flat = np.concatenate([np.zeros_like(PIXELS[:10]), PIXELS[:3], np.full_like(PIXELS[:10], 255)])
-    np.testing.assert_allclose(detector(flat).score[10:13], together[:3], atol=1e-5)
+    np.testing.assert_allclose(detector(flat).score[10:13], together[:3], atol=1e-5, rtol=1e-5)
 
 
 def test_the_same_twice_is_the_same_to_the_bit(detector: Detector) -> None:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from uadray.detectors import dpa
 from uadray.detectors.building import build_networks, build_trainee
-from uadray.detectors.dpa import FIT_TILES, Decoder, Encoder, PerceptualFeatures
+from uadray.detectors.perceptual_features import FIT_TILES, PerceptualFeatures
 from uadray.detectors.trainee import alone
+from uadray.networks.autoencoder import Decoder, Encoder, Layout
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 
@@ -29,15 +30,15 @@ def _images(n: int, side_px: int) -> Tensor:
 
 @pytest.mark.parametrize(("side_px", "halvings"), [(16, 1), (24, 3), (64, 3), (64, 6)])
 def test_autoencoder_shapes(side_px: int, halvings: int) -> None:
-    encoder = Encoder(width=4, halvings=halvings, latent_channels=2)
-    decoder = Decoder(width=4, halvings=halvings, latent_channels=2)
+    encoder = Encoder(Layout(width=4, halvings=halvings, latent_channels=2))
+    decoder = Decoder(Layout(width=4, halvings=halvings, latent_channels=2))
     z = encoder(_images(2, side_px))
     assert z.shape == (2, 2, side_px // 2**halvings, side_px // 2**halvings)
     assert decoder(z).shape == (2, 3, side_px, side_px)
 
 
 def test_the_autoencoder_is_not_bound_to_one_size() -> None:
-    encoder = Encoder(width=4, halvings=2, latent_channels=2)
+    encoder = Encoder(Layout(width=4, halvings=2, latent_channels=2))
     assert encoder(torch.zeros(1, 3, 32, 48)).shape == (1, 2, 8, 12)
 
 

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from uadray.errors import InputError
-from uadray.evaluation.detection import _weighted_auroc, auroc, bootstrap_ci, detection, sensitivity_at
+from uadray.evaluation.detection import (
+    _weighted_auroc,
+    auroc,
+    auroc_difference,
+    bootstrap_ci,
+    detection,
+    sensitivity_at,
+)
 
 
 def _bools(text: str) -> np.ndarray:
@@ -146,3 +153,25 @@ def test_a_draw_of_one_class_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> 
     )
     bootstrap_ci(np.arange(4.0), _bools("NNAA"))
     assert drawn == [1000]
+
+
+def test_the_difference_of_two_aurocs_against_resampled_pairs() -> None:
+    rng = np.random.default_rng(1)
+    anomalous = np.repeat([False, True], [150, 120])
+    shared = rng.normal(size=270) + anomalous
+    scores, others = np.round(shared + 0.3 * rng.normal(size=270), 1), np.round(shared + rng.normal(size=270), 1)
+    found = auroc_difference(scores, others, anomalous)
+    assert found["difference"] == pytest.approx(roc_auc_score(anomalous, scores) - roc_auc_score(anomalous, others))
+    drawn = []
+    for _ in range(600):
+        rows = np.concatenate([rng.integers(0, 150, 150), rng.integers(150, 270, 120)])
+        drawn.append(roc_auc_score(anomalous[rows], scores[rows]) - roc_auc_score(anomalous[rows], others[rows]))
+    assert found["ci95"] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.01)
+    alone = np.diff(bootstrap_ci(scores, anomalous) or [])[0]
+    assert np.diff(found["ci95"])[0] < 1.2 * alone, "paired: what makes a sample hard for both does not count"
+
+
+def test_the_difference_from_itself_is_none() -> None:
+    scores = np.array([1.0, 2.0, 2.0, 3.0])
+    assert auroc_difference(scores, scores, _bools("NANA")) == {"difference": 0.0, "ci95": [0.0, 0.0]}
+    assert auroc_difference(scores, scores, _bools("NNNA"))["ci95"] is None

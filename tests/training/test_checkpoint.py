@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from uadray.detectors import dpa, fanogan
+from uadray.detectors import deep_geo, deep_if, dpa, fanogan, piad
 from uadray.detectors.building import build_networks, build_trainee
+from uadray.detectors.catalog import SingleConfig
+from uadray.detectors.features import BackboneConfig
 from uadray.detectors.trainee import Trainee
 from uadray.errors import InputError
 from uadray.networks.outline import Networks
@@ -20,10 +22,15 @@ pytestmark = pytest.mark.usefixtures("torch_alone")
 
 DPA = dpa.Config(kind="dpa", input_px=16, width=4, halvings=2, layers=("block0",))
 GAN = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=8, critic_steps=2)
+PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0",))
+GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("rotation",))
+FOREST = deep_if.Config(
+    kind="deep_if", input_px=16, features=BackboneConfig(kind="backbone", layers=("block0",)), kept=12
+)
 X = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def _trainee(config: dpa.Config | fanogan.Config, seed: int) -> Trainee:
+def _trainee(config: SingleConfig, seed: int) -> Trainee:
     torch.manual_seed(seed)
     networks = build_networks(config)
     for network in networks.values():
@@ -35,19 +42,25 @@ def _weights(networks: Networks) -> dict[str, Tensor]:
     return {f"{name}.{key}": t.clone() for name, n in networks.items() for key, t in n.state_dict().items()}
 
 
-@pytest.mark.parametrize(("config", "progress"), [(DPA, 0.5), (GAN, 0.1), (GAN, 0.9)])
-def test_one_more_step_after_a_restore_is_bit_equal(
-    config: dpa.Config | fanogan.Config, progress: float, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("config", "progress"),
+    [(DPA, 0.5), (GAN, 0.1), (GAN, 0.9), (PIAD, 0.5), (GEO, 0.1), (GEO, 0.95), (FOREST, 0.5)],
+    ids=lambda value: getattr(value, "kind", str(value)),
+)
+def test_one_more_step_after_a_restore_is_bit_equal(config: SingleConfig, progress: float, tmp_path: Path) -> None:
     first = _trainee(config, seed=1)
     for _ in range(4):
         first.step(X, progress)
     save_state(tmp_path, first.networks, first.optimizers, {"epochs_done": 3})
     second = _trainee(config, seed=2)
     assert load_state(tmp_path, second.networks, second.optimizers) == {"epochs_done": 3}
+    second.counts |= first.counts
     for trainee in (first, second):
         torch.manual_seed(7)
         trainee.step(X, progress)
+        trainee.step(X, progress)
+        if config.kind == "deep_if" or progress == 0.95:
+            trainee.finish()
     ours, restored = _weights(first.networks), _weights(second.networks)
     assert ours.keys() == restored.keys()
     assert [key for key, t in ours.items() if not torch.equal(t, restored[key])] == []

@@ -124,7 +124,7 @@ def test_calibration_refuses_what_a_member_was_trained_on(folder: Path, bundle: 
 
 
 def test_slides_that_a_member_was_trained_on_are_refused(folder: Path, tmp_path: Path) -> None:
-    words = r"normal tiles that none of its members was trained on .*; member dpa \(dpa\) was trained on .*: dpa0, dpa1"
+    words = r"none of the bundles in it was trained on .*; member dpa \(dpa\) was trained on .*: dpa0, dpa1"
     with pytest.raises(InputError, match=words):
         train(_config(_detector(folder)), data=str(folder / "dpa.csv"), out=str(tmp_path / "o"), without_ray=True)
 

@@ -10,7 +10,7 @@ What is used for what:
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from uadray.schemas import TILE_SCORES, TILES
 from uadray.slides.identity import slide_etag
 from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.slides.opening import open_slide
-from uadray.tiles.chunks import read_chunk
+from uadray.tiles.chunks import normalizer_of, read_chunk
 from uadray.tiles.images import Pixels
 from uadray.tiles.plan import plan_slide
 from uadray.tiles.spec import TileSpec
@@ -80,7 +80,7 @@ class DetectorData:
         has_tissue: [n valid], at least half of the tile.
         is_shifted: [n valid], every second tile.
         shifted: copies of those tiles in other stains.
-        slides: by folder of mosaics.
+        slides: by folder of mosaics; none where tiles alone are judged.
     """
 
     normals: Pixels
@@ -95,23 +95,29 @@ class DetectorData:
     slides: dict[str, list[CutSlide]]
 
 
-def data_folder() -> Path:
-    """`$UADRAY_DATA`, or `../shared/data` beside the checkout.
+def data_folder(*, mosaics: bool = True) -> Path:
+    """`$UADRAY_DATA`, or `../shared/data` beside the checkout; without `mosaics` tiles are enough.
 
     Raises:
         InputError: the tiles or the mosaics are not there.
     """
     given = os.environ.get("UADRAY_DATA")
     folder = Path(given) if given else Path(uadray.__file__).resolve().parents[2] / "shared" / "data"
-    wanted = ["pcam/train.zip", "pcam/valid.zip", *(f"mosaics/{name}/manifest.csv" for name in (CALIBRATION, *CALLED))]
+    folders = (CALIBRATION, *CALLED) if mosaics else ()
+    wanted = ["pcam/train.zip", "pcam/valid.zip", *(f"mosaics/{name}/manifest.csv" for name in folders)]
     missing = [name for name in wanted if not (folder / name).exists()]
     if missing:
         raise InputError(f"bench detectors needs {missing[0]} in {folder}; set UADRAY_DATA to the folder that has it")
     return folder
 
 
-def read_data(folder: Path, sizes: Sizes) -> DetectorData:
+def read_data(folder: Path, sizes: Sizes, *, mosaics: bool = True) -> DetectorData:
     """Decode everything; some 12,500 + 2,900 tiles and 86 mosaics of the development data take 1.1 GB.
+
+    Args:
+        folder: see `data_folder`.
+        sizes: how many tiles of train are used for what.
+        mosaics: cut them too.
 
     Raises:
         InputError: the sets are smaller than `sizes` asks for.
@@ -137,8 +143,20 @@ def read_data(folder: Path, sizes: Sizes) -> DetectorData:
         has_tissue=np.array([enough_tissue(tile, SPEC) for tile in tiles]),
         is_shifted=is_shifted,
         shifted=shifted(tiles[is_shifted]),
-        slides={name: cut_slides(folder / "mosaics" / name) for name in (CALIBRATION, *CALLED)},
+        slides={name: cut_slides(folder / "mosaics" / name) for name in (CALIBRATION, *CALLED) if mosaics},
     )
+
+
+def thinned(data: DetectorData, every: int, *, slides: bool = True) -> DetectorData:
+    """Every so-many-th of the tiles that are scored, the first one among them; slides are kept whole, or left out."""
+    kept = np.arange(len(data.valid)) % every == 0
+    return replace(
+        data, held_normals=data.held_normals[::every], known_tumours=data.known_tumours[::every],
+        valid=data.valid[kept], anomalous=data.anomalous[kept], has_tissue=data.has_tissue[kept],
+        is_shifted=data.is_shifted[kept],
+        shifted={name: tiles[kept[data.is_shifted]] for name, tiles in data.shifted.items()},
+        slides=data.slides if slides else {},
+    )  # fmt: skip
 
 
 def read_label(uri: str, label: str) -> Pixels:
@@ -160,21 +178,21 @@ def read_label(uri: str, label: str) -> Pixels:
     return np.stack(images)
 
 
-def cut_slides(folder: Path) -> list[CutSlide]:
+def cut_slides(folder: Path, spec: TileSpec = SPEC) -> list[CutSlide]:
     """All slides of a folder's manifest, cut as a screening cuts them."""
-    return [cut_slide(row) for row in read_manifest(str(folder / "manifest.csv"))]
+    return [cut_slide(row, spec) for row in read_manifest(str(folder / "manifest.csv"))]
 
 
-def cut_slide(row: SlideRow) -> CutSlide:
+def cut_slide(row: SlideRow, spec: TileSpec = SPEC) -> CutSlide:
     """The tiles of a slide with enough tissue; those that are flagged or cannot be read have no pixels.
 
     Raises:
-        SlideError: the slide cannot be read.
+        SlideError: the slide cannot be read, or its colours cannot be normalised where `spec` asks for it.
     """
     etag = slide_etag(row)
     with open_slide(row.uri, slide_id=row.slide_id, mpp=row.mpp, etag=etag) as slide:
-        plan = plan_slide(slide, etag=etag, spec=SPEC)
-        chunk = read_chunk(slide, plan.tiles, spec=SPEC)
+        plan = plan_slide(slide, etag=etag, spec=spec)
+        chunk = read_chunk(slide, plan.tiles, spec=spec, normalise=normalizer_of(plan.stain, spec))
     why = [error or flag for error, flag in zip(chunk.errors, chunk.flags, strict=True)]
     good = np.array([not each for each in why], bool)
     read = _unscored(chunk.tiles, chunk.flags, why)

@@ -1,9 +1,14 @@
-"""Scores -> the figures of one row of `bench detectors`: tiles of valid, shifted stains, slides called."""
+"""Scores -> the figures of one row of `bench detectors`: tiles of valid, shifted stains, slides called.
+
+A row is scored within `SCORING_MINUTES`: where all tiles would take longer at the pace of a few, every second, fourth,
+... tile is scored, the same ones in every run, and mosaics are left out if they do not fit beside them.
+"""
 
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,12 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 from sklearn.metrics import roc_curve
 
-from uadray.bench.detector_data import CALIBRATION, CALLED, SPEC, CutSlide, DetectorData
-from uadray.bench.reference_scores import Score
+from uadray.bench.detector_data import CALIBRATION, CALLED, SPEC, CutSlide, DetectorData, thinned
+from uadray.bench.reference_scores import TRIVIAL, Score
 from uadray.decisions.aggregation import AggregationConfig, ceiling_of, new_aggregation, score_of, scored_squares
 from uadray.decisions.conformal import Calibration, check_alpha
 from uadray.decisions.verdict import Verdict, judge
-from uadray.evaluation.detection import Bools, Floats, auroc, detection, sensitivity_at
+from uadray.evaluation.detection import Bools, Floats, auroc, auroc_difference, detection, sensitivity_at
 from uadray.evaluation.figures import figures_of_slides
 
 ALPHA = 0.05
@@ -26,19 +31,89 @@ CURVE_POINTS = 61
 """Of the ROC curve that is kept, evenly spaced along the square root of the false-alarm rate: its start matters."""
 
 
-def figures_of(score: Score, data: DetectorData) -> dict[str, Any]:
-    """All figures of a scorer, `detection` and the slides' among them; nothing is chosen here."""
+SCORING_MINUTES = 5.0
+"""Of scoring, a row and seed: on CPUs of their CPU time over threads, as the minutes of training."""
+
+PACE_TILES = 32
+"""Scored to tell the pace; an eighth of them before, which are not counted: a first call allocates and compiles."""
+
+MOST_EVERY = 16
+"""At the least every 16th tile is scored, whatever it takes: fewer give no figure."""
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Which of the tiles are scored.
+
+    Attributes:
+        every: so-many-th tile of each set.
+        slides: mosaics too.
+        why: more is left out than was asked for; "" where it is not.
+    """
+
+    every: int = 1
+    slides: bool = True
+    why: str = ""
+
+
+def figures_of(
+    score: Score, data: DetectorData, *, most_valid: int | None = None, limit_minutes: float = SCORING_MINUTES,
+    now_s: Clock = time.perf_counter,
+) -> dict[str, Any]:  # fmt: skip
+    """All figures of a scorer, `detection` and the slides' among them; nothing is chosen here.
+
+    Args:
+        score: of the row.
+        data: to be judged on.
+        most_valid: at most so many tiles of valid are scored, and of the other sets in the same proportion.
+        limit_minutes: see the module.
+        now_s: the clock of those minutes.
+    """
+    scoring = planned(data, pace_s(score, data.valid, now_s), most_valid=most_valid, limit_s=60 * limit_minutes)
+    n_valid = len(data.valid)
+    data = thinned(data, scoring.every, slides=scoring.slides)
     held, known = score(data.held_normals), score(data.known_tumours)
     scores, pace = _timed(score, data.valid)
     return {
         "choosing_auroc": auroc(np.concatenate([held, known]), np.repeat([False, True], [len(held), len(known)])),
         "tiles": detection(scores, data.anomalous) | _at_held_threshold(held, scores, data.anomalous),
+        "above_trivial": above_trivial(scores, data),
         "tiles_with_tissue": detection(scores[data.has_tissue], data.anomalous[data.has_tissue]),
         "shifted": shifted_figures(score, scores, data),
-        "slides": slide_figures(score, data),
+        "slides": slide_figures(score, data) if data.slides else {},
         "roc": curve(scores, data.anomalous),
+        "scored": {"every": scoring.every, "valid": len(data.valid), "of": n_valid, "why": scoring.why},
         **pace,
     }
+
+
+def pace_s(score: Score, tiles: npt.NDArray[np.uint8], now_s: Clock) -> float:
+    """Seconds a tile, of a few tiles evenly spaced."""
+    few = tiles[:: max(1, len(tiles) // PACE_TILES)][:PACE_TILES]
+    score(few[: -(-len(few) // 8)])
+    began = now_s()
+    score(few)
+    return (now_s() - began) / len(few)
+
+
+def planned(data: DetectorData, tile_s: float, *, most_valid: int | None, limit_s: float) -> Scoring:
+    """Which tiles are scored at so many seconds a tile; where not all fit, those of tile sets get half of the limit."""
+    in_sets = len(data.held_normals) + len(data.known_tumours) + len(data.valid) + sum(map(len, data.shifted.values()))
+    in_slides = sum(len(slide.pixels) for slides in data.slides.values() for slide in slides)
+    asked = every = -(-len(data.valid) // most_valid) if most_valid else 1
+    if tile_s * (in_sets / every + in_slides) > limit_s:
+        while tile_s * in_sets / every > limit_s / (2 if data.slides else 1) and every < MOST_EVERY:
+            every *= 2
+    slides = tile_s * (in_sets / every + in_slides) <= limit_s
+    why = f"a tile takes {1000 * tile_s:.2g} ms, scoring {limit_s / 60:g} minutes at the most"
+    return Scoring(every, slides, why if every > asked or not slides else "")
+
+
+def above_trivial(scores: Floats, data: DetectorData) -> dict[str, dict[str, Any]]:
+    """By trivial score: how far the AUROC on tiles of valid is above that score's, and the paired interval."""
+    return {name: auroc_difference(scores, trivial(data.valid), data.anomalous) for name, trivial in TRIVIAL.items()}
 
 
 def _timed(score: Score, tiles: npt.NDArray[np.uint8]) -> tuple[Floats, dict[str, float]]:
@@ -118,10 +193,11 @@ def _scored(score: Score, slides: Sequence[CutSlide]) -> list[pa.Table]:
     """Rows of `TILE_SCORES` of each slide; all slides are scored together."""
     scores = score(np.concatenate([slide.pixels for slide in slides]))
     ends = np.cumsum([len(slide.pixels) for slide in slides])
-    return [_with_scores(slide, part) for slide, part in zip(slides, np.split(scores, ends[:-1]), strict=True)]
+    return [with_scores(slide, part) for slide, part in zip(slides, np.split(scores, ends[:-1]), strict=True)]
 
 
-def _with_scores(slide: CutSlide, scores: Floats) -> pa.Table:
+def with_scores(slide: CutSlide, scores: Floats) -> pa.Table:
+    """The rows of a slide with the scores of its good tiles."""
     values = np.full(len(slide.table), np.nan)
     values[slide.good] = scores
     column = slide.table.schema.get_field_index("score")

@@ -1,14 +1,14 @@
-"""The results of `bench detectors` on disk: one file a row and seed, written as they come; then the whole table.
+"""The results of `bench detectors` on disk: one file a row, budget and seed, written as they come; then the table.
 
-A bench that was killed goes on with the same folder: what is there of the same configuration, budget and data is kept.
-A row that failed is tried again.
+A bench that was killed goes on with the same folder: what is there of the same configuration and data is kept, at each
+budget that it was made with. A row that failed is tried again.
 """
 
 import csv
 import io
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,20 @@ AIMS = {"tiles.auroc": 0.90, "tiles.sensitivity_at_95_specificity": 0.60, "slide
 Figures = dict[str, Any]
 
 
-def result_path(out: Path, name: str, seed: int) -> Path:
-    """The file of a row and seed."""
-    return out / "rows" / f"{name}-seed{seed}.json"
+def result_path(out: Path, name: str, budget: str, seed: int) -> Path:
+    """The file of a row, budget and seed."""
+    return out / "rows" / "-".join([name, *([budget.replace(" ", "_")] if budget else []), f"seed{seed}.json"])
 
 
-def kept(path: Path, key: str) -> Figures | None:
-    """The result of an earlier run, unless it is of something else, failed, or was not written to its end."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return result if isinstance(result, dict) and result.get("key") == key and "failed" not in result else None
+def kept(out: Path) -> Iterator[Figures]:
+    """The results of earlier runs that have figures; what was not written to its end is none."""
+    for path in sorted((out / "rows").glob("*.json")):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(result, dict) and {"row", "group", "seed", "budget", "key", "figures"} <= set(result):
+            yield result
 
 
 def keep(path: Path, result: Mapping[str, Any]) -> None:
@@ -59,13 +61,35 @@ def joined(name: str, results: Sequence[Figures]) -> Figures:
     """A row: the means of its seeds' figures, and what each seed had; `failed` where none has figures."""
     good = [result for result in results if "failed" not in result]
     first = (good or results)[0]
-    row: Figures = {name: first[name] for name in ("group", "source") if name in first}
+    row: Figures = {name: first[name] for name in ("group", "source", "budget") if name in first}
     row |= {"name": name, "seeds": [result["seed"] for result in good]}
     if failures := {str(result["seed"]): result["failed"] for result in results if "failed" in result}:
         row["failed"] = failures
     if good:
         row |= {"mean": _mean([result["figures"] for result in good]), "by_seed": [_spoken(result) for result in good]}
+        row["above_trivial"] = is_above_trivial(row)
     return row
+
+
+def is_above_trivial(row: Figures) -> bool | None:
+    """Whether the AUROC is above that of every trivial score, by the paired intervals; None where that is not known.
+
+    False says no more than that it has not been shown.
+    """
+    found = figure(row, "above_trivial")
+    if row["group"] == "trivial score" or not isinstance(found, Mapping):
+        return None
+    ends = [each["ci95"] for each in found.values()]
+    return all(end[0] > 0 for end in ends) if all(ends) else None
+
+
+def labelled(rows: Sequence[Figures]) -> list[Figures]:
+    """The rows with `label`: their name, and their budget where another row has the same name."""
+    names = [row["name"] for row in rows]
+    return [
+        row | {"label": f"{row['name']}, {row['budget']}" if names.count(row["name"]) > 1 else row["name"]}
+        for row in rows
+    ]
 
 
 def _mean(values: Sequence[Any]) -> Any:
@@ -113,6 +137,8 @@ def _is_met(value: float | None, sign: str, goal: float) -> bool:
 
 COLUMNS = {
     "auroc": "tiles.auroc",
+    "above_mean_saturation": "above_trivial.mean_saturation.difference",
+    "above_minus_mean_green": "above_trivial.minus_mean_green.difference",
     "average_precision": "tiles.average_precision",
     "sensitivity_at_95_specificity": "tiles.sensitivity_at_95_specificity",
     "auroc_with_tissue": "tiles_with_tissue.auroc",
@@ -137,7 +163,10 @@ COLUMNS = {
     "training_cpu_s": "training.cpu_s",
     "steps": "training.steps",
     "steps_configured": "training.steps_configured",
-    "tiles_seen": "training.tiles_seen",
+    "crops_seen": "training.tiles_seen",
+    "tiles_of_train": "training.tiles_of_train",
+    "scored_every": "scored.every",
+    "valid_tiles_scored": "scored.valid",
 }
 """Of the CSV: name -> path of the figure."""
 
@@ -146,12 +175,16 @@ def csv_of(rows: Sequence[Figures]) -> str:
     """One line a row; figures are means of the seeds."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(["name", "group", "seeds", "auroc_ci95_low", "auroc_ci95_high", *COLUMNS, "failed"])
+    ends_of = {"auroc": "tiles.auroc_ci95", "above_mean_saturation": "above_trivial.mean_saturation.ci95"}
+    heads = [f"{name}_ci95_{end}" for name in ends_of for end in ("low", "high")]
+    writer.writerow(["name", "group", "budget", "seeds", *heads, "above_trivial", *COLUMNS, "failed"])
     for row in rows:
-        ends = figure(row, "tiles.auroc_ci95") or ["", ""]
+        ends = [end for path in ends_of.values() for end in figure(row, path) or ["", ""]]
+        above = "" if row.get("above_trivial") is None else row["above_trivial"]
         values = ["" if (value := figure(row, path)) is None else value for path in COLUMNS.values()]
         failed = "; ".join(f"seed {seed}: {why}" for seed, why in row.get("failed", {}).items())
-        writer.writerow([row["name"], row["group"], len(row["seeds"]), *ends, *values, failed])
+        about = [row["name"], row["group"], row.get("budget", ""), len(row["seeds"])]
+        writer.writerow([*about, *ends, above, *values, failed])
     return sink.getvalue()
 
 

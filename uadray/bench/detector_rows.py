@@ -1,6 +1,6 @@
-"""What `bench detectors` compares: every detector of the catalog, two trivial scores, a supervised reference."""
+"""What `bench detectors` compares: detectors of the catalog, bundles, two trivial scores, a supervised reference."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -8,19 +8,20 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError
 
 import uadray
+from uadray.bench.detector_bundles import loaded
 from uadray.bench.detector_data import SPEC, DetectorData, Sizes
 from uadray.bench.detector_training import trained
-from uadray.bench.reference_scores import Score, mean_saturation, minus_mean_green, supervised
+from uadray.bench.reference_scores import TRIVIAL, Score, supervised
 from uadray.config import load_config
 from uadray.detectors.catalog import SingleConfig
+from uadray.detectors.description import described_bundle
+from uadray.errors import InputError
 from uadray.training.config import TrainConfig
 
-Group = Literal["detector", "trivial score", "supervised"]
+Group = Literal["detector", "bundle", "trivial score", "supervised"]
 
 Made = tuple[Score, dict[str, Any]]
 """What scores tiles, and the figures of its training."""
-
-TRIVIAL: dict[str, Score] = {"mean_saturation": mean_saturation, "minus_mean_green": minus_mean_green}
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,25 @@ class Row:
         name: of the row.
         group: what it is.
         config: how it is trained; None for what has no configuration.
-        source: where the configuration comes from.
+        source: where the configuration comes from, or the URI of a bundle.
+        bundle_id: of a bundle that was trained elsewhere.
     """
 
     name: str
     group: Group
     config: TrainConfig | None = None
     source: str = ""
+    bundle_id: str = ""
 
     @property
     def is_seeded(self) -> bool:
         """Whether another seed gives other scores."""
-        return self.group != "trivial score"
+        return self.group in ("detector", "supervised")
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether it is trained here, within the budget of minutes."""
+        return self.group == "detector"
 
 
 def config_folder() -> Path:
@@ -50,32 +58,42 @@ def config_folder() -> Path:
     return Path(uadray.__file__).resolve().parents[1] / "configs" / "train"
 
 
-def rows(folder: Path) -> tuple[list[Row], dict[str, str]]:
-    """All rows: for each kind of detector a row a configuration file; and by kind why one has none.
+def rows(folder: Path, bundles: Mapping[str, str] | None = None) -> tuple[list[Row], dict[str, str]]:
+    """All rows: one a configuration file, named as the file is, one a kind without a file; and by kind why it has none.
 
-    A kind with one file, or without, gives its name to the row; of several files each gives its own.
+    Args:
+        folder: of the configurations.
+        bundles: URIs of trained bundles by the names of their rows.
+
+    Raises:
+        InputError: two rows have one name, or a bundle cannot be read.
     """
-    of_files: dict[str, list[tuple[str, TrainConfig]]] = {}
     found: list[Row] = []
     left_out: dict[str, str] = {}
+    known = dict(kinds())
     for path in sorted(folder.glob("*.yaml")):
         config = load_config(TrainConfig, path)
-        if config.detector is not None and config.detector.kind not in dict(kinds()):
+        if config.detector is not None and config.detector.kind not in known:
             left_out[config.detector.kind] = f"configs/train/{path.name} puts trained bundles together"
         elif config.detector is not None:
-            of_files.setdefault(config.detector.kind, []).append((path.stem, config))
-    for kind, model in kinds():
-        files = of_files.get(kind, [])
-        for stem, config in files:
-            name = kind if len(files) == 1 else stem
-            found.append(Row(name, "detector", config, f"configs/train/{stem}.yaml"))
-        if not files:
+            found.append(Row(path.stem, "detector", config, f"configs/train/{path.name}"))
+    for kind, model in known.items():
+        if not any(row.config and row.config.detector and row.config.detector.kind == kind for row in found):
             try:
                 found.append(Row(kind, "detector", by_default(kind, model), "the defaults of its configuration"))
             except ValidationError as error:
                 left_out[kind] = f"no file in configs/train, and {_first(error)}"
+    for name, uri in (bundles or {}).items():
+        found.append(Row(name, "bundle", None, uri, described_bundle(uri).id))
     found += [Row(name, "trivial score") for name in TRIVIAL]
-    return [*found, Row("supervised", "supervised")], left_out
+    return _named_once([*found, Row("supervised", "supervised")]), left_out
+
+
+def _named_once(found: list[Row]) -> list[Row]:
+    names = [row.name for row in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"bench detectors: {', '.join(twice)} would name two rows; rename a file or a --bundle")
+    return found
 
 
 def kinds() -> Iterator[tuple[str, Any]]:
@@ -105,6 +123,8 @@ def maker(row: Row, data: DetectorData, *, seed: int, minutes: float, device: st
             config = row.config.model_copy(update={"seed": seed})
             done = trained(config, data.normals, minutes=minutes, device=device)
             return done.score, done.figures
+        if row.group == "bundle":
+            return loaded(row.source, device=device)
         if row.group == "trivial score":
             return TRIVIAL[row.name], {}
         normals = data.normals[:: max(1, len(data.normals) // sizes.reference_normals)][: sizes.reference_normals]

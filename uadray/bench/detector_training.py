@@ -94,11 +94,20 @@ class Trained:
         Raises:
             WorkError: a score is no number.
         """
-        parts = [tiles[start : start + AT_ONCE] for start in range(0, len(tiles), AT_ONCE)]
-        scores = np.concatenate([self.detector(resampled(part, self.config.tiles.mpp)).score for part in parts])
-        if bad := int((~np.isfinite(scores)).sum()):
-            raise WorkError(f"{bad} of {len(scores)} scores are no numbers")
-        return scores
+        return scored(self.detector, tiles, mpp=self.config.tiles.mpp)
+
+
+def scored(detector: Detector, tiles: Pixels, *, mpp: float) -> Floats:
+    """Scores [n] of RGB tiles [n, 96, 96, 3] at 0.972 um a pixel, by a detector of tiles of another pixel size maybe.
+
+    Raises:
+        WorkError: a score is no number.
+    """
+    parts = [tiles[start : start + AT_ONCE] for start in range(0, len(tiles), AT_ONCE)]
+    scores = np.concatenate([detector(resampled(part, mpp)).score for part in parts])
+    if bad := int((~np.isfinite(scores)).sum()):
+        raise WorkError(f"{bad} of {len(scores)} scores are no numbers")
+    return scores
 
 
 def trained(config: TrainConfig, tiles: Pixels, *, minutes: float, device: str) -> Trained:
@@ -117,16 +126,13 @@ def trained(config: TrainConfig, tiles: Pixels, *, minutes: float, device: str) 
         UadrayError: it diverges, its weights cannot be had, or the tiles are smaller than its input.
     """
     config = _here(config, device)
-    now_s = _clock(config)
+    now_s = clock("cuda" if config.use_gpu else "cpu", config.threads)
     began_s, wall_began, cpu_began = now_s(), time.perf_counter(), time.process_time()
     for name in borrowed_weights(config):
         weights.ensure(name)
     with_tissue = SPEC.model_copy(update={"min_tissue": config.trained_tiles.min_tissue})
     usable_tiles = resampled(np.stack([tile for tile in tiles if enough_tissue(tile, with_tissue)]), config.tiles.mpp)
-    if usable_tiles.shape[1] < config.input_px:
-        raise InputError(
-            f"its input is {config.input_px} px at {config.tiles.mpp:g} um; a tile has {usable_tiles.shape[1]} px there"
-        )
+    check_side(config.input_px, mpp=config.tiles.mpp)
     source = ArraySource(usable_tiles, config.seed)
     prepare_s, step_s = pace(config, source, now_s)
     left_s = 60 * minutes * (1 - SPARE) - (now_s() - began_s) - prepare_s
@@ -161,9 +167,10 @@ def within(config: TrainConfig, steps: int) -> TrainConfig:
     return config.model_copy(update={"epochs": epochs, "steps_per_epoch": steps // epochs})
 
 
-def _clock(config: TrainConfig) -> Clock:
-    """Seconds of an idle machine."""
-    return time.perf_counter if config.use_gpu else lambda: time.process_time() / (config.threads or 1)
+def clock(device: str, threads: int | None = None) -> Clock:
+    """Seconds of an idle machine; on a CPU of so many threads, torch's unless given."""
+    n = threads or torch.get_num_threads()
+    return time.perf_counter if device == "cuda" else lambda: time.process_time() / n
 
 
 def pace(config: TrainConfig, source: ArraySource, now_s: Clock) -> tuple[float, float]:
@@ -197,9 +204,24 @@ def _here(config: TrainConfig, device: str) -> TrainConfig:
     return config.model_copy(update={"workers": 1, "threads": threads, "use_gpu": device == "cuda", "tiles": tiles})
 
 
+def side_px(mpp: float) -> int:
+    """Pixels along a tile's side at another pixel size."""
+    return round(SPEC.tile_px * SPEC.mpp / mpp)
+
+
+def check_side(input_px: int, *, mpp: float) -> None:
+    """Refuse a detector whose input is larger than a tile.
+
+    Raises:
+        InputError: naming both.
+    """
+    if side_px(mpp) < input_px:
+        raise InputError(f"its input is {input_px} px at {mpp:g} um; a tile has {side_px(mpp)} px there")
+
+
 def resampled(tiles: Pixels, mpp: float) -> Pixels:
     """RGB tiles [n, 96, 96, 3] at 0.972 um a pixel, brought to another pixel size; themselves where it is the same."""
-    side = round(SPEC.tile_px * SPEC.mpp / mpp)
+    side = side_px(mpp)
     if side == SPEC.tile_px:
         return tiles
     how = cv2.INTER_AREA if side < SPEC.tile_px else cv2.INTER_CUBIC

@@ -1,7 +1,8 @@
 """`bench detectors`: every detector in one table, trained on normal tiles alone within a budget, judged on real tiles.
 
-Rows are the detectors of the catalog (one a file of `configs/train`, or with the defaults of their configuration), two
-scores that need no model, and a logistic regression that was shown tumour, as an upper reference. Which tiles are used
+Rows are the detectors of the catalog (one a file of `configs/train`, or with the defaults of their configuration),
+bundles that were trained elsewhere, two scores that need no model, and a logistic regression that was shown tumour, as
+an upper reference. A detector that was trained with several budgets has a row for each. Which tiles are used
 for what is said in `detector_data`; nothing is chosen on what is reported, and the bench itself chooses nothing but the
 reference's strength, by cross-validation on train. `choosing_auroc` is that of the tiles which configurations may be
 chosen with: 1,000 held-out normals and 200 tumour tiles of train.
@@ -16,13 +17,14 @@ independent, for PatchCamelyon does not say of which slide a tile is.
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from uadray.bench.detector_bundles import named_bundles
 from uadray.bench.detector_data import DetectorData, Sizes, data_folder, read_data
-from uadray.bench.detector_figures import ALPHA, figures_of, machine
+from uadray.bench.detector_figures import ALPHA, SCORING_MINUTES, figures_of, machine
 from uadray.bench.detector_results import (
     AIMS,
     GOALS,
@@ -33,9 +35,11 @@ from uadray.bench.detector_results import (
     joined,
     keep,
     kept,
+    labelled,
     result_path,
 )
 from uadray.bench.detector_rows import Row, config_folder, maker, rows
+from uadray.bench.detector_training import clock
 from uadray.decisions.aggregation import new_aggregation
 from uadray.errors import InputError
 from uadray.provenance import commit, fingerprint
@@ -49,66 +53,111 @@ MINUTES = 5.0
 FOLDER = "bench-detectors"
 """In the current folder, where no other is given."""
 
-VERSION = 1
+VERSION = 2
 """Of the figures: results of another version are made anew."""
 
-MOST_SEEDS = 20
-"""Of a row that are looked for in the folder."""
+Results = dict[tuple[str, str], dict[int, dict[str, Any]]]
+"""By row and budget, the results by seed."""
 
-Results = dict[str, dict[int, dict[str, Any]]]
-"""By row, the results by seed."""
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for of each row.
+
+    Attributes:
+        minutes: of training, a detector and seed.
+        device: "cpu" or "cuda".
+        sizes: how many tiles of train are used for what.
+        mosaics: are called too.
+        most_valid: tiles of valid that are scored at the most; None: all.
+        scoring_minutes: that a row and seed scores at the most.
+    """
+
+    minutes: float
+    device: str
+    sizes: Sizes
+    mosaics: bool = True
+    most_valid: int | None = None
+    scoring_minutes: float = SCORING_MINUTES
+
+    def budget(self, row: Row) -> str:
+        """Of a row, as it stands in the table; "" for what is not trained here, or not within a budget."""
+        return f"{self.minutes:g} min, {self.device}" if row.has_budget else ""
+
+    def has_all(self, result: Mapping[str, Any]) -> bool:
+        """Whether a result that was made earlier has all that is asked for: more tiles are as good, and mosaics too."""
+        figures = result["figures"]
+        scored = figures["scored"]
+        every = -(-scored["of"] // self.most_valid) if self.most_valid else 1
+        has_mosaics = bool(figures["slides"]) or not self.mosaics
+        return bool(scored["why"]) or (scored["every"] <= every and has_mosaics)
 
 
 def run(
     *, only: Sequence[str] = (), seeds: int = 1, minutes: float = MINUTES, out: str | None = None, device: str = "cpu",
-    sizes: Sizes | None = None, configs: Path | None = None,
+    bundle: Sequence[str] = (), tiles_only: bool = False, valid_tiles: int | None = None,
+    scoring_minutes: float = SCORING_MINUTES, sizes: Sizes | None = None, configs: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, score and compare; a detector that fails has a row that says so.
 
     Args:
-        only: names of rows to make; all unless given. Other rows and seeds that the folder has stay in the table.
+        only: names of rows to make; all unless given. Other rows, budgets and seeds that the folder has stay in the
+            table.
         seeds: trainings of each row, with the seeds 0, 1, ...
         minutes: of training, a detector and seed; the supervised reference takes what it takes.
         out: folder of the results, kept from run to run: what is there of the same data, configuration and budget is
             not made again. `bench-detectors` in the current folder unless given.
         device: "cpu" or "cuda".
+        bundle: NAME=URI of bundles that were trained elsewhere, a row each.
+        tiles_only: mosaics are neither read nor called.
+        valid_tiles: of valid are scored at the most, evenly spaced, and of the other sets in proportion.
+        scoring_minutes: that a row and seed scores at the most, see `detector_figures`.
         sizes: how many tiles of train are used for what.
         configs: folder of the configurations; that of the checkout unless given.
 
     Raises:
-        InputError: the data is not there, or there is no such row.
+        InputError: the data is not there, or there is no such row or bundle.
     """
-    sizes, folder = sizes or Sizes(), Path(out or FOLDER).absolute()
-    every, left_out = rows(configs or config_folder())
+    wanted = Wanted(minutes, device, sizes or Sizes(), not tiles_only, valid_tiles, scoring_minutes)
+    folder = Path(out or FOLDER).absolute()
+    every, left_out = rows(configs or config_folder(), named_bundles(bundle))
     chosen = _chosen(only, every)
-    where = data_folder()
-    budget = {"minutes": minutes, "seeds": seeds, "device": device}
-    about = _about(where, sizes) | {"budget": budget, "left_out": left_out}
-    key_of = partial(_key, minutes=minutes, device=device, data=about["data"])
-    results = _kept(folder, every, key_of)
+    where = data_folder(mosaics=wanted.mosaics)
+    about = _about(where, wanted) | {"left_out": left_out}
+    about["budget"] = {"minutes": minutes, "seeds": seeds, "device": device}
+    results = _kept(folder, every, about["data"])
     data: DetectorData | None = None
     for seed in range(seeds):
         for row in (row for row in chosen if row.is_seeded or not seed):
-            if seed not in results[row.name]:
-                data = data or read_data(where, sizes)
-                result = _result(row, data, seed, minutes, device, sizes) | {"key": key_of(row, seed)}
-                keep(result_path(folder, row.name, seed), result)
+            budget = wanted.budget(row)
+            of_row = results.setdefault((row.name, budget), {})
+            if seed not in of_row or not wanted.has_all(of_row[seed]):
+                data = data or read_data(where, wanted.sizes, mosaics=wanted.mosaics)
+                log.info("row %s, seed %d: %s", row.name, seed, budget or row.group)
+                result = _result(row, data, seed, wanted) | {"key": _key(row, seed, budget, about["data"])}
+                keep(result_path(folder, row.name, budget, seed), result)
                 _tell(row, result)
-                results[row.name][seed] = result
+                of_row[seed] = result
                 _write(folder, results, about)
     return _write(folder, results, about)
 
 
-def _kept(folder: Path, every: Sequence[Row], key_of: Callable[[Row, int], str]) -> Results:
-    """What the folder has of the same configurations, budget and data; results of other commits are named."""
-    results: Results = {row.name: {} for row in every}
-    for row in every:
-        for seed in range(MOST_SEEDS):
-            result = kept(result_path(folder, row.name, seed), key_of(row, seed))
-            if result is not None:
-                results[row.name][seed] = result
-                if result["commit"] != commit():
-                    log.warning("row %s, seed %d: kept, of commit %s", row.name, seed, result["commit"])
+def _kept(folder: Path, every: Sequence[Row], data: str) -> Results:
+    """What the folder has of the same configurations and data; results of other commits are named.
+
+    Rows of bundles stay whether or not they are named again.
+    """
+    results: Results = {}
+    by_name = {row.name: row for row in every}
+    for result in kept(folder):
+        name, seed, budget = result["row"], result["seed"], result["budget"]
+        training = result["figures"].get("training", {})
+        is_bundle = name not in by_name and result["group"] == "bundle"
+        row = Row(name, "bundle", bundle_id=training.get("bundle", "")) if is_bundle else by_name.get(name)
+        if row is not None and result["key"] == _key(row, seed, budget, data):
+            results.setdefault((name, budget), {})[seed] = result
+            if result["commit"] != commit():
+                log.warning("row %s, seed %d: kept, of commit %s", name, seed, result["commit"])
     return results
 
 
@@ -119,15 +168,18 @@ def _chosen(only: Sequence[str], every: Sequence[Row]) -> list[Row]:
     return [row for row in every if not only or row.name in only]
 
 
-def _result(row: Row, data: DetectorData, seed: int, minutes: float, device: str, sizes: Sizes) -> dict[str, Any]:
+def _result(row: Row, data: DetectorData, seed: int, wanted: Wanted) -> dict[str, Any]:
     """The figures of a row and seed, or why there are none."""
-    about = {"row": row.name, "group": row.group, "source": row.source, "seed": seed, "device": device} | {
-        "commit": commit(), "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    about = {"row": row.name, "group": row.group, "source": row.source, "seed": seed, "device": wanted.device} | {
+        "budget": wanted.budget(row), "commit": commit(), "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip
-    make = maker(row, data, seed=seed, minutes=minutes, device=device, sizes=sizes)
+    make = maker(row, data, seed=seed, minutes=wanted.minutes, device=wanted.device, sizes=wanted.sizes)
     try:
         score, training = make()
-        figures = figures_of(score, data) | {"training": training} | machine()
+        figures = figures_of(
+            score, data, most_valid=wanted.most_valid, limit_minutes=wanted.scoring_minutes, now_s=clock(wanted.device)
+        )
+        figures |= {"training": training} | machine()
     except Exception as error:  # a detector that cannot be trained must not cost the others their rows
         log.debug("row %s", row.name, exc_info=True)
         return about | {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]}
@@ -142,30 +194,31 @@ def _tell(row: Row, result: dict[str, Any]) -> None:
         log.info("row %s, seed %d: AUROC %.3f", row.name, seed, result["figures"]["tiles"]["auroc"])
 
 
-def _about(where: Path, sizes: Sizes) -> dict[str, Any]:
+def _about(where: Path, wanted: Wanted) -> dict[str, Any]:
     """The data and what of it is used for what, as the page says it; nothing is decoded."""
     files = [where / "pcam" / name for name in ("train.zip", "valid.zip")]
     files += sorted((where / "mosaics").glob("*/manifest.csv"))
     return {
-        "data": fingerprint([f"{path.name}:{path.stat().st_size}" for path in files] + [repr(sizes)]),
-        "held_normals": sizes.held_normals,
-        "known_tumours": sizes.known_tumours,
+        "data": fingerprint([f"{path.name}:{path.stat().st_size}" for path in files] + [repr(wanted.sizes)]),
+        "held_normals": wanted.sizes.held_normals,
+        "known_tumours": wanted.sizes.known_tumours,
+        "scoring_minutes": wanted.scoring_minutes,
         "alpha": ALPHA,
         "aggregation": new_aggregation().model_dump(mode="json"),
     }
 
 
-def _key(row: Row, seed: int, *, minutes: float, device: str, data: str) -> str:
+def _key(row: Row, seed: int, budget: str, data: str) -> str:
     """What a result depends on, but for the code: that is said by its commit."""
-    config = row.config.model_dump_json() if row.config else ""
+    config = row.config.model_dump_json() if row.config else row.bundle_id
     aggregation = new_aggregation().model_dump_json()
-    return fingerprint([str(VERSION), row.name, config, str(seed), repr(float(minutes)), device, data, aggregation])
+    return fingerprint([str(VERSION), row.name, config, str(seed), budget, data, aggregation])
 
 
 def _write(folder: Path, results: Results, about: dict[str, Any]) -> dict[str, Any]:
     """Write the table of what there is so far; returns what the command prints."""
-    made = {name: [of_row[seed] for seed in sorted(of_row)] for name, of_row in results.items() if of_row}
-    table = by_auroc([joined(name, of_row) for name, of_row in made.items()])
+    made = [(name, [of_row[seed] for seed in sorted(of_row)]) for (name, _), of_row in results.items() if of_row]
+    table = labelled(by_auroc([joined(name, of_row) for name, of_row in made]))
     answer = {
         **about,
         "recommended": RECOMMENDED,

@@ -23,7 +23,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "faults": ("only",),
     "archive": ("slides",),
     "follow": ("only", "slides"),
-    "detectors": ("only", "device", "seeds", "minutes", "out"),
+    "detectors": ("only", "device", "seeds", "minutes", "out", "bundle", "tiles_only", "valid_tiles"),
+    "stains": ("only", "device", "seeds", "out"),
     "view": (),
     "metrics": ("only", "slides"),
     "drift": ("only",),
@@ -35,7 +36,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 
 def run(
     name: str, *, only: Sequence[str] = (), slides: int | None = None, device: str | None = None,
-    seeds: int | None = None, minutes: float | None = None, out: str | None = None,
+    seeds: int | None = None, minutes: float | None = None, out: str | None = None, bundle: Sequence[str] = (),
+    tiles_only: bool = False, valid_tiles: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run one benchmark and return its figures.
 
@@ -47,6 +49,9 @@ def run(
         seeds: trainings of each detector.
         minutes: budget of each training, or of the load of `serve`.
         out: folder of the results.
+        bundle: NAME=URI of bundles that were trained elsewhere.
+        tiles_only: leave mosaics out.
+        valid_tiles: that are scored at the most.
 
     Raises:
         InputError: there is none of this name, or it has no such option.
@@ -55,10 +60,11 @@ def run(
         raise InputError(f"no benchmark {name!r}; there are: {', '.join(OPTIONS)}")
     given = {
         "only": only, "slides": slides, "device": device, "seeds": seeds, "minutes": minutes, "out": out,
+        "bundle": bundle, "tiles_only": tiles_only, "valid_tiles": valid_tiles,
     }  # fmt: skip
     options = {option: value for option, value in given.items() if value}
     for option in options.keys() - set(OPTIONS[name]):
         takers = ", ".join(other for other, its in OPTIONS.items() if option in its)
-        raise InputError(f"bench {name} takes no --{option}; it is for {takers}")
+        raise InputError(f"bench {name} takes no --{option.replace('_', '-')}; it is for {takers}")
     figures: dict[str, Any] = importlib.import_module(f"uadray.bench.{name}").run(**options)
     return {"bench": name} | figures

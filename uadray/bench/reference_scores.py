@@ -44,6 +44,10 @@ def minus_mean_green(tiles: Pixels) -> Floats:
     return -trivial_scores(tiles)[1].astype(np.float64)
 
 
+TRIVIAL: dict[str, Score] = {"mean_saturation": mean_saturation, "minus_mean_green": minus_mean_green}
+"""By the names of their rows."""
+
+
 def supervised(normals: Pixels, tumours: Pixels, *, seed: int) -> tuple[Score, dict[str, Any]]:
     """A logistic regression on mean features of a frozen EfficientNet-Lite0, and what fitting it took.
 

@@ -138,7 +138,7 @@ def _write(
 ) -> Bundle | GeneratorBundle:
     common = {
         "name": config.name, "tiles": tiles.model_copy(update={"min_tissue": config.tiles.min_tissue}),
-        "training_data": description | given.parts_of(config),
+        "training_data": description | given.parts_of(config) | {"crops": config.tiles_taken(config.epochs)},
         "metrics": {k: v for k, v in last.items() if isinstance(v, int | float)},
         "commit": provenance.commit(), "licences": given.licences(config),
     }  # fmt: skip

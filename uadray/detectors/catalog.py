@@ -21,17 +21,33 @@ from typing import Annotated, Any, Protocol
 from pydantic import BaseModel, Field
 from torch import nn
 
-from uadray.detectors import dpa, enlarged_nuclei, fanogan, mahalanobis, neighbours, self_supervised, trainee
+from uadray.detectors import (
+    deep_geo,
+    deep_if,
+    dpa,
+    enlarged_nuclei,
+    fanogan,
+    mahalanobis,
+    neighbours,
+    piad,
+    self_supervised,
+    trainee,
+    tuned_nuclei,
+)
 from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks
 
 SingleConfig = Annotated[
-    dpa.Config  # with `|`, one a line
+    deep_geo.Config  # with `|`, one a line
+    | deep_if.Config
+    | dpa.Config
     | enlarged_nuclei.Config
     | fanogan.Config
     | mahalanobis.Config
     | neighbours.Config
-    | self_supervised.Config,
+    | piad.Config
+    | self_supervised.Config
+    | tuned_nuclei.Config,
     Field(discriminator="kind"),
 ]
 
@@ -64,6 +80,10 @@ class DetectorFile(Protocol):
 def file_of(config: SingleConfig) -> DetectorFile:
     """The file of a detector."""
     match config:
+        case deep_geo.Config():
+            return deep_geo
+        case deep_if.Config():
+            return deep_if
         case dpa.Config():
             return dpa
         case enlarged_nuclei.Config():
@@ -74,8 +94,12 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return mahalanobis
         case neighbours.Config():
             return neighbours
+        case piad.Config():
+            return piad
         case self_supervised.Config():
             return self_supervised
+        case tuned_nuclei.Config():
+            return tuned_nuclei
 
 
 def summary_of(config: BaseModel) -> str:

@@ -15,7 +15,7 @@ from uadray.networks.bundle_description import DESCRIPTION, bundle_id, read_desc
 from uadray.slides.identity import Seen
 from uadray.tiles.spec import TileSpec
 
-ELSEWHERE = {"generator": "a generator", "bundles": "bundles"}
+ELSEWHERE = {"generator": "a generator", "bundles": "bundles", "autoencoder": "an autoencoder"}
 """Fields of a detector's configuration that say where networks lie, in training alone, and what those are."""
 
 ENCODER_ELSEWHERE = "bundle"

@@ -15,7 +15,7 @@ tissue is flagged first.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -104,10 +104,26 @@ class Config(configuration.Config):
         return max(1, round(self.input_px * self.mpp / self.backbone_mpp / SIDE_MULTIPLE)) * SIDE_MULTIPLE
 
 
+@runtime_checkable
+class Resolution(Protocol):
+    """Of a configuration, how large tiles are seen.
+
+    Attributes:
+        mpp: of the tiles, um/px.
+        side_px: of what the backbone sees.
+    """
+
+    @property
+    def mpp(self) -> float: ...  # noqa: D102
+
+    @property
+    def side_px(self) -> int: ...  # noqa: D102
+
+
 class CellFeatures:
     """Tiles -> features of their cells: the backbone's maps, resized to one grid of cells. The stage `map`."""
 
-    def __init__(self, config: Config, backbone: nn.Module) -> None:
+    def __init__(self, config: Resolution, backbone: nn.Module) -> None:
         self.config, self.backbone = config, backbone
 
     def __call__(self, x: Float[Tensor, "n 3 h w"]) -> Tensor:

@@ -33,6 +33,17 @@ def relative_perceptual_l2(features: Sequence[Tensor], features_hat: Sequence[Te
     return torch.stack(layers).mean(0)
 
 
+def perceptual_l1(features: Sequence[Tensor], features_hat: Sequence[Tensor]) -> Float[Tensor, " n"]:
+    """The same without the relation to ||f(x)||_1: mean |f(x) - f(x_hat)|, mean over layers; one value a sample."""
+    layers = [(f_hat - f).abs().flatten(1).mean(1) for f, f_hat in zip(features, features_hat, strict=True)]
+    return torch.stack(layers).mean(0)
+
+
+def l1(x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
+    """Mean |x - x_hat| over pixels and channels, one value a sample."""
+    return (x - x_hat).abs().flatten(1).mean(1)
+
+
 def relative_l1(x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
     """Relative L1 on pixels: mean |x - x_hat| over mean |x - mean colour of x|, so that it stands on the same scale."""
     spread = (x - x.mean((2, 3), keepdim=True)).abs().flatten(1).mean(1)

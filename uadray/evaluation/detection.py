@@ -13,6 +13,9 @@ Bools = npt.NDArray[np.bool_]
 
 BOOTSTRAPS = 1000
 
+Z95 = 1.959964
+"""Standard deviations of a normal distribution within which 95 % lie."""
+
 
 def auroc(scores: Floats, anomalous: Bools) -> float | None:
     """Area under the ROC curve; None where a class is missing.
@@ -56,6 +59,41 @@ def detection(scores: Floats, anomalous: Bools, *, groups: npt.NDArray[np.str_] 
         "n_anomalous": int(anomalous.sum()),
         "n_groups": len(scores if groups is None else np.unique(groups)),
     }
+
+
+def auroc_difference(scores: Floats, others: Floats, anomalous: Bools) -> dict[str, Any]:
+    """How far the AUROC of scores [n] lies above that of others of the same samples, with its 95 % interval.
+
+    Paired: what makes a sample hard for both does not widen the interval (DeLong et al. 1988,
+    https://doi.org/10.2307/2531595; samples are taken for independent).
+
+    Returns:
+        `difference` and `ci95`; None and None where a class has fewer than two samples.
+    """
+    if min(anomalous.sum(), (~anomalous).sum()) < 2:
+        return {"difference": None, "ci95": None}
+    pairs = [_placed(each, anomalous) for each in (scores, others)]
+    of_anomalous, of_normal = (np.stack(each) for each in zip(*pairs, strict=True))
+    difference = float(of_anomalous[0].mean() - of_anomalous[1].mean())
+    variance = sum(np.var(part[0] - part[1], ddof=1) / part.shape[1] for part in (of_anomalous, of_normal))
+    half = Z95 * float(np.sqrt(variance))
+    return {"difference": difference, "ci95": [difference - half, difference + half]}
+
+
+def _placed(scores: Floats, anomalous: Bools) -> tuple[Floats, Floats]:
+    """Of each anomalous sample the share of normal ones below it, of each normal one that of anomalous ones above it.
+
+    Ties count half. The mean of either is the AUROC.
+    """
+    normals, anomalies = scores[~anomalous], scores[anomalous]
+    return _share_below(anomalies, normals), 1 - _share_below(normals, anomalies)
+
+
+def _share_below(scores: Floats, others: Floats) -> Floats:
+    """[n] The share of others below each score; those that are equal count half."""
+    others = np.sort(others)
+    both = np.searchsorted(others, scores, "left") + np.searchsorted(others, scores, "right")
+    return np.asarray(both / 2 / len(others), np.float64)
 
 
 def sensitivity_at(scores: Floats, anomalous: Bools, *, specificity: float) -> float:

@@ -117,7 +117,7 @@ class EfficientNetLite0(nn.Module):
         x = F.relu6(_normalised(x, self._conv_stem, self._bn0), inplace=True)
         kept: dict[int, Tensor] = {}
         for position, block in enumerate(self._blocks):
-            x = _inverted_bottleneck(x, block)
+            x = inverted_bottleneck(x, block)
             if position in self._taps:
                 kept[position] = x
         return [kept[tap] for tap in self._taps]
@@ -127,7 +127,7 @@ class EfficientNetLite0(nn.Module):
         return super().train(False)
 
 
-def _inverted_bottleneck(x: Tensor, block: Any) -> Tensor:
+def inverted_bottleneck(x: Tensor, block: Any) -> Tensor:
     """A block of EfficientNet-Lite0: expanded, convolved by channel, projected, and added to x where shapes allow."""
     y = x
     if hasattr(block, "_expand_conv"):

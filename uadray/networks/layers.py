@@ -12,19 +12,16 @@ Resize = Literal["up", "down", "none"]
 class PreActivationBlock(nn.Module):
     """Pre-activation residual block (He et al. 2016, "Identity Mappings in Deep Residual Networks", fig. 1b).
 
-    Normalisation, activation, convolution, twice; a 1x1 convolution on the shortcut where the width changes.
+    Normalisation (or none), activation, convolution, twice; a 1x1 convolution on the shortcut where the width changes.
     """
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, *, batch_norm: bool = True) -> None:
         super().__init__()
-        self.residual = nn.Sequential(
-            nn.BatchNorm2d(channels_in),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(channels_in, channels_out, 3, padding=1),
-            nn.BatchNorm2d(channels_out),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(channels_out, channels_out, 3, padding=1),
-        )
+        layers: list[nn.Module] = []
+        for before in (channels_in, channels_out):
+            layers += [nn.BatchNorm2d(before)] if batch_norm else []
+            layers += [nn.LeakyReLU(0.2), nn.Conv2d(before, channels_out, 3, padding=1)]
+        self.residual = nn.Sequential(*layers)
         self.shortcut = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h w"]:

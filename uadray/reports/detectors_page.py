@@ -36,6 +36,10 @@ def detectors_page(answer: Mapping[str, Any]) -> str:
         rate=rate,
         fall=fall,
         count=count,
+        signed=signed,
+        whole=whole,
+        budget=budget,
+        left_out=left_out,
     )
 
 
@@ -64,6 +68,44 @@ def count(value: float | None) -> str:
     ('8', '7.7', '–')
     """
     return "\N{EN DASH}" if value is None else f"{value:.0f}" if value == round(value) else f"{value:.1f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference.
+
+    >>> signed(0.0314), signed(-0.2), signed(None)
+    ('+0.031', '−0.200', '–')
+    """
+    return f"+{share(value)}" if value is not None and value >= 0 else share(value)
+
+
+def whole(value: float | None) -> str:
+    """A large count, or the mean of several.
+
+    >>> whole(10240.0), whole(None)
+    ('10\u202f240', '–')
+    """
+    return "\N{EN DASH}" if value is None else thousands(round(value))
+
+
+def budget(row: Mapping[str, Any]) -> str:
+    """What a row's training was given."""
+    of_group = {"bundle": "trained elsewhere", "trivial score": "none", "supervised": "has seen tumour"}
+    return str(row.get("budget") or of_group.get(row["group"], ""))
+
+
+def left_out(row: Mapping[str, Any]) -> str:
+    """What of the tiles was not scored, and why; "" where nothing was left out.
+
+    >>> left_out({"mean": {"scored": {"every": 4, "why": "a tile takes 80 ms"}, "slides": {}}})
+    'every 4th tile, no mosaics: a tile takes 80 ms'
+    """
+    scored = _figure(row, "scored") or {}
+    every, why = scored.get("every", 1), scored.get("why", "")
+    thinned = f"every {every:g}{'nd' if every == 2 else 'rd' if every == 3 else 'th'} tile" if every > 1 else ""
+    parts = [thinned, "no mosaics" if why and not _figure(row, "slides") else ""]
+    said = ", ".join(part for part in parts if part)
+    return f"{said}: {why}" if said and why else said
 
 
 def rate(value: float | None) -> str:
@@ -104,7 +146,7 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Name, colour and points of each row's ROC curve, in pixels of the square."""
     with_curve = [row for row in rows if "mean" in row]
     return [
-        {"name": row["name"], "colour": COLOURS[min(i, len(COLOURS) - 1)], "points": _points(*row["mean"]["roc"])}
+        {"name": row["label"], "colour": COLOURS[min(i, len(COLOURS) - 1)], "points": _points(*row["mean"]["roc"])}
         for i, row in enumerate(with_curve)
     ]
 

@@ -3,7 +3,7 @@
 Haematoxylin by colour deconvolution (Ruifrok and Johnston 2001, "Quantification of histochemical staining by color
 deconvolution"), a threshold by tile (Otsu 1979), and touching nuclei parted by a watershed on the distance to the edge
 (Malpica et al. 1997, "Applying watershed algorithms to the segmentation of clustered nuclei"). On the host, without a
-network: 3.3 ms for a tile of 96 px at 0.972 um/px, of one core. On tiles of lymph nodes outlines are rough where nuclei
+network: 3.1 ms for a tile of 96 px at 0.972 um/px, of one core. On tiles of lymph nodes outlines are rough where nuclei
 are packed: read the numbers of many, not the outline of one.
 """
 
@@ -24,10 +24,7 @@ BLUR_UM = 0.5
 """Standard deviation of the blur before the threshold, and of that of distances: chromatin is grainy."""
 
 LEAST_HAEMATOXYLIN = 0.25
-"""In natural optical density: with less, a pixel is no part of a nucleus, and Otsu's threshold is not told from it."""
-
-OTSU_SHARE = 0.8
-"""Of Otsu's threshold: it lies within the pale rims of nuclei."""
+"""In natural optical density: with less, a pixel is no part of a nucleus, whatever Otsu's threshold."""
 
 AROUND_UM = 8.0
 """A nucleus has more haematoxylin than there is on average around it: Gaussian, of this standard deviation."""
@@ -80,12 +77,9 @@ def find_nuclei(amount: Floats, mpp: float) -> Nuclei:
     """
     amount = np.asarray(cv2.GaussianBlur(amount, (0, 0), BLUR_UM / mpp), np.float32)
     levels = np.clip(100 * amount, 0, 255).astype(np.uint8)
-    stained = levels[levels > 100 * LEAST_HAEMATOXYLIN]
-    if not len(stained):
-        return _measured(np.zeros(amount.shape, np.int32), mpp)
-    otsu, _ = cv2.threshold(stained, 0, 255, cv2.THRESH_OTSU)
+    otsu, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_OTSU)
     around = cv2.GaussianBlur(amount, (0, 0), AROUND_UM / mpp)
-    least = max(OTSU_SHARE * otsu, 100 * LEAST_HAEMATOXYLIN)
+    least = max(otsu, 100 * LEAST_HAEMATOXYLIN)
     mask = ((levels > least) & (amount > around)).astype(np.uint8)
     return _measured(parted(mask, mpp), mpp)
 
@@ -98,11 +92,13 @@ def parted(mask: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.int32]:
     size = 2 * max(1, round(APART_UM / mpp / 2)) + 1
     highest = cv2.dilate(distance, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
     peaks = ((distance == highest) & (mask > 0)).astype(np.uint8)
-    _, seeds = cv2.connectedComponents(peaks, connectivity=8)
+    n, seeds = cv2.connectedComponents(peaks, connectivity=8)
+    seeds[mask == 0] = n  # what is outside is one part more, or a nucleus would flood it
     heights = np.clip(255 - 255 * distance / max(float(distance.max()), 1e-6), 0, 255).astype(np.uint8)
-    labels = np.asarray(cv2.watershed(cv2.merge([heights] * 3), seeds), np.float32)
-    grown = cv2.dilate(np.maximum(labels, 0), np.ones((3, 3), np.uint8))  # lines between parts belong to one of them
-    return (np.where(labels > 0, labels, grown) * mask).astype(np.int32)
+    labels = cv2.watershed(cv2.merge([heights] * 3), seeds)
+    labels = np.where((labels > 0) & (labels < n), labels, 0).astype(np.float32)
+    grown = cv2.dilate(labels, np.ones((5, 5), np.uint8))  # the lines around parts, and the rim outside of them
+    return np.asarray(np.where(labels > 0, labels, grown) * mask, np.int32)
 
 
 def _measured(labels: npt.NDArray[np.int32], mpp: float) -> Nuclei:

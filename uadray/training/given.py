@@ -1,9 +1,10 @@
-"""What a detector is given that others have trained: a generator's bundle, an encoder's, or those that it combines."""
+"""What a detector is given that others have trained: a generator, an autoencoder, an encoder, or members."""
 
 from typing import Any
 
 from uadray.config import parse_config
-from uadray.detectors import combined
+from uadray.detectors import combined, dpa
+from uadray.detectors.building import DetectorConfig
 from uadray.detectors.description import BundleDescription
 from uadray.detectors.features import EncoderConfig
 from uadray.detectors.given_encoder import described_encoder
@@ -13,13 +14,13 @@ from uadray.generators.bundle import GeneratorBundle, read_generator
 from uadray.networks import weights
 from uadray.slides.identity import Seen, contents, is_seen
 from uadray.slides.manifest import SlideRow
-from uadray.tiles.spec import differences
+from uadray.tiles.spec import TileSpec, differences
 from uadray.training.config import TrainConfig
 from uadray.training.subject import borrowed_weights
 
 
 def completed(config: TrainConfig) -> TrainConfig:
-    """The configuration with that of its members, and with their tiles; or with the sizes of a given encoder.
+    """The configuration with that of its members or its autoencoder, and with their tiles; with its encoder's sizes.
 
     What it says itself of tiles has to agree with the members; what it leaves out is theirs, such as a stain reference.
 
@@ -27,6 +28,9 @@ def completed(config: TrainConfig) -> TrainConfig:
         InputError: a bundle cannot be opened, or other tiles are asked for than the members read.
     """
     detector = config.detector
+    if isinstance(detector, dpa.Config) and detector.autoencoder:
+        trained = dpa.read_autoencoder(detector.autoencoder)
+        return _with(config, dpa.with_autoencoder(detector, trained.detector), trained.tiles)
     if isinstance(features := getattr(detector, "features", None), EncoderConfig):
         return _with_encoder(config, features)
     if not isinstance(detector, combined.Config):
@@ -34,12 +38,20 @@ def completed(config: TrainConfig) -> TrainConfig:
     members = read_members(detector.bundles or ())
     if not members:
         raise InputError(f"configuration {config.name}: detector.bundles is missing; name 2 to {combined.MOST} bundles")
-    theirs = members[0].tiles
+    return _with(config, combined.with_members(detector, [m.detector for m in members]), members[0].tiles)
+
+
+def _with(config: TrainConfig, detector: DetectorConfig, theirs: TileSpec) -> TrainConfig:
+    """The configuration with a detector, and with the tiles of those that it is made of.
+
+    Raises:
+        InputError: other tiles are asked for.
+    """
     asked = config.tiles.model_dump(exclude_unset=True)
     if differing := differences(asked, theirs.model_dump()):
         raise InputError(f"configuration {config.name}: tiles and those of the members differ: {'; '.join(differing)}")
     values = config.model_dump(mode="json") | {"tiles": theirs.model_dump(mode="json")}
-    values["detector"] = combined.with_members(detector, [member.detector for member in members]).model_dump()
+    values["detector"] = detector.model_dump()
     return parse_config(TrainConfig, values, source=f"configuration {config.name}")
 
 
@@ -69,8 +81,9 @@ def given_generator(config: TrainConfig) -> GeneratorBundle | None:
 
 
 def given_members(config: TrainConfig) -> list[Member]:
-    """The members of a detector that combines several."""
-    return read_members(getattr(config.detector, "bundles", None) or ())
+    """The trained bundles that a detector is made of: those that it combines, or its autoencoder."""
+    autoencoder = getattr(config.detector, "autoencoder", None)
+    return read_members([autoencoder] if autoencoder else getattr(config.detector, "bundles", None) or ())
 
 
 def check_generator(config: TrainConfig) -> None:
@@ -88,7 +101,7 @@ def check_generator(config: TrainConfig) -> None:
 
 
 def check_held_out(config: TrainConfig, rows: list[SlideRow]) -> None:
-    """Refuse slides that a member of a combination was trained on.
+    """Refuse slides that a bundle was trained on which the detector is made of.
 
     Raises:
         InputError: naming the slides.
@@ -105,7 +118,7 @@ def check_held_out(config: TrainConfig, rows: list[SlideRow]) -> None:
 
 
 def check_other_tiles(config: TrainConfig, description: dict[str, Any]) -> None:
-    """Refuse the very tiles that a member of a combination was trained on; of a tile set only names are known.
+    """Refuse the very tiles that a bundle was trained on which the detector is made of; only names of tiles are known.
 
     Raises:
         InputError: naming the member.
@@ -118,7 +131,7 @@ def check_other_tiles(config: TrainConfig, description: dict[str, Any]) -> None:
 
 def _held_out(member: Member) -> str:
     return (
-        "a combination is fitted on normal tiles that none of its members was trained on (whose scores are too low); "
+        "it is fitted on normal tiles that none of the bundles in it was trained on (whose scores are too low); "
         f"member {member.name} ({member.detector.kind}) was trained on some of these"
     )
 

@@ -1,0 +1,95 @@
+"""Batch = Serve = plain Python to 1e-5, for every detector of the catalog and for two of them combined."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import small_detectors
+from small_detectors import CONFIGS, TILE_PX
+
+from uadray.detectors import combined
+from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
+from uadray.detectors.members import read_members
+from uadray.schemas import TILES
+from uadray.screening.parts import from_ipc, part_row
+from uadray.screening.scorer import PartScorer
+from uadray.serving.scores import Wanted
+from uadray.serving.stages.loaded_stages import load_stages, mapped, reconstructed, scored, scored_at_once
+from uadray.tiles.images import Pixels
+from uadray.tiles.spec import TileSpec
+
+pytestmark = pytest.mark.usefixtures("torch_alone")
+
+SPEC = TileSpec(mpp=1, tile_px=TILE_PX)
+ALONE = {config.kind: config for config in CONFIGS}
+KINDS = [*ALONE, "combined"]
+WANTED = Wanted(maps=True)
+
+
+@pytest.fixture(scope="module")
+def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Gives the URI of a kind's bundle, made when it is first asked for."""
+    folder = tmp_path_factory.mktemp("every")
+
+    @cache
+    def uri_of(kind: str) -> str:
+        config = _combined([uri_of("dpa"), uri_of("fanogan")]) if kind == "combined" else ALONE[kind]
+        write_bundle(str(folder / kind), small_detectors.trained(config), name=kind, detector=config, tiles=SPEC)
+        return str(folder / kind)
+
+    return uri_of
+
+
+def _combined(uris: Sequence[str]) -> combined.Config:
+    config = combined.Config(kind="combined", bundles=tuple(uris))
+    return combined.with_members(config, [member.detector for member in read_members(uris)])
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Pixels:
+    """More than one batch of a detector."""
+    return small_detectors.tiles(70)
+
+
+def test_every_kind_of_the_catalog_is_tested_here() -> None:
+    assert set(ALONE) == small_detectors.kinds(), "add it to SMALL of small_detectors.py"
+
+
+def in_batch(uri: str, pixels: Pixels) -> np.ndarray:
+    """As the scoring actor of a screening sends them."""
+    n, zeros = len(pixels), [0] * len(pixels)
+    columns = [[str(i) for i in range(n)], [""] * n, zeros, zeros, [TILE_PX] * n, [TILE_PX] * n, [1.0] * n, ["t"] * n]
+    tiles = pa.table(dict(zip(TILES.names, columns, strict=True)), schema=TILES)
+    none = json.dumps([None] * n)
+    part = part_row(0, 0, header={"n_parts": 1}, tiles=tiles, pixels=pixels, errors=none, flags=none)
+    scorer = PartScorer({uri: read_bundle(uri)}, "cpu", threads=1)
+    return np.asarray(from_ipc(scorer(part)["scores"][0].as_py()[0])["score"].to_numpy())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_serve_and_plain_give_the_same(bundle_of: Callable[[str], str], pixels: Pixels, kind: str) -> None:
+    uri = bundle_of(kind)
+    detector = load_detector(uri)
+    expected = detector(pixels)
+    assert expected.score.std() > 1e-3, "scores that say something"
+    scale = max(1.0, float(np.abs(expected.score).max()))
+    found = {"batch": in_batch(uri, pixels)}
+
+    name = f"{read_bundle(uri).id}@{uri}"
+    encoder, generator, scorer = (load_stages(name, [stage], device="cpu") for stage in ("map", "reconstruct", "score"))
+    (z,) = mapped(encoder, [(pixels,)])
+    (x_hat,) = reconstructed(generator, [(z,)])
+    (chain,) = scored(scorer, [(pixels, x_hat, z, WANTED)])
+    found["serve, a deployment a stage"] = chain.score
+    whole = load_stages(name, ["map", "reconstruct", "score"], device="cpu")
+    first, second = scored_at_once(whole, [(pixels[:3], WANTED), (pixels[3:], WANTED)])
+    found["serve, one deployment"] = np.concatenate([first.score, second.score])
+
+    for host, score in found.items():
+        assert np.abs(score - expected.score).max() < 1e-5 * scale, host
+    maps = expected.maps(range(70))
+    for residual in (chain.residual, np.concatenate([first.residual, second.residual])):
+        assert np.abs(residual - maps).max() < 1e-5 * max(1.0, float(np.abs(maps).max()))

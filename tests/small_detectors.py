@@ -1,0 +1,57 @@
+"""Every detector of the catalog, tiny, with networks as a training leaves them: one line of `SMALL` a kind."""
+
+from typing import get_args
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+
+from uadray.detectors.building import DetectorConfig, build_networks, build_trainee
+from uadray.detectors.catalog import SingleConfig
+from uadray.networks.outline import Networks
+
+TILE_PX = 40
+"""Side of the tiles, larger than any input of `SMALL`; their pixels have 1 um."""
+
+SMALL: list[dict[str, object]] = [
+    {"kind": "dpa", "input_px": 32, "width": 4, "halvings": 2},
+    {"kind": "enlarged_nuclei", "input_px": 32, "mpp": 1},
+    {"kind": "fanogan", "input_px": 16, "width": 4, "latent_dim": 8},
+]
+
+CONFIGS: list[SingleConfig] = [TypeAdapter(SingleConfig).validate_python(values) for values in SMALL]
+
+STEPS = 8
+
+
+def kinds() -> set[str]:
+    """All kinds of the catalog."""
+    models = get_args(get_args(SingleConfig)[0])
+    return {kind for model in models for kind in get_args(model.model_fields["kind"].annotation)}
+
+
+def tiles(n: int, side_px: int = TILE_PX, *, seed: int = 0) -> np.ndarray:
+    """RGB [n, side, side, 3]: smooth blots, of which no two tiles are alike; read-only, as from the object store."""
+    coarse = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (n, 3, 8, 8)).astype(np.float32))
+    smooth = torch.nn.functional.interpolate(coarse, size=(side_px, side_px), mode="bilinear", align_corners=False)
+    pixels = smooth.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy()
+    pixels.setflags(write=False)
+    return pixels
+
+
+def trained(config: DetectorConfig) -> Networks:
+    """Its networks after a few steps, everything fitted."""
+    torch.manual_seed(0)
+    networks = build_networks(config)
+    for network in networks.values():
+        network.to(memory_format=torch.channels_last)
+    if config.kind == "enlarged_nuclei":  # made of tiles with nuclei, which take seconds: any direction does
+        networks["head"].get_buffer("weight").normal_(std=0.01)
+        return networks
+    trainee = build_trainee(config, networks)
+    x = torch.tensor(tiles(64, config.input_px, seed=1)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    trainee.prepare(x)
+    for step in range(STEPS):
+        trainee.step(x.roll(8 * step, 0)[:16], step / STEPS)
+    trainee.finish()
+    return networks
