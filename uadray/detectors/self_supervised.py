@@ -236,7 +236,7 @@ class Trainee:
     def see(self, x: Tensor, progress: float) -> Losses:
         """Show tiles to the density as they will be scored, the encoder in evaluation."""
         if self.counts["density_steps"] == 0:
-            self.average(running_statistics(self.features))
+            self.average([*running_statistics(self.features), *running_statistics(self.projector)])
         self.features.eval()
         if self.counts["density_steps"] == 0:
             self.density.prepare(x)
@@ -299,5 +299,5 @@ def _optimizer(config: Config, parameters: list[nn.Parameter]) -> Optimizer:
 
 def running_statistics(network: nn.Module) -> list[Tensor]:
     """The running statistics of batch norm, which each worker has of its own tiles."""
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     return [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]
