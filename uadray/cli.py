@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from uadray import __version__
+from uadray.bench.index import OPTIONS as BENCHMARKS
 from uadray.cluster.patience import set_patience
 from uadray.commands import client, console
 from uadray.commands.progress import progress
@@ -423,36 +424,33 @@ def dashboards(
 
 @app.command()
 def bench(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="decode, stages, s3, screen, bundles, ingest, memory, nodes, partition, faults, archive, follow, "
-            "detectors, stains, serve, view, metrics, drift, tune."
-        ),
-    ],
+    name: Annotated[str, typer.Argument(help="One of: " + ", ".join(BENCHMARKS) + ".")],
     only: Annotated[
         str | None,
-        typer.Option(
-            help="Scenarios of `faults` (0,a,f); cases of `decode`, `screen`, `s3`, `ingest`, `follow`, `metrics`; "
-            "rows of `detectors`, `stains`; parts of `serve`: latency, slides, load, scale, kills; of `drift`: "
-            "simulated, tissue, speed; of `tune`: grid, figure."
-        ),
+        typer.Option(help="Of its cases, rows, parts or scenarios only these, with commas; each lists its own."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="Of `stages`, `detectors`, `stains`: cpu or cuda; cpu unless given.")
+        str | None,
+        typer.Option(
+            help="Of `stages`, `detectors`, `ablations`, `one-against-all`, `stains`: cpu or cuda; cpu unless given."
+        ),
     ] = None,
     slides: Annotated[
         int | None, typer.Option(min=2, help="Of `archive`, 100,000; `follow`, 200; or `partition`, 150.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Of `detectors`, `stains`: trainings of each, 1.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Of `detectors`, `ablations`, `stains`: trainings of each, 1.")
+    ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Of `detectors`: budget of each training, 5. Of `serve`: of the load, 2."),
+        typer.Option(
+            min=0.01, help="Of `detectors`, `one-against-all`: of each training, 5 and 3. Of `serve`: of the load, 2."
+        ),
     ] = None,
     out: Annotated[
         str | None,
         typer.Option(
-            help="Of `detectors`, `stains`, `tune`: folder of the results, which goes on; ./bench-detectors, ... "
+            help="Of benchmarks that go on where they were: folder of their results, ./bench-<name> unless given. "
             "Of `partition`: folder in which Prometheus' data stays."
         ),
     ] = None,
@@ -462,8 +460,12 @@ def bench(
     ] = None,
     tiles_only: Annotated[bool, typer.Option("--tiles-only", help="Of `detectors`: leave mosaics out.")] = False,
     valid_tiles: Annotated[
-        int | None, typer.Option(min=100, help="Of `detectors`: score at most so many tiles of valid, evenly spaced.")
+        int | None, typer.Option(min=100, help="Of `detectors`, `ablations`: score at most so many tiles of valid.")
     ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, max=10, help="Of `one-against-all`: of CIFAR-10, normal in their turn, 3.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of `ablations`: steps of each training, 1,000.")] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
@@ -471,7 +473,7 @@ def bench(
     chosen = only.split(",") if only else ()
     figures = run(
         name, only=chosen, slides=slides, device=device, seeds=seeds, minutes=minutes, out=out, bundle=bundle or (),
-        tiles_only=tiles_only, valid_tiles=valid_tiles,
+        tiles_only=tiles_only, valid_tiles=valid_tiles, classes=classes, steps=steps,
     )  # fmt: skip
     _answer(figures)
 
