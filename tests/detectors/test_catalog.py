@@ -20,6 +20,7 @@ from uadray.detectors import (
     mahalanobis,
     neighbours,
     piad,
+    self_supervised,
     tuned_nuclei,
 )
 from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
@@ -50,7 +51,11 @@ CORESET = neighbours.Config(
 MIXTURE = mahalanobis.Config(
     kind="mahalanobis", input_px=16, features=CELLS, density="mixture", components=4, gaussians=2, candidates=40
 )  # fmt: skip
-EXAMPLES = [DPA, GAN, NUCLEI, TUNED, GEO, FOREST, PIAD, CORESET, MIXTURE]
+SELF_SUPERVISED = self_supervised.Config.model_validate({
+    "kind": "self_supervised", "input_px": 16, "encoder": {"width": 4}, "views": {"view_px": 16}, "components": 4,
+    "projector_width": 16, "projected": 8, "density_share": 0.3, "weight_decay": 0,
+})  # fmt: skip
+EXAMPLES = [DPA, GAN, NUCLEI, TUNED, GEO, FOREST, PIAD, CORESET, MIXTURE, SELF_SUPERVISED]
 
 
 @pytest.fixture
@@ -134,7 +139,7 @@ def test_averaging_is_asked_for_before_each_optimizer_step(x: Tensor) -> None:
         for tensor in tensors:
             tensor.zero_()
 
-    for config, progress in ((DPA, 0.0), (GAN, 0.0), (GAN, 0.9), (PIAD, 0.0)):
+    for config, progress in ((DPA, 0.0), (GAN, 0.0), (GAN, 0.9), (PIAD, 0.0), (SELF_SUPERVISED, 0.3)):
         networks = build_networks(config)
         weights = {name: [p.clone() for p in network.parameters()] for name, network in networks.items()}
         trainee = build_trainee(config, networks, average=cancel)

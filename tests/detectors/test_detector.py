@@ -16,6 +16,7 @@ from uadray.detectors import (
     mahalanobis,
     neighbours,
     piad,
+    self_supervised,
     tuned_nuclei,
 )
 from uadray.detectors.building import build_detector, build_networks, build_trainee
@@ -52,7 +53,11 @@ GAUSSIAN = mahalanobis.Config(kind="mahalanobis", input_px=16, features=CELLS)
 FITTED = (mahalanobis.Config, neighbours.Config)
 
 
-CONFIGS = [DPA, GAN, NUCLEI, TUNED, LOSS, RESIDUALS, GEO, FOREST, PIAD, LOF, GAUSSIAN]
+SELF_SUPERVISED = self_supervised.Config.model_validate(
+    {"kind": "self_supervised", "input_px": 16, "encoder": {"width": 4}, "views": {"view_px": 16}, "components": 4}
+)
+
+CONFIGS = [DPA, GAN, NUCLEI, TUNED, LOSS, RESIDUALS, GEO, FOREST, PIAD, LOF, GAUSSIAN, SELF_SUPERVISED]
 PIXELS = np.random.default_rng(0).integers(0, 256, (BATCH + 6, 16, 16, 3), dtype=np.uint8)
 
 
@@ -68,7 +73,10 @@ def detector(request: pytest.FixtureRequest) -> Detector:
                 module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
     if "head" in networks:
         networks["head"].get_buffer("weight").normal_()
-    if "classifier" in networks:
+    if "projection" in networks:
+        for buffer in networks["projection"].buffers():
+            buffer.normal_()
+    if isinstance(request.param, tuned_nuclei.Config):
         networks["classifier"].get_parameter("linear.weight").data.normal_()
     if isinstance(request.param, deep_if.Config):
         trainee = build_trainee(request.param, networks)

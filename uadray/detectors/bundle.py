@@ -11,6 +11,7 @@ from uadray.config import parse_config
 from uadray.detectors.building import DetectorConfig, build_detector, outline_of
 from uadray.detectors.description import ELSEWHERE, BundleDescription, detector_description
 from uadray.detectors.detector import STAGES, Detector, Stage
+from uadray.detectors.features import EncoderConfig
 from uadray.networks.bundle_description import BUNDLE_VERSION, CALIBRATION, DESCRIPTION, WEIGHTS
 from uadray.networks.bundle_folder import opened_weights, write_folder
 from uadray.networks.outline import Networks
@@ -27,10 +28,12 @@ class Bundle(BundleDescription):
 def write_bundle(uri: str, networks: Networks, *, detector: DetectorConfig, **description: Any) -> Bundle:
     """Write weights, then `bundle.json`, and return what it says.
 
-    Where a generator lay that the detector was trained with is not written, nor where the bundles lay that it combines:
-    their networks are inside.
+    Where a generator or an encoder lay that the detector was trained with is not written, nor where the bundles lay
+    that it combines: their networks are inside.
     """
-    elsewhere = {name: None for name in ELSEWHERE if getattr(detector, name, None) is not None}
+    elsewhere: dict[str, Any] = {name: None for name in ELSEWHERE if getattr(detector, name, None) is not None}
+    if isinstance(features := getattr(detector, "features", None), EncoderConfig):
+        elsewhere["features"] = features.model_copy(update={"bundle": None})
     detector = detector.model_copy(update=elsewhere) if elsewhere else detector
     return write_folder(
         uri, networks,

@@ -30,6 +30,7 @@ from uadray.detectors import (
     mahalanobis,
     neighbours,
     piad,
+    self_supervised,
     trainee,
     tuned_nuclei,
 )
@@ -45,6 +46,7 @@ SingleConfig = Annotated[
     | mahalanobis.Config
     | neighbours.Config
     | piad.Config
+    | self_supervised.Config
     | tuned_nuclei.Config,
     Field(discriminator="kind"),
 ]
@@ -94,6 +96,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return neighbours
         case piad.Config():
             return piad
+        case self_supervised.Config():
+            return self_supervised
         case tuned_nuclei.Config():
             return tuned_nuclei
 

@@ -18,6 +18,9 @@ from uadray.tiles.spec import TileSpec
 ELSEWHERE = {"generator": "a generator", "bundles": "bundles", "autoencoder": "an autoencoder"}
 """Fields of a detector's configuration that say where networks lie, in training alone, and what those are."""
 
+ENCODER_ELSEWHERE = "bundle"
+"""The same of its `features`, where they are those of a trained encoder."""
+
 
 class Architecture(Config):
     """A detector's configuration as it stands in `bundle.json`: only what every detector has is looked at.
@@ -31,6 +34,18 @@ class Architecture(Config):
 
     kind: str
     input_px: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_none(cls, values: Any) -> Any:
+        """A field within a field that is None does not count in a bundle's id either, see `bundle_id`."""
+        return _without_none(values)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_none(each) for name, each in value.items() if each is not None}
+    return [_without_none(each) for each in value] if isinstance(value, list) else value
 
 
 class BundleDescription(Config):
@@ -102,14 +117,23 @@ def detector_description(uri: str) -> dict[str, Any]:
     """
     values = read_description(uri, kind="detector")
     values.pop("kind", None)
-    for where, detector in _detectors_in(values):
-        for name, what in ELSEWHERE.items():
-            if detector.get(name) is not None:
+    for where, fields in _parts_in(values):
+        named = {ENCODER_ELSEWHERE: "an encoder"} if where.endswith(".features") else ELSEWHERE
+        for name, what in named.items():
+            if fields.get(name) is not None:
                 raise InputError(
                     f"bundle {uri}: {DESCRIPTION} names {what} elsewhere, {where}.{name}; a bundle has all its "
                     "networks inside: remove the field"
                 )
     return values
+
+
+def _parts_in(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The detectors, see below, and the features of each that takes any."""
+    for where, detector in _detectors_in(values):
+        yield where, detector
+        if isinstance(features := detector.get("features"), dict):
+            yield f"{where}.features", features
 
 
 def _detectors_in(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

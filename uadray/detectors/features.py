@@ -9,17 +9,18 @@ from typing import Annotated, Literal, Protocol
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field, StringConstraints
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uadray import config as configuration
+from uadray.detectors import encoders
+from uadray.detectors.encoders import EncoderFeatures, LayerName, Pooling
+from uadray.detectors.given_encoder import load_given
 from uadray.detectors.pixels import to_pixels
+from uadray.errors import InputError
 from uadray.networks.backbones import BackboneName, build_backbone
 from uadray.tiles.nuclei import MEASURES, measured
-
-LayerName = Annotated[str, StringConstraints(max_length=40)]
-Pooling = Literal["tile", "cells"]
 
 
 class BackboneConfig(configuration.Config):
@@ -40,6 +41,23 @@ class BackboneConfig(configuration.Config):
     pooling: Pooling = "tile"
 
 
+class EncoderConfig(configuration.Config):
+    """Features of an encoder that was trained by itself on normal tiles (`uadray.detectors.self_supervised`).
+
+    Attributes:
+        encoder: its sizes, told from the bundle when a training begins.
+        bundle: URI of the bundle that it is taken from, in training alone: what is written has the encoder inside.
+        mpp: of the tiles that it was trained on, um/px; told from the bundle.
+        pooling: as of `BackboneConfig`.
+    """
+
+    kind: Literal["encoder"]
+    encoder: encoders.Config | None = None
+    bundle: str | None = Field(default=None, min_length=1, max_length=1000)
+    mpp: float | None = Field(default=None, gt=0, le=1000)
+    pooling: Pooling = "tile"
+
+
 class NucleiConfig(configuration.Config):
     """What the nuclei of a tile are like, in um and amounts of stain: no network, one vector a tile.
 
@@ -53,6 +71,7 @@ class NucleiConfig(configuration.Config):
 
 FeatureConfig = Annotated[
     BackboneConfig  # with `|`, one a line
+    | EncoderConfig
     | NucleiConfig,
     Field(discriminator="kind"),
 ]
@@ -139,13 +158,31 @@ def build_features(config: FeatureConfig, *, pretrained: bool) -> nn.Module:
         pretrained: load the weights that others trained; False where a bundle's own follow.
 
     Raises:
-        InputError: the network has no such layer.
+        InputError: the network has no such layer, or there is no such encoder.
     """
     match config:
         case BackboneConfig():
             return BackboneFeatures(config, pretrained=pretrained)
+        case EncoderConfig():
+            return encoder_features(config, pretrained=pretrained)
         case NucleiConfig():
             return NucleiFeatures(config)
+
+
+def encoder_features(config: EncoderConfig, *, pretrained: bool) -> EncoderFeatures:
+    """A trained encoder, which stands still.
+
+    Raises:
+        InputError: no bundle is named, it cannot be opened, or is another than when the training began.
+    """
+    if config.encoder is None:
+        raise InputError("features: the encoder's sizes are not known; `uadray train` reads them from features.bundle")
+    features = EncoderFeatures(config.encoder, pretrained=False, pooling=config.pooling, stands_still=True)
+    if pretrained:
+        if config.bundle is None:
+            raise InputError("features: name the bundle of a trained encoder, features.bundle (kind: self_supervised)")
+        load_given(config.bundle, features, sizes=config.encoder)
+    return features
 
 
 def borrowed(config: FeatureConfig) -> tuple[str, ...]:
@@ -153,6 +190,8 @@ def borrowed(config: FeatureConfig) -> tuple[str, ...]:
     match config:
         case BackboneConfig():
             return (config.name,)
+        case EncoderConfig():
+            return ()
         case NucleiConfig():
             return ()
 
@@ -162,7 +201,7 @@ def mpp_of(config: FeatureConfig) -> float | None:
     match config:
         case BackboneConfig():
             return None
-        case NucleiConfig():
+        case EncoderConfig() | NucleiConfig():
             return config.mpp
 
 

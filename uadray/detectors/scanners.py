@@ -40,10 +40,16 @@ def from_density(density: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     return ((torch.exp(BLACK_OD - density) - 1) / 127.5 - 1).clamp(-1, 1)
 
 
-def blurred(x: Float[Tensor, "n c h w"], sigma_px: Float[Tensor, " n"]) -> Float[Tensor, "n c h w"]:
-    """Each image under a Gaussian of its own deviation, borders reflected; one below 0.2 px leaves it as it is."""
+def blurred(
+    x: Float[Tensor, "n c h w"], sigma_px: Float[Tensor, " n"], *, most_px: float | None = None
+) -> Float[Tensor, "n c h w"]:
+    """Each image under a Gaussian of its own deviation, borders reflected; one below 0.2 px leaves it as it is.
+
+    Where the greatest deviation that there can be is known, `most_px`, a GPU is not waited for to tell it.
+    """
     n, channels, height, width = x.shape
-    radius = min(math.ceil(3 * float(sigma_px.max())), min(height, width) - 1)
+    most = float(sigma_px.max()) if most_px is None else most_px
+    radius = min(math.ceil(3 * most), min(height, width) - 1)
     if radius < 1:
         return x
     offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)

@@ -15,8 +15,8 @@ from pydantic import BaseModel
 
 from uadray.errors import InputError
 from uadray.networks.bundle_description import CALIBRATION, DESCRIPTION, WEIGHTS
-from uadray.networks.outline import Networks
-from uadray.networks.weights_file import NetworksInFile, save_networks
+from uadray.networks.outline import MAX_PARAMETERS, Networks
+from uadray.networks.weights_file import NetworksInFile, load_networks, save_networks
 from uadray.storage import objects
 
 MAX_HEADER_BYTES = 2**20
@@ -59,11 +59,28 @@ def opened_weights(uri: str, networks: Networks, *, sha256: str) -> Iterator[Net
         InputError: the weights are damaged, too large, or not those that `bundle.json` describes.
     """
     n_bytes = sum(t.numel() * t.element_size() for network in networks.values() for t in network.state_dict().values())
-    data = objects.read_bytes(objects.join(uri, WEIGHTS), max_bytes=n_bytes + MAX_HEADER_BYTES)
+    with _checked_file(uri, sha256=sha256, max_bytes=n_bytes + MAX_HEADER_BYTES) as path:
+        yield NetworksInFile(path, networks, source=f"bundle {uri}: {WEIGHTS}")
+
+
+def load_part(uri: str, networks: Networks, *, sha256: str) -> None:
+    """Fill some of the networks of a bundle in place; the others in its file are not looked at.
+
+    Raises:
+        InputError: the weights are damaged, not those that `bundle.json` describes, or do not fit.
+    """
+    with _checked_file(uri, sha256=sha256, max_bytes=4 * MAX_PARAMETERS + MAX_HEADER_BYTES) as path:
+        load_networks(path, networks, source=f"bundle {uri}: {WEIGHTS}", is_part=True)
+
+
+@contextmanager
+def _checked_file(uri: str, *, sha256: str, max_bytes: int) -> Iterator[Path]:
+    """A bundle's weights as a local file, once they are known to be those of the description."""
+    data = objects.read_bytes(objects.join(uri, WEIGHTS), max_bytes=max_bytes)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise InputError(f"bundle {uri}: {WEIGHTS} is not the file that {DESCRIPTION} names (its SHA-256 differs)")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / WEIGHTS
         path.write_bytes(data)
         del data
-        yield NetworksInFile(path, networks, source=f"bundle {uri}: {WEIGHTS}")
+        yield path

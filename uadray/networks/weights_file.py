@@ -26,7 +26,9 @@ def save_networks(path: Path, networks: Networks) -> None:
     save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, path)
 
 
-def load_networks(path: Path, networks: Networks, *, names: Collection[str] | None = None, source: str = "") -> None:
+def load_networks(
+    path: Path, networks: Networks, *, names: Collection[str] | None = None, source: str = "", is_part: bool = False
+) -> None:
     """Fill networks in place, once the file's header says that all of them fit; those on `meta` get memory only then.
 
     Args:
@@ -34,13 +36,14 @@ def load_networks(path: Path, networks: Networks, *, names: Collection[str] | No
         networks: all that the file is of, by name.
         names: of those to fill; None fills all.
         source: what errors call the file; its path unless given.
+        is_part: the file is of other networks as well, which are not looked at.
 
     Raises:
         InputError: the file is no safetensors, or names other tensors, shapes or types than the networks have.
     """
     source = source or str(path)
     with _opened(path, source) as file:
-        _check_fit(file, networks, source)
+        _check_fit(file, networks, source, is_part=is_part)
         for name in networks if names is None else names:
             state = networks[name].state_dict()
             tensors = {key: file.get_tensor(f"{name}.{key}").clone() for key in state}  # copies: the file may go
@@ -87,11 +90,11 @@ def _opened(path: Path, source: str) -> Iterator[Any]:
         yield file
 
 
-def _check_fit(file: Any, networks: Networks, source: str) -> None:
+def _check_fit(file: Any, networks: Networks, source: str, *, is_part: bool) -> None:
     """Compare the header with the networks; no tensor is read."""
     keys = set(file.keys())
     foreign = sorted(key for key in keys if key.partition(".")[0] not in networks)
-    if foreign:
+    if foreign and not is_part:
         raise InputError(f"{source}: {foreign[0]} belongs to none of the networks {', '.join(networks)}")
     for name, network in networks.items():
         own_keys = {key.removeprefix(f"{name}.") for key in keys if key.startswith(f"{name}.")}

@@ -1,10 +1,13 @@
-"""What a detector is given that others have trained: a generator, an autoencoder, or the bundles that it combines."""
+"""What a detector is given that others have trained: a generator, an autoencoder, an encoder, or members."""
 
 from typing import Any
 
 from uadray.config import parse_config
 from uadray.detectors import combined, dpa
 from uadray.detectors.building import DetectorConfig
+from uadray.detectors.description import BundleDescription
+from uadray.detectors.features import EncoderConfig
+from uadray.detectors.given_encoder import described_encoder
 from uadray.detectors.members import Member, read_members
 from uadray.errors import InputError
 from uadray.generators.bundle import GeneratorBundle, read_generator
@@ -17,17 +20,19 @@ from uadray.training.subject import borrowed_weights
 
 
 def completed(config: TrainConfig) -> TrainConfig:
-    """The configuration with that of the members that it combines, or of its autoencoder, and with their tiles.
+    """The configuration with that of its members or its autoencoder, and with their tiles; with its encoder's sizes.
 
     What it says itself of tiles has to agree with the members; what it leaves out is theirs, such as a stain reference.
 
     Raises:
-        InputError: a member cannot be opened, or other tiles are asked for than the members read.
+        InputError: a bundle cannot be opened, or other tiles are asked for than the members read.
     """
     detector = config.detector
     if isinstance(detector, dpa.Config) and detector.autoencoder:
         trained = dpa.read_autoencoder(detector.autoencoder)
         return _with(config, dpa.with_autoencoder(detector, trained.detector), trained.tiles)
+    if isinstance(features := getattr(detector, "features", None), EncoderConfig):
+        return _with_encoder(config, features)
     if not isinstance(detector, combined.Config):
         return config
     members = read_members(detector.bundles or ())
@@ -48,6 +53,25 @@ def _with(config: TrainConfig, detector: DetectorConfig, theirs: TileSpec) -> Tr
     values = config.model_dump(mode="json") | {"tiles": theirs.model_dump(mode="json")}
     values["detector"] = detector.model_dump()
     return parse_config(TrainConfig, values, source=f"configuration {config.name}")
+
+
+def _with_encoder(config: TrainConfig, features: EncoderConfig) -> TrainConfig:
+    """The configuration with the sizes of the encoder that it takes, and the resolution that it was trained at."""
+    if features.bundle is None:
+        raise InputError(
+            f"configuration {config.name}: detector.features.bundle is missing; name the bundle of a trained encoder "
+            "(uadray train configs/train/self_supervised.yaml)"
+        )
+    bundle, sizes = described_encoder(features.bundle)
+    values = config.model_dump(mode="json")
+    values["detector"]["features"] |= {"encoder": sizes.model_dump(mode="json"), "mpp": bundle.tiles.mpp}
+    return parse_config(TrainConfig, values, source=f"configuration {config.name}")
+
+
+def given_encoder(config: TrainConfig) -> BundleDescription | None:
+    """The bundle whose encoder gives the detector its features, where its configuration names one."""
+    uri = getattr(getattr(config.detector, "features", None), "bundle", None)
+    return described_encoder(uri)[0] if uri else None
 
 
 def given_generator(config: TrainConfig) -> GeneratorBundle | None:
@@ -113,22 +137,24 @@ def _held_out(member: Member) -> str:
 
 
 def seen_before(config: TrainConfig) -> Seen | None:
-    """The slides that the given generator was trained on: the detector has seen them as well."""
-    given = given_generator(config)
+    """The slides that the given generator or encoder was trained on: the detector has seen them as well."""
+    given = given_generator(config) or given_encoder(config)
     return given.trained_on if given is not None else None
 
 
 def parts_of(config: TrainConfig) -> dict[str, Any]:
-    """What a bundle's `training_data` says of what was given: a generator's id; what each member was trained on."""
-    generator, members = given_generator(config), given_members(config)
+    """What a bundle's `training_data` says of what was given: the id of a generator or encoder, the members' data."""
+    generator, encoder, members = given_generator(config), given_encoder(config), given_members(config)
     if members:
         return {"members": [member.training_data | {"id": member.id} for member in members]}
-    return {"generator": generator.id} if generator is not None else {}
+    given = {"generator": generator, "encoder": encoder}
+    return {name: bundle.id for name, bundle in given.items() if bundle is not None}
 
 
 def licences(config: TrainConfig) -> dict[str, str]:
     """The licences of all weights inside that others published, by their names."""
-    names, given = borrowed_weights(config), [*given_members(config), given_generator(config)]
+    names = borrowed_weights(config)
+    given = [*given_members(config), given_generator(config), given_encoder(config)]
     licences = {entry.name: entry.licence for entry in weights.registry() if entry.name in names}
     for bundle in given:
         licences |= bundle.licences if bundle is not None else {}
