@@ -17,7 +17,15 @@ SMALL: list[dict[str, object]] = [
     {"kind": "dpa", "input_px": 32, "width": 4, "halvings": 2},
     {"kind": "enlarged_nuclei", "input_px": 32, "mpp": 1},
     {"kind": "fanogan", "input_px": 16, "width": 4, "latent_dim": 8},
-]
+    {
+        "kind": "mahalanobis", "input_px": 32, "density": "mixture", "components": 4, "gaussians": 2,
+        "features": {"kind": "backbone", "layers": ["block4"], "pooling": "cells"},
+    },
+    {
+        "kind": "neighbours", "input_px": 32, "measure": "lof", "components": 4, "neighbours": 5, "top_share": 0.1,
+        "features": {"kind": "backbone", "layers": ["block2", "block4"], "pooling": "cells"},
+    },
+]  # fmt: skip
 
 CONFIGS: list[SingleConfig] = [TypeAdapter(SingleConfig).validate_python(values) for values in SMALL]
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from uadray import __version__
+from uadray.bench.index import OPTIONS as BENCHMARKS
 from uadray.cluster.patience import set_patience
 from uadray.commands import client, console
 from uadray.commands.progress import progress
@@ -244,6 +245,40 @@ def train(
 
 
 @app.command()
+def tune(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML, see configs/tune/.")],
+    data: Annotated[str, typer.Option(help="Folder, zip or Parquet of normal tiles.")],
+    anomalies: Annotated[str, typer.Option(help="Folder, zip or Parquet of anomalous tiles; a label is a kind.")],
+    out: Annotated[str, typer.Option(help="Folder or s3:// URI for table, page and best.yaml.")] = "tune",
+    n_anomalies: Annotated[int, typer.Option(help="Anomalies that are used, drawn at random.", min=1)] = 20,
+    kinds: Annotated[int | None, typer.Option(help="Kinds that they are of; all unless given.", min=1)] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials of Optuna; 30 unless given.", min=1, max=1000)] = None,
+    grid: Annotated[bool, typer.Option("--grid", help="Every point of the space instead, none stopped early.")] = False,
+    minutes: Annotated[float | None, typer.Option(help="Of this run; again to go on.", min=0.01)] = None,
+    parallel: Annotated[
+        int | None,
+        typer.Option(help="Trials at once; with 1, a search that goes on ends as if never stopped.", min=1),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draws of anomalies and trials.", min=0)] = 0,
+    overrides: SetOpt = None,
+) -> None:
+    """Choose a detector's configuration with a few anomalies, by cross-validation; run it again to go on."""
+    from uadray.commands import tune as command
+    from uadray.config import load_config
+    from uadray.training.tune_config import TuneConfig
+    from uadray.training.tune_data import Asked
+
+    settings = load_config(TuneConfig, config, overrides or [])
+    asked = Asked(n_anomalies, kinds, seed)
+    _answer(
+        command.run(
+            settings, data=data, anomalies=anomalies, out=out, asked=asked, trials=trials, minutes=minutes,
+            grid=grid, parallel=parallel,
+        )
+    )  # fmt: skip
+
+
+@app.command()
 def score(
     bundle: BundleArg,
     data: Annotated[str, typer.Option(help="Slide manifest, or a folder, zip or Parquet of tiles.")],
@@ -389,23 +424,14 @@ def dashboards(
 
 @app.command()
 def bench(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="decode, stages, s3, screen, bundles, ingest, memory, nodes, partition, faults, archive, follow, "
-            "detectors, stains, serve, view, metrics, drift."
-        ),
-    ],
+    name: Annotated[str, typer.Argument(help="One of: " + ", ".join(BENCHMARKS) + ".")],
     only: Annotated[
         str | None,
-        typer.Option(
-            help="Scenarios of `faults` (0,a,f); cases of `decode`, `screen`, `s3`, `ingest`, `follow`, `metrics`; "
-            "rows of `detectors`, `stains`; parts of `serve`: latency, slides, load, scale, kills; of `drift`: "
-            "simulated, tissue, speed."
-        ),
+        typer.Option(help="Of its cases, rows, parts or scenarios only these, with commas; each lists its own."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="Of `stages`, `detectors`, `stains`: cpu or cuda; cpu unless given.")
+        str | None,
+        typer.Option(help="Of `stages`, `detectors`, `one-against-all`, `stains`: cpu or cuda; cpu unless given."),
     ] = None,
     slides: Annotated[
         int | None, typer.Option(min=2, help="Of `archive`, 100,000; `follow`, 200; or `partition`, 150.")
@@ -413,12 +439,14 @@ def bench(
     seeds: Annotated[int | None, typer.Option(min=1, help="Of `detectors`, `stains`: trainings of each, 1.")] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Of `detectors`: budget of each training, 5. Of `serve`: of the load, 2."),
+        typer.Option(
+            min=0.01, help="Of `detectors`, `one-against-all`: of each training, 5 and 3. Of `serve`: of the load, 2."
+        ),
     ] = None,
     out: Annotated[
         str | None,
         typer.Option(
-            help="Of `detectors`, `stains`: folder of the results, which goes on; ./bench-detectors, ./bench-stains. "
+            help="Of benchmarks that go on where they were: folder of their results, ./bench-<name> unless given. "
             "Of `partition`: folder in which Prometheus' data stays."
         ),
     ] = None,
@@ -430,6 +458,9 @@ def bench(
     valid_tiles: Annotated[
         int | None, typer.Option(min=100, help="Of `detectors`: score at most so many tiles of valid, evenly spaced.")
     ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, max=10, help="Of `one-against-all`: of CIFAR-10, normal in their turn, 3.")
+    ] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
@@ -437,7 +468,7 @@ def bench(
     chosen = only.split(",") if only else ()
     figures = run(
         name, only=chosen, slides=slides, device=device, seeds=seeds, minutes=minutes, out=out, bundle=bundle or (),
-        tiles_only=tiles_only, valid_tiles=valid_tiles,
+        tiles_only=tiles_only, valid_tiles=valid_tiles, classes=classes,
     )  # fmt: skip
     _answer(figures)
 

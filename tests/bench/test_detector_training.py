@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from uadray.bench.detector_data import SPEC
-from uadray.bench.detector_training import ArraySource, Trained, resampled, trained
+from uadray.bench.detector_training import Trained, resampled, trained
 from uadray.detectors import fanogan
 from uadray.errors import WorkError
+from uadray.training.array_source import ArraySource
 from uadray.training.config import TrainConfig, detector_of
 
 

@@ -11,12 +11,24 @@ from networks_watch import smooth_pictures
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from uadray.detectors import deep_geo, deep_if, dpa, enlarged_nuclei, fanogan, piad, self_supervised, tuned_nuclei
+from uadray.detectors import (
+    deep_geo,
+    deep_if,
+    dpa,
+    enlarged_nuclei,
+    fanogan,
+    mahalanobis,
+    neighbours,
+    piad,
+    self_supervised,
+    tuned_nuclei,
+)
 from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
 from uadray.detectors.catalog import SingleConfig, assumption_of, summary_of
 from uadray.detectors.detector import BATCH, STAGES
 from uadray.detectors.features import BackboneConfig
 from uadray.networks import weights
+from uadray.training.loop import as_floats
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 
@@ -32,11 +44,18 @@ LITE = BackboneConfig(kind="backbone", layers=("block1",))
 GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "translation"))
 FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
 PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0", "block2"))
+CELLS = BackboneConfig(kind="backbone", layers=("block1", "block3"), pooling="cells")
+CORESET = neighbours.Config(
+    kind="neighbours", input_px=16, features=CELLS, components=4, candidates=40, bank=20, reweigh=True
+)  # fmt: skip
+MIXTURE = mahalanobis.Config(
+    kind="mahalanobis", input_px=16, features=CELLS, density="mixture", components=4, gaussians=2, candidates=40
+)  # fmt: skip
 SELF_SUPERVISED = self_supervised.Config.model_validate({
     "kind": "self_supervised", "input_px": 16, "encoder": {"width": 4}, "views": {"view_px": 16}, "components": 4,
     "projector_width": 16, "projected": 8, "density_share": 0.3, "weight_decay": 0,
 })  # fmt: skip
-EXAMPLES = [DPA, GAN, NUCLEI, TUNED, GEO, FOREST, PIAD, SELF_SUPERVISED]
+EXAMPLES = [DPA, GAN, NUCLEI, TUNED, GEO, FOREST, PIAD, CORESET, MIXTURE, SELF_SUPERVISED]
 
 
 @pytest.fixture
@@ -82,6 +101,28 @@ def test_what_was_trained_a_few_steps_scores(config: Any, x: Tensor) -> None:
     assert scored.score.shape == (BATCH + 1,)
     assert np.isfinite(scored.score).all()
     assert scored.score.std() > 0
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("config", EXAMPLES, ids=lambda config: config.kind)
+def test_it_learns_in_bfloat16_on_each_device_and_scores_there_as_on_a_cpu(config: Any, x: Tensor, device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("NO GPU: training on one was not tested")
+    networks = build_networks(config)
+    for network in networks.values():
+        network.to(device).to(memory_format=torch.channels_last)
+    trainee = build_trainee(config, networks)
+    trainee.prepare(x.to(device))
+    for progress in (0.0, 0.3, 0.65, 0.8, 0.95):
+        with torch.autocast(device, torch.bfloat16):
+            losses = trainee.step(x.to(device), progress)
+        assert all(math.isfinite(value) for value in as_floats(losses).values())
+    trainee.finish()
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH + 1, 20, 20, 3), dtype=np.uint8)
+    found = build_detector(config, networks, device=device)(pixels).score
+    expected = build_detector(config, networks)(pixels).score
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    assert expected.std() > 0
 
 
 @pytest.mark.parametrize("config", EXAMPLES, ids=lambda config: config.kind)

@@ -8,13 +8,14 @@ import torch
 from networks_watch import moved, smooth_pictures, state_of
 from pydantic import ValidationError
 from sklearn.ensemble import IsolationForest
-from torch import nn
+from torch import Tensor, nn
 
 from uadray.detectors import deep_if
 from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.deep_if import Forest, Trainee, path_lengths
 from uadray.detectors.features import BackboneConfig
 from uadray.detectors.pixels import to_pixels
+from uadray.detectors.reservoir import Reservoir
 from uadray.detectors.trainee import UnsuitableTilesError
 from uadray.errors import InputError
 
@@ -30,6 +31,14 @@ def trainee_of(config: deep_if.Config) -> Trainee:
     return trainee
 
 
+def kept_of(vectors: Tensor) -> Reservoir:
+    """All of them, in their order."""
+    kept = Reservoir(*vectors.shape)
+    kept.add(vectors)
+    kept.rows.copy_(vectors)
+    return kept
+
+
 @pytest.mark.parametrize(("kept", "max_samples"), [(500, 256), (500, 60), (40, 256), (3, 4), (2, 2)])
 def test_scores_are_scikit_learns(kept: int, max_samples: int) -> None:
     """Also of vectors that the forest was grown from, of many equal ones, and of fewer than a tree would take."""
@@ -37,9 +46,8 @@ def test_scores_are_scikit_learns(kept: int, max_samples: int) -> None:
     vectors = rng.normal(size=(kept, 7)).astype(np.float32)
     vectors[: kept // 4] = np.round(vectors[: kept // 4])
     vectors[:, 3] = 0
-    forest = Forest(7, trees=25, max_samples=max_samples, kept=kept)
-    forest.keep(torch.from_numpy(vectors), seen=0)
-    forest.fit(seed=5)
+    forest = Forest(7, trees=25, max_samples=max_samples)
+    forest.fit(kept_of(torch.from_numpy(vectors)), seed=5)
     samples = min(max_samples, kept)
     theirs = IsolationForest(n_estimators=25, max_samples=samples, random_state=5).fit(vectors)
     asked = np.concatenate([vectors, 3 * rng.normal(size=(300, 7)).astype(np.float32)])
@@ -49,10 +57,9 @@ def test_scores_are_scikit_learns(kept: int, max_samples: int) -> None:
 
 
 def test_a_forest_of_many_kept_is_put_back_from_its_arrays() -> None:
-    forest = Forest(4, trees=5, max_samples=16, kept=50)
-    forest.keep(torch.randn(50, 4), seen=0)
-    forest.fit(seed=1)
-    other = Forest(4, trees=5, max_samples=16, kept=50)
+    forest = Forest(4, trees=5, max_samples=16)
+    forest.fit(kept_of(torch.randn(50, 4)), seed=1)
+    other = Forest(4, trees=5, max_samples=16)
     other.load_state_dict(forest.state_dict())
     asked = torch.randn(30, 4)
     assert torch.equal(other(asked), forest(asked))
@@ -72,22 +79,8 @@ def test_path_lengths_by_hand() -> None:
     assert found[[1, 3, 4]].tolist() == [1, 2 + 1, 2]
 
 
-def test_what_is_kept_is_a_random_sample_of_all() -> None:
-    """Each of 40 vectors, come in eights, has the same chance of a place among ten."""
-    torch.manual_seed(0)
-    chosen = torch.zeros(40)
-    for _ in range(400):
-        forest = Forest(1, trees=1, max_samples=2, kept=10)
-        for seen in range(0, 40, 8):
-            forest.keep(torch.arange(seen, seen + 8.0)[:, None], seen=seen)
-        assert int(forest.count) == len(set(forest.kept[:, 0].tolist())) == 10
-        chosen[forest.kept[:, 0].long()] += 1
-    assert chosen.sum() == 4000
-    assert ((chosen - 100).abs() < 5 * (400 * 0.25 * 0.75) ** 0.5).all()
-
-
 def test_too_little_is_refused() -> None:
-    with pytest.raises(UnsuitableTilesError, match="not from 0"):
+    with pytest.raises(UnsuitableTilesError, match="0 vectors of features were seen"):
         trainee_of(IF).finish()
 
 
@@ -107,7 +100,7 @@ def test_trained_it_finds_what_is_rare(pooling: str) -> None:
     for part in x.split(16):
         assert trainee.step(part, 0.0)["deviation"] > 0
     trainee.finish()
-    assert moved(trainee.networks, before) == {"forest"}
+    assert moved(trainee.networks, before) == {"forest", "kept"}
     assert trainee.reconstruct(x) is None
     detector = build_detector(config, trainee.networks)
     noise = torch.rand(64, 3, 32, 32) * 2 - 1
@@ -120,5 +113,5 @@ def test_trained_it_finds_what_is_rare(pooling: str) -> None:
 
 
 def test_another_forest_is_refused() -> None:
-    with pytest.raises(TypeError, match="expected Forest, found Identity"):
+    with pytest.raises(TypeError, match="found Identity"):
         build_trainee(IF, build_networks(IF) | {"forest": nn.Identity()})

@@ -7,14 +7,26 @@ import numpy as np
 import pytest
 import torch
 
-from uadray.detectors import deep_geo, deep_if, dpa, enlarged_nuclei, fanogan, piad, self_supervised, tuned_nuclei
-from uadray.detectors.building import build_detector, build_networks
+from uadray.detectors import (
+    deep_geo,
+    deep_if,
+    dpa,
+    enlarged_nuclei,
+    fanogan,
+    mahalanobis,
+    neighbours,
+    piad,
+    self_supervised,
+    tuned_nuclei,
+)
+from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.catalog import SingleConfig
 from uadray.detectors.detector import BATCH, Detector, assemble, no_picture, pooled
 from uadray.detectors.features import BackboneConfig
 from uadray.detectors.latents import Latent
 from uadray.detectors.losses import izi_f, relative_perceptual_l1
 from uadray.detectors.pixels import to_input
+from uadray.networks.outline import Networks
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 
@@ -33,11 +45,16 @@ LITE = BackboneConfig(kind="backbone", layers=("block1",))
 GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "rotation"))
 FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
 PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0", "block1"))
-
+CELLS = BackboneConfig(kind="backbone", layers=("block1", "block3"), pooling="cells")
+LOF = neighbours.Config(
+    kind="neighbours", input_px=16, features=CELLS, components=6, measure="lof", neighbours=8, candidates=100
+)  # fmt: skip
+GAUSSIAN = mahalanobis.Config(kind="mahalanobis", input_px=16, features=CELLS)
+FITTED = (mahalanobis.Config, neighbours.Config, self_supervised.Config)
 SELF_SUPERVISED = self_supervised.Config.model_validate(
     {"kind": "self_supervised", "input_px": 16, "encoder": {"width": 4}, "views": {"view_px": 16}, "components": 4}
 )
-CONFIGS = [DPA, GAN, NUCLEI, TUNED, LOSS, RESIDUALS, GEO, FOREST, PIAD, SELF_SUPERVISED]
+CONFIGS = [DPA, GAN, NUCLEI, TUNED, LOSS, RESIDUALS, GEO, FOREST, PIAD, LOF, GAUSSIAN, SELF_SUPERVISED]
 PIXELS = np.random.default_rng(0).integers(0, 256, (BATCH + 6, 16, 16, 3), dtype=np.uint8)
 
 
@@ -53,19 +70,26 @@ def detector(request: pytest.FixtureRequest) -> Detector:
                 module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
     if "head" in networks:
         networks["head"].get_buffer("weight").normal_()
-    if "projection" in networks:
-        for buffer in networks["projection"].buffers():
-            buffer.normal_()
     if "classifier" in networks:
         networks["classifier"].get_parameter("linear.weight").data.normal_()
-    if "forest" in networks:
-        forest = networks["forest"]
-        assert isinstance(forest, deep_if.Forest)
-        forest.keep(networks["features"](to_input(PIXELS, 16))[:, :, 0, 0], seen=0)
-        forest.fit(seed=0)
+    if isinstance(request.param, deep_if.Config):
+        trainee = build_trainee(request.param, networks)
+        trainee.step(to_input(PIXELS, 16), 0.0)
+        trainee.finish()
+    if isinstance(request.param, FITTED):
+        fit(request.param, networks)
     if "outputs" in networks:
         networks["outputs"].get_buffer("alpha").uniform_(0.1, 3)
     return build_detector(request.param, networks)
+
+
+def fit(config: SingleConfig, networks: Networks) -> None:
+    """Fit what is fitted to features of the tiles."""
+    trainee, x = build_trainee(config, networks), to_input(PIXELS, 16)
+    trainee.prepare(x)
+    for progress in (0.0, 0.9):
+        trainee.step(x, progress)
+    trainee.finish()
 
 
 def test_shapes_and_types(detector: Detector) -> None:
@@ -154,6 +178,8 @@ def test_a_gpu_gives_the_scores_of_a_cpu(config: SingleConfig, batch_tiles: int 
     """In one batch, and in several whose bytes travel while others are scored."""
     torch.manual_seed(0)
     networks = build_networks(config)
+    if isinstance(config, FITTED):
+        fit(config, networks)
     expected = build_detector(config, copy.deepcopy(networks))(PIXELS)
     shown, maps = expected.pictures([3, 0]), expected.maps([3, 0])
     found = build_detector(config, networks, device="cuda", batch_tiles=batch_tiles)(PIXELS)

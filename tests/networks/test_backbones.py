@@ -77,7 +77,7 @@ def test_layer_names_match_torchvisions_positions() -> None:
     """FACTS: vgg16's taps for LPIPS are 3, 8, 15, 22 and 29; relu4_2 ends features[:21]."""
     trunk = build_backbone("vgg16", (*LPIPS_LAYERS["vgg16"], "relu4_2"), pretrained=False)
     assert isinstance(trunk, ConvTrunk)
-    assert trunk._taps == (3, 8, 15, 22, 29, 20)
+    assert trunk.taps == (3, 8, 15, 22, 29, 20)
     assert layer_names("vgg19")[-1] == "relu5_4"
 
 

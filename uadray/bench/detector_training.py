@@ -6,13 +6,11 @@ detector worse; on a GPU wall time.
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -24,11 +22,11 @@ from uadray.errors import InputError, WorkError
 from uadray.networks import weights
 from uadray.networks.outline import Networks
 from uadray.tiles.images import Pixels
+from uadray.training import array_source
+from uadray.training.array_source import ArraySource
 from uadray.training.config import TrainConfig, detector_of
-from uadray.training.crops import Crop, Crops, Job
 from uadray.training.lone_tiles import enough_tissue
 from uadray.training.loop import Line, Listener, Sample
-from uadray.training.passes import ENTRY_TILES, Ints
 from uadray.training.plain import train_plain
 from uadray.training.subject import borrowed_weights
 
@@ -43,36 +41,6 @@ AT_ONCE = 512
 
 Floats = npt.NDArray[np.float64]
 Clock = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class ArraySource:
-    """Tiles in memory, shuffled anew for every pass, as `training.file_source.FileSource` does with files."""
-
-    tiles: Pixels
-    seed: int
-
-    @property
-    def entry_tiles(self) -> Ints:
-        """[n_entries], tiles of each."""
-        return np.array([len(part) for part in self._split(np.arange(len(self.tiles)))], np.int64)
-
-    @property
-    def shares(self) -> Floats:
-        """Unknown: these tiles do not say from which slide they are."""
-        return np.empty(0)
-
-    def jobs(self, pass_number: int, entries: Ints) -> list[Job]:
-        """One job for all."""
-        split = self._split(np.random.default_rng([self.seed, pass_number, 1]).permutation(len(self.tiles)))
-        numbers = np.concatenate([split[int(entry)] for entry in entries])
-        return [Job(f"{len(numbers)} tiles of pass {pass_number}", len(numbers), partial(self._read, numbers))]
-
-    def _split(self, numbers: Ints) -> list[Ints]:
-        return np.array_split(numbers, -(-len(self.tiles) // ENTRY_TILES))
-
-    def _read(self, numbers: Ints, crop: Crop) -> Iterator[Crops]:
-        yield Crops(-1, numbers.tolist(), [crop(self.tiles[number]) for number in numbers], 0)
 
 
 @dataclass(frozen=True)
@@ -221,8 +189,4 @@ def check_side(input_px: int, *, mpp: float) -> None:
 
 def resampled(tiles: Pixels, mpp: float) -> Pixels:
     """RGB tiles [n, 96, 96, 3] at 0.972 um a pixel, brought to another pixel size; themselves where it is the same."""
-    side = side_px(mpp)
-    if side == SPEC.tile_px:
-        return tiles
-    how = cv2.INTER_AREA if side < SPEC.tile_px else cv2.INTER_CUBIC
-    return np.stack([np.asarray(cv2.resize(tile, (side, side), interpolation=how), np.uint8) for tile in tiles])
+    return array_source.resampled(tiles, side_px=side_px(mpp))

@@ -1,7 +1,7 @@
 """The benchmarks by name. Each measures ratios against a named limit or peer in one run, and has goals.
 
-A name is that of a module in `uadray.bench` with a function `run() -> dict`, which returns figures, `goals` and
-`goals_met`; `uadray bench NAME` prints them.
+A name is that of a module in `uadray.bench` (with _ for -) with a function `run() -> dict`, which returns figures,
+`goals` and `goals_met`; `uadray bench NAME` prints them.
 """
 
 import importlib
@@ -24,12 +24,15 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "archive": ("slides",),
     "follow": ("only", "slides"),
     "detectors": ("only", "device", "seeds", "minutes", "out", "bundle", "tiles_only", "valid_tiles"),
+    "one-against-all": ("only", "device", "classes", "minutes", "out"),
+    "scoring": ("only", "device"),
     "stains": ("only", "device", "seeds", "out"),
     "view": (),
     "metrics": ("only", "slides"),
     "drift": ("only",),
     "serve": ("only", "minutes"),
     "alerts": ("only",),
+    "tune": ("only", "out"),
 }
 """The benchmarks, and which options each takes."""
 
@@ -37,7 +40,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 def run(
     name: str, *, only: Sequence[str] = (), slides: int | None = None, device: str | None = None,
     seeds: int | None = None, minutes: float | None = None, out: str | None = None, bundle: Sequence[str] = (),
-    tiles_only: bool = False, valid_tiles: int | None = None,
+    tiles_only: bool = False, valid_tiles: int | None = None, classes: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run one benchmark and return its figures.
 
@@ -52,6 +55,7 @@ def run(
         bundle: NAME=URI of bundles that were trained elsewhere.
         tiles_only: leave mosaics out.
         valid_tiles: that are scored at the most.
+        classes: that are normal in their turn.
 
     Raises:
         InputError: there is none of this name, or it has no such option.
@@ -60,11 +64,11 @@ def run(
         raise InputError(f"no benchmark {name!r}; there are: {', '.join(OPTIONS)}")
     given = {
         "only": only, "slides": slides, "device": device, "seeds": seeds, "minutes": minutes, "out": out,
-        "bundle": bundle, "tiles_only": tiles_only, "valid_tiles": valid_tiles,
+        "bundle": bundle, "tiles_only": tiles_only, "valid_tiles": valid_tiles, "classes": classes,
     }  # fmt: skip
     options = {option: value for option, value in given.items() if value}
     for option in options.keys() - set(OPTIONS[name]):
         takers = ", ".join(other for other, its in OPTIONS.items() if option in its)
         raise InputError(f"bench {name} takes no --{option.replace('_', '-')}; it is for {takers}")
-    figures: dict[str, Any] = importlib.import_module(f"uadray.bench.{name}").run(**options)
+    figures: dict[str, Any] = importlib.import_module(f"uadray.bench.{name.replace('-', '_')}").run(**options)
     return {"bench": name} | figures

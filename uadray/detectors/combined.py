@@ -28,6 +28,7 @@ from uadray.detectors.side_by_side import CombinedScore, MembersMap, ShownPictur
 from uadray.detectors.trainee import Average
 from uadray.errors import InputError
 from uadray.networks.outline import Networks
+from uadray.networks.remembered import Memory
 
 MOST = 8
 """Members of one detector; each costs its time for every tile."""
@@ -170,7 +171,7 @@ def detector(
             members(stages=["reconstruct", "score"]), placed["normal"], rule=config.rule, weights=config.weights
         ),
         input_px=config.input_px, device=device, batch_tiles=batch_tiles, stages=stages,
-        has_cells=unloaded[with_map(unloaded)].has_cells,
+        has_cells=unloaded[with_map(unloaded)].has_cells, memory=Memory(),
     )  # fmt: skip
 
 
@@ -195,7 +196,7 @@ class Trainee:
         self.optimizers: dict[str, Optimizer] = {}
         self.counts: dict[str, int] = {}
         device = self.normal.edges.device
-        self.batch_tiles = default_batch(config.input_px, device.type)
+        self.batch_tiles, self.memory = default_batch(config.input_px, device.type), Memory()
         members = built_members(config, networks, device=str(device))
         self.mapping, self.picture = MembersMap(members), ShownPicture(members, side_px=config.input_px)
         self.score = CombinedScore(members, self.normal, rule=config.rule, weights=config.weights)
@@ -233,8 +234,9 @@ class Trainee:
             network.eval()
         parts = []
         for batch in x.split(self.batch_tiles):
-            z = self.mapping(batch)
-            parts.append(self.score.of_members(batch, self.picture(z), z)[0])
+            with self.memory.batch():
+                z = self.mapping(batch)
+                parts.append(self.score.of_members(batch, self.picture(z), z)[0])
         return torch.cat(parts, 1)
 
     def finish(self) -> None:

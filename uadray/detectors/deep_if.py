@@ -24,9 +24,10 @@ from torch.optim import Optimizer
 
 from uadray import config as configuration
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble, no_picture
-from uadray.detectors.features import BackboneConfig, FeatureConfig, borrowed, build_features, channels_of
+from uadray.detectors.features import BackboneConfig, FeatureConfig, borrowed, build_features, channels_of, mpp_of
 from uadray.detectors.latents import Latent
-from uadray.detectors.trainee import Average, Losses, UnsuitableTilesError
+from uadray.detectors.reservoir import Reservoir
+from uadray.detectors.trainee import Average, Losses
 from uadray.errors import InputError
 from uadray.networks.outline import Networks
 
@@ -51,15 +52,18 @@ class Config(configuration.Config):
     max_samples: int = Field(default=256, ge=2, le=4096)
     kept: int = Field(default=4096, ge=2, le=100_000)
 
+    @property
+    def mpp(self) -> float | None:
+        """That tiles must have."""
+        return mpp_of(self.features)
+
 
 class Forest(nn.Module):
-    """An isolation forest as arrays, and the random sample of vectors that it is grown from.
+    """An isolation forest as arrays.
 
     A tree of s samples has at most 2 s - 1 nodes, and is cut at the depth log2 s. The children of a leaf are itself.
     """
 
-    kept: Tensor
-    count: Tensor
     feature: Tensor
     threshold: Tensor
     left: Tensor
@@ -67,12 +71,11 @@ class Forest(nn.Module):
     length: Tensor
     scale: Tensor
 
-    def __init__(self, channels: int, *, trees: int, max_samples: int, kept: int) -> None:
+    def __init__(self, channels: int, *, trees: int, max_samples: int) -> None:
         super().__init__()
-        self.max_samples, self.depth = max_samples, math.ceil(math.log2(max_samples))
+        self.channels, self.max_samples = channels, max_samples
+        self.depth = math.ceil(math.log2(max_samples))
         nodes = (trees, 2 * max_samples - 1)
-        self.register_buffer("kept", torch.zeros(kept, channels))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         for name in ("feature", "left", "right"):
             self.register_buffer(name, torch.zeros(nodes, dtype=torch.int64))
         self.register_buffer("threshold", torch.zeros(nodes, dtype=torch.float64))
@@ -94,41 +97,19 @@ class Forest(nn.Module):
         Raises:
             InputError: they do; the bundle is damaged.
         """
-        for name, below in (
-            ("feature", self.kept.shape[1]),
-            ("left", self.left.shape[1]),
-            ("right", self.left.shape[1]),
-        ):
+        nodes = self.left.shape[1]
+        for name, below in (("feature", self.channels), ("left", nodes), ("right", nodes)):
             numbers = self.get_buffer(name)
             if not ((numbers >= 0) & (numbers < below)).all():
                 raise InputError(f"forest: {name} has numbers outside 0 to {below - 1}; the bundle is damaged")
 
-    def keep(self, vectors: Float[Tensor, "n c"], *, seen: int) -> None:
-        """Let vectors take places in the random sample of all that were seen (Vitter 1985, algorithm R).
-
-        Args:
-            vectors: that come now.
-            seen: how many came before.
-        """
-        capacity = len(self.kept)
-        number = torch.arange(seen, seen + len(vectors), device="cpu")
-        drawn = (torch.rand(len(vectors), dtype=torch.float64, device="cpu") * (number + 1)).long()
-        places = torch.where(number < capacity, number, drawn).tolist()
-        last = {place: row for row, place in enumerate(places) if place < capacity}
-        if last:
-            rows, chosen = (torch.tensor(list(numbers)).to(vectors.device) for numbers in (last, last.values()))
-            self.kept[rows] = vectors[chosen].float()
-        self.count.fill_(min(capacity, seen + len(vectors)))
-
-    def fit(self, *, seed: int) -> None:
+    def fit(self, kept: Reservoir, *, seed: int) -> None:
         """Grow the forest of what is kept.
 
         Raises:
             UnsuitableTilesError: fewer than two vectors are.
         """
-        vectors = self.kept[: int(self.count)].cpu().numpy()
-        if len(vectors) < 2:
-            raise UnsuitableTilesError(f"a forest is grown from two vectors at the least, not from {len(vectors)}")
+        vectors = kept.at_least(2).cpu().numpy()
         from sklearn.ensemble import IsolationForest
 
         samples = min(self.max_samples, len(vectors))
@@ -213,14 +194,15 @@ def borrowed_weights(config: Config) -> tuple[str, ...]:
 
 
 def networks(config: Config, *, pretrained: bool) -> Networks:
-    """The frozen features, and an empty forest.
+    """The frozen features, an empty forest, and the sample that it will be grown from.
 
     Raises:
         InputError: the network has no such layer.
     """
     features = build_features(config.features, pretrained=pretrained)
-    sizes = {"trees": config.trees, "max_samples": config.max_samples, "kept": config.kept}
-    return {"features": features, "forest": Forest(channels_of(features), **sizes)}
+    channels = channels_of(features)
+    forest = Forest(channels, trees=config.trees, max_samples=config.max_samples)
+    return {"features": features, "forest": forest, "kept": Reservoir(config.kept, channels)}
 
 
 def detector(
@@ -247,13 +229,13 @@ class Trainee:
     phases: tuple[str, ...] = ("see the tiles",)
 
     def __init__(self, config: Config, networks: Networks, *, average: Average) -> None:
-        forest = networks["forest"]
-        if not isinstance(forest, Forest):
-            raise TypeError(f"forest: expected Forest, found {type(forest).__name__}")
+        forest, kept = networks["forest"], networks["kept"]
+        if not isinstance(forest, Forest) or not isinstance(kept, Reservoir):
+            raise TypeError(f"forest, kept: found {type(forest).__name__}, {type(kept).__name__}")
         self.config, self.networks = config, networks
-        self.features, self.forest = networks["features"], forest
+        self.features, self.forest, self.kept = networks["features"], forest, kept
         self.optimizers: dict[str, Optimizer] = {}
-        self.counts: dict[str, int] = {"vectors": 0}
+        self.counts: dict[str, int] = {}
 
     def phase(self, progress: float) -> str:
         """There is one."""
@@ -270,13 +252,12 @@ class Trainee:
     def step(self, x: Tensor, progress: float) -> Losses:
         """See tiles x [N, 3, h, w] in [-1, 1]; how far their features are spread."""
         vectors = vectors_of(self.features(x))
-        self.forest.keep(vectors, seen=self.counts["vectors"])
-        self.counts["vectors"] += len(vectors)
+        self.kept.add(vectors)
         return {"deviation": vectors.float().std(0).mean()}
 
     def finish(self) -> None:
         """Grow the forest."""
-        self.forest.fit(seed=int(torch.randint(2**31, (), device="cpu")))
+        self.forest.fit(self.kept, seed=int(torch.randint(2**31, (), device="cpu")))
 
     def reconstruct(self, x: Tensor) -> Tensor | None:
         """There is no picture."""

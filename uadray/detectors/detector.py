@@ -1,6 +1,7 @@
 """A detector: map, reconstruct, score. The same object runs in batch, behind Serve and in plain Python."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from uadray.detectors.latents import Latent, LatentMap
 from uadray.detectors.pixels import Pixels, centre, staged, to_float, to_pixels
 from uadray.detectors.scores import Score
+from uadray.networks.remembered import Memory
 from uadray.tiles.cells import MOST, Cells, area_means
 
 BATCH = 64
@@ -60,6 +62,7 @@ class Detector:
     Attributes:
         has_picture: whether it makes reconstructions; without them pictures of tiles need no stage.
         has_cells: whether the maps of all tiles are kept, in a few cells, beside their scores.
+        memory: of features that several detectors within this one share; None where it has one backbone.
     """
 
     def __init__(
@@ -73,10 +76,11 @@ class Detector:
         batch_tiles: int | None = None,
         has_picture: bool = True,
         has_cells: bool = False,
+        memory: Memory | None = None,
     ) -> None:
         self.mapping, self.reconstruct, self.score = mapping, reconstruct, score
         self.input_px, self.device = input_px, device
-        self.has_picture, self.has_cells = has_picture, has_cells
+        self.has_picture, self.has_cells, self.memory = has_picture, has_cells, memory
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.batch_tiles = batch_tiles or default_batch(input_px, device.type)
 
@@ -98,8 +102,9 @@ class Detector:
         )
 
     def _scored(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z = self.mapping(x)
-        return self.score(x, self.reconstruct(z), z)
+        with self.memory.batch() if self.memory is not None else nullcontext():
+            z = self.mapping(x)
+            return self.score(x, self.reconstruct(z), z)
 
     @torch.inference_mode()
     def pictures(self, pixels: Pixels) -> tuple[Pixels, Pixels | None]:
@@ -181,6 +186,7 @@ def assemble(
     batch_tiles: int | None = None,
     stages: Collection[Stage] = STAGES,
     has_cells: bool = False,
+    memory: Memory | None = None,
 ) -> Detector:
     """A detector from its three stages, of which only those asked for are made.
 
@@ -195,6 +201,7 @@ def assemble(
         stages: that will be used; calling another is an error.
         has_cells: keep the map of every tile, in a few cells, for the heatmap of a slide. For a detector whose maps
             say more than its scores, and whose cells are calibrated.
+        memory: for a detector of several, which share features.
     """
     place = torch.device(device)
     if place.type == "cuda":
@@ -206,7 +213,7 @@ def assemble(
         reconstruct(placed) if "reconstruct" in stages else _left_out,
         score(placed) if "score" in stages else _left_out,
         input_px=input_px, device=place, batch_tiles=batch_tiles, has_picture=reconstruct is not no_picture,
-        has_cells=has_cells,
+        has_cells=has_cells, memory=memory,
     )  # fmt: skip
 
 

@@ -12,17 +12,19 @@ from torch.nn import functional as F
 from uadray.detectors.detector import Detector
 from uadray.detectors.latents import Latent
 from uadray.detectors.p_values import RULES, Rule
+from uadray.networks.remembered import Memory
 
 
 class MembersMap:
     """x -> every member's z, in their order."""
 
     def __init__(self, members: Sequence[Detector]) -> None:
-        self.members = members
+        self.members, self.memory = members, Memory()
 
     def __call__(self, x: Tensor) -> Latent:
         """Of the centre that each looks at."""
-        return tuple(member.mapping(middle(x, member.input_px)) for member in self.members)
+        with self.memory.batch():
+            return tuple(member.mapping(middle(x, member.input_px)) for member in self.members)
 
 
 class ShownPicture:
@@ -50,7 +52,7 @@ class CombinedScore:
     def __init__(
         self, members: Sequence[Detector], normal: nn.Module, *, rule: Rule, weights: Sequence[float] | None
     ) -> None:
-        self.members, self.normal, self.rule = members, normal, RULES[rule]
+        self.members, self.normal, self.rule, self.memory = members, normal, RULES[rule], Memory()
         given = torch.tensor(weights or [1.0] * len(members), dtype=torch.float64)
         self.weights = given / given.mean()
         self.shown = first_with_picture(members)
@@ -63,12 +65,14 @@ class CombinedScore:
 
     def of_members(self, x: Tensor, x_hat: Tensor | None, z: Latent) -> tuple[Tensor, list[Tensor]]:
         """The members' own scores [k, N] and their maps."""
-        pairs = []
-        for number, member in enumerate(self.members):
-            own = middle(x_hat, member.input_px) if number == self.shown and x_hat is not None else None
-            own = _made(member, z[number]) if number != self.shown else own
-            pairs.append(member.score(middle(x, member.input_px), own, z[number]))
+        with self.memory.batch():
+            pairs = [self._of_member(number, x, x_hat, z[number]) for number in range(len(self.members))]
         return torch.stack([score.double() for score, _ in pairs]), [map_ for _, map_ in pairs]
+
+    def _of_member(self, number: int, x: Tensor, x_hat: Tensor | None, z: Latent) -> tuple[Tensor, Tensor]:
+        member = self.members[number]
+        shown = middle(x_hat, member.input_px) if x_hat is not None else None
+        return member.score(middle(x, member.input_px), shown if number == self.shown else _made(member, z), z)
 
 
 def _made(member: Detector, z: Latent) -> Tensor | None:

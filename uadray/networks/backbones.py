@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from uadray.errors import InputError
 from uadray.networks import weights
+from uadray.networks.remembered import maps_of
 
 BackboneName = Literal["vgg16", "vgg19", "alexnet", "efficientnet_lite0"]
 Module = TypeVar("Module", bound=nn.Module)
@@ -59,6 +60,7 @@ class ConvTrunk(nn.Module):
     Attributes:
         layers: the layers returned, in order.
         channels: channels of each.
+        taps: where in the network they are.
     """
 
     shift: Tensor
@@ -68,21 +70,28 @@ class ConvTrunk(nn.Module):
         super().__init__()
         features, taps = _alexnet() if name == "alexnet" else _vgg(VGG_BLOCKS[name])
         self.layers = layers
-        self._taps = tuple(taps[layer_names(name).index(layer)] for layer in layers)
-        self.features = features[: max(self._taps) + 1]
-        self.channels = tuple(cast(nn.Conv2d, features[tap - 1]).out_channels for tap in self._taps)
+        self.taps = tuple(taps[layer_names(name).index(layer)] for layer in layers)
+        self.features = features[: max(self.taps) + 1]
+        self.channels = tuple(cast(nn.Conv2d, features[tap - 1]).out_channels for tap in self.taps)
         self.register_buffer("shift", torch.tensor(SHIFT, device="cpu").view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor(SCALE, device="cpu").view(1, 3, 1, 1), persistent=False)
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
         """Feature maps [N,C,h,w], one for each of `layers`, of x in [-1,1]."""
-        x = (x - self.shift) / self.scale
-        kept: dict[int, Tensor] = {}
-        for position, module in enumerate(self.features):
-            x = module(x)
-            if position in self._taps:
-                kept[position] = x
-        return [kept[tap] for tap in self._taps]
+        return maps_of(self, x)
+
+    def start(self, x: Tensor) -> Tensor:
+        """Normalised as for ImageNet."""
+        return (x - self.shift) / self.scale
+
+    def advance(self, y: Tensor, position: int) -> Tensor:
+        """Through one module of `features`."""
+        after: Tensor = self.features[position](y)
+        return after
+
+    def weights_at(self, position: int) -> dict[str, Tensor]:
+        """Of one module of `features`; the start has none of its own."""
+        return self.features[position].state_dict() if position >= 0 else {}
 
     def train(self, mode: bool = True) -> "ConvTrunk":
         """Stay in evaluation: a frozen backbone has no training mode, whatever its parent is told."""
@@ -97,6 +106,7 @@ class EfficientNetLite0(nn.Module):
     Attributes:
         layers: the layers returned, in order.
         channels: channels of each.
+        taps: where in the network they are.
     """
 
     def __init__(self, layers: tuple[str, ...]) -> None:
@@ -105,22 +115,30 @@ class EfficientNetLite0(nn.Module):
 
         network = EfficientNet.from_name("efficientnet-lite0")
         self.layers = layers
-        self._taps = tuple(layer_names("efficientnet_lite0").index(layer) for layer in layers)
+        self.taps = tuple(layer_names("efficientnet_lite0").index(layer) for layer in layers)
         self._conv_stem = network._conv_stem
         self._bn0 = network._bn0
-        self._blocks = network._blocks[: max(self._taps) + 1]
-        self.channels = tuple(int(self._blocks[tap]._bn2.num_features) for tap in self._taps)
+        self._blocks = network._blocks[: max(self.taps) + 1]
+        self.channels = tuple(int(self._blocks[tap]._bn2.num_features) for tap in self.taps)
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
         """Feature maps [N,C,h,w], one for each of `layers`, of x in [-1,1]."""
+        return maps_of(self, x)
+
+    def start(self, x: Tensor) -> Tensor:
+        """Through the stem."""
         x = (127.5 * x + 0.5) / 128  # (x_255 - 127) / 128, with x_255 = 127.5 * (x + 1)
-        x = F.relu6(_normalised(x, self._conv_stem, self._bn0), inplace=True)
-        kept: dict[int, Tensor] = {}
-        for position, block in enumerate(self._blocks):
-            x = inverted_bottleneck(x, block)
-            if position in self._taps:
-                kept[position] = x
-        return [kept[tap] for tap in self._taps]
+        return F.relu6(_normalised(x, self._conv_stem, self._bn0), inplace=True)
+
+    def advance(self, y: Tensor, position: int) -> Tensor:
+        """Through one block."""
+        return inverted_bottleneck(y, self._blocks[position])
+
+    def weights_at(self, position: int) -> dict[str, Tensor]:
+        """Of one block; at the start those of the stem."""
+        if position >= 0:
+            return dict(self._blocks[position].state_dict())
+        return {**self._conv_stem.state_dict(prefix="conv."), **self._bn0.state_dict(prefix="norm.")}
 
     def train(self, mode: bool = True) -> "EfficientNetLite0":
         """Stay in evaluation: a frozen backbone has no training mode, whatever its parent is told."""

@@ -5,26 +5,23 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 
 from uadray.detectors.bundle import load_detector
 from uadray.detectors.description import BundleDescription
-from uadray.detectors.detector import BATCH, Detector, Pictures, Scored
-from uadray.detectors.pixels import Pixels
+from uadray.detectors.detector import Detector
 from uadray.detectors.precision import Precision, lower_precision
-from uadray.detectors.stage_clock import StageClock, clocked
 from uadray.errors import SYSTEM_REASONS, reason_of
+from uadray.screening.actor_detectors import ActorDetector, known_tiles, shared_memory, together
 from uadray.screening.part_scores import PartTiles, ScoreTiles, read_part, score_part
 from uadray.screening.parts import failed_part, part_row, pixels_of, to_ipc, with_header
 from uadray.screening.slide_result import EVIDENCE_TILES
-from uadray.stage_seconds import add_seconds, recording, tally, timed
+from uadray.stage_seconds import recording
 from uadray.storage import objects, s3_client
 
 SLIDES_AT_ONCE = 64
@@ -65,6 +62,7 @@ class PartScorer:
             for detector, bundle in zip(loaded, bundles.values(), strict=True)
         ]
         self._floors = [_EvidenceFloor() for _ in bundles]
+        self._memory = shared_memory(self.detectors)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A row of the reader -> a row of the scorer (columns: see `parts`).
@@ -86,7 +84,10 @@ class PartScorer:
             part = read_part(row, pixels, pool=self._pool)
         except Exception as error:
             return failed_part(row["slide"], *_failure(error, "scoring"))
-        outcomes = [self._outcome(i, part) for i in range(len(self.detectors))]
+        scorers: Sequence[ScoreTiles] = self.detectors
+        if self._memory is not None and len(part.images):
+            scorers = together(self.detectors, part.images, self._memory)
+        outcomes = [self._outcome(i, part, scorer) for i, scorer in enumerate(scorers)]
         failures = [outcome.failure for outcome in outcomes]
         fatal = _fatal(failures)
         if fatal is not None:
@@ -103,10 +104,10 @@ class PartScorer:
             evidence=[outcome.evidence for outcome in outcomes],
         )  # fmt: skip
 
-    def _outcome(self, index: int, part: PartTiles) -> "_Outcome":
+    def _outcome(self, index: int, part: PartTiles, scorer: ScoreTiles) -> "_Outcome":
         detector, floor = self.detectors[index], self._floors[index]
         try:
-            scores, evidence = score_part(detector, part, floor=floor.of(part.slide, part.number))
+            scores, evidence = score_part(scorer, part, floor=floor.of(part.slide, part.number))
         except Exception as error:  # names the slide, or the device, instead of ending the job
             return _Outcome(failure=_failure(error, "device" if detector.is_broken() else "scoring"))
         floor.sent(part.slide, part.number, evidence["score"].to_pylist())
@@ -139,70 +140,6 @@ def _fatal(failures: Sequence[tuple[str, str] | None]) -> tuple[str, str] | None
     return None
 
 
-class ActorDetector:
-    """A detector on the threads of its actor."""
-
-    def __init__(self, detector: ScoreTiles, known: Pixels, *, pool: Executor, n_threads: int) -> None:
-        self._clock = StageClock() if isinstance(detector, Detector) else None
-        self.detector = clocked(detector, self._clock) if isinstance(detector, Detector) and self._clock else detector
-        self._known, self._pool, self._n_threads = known, pool, n_threads
-        detector(known)
-
-    def __call__(self, images: Pixels) -> Scored:
-        """Score on a CPU with a share of the tiles a thread: 1.2 times as fast as all threads in each operation."""
-        batch_tiles = getattr(self.detector, "batch_tiles", BATCH)
-        step = max(4, batch_tiles // self._n_threads)  # together no more activations than one batch has
-        tally("batch_tiles", len(images))
-        tally("batch_room", -(-len(images) // step) * step)
-        with timed("" if self._clock else "score"):
-            scored = self.detector(images) if self._n_threads == 1 else self._together(images, step)
-        self._tell()
-        return replace(scored, pictures=self._untold(scored.pictures))
-
-    def _tell(self) -> None:
-        """Add what the stages took to the record of this part."""
-        seconds = self._clock.take() if self._clock else {}
-        for stage, its_seconds in seconds.items():
-            add_seconds(stage, its_seconds)
-        if isinstance(self.detector, Detector) and self.detector.device.type == "cuda":
-            tally("gpu_seconds", sum(seconds.values()))
-
-    def _untold(self, pictures: Pictures) -> Pictures:
-        """The same, without what the stages take for it: that is time of the pictures."""
-
-        def made(rows: Sequence[int]) -> tuple[Pixels, Pixels | None]:
-            answer = pictures(rows)
-            if self._clock:
-                self._clock.take()
-            return answer
-
-        return made
-
-    def _together(self, images: Pixels, step: int) -> Scored:
-        shares = list(self._pool.map(self.detector, [images[i : i + step] for i in range(0, len(images), step)]))
-
-        def pictures(rows: Sequence[int]) -> tuple[Pixels, Pixels | None]:
-            pairs = [shares[row // step].pictures([row % step]) for row in rows]
-            x_hats = [x_hat for _, x_hat in pairs if x_hat is not None]
-            return np.concatenate([x for x, _ in pairs]), np.concatenate(x_hats) if x_hats else None
-
-        def maps(rows: Sequence[int]) -> npt.NDArray[np.float32]:
-            return np.concatenate([shares[row // step].maps([row % step]) for row in rows])
-
-        cells = [share.cells for share in shares if share.cells is not None]
-        return Scored(
-            np.concatenate([share.score for share in shares]), pictures, maps, np.concatenate(cells) if cells else None
-        )
-
-    def is_broken(self) -> bool:
-        """Whether it cannot score any more what it scored when the actor began: then it is not the slide."""
-        try:
-            self.detector(self._known)
-        except Exception:
-            return True
-        return False
-
-
 class _EvidenceFloor:
     """One bundle's scores of the tiles whose pictures were sent, by slide and part."""
 
@@ -219,9 +156,3 @@ class _EvidenceFloor:
         self._sent.setdefault(slide, {})[part] = scores
         if len(self._sent) > SLIDES_AT_ONCE:
             self._sent.popitem(last=False)
-
-
-def known_tiles(bundle: BundleDescription | None) -> Pixels:
-    """[2, tile, tile, 3], always the same: what every device must be able to score."""
-    side = bundle.tiles.tile_px if bundle is not None else 64
-    return np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
