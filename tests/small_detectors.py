@@ -13,19 +13,26 @@ from uadray.networks.outline import Networks
 TILE_PX = 40
 """Side of the tiles, larger than any input of `SMALL`; their pixels have 1 um."""
 
+_CELLS = {"kind": "backbone", "layers": ("block1", "block3"), "pooling": "cells"}
+
 SMALL: list[dict[str, object]] = [
+    {"kind": "deep_geo", "input_px": 16, "transformations": ("flip", "rotation")},
+    {
+        "kind": "deep_if",
+        "input_px": 32,
+        "features": _CELLS | {"pooling": "tile"},
+        "trees": 10,
+        "max_samples": 16,
+        "kept": 64,
+    },
     {"kind": "dpa", "input_px": 32, "width": 4, "halvings": 2},
     {"kind": "enlarged_nuclei", "input_px": 32, "mpp": 1},
     {"kind": "fanogan", "input_px": 16, "width": 4, "latent_dim": 8},
-    {
-        "kind": "mahalanobis", "input_px": 32, "density": "mixture", "components": 4, "gaussians": 2,
-        "features": {"kind": "backbone", "layers": ["block4"], "pooling": "cells"},
-    },
-    {
-        "kind": "neighbours", "input_px": 32, "measure": "lof", "components": 4, "neighbours": 5, "top_share": 0.1,
-        "features": {"kind": "backbone", "layers": ["block2", "block4"], "pooling": "cells"},
-    },
-]  # fmt: skip
+    {"kind": "mahalanobis", "input_px": 32, "features": _CELLS},
+    {"kind": "neighbours", "input_px": 32, "features": _CELLS, "components": 6, "neighbours": 8, "candidates": 100},
+    {"kind": "piad", "input_px": 16, "width": 4, "latent_dim": 4, "latent_width": 8, "layers": ("block0", "block1")},
+    {"kind": "tuned_nuclei", "input_px": 32, "mpp": 1, "layers": ("block2",), "train_blocks": 1},
+]
 
 CONFIGS: list[SingleConfig] = [TypeAdapter(SingleConfig).validate_python(values) for values in SMALL]
 
@@ -53,13 +60,16 @@ def trained(config: DetectorConfig) -> Networks:
     networks = build_networks(config)
     for network in networks.values():
         network.to(memory_format=torch.channels_last)
-    if config.kind == "enlarged_nuclei":  # made of tiles with nuclei, which take seconds: any direction does
-        networks["head"].get_buffer("weight").normal_(std=0.01)
+    if config.kind in ("enlarged_nuclei", "tuned_nuclei"):  # need views with nuclei, which take seconds: any head does
+        head = networks["head"] if config.kind == "enlarged_nuclei" else networks["classifier"]
+        for name, weight in head.state_dict().items():
+            if name.endswith("weight"):
+                weight.normal_(std=0.1)
         return networks
     trainee = build_trainee(config, networks)
     x = torch.tensor(tiles(64, config.input_px, seed=1)).permute(0, 3, 1, 2).float() / 127.5 - 1
     trainee.prepare(x)
     for step in range(STEPS):
-        trainee.step(x.roll(8 * step, 0)[:16], step / STEPS)
+        trainee.step(x.roll(8 * step, 0)[:16], 0.99 * step / (STEPS - 1))
     trainee.finish()
     return networks

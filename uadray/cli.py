@@ -431,12 +431,16 @@ def bench(
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(help="Of `stages`, `detectors`, `one-against-all`, `stains`: cpu or cuda; cpu unless given."),
+        typer.Option(
+            help="Of `stages`, `detectors`, `ablations`, `one-against-all`, `stains`: cpu or cuda; cpu unless given."
+        ),
     ] = None,
     slides: Annotated[
         int | None, typer.Option(min=2, help="Of `archive`, 100,000; `follow`, 200; or `partition`, 150.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Of `detectors`, `stains`: trainings of each, 1.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Of `detectors`, `ablations`, `stains`: trainings of each, 1.")
+    ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(
@@ -456,11 +460,12 @@ def bench(
     ] = None,
     tiles_only: Annotated[bool, typer.Option("--tiles-only", help="Of `detectors`: leave mosaics out.")] = False,
     valid_tiles: Annotated[
-        int | None, typer.Option(min=100, help="Of `detectors`: score at most so many tiles of valid, evenly spaced.")
+        int | None, typer.Option(min=100, help="Of `detectors`, `ablations`: score at most so many tiles of valid.")
     ] = None,
     classes: Annotated[
         int | None, typer.Option(min=1, max=10, help="Of `one-against-all`: of CIFAR-10, normal in their turn, 3.")
     ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of `ablations`: steps of each training, 1,000.")] = None,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
@@ -468,7 +473,7 @@ def bench(
     chosen = only.split(",") if only else ()
     figures = run(
         name, only=chosen, slides=slides, device=device, seeds=seeds, minutes=minutes, out=out, bundle=bundle or (),
-        tiles_only=tiles_only, valid_tiles=valid_tiles, classes=classes,
+        tiles_only=tiles_only, valid_tiles=valid_tiles, classes=classes, steps=steps,
     )  # fmt: skip
     _answer(figures)
 

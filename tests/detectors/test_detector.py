@@ -70,7 +70,7 @@ def detector(request: pytest.FixtureRequest) -> Detector:
                 module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
     if "head" in networks:
         networks["head"].get_buffer("weight").normal_()
-    if "classifier" in networks:
+    if isinstance(request.param, tuned_nuclei.Config):
         networks["classifier"].get_parameter("linear.weight").data.normal_()
     if isinstance(request.param, deep_if.Config):
         trainee = build_trainee(request.param, networks)

@@ -11,7 +11,7 @@ import torch
 from uadray.detectors import enlarged_nuclei
 from uadray.detectors.building import build_detector
 from uadray.detectors.detector import Detector, Scored
-from uadray.networks import backbones
+from uadray.networks.backbones import EfficientNetLite0
 from uadray.screening.actor_detectors import ActorDetector, shared_memory, together
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
@@ -39,13 +39,13 @@ def test_features_are_computed_once_and_scores_stay_the_same(n_threads: int) -> 
         assert memory is not None
         assert shared_memory(actors[1:]) is None, "two inputs have nothing in common"
         blocks: list[int] = []
-        whole = backbones._inverted_bottleneck
+        whole = EfficientNetLite0.advance
 
-        def counted(y: torch.Tensor, block: torch.nn.Module) -> torch.Tensor:
+        def counted(self: EfficientNetLite0, y: torch.Tensor, position: int) -> torch.Tensor:
             blocks.append(len(y))
-            return whole(y, block)
+            return whole(self, y, position)
 
-        with patch.object(backbones, "_inverted_bottleneck", counted):
+        with patch.object(EfficientNetLite0, "advance", counted):
             answers = [answer(pixels) for answer in together(actors, pixels, memory)]
         assert sum(blocks) == 2 * 11 * 40, "eleven blocks: once for two of them, once for the third"
         for answer, actor in zip(answers, actors, strict=True):

@@ -27,6 +27,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "one-against-all": ("only", "device", "classes", "minutes", "out"),
     "scoring": ("only", "device"),
     "stains": ("only", "device", "seeds", "out"),
+    "ablations": ("only", "device", "seeds", "steps", "out", "valid_tiles"),
     "view": (),
     "metrics": ("only", "slides"),
     "drift": ("only",),
@@ -41,6 +42,7 @@ def run(
     name: str, *, only: Sequence[str] = (), slides: int | None = None, device: str | None = None,
     seeds: int | None = None, minutes: float | None = None, out: str | None = None, bundle: Sequence[str] = (),
     tiles_only: bool = False, valid_tiles: int | None = None, classes: int | None = None,
+    steps: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run one benchmark and return its figures.
 
@@ -56,6 +58,7 @@ def run(
         tiles_only: leave mosaics out.
         valid_tiles: that are scored at the most.
         classes: that are normal in their turn.
+        steps: of each training.
 
     Raises:
         InputError: there is none of this name, or it has no such option.
@@ -65,6 +68,7 @@ def run(
     given = {
         "only": only, "slides": slides, "device": device, "seeds": seeds, "minutes": minutes, "out": out,
         "bundle": bundle, "tiles_only": tiles_only, "valid_tiles": valid_tiles, "classes": classes,
+        "steps": steps,
     }  # fmt: skip
     options = {option: value for option, value in given.items() if value}
     for option in options.keys() - set(OPTIONS[name]):

@@ -131,6 +131,11 @@ def with_scale(networks: Networks) -> Networks:
     return networks
 
 
+def full_precision(z: Any) -> Any:
+    """Latents in float32, as the stages after them take them."""
+    return tuple(map(full_precision, z)) if isinstance(z, tuple) else z.float() if z.is_floating_point() else z
+
+
 def lowered(detector: Detector, name: str) -> Detector:
     """Its stages under autocast in bfloat16."""
     detector.score = LoweredScore(detector.score)
@@ -139,7 +144,7 @@ def lowered(detector: Detector, name: str) -> Detector:
 
         def low(x: Tensor) -> Any:
             with torch.autocast(x.device.type, torch.bfloat16):
-                return mapping(x)
+                return full_precision(mapping(x))
 
         detector.mapping = low
     return detector

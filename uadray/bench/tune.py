@@ -61,7 +61,7 @@ def run(
     train_zip, anomalies = str(where / "train.zip"), folder / "anomalies"
     tune_grid.write_kinds(anomalies, train_zip)
     every = Asked(n=sum(1 for _ in anomalies.glob("kind_*/*.png")))
-    given = {"data": train_zip, "anomalies": str(anomalies), "minutes": None, "parallel": None}
+    given: dict[str, Any] = {"data": train_zip, "anomalies": str(anomalies), "minutes": None, "parallel": None}
     command.run(config, **given, out=str(folder / "grid"), asked=every, trials=None, grid=True)
     read = read_tune_data(train_zip, str(anomalies), config, every)
     points = _points(config, read, str(where / "valid.zip"), folder)

@@ -171,7 +171,7 @@ def _with_pixels(config: TuneConfig, fields: dict[str, Any]) -> dict[str, Any]:
     followed: dict[str, Any] = {"tiles.tile_px": side_px, "tiles.stride_px": None}
     if config.train.input_px == tiles.tile_px:
         followed["detector.input_px"] = side_px
-    if "mpp" in type(config.train.detector).model_fields:
+    if "mpp" in config.train.model_dump()["detector"]:
         followed["detector.mpp"] = mpp
     return followed | fields
 
