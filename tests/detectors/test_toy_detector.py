@@ -24,8 +24,8 @@ from uadray.reports.pictures import encode_png
 from uadray.slides.manifest import SlideRow, write_manifest
 from uadray.tiles.cells import cells_of
 
-IMPORT = ("fanogan, trainee\n", "fanogan, mean_colour, trainee\n")
-MEMBER = ("    | fanogan.Config,\n", "    | fanogan.Config\n    | mean_colour.Config,\n")
+IMPORT = ("    fanogan,\n", "    fanogan,\n    mean_colour,\n")
+MEMBER = ("    | fanogan.Config\n", "    | fanogan.Config\n    | mean_colour.Config\n")
 CASE = (
     "        case fanogan.Config():\n",
     "        case mean_colour.Config():\n            return mean_colour\n        case fanogan.Config():\n",
