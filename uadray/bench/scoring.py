@@ -29,7 +29,7 @@ from uadray.bench.detector_rows import Row, config_folder, rows
 from uadray.bench.detector_training import side_px
 from uadray.detectors.building import build_detector, build_networks
 from uadray.detectors.detector import Detector
-from uadray.detectors.precision import LoweredScore, check_tiles
+from uadray.detectors.precision import LoweredMap, LoweredScore, check_tiles
 from uadray.errors import InputError
 from uadray.networks.backbones import ConvTrunk, EfficientNetLite0, build_backbone, layer_names
 from uadray.networks.outline import Networks
@@ -131,22 +131,11 @@ def with_scale(networks: Networks) -> Networks:
     return networks
 
 
-def full_precision(z: Any) -> Any:
-    """Latents in float32, as the stages after them take them."""
-    return tuple(map(full_precision, z)) if isinstance(z, tuple) else z.float() if z.is_floating_point() else z
-
-
 def lowered(detector: Detector, name: str) -> Detector:
     """Its stages under autocast in bfloat16."""
     detector.score = LoweredScore(detector.score)
     if name != "bfloat16":
-        mapping = detector.mapping
-
-        def low(x: Tensor) -> Any:
-            with torch.autocast(x.device.type, torch.bfloat16):
-                return full_precision(mapping(x))
-
-        detector.mapping = low
+        detector.mapping = LoweredMap(detector.mapping)
     return detector
 
 
