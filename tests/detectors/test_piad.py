@@ -85,6 +85,24 @@ def test_all_four_together_learn_to_repeat(x: Tensor) -> None:
     assert 0.3 < float(trainee.encoder(x).std().detach()) < 4
 
 
+def test_in_bfloat16_the_critics_are_as_their_step_left_them(x: Tensor) -> None:
+    """Autocast keeps weights that it has lowered, until it ends."""
+    lines = []
+    for at_once in (True, False):
+        trainee = trainee_of(PIAD.model_copy(update={"critic_steps": 1, "critic_learning_rate": 0.1}), x)
+        torch.manual_seed(1)
+        if at_once:
+            with torch.autocast("cpu", torch.bfloat16):
+                lines.append(trainee.step(x, 0.0))
+        else:
+            with torch.autocast("cpu", torch.bfloat16):
+                trainee.critics_step(x)
+            with torch.autocast("cpu", torch.bfloat16):
+                lines.append(trainee.pair_step(x, is_first=True))
+    for name in ("perceptual", "image", "latent"):
+        torch.testing.assert_close(lines[0][name], lines[1][name], rtol=0, atol=0)
+
+
 def test_the_critics_loss_is_the_papers(x: Tensor) -> None:
     """The step's gradients against those of the loss written out."""
     trainee = trainee_of(PIAD, x)

@@ -34,13 +34,13 @@ FOLDER = "bench-tune"
 CONFIG = "small_grid.yaml"
 PARTS = ("grid", "figure")
 
-SHOWN = Asked(n=20, kinds=1, seed=0)
-"""The anomalies of the search, as the goal has them."""
+SHOWN = 20
+"""Anomalies of the search, of one kind, as the goal has them."""
 
 
 def run(
     *, only: Sequence[str] = (), out: str | None = None, config: TuneConfig | None = None, trials: int = 12,
-    data: Path | None = None,
+    data: Path | None = None, shown_n: int = SHOWN,
 ) -> dict[str, Any]:  # fmt: skip
     """Search the grid, tell its truth, and draw the figure.
 
@@ -50,6 +50,7 @@ def run(
         config: the grid; `configs/tune/small_grid.yaml` unless given.
         trials: of the search with few anomalies.
         data: folder with `pcam/`; the development data unless given.
+        shown_n: anomalies of that search.
 
     Raises:
         InputError: the data is not there, or there is no such part.
@@ -67,7 +68,8 @@ def run(
     points = _points(config, read, str(where / "valid.zip"), folder)
     figures: dict[str, Any] = {"out": str(folder), "points": len(points), "normals": len(read.normals)}
     if not only or "grid" in only:
-        found = command.run(config, **given, out=str(folder / "search"), asked=SHOWN, trials=trials, grid=False)
+        asked = Asked(n=shown_n, kinds=1)
+        found = command.run(config, **given, out=str(folder / "search"), asked=asked, trials=trials, grid=False)
         figures["grid"] = _grid_figures(points, found, trials)
     if not only or "figure" in only:
         rows = figure(points, read.kinds)

@@ -263,8 +263,11 @@ class Trainee:
         self.classifier, self.outputs = networks["classifier"], outputs
         self.parameters = list(self.classifier.parameters())
         self.optimizers: dict[str, Optimizer] = {
-            "adam": Adam(self.parameters, lr=config.learning_rate, weight_decay=WEIGHT_DECAY)
-        }
+            "adam": Adam(
+                self.parameters, lr=config.learning_rate, weight_decay=WEIGHT_DECAY,
+                fused=self.parameters[0].is_cuda or None,
+            )
+        }  # fmt: skip
         self.counts: dict[str, int] = {}
         self.every = TransformedOutputs(config, self.classifier)
         self.sources = pixel_sources(config, outputs.alpha.device)

@@ -9,7 +9,8 @@ networks of residual blocks without normalisation, of the sizes in the authors' 
 
 Different: gradients are measured in every step of encoder and generator, for they are there, and the median of their
 ratios is over layers (theirs: every hundredth step, and over layers and measurements). Encoder and generator learn from
-the last of the batches that the critics saw.
+the last of the batches that the critics saw. Features are normalised by statistics of the normal tiles that are trained
+on (theirs: of ImageNet).
 
 What it assumes: what is abnormal has textures that a generator of normal tiles does not draw, whatever its latent.
 """
@@ -244,7 +245,8 @@ class Trainee:
             "critics": [p for critic in self.critics.values() for p in critic.parameters()],
         }
         self.optimizers: dict[str, Optimizer] = {
-            name: Adam(self.parameters[name], lr=rate, betas=BETAS) for name, rate in rates.items()
+            name: Adam(self.parameters[name], lr=rate, betas=BETAS, fused=self.parameters[name][0].is_cuda or None)
+            for name, rate in rates.items()
         }
         self.counts: dict[str, int] = {"critic_steps": 0}
 
@@ -290,6 +292,7 @@ class Trainee:
 
     def pair_step(self, x: Tensor, *, is_first: bool) -> dict[str, Tensor]:
         """Encoder and generator: please both critics, and repeat x; each with the weight that `Balance` gives."""
+        torch.clear_autocast_cache()  # it has the critics as they were before their step
         with torch.no_grad():
             features = self.features(x)
         code = self.encoder(x)

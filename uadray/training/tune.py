@@ -15,6 +15,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,8 @@ def search(
         try:
             tuner.fit()
         except Exception as error:  # Ray raises many kinds; what the journal has stays
-            raise WorkError(f"Ray Tune failed; the same command goes on: {_first_line(error)}") from error
+            said = (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
+            raise WorkError(f"Ray Tune failed; the same command goes on: {said}") from error
     return told.broken
 
 
@@ -116,10 +118,6 @@ def _room(needs: Mapping[str, int]) -> int:
     """Trials that the cluster has room for at once."""
     there = ray.cluster_resources()
     return max(1, min(int(there.get(name.upper(), 0)) // n for name, n in needs.items() if n))
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()[-1:]), type(error).__name__)[:300]
 
 
 def _trial(
@@ -251,10 +249,11 @@ class _Listener(tune.Callback):  # type: ignore[misc]  # Ray is untyped
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tell a configuration that cannot be trained, which the journal has, from all else."""
-        error = trial.get_pickled_error() or trial.get_error() or WorkError("a trial ended without a word")
-        cause = getattr(error, "cause", None) or error
-        if not isinstance(cause, TrialFailedError):
-            self.broken.append(f"{type(cause).__name__}: {_first_line(cause)}")
+        path = Path(trial.error_file or "")
+        said = path.read_text(encoding="utf-8").strip() if path.is_file() else "a trial ended without a word"
+        why = said.splitlines()[-1]  # of a traceback: the error itself
+        if TrialFailedError.__name__ not in why:
+            self.broken.append(why[:300])
         self._tick()
 
     def _write(self, **changed: Any) -> None:
