@@ -45,14 +45,14 @@ VARIANTS = ("bfloat16", "bfloat16 in map too", "contiguous", "whole backbone", "
 Run = Callable[[], Any]
 
 
-def run(*, only: Sequence[str] = (), device: str = "cpu", tiles: int = 64, compile_too: bool = False) -> dict[str, Any]:
+def run(*, only: Sequence[str] = (), device: str = "cpu", tiles: int = 64, compiled: bool = False) -> dict[str, Any]:
     """Time every detector that has a configuration file, or a kind.
 
     Args:
         only: names of rows of `bench detectors`; all unless given.
         device: "cpu" or "cuda".
         tiles: in a round.
-        compile_too: compile each; a minute each on a CPU.
+        compiled: compile each; a minute each on a CPU.
 
     Raises:
         InputError: there is no such detector.
@@ -63,14 +63,14 @@ def run(*, only: Sequence[str] = (), device: str = "cpu", tiles: int = 64, compi
     answer = []
     for name in only or known:
         try:
-            answer.append(figures_of(known[name], device=device, n=tiles, compile_too=compile_too))
+            answer.append(figures_of(known[name], device=device, n=tiles, compiled=compiled))
         except Exception as error:  # one that needs weights or bundles that are not here costs no other its row
             answer.append({"detector": name, "failed": f"{type(error).__name__}: {error}"[:300]})
         log.info("%s", answer[-1])
     return {"device": device, "threads": torch.get_num_threads(), "tiles": tiles, "rows": answer}
 
 
-def figures_of(row: Row, *, device: str, n: int, compile_too: bool) -> dict[str, Any]:
+def figures_of(row: Row, *, device: str, n: int, compiled: bool) -> dict[str, Any]:
     """The pace of a detector, and the ratios of its variants."""
     if row.config is None:
         raise ValueError(f"{row.name} has no configuration")
@@ -96,7 +96,7 @@ def figures_of(row: Row, *, device: str, n: int, compile_too: bool) -> dict[str,
             )
     for name in VARIANTS[:2]:
         figures[f"difference, {name}"] = relative(lowered(built(), name)(pixels).score, expected)
-    if compile_too:
+    if compiled:
         figures |= compiled_figures(built(), plain, pixels, device)
     return figures
 
