@@ -31,6 +31,13 @@ SMALL: list[dict[str, object]] = [
     {"kind": "mahalanobis", "input_px": 32, "features": _CELLS},
     {"kind": "neighbours", "input_px": 32, "features": _CELLS, "components": 6, "neighbours": 8, "candidates": 100},
     {"kind": "piad", "input_px": 16, "width": 4, "latent_dim": 4, "latent_width": 8, "layers": ("block0", "block1")},
+    {
+        "kind": "self_supervised",
+        "input_px": 16,
+        "encoder": {"width": 4},
+        "views": {"view_px": 16},
+        "components": 4,
+    },
     {"kind": "tuned_nuclei", "input_px": 32, "mpp": 1, "layers": ("block2",), "train_blocks": 1},
 ]
 

@@ -431,9 +431,7 @@ def bench(
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(
-            help="Of `stages`, `detectors`, `ablations`, `one-against-all`, `stains`: cpu or cuda; cpu unless given."
-        ),
+        typer.Option(help="Of the benchmarks of detectors and `stages`: cpu or cuda; cpu unless given."),
     ] = None,
     slides: Annotated[
         int | None, typer.Option(min=2, help="Of `archive`, 100,000; `follow`, 200; or `partition`, 150.")
@@ -466,6 +464,7 @@ def bench(
         int | None, typer.Option(min=1, max=10, help="Of `one-against-all`: of CIFAR-10, normal in their turn, 3.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Of `ablations`: steps of each training, 1,000.")] = None,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Of `scoring`: by torch.compile too.")] = False,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
@@ -473,7 +472,7 @@ def bench(
     chosen = only.split(",") if only else ()
     figures = run(
         name, only=chosen, slides=slides, device=device, seeds=seeds, minutes=minutes, out=out, bundle=bundle or (),
-        tiles_only=tiles_only, valid_tiles=valid_tiles, classes=classes, steps=steps,
+        tiles_only=tiles_only, valid_tiles=valid_tiles, classes=classes, steps=steps, compiled=compiled,
     )  # fmt: skip
     _answer(figures)
 

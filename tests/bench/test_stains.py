@@ -36,7 +36,7 @@ def test_the_table(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_no_such_detector() -> None:
-    with pytest.raises(InputError, match="no detector dqa; there are: dpa, enlarged_nuclei"):
+    with pytest.raises(InputError, match="no detector dqa; there are: dpa, enlarged_nuclei, neighbours_lof"):
         stains.run(only=["dqa"])
 
 

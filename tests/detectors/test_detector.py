@@ -50,13 +50,10 @@ LOF = neighbours.Config(
     kind="neighbours", input_px=16, features=CELLS, components=6, measure="lof", neighbours=8, candidates=100
 )  # fmt: skip
 GAUSSIAN = mahalanobis.Config(kind="mahalanobis", input_px=16, features=CELLS)
-FITTED = (mahalanobis.Config, neighbours.Config)
-
-
+FITTED = (mahalanobis.Config, neighbours.Config, self_supervised.Config)
 SELF_SUPERVISED = self_supervised.Config.model_validate(
     {"kind": "self_supervised", "input_px": 16, "encoder": {"width": 4}, "views": {"view_px": 16}, "components": 4}
 )
-
 CONFIGS = [DPA, GAN, NUCLEI, TUNED, LOSS, RESIDUALS, GEO, FOREST, PIAD, LOF, GAUSSIAN, SELF_SUPERVISED]
 PIXELS = np.random.default_rng(0).integers(0, 256, (BATCH + 6, 16, 16, 3), dtype=np.uint8)
 
@@ -73,9 +70,6 @@ def detector(request: pytest.FixtureRequest) -> Detector:
                 module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
     if "head" in networks:
         networks["head"].get_buffer("weight").normal_()
-    if "projection" in networks:
-        for buffer in networks["projection"].buffers():
-            buffer.normal_()
     if isinstance(request.param, tuned_nuclei.Config):
         networks["classifier"].get_parameter("linear.weight").data.normal_()
     if isinstance(request.param, deep_if.Config):

@@ -184,6 +184,26 @@ def test_a_step_in_bfloat16_is_near_that_in_float32(fields: dict[str, object]) -
     assert float(lowered["perceptual"]) == pytest.approx(float(full["perceptual"]), rel=0.02)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: what runs on one was not tested")
+@pytest.mark.parametrize("fields", [{}, {"adversarial": {}}, {"pixel_weight": 1.0, "pixel_loss": "l1"}])
+def test_a_step_on_a_gpu_waits_for_nothing(fields: dict[str, object]) -> None:
+    config = dpa.Config.model_validate(PUBLISHED.model_dump() | fields)
+    networks = build_networks(config)
+    for network in networks.values():
+        network.to("cuda").to(memory_format=torch.channels_last)
+    trainee, x = build_trainee(config, networks), smooth_pictures(side_px=32).to("cuda")
+    trainee.prepare(x)
+    trainee.step(x, 0.0)
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        with torch.autocast("cuda", torch.bfloat16):
+            told = trainee.step(x, 0.1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.as_tensor(value).isfinite() for value in told.values())
+
+
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [

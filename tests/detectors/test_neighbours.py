@@ -119,6 +119,15 @@ def test_two_workers_project_as_one_that_sees_all(batches: list[Tensor]) -> None
             )
 
 
+def test_features_are_those_of_scoring_whatever_a_training_lowers(batches: list[Tensor]) -> None:
+    exact, bits = trained(LOF, batches), torch.backends.cuda.matmul.allow_tf32
+    with torch.autocast("cpu", torch.bfloat16):
+        lowered = trained(LOF, batches)
+    assert torch.backends.cuda.matmul.allow_tf32 == bits
+    for key, tensor in exact["bank"].state_dict().items():
+        torch.testing.assert_close(lowered["bank"].state_dict()[key], tensor, rtol=0, atol=0, equal_nan=True)
+
+
 def test_phases_and_what_is_reported(batches: list[Tensor]) -> None:
     assert build_trainee(KNN, build_networks(KNN)).phases == ("bank",)
     trainee = build_trainee(LOF, build_networks(LOF))

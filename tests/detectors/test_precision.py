@@ -52,6 +52,36 @@ def test_a_score_that_bfloat16_changes_keeps_float32(monkeypatch: pytest.MonkeyP
     assert detector.score is brittle
 
 
+class Features:
+    """A network in the stage `map` of a detector without a picture."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.layer = torch.nn.Conv2d(3, 8, 3)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        z: Tensor = self.layer(x)
+        return z
+
+
+@pytest.mark.parametrize(("offset", "is_lowered"), [(10.0, True), (0.0, False)])
+def test_a_network_in_the_map_is_lowered_where_scores_allow_it(
+    monkeypatch: pytest.MonkeyPatch, offset: float, is_lowered: bool
+) -> None:
+    monkeypatch.setattr(precision, "is_fast", fast)
+
+    def score(x: Tensor, x_hat: Tensor | None, z: Any) -> tuple[Tensor, Tensor]:
+        assert z.dtype == torch.float32
+        return offset + 1e-3 + (z - mapping.layer(x)).abs().mean((1, 2, 3)), z.mean(1)
+
+    mapping = Features()
+    detector = Detector(mapping, lambda z: None, score, input_px=16, device=torch.device("cpu"), has_picture=False)
+    expected = detector(check_tiles(16)).score
+    lower_precision(detector, tile_px=16)
+    assert (detector.mapping is not mapping) == is_lowered
+    assert np.abs(detector(check_tiles(16)).score - expected).max() <= TOLERANCE * np.abs(expected).mean()
+
+
 def test_a_processor_without_bfloat16_keeps_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "is_fast", lambda device: False)
     detector = build_detector(GAN, build_networks(GAN))

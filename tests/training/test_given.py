@@ -204,3 +204,23 @@ def test_it_is_trained_calibrated_and_screened_on_ray(ray_cluster: None, folder:
     np.testing.assert_allclose(scored, expected, rtol=1e-4)
     train(_config(_detector(folder)), data=data, out=str(tmp_path / "of_tiles"))
     assert _counted(tmp_path / "of_tiles") == 160
+
+
+def test_residuals_of_an_autoencoder_are_fitted_on_slides_that_are_new_to_it(folder: Path, tmp_path: Path) -> None:
+    """Of the configuration that it was trained with, two fields more."""
+    config = _config(MEMBERS["dpa"] | {"score": "mahalanobis", "autoencoder": str(folder / "dpa")})
+    with pytest.raises(InputError, match=r"member dpa \(dpa\) was trained on some of these: dpa0, dpa1"):
+        train(config, data=str(folder / "dpa.csv"), out=str(tmp_path / "o"), without_ray=True)
+    made = train(config, data=str(folder / "held.csv"), out=str(tmp_path / "o"), without_ray=True)
+    assert isinstance(made, Bundle)
+    assert getattr(made.detector, "autoencoder", "") is None
+    assert [each["id"] for each in made.training_data["members"]] == [read_bundle(str(folder / "dpa")).id]
+    seen = [*_rows(folder, "dpa", 3), *_rows(folder, "held", 4)]
+    assert all(is_seen(row, made.trained_on) for row in seen)
+    assert made.licences == read_bundle(str(folder / "dpa")).licences
+    before, after = (load_file(uri / "weights.safetensors") for uri in (folder / "dpa", tmp_path / "o"))
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert after["residuals.n0"] == 20 * 8 * 12 * 12
+    assert (tmp_path / "o" / "bundle.json").read_text().count(str(folder)) == 0
+    score = load_detector(str(tmp_path / "o"))(np.zeros((2, 24, 24, 3), np.uint8)).score
+    assert np.isfinite(score).all()

@@ -25,7 +25,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "follow": ("only", "slides"),
     "detectors": ("only", "device", "seeds", "minutes", "out", "bundle", "tiles_only", "valid_tiles"),
     "one-against-all": ("only", "device", "classes", "minutes", "out"),
-    "scoring": ("only", "device"),
+    "scoring": ("only", "device", "compiled"),
     "stains": ("only", "device", "seeds", "out"),
     "ablations": ("only", "device", "seeds", "steps", "out", "valid_tiles"),
     "view": (),
@@ -42,7 +42,7 @@ def run(
     name: str, *, only: Sequence[str] = (), slides: int | None = None, device: str | None = None,
     seeds: int | None = None, minutes: float | None = None, out: str | None = None, bundle: Sequence[str] = (),
     tiles_only: bool = False, valid_tiles: int | None = None, classes: int | None = None,
-    steps: int | None = None,
+    steps: int | None = None, compiled: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Run one benchmark and return its figures.
 
@@ -57,6 +57,7 @@ def run(
         bundle: NAME=URI of bundles that were trained elsewhere.
         tiles_only: leave mosaics out.
         valid_tiles: that are scored at the most.
+        compiled: time compiled networks as well.
         classes: that are normal in their turn.
         steps: of each training.
 
@@ -68,7 +69,7 @@ def run(
     given = {
         "only": only, "slides": slides, "device": device, "seeds": seeds, "minutes": minutes, "out": out,
         "bundle": bundle, "tiles_only": tiles_only, "valid_tiles": valid_tiles, "classes": classes,
-        "steps": steps,
+        "steps": steps, "compiled": compiled,
     }  # fmt: skip
     options = {option: value for option, value in given.items() if value}
     for option in options.keys() - set(OPTIONS[name]):

@@ -29,7 +29,7 @@ from uadray.bench.detector_rows import Row, config_folder, rows
 from uadray.bench.detector_training import side_px
 from uadray.detectors.building import build_detector, build_networks
 from uadray.detectors.detector import Detector
-from uadray.detectors.precision import LoweredScore, check_tiles
+from uadray.detectors.precision import LoweredMap, LoweredScore, check_tiles
 from uadray.errors import InputError
 from uadray.networks.backbones import ConvTrunk, EfficientNetLite0, build_backbone, layer_names
 from uadray.networks.outline import Networks
@@ -45,14 +45,14 @@ VARIANTS = ("bfloat16", "bfloat16 in map too", "contiguous", "whole backbone", "
 Run = Callable[[], Any]
 
 
-def run(*, only: Sequence[str] = (), device: str = "cpu", tiles: int = 64, compile_too: bool = False) -> dict[str, Any]:
+def run(*, only: Sequence[str] = (), device: str = "cpu", tiles: int = 64, compiled: bool = False) -> dict[str, Any]:
     """Time every detector that has a configuration file, or a kind.
 
     Args:
         only: names of rows of `bench detectors`; all unless given.
         device: "cpu" or "cuda".
         tiles: in a round.
-        compile_too: compile each; a minute each on a CPU.
+        compiled: compile each; a minute each on a CPU.
 
     Raises:
         InputError: there is no such detector.
@@ -63,14 +63,14 @@ def run(*, only: Sequence[str] = (), device: str = "cpu", tiles: int = 64, compi
     answer = []
     for name in only or known:
         try:
-            answer.append(figures_of(known[name], device=device, n=tiles, compile_too=compile_too))
+            answer.append(figures_of(known[name], device=device, n=tiles, compiled=compiled))
         except Exception as error:  # one that needs weights or bundles that are not here costs no other its row
             answer.append({"detector": name, "failed": f"{type(error).__name__}: {error}"[:300]})
         log.info("%s", answer[-1])
     return {"device": device, "threads": torch.get_num_threads(), "tiles": tiles, "rows": answer}
 
 
-def figures_of(row: Row, *, device: str, n: int, compile_too: bool) -> dict[str, Any]:
+def figures_of(row: Row, *, device: str, n: int, compiled: bool) -> dict[str, Any]:
     """The pace of a detector, and the ratios of its variants."""
     if row.config is None:
         raise ValueError(f"{row.name} has no configuration")
@@ -96,7 +96,7 @@ def figures_of(row: Row, *, device: str, n: int, compile_too: bool) -> dict[str,
             )
     for name in VARIANTS[:2]:
         figures[f"difference, {name}"] = relative(lowered(built(), name)(pixels).score, expected)
-    if compile_too:
+    if compiled:
         figures |= compiled_figures(built(), plain, pixels, device)
     return figures
 
@@ -131,22 +131,11 @@ def with_scale(networks: Networks) -> Networks:
     return networks
 
 
-def full_precision(z: Any) -> Any:
-    """Latents in float32, as the stages after them take them."""
-    return tuple(map(full_precision, z)) if isinstance(z, tuple) else z.float() if z.is_floating_point() else z
-
-
 def lowered(detector: Detector, name: str) -> Detector:
     """Its stages under autocast in bfloat16."""
     detector.score = LoweredScore(detector.score)
     if name != "bfloat16":
-        mapping = detector.mapping
-
-        def low(x: Tensor) -> Any:
-            with torch.autocast(x.device.type, torch.bfloat16):
-                return full_precision(mapping(x))
-
-        detector.mapping = low
+        detector.mapping = LoweredMap(detector.mapping)
     return detector
 
 

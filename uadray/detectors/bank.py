@@ -10,11 +10,7 @@ from uadray.detectors.reservoir import Reservoir, coreset
 from uadray.errors import InputError
 
 AT_ONCE = 16_000_000
-"""Numbers of a table of distances that is held at once: 64 MB."""
-
-SPARE = 8
-"""Neighbours more than asked for, found by matrix products; which of them are nearest, and how near, is told from
-differences: |a|^2 - 2ab + |b|^2 loses what is small beside |a|."""
+"""Numbers of a table of distances that is held at once: 128 MB."""
 
 LEAST_REACH = 1e-10
 """Added to a mean distance before it is divided by, as scikit-learn does: many rows may lie at one place."""
@@ -98,25 +94,25 @@ def nearest(
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
     """Euclidean distances to the nearest rows, ascending, and their numbers.
 
+    Which are nearest is told from matrix products in float64, how near from differences: a product of float32, of which
+    a GPU may take ten bits alone, loses what is small beside the vectors themselves.
+
     Args:
         queries: vectors.
         rows: that they are compared with; at least `count`, and one more where `is_same`.
         count: of the neighbours.
         is_same: queries are the rows: none is its own neighbour.
     """
-    centre = rows.mean(0)
-    centred = rows - centre
-    squares = centred.square().sum(1)
-    found = min(count + SPARE, len(rows) - is_same)
+    exact = rows.double()
+    squares = exact.square().sum(1)
     distances, indices = list[Tensor](), list[Tensor]()
-    for part, numbers in _parts(queries, max(len(rows), found * rows.shape[1])):
-        rough = squares - 2 * (part - centre) @ centred.T
+    for part, numbers in _parts(queries, max(len(rows), count * rows.shape[1])):
+        order = squares - 2 * part.double() @ exact.T  # by |q - r|^2, less |q|^2
         if is_same:
-            rough.scatter_(1, numbers[:, None], torch.inf)
-        near = rough.topk(found, largest=False).indices
-        exact, order = (rows[near] - part[:, None]).square().sum(2).sqrt().sort(1)
-        distances.append(exact[:, :count])
-        indices.append(near.gather(1, order[:, :count]))
+            order.scatter_(1, numbers[:, None], torch.inf)
+        near = order.topk(count, largest=False).indices
+        distances.append((rows[near] - part[:, None]).square().sum(2).sqrt())
+        indices.append(near)
     return torch.cat(distances), torch.cat(indices)
 
 

@@ -5,9 +5,11 @@ https://arxiv.org/abs/1710.10196.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, cast
 
+import torch
 from jaxtyping import Float
 from pydantic import Field, StringConstraints
 from torch import Tensor, nn
@@ -15,6 +17,9 @@ from torch.nn import functional as F
 
 from uadray import config as configuration
 from uadray.networks.autoencoder import Decoder, Encoder, Growth, grown
+
+NARROW = 8
+"""Channels below which a GPU's units for bfloat16 have nothing to multiply."""
 
 LayerName = Annotated[str, StringConstraints(max_length=40)]
 
@@ -163,10 +168,16 @@ class GrowingAutoencoder:
 
     def x_hat(self, x: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n 3 side side"]:
         """The reconstruction of images of this place."""
-        if self.place is None:
-            return self.grown_up(x)
-        level = len(self.resolutions) - 1 - self.place.number
-        return grown(self.encoder, self.decoder, cast(Growth, self.growth), x, level=level, alpha=self.place.alpha)
+        with self._multiplying(x.device):
+            if self.place is None:
+                return self.grown_up(x)
+            level = len(self.resolutions) - 1 - self.place.number
+            return grown(self.encoder, self.decoder, cast(Growth, self.growth), x, level=level, alpha=self.place.alpha)
+
+    def _multiplying(self, device: torch.device) -> AbstractContextManager[None]:
+        """In float32 where the convolutions are narrow: casts of weights would take longer than they save."""
+        width = cast(nn.Conv2d, self.encoder.stem).out_channels
+        return torch.autocast(device.type, enabled=False) if width < NARROW else nullcontext()
 
     def grown_up(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
         """The reconstruction by the whole."""

@@ -101,9 +101,9 @@ class Projection(nn.Module):
         self.register_buffer("matrix", torch.full((components, channels), torch.nan))
 
     def forward(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h w"]:
-        """Every cell's vector."""
-        centred = z - self.mean[:, None, None]
-        return torch.einsum("nchw,dc->ndhw", centred, self.matrix)
+        """Every cell's vector; multiplied in float64, of which neither a GPU nor autocast takes fewer bits."""
+        centred = z.double() - self.mean.double()[:, None, None]
+        return torch.einsum("nchw,dc->ndhw", centred, self.matrix.double()).float()
 
     def set(self, mean: Tensor, matrix: Tensor) -> None:
         """Take what was fitted, in float64, as float32."""

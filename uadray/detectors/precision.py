@@ -1,18 +1,20 @@
 """Scoring in bfloat16, where the processor is fast at it and the scores stay the same to a stated tolerance.
 
-Only the stage `score` is lowered, in which a perceptual detector spends most of its time in a frozen network. The
-stages before it make what is compared, and their errors would count twice (measured: DECISIONS.md).
+The stage `score` is lowered, in which a perceptual detector spends most of its time in a frozen network. The stages
+before it make what is compared, and their errors would count twice (measured: DECISIONS.md). A detector without a
+picture may have its network in the stage `map`: that is lowered too, if the scores stay the same then.
 """
 
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from uadray.detectors.detector import Detector
-from uadray.detectors.latents import Latent
+from uadray.detectors.latents import Latent, LatentMap
 from uadray.detectors.pixels import Pixels
 from uadray.detectors.scores import Score
 
@@ -32,13 +34,23 @@ def lower_precision(detector: Detector, *, tile_px: int) -> bool:
     """
     if not is_fast(detector.device):
         return False
-    tiles, full = check_tiles(tile_px), detector.score
+    tiles = check_tiles(tile_px)
     expected = detector(tiles).score
-    detector.score = LoweredScore(full)
+    score, mapping = detector.score, detector.mapping
+    detector.score = LoweredScore(score)
+    if not _is_close(detector, tiles, expected):
+        detector.score = score
+    if not detector.has_picture:
+        detector.mapping = LoweredMap(mapping)
+        if not _is_close(detector, tiles, expected):
+            detector.mapping = mapping
+    return detector.score is not score or detector.mapping is not mapping
+
+
+def _is_close(detector: Detector, tiles: Pixels, expected: npt.NDArray[np.float64]) -> bool:
+    """A score that is not finite is not."""
     difference = np.abs(detector(tiles).score - expected).max()
-    if not difference <= TOLERANCE * np.abs(expected).mean():  # so that a score that is not finite is refused too
-        detector.score = full
-    return detector.score is not full
+    return bool(difference <= TOLERANCE * np.abs(expected).mean())
 
 
 def is_fast(device: torch.device) -> bool:
@@ -67,3 +79,22 @@ class LoweredScore:
         with torch.autocast(x.device.type, torch.bfloat16):
             score, residual = self.full(x, x_hat, z)
         return score.float(), residual.float()
+
+
+class LoweredMap:
+    """A stage `map` that multiplies in bfloat16 and gives float32."""
+
+    def __init__(self, mapping: LatentMap) -> None:
+        self.full = mapping
+
+    def __call__(self, x: Tensor) -> Latent:
+        """The latent of each image."""
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return full_precision(self.full(x))
+
+
+def full_precision(z: Latent) -> Latent:
+    """A latent whose floating tensors are float32 (float64 stays)."""
+    if isinstance(z, tuple):
+        return tuple(full_precision(part) for part in z)
+    return z.float() if z.dtype is torch.bfloat16 else z

@@ -1,6 +1,7 @@
 """Features of tiles as a density sees them, projected where it projects them; in training and in scoring alike."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -15,6 +16,18 @@ from uadray.networks.outline import Networks
 
 PROJECTED_FROM = 0.5
 """Share of the steps in which features are summed; in the others, projected by these sums, they are kept."""
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """While it lasts, a GPU multiplies float32 with all bits, as it does in scoring."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = (cudnn.allow_tf32, matmul.allow_tf32)
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 class ProjectedFeatures:
@@ -81,7 +94,7 @@ class SeenFeatures:
     def rows(self, x: Tensor, projection: nn.Module | None = None) -> Float[Tensor, "m d"]:
         """Vectors of the cells of tiles x [N, 3, h, w]."""
         parts = list[Tensor]()
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False), exact():
             for batch in x.split(default_batch(x.shape[-1], x.device.type)):
                 z = self.features(batch)
                 parts.append(z if projection is None else projection(z))

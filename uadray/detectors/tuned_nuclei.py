@@ -67,7 +67,7 @@ class Config(configuration.Config):
     backbone_mpp: float = Field(default=0.486, ge=0.1, le=4)
     zoom_least: float = Field(default=1.4, ge=1, le=4)
     zoom_most: float = Field(default=2.2, ge=1, le=4)
-    learning_rate: float = Field(default=3e-3, gt=0, le=10)
+    learning_rate: float = Field(default=1e-3, gt=0, le=10)
     blocks_rate: float = Field(default=0.1, ge=0, le=1)
     weight_decay: float = Field(default=0.01, ge=0, le=1)
 

@@ -111,6 +111,7 @@ class Trainee:
 
     def generator_step(self, n: int, device: torch.device) -> dict[str, float]:
         """-E[D(G(z))] of n pictures, the critic frozen."""
+        torch.clear_autocast_cache()  # it has the critic as it was before its step
         self.critic.requires_grad_(False)
         loss = gan_losses.generator_loss(self.critic(self.generator(self._latents(n, device))))
         self._update("generator", self.generator, loss)

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.usefixtures("torch_alone")
 
 SPEC = TileSpec(mpp=1, tile_px=TILE_PX)
 ALONE = {config.kind: config for config in CONFIGS}
-KINDS = [*ALONE, "combined"]
+COMBINED = {"combined": ("dpa", "fanogan"), "combined, on one backbone": ("mahalanobis", "neighbours")}
+KINDS = [*ALONE, *COMBINED]
 WANTED = Wanted(maps=True)
 
 
@@ -36,7 +37,7 @@ def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
     @cache
     def uri_of(kind: str) -> str:
-        config = _combined([uri_of("dpa"), uri_of("fanogan")]) if kind == "combined" else ALONE[kind]
+        config = _combined([uri_of(each) for each in COMBINED[kind]]) if kind in COMBINED else ALONE[kind]
         write_bundle(str(folder / kind), small_detectors.trained(config), name=kind, detector=config, tiles=SPEC)
         return str(folder / kind)
 
@@ -87,6 +88,10 @@ def test_batch_serve_and_plain_give_the_same(bundle_of: Callable[[str], str], pi
     whole = load_stages(name, ["map", "reconstruct", "score"], device="cpu")
     first, second = scored_at_once(whole, [(pixels[:3], WANTED), (pixels[3:], WANTED)])
     found["serve, one deployment"] = np.concatenate([first.score, second.score])
+
+    if kind == "combined, on one backbone":
+        assert detector.memory is not None
+        assert detector.memory.hits > 0, "its members share their features"
 
     for host, score in found.items():
         assert np.abs(score - expected.score).max() < 1e-5 * scale, host
