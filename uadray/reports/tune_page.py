@@ -16,8 +16,8 @@ LONGEST = 44
 """Characters of the names below a plot, together; where they are longer, letters stand for them."""
 
 Plot = dict[str, Any]
-"""`title`, `points` (x, y, lower and upper end, whether it is the best), `lines`, `x_ticks`, `y_ticks`, `names`: what the
-letters below it stand for."""
+"""`title`, `points` (x, y, lower and upper end, whether it is the best), `lines`, `x_ticks`, `y_ticks`, and `names` for
+which letters below it stand."""
 
 
 def tune_page(answer: Mapping[str, Any]) -> str:
