@@ -32,7 +32,7 @@ from uadray.errors import InputError, WorkError
 from uadray.networks import weights
 from uadray.training.config import TrainConfig
 from uadray.training.subject import borrowed_weights
-from uadray.training.tune_config import Assignment, Range, TuneConfig, configured
+from uadray.training.tune_config import MOST_TRIALS, Assignment, Range, TuneConfig, configured
 from uadray.training.tune_data import TuneData
 from uadray.training.tune_journal import Journal, Search, TrialLine, trial_key
 from uadray.training.tune_trial import WHOLE, TrialFailedError, run_trial
@@ -41,6 +41,10 @@ log = logging.getLogger(__name__)
 
 REDUCTION = 3
 """A third of the trials goes on at each rung."""
+
+ATTEMPTS, BY_TPE = 100, 10
+"""To draw a configuration that no trial has, and how many of them TPE has: in a small space it names the best again and
+again. After them at random; none may be left."""
 
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table, whatever the verbosity
@@ -170,37 +174,46 @@ def assignment_of(config: TuneConfig, params: Mapping[str, Any]) -> Assignment:
 def _optuna(config: TuneConfig, found: Search, seed: int) -> OptunaSearch:
     """Optuna, which begins with the trials that were begun before."""
     begun = [params_of(config, assignment) for assignment in found.started]
-    sampler = SeededByTrial(seed, config.start_trials)
-    return OptunaSearch(
-        distributions(config), metric="auroc", mode="max", sampler=sampler, points_to_evaluate=begun or None
-    )
+    space = distributions(config)
+    sampler = SeededByTrial(seed, config.start_trials, space)
+    return OptunaSearch(space, metric="auroc", mode="max", sampler=sampler, points_to_evaluate=begun or None)
 
 
 class SeededByTrial(BaseSampler):
     """TPE (Bergstra et al. 2011) whose random numbers follow from the seed and a trial's number.
 
-    So a search that goes on draws what it would have drawn, though the trials before were told, not drawn.
+    So a search that goes on draws what it would have drawn, though the trials before were told, not drawn. It is asked
+    again where it has named a configuration that another trial has.
     """
 
-    def __init__(self, seed: int, start_trials: int) -> None:
-        self._seed, self._start_trials = seed, start_trials
-
-    def _of(self, trial: FrozenTrial, name: str = "") -> TPESampler:
-        drawn = [self._seed, trial.number, zlib.crc32(name.encode())]
-        seed = int(np.random.SeedSequence(drawn).generate_state(1)[0])
-        return TPESampler(seed=seed, n_startup_trials=self._start_trials)
+    def __init__(self, seed: int, start_trials: int, space: dict[str, BaseDistribution]) -> None:
+        self._seed, self._start_trials, self._space = seed, start_trials, space
 
     def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """What TPE says."""
-        return self._of(trial).infer_relative_search_space(study, trial)
+        """All parameters, which are drawn together."""
+        return self._space
 
     def sample_relative(self, study: Any, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
-        """What TPE says."""
-        return self._of(trial).sample_relative(study, trial, search_space)
+        """What TPE says of each, or chance; if no attempt is new, what was drawn last."""
+        before = [other.params for other in study.get_trials(deepcopy=False) if other.number < trial.number]
+        params: dict[str, Any] = {}
+        for attempt in range(ATTEMPTS):
+            params = {
+                name: self._of(trial, name, attempt).sample_independent(study, trial, name, values)
+                for name, values in search_space.items()
+            }
+            if params not in before:
+                break
+        return params
 
     def sample_independent(self, study: Any, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
-        """What TPE says, for each parameter by random numbers of its own."""
-        return self._of(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
+        """What TPE says of a parameter alone."""
+        return self._of(trial, param_name, 0).sample_independent(study, trial, param_name, param_distribution)
+
+    def _of(self, trial: FrozenTrial, name: str, attempt: int) -> TPESampler:
+        drawn = [self._seed, trial.number, zlib.crc32(name.encode()), attempt]
+        seed = int(np.random.SeedSequence(drawn).generate_state(1)[0])
+        return TPESampler(seed=seed, n_startup_trials=self._start_trials if attempt < BY_TPE else MOST_TRIALS + 1)
 
 
 class _Listener(tune.Callback):  # type: ignore[misc]  # Ray is untyped
