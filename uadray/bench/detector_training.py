@@ -122,6 +122,20 @@ def trained(config: TrainConfig, tiles: Pixels, *, minutes: float, device: str) 
     return Trained(build_detector(detector_of(config), networks, device=device), config, figures)
 
 
+def briefly_trained(config: TrainConfig, tiles: Pixels, *, steps: int, device: str) -> Networks:
+    """The networks after a few steps, everything fitted, for who measures their pace.
+
+    Args:
+        config: the run.
+        tiles: RGB [n, 96, 96, 3] at 0.972 um a pixel.
+        steps: of the training, if it needs no more.
+        device: "cpu" or "cuda".
+    """
+    config = _here(config, device)
+    short = within(config, max(steps, getattr(config.detector, "least_steps", 1)))
+    return _trained(short, ArraySource(resampled(tiles, config.tiles.mpp), config.seed))[0]
+
+
 def within(config: TrainConfig, steps: int) -> TrainConfig:
     """The training with at most so many steps, and at least one.
 
