@@ -1,4 +1,4 @@
-"""A search that takes a second a trial: a tiny autoencoder on 32 px tiles, of which anomalies are striped."""
+"""A search that takes a second a trial: a tiny autoencoder on 32 px tiles, of which anomalies are dotted."""
 
 from pathlib import Path
 from typing import Any
@@ -38,22 +38,22 @@ def tiny_search() -> TuneConfig:
     return parse_config(TuneConfig, SEARCH, source="search")
 
 
-def tile(seed: int, *, is_striped: bool = False, side_px: int = TILE_PX) -> np.ndarray:
-    """Smooth noise in pink, or with stripes."""
+def tile(seed: int, *, is_dotted: bool = False, side_px: int = TILE_PX) -> np.ndarray:
+    """Smooth noise in pink with weak dots, or with strong ones: some are alike."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 80, (4, 4, 3), dtype=np.uint8)
     image = np.array([210, 120, 180], np.uint8) - cv2.resize(small, (side_px, side_px))
-    if is_striped:
-        image[:, :: 2 + seed % 3] = 40
+    darker = rng.integers(20, 70) if is_dotted else rng.integers(0, 50)
+    image[::3, ::3] -= np.minimum(image[::3, ::3], np.uint8(darker))
     return image
 
 
 def write_tiles(folder: Path, *, normals: int = 45, kinds: dict[str, int] | None = None) -> Path:
     """Tiles as image files: `normal/`, and a folder for each kind of anomaly."""
-    kinds = kinds if kinds is not None else {"stripes": 6, "lines & <b>": 3}
+    kinds = kinds if kinds is not None else {"dots": 6, "lines & <b>": 3}
     for label, n in {"normal": normals, **kinds}.items():
         (folder / label).mkdir(parents=True, exist_ok=True)
         for i in range(n):
-            image = tile(1000 * len(label) + i, is_striped=label != "normal")
+            image = tile(1000 * len(label) + i, is_dotted=label != "normal")
             cv2.imwrite(str(folder / label / f"{i:03d}.png"), image[..., ::-1])
     return folder

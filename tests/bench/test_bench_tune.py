@@ -72,7 +72,7 @@ def _write_zip(path: Path, normals: int, tumours: int, seed: int) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for label, n in (("normal", normals), ("tumor", tumours)):
             for i in range(n):
-                image = tile(seed + 100 * len(label) + i, is_striped=label == "tumor", side_px=96)
+                image = tile(seed + 100 * len(label) + i, is_dotted=label == "tumor", side_px=96)
                 archive.writestr(f"{label}/{i:03d}.png", bytes(cv2.imencode(".png", image)[1]))
 
 

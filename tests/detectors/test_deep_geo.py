@@ -20,10 +20,10 @@ from uadray.detectors.deep_geo import (
     Trainee,
     TransformedOutputs,
     count_of,
-    dirichlet_mle,
     pixel_sources,
     transformed,
 )
+from uadray.detectors.dirichlet import dirichlet_mle
 from uadray.detectors.pixels import to_pixels
 from uadray.detectors.trainee import UnsuitableTilesError
 from uadray.networks.wide_resnet import WideResNet

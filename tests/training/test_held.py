@@ -18,6 +18,7 @@ from uadray.training.crops import Crop, Crops, Job
 from uadray.training.device_crops import cut, restained
 from uadray.training.held import HeldPlace, HeldTiles, hold
 from uadray.training.passes import Ints
+from uadray.training.slide_source import SlideSource
 
 N_ENTRIES, ENTRY_TILES, SIDE_PX = 5, 7, 24
 CPU = torch.device("cpu")
@@ -113,13 +114,13 @@ def test_stain_is_varied_as_the_readers_vary_it() -> None:
     assert not torch.equal(held_plain, varied)
 
 
-def test_what_cannot_be_held_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_held_is_refused(source: SlideSource, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"tiles of one size, and these are of 2 \(24x24, 32x32\)"):
         hold(Coloured(sides={2: 32}), _config(), device=CPU)
     with pytest.raises(WorkError, match="no tile can be read"):
         hold(Coloured(broken=frozenset(range(N_ENTRIES))), _config(), device=CPU)
-    with pytest.raises(InputError, match="tiles_per_slide"):
-        _config(tiles_per_slide=5)
+    with pytest.raises(InputError, match="a tile set, not slides; cut their tiles first"):
+        hold(source, _config(), device=CPU)
     monkeypatch.setattr(held, "_memory_bytes", lambda device: 100_000)
     with pytest.raises(InputError, match=r"35 tiles take .* 30% of the memory of cpu"):
         hold(Coloured(), _config(), device=CPU)

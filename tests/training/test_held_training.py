@@ -70,6 +70,9 @@ def test_ray_and_the_other_stream_are_refused(tile_set: str, tmp_path: Path) -> 
     config = _config("cpu")
     with pytest.raises(InputError, match="hold_tiles is for one process: add --without-ray"):
         check(config, data=tile_set, out=str(tmp_path / "ray"))
+    (tmp_path / "slides.csv").write_text("slide_id,uri\na,a.tif\n")
+    with pytest.raises(InputError, match="a tile set, not slides"):
+        check(config, data=str(tmp_path / "slides.csv"), out=str(tmp_path / "slides"), without_ray=True)
     train(config, data=tile_set, out=str(tmp_path / "out"), without_ray=True)
     streamed = config.model_copy(update={"hold_tiles": False})
     with pytest.raises(InputError, match=r"another configuration \(hold_tiles differ\)"):

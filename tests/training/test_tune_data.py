@@ -54,7 +54,7 @@ def test_the_tiles_of_a_slide_are_in_one_fold() -> None:
 def test_nothing_known_as_an_anomaly_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though two of them lie among the normal tiles, under another name, and one of these was not drawn."""
     folder = write_tiles(tmp_path / "tiles")
-    anomalies = sorted((folder / "stripes").glob("*.png"))
+    anomalies = sorted((folder / "dots").glob("*.png"))
     for path in anomalies[:2]:
         (folder / "normal" / f"copy of {path.name}").write_bytes(path.read_bytes())
     data = read_tune_data(str(folder), str(folder), tiny_search(), Asked(n=2, kinds=1, seed=0))
@@ -96,10 +96,10 @@ def test_what_cannot_be_searched_on_is_refused(tmp_path: Path) -> None:
     only = write_tiles(tmp_path / "only", normals=2, kinds={})
     with pytest.raises(InputError, match="all tiles are labelled 'normal'"):
         read_tune_data(str(folder), str(only), config, ASKED)
-    cv2.imwrite(str(folder / "stripes" / "large.png"), tile(0, side_px=40))
+    cv2.imwrite(str(folder / "dots" / "large.png"), tile(0, side_px=40))
     with pytest.raises(InputError, match="40 x 40 px, others 32 a side"):
         read_tune_data(str(folder), str(folder), config, ASKED)
-    (folder / "stripes" / "large.png").unlink()
+    (folder / "dots" / "large.png").unlink()
     data = read_tune_data(str(folder), str(folder), config, ASKED)
     with pytest.raises(InputError, match="fold 0: 6 normal tiles to train on, 3 to judge; a batch of 8"):
         check_folds(data, config.train.model_copy(update={"batch_size": 8}), 3)

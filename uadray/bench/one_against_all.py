@@ -113,7 +113,7 @@ def rows(device: str) -> dict[str, Row]:
             piad.Config(
                 kind="piad", input_px=SIDE_PX, backbone="vgg16", layers=("relu4_2",), width=64 if large else 16,
                 latent_dim=256, latent_width=1024 if large else 256,
-            ), 32, 300_000,
+            ), 32, 200_000,
         ),
         "deep_if": Row(deep_if.Config(kind="deep_if", input_px=SIDE_PX, features=lite), 64, once),
         "deep_geo": Row(

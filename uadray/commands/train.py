@@ -23,6 +23,7 @@ from uadray.tilesets import containers
 from uadray.training import given, plain
 from uadray.training.config import TrainConfig
 from uadray.training.dataset import normal_rows, training_tiles
+from uadray.training.held import OF_SLIDES
 from uadray.training.loop import Line, Listener, Sample
 from uadray.training.subject import borrowed_weights
 from uadray.training.survey import in_threads
@@ -215,6 +216,8 @@ def check(config: TrainConfig, *, data: str, out: str, resume: bool = False, wit
     given.check_generator(config)
     if containers.is_tile_set(data):
         containers.check(data)
+    elif config.hold_tiles:
+        raise InputError(OF_SLIDES)
     else:
         read_manifest(data, split=config.train_split)
 

@@ -19,6 +19,7 @@ from uadray.training.tune_journal import Journal, Search
 from uadray.training.tune_results import (
     Row,
     best_yaml,
+    left_of,
     rank_correlation,
     rows_of,
     trials_csv,
@@ -58,20 +59,25 @@ def run(
     check(config, data=data, anomalies=anomalies, trials=trials, grid=grid)
     read = read_tune_data(data, anomalies, config, asked)
     check_folds(read, config.train, config.folds)
-    n_trials = None if grid else trials or TRIALS
     journal = Journal(out)
     search = journal.begin(_identity(config, read, asked, grid=grid), _about(config, read, asked, grid=grid))
     for name in _borrowed(config):
         weights.ensure(name)
-    with progress(f"tune {config.train.name}") as tick:
-        from uadray.training import tune
+    points = left_of(config, journal, grid_of(config)) if grid else []
+    if grid:
+        journal.write(search.model_copy(update={"started": grid_of(config)}))
+    n_trials = 0 if grid else trials or TRIALS
+    broken: list[str] = []
+    if points or n_trials:
+        with progress(f"tune {config.train.name}") as tick:
+            from uadray.training import tune
 
-        join_cluster(out_uri=out)
-        broken = tune.search(
-            config, read, journal, n_trials=n_trials, seed=asked.seed, parallel=parallel, minutes=minutes, progress=tick
-        )
-    search = journal.search() or search
-    return _concluded(config, journal, search, broken)
+            join_cluster(out_uri=out)
+            broken = tune.search(
+                config, read, journal, n_trials=n_trials, points=points, seed=asked.seed, parallel=parallel,
+                minutes=minutes, progress=tick,
+            )  # fmt: skip
+    return _concluded(config, journal, journal.search() or search, broken)
 
 
 def check(config: TuneConfig, *, data: str, anomalies: str, trials: int | None, grid: bool) -> None:

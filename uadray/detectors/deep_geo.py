@@ -28,6 +28,7 @@ from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble, no_picture
+from uadray.detectors.dirichlet import dirichlet_mle
 from uadray.detectors.latents import Latent
 from uadray.detectors.trainee import Average, Losses, UnsuitableTilesError
 from uadray.networks.outline import Networks
@@ -41,8 +42,6 @@ WEIGHT_DECAY = 5e-4
 
 FIT_SHARE = 8
 """One of so many tiles of a step is seen in all its transformations while the distributions are fitted."""
-
-EULER = 0.5772156649015329
 
 Kind = Literal["flip", "translation", "rotation"]
 
@@ -110,30 +109,6 @@ def transformed(x: Float[Tensor, "n 3 h w"], sources: Int[Tensor, "n pixels"]) -
     """Tiles, each transformed as its row of sources says."""
     moved = x.flatten(2).gather(2, sources[:, None].expand(-1, x.shape[1], -1))
     return moved.view(x.shape).contiguous(memory_format=torch.channels_last)
-
-
-def dirichlet_mle(
-    mean_p: Float[Tensor, "t k"], mean_log_p: Float[Tensor, "t k"], *, iterations: int = 1000
-) -> Float[Tensor, "t k"]:
-    """Parameters of Dirichlet distributions, one a row, that make observations likeliest, from their means.
-
-    The fixed point of Minka 2000, "Estimating a Dirichlet distribution", eq. 9, begun as Wicker et al. 2008 do.
-    """
-    spread = (mean_p * (mean_p.clamp_min(LEAST**2).log() - mean_log_p)).sum(1, keepdim=True).clamp_min(1e-9)
-    alpha = (mean_p * (mean_p.shape[1] - 1) * EULER / spread).clamp(1e-6, 1e6)
-    for _ in range(iterations):
-        before, alpha = alpha, _inverse_digamma(torch.digamma(alpha.sum(1, keepdim=True)) + mean_log_p)
-        if torch.allclose(alpha, before, rtol=1e-7, atol=1e-9):
-            break
-    return alpha
-
-
-def _inverse_digamma(y: Tensor) -> Tensor:
-    """Newton's method, begun as Minka 2000, appendix C, does; five steps are exact to 14 digits."""
-    x = torch.where(y >= -2.22, y.exp() + 0.5, -1 / (y + EULER))
-    for _ in range(5):
-        x = x - (torch.digamma(x) - y) / torch.polygamma(1, x)
-    return x
 
 
 class Outputs(nn.Module):

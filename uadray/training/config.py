@@ -35,8 +35,8 @@ class TrainConfig(Config):
         threads: torch threads of a worker on the CPU; None shares the node's cores among the workers.
         stain_augment: each crop's amounts of stain are scaled by 1 -+ this and shifted by -+ this at the most (Tellez
             et al. 2018: 0.05 is light, 0.2 strong); 0 for none.
-        hold_tiles: decode every tile once, hold all on the device, and cut, turn and stain them there: a GPU waits for
-            tiles otherwise. Without Ray alone; tiles of one size.
+        hold_tiles: decode every tile of a tile set once, hold all on the device, and cut, turn and stain them there: a
+            GPU waits for tiles otherwise. Without Ray alone; tiles of one size.
         bf16: multiply in bfloat16 in the steps where the device is fast at it; elsewhere it changes nothing.
         seed: of the networks' start, the latents, and which tiles each pass draws and how it crops them. On Ray their
             order depends on the cluster's timing.
@@ -82,12 +82,6 @@ class TrainConfig(Config):
                 f"{self.section}.input_px {self.input_px} is larger than tiles.tile_px {self.tiles.tile_px}"
             )
         self.tiles.check_mpp(getattr(self.detector, "mpp", None))
-        return self
-
-    @model_validator(mode="after")
-    def _all_are_held(self) -> "TrainConfig":
-        if self.hold_tiles and self.tiles_per_slide is not None:
-            raise ValueError("hold_tiles holds all tiles; tiles_per_slide, which draws some for every pass, has no use")
         return self
 
     @property

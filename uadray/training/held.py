@@ -1,4 +1,4 @@
-"""All tiles of a training, decoded once and held on the device as bytes: each batch is cut out of them there.
+"""All tiles of a tile set, decoded once and held on the device as bytes: each batch is cut out of them there.
 
 A GPU learns faster than a machine's cores decode. Every pass takes each tile once, in an order drawn anew; where a crop
 lies in its tile and how it is turned is drawn for every batch. All of it follows from the seed and the number of tiles
@@ -23,11 +23,14 @@ from uadray.training.crops import Crops, Job, Pixels, Source, noted
 from uadray.training.device_crops import cut, restained
 from uadray.training.journal import Journal
 from uadray.training.passes import Ints
+from uadray.training.slide_source import SlideSource
 
 log = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.3
 """Of the device's memory that tiles may take: on a CPU they lie there twice while they are put together."""
+
+OF_SLIDES = "hold_tiles takes a tile set, not slides; cut their tiles first (uadray tile), or set it to false"
 
 TILES_A_JOB, MOVED_TILES = 512, 1024
 """Decoded by a thread in one go, and sent to the device in one go."""
@@ -84,9 +87,11 @@ def hold(source: Source, config: TrainConfig, *, device: torch.device) -> UInt8[
     """Decode all tiles that are trained on, in threads, and put them on the device.
 
     Raises:
-        InputError: they are too many for the device, or of several sizes.
+        InputError: they are too many for the device, of several sizes, or of slides.
         WorkError: none can be read, or has enough tissue.
     """
+    if isinstance(source, SlideSource):
+        raise InputError(OF_SLIDES)
     journal = Journal()
     entries = np.arange(len(source.entry_tiles))
     groups = np.array_split(entries, max(1, int(source.entry_tiles.sum()) // TILES_A_JOB))

@@ -14,7 +14,7 @@ import os
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from uadray.errors import InputError, WorkError
 from uadray.networks import weights
 from uadray.training.config import TrainConfig
 from uadray.training.subject import borrowed_weights
-from uadray.training.tune_config import Assignment, Range, TuneConfig, configured, grid_of
+from uadray.training.tune_config import Assignment, Range, TuneConfig, configured
 from uadray.training.tune_data import TuneData
 from uadray.training.tune_journal import Journal, Search, TrialLine, trial_key
 from uadray.training.tune_trial import WHOLE, TrialFailedError, run_trial
@@ -54,8 +54,8 @@ Progress = Callable[[int, int, str], None]
 
 
 def search(
-    config: TuneConfig, data: TuneData, journal: Journal, *, n_trials: int | None, seed: int = 0,
-    parallel: int | None = None, minutes: float | None = None, progress: Progress | None = None,
+    config: TuneConfig, data: TuneData, journal: Journal, *, n_trials: int = 0, points: Sequence[Assignment] = (),
+    seed: int = 0, parallel: int | None = None, minutes: float | None = None, progress: Progress | None = None,
 ) -> list[str]:  # fmt: skip
     """Run the trials that the journal does not have, on the Ray that this process has joined.
 
@@ -63,7 +63,8 @@ def search(
         config: the search.
         data: its tiles.
         journal: its folder, in which the search was begun.
-        n_trials: of Optuna's choosing; None for the whole grid, in which no trial ends early.
+        n_trials: of Optuna's choosing.
+        points: trials to make instead, of a grid; none of them ends early.
         seed: of Optuna.
         parallel: trials at once; as many as the cluster has room for unless given.
         minutes: no trial goes on after them; what is not done by then is unfinished.
@@ -80,21 +81,19 @@ def search(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that fails has a row, and no traceback here
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     found = journal.search() or Search(id="")
-    grid = grid_of(config) if n_trials is None else []
-    total = n_trials or len(grid)
-    told = _Listener(config, journal, found, total, progress, minutes, is_grid=bool(grid))
+    told = _Listener(config, journal, found, n_trials or len(points), progress, minutes)
     needs = {"cpu": config.train.threads or 1, "gpu": int(config.train.use_gpu)}
     trainable = tune.with_parameters(
         _trial, settings=config.model_dump(mode="json"), data=data, journal=journal, stopped=dict(found.stopped)
     )
-    space = {"point": tune.grid_search([json.dumps(point) for point in grid])} if grid else {}
-    chosen = {} if grid else {"search_alg": _optuna(config, found, seed), "scheduler": _halving()}
+    space = {"point": tune.grid_search([json.dumps(point) for point in points])} if points else {}
+    chosen = {} if points else {"search_alg": _optuna(config, found, seed), "scheduler": _halving()}
     with tempfile.TemporaryDirectory(prefix="uadray-tune-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(trainable, needs),
             param_space=space,
             tune_config=tune.TuneConfig(
-                metric="auroc", mode="max", num_samples=1 if grid else total, reuse_actors=True,
+                metric="auroc", mode="max", num_samples=n_trials or 1, reuse_actors=True,
                 max_concurrent_trials=parallel or _room(needs), time_budget_s=60 * minutes if minutes else None,
                 **chosen,
             ),
@@ -209,10 +208,10 @@ class _Listener(tune.Callback):  # type: ignore[misc]  # Ray is untyped
 
     def __init__(
         self, config: TuneConfig, journal: Journal, found: Search, total: int, progress: Progress | None,
-        minutes: float | None, *, is_grid: bool,
+        minutes: float | None,
     ) -> None:  # fmt: skip
         self._config, self._journal, self._search, self._total = config, journal, found, total
-        self._progress, self._is_grid = progress, is_grid
+        self._progress = progress
         self._ends = time.monotonic() + 60 * minutes if minutes else math.inf
         self._lines: dict[str, list[TrialLine]] = {}
         self._ended, self._best = 0, 0.0
@@ -226,9 +225,9 @@ class _Listener(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         """Keep which trial it is."""
         if trial.trial_id not in self._lines:
             self._lines[trial.trial_id] = []
+            assignment = assignment_of(self._config, trial.config)
             if len(self._lines) > len(self._search.started):
-                started = [*self._search.started, assignment_of(self._config, trial.config)]
-                self._write(started=started)
+                self._write(started=[*self._search.started, assignment])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

@@ -131,7 +131,10 @@ def configured(config: TuneConfig, assignment: Mapping[str, Any]) -> TrainConfig
         for parent in parents:
             node = node[parent]
         node[last] = value
-    return parse_config(TrainConfig, values, source=f"space: {told(assignment)}")
+    try:
+        return parse_config(TrainConfig, values, source=f"space: {told(assignment)}")
+    except InputError as error:
+        raise InputError(str(error).partition(" (got {")[0]) from error  # not the whole training once more
 
 
 def _fields_of(config: TuneConfig, name: str, value: Any) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Search(Config):
     Attributes:
         id: fingerprint of the configuration, the data and what else decides the outcome.
         about: the same for people.
-        started: assignments of the trials in the order in which they were begun.
+        started: assignments of the trials in the order in which they were begun; of a grid, all its points.
         stopped: by trial, the lines of those that the scheduler has stopped.
     """
 

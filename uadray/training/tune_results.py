@@ -41,6 +41,12 @@ def rows_of(config: TuneConfig, journal: Journal, search: Search) -> list[Row]:
     return sorted(rows.values(), key=lambda r: (STATES.index(r["state"]), -(r["auroc"] or 0.0), r["number"]))
 
 
+def left_of(config: TuneConfig, journal: Journal, points: Sequence[Assignment]) -> list[Assignment]:
+    """The points of a grid that have neither a figure nor a reason why not."""
+    states = {repr(r["params"]): r["state"] for r in rows_of(config, journal, Search(id="", started=list(points)))}
+    return [point for point in points if states.get(repr(point)) not in ("complete", "failed")]
+
+
 def _empty(number: int, assignment: Assignment) -> Row:
     return {
         "number": number, "params": assignment, "state": "unfinished", "auroc": None, "auroc_sd": None,
