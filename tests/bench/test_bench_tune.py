@@ -13,12 +13,12 @@ from tune_searches import SEARCH, tile
 
 from uadray.bench.tune import run
 from uadray.bench.tune_figure import COLOURS, drawn, figure, figure_svg, without_anomalies
-from uadray.bench.tune_grid import Point
+from uadray.bench.tune_grid import TUMOUR, Point
 from uadray.config import parse_config
 from uadray.errors import InputError
 from uadray.training.tune_config import TuneConfig
 
-KINDS = np.repeat(["a", "b", "c"], 40)
+KINDS = np.repeat(["a", "b", "c", TUMOUR], 40)
 
 
 def _points() -> list[Point]:
@@ -27,7 +27,9 @@ def _points() -> list[Point]:
     truths = {"good": 0.8, "lures": 0.4, "fair": 0.7}
     rng = np.random.default_rng(0)
     return [
-        Point({"name": name}, np.repeat(of, 40) + rng.normal(0, 0.01, 120), 1 - truths[name], truths[name])
+        Point(
+            {"name": name}, np.repeat([*of, np.mean(of)], 40) + rng.normal(0, 0.01, 160), 1 - truths[name], truths[name]
+        )
         for name, of in shares.items()
     ]
 
@@ -39,6 +41,7 @@ def test_one_kind_may_lure_and_three_do_not() -> None:
     assert (three["auroc"], three["low"], three["within"]) == (pytest.approx(0.8), 0.8, 1.0)
     assert one["auroc"] == pytest.approx((0.8 + 0.8 + 0.4) / 3, abs=0.05)  # kind a is the lure, one time of three
     assert one["low"] == 0.4
+    assert (rows[20, 0]["auroc"], rows[20, 0]["within"]) == (pytest.approx(0.8), 1.0)
     assert rows[1, 1]["within"] == pytest.approx(2 / 3, abs=0.1)
     assert without_anomalies(_points()).params == {"name": "good"}
 
@@ -46,7 +49,7 @@ def test_one_kind_may_lure_and_three_do_not() -> None:
 def test_draws_are_even_and_without_repetition() -> None:
     rng = np.random.default_rng(1)
     for n, n_kinds in ((5, 2), (20, 3), (100, 1)):
-        draw = drawn(rng, KINDS, np.arange(120), np.array(["a", "b", "c"]), n, n_kinds)
+        draw = drawn(rng, KINDS, np.arange(160), np.array(["a", "b", "c"]), n, n_kinds)
         assert len(draw) == len(set(draw)) == min(n, 40 * n_kinds)
         counts = np.unique(KINDS[draw], return_counts=True)[1]
         assert len(counts) == n_kinds
@@ -56,10 +59,16 @@ def test_draws_are_even_and_without_repetition() -> None:
 def test_the_figure_has_a_line_a_number_of_kinds() -> None:
     svg = figure_svg(_points(), figure(_points(), list(KINDS)))
     assert all(svg.count(f'fill="none" stroke="{colour}"') == 1 for colour in COLOURS)
-    for text in ("best of the grid 0.800", "chosen without anomalies 0.800", "chosen at random 0.633", "3 kinds"):
+    for text in (
+        "best of the grid 0.800",
+        "chosen without anomalies 0.800",
+        "chosen at random 0.633",
+        "3 narrow kinds",
+        ">tumour tiles<",
+    ):
         assert text in svg, text
     heights = [float(y) for y in re.findall(r'cy="([-\d.]+)"', svg)]
-    assert len(heights) == 4 + 3 + 3
+    assert len(heights) == 4 + 3 + 3 + 4
     assert 0 <= min(heights) < max(heights) <= 320
 
 
@@ -85,15 +94,15 @@ def test_the_whole_bench_and_again(tmp_path: Path, ray_cluster: None) -> None:
     train: dict[str, Any] = SEARCH["train"] | {"epochs": 1, "tiles": {"mpp": 0.972, "tile_px": 96, "min_tissue": 0.0}}
     space = {"detector.latent_channels": [1, 4]}
     config = parse_config(TuneConfig, {"train": train, "space": space, "folds": 2}, source="search")
-    found = run(out=str(tmp_path / "out"), config=config, data=tmp_path, trials=2, shown_n=5)
+    found = run(out=str(tmp_path / "out"), config=config, data=tmp_path, shown_n=5)
     assert found["points"] == 2
     assert found["grid"]["behind"] == pytest.approx(found["grid"]["best_auroc"] - found["grid"]["chosen_auroc"])
     assert found["goals_met"] is (found["grid"]["behind"] <= 0.02)
     assert {row["n"] for row in found["figure"]} >= {1, 5}
     kept = sorted((tmp_path / "out").rglob("*.json"))
     before = {path: path.stat().st_mtime_ns for path in kept if path.parent.name in ("folds", "truth")}
-    assert len(before) >= 2 * 2 + 2
-    again = run(out=str(tmp_path / "out"), config=config, data=tmp_path, trials=2, shown_n=5)
+    assert len(before) >= 2 * 2 * 2 + 2
+    again = run(out=str(tmp_path / "out"), config=config, data=tmp_path, shown_n=5)
     assert again | {"seconds": 0} == found | {"seconds": 0}
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert json.loads((tmp_path / "out" / "tune.json").read_text())["points"] == 2

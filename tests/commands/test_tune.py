@@ -73,6 +73,7 @@ def test_a_killed_search_does_no_fold_twice_and_ends_as_if_it_had_not_been(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_grid_is_searched_whole_and_a_trial_that_cannot_be_has_a_reason(
     tiles: str, tmp_path: Path, ray_cluster: None
 ) -> None:

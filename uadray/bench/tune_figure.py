@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from uadray.bench.tune_grid import Point
+from uadray.bench.tune_grid import TUMOUR, Point
 from uadray.reports.page import template
 
 NUMBERS, OF_KINDS = (1, 5, 20, 100), (1, 2, 3)
@@ -15,7 +15,9 @@ WITHIN = 0.02
 """AUROC on valid that a choice may be behind the best of the grid: the goal."""
 
 WIDTH_PX, HEIGHT_PX = 520, 320
-COLOURS = ("#1f5f8b", "#2e7d32", "#a8230f")
+COLOURS = ("#1f5f8b", "#2e7d32", "#a8230f", "#1a2027")
+AS_THEY_COME = 0
+"""The number of kinds that stands for tumour tiles as they come."""
 
 
 def figure(points: Sequence[Point], kinds: Sequence[str], *, seed: int = 0) -> list[dict[str, Any]]:
@@ -27,17 +29,18 @@ def figure(points: Sequence[Point], kinds: Sequence[str], *, seed: int = 0) -> l
         seed: of the draws.
 
     Returns:
-        `n`, `kinds`, mean and deviation of the AUROC on valid, its 10 % quantile, and the share of draws whose choice
-        is at most `WITHIN` behind the best.
+        `n`, `kinds` (narrow ones; 0: tumour tiles as they come), mean and deviation of the AUROC on valid, its 10 %
+        quantile, and the share of draws whose choice is at most `WITHIN` behind the best.
     """
     above = np.stack([point.above for point in points])
     valid = np.array([point.valid_auroc for point in points])
-    names, numbers = np.array(sorted(set(kinds))), np.arange(len(kinds))
+    narrow, numbers = np.array(sorted({*kinds} - {TUMOUR})), np.arange(len(kinds))
     rows = []
-    for n_kinds in OF_KINDS:
+    for n_kinds in (*OF_KINDS, AS_THEY_COME):
+        names = narrow if n_kinds else np.array([TUMOUR])
         for n in (n for n in NUMBERS if n >= n_kinds):
             rng = np.random.default_rng([seed, n, n_kinds])
-            draws = [drawn(rng, np.array(kinds), numbers, names, n, n_kinds) for _ in range(DRAWS)]
+            draws = [drawn(rng, np.array(kinds), numbers, names, n, n_kinds or 1) for _ in range(DRAWS)]
             chosen = valid[[int(above[:, draw].mean(1).argmax()) for draw in draws]]
             rows.append(
                 {
@@ -76,10 +79,10 @@ def figure_svg(points: Sequence[Point], rows: Sequence[dict[str, Any]]) -> str:
     high = max(valid) + 0.01
     lines = [
         {
-            "colour": COLOURS[i], "name": f"{kinds} kind{'s' if kinds > 1 else ''}",
+            "colour": COLOURS[i], "name": f"{kinds} narrow kind{'s' if kinds > 1 else ''}" if kinds else "tumour tiles",
             "points": [_place(row, low, high, i) for row in rows if row["kinds"] == kinds],
         }
-        for i, kinds in enumerate(OF_KINDS)
+        for i, kinds in enumerate((*OF_KINDS, AS_THEY_COME))
     ]  # fmt: skip
     return template("tune_figure.svg").render(
         width=WIDTH_PX, height=HEIGHT_PX, lines=lines, numbers=[(_x(n), n) for n in NUMBERS],
@@ -91,7 +94,7 @@ def figure_svg(points: Sequence[Point], rows: Sequence[dict[str, Any]]) -> str:
 def _place(row: dict[str, Any], low: float, high: float, shifted: int) -> dict[str, float]:
     """Of a row, in pixels; lines of several kinds stand a little beside each other."""
     y = {name: _y(row[name], low, high) for name in ("auroc", "low")}
-    return {"x": _x(row["n"]) + 5 * (shifted - 1), "y": y["auroc"], "low": y["low"]}
+    return {"x": _x(row["n"]) + 4 * (shifted - 1), "y": y["auroc"], "low": y["low"]}
 
 
 def _x(n: int) -> float:

@@ -1,8 +1,9 @@
 """What `bench tune` needs: tumour tiles in kinds, the scores of every point of the grid, and its truth on valid.
 
-PatchCamelyon has one label. Kinds are made: k-means with `KINDS` centres on means of frozen features
-(EfficientNet-Lite0, block 10, each channel by its deviation) of the tumour tiles of train, and of each the `OF_KIND`
-tiles nearest to its centre. They are groups of tiles that look alike, not diagnoses.
+PatchCamelyon has one kind of anomaly, tumour: the last `KNOWN` tumour tiles of train, by name. Narrow kinds are made:
+k-means with `KINDS` centres on means of frozen features (EfficientNet-Lite0, block 10, each channel by its deviation)
+of all tumour tiles of train, and of each the `OF_KIND` tiles nearest to its centre. They are groups of tiles that look
+alike, not diagnoses.
 """
 
 import json
@@ -26,7 +27,10 @@ from uadray.training.tune_config import TuneConfig, configured
 from uadray.training.tune_journal import Journal, trial_key
 from uadray.training.tune_trial import auroc, train_and_score
 
-KINDS, OF_KIND = 5, 100
+KNOWN, KINDS, OF_KIND = 200, 5, 100
+TUMOUR = "tumor"
+"""The folder of the tumour tiles as they come; the other folders are narrow kinds."""
+
 VALID = 600
 """Tiles of each class of valid that the truth is told from, evenly through the set."""
 
@@ -51,20 +55,25 @@ class Point:
 
 
 def write_kinds(folder: Path, train_zip: str) -> None:
-    """Write the tumour tiles of each kind as a tile set, `kind_<number>/`; what is there is kept."""
+    """Write a tile set of tumour tiles, `tumor/` and `kind_<number>/`; what is there is kept."""
     if (folder / "done").exists():
         return
     tiles = read_label(train_zip, "tumor")
+    _write(folder / TUMOUR, tiles, np.arange(len(tiles))[-KNOWN:])
     features = _features(tiles)
     clusters = KMeans(KINDS, n_init=4, random_state=0).fit(features)
     for kind in range(KINDS):
         distances = np.linalg.norm(features - clusters.cluster_centers_[kind], axis=1)
         distances[clusters.labels_ != kind] = np.inf
-        (folder / f"kind_{kind}").mkdir(parents=True, exist_ok=True)
-        for number in np.sort(distances.argsort(kind="stable")[:OF_KIND]):
-            if np.isfinite(distances[number]):
-                (folder / f"kind_{kind}" / f"{number:05d}.png").write_bytes(encode_png(tiles[number]))
+        nearest = distances.argsort(kind="stable")[:OF_KIND]
+        _write(folder / f"kind_{kind}", tiles, nearest[np.isfinite(distances[nearest])])
     (folder / "done").touch()
+
+
+def _write(folder: Path, tiles: Pixels, numbers: npt.NDArray[np.int64]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        (folder / f"{number:05d}.png").write_bytes(encode_png(tiles[number]))
 
 
 @torch.inference_mode()

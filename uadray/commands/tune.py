@@ -139,7 +139,7 @@ def _concluded(config: TuneConfig, journal: Journal, search: Search, broken: Seq
     for name, (text, content_type) in written.items():
         objects.write_bytes(objects.join(journal.uri, name), text.encode(), content_type=content_type)
     if broken:
-        raise WorkError(f"{len(broken)} trials broke, the same command tries them again; the first: {broken[0]}")
+        raise WorkError(f"trials that broke: {len(broken)}; the same command tries them again; the first: {broken[0]}")
     if best is None:
         why = next((row["why"] for row in rows if row["why"]), "time was up; the same command goes on")
         raise WorkError(f"no trial was finished: {why}")

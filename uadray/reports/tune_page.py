@@ -1,5 +1,6 @@
 """The page of `uadray tune`: the trials, best first, and the AUROC against each parameter, steps and the criterion."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,11 +12,12 @@ from uadray.training.tune_config import told_value
 WIDTH_PX, HEIGHT_PX = 300, 200
 """Of the field of a plot."""
 
-LONGEST = 24
-"""Characters of a value's name below a plot; the table has all of it."""
+LONGEST = 44
+"""Characters of the names below a plot, together; where they are longer, letters stand for them."""
 
 Plot = dict[str, Any]
-"""`title`, `points` (x, y, lower and upper end, whether it is the best), `lines`, `x_ticks`, `y_ticks`."""
+"""`title`, `points` (x, y, lower and upper end, whether it is the best), `lines`, `x_ticks`, `y_ticks`, and `names` for
+which letters below it stand."""
 
 
 def tune_page(answer: Mapping[str, Any]) -> str:
@@ -83,7 +85,10 @@ def _against(title: str, values: Sequence[Any], rows: Sequence[Mapping[str, Any]
         }
         for x, row in zip(xs, rows, strict=True)
     ]  # fmt: skip
-    return {"title": title, "points": points, "lines": [], "x_ticks": ticks, "y_ticks": _y_ticks(low, high)}
+    return {
+        "title": title, "points": points, "lines": [], "x_ticks": ticks, "y_ticks": _y_ticks(low, high),
+        "names": _named(values, ticks),
+    }  # fmt: skip
 
 
 def _places(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
@@ -95,14 +100,26 @@ def _places(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]
         xs = [(0.06 + 0.88 * ((v - least) / span or middle)) * WIDTH_PX for v in values]
         chosen = sorted({min(values), max(values)} if len(set(values)) > 6 else set(values))
         return xs, [((0.06 + 0.88 * ((v - least) / span or middle)) * WIDTH_PX, told_value(v)) for v in chosen]
-    names = list(dict.fromkeys(sorted(map(told_value, values))))
+    names = sorted(set(map(told_value, values)), key=_by_numbers)
     step = WIDTH_PX / len(names)
-    ticks = [((i + 0.5) * step, _short(name)) for i, name in enumerate(names)]
+    shown = names if sum(map(len, names)) <= LONGEST else [_letter(i) for i in range(len(names))]
+    ticks = [((i + 0.5) * step, name) for i, name in enumerate(shown)]
     return [(names.index(told_value(v)) + 0.5) * step for v in values], ticks
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    """For sorting: block4 before block10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _letter(i: int) -> str:
+    return chr(ord("A") + i % 26) * (1 + i // 26)
+
+
+def _named(values: Sequence[Any], ticks: Sequence[tuple[float, str]]) -> list[tuple[str, str]]:
+    """The letters below a plot, with the names that they stand for."""
+    names = sorted({told_value(v) for v in values if not isinstance(v, int | float)}, key=_by_numbers)
+    return [(text, name) for (_, text), name in zip(ticks, names, strict=False) if text != name]
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], low: float, high: float) -> Plot:
@@ -125,6 +142,7 @@ def _curves(rows: Sequence[Mapping[str, Any]], low: float, high: float) -> Plot:
         "lines": lines[::-1],
         "x_ticks": ticks,
         "y_ticks": _y_ticks(low, high),
+        "names": [],
     }
 
 
