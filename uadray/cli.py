@@ -465,6 +465,9 @@ def bench(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Of `ablations`: steps of each training, 1,000.")] = None,
     compiled: Annotated[bool, typer.Option("--compiled", help="Of `scoring`: by torch.compile too.")] = False,
+    small: Annotated[
+        bool, typer.Option("--small", help="Of `ablations`: with a small backbone, for two cores.")
+    ] = False,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""
     from uadray.bench.index import run
@@ -472,7 +475,7 @@ def bench(
     chosen = only.split(",") if only else ()
     figures = run(
         name, only=chosen, slides=slides, device=device, seeds=seeds, minutes=minutes, out=out, bundle=bundle or (),
-        tiles_only=tiles_only, valid_tiles=valid_tiles, classes=classes, steps=steps, compiled=compiled,
+        tiles_only=tiles_only, valid_tiles=valid_tiles, classes=classes, steps=steps, compiled=compiled, small=small,
     )  # fmt: skip
     _answer(figures)
 

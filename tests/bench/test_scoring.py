@@ -1,6 +1,7 @@
 """`bench scoring`: ratios of a tiny detector's variants, and which of them it has."""
 
 import pytest
+import small_detectors
 import torch
 
 from uadray.bench import scoring
@@ -10,9 +11,16 @@ from uadray.detectors import enlarged_nuclei, fanogan
 from uadray.detectors.building import build_networks
 from uadray.errors import InputError
 from uadray.networks.backbones import EfficientNetLite0
+from uadray.tiles.images import Pixels
 from uadray.training.config import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
+
+
+@pytest.fixture(scope="module")
+def tiles() -> Pixels:
+    """Eight to score, others to train on."""
+    return small_detectors.tiles(40, 96)
 
 
 def _row(detector: object) -> Row:
@@ -20,20 +28,21 @@ def _row(detector: object) -> Row:
     return Row("tiny", "detector", TrainConfig.model_validate(config))
 
 
-def test_each_variant_has_a_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_variant_has_a_ratio(tiles: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "ROUNDS", 1)
     nuclei = enlarged_nuclei.Config(kind="enlarged_nuclei", input_px=32, layers=("block2",))
-    figures = scoring.figures_of(_row(nuclei), device="cpu", n=8, compiled=False)
+    monkeypatch.setattr(scoring, "briefly_trained", lambda *_, **__: small_detectors.trained(nuclei))
+    figures = scoring.figures_of(_row(nuclei), tiles, device="cpu", n=8, compiled=False)
     assert set(figures["ratios"]) == set(scoring.VARIANTS)
     assert all(value > 0 for value in figures["ratios"].values())
     assert figures["ratios"]["whole backbone"] < 1, "thirteen more blocks take longer"
     assert figures["tiles_per_s"] > 0
 
 
-def test_what_a_detector_does_not_have_has_no_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_detector_does_not_have_has_no_ratio(tiles: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "ROUNDS", 1)
     gan = fanogan.Config(kind="fanogan", input_px=16, width=4, latent_dim=4)
-    figures = scoring.figures_of(_row(gan), device="cpu", n=8, compiled=False)
+    figures = scoring.figures_of(_row(gan), tiles, device="cpu", n=8, compiled=False)
     assert set(figures["ratios"]) == {"bfloat16", "bfloat16 in map too", "contiguous"}
 
 

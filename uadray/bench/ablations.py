@@ -47,8 +47,8 @@ from uadray.training.plain import train_plain
 
 log = logging.getLogger(__name__)
 
-STEPS, BATCH = 1000, 128
-"""Of each row; 128,000 crops."""
+STEPS, BATCH, SMALL_BATCH = 1000, 128, 32
+"""Of each row: 128,000 crops; with the small backbone 32,000."""
 
 FOLDER, VERSION, EPOCHS = "bench-ablations", 1, 10
 
@@ -76,7 +76,7 @@ class Tiles:
 
 def run(
     *, only: Sequence[str] = (), seeds: int = 1, steps: int = STEPS, out: str | None = None, device: str = "cpu",
-    valid_tiles: int | None = None, sizes: Sizes | None = None, batch_tiles: int = BATCH,
+    valid_tiles: int | None = None, small: bool = False, sizes: Sizes | None = None, batch_tiles: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, score and compare, row by row.
 
@@ -88,13 +88,15 @@ def run(
             not made again, wherever it was made. `bench-ablations` in the current folder unless given.
         device: "cpu" or "cuda".
         valid_tiles: so many tiles of valid are scored at the most, evenly spaced: on a CPU they take their time.
+        small: features of EfficientNet-Lite0 and steps of 32 crops, for two cores; else of VGG16, and 128.
         sizes: how many tiles of train are used for what.
-        batch_tiles: crops of a step.
+        batch_tiles: crops of a step; see `small`.
 
     Raises:
         InputError: the tiles are not there, or there is no such row.
     """
-    every, where, folder = rows(steps), data_folder(mosaics=False), Path(out or FOLDER).absolute()
+    every, where, folder = rows(steps, is_small=small), data_folder(mosaics=False), Path(out or FOLDER).absolute()
+    batch_tiles = batch_tiles or (SMALL_BATCH if small else BATCH)
     sizes, tiles = sizes or Sizes(), None
     wanted = chosen(only, every)
     data = fingerprint(
@@ -111,7 +113,7 @@ def run(
                 keep(path, result)
             if result is not None:
                 results.setdefault(row.name, {})[seed] = result
-    return answer(results, every) | {"out": str(folder), "batch_tiles": batch_tiles}
+    return answer(results, every) | {"out": str(folder), "batch_tiles": batch_tiles, "small": small}
 
 
 def read_tiles(folder: Path, sizes: Sizes, valid_tiles: int | None = None) -> Tiles:

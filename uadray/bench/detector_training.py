@@ -122,16 +122,30 @@ def trained(config: TrainConfig, tiles: Pixels, *, minutes: float, device: str) 
     return Trained(build_detector(detector_of(config), networks, device=device), config, figures)
 
 
+def briefly_trained(config: TrainConfig, tiles: Pixels, *, steps: int, device: str) -> Networks:
+    """The networks after a few steps, everything fitted, for who measures their pace.
+
+    Args:
+        config: the run.
+        tiles: RGB [n, 96, 96, 3] at 0.972 um a pixel.
+        steps: of the training, if it needs no more.
+        device: "cpu" or "cuda".
+    """
+    config = _here(config, device)
+    return _trained(within(config, steps), ArraySource(resampled(tiles, config.tiles.mpp), config.seed))[0]
+
+
 def within(config: TrainConfig, steps: int) -> TrainConfig:
-    """The training with at most so many steps, and at least one.
+    """The training with at most so many steps, and at least as many as the detector needs.
 
     >>> from uadray.detectors.fanogan import Config
     >>> long = TrainConfig(name="a", detector=Config(kind="fanogan"), tiles=SPEC, epochs=10, steps_per_epoch=100)
     >>> [(short.epochs, short.steps_per_epoch) for short in (within(long, n) for n in (5000, 250, 7, -1))]
     [(10, 100), (10, 25), (7, 1), (1, 1)]
     """
-    steps = max(1, min(steps, config.epochs * config.steps_per_epoch))
-    epochs = min(config.epochs, steps)
+    least = getattr(config.detector, "least_steps", 1)
+    steps = max(least, min(steps, config.epochs * config.steps_per_epoch))
+    epochs = min(config.epochs, steps // least)  # so that rounding leaves no fewer
     return config.model_copy(update={"epochs": epochs, "steps_per_epoch": steps // epochs})
 
 

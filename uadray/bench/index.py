@@ -27,7 +27,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "one-against-all": ("only", "device", "classes", "minutes", "out"),
     "scoring": ("only", "device", "compiled"),
     "stains": ("only", "device", "seeds", "out"),
-    "ablations": ("only", "device", "seeds", "steps", "out", "valid_tiles"),
+    "ablations": ("only", "device", "seeds", "steps", "out", "valid_tiles", "small"),
     "view": (),
     "metrics": ("only", "slides"),
     "drift": ("only",),
@@ -42,7 +42,7 @@ def run(
     name: str, *, only: Sequence[str] = (), slides: int | None = None, device: str | None = None,
     seeds: int | None = None, minutes: float | None = None, out: str | None = None, bundle: Sequence[str] = (),
     tiles_only: bool = False, valid_tiles: int | None = None, classes: int | None = None,
-    steps: int | None = None, compiled: bool = False,
+    steps: int | None = None, compiled: bool = False, small: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Run one benchmark and return its figures.
 
@@ -60,6 +60,7 @@ def run(
         compiled: time compiled networks as well.
         classes: that are normal in their turn.
         steps: of each training.
+        small: a small network and batch, for two cores.
 
     Raises:
         InputError: there is none of this name, or it has no such option.
@@ -69,7 +70,7 @@ def run(
     given = {
         "only": only, "slides": slides, "device": device, "seeds": seeds, "minutes": minutes, "out": out,
         "bundle": bundle, "tiles_only": tiles_only, "valid_tiles": valid_tiles, "classes": classes,
-        "steps": steps, "compiled": compiled,
+        "steps": steps, "compiled": compiled, "small": small,
     }  # fmt: skip
     options = {option: value for option, value in given.items() if value}
     for option in options.keys() - set(OPTIONS[name]):

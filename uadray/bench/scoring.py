@@ -1,15 +1,19 @@
 """`bench scoring`: tiles a second of each detector, and what precision, memory format, compiling and sharing are worth.
 
-A detector is built as its configuration says, with frozen weights and whatever its own start with: its pace does not
-depend on them. Each variant is timed beside plain scoring in rounds that take turns, by CPU time where the device is
-a CPU; a ratio is the median of the rounds' ratios, above 1 where the variant is faster.
+A detector is trained as its configuration says, for a few steps alone: its pace does not depend on what it has learned,
+that of a density on how many tiles it keeps, up to its bound. Each variant is timed beside plain scoring in rounds that
+take turns, by CPU time where the device is a CPU; a ratio is the median of the rounds' ratios, above 1 where the
+variant is faster.
 
     bfloat16            the stage `score` under autocast, as `--precision bfloat16` has it
     bfloat16 in map too the stage `map` as well
     contiguous          not channels_last
     compiled            every network by torch.compile, with the seconds that compiling took
     whole backbone      to its last layer instead of the deepest that is used: what pruning is worth is 1 / ratio
-    2 on one backbone   two detectors of the kind, their features shared; 3 likewise; a tile through all of them
+    2 on one backbone   two detectors of the kind, their features shared; 3 likewise. Above 1 where
+                        scoring with all of them is faster than with each by itself
+
+`difference` is the largest of a score, as a share of the mean score of those tiles.
 """
 
 import copy
@@ -24,22 +28,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from uadray.bench.detector_data import SPEC
+from uadray.bench.detector_data import data_folder
 from uadray.bench.detector_rows import Row, config_folder, rows
-from uadray.bench.detector_training import side_px
-from uadray.detectors.building import build_detector, build_networks
+from uadray.bench.detector_training import briefly_trained, resampled
+from uadray.detectors.building import build_detector
 from uadray.detectors.detector import Detector
-from uadray.detectors.precision import LoweredMap, LoweredScore, check_tiles
-from uadray.errors import InputError
+from uadray.detectors.precision import LoweredMap, LoweredScore
+from uadray.errors import InputError, WorkError
 from uadray.networks.backbones import ConvTrunk, EfficientNetLite0, build_backbone, layer_names
 from uadray.networks.outline import Networks
 from uadray.screening.actor_detectors import ActorDetector, shared_memory, together
 from uadray.tiles.images import Pixels
+from uadray.tilesets import containers
 from uadray.training.config import detector_of
 
 log = logging.getLogger(__name__)
 
 ROUNDS = 3
+
+STEPS, TRAINED_TILES = 10, 512
+"""Of the training of each detector; a head of `enlarged_nuclei` makes as many steps as it needs."""
+
 VARIANTS = ("bfloat16", "bfloat16 in map too", "contiguous", "whole backbone", "2 on one backbone", "3 on one backbone")
 
 Run = Callable[[], Any]
@@ -60,24 +69,41 @@ def run(*, only: Sequence[str] = (), device: str = "cpu", tiles: int = 64, compi
     known = {row.name: row for row in rows(config_folder())[0] if row.config is not None}
     if unknown := set(only) - set(known):
         raise InputError(f"bench scoring has no detector {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
+    read = some_tiles(tiles + TRAINED_TILES)
     answer = []
     for name in only or known:
         try:
-            answer.append(figures_of(known[name], device=device, n=tiles, compiled=compiled))
+            answer.append(figures_of(known[name], read, device=device, n=tiles, compiled=compiled))
         except Exception as error:  # one that needs weights or bundles that are not here costs no other its row
             answer.append({"detector": name, "failed": f"{type(error).__name__}: {error}"[:300]})
         log.info("%s", answer[-1])
     return {"device": device, "threads": torch.get_num_threads(), "tiles": tiles, "rows": answer}
 
 
-def figures_of(row: Row, *, device: str, n: int, compiled: bool) -> dict[str, Any]:
-    """The pace of a detector, and the ratios of its variants."""
+def some_tiles(n: int) -> Pixels:
+    """[n, 96, 96, 3] Normal tiles of train, evenly spaced.
+
+    Raises:
+        InputError: they are not there.
+        WorkError: one cannot be read.
+    """
+    uri = str(data_folder(mosaics=False) / "pcam" / "train.zip")
+    refs = containers.list_tiles(uri, label="normal")
+    images = []
+    for _, image, error in containers.read_tiles(uri, refs[:: max(1, len(refs) // n)][:n]):
+        if image is None:
+            raise WorkError(f"{uri}: {error}")
+        images.append(image)
+    return np.stack(images)
+
+
+def figures_of(row: Row, tiles: Pixels, *, device: str, n: int, compiled: bool) -> dict[str, Any]:
+    """The pace of a detector at the first n of the tiles, and the ratios of its variants; the others are trained on."""
     if row.config is None:
         raise ValueError(f"{row.name} has no configuration")
     config = detector_of(row.config)
-    networks = with_scale(build_networks(config))
-    pixels = check_tiles(side_px(row.config.tiles.mpp) or SPEC.tile_px)
-    pixels = np.concatenate([pixels] * -(-n // len(pixels)))[:n]
+    networks = briefly_trained(row.config, tiles[n:], steps=STEPS, device=device)
+    pixels = resampled(tiles[:n], row.config.tiles.mpp)
 
     def built(given: Networks | None = None) -> Detector:
         return build_detector(config, copy.deepcopy(networks) if given is None else given, device=device)
@@ -91,9 +117,8 @@ def figures_of(row: Row, *, device: str, n: int, compiled: bool) -> dict[str, An
     for name in VARIANTS:
         made = variant(name, built, networks, pixels, device)
         if made is not None:
-            figures["ratios"][name] = ratio(lambda: plain(pixels), made, device) * int(
-                name[0] if name[0] in "23" else 1
-            )
+            n_detectors = int(name[0]) if name[0] in "23" else 1
+            figures["ratios"][name] = n_detectors * ratio(lambda: plain(pixels), made, device)
     for name in VARIANTS[:2]:
         figures[f"difference, {name}"] = relative(lowered(built(), name)(pixels).score, expected)
     if compiled:
@@ -119,16 +144,24 @@ def variant(
             unpruned = built(whole)
             return lambda: unpruned(pixels)
         case _:
-            return shared([built() for _ in range(int(name[0]))], pixels)
+            return shared([built(moved(networks, number)) for number in range(int(name[0]))], pixels)
 
 
-def with_scale(networks: Networks) -> Networks:
-    """The networks, what was fitted to nothing made something: scores that are all 0 show no difference."""
-    for network in networks.values():
-        for name, buffer in network.named_buffers():
-            if buffer.is_floating_point() and not buffer.any() and "running" not in name:
-                buffer.copy_(torch.randn(buffer.shape, generator=torch.Generator().manual_seed(0)) * 0.01)
-    return networks
+def moved(networks: Networks, number: int) -> Networks:
+    """A copy whose own weights are others; frozen backbones and what was fitted stay."""
+    own = nn.ModuleDict(copy.deepcopy(networks))
+    frozen = {
+        id(parameter)
+        for module in own.modules()
+        if isinstance(module, ConvTrunk | EfficientNetLite0)
+        for parameter in module.parameters()
+    }
+    generator = torch.Generator().manual_seed(number)
+    with torch.no_grad():
+        for parameter in own.parameters():
+            if id(parameter) not in frozen:
+                parameter.mul_(1 + 0.01 * number * torch.randn(parameter.shape, generator=generator))
+    return {name: own[name] for name in networks}
 
 
 def lowered(detector: Detector, name: str) -> Detector:
