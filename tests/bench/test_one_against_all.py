@@ -13,7 +13,7 @@ from PIL import Image
 from uadray.bench import index, one_against_all
 from uadray.bench.one_against_all import CLASSES, Row, rows, trained, upright
 from uadray.detectors import deep_geo, deep_if, piad
-from uadray.detectors.features import BackboneConfig
+from uadray.detectors.features.frozen import BackboneConfig
 from uadray.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("torch_alone")

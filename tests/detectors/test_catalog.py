@@ -26,7 +26,7 @@ from uadray.detectors import (
 from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
 from uadray.detectors.catalog import SingleConfig, assumption_of, summary_of
 from uadray.detectors.detector import BATCH, STAGES
-from uadray.detectors.features import BackboneConfig
+from uadray.detectors.features.frozen import BackboneConfig
 from uadray.networks import weights
 from uadray.training.loop import as_floats
 

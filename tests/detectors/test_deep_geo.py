@@ -23,7 +23,7 @@ from uadray.detectors.deep_geo import (
     pixel_sources,
     transformed,
 )
-from uadray.detectors.dirichlet import dirichlet_mle
+from uadray.detectors.densities.dirichlet import dirichlet_mle
 from uadray.detectors.pixels import to_pixels
 from uadray.detectors.trainee import UnsuitableTilesError
 from uadray.networks.wide_resnet import WideResNet

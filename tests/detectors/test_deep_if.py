@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from uadray.detectors import deep_if
 from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.deep_if import Forest, Trainee, path_lengths
-from uadray.detectors.features import BackboneConfig
+from uadray.detectors.densities.reservoir import Reservoir
+from uadray.detectors.features.frozen import BackboneConfig
 from uadray.detectors.pixels import to_pixels
-from uadray.detectors.reservoir import Reservoir
 from uadray.detectors.trainee import UnsuitableTilesError
 from uadray.errors import InputError
 

@@ -22,7 +22,7 @@ from uadray.detectors import (
 from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.catalog import SingleConfig
 from uadray.detectors.detector import BATCH, Detector, assemble, no_picture, pooled
-from uadray.detectors.features import BackboneConfig
+from uadray.detectors.features.frozen import BackboneConfig
 from uadray.detectors.latents import Latent
 from uadray.detectors.losses import izi_f, relative_perceptual_l1
 from uadray.detectors.pixels import to_input

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from uadray.detectors import dpa
 from uadray.detectors.building import build_networks, build_trainee
-from uadray.detectors.perceptual_features import FIT_TILES, PerceptualFeatures
+from uadray.detectors.features.perceptual import FIT_TILES, PerceptualFeatures
 from uadray.detectors.trainee import alone
 from uadray.networks.autoencoder import Decoder, Encoder, Layout
 

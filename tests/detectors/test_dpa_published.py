@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from uadray.config import load_config
 from uadray.detectors import dpa
-from uadray.detectors.adversary import critic_terms
+from uadray.detectors.autoencoding.adversary import critic_terms
 from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.losses import l1, perceptual_l1, relative_perceptual_l1
 from uadray.networks.autoencoder import Critic

@@ -13,10 +13,10 @@ from uadray.detectors import enlarged_nuclei
 from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
 from uadray.detectors.enlarged_nuclei import CellFeatures, cell_labels, tile_scores
-from uadray.detectors.enlarged_views import magnified, make_views
 from uadray.detectors.pixels import Pixels, to_input, to_pixels
-from uadray.detectors.scanners import CHANGES
 from uadray.detectors.trainee import UnsuitableTilesError
+from uadray.detectors.views.enlarged import magnified, make_views
+from uadray.detectors.views.scanners import CHANGES
 from uadray.networks.outline import Networks
 from uadray.tiles.spec import TileSpec
 from uadray.tilesets import containers

@@ -13,9 +13,9 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from uadray.detectors.building import build_detector, build_networks, build_trainee
-from uadray.detectors.features import BackboneConfig
+from uadray.detectors.densities.mixture import Mixture
+from uadray.detectors.features.frozen import BackboneConfig
 from uadray.detectors.mahalanobis import Config
-from uadray.detectors.mixture import Mixture
 from uadray.detectors.pixels import to_input, to_pixels
 from uadray.detectors.trainee import UnsuitableTilesError
 from uadray.errors import InputError

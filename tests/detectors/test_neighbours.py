@@ -13,10 +13,10 @@ from torch import Tensor
 
 from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
-from uadray.detectors.features import BackboneConfig, NucleiConfig
+from uadray.detectors.densities.projected import ProjectedFeatures
+from uadray.detectors.features.frozen import BackboneConfig, NucleiConfig
 from uadray.detectors.neighbours import Config, NeighbourScore
 from uadray.detectors.pixels import to_input, to_pixels
-from uadray.detectors.projected import ProjectedFeatures
 from uadray.detectors.trainee import UnsuitableTilesError
 from uadray.errors import InputError
 from uadray.networks.outline import Networks

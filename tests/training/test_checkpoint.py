@@ -11,7 +11,7 @@ from torch import Tensor
 from uadray.detectors import deep_geo, deep_if, dpa, fanogan, piad
 from uadray.detectors.building import build_networks, build_trainee
 from uadray.detectors.catalog import SingleConfig
-from uadray.detectors.features import BackboneConfig
+from uadray.detectors.features.frozen import BackboneConfig
 from uadray.detectors.trainee import Trainee
 from uadray.errors import InputError
 from uadray.networks.outline import Networks

@@ -33,7 +33,7 @@ from uadray.bench.reference_scores import mean_saturation, minus_mean_green
 from uadray.detectors import deep_geo, deep_if, dpa, mahalanobis, piad
 from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.catalog import SingleConfig, file_of
-from uadray.detectors.features import BackboneConfig
+from uadray.detectors.features.frozen import BackboneConfig
 from uadray.detectors.pixels import to_float
 from uadray.errors import InputError, WorkError
 from uadray.evaluation.detection import Floats, auroc

@@ -11,7 +11,7 @@ from uadray.config import parse_config
 from uadray.detectors.building import DetectorConfig, build_detector, outline_of
 from uadray.detectors.description import ELSEWHERE, BundleDescription, detector_description
 from uadray.detectors.detector import STAGES, Detector, Stage
-from uadray.detectors.features import EncoderConfig
+from uadray.detectors.features.frozen import EncoderConfig
 from uadray.networks.bundle_description import BUNDLE_VERSION, CALIBRATION, DESCRIPTION, WEIGHTS
 from uadray.networks.bundle_folder import opened_weights, write_folder
 from uadray.networks.outline import Networks

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from uadray.detectors.scanners import CHANGES
+from uadray.detectors.views.scanners import CHANGES
 
 
 class Head(nn.Module):

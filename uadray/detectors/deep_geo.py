@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
+from uadray.detectors.densities.dirichlet import dirichlet_mle
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble, no_picture
-from uadray.detectors.dirichlet import dirichlet_mle
 from uadray.detectors.latents import Latent
 from uadray.detectors.trainee import Average, Losses, UnsuitableTilesError
 from uadray.networks.outline import Networks

@@ -23,10 +23,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from uadray import config as configuration
+from uadray.detectors.densities.reservoir import Reservoir
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble, no_picture
-from uadray.detectors.features import BackboneConfig, FeatureConfig, borrowed, build_features, channels_of, mpp_of
+from uadray.detectors.features.frozen import (
+    BackboneConfig,
+    FeatureConfig,
+    borrowed,
+    build_features,
+    channels_of,
+    mpp_of,
+)
 from uadray.detectors.latents import Latent
-from uadray.detectors.reservoir import Reservoir
 from uadray.detectors.trainee import Average, Losses
 from uadray.errors import InputError
 from uadray.networks.outline import Networks

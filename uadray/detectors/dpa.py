@@ -29,15 +29,16 @@ from torch.optim import Optimizer
 
 from uadray import config as configuration
 from uadray.config import parse_config
-from uadray.detectors import growing, losses
-from uadray.detectors.adversary import Adversarial, Adversary, new_adam, update
+from uadray.detectors import losses
+from uadray.detectors.autoencoding import growing
+from uadray.detectors.autoencoding.adversary import Adversarial, Adversary, new_adam, update
+from uadray.detectors.autoencoding.growing import GrowingAutoencoder, LayerName, Resolution
+from uadray.detectors.autoencoding.reconstruction_terms import Terms, TermsScore
+from uadray.detectors.autoencoding.residuals import MahalanobisScore, Residuals
 from uadray.detectors.description import BundleDescription, detector_description
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
-from uadray.detectors.growing import GrowingAutoencoder, LayerName, Resolution
+from uadray.detectors.features.perceptual import PerceptualFeatures
 from uadray.detectors.latents import EncoderMap
-from uadray.detectors.perceptual_features import PerceptualFeatures
-from uadray.detectors.reconstruction_terms import Terms, TermsScore
-from uadray.detectors.residuals import MahalanobisScore, Residuals
 from uadray.detectors.scores import PerceptualScore
 from uadray.detectors.trainee import Average, Losses
 from uadray.errors import InputError

@@ -1,7 +1,7 @@
 """Enlarged nuclei: a linear head on frozen features, told from normal tiles whose nuclei were enlarged.
 
 Kin of foreign patch interpolation (Tan et al. 2020, https://arxiv.org/abs/2011.04197) and CutPaste (Li et al. 2021,
-https://arxiv.org/abs/2104.04015): the anomalies are synthetic, made of normal tiles (see `enlarged_views`).
+https://arxiv.org/abs/2104.04015): the anomalies are synthetic, made of normal tiles (see `views.enlarged`).
 
 What it assumes: **nuclei grow, become paler, and stand in pink surroundings.** That is carcinoma in lymph nodes, not
 anomalies in general. What does not enlarge nuclei is not found.
@@ -27,10 +27,10 @@ from torch.optim import Optimizer
 from uadray import config as configuration
 from uadray.detectors.cell_head import Head, separation, sums_of
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble, no_picture
-from uadray.detectors.enlarged_views import Kind, Views, make_views
 from uadray.detectors.latents import Latent
-from uadray.detectors.scanners import CHANGES, PIXEL_SHARPNESS, blurred, scanner_pair
 from uadray.detectors.trainee import Average, UnsuitableTilesError
+from uadray.detectors.views.enlarged import Kind, Views, make_views
+from uadray.detectors.views.scanners import CHANGES, PIXEL_SHARPNESS, blurred, scanner_pair
 from uadray.networks.backbones import build_backbone
 from uadray.networks.outline import Networks
 

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from uadray import config as configuration
+from uadray.detectors.densities.mixture import Mixture
+from uadray.detectors.densities.moments import Moments, Projection, complement, whitening
+from uadray.detectors.densities.projected import PROJECTED_FROM, ProjectedFeatures, SeenFeatures
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble, no_picture
-from uadray.detectors.features import FeatureConfig, borrowed, build_features, channels_of, mpp_of
+from uadray.detectors.features.frozen import FeatureConfig, borrowed, build_features, channels_of, mpp_of
 from uadray.detectors.latents import Latent
-from uadray.detectors.mixture import Mixture
-from uadray.detectors.moments import Moments, Projection, complement, whitening
-from uadray.detectors.projected import PROJECTED_FROM, ProjectedFeatures, SeenFeatures
 from uadray.detectors.scores import mean_of_highest
 from uadray.detectors.trainee import Average, Losses
 from uadray.errors import InputError
@@ -41,7 +41,7 @@ class Config(configuration.Config):
 
     Attributes:
         input_px: side of what is looked at.
-        features: of which, see `uadray.detectors.features`.
+        features: of which, see `uadray.detectors.features.frozen`.
         density: see above.
         components: of `residual` the principal ones, outside of which is looked; of `mixture` those that are looked at,
             whitened; none of `mahalanobis`, which looks at all.

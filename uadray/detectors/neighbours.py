@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from uadray import config as configuration
-from uadray.detectors.bank import Bank, nearest, outlier_factor
+from uadray.detectors.densities.bank import Bank, nearest, outlier_factor
+from uadray.detectors.densities.moments import Moments, Projection, whitening
+from uadray.detectors.densities.projected import PROJECTED_FROM, ProjectedFeatures, SeenFeatures
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble, no_picture
-from uadray.detectors.features import FeatureConfig, borrowed, build_features, channels_of, mpp_of
+from uadray.detectors.features.frozen import FeatureConfig, borrowed, build_features, channels_of, mpp_of
 from uadray.detectors.latents import Latent
-from uadray.detectors.moments import Moments, Projection, whitening
-from uadray.detectors.projected import PROJECTED_FROM, ProjectedFeatures, SeenFeatures
 from uadray.detectors.scores import mean_of_highest
 from uadray.detectors.trainee import Average, Losses
 from uadray.networks.outline import Networks
@@ -39,7 +39,7 @@ class Config(configuration.Config):
 
     Attributes:
         input_px: side of what is looked at.
-        features: what is compared, see `uadray.detectors.features`.
+        features: what is compared, see `uadray.detectors.features.frozen`.
         components: features are whitened to so many principal components; None: as they are.
         measure: `knn`, the mean distance to the nearest rows, or `lof`, the local outlier factor.
         neighbours: so many rows are compared with.

@@ -27,8 +27,8 @@ from torch.optim import Adam, Optimizer
 from uadray import config as configuration
 from uadray.detectors import losses
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
+from uadray.detectors.features.perceptual import PerceptualFeatures
 from uadray.detectors.latents import EncoderMap
-from uadray.detectors.perceptual_features import PerceptualFeatures
 from uadray.detectors.scores import PerceptualScore
 from uadray.detectors.trainee import Average, Losses
 from uadray.generators import gan_losses

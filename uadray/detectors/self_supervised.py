@@ -1,7 +1,7 @@
 """An encoder that learns from normal tiles by itself, and a density of its features.
 
 SimCLR: Chen et al. 2020, https://arxiv.org/abs/2002.05709 . VICReg: Bardes et al. 2022,
-https://arxiv.org/abs/2105.04906 . Two views of each tile (`uadray.detectors.random_views`) are to be mapped alike,
+https://arxiv.org/abs/2105.04906 . Two views of each tile (`views/random_views.py`) are to be mapped alike,
 those of other tiles not: without a label the encoder learns what tells tissues apart. In the last part of the training
 it stands still, and a density is fitted on its features of whole tiles.
 
@@ -24,12 +24,14 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from uadray import config as configuration
-from uadray.detectors import encoders, mahalanobis, neighbours, random_views, trainee, view_losses
+from uadray.detectors import mahalanobis, neighbours, trainee
 from uadray.detectors.detector import STAGES, Detector, Stage
-from uadray.detectors.encoders import SIDE_MULTIPLE, EncoderFeatures
-from uadray.detectors.features import EncoderConfig
-from uadray.detectors.random_views import view_of
+from uadray.detectors.features import encoders
+from uadray.detectors.features.encoders import SIDE_MULTIPLE, EncoderFeatures
+from uadray.detectors.features.frozen import EncoderConfig
 from uadray.detectors.trainee import Average, Losses
+from uadray.detectors.views import random_views, view_losses
+from uadray.detectors.views.random_views import view_of
 from uadray.networks.outline import Networks
 
 Density = Literal["residual", "mahalanobis", "mixture", "knn", "lof"]

@@ -26,8 +26,8 @@ from torch.optim import AdamW, Optimizer
 from uadray import config as configuration
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble, no_picture
 from uadray.detectors.enlarged_nuclei import CELL_PX, SIDE_MULTIPLE, CellFeatures, CellScore, cell_labels
-from uadray.detectors.enlarged_views import make_views
 from uadray.detectors.trainee import Average, UnsuitableTilesError
+from uadray.detectors.views.enlarged import make_views
 from uadray.networks import weights
 from uadray.networks.backbones import build_backbone, inverted_bottleneck, layer_names
 from uadray.networks.outline import Networks

@@ -6,8 +6,8 @@ from uadray.config import parse_config
 from uadray.detectors import combined, dpa
 from uadray.detectors.building import DetectorConfig
 from uadray.detectors.description import BundleDescription
-from uadray.detectors.features import EncoderConfig
-from uadray.detectors.given_encoder import described_encoder
+from uadray.detectors.features.frozen import EncoderConfig
+from uadray.detectors.features.given_encoder import described_encoder
 from uadray.detectors.members import Member, read_members
 from uadray.errors import InputError
 from uadray.generators.bundle import GeneratorBundle, read_generator

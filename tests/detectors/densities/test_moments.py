@@ -7,7 +7,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from uadray.detectors.moments import Moments, Projection, complement, whitening
+from uadray.detectors.densities.moments import Moments, Projection, complement, whitening
 from uadray.detectors.trainee import UnsuitableTilesError
 
 pytestmark = pytest.mark.usefixtures("torch_alone")

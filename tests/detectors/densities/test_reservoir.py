@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from uadray.detectors.reservoir import PROJECTED, Reservoir, coreset
+from uadray.detectors.densities.reservoir import PROJECTED, Reservoir, coreset
 from uadray.detectors.trainee import UnsuitableTilesError
 
 pytestmark = pytest.mark.usefixtures("torch_alone")

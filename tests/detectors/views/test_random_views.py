@@ -7,7 +7,7 @@ from networks_watch import smooth_pictures
 from torch import Tensor
 from torch.nn import functional as F
 
-from uadray.detectors.random_views import Config, cut, restained, view_of
+from uadray.detectors.views.random_views import Config, cut, restained, view_of
 from uadray.tiles import stain_augment
 
 pytestmark = pytest.mark.usefixtures("torch_alone")

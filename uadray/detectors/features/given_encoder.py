@@ -4,7 +4,7 @@ from typing import Any
 
 from uadray.config import parse_config
 from uadray.detectors.description import BundleDescription, detector_description
-from uadray.detectors.encoders import Config, EncoderFeatures
+from uadray.detectors.features.encoders import Config, EncoderFeatures
 from uadray.errors import InputError
 from uadray.networks.bundle_folder import load_part
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from uadray import config as configuration
-from uadray.detectors.scanners import STAINS, blurred, from_density, optical_density, uniform
+from uadray.detectors.views.scanners import STAINS, blurred, from_density, optical_density, uniform
 from uadray.tiles.stain import STAINED
 
 UNSCALED = 0.5

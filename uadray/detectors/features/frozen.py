@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uadray import config as configuration
-from uadray.detectors import encoders
-from uadray.detectors.encoders import EncoderFeatures, LayerName, Pooling
-from uadray.detectors.given_encoder import load_given
+from uadray.detectors.features import encoders
+from uadray.detectors.features.encoders import EncoderFeatures, LayerName, Pooling
+from uadray.detectors.features.given_encoder import load_given
 from uadray.detectors.pixels import to_pixels
 from uadray.errors import InputError
 from uadray.networks.backbones import BackboneName, build_backbone

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from uadray.detectors.densities.moments import Moments, Projection
+from uadray.detectors.densities.reservoir import Reservoir
 from uadray.detectors.detector import default_batch
-from uadray.detectors.moments import Moments, Projection
-from uadray.detectors.reservoir import Reservoir
 from uadray.detectors.trainee import Average, Losses
 from uadray.networks.outline import Networks
 

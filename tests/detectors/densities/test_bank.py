@@ -8,8 +8,8 @@ import torch
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from torch import Tensor
 
-from uadray.detectors import bank as bank_file
-from uadray.detectors.bank import Bank, nearest, outlier_factor
+from uadray.detectors.densities import bank as bank_file
+from uadray.detectors.densities.bank import Bank, nearest, outlier_factor
 from uadray.detectors.trainee import UnsuitableTilesError
 from uadray.errors import InputError
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from uadray.detectors.reservoir import Reservoir
+from uadray.detectors.densities.reservoir import Reservoir
 from uadray.detectors.trainee import UnsuitableTilesError
 
 

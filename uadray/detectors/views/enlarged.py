@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from uadray.detectors.scanners import PIXEL_SHARPNESS, as_scanned, blurred, from_density, optical_density, uniform
+from uadray.detectors.views.scanners import PIXEL_SHARPNESS, as_scanned, blurred, from_density, optical_density, uniform
 
 Kind = Literal["normal", "glass", "enlarged_pink", "spindle", "enlarged", "pasted", "pasted_rich"]
 

@@ -10,9 +10,9 @@ from networks_watch import moved, smooth_pictures, state_of
 from sklearn.covariance import LedoitWolf
 
 from uadray.detectors import dpa
+from uadray.detectors.autoencoding.residuals import Residuals
 from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
-from uadray.detectors.residuals import Residuals
 from uadray.detectors.trainee import UnsuitableTilesError
 from uadray.errors import InputError
 from uadray.tiles.spec import TileSpec

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from uadray.detectors.view_losses import covariance, invariance, nt_xent, variance
+from uadray.detectors.views.view_losses import covariance, invariance, nt_xent, variance
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 

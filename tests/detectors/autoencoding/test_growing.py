@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uadray.detectors import dpa
+from uadray.detectors.autoencoding.growing import Place, Resolution, mixed
 from uadray.detectors.building import build_networks, build_trainee
-from uadray.detectors.growing import Place, Resolution, mixed
 from uadray.detectors.losses import relative_perceptual_l1
 from uadray.networks.autoencoder import Decoder, Encoder, Growth, Layout, grown
 from uadray.networks.outline import Networks

@@ -10,8 +10,8 @@ from networks_watch import smooth_pictures
 from nuclei_tiles import spots
 from torch import Tensor
 
-from uadray.detectors import enlarged_views as views
-from uadray.detectors.scanners import blurred
+from uadray.detectors.views import enlarged as views
+from uadray.detectors.views.scanners import blurred
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from uadray.detectors.reservoir import Reservoir, coreset
+from uadray.detectors.densities.reservoir import Reservoir, coreset
 from uadray.errors import InputError
 
 AT_ONCE = 16_000_000

@@ -13,8 +13,8 @@ from uadray.config import parse_config
 from uadray.detectors.building import build_networks
 from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
 from uadray.detectors.description import described_bundle
-from uadray.detectors.encoders import EncoderFeatures
-from uadray.detectors.features import EncoderConfig, build_features
+from uadray.detectors.features.encoders import EncoderFeatures
+from uadray.detectors.features.frozen import EncoderConfig, build_features
 from uadray.detectors.pixels import to_input
 from uadray.detectors.self_supervised import Config
 from uadray.errors import InputError

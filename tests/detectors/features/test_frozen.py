@@ -7,7 +7,14 @@ from networks_watch import smooth_pictures
 from pydantic import TypeAdapter, ValidationError
 from torch.nn import functional as F
 
-from uadray.detectors.features import BackboneConfig, FeatureConfig, NucleiConfig, borrowed, build_features, mpp_of
+from uadray.detectors.features.frozen import (
+    BackboneConfig,
+    FeatureConfig,
+    NucleiConfig,
+    borrowed,
+    build_features,
+    mpp_of,
+)
 from uadray.detectors.pixels import to_pixels
 from uadray.networks.backbones import build_backbone
 from uadray.tiles.nuclei import MEASURES, measured

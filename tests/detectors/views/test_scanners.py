@@ -8,7 +8,7 @@ import pytest
 import torch
 from nuclei_tiles import spots
 
-from uadray.detectors import scanners
+from uadray.detectors.views import scanners
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 

@@ -1,0 +1,1 @@
+"""What a perceptual autoencoder's training has besides: growing, terms of its loss, residuals."""

@@ -1,0 +1,1 @@
+"""How probable features are, as fitted arrays: neighbours, Gaussians, mixtures."""

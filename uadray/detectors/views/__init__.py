@@ -1,0 +1,1 @@
+"""Tiles changed on the device: enlarged nuclei, other scanners, views of one tile."""
