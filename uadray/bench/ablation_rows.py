@@ -50,7 +50,7 @@ DIRECTIONS = (
     *((("published", f"with_{name}_{weight}", f"{name} added at weight {weight} hurts"))
       for name in ("l1", "adversarial", "adversarial_l1") for weight in ("1", "0.1")),
 )  # fmt: skip
-"""The better row, the worse row, and what the paper's text says of them."""
+"""The better row, the worse row, and what summaries of the paper say of them."""
 
 
 @dataclass(frozen=True)

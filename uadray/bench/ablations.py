@@ -6,7 +6,7 @@ and not; with a pixel L1 term, an adversarial term, or both, each at weights 1 a
 unsupervised choice had found, trained on the perceptual loss and on L1 alone. All have as many steps here; the authors'
 have 34,666, grown 88,666, of an unsupervised choice 77,000 and 46,000. VGG16 stands for VGG19.
 
-The figures of the table could not be read; what is compared are the directions that the paper's text states. Rows
+The figures of the table could not be read; what is compared are the directions that summaries of the paper state. Rows
 `budget_300` to `budget_34666` (`--only budgets`) are the published autoencoder at several budgets, each with a schedule
 of its own. Trained and judged on the tiles of `bench detectors`, which has the slides; each row also has the AUROC of
 squared distances, `relative_l2`, of the same networks where they learned from features.
@@ -233,7 +233,7 @@ def answer(results: dict[str, dict[int, dict[str, Any]]], every: Sequence[Row]) 
     ]
     return {
         "rows": table,
-        "paper": "the figures of its table 4 could not be read; directions are those that its text states",
+        "paper": "the figures of its table 4 could not be read; directions are those that summaries of the paper state",
         "directions": compared,
         "agree": sum(each["agrees"] for each in compared),
         "of": len(compared),

@@ -122,6 +122,11 @@ def run(
     folder = Path(out or FOLDER).absolute()
     every, left_out = rows(configs or config_folder(), named_bundles(bundle))
     chosen = _chosen(only, every)
+    if not only and device == "cpu":
+        left_out |= {
+            row.name: "its configuration is for a GPU; name it in --only" for row in chosen if _is_for_gpu(row)
+        }
+        chosen = [row for row in chosen if not _is_for_gpu(row)]
     where = data_folder(mosaics=wanted.mosaics)
     about = _about(where, wanted) | {"left_out": left_out}
     about["budget"] = {"minutes": minutes, "seeds": seeds, "device": device}
@@ -140,6 +145,10 @@ def run(
                 of_row[seed] = result
                 _write(folder, results, about)
     return _write(folder, results, about)
+
+
+def _is_for_gpu(row: Row) -> bool:
+    return row.config is not None and row.config.use_gpu
 
 
 def _kept(folder: Path, every: Sequence[Row], data: str) -> Results:

@@ -65,7 +65,10 @@ TRIVIAL: dict[str, Callable[[Pixels], Floats]] = {
 }  # fmt: skip
 
 PUBLISHED: dict[str, dict[str, float | str | None]] = {
-    "deep_geo": {"mean_of_ten_classes": 0.860, "source": "Golan and El-Yaniv 2018, table 1"},
+    "deep_geo": {
+        "mean_of_ten_classes": 0.860,
+        "source": "listings of results on one-class CIFAR-10; the paper's own table could not be read",
+    },
 }
 """AUROC as published. Of single classes, and of the table of Tuluptceva et al. 2020, no text could be read."""
 
