@@ -21,6 +21,12 @@ from uadray.training.tune_config import TuneConfig
 KINDS = np.repeat(["a", "b", "c", TUMOUR], 40)
 
 
+@pytest.fixture(autouse=True)
+def _printing_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command prints beside its answer stays where it is: a log file would outlive the test."""
+    monkeypatch.setattr("uadray.commands.progress.divert", lambda: None)
+
+
 def _points() -> list[Point]:
     """Two that are good at one kind each, of which one is good on valid; and one that is fair at all."""
     shares = {"good": (0.6, 0.9, 0.9), "lures": (0.9, 0.2, 0.2), "fair": (0.7, 0.7, 0.7)}

@@ -24,6 +24,12 @@ from uadray.training.tune_journal import Journal
 ASKED = Asked(n=5, seed=1)
 
 
+@pytest.fixture(autouse=True)
+def _printing_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command prints beside its answer stays where it is: a log file would outlive the test."""
+    monkeypatch.setattr("uadray.commands.progress.divert", lambda: None)
+
+
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_tiles(tmp_path_factory.mktemp("tune") / "tiles"))

