@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from uadray.bench.detector_data import SPEC
-from uadray.bench.detector_training import Trained, resampled, trained
-from uadray.detectors import fanogan
+from uadray.bench.detector_training import Trained, pace, resampled, trained
+from uadray.detectors import fanogan, self_supervised
 from uadray.errors import WorkError
 from uadray.training.array_source import ArraySource
 from uadray.training.config import TrainConfig, detector_of
@@ -51,6 +51,20 @@ def test_it_trains_as_configured_where_the_budget_allows(tmp_path: Path) -> None
     scores = done.score(tiles)
     assert scores.shape == (40,)
     assert done.score(tiles[5:9]) == pytest.approx(scores[5:9])
+
+
+@pytest.mark.usefixtures("torch_alone")
+def test_the_trial_of_the_pace_has_the_steps_that_a_detector_needs() -> None:
+    """Of ten steps none would be of its density."""
+    detector = self_supervised.Config.model_validate({
+        "kind": "self_supervised", "input_px": 16, "encoder": {"width": 4}, "views": {"view_px": 16}, "components": 4,
+        "projector_width": 16, "projected": 8,
+    })  # fmt: skip
+    assert detector.least_steps > 10
+    config = _config().model_copy(update={"detector": detector, "epochs": 1, "steps_per_epoch": detector.least_steps})
+    tiles = np.random.default_rng(0).integers(0, 256, (40, 96, 96, 3), np.uint8)
+    clock = iter(range(1000))
+    assert pace(config, ArraySource(tiles, seed=0), lambda: next(clock)) == (1, 1)
 
 
 def test_a_score_that_is_no_number_is_an_error() -> None:

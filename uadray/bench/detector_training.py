@@ -31,7 +31,7 @@ from uadray.training.plain import train_plain
 from uadray.training.subject import borrowed_weights
 
 TRIAL_STEPS = 10
-"""Steps of the trial that measures the pace; they go through all phases as the training will."""
+"""Steps of the trial that measures the pace, or as many as the detector needs; they go through all phases."""
 
 SPARE = 0.1
 """Share of the budget that is left to what no step shows: the last fit, checkpoints."""
@@ -162,9 +162,9 @@ def pace(config: TrainConfig, source: ArraySource, now_s: Clock) -> tuple[float,
     def listen(lines: list[Line], samples: list[Sample]) -> None:
         times.extend(now_s() for line in lines if line["step"] and "end_of_epoch" not in line)
 
-    trial = config.model_copy(update={"epochs": 1, "steps_per_epoch": TRIAL_STEPS})
-    _trained(trial, source, listen)
-    return times[1] - times[0], (times[-1] - times[1]) / (TRIAL_STEPS - 1)
+    steps = max(TRIAL_STEPS, getattr(config.detector, "least_steps", 1))
+    _trained(config.model_copy(update={"epochs": 1, "steps_per_epoch": steps}), source, listen)
+    return times[1] - times[0], (times[-1] - times[1]) / (steps - 1)
 
 
 def _unheard(lines: list[Line], samples: list[Sample]) -> None:
