@@ -220,7 +220,7 @@ def test_residuals_of_an_autoencoder_are_fitted_on_slides_that_are_new_to_it(fol
     assert made.licences == read_bundle(str(folder / "dpa")).licences
     before, after = (load_file(uri / "weights.safetensors") for uri in (folder / "dpa", tmp_path / "o"))
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert after["residuals.n0"] == 20 * 8 * 12 * 12
+    assert after["residuals.moments.0.count"] == 20 * 8 * 12 * 12
     assert (tmp_path / "o" / "bundle.json").read_text().count(str(folder)) == 0
     score = load_detector(str(tmp_path / "o"))(np.zeros((2, 24, 24, 3), np.uint8)).score
     assert np.isfinite(score).all()

@@ -20,6 +20,7 @@ What it assumes: what is abnormal has textures that do not pass a small bottlene
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Literal, cast
 
 import torch
@@ -335,7 +336,7 @@ class Trainee:
         residuals = cast(Residuals, self.residuals)
         features, features_hat = self.features(x), self.features(self.reconstruct(x))
         sums = residuals.sums([f - f_hat for f, f_hat in zip(features, features_hat, strict=True)])
-        self.average(sums)
+        self.average(chain.from_iterable(sums))
         residuals.add(sums)
         return {"perceptual": losses.relative_perceptual_l1(features, features_hat).mean()}
 

@@ -5,12 +5,14 @@ which it fails on normal tiles as well tells nothing. Mean and covariance are by
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from uadray.detectors.densities.moments import Moments
 from uadray.detectors.latents import Latent
 from uadray.detectors.scores import picture_of
 from uadray.detectors.trainee import UnsuitableTilesError
@@ -18,40 +20,31 @@ from uadray.detectors.trainee import UnsuitableTilesError
 FLOOR = 1e-6
 """Least eigenvalue of a covariance, relative to their mean: a channel that is constant has no direction."""
 
-SUMS = ("n", "first", "second", "third", "fourth")
-
 
 class Residuals(nn.Module):
-    """Mean and shrunk covariance of residuals, one for each layer.
-
-    The shrinkage is that of Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance
-    matrices", for which the sums of r, r r', |r|^2 r and |r|^4 are enough: no residual is kept.
-    """
+    """Mean and shrunk covariance of residuals, one for each layer; told from sums, so that no residual is kept."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
-        self.layers = len(channels)
+        self.moments = nn.ModuleList(Moments(c) for c in channels)
         for i, c in enumerate(channels):
-            for name, shape in zip(SUMS, ((), (c,), (c, c), (c,), ()), strict=True):
-                self.register_buffer(f"{name}{i}", torch.zeros(shape, dtype=torch.float64))
             self.register_buffer(f"mean{i}", torch.zeros(c))
             self.register_buffer(f"whitening{i}", torch.eye(c))
             self.register_buffer(f"shrinkage{i}", torch.ones((), dtype=torch.float64))
 
-    def sums(self, residuals: Sequence[Float[Tensor, "n _ _ _"]]) -> list[Tensor]:
-        """What `add` takes, of the residuals [N, C, h, w] of each layer."""
-        taken: list[Tensor] = []
-        for residual in residuals:
-            r = residual.double().transpose(0, 1).flatten(1)  # [C, N h w]
-            norm = r.square().sum(0)
-            taken += [r.new_full((), r.shape[1]), r.sum(1), r @ r.T, r @ norm, norm.square().sum()]
-        return taken
+    def of_layers(self) -> list[Moments]:
+        """The sums of each layer."""
+        return [cast(Moments, moments) for moments in self.moments]
 
-    def add(self, sums: Sequence[Tensor]) -> None:
+    def sums(self, residuals: Sequence[Float[Tensor, "n _ _ _"]]) -> list[list[Tensor]]:
+        """What `add` takes, of the residuals [N, C, h, w] of each layer."""
+        pairs = zip(self.of_layers(), residuals, strict=True)
+        return [moments.tally(residual.movedim(1, -1).flatten(0, 2)) for moments, residual in pairs]
+
+    def add(self, sums: Sequence[list[Tensor]]) -> None:
         """Count more residuals."""
-        names = (f"{name}{i}" for i in range(self.layers) for name in SUMS)
-        for name, value in zip(names, sums, strict=True):
-            self.get_buffer(name).add_(value)
+        for moments, of_layer in zip(self.of_layers(), sums, strict=True):
+            moments.add(of_layer)
 
     def fit(self) -> None:
         """Mean and covariance of all that was counted.
@@ -59,16 +52,15 @@ class Residuals(nn.Module):
         Raises:
             UnsuitableTilesError: nothing was, or all residuals are the same.
         """
-        for i in range(self.layers):
-            n, first, second, third, fourth = (self.get_buffer(f"{name}{i}") for name in SUMS)
-            if not n > 1:
+        for i, moments in enumerate(self.of_layers()):
+            if not moments.count > 1:
                 raise UnsuitableTilesError("no residual of a normal tile was seen")
-            mean, covariance, shrinkage = ledoit_wolf(n, first, second, third, fourth)
+            covariance = moments.shrunk_covariance()
             if not covariance.trace() > 0:
                 raise UnsuitableTilesError("the residuals of all normal tiles are the same; no distance can be told")
-            self.get_buffer(f"mean{i}").copy_(mean)
+            self.get_buffer(f"mean{i}").copy_(moments.mean())
             self.get_buffer(f"whitening{i}").copy_(whitening(covariance))
-            self.get_buffer(f"shrinkage{i}").copy_(shrinkage)
+            self.get_buffer(f"shrinkage{i}").copy_(moments.shrinkage())
 
     def distances(self, residuals: Sequence[Float[Tensor, "n _ _ _"]]) -> list[Float[Tensor, "n _ _"]]:
         """Squared Mahalanobis distance a channel at each place, one map [N, h, w] a layer; about 1 of normal tiles."""
@@ -78,32 +70,6 @@ class Residuals(nn.Module):
             white = F.conv2d(centred, self.get_buffer(f"whitening{i}")[:, :, None, None])
             maps.append(white.square().mean(1))
         return maps
-
-
-def ledoit_wolf(
-    n: Tensor, first: Tensor, second: Tensor, third: Tensor, fourth: Tensor
-) -> tuple[Float[Tensor, " c"], Float[Tensor, "c c"], Float[Tensor, ""]]:
-    """Mean, covariance and shrinkage (Ledoit and Wolf 2004, section 3.3) from sums over n samples r.
-
-    Args:
-        n: how many.
-        first: sum of r, [C].
-        second: sum of r r', [C, C].
-        third: sum of |r|^2 r, [C].
-        fourth: sum of |r|^4.
-    """
-    mean = first / n
-    empirical = second / n - torch.outer(mean, mean)
-    p = len(mean)
-    scale = empirical.trace() / p
-    # the sum of |r - mean|^4, multiplied out
-    square = mean @ mean
-    spread = fourth + 4 * mean @ second @ mean - 4 * third @ mean + 2 * second.trace() * square - 3 * n * square**2
-    of_samples = (spread / n - empirical.square().sum()) / n
-    of_target = empirical.square().sum() - p * scale**2
-    shrinkage = torch.where(of_samples > 0, of_samples / of_target, 0.0).clamp(0, 1)
-    covariance = (1 - shrinkage) * empirical + shrinkage * scale * torch.eye(p, dtype=mean.dtype, device=mean.device)
-    return mean, covariance, shrinkage
 
 
 def whitening(covariance: Float[Tensor, "c c"]) -> Float[Tensor, "c c"]:
