@@ -53,7 +53,17 @@ def asked(
     """
     bundle = read_classifier(classifier_uri)
     _check_label(classifier_uri, bundle, label, mpp)
-    refs = held_out(bundle, data, most=real_tiles, seed=seed)
+    on_real = on_real_tiles(classifier_uri, data=data, most=real_tiles, seed=seed, device=device)
+    classifier = load_classifier(classifier_uri, bundle, device=device)
+    return on_real | {"label": label, "synthetic": answers(classifier, synthetic, label=label)}
+
+
+def on_real_tiles(
+    classifier_uri: str, *, data: str, most: int | None = None, seed: int = 0, device: str = "cpu"
+) -> dict[str, Any]:
+    """Class accuracy of a classifier on real held-out tiles; arguments, figures and errors as of `asked`."""
+    bundle = read_classifier(classifier_uri)
+    refs = held_out(bundle, data, most=most, seed=seed)
     classifier = load_classifier(classifier_uri, bundle, device=device)
     real = {name: answers(classifier, _decoded(data, refs[name]), label=name) for name in bundle.classifier.classes}
     return {
@@ -61,10 +71,8 @@ def asked(
             "name": bundle.name, "id": bundle.id, "classes": list(bundle.classifier.classes),
             "input_px": bundle.classifier.input_px,
         },
-        "label": label,
         "real": real,
         "balanced_accuracy": float(np.mean([figures["accuracy"] for figures in real.values()])),
-        "synthetic": answers(classifier, synthetic, label=label),
     }  # fmt: skip
 
 
