@@ -51,7 +51,7 @@ def test_each_tile_comes_once(data: str) -> None:
 
 
 def test_too_few_tiles_are_refused(data: str) -> None:
-    with pytest.raises(InputError, match="4 tiles could be read"):
+    with pytest.raises(InputError, match="4 real tiles could be read"):
         list(real_tiles(CONFIG, data, most=4, seed=1))
 
 

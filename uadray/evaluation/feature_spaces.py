@@ -63,7 +63,7 @@ class FeatureSpace:
         """Features [n, d] of RGB bytes [n, h, w, 3]."""
         step = max(1, PIXELS_AT_ONCE // (pictures.shape[1] * pictures.shape[2]))
         parts = [pictures[start : start + step] for start in range(0, len(pictures), step)]
-        with torch.inference_mode(), _all_bits():
+        with torch.inference_mode(), all_bits():
             rows = [self.network(to_float(torch.from_numpy(part).to(self.device))).float().cpu() for part in parts]
         return torch.cat(rows).numpy()
 
@@ -103,7 +103,7 @@ def lite0_sized(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h2 w2"]:
 
 
 @contextmanager
-def _all_bits() -> Iterator[None]:
+def all_bits() -> Iterator[None]:
     """While features are computed on a GPU: float32 with all its bits. What was set before is set again."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = (cudnn.allow_tf32, matmul.allow_tf32)
