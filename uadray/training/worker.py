@@ -52,17 +52,17 @@ class RayWorker:
 
     def __init__(self, config: TrainConfig, board: Any, device: torch.device) -> None:
         context = ray.train.get_context()
-        self.rank, self._world = context.get_world_rank(), context.get_world_size()
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self._config, self._board, self._device = config, board, device
         self._tally, self._since, self._told_at = Tally(), time.perf_counter(), time.perf_counter()
 
     def any_of(self, flag: bool) -> bool:
         """Ask the group."""
-        return any_of_group(flag, self._device) if self._world > 1 else flag
+        return any_of_group(flag, self._device) if self.world > 1 else flag
 
     def agree(self, networks: Networks) -> None:
         """Take over the networks of rank 0."""
-        if self._world > 1:
+        if self.world > 1:
             take_over_first(networks)
         self._since = time.perf_counter()
 
