@@ -5,15 +5,15 @@ in `uadray.detectors.catalog`, whose files have a fifth.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
+from pydantic import Field
 from torch import Tensor
 
-from uadray.generators import wgan_gp
+from uadray.generators import pgan, stylegan, wgan_gp
 from uadray.networks.outline import Networks, outline
 
-GeneratorConfig = wgan_gp.Config
-"""With a second member: `Annotated[wgan_gp.Config | other.Config, Field(discriminator="kind")]`."""
+GeneratorConfig = Annotated[pgan.Config | stylegan.Config | wgan_gp.Config, Field(discriminator="kind")]
 
 
 class GeneratorFile(Protocol):
@@ -37,6 +37,10 @@ class GeneratorFile(Protocol):
 def file_of(config: GeneratorConfig) -> GeneratorFile:
     """The file of a generator."""
     match config:
+        case pgan.Config():
+            return pgan
+        case stylegan.Config():
+            return stylegan
         case wgan_gp.Config():
             return wgan_gp
 
