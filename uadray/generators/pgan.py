@@ -7,7 +7,7 @@ networks are in `uadray.networks.pgan` and `uadray.networks.growing`.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
-from uadray.errors import InputError
 from uadray.generators import gan_losses
-from uadray.generators.accumulation import update
 from uadray.generators.averaging import decay_of, follow
 from uadray.generators.growing import Place, Schedule, check_side, enlarged, seen_at
+from uadray.generators.latent_draws import as_they_are, standard_normal
+from uadray.generators.micro_batches import Losses, Parts, shares, update
 from uadray.networks.growing import START_PX, Discriminator
 from uadray.networks.outline import Networks
 from uadray.networks.pgan import Generator
@@ -39,7 +39,7 @@ class Config(configuration.Config):
         penalty: weight of the gradient penalty (paper: 10).
         drift: weight of the critic's squared scores of real images (paper: 0.001).
         learning_rate: of Adam with betas 0 and 0.99 (paper: 1e-3).
-        average_images: after so many images the generator's average has kept half of what it was.
+        half_life_images: of the generator's average.
         accumulate: parts of a batch whose gradients are averaged into one step; the deviation that the critic sees is
             that of a part.
     """
@@ -54,7 +54,7 @@ class Config(configuration.Config):
     penalty: float = Field(default=10.0, ge=0, le=1e6)
     drift: float = Field(default=0.001, ge=0, le=1e6)
     learning_rate: float = Field(default=1e-3, gt=0, le=10)
-    average_images: float = Field(default=10_000, ge=0, le=1e9)
+    half_life_images: float = Field(default=10_000, ge=0, le=1e9)
     accumulate: int = Field(default=1, ge=1, le=256)
 
     @model_validator(mode="after")
@@ -88,23 +88,17 @@ def borrowed_weights(config: Config) -> tuple[str, ...]:
 
 def latents(config: Config, n: int, *, rng: torch.Generator) -> Tensor:
     """Z [n, latent_dim] on the CPU, as the training draws them; the generator projects them to the hypersphere."""
-    return torch.randn(n, config.latent_dim, generator=rng)
+    return standard_normal(n, config.latent_dim, rng=rng)
 
 
 def styles(config: Config, networks: Networks, z: Tensor, *, truncation: float = 1.0) -> Tensor:
-    """Z itself, from which pictures are drawn.
-
-    Raises:
-        InputError: there is no W in which to truncate.
-    """
-    if truncation != 1:
-        raise InputError(f"truncation {truncation}: a PGAN has no mean style to truncate towards; leave it at 1")
-    return z
+    """Z itself: there is no second latent space, see `latent_draws.as_they_are`."""
+    return as_they_are(z, truncation=truncation, kind=config.kind)
 
 
 def pictures(config: Config, networks: Networks, styles: Tensor) -> Tensor:
     """X [n, 3, h, w] in [-1, 1] of z [n, latent_dim], at full side however far the average has grown."""
-    x: Tensor = networks["average"](styles)
+    x: Tensor = networks["average"].eval()(styles)
     return enlarged(x, config.input_px).clamp(-1, 1)
 
 
@@ -141,21 +135,21 @@ class Trainee:
         """Start at the smallest side."""
         self._grow()
 
-    def step(self, x: Tensor, progress: float) -> dict[str, Tensor]:
+    def step(self, x: Tensor, progress: float) -> Losses:
         """A critic step and a generator step on x [N, 3, h, w] in [-1, 1]; their losses."""
         self._grow()
-        parts = seen_at(x, self.place).chunk(self.config.accumulate)
+        parts = shares(seen_at(x, self.place), self.config.accumulate)
         losses = self.critic_step(parts)
         torch.clear_autocast_cache()  # it has the critic as it was before its step
         losses |= self.generator_step(parts)
         self._follow()
         return losses
 
-    def critic_step(self, parts: Sequence[Tensor]) -> dict[str, Tensor]:
+    def critic_step(self, parts: Parts) -> Losses:
         """E[D(fake)] - E[D(real)] + penalty + drift, on parts of a batch."""
         return update(self.critic, self.optimizers["critic"], parts, self._critic_loss, average=self.average)
 
-    def generator_step(self, parts: Sequence[Tensor]) -> dict[str, Tensor]:
+    def generator_step(self, parts: Parts) -> Losses:
         """-E[D(G(z))] of as many pictures as the parts have, the critic frozen."""
         optimizer = self.optimizers["generator"]
         self.critic.requires_grad_(False)
@@ -171,7 +165,7 @@ class Trainee:
         z = latents(self.config, len(x), rng=torch.Generator().manual_seed(0))
         return pictures(self.config, self.networks, z.to(x.device))
 
-    def _critic_loss(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _critic_loss(self, x: Tensor) -> tuple[Tensor, Losses]:
         with torch.no_grad():
             fake = self.generator(self._latents(x))
         real_scores = self.critic(x)
@@ -181,7 +175,7 @@ class Trainee:
         losses = {"wasserstein": -wasserstein, "gradient_penalty": penalty, "drift": drift}
         return wasserstein + self.config.penalty * penalty + drift, losses
 
-    def _generator_loss(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _generator_loss(self, x: Tensor) -> tuple[Tensor, Losses]:
         loss = gan_losses.generator_loss(self.critic(self.generator(self._latents(x))))
         return loss, {"generator": loss}
 
@@ -194,7 +188,7 @@ class Trainee:
     def _follow(self) -> None:
         """Move the average by the images that were shown since it was moved last, by all workers."""
         shown = self.counts.get("images_shown", 0)
-        decay = decay_of(shown - self.counts["averaged_at_images"], half_life_images=self.config.average_images)
+        decay = decay_of(shown - self.counts["averaged_at_images"], half_life_images=self.config.half_life_images)
         follow(self.networks["average"], self.generator, decay=decay)
         self.counts["averaged_at_images"] = shown
 

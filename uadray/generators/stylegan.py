@@ -8,8 +8,8 @@ networks are in `uadray.networks.stylegan` and `uadray.networks.growing`.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -18,9 +18,10 @@ from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
 from uadray.generators import gan_losses
-from uadray.generators.accumulation import update
 from uadray.generators.averaging import decay_of, follow
 from uadray.generators.growing import Place, Schedule, check_side, enlarged, seen_at
+from uadray.generators.latent_draws import standard_normal
+from uadray.generators.micro_batches import Losses, Parts, shares, update
 from uadray.networks.growing import START_PX, Discriminator
 from uadray.networks.outline import Networks
 from uadray.networks.stylegan import FIRST_LEVEL, Generator, mixed
@@ -42,12 +43,12 @@ class Config(configuration.Config):
         channel_base: see `channel_max`.
         stage_images: real images shown at each side before the next one fades in, over all workers.
         fade_images: real images shown while a side fades in.
-        gamma: weight of R1 (paper: 10).
-        mixing: share of pictures with the styles of two latents (paper: 0.9).
+        r1_gamma: weight of R1 (paper: 10).
+        style_mixing: share of pictures with the styles of two latents (paper: 0.9).
         learning_rate: of Adam with betas 0 and 0.99 (paper: 1e-3).
         stage_rates: other rates at some sides in px (a large batch on several GPUs bears 1.5e-3 at 128 px, 2e-3 at 256,
             3e-3 from 512).
-        average_images: after so many images the generator's average has kept half of what it was.
+        half_life_images: of the generator's average.
         accumulate: parts of a batch whose gradients are averaged into one step; the deviation that the discriminator
             sees is that of a part.
     """
@@ -60,11 +61,11 @@ class Config(configuration.Config):
     channel_base: int = Field(default=16384, ge=64, le=65536)
     stage_images: int = Field(default=600_000, ge=1, le=10**9)
     fade_images: int = Field(default=600_000, ge=1, le=10**9)
-    gamma: float = Field(default=10.0, ge=0, le=1e6)
-    mixing: float = Field(default=0.9, ge=0, le=1)
+    r1_gamma: float = Field(default=10.0, ge=0, le=1e6)
+    style_mixing: float = Field(default=0.9, ge=0, le=1)
     learning_rate: Rate = 1e-3
     stage_rates: dict[int, Rate] = Field(default={}, max_length=10)
-    average_images: float = Field(default=10_000, ge=0, le=1e9)
+    half_life_images: float = Field(default=10_000, ge=0, le=1e9)
     accumulate: int = Field(default=1, ge=1, le=256)
 
     @model_validator(mode="after")
@@ -98,19 +99,18 @@ def borrowed_weights(config: Config) -> tuple[str, ...]:
 
 def latents(config: Config, n: int, *, rng: torch.Generator) -> Tensor:
     """Z [n, latent_dim] on the CPU, as the training draws them; the mapping projects them to the hypersphere."""
-    return torch.randn(n, config.latent_dim, generator=rng)
+    return standard_normal(n, config.latent_dim, rng=rng)
 
 
 def styles(config: Config, networks: Networks, z: Tensor, *, truncation: float = 1.0) -> Tensor:
     """W [n, layers, w_dim] of the average, each layer's truncated towards the mean w."""
-    average = networks["average"]
-    w: Tensor = average.styles(average.mapping(z), truncation=truncation)  # type: ignore[operator]
-    return w
+    average = cast(Generator, networks["average"].eval())
+    return average.styles(average.mapping(z), truncation=truncation)
 
 
 def pictures(config: Config, networks: Networks, styles: Tensor) -> Tensor:
-    """X [n, 3, h, w] in [-1, 1] of w [n, layers, w_dim], with the fixed noise, at full side however far it has grown."""
-    x: Tensor = networks["average"].synthesis(styles)  # type: ignore[operator]
+    """X [n, 3, h, w] in [-1, 1] of w [n, layers, w_dim], with the fixed noise, at full side."""
+    x: Tensor = cast(Generator, networks["average"].eval()).synthesis(styles)
     return enlarged(x, config.input_px).clamp(-1, 1)
 
 
@@ -122,7 +122,7 @@ class Trainee:
 
     def __init__(self, config: Config, networks: Networks, *, average: Callable[[Iterable[Tensor]], None]) -> None:
         self.config, self.networks, self.average = config, networks, average
-        self.generator, self.discriminator = networks["generator"], networks["discriminator"]
+        self.generator, self.discriminator = cast(Generator, networks["generator"]), networks["discriminator"]
         self.optimizers: dict[str, Optimizer] = {
             name: Adam(networks[name].parameters(), lr=config.learning_rate, betas=(0.0, 0.99), eps=1e-8)
             for name in ("generator", "discriminator")
@@ -147,22 +147,22 @@ class Trainee:
         """Start at the smallest side."""
         self._grow()
 
-    def step(self, x: Tensor, progress: float) -> dict[str, Tensor]:
+    def step(self, x: Tensor, progress: float) -> Losses:
         """A discriminator step and a generator step on x [N, 3, h, w] in [-1, 1]; their losses."""
         self._grow()
-        parts = seen_at(x, self.place).chunk(self.config.accumulate)
+        parts = shares(seen_at(x, self.place), self.config.accumulate)
         losses = self.discriminator_step(parts)
         torch.clear_autocast_cache()  # it has the discriminator as it was before its step
         losses |= self.generator_step(parts)
         self._follow()
         return losses
 
-    def discriminator_step(self, parts: Sequence[Tensor]) -> dict[str, Tensor]:
+    def discriminator_step(self, parts: Parts) -> Losses:
         """The logistic loss and R1, on parts of a batch."""
         optimizer = self.optimizers["discriminator"]
         return update(self.discriminator, optimizer, parts, self._discriminator_loss, average=self.average)
 
-    def generator_step(self, parts: Sequence[Tensor]) -> dict[str, Tensor]:
+    def generator_step(self, parts: Parts) -> Losses:
         """The non-saturating logistic loss of as many pictures as the parts have, the discriminator frozen."""
         optimizer = self.optimizers["generator"]
         self.discriminator.requires_grad_(False)
@@ -178,16 +178,16 @@ class Trainee:
         z = latents(self.config, len(x), rng=torch.Generator().manual_seed(0))
         return pictures(self.config, self.networks, styles(self.config, self.networks, z.to(x.device)))
 
-    def _discriminator_loss(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _discriminator_loss(self, x: Tensor) -> tuple[Tensor, Losses]:
         with torch.no_grad():
             fake, _ = self._drawn(x)
         x = x.detach().requires_grad_()
         real_scores = self.discriminator(x)
         loss = gan_losses.logistic_discriminator_loss(real_scores, self.discriminator(fake))
-        r1 = gan_losses.r1_penalty(real_scores, x, gamma=self.config.gamma)
+        r1 = gan_losses.r1_penalty(real_scores, x, gamma=self.config.r1_gamma)
         return loss + r1, {"discriminator": loss, "r1": r1}
 
-    def _generator_loss(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _generator_loss(self, x: Tensor) -> tuple[Tensor, Losses]:
         fake, w = self._drawn(x)
         self._follow_mean_w(w.detach())
         loss = gan_losses.logistic_generator_loss(self.discriminator(fake))
@@ -198,7 +198,7 @@ class Trainee:
         w = self.generator.mapping(torch.randn(2 * len(x), self.config.latent_dim, device=x.device))
         w1, w2 = self.generator.styles(w).chunk(2)
         layers = 2 * (self.place.level + 1)
-        w_mixed = mixed(w1, w2, probability=self.config.mixing, layers=layers)
+        w_mixed = mixed(w1, w2, probability=self.config.style_mixing, layers=layers)
         return self.generator.synthesis(w_mixed, noise=self.generator.synthesis.drawn_noise(len(x))), w
 
     def _follow_mean_w(self, w: Tensor) -> None:
@@ -219,6 +219,6 @@ class Trainee:
     def _follow(self) -> None:
         """Move the average by the images that were shown since it was moved last, by all workers."""
         shown = self.counts.get("images_shown", 0)
-        decay = decay_of(shown - self.counts["averaged_at_images"], half_life_images=self.config.average_images)
+        decay = decay_of(shown - self.counts["averaged_at_images"], half_life_images=self.config.half_life_images)
         follow(self.networks["average"], self.generator, decay=decay)
         self.counts["averaged_at_images"] = shown

@@ -4,6 +4,7 @@ https://arxiv.org/abs/1710.10196 (Karras et al. 2018, section 2 and table 2). Le
 has 4 px, level 4 has 64 px. All layers exist from the start, and only those of the level run.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ class Growth(nn.Module):
         self.register_buffer("alpha", torch.tensor(1.0))
         self.level_kept: Tensor
         self.alpha: Tensor
-        self.register_load_state_dict_post_hook(_stand_as_loaded)
+        self.register_load_state_dict_post_hook(_stand_as_loaded)  # type: ignore[no-untyped-call]
 
     def move_to(self, level: int, alpha: float = 1.0) -> None:
         """Grow, or shrink, to a level."""
@@ -70,7 +71,7 @@ class Growth(nn.Module):
     @property
     def side_px(self) -> int:
         """Side of the images at this level."""
-        return START_PX * 2**self.level
+        return START_PX << self.level
 
 
 def _stand_as_loaded(growth: Growth, _: Any) -> None:
@@ -102,8 +103,7 @@ class Discriminator(nn.Module):
         plan = channel_plan(input_px, channel_max=channel_max, channel_base=channel_base)
         self.growth = Growth(len(plan) - 1)
         self.from_rgb = nn.ModuleList(Conv2d(3, c, 1) for c in plan)
-        pairs = zip(plan[1:], plan, strict=False)
-        self.blocks = nn.ModuleList(_Halving(c, below, is_blurred=is_blurred) for c, below in pairs)
+        self.blocks = nn.ModuleList(_Halving(c, below, is_blurred=is_blurred) for below, c in pairwise(plan))
         self.last = Conv2d(plan[0] + 1, plan[0], 3)
         self.dense = Conv2d(plan[0], plan[0], START_PX, padding=0)
         self.score = Linear(plan[0], 1, gain=1.0)

@@ -5,6 +5,8 @@ ReLU and pixel normalisation, nearest-neighbour doubling, a linear 1 x 1 convolu
 `uadray.networks.growing`.
 """
 
+from itertools import pairwise
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,8 +31,7 @@ class Generator(nn.Module):
         self.growth = Growth(len(plan) - 1)
         self.start = Conv2d(latent_dim, plan[0], START_PX, padding=START_PX - 1)
         self.first = Conv2d(plan[0], plan[0], 3)
-        pairs = zip(plan, plan[1:], strict=False)
-        self.blocks = nn.ModuleList(_Doubling(below, c) for below, c in pairs)
+        self.blocks = nn.ModuleList(_Doubling(below, c) for below, c in pairwise(plan))
         self.to_rgb = nn.ModuleList(Conv2d(c, 3, 1, gain=1.0) for c in plan)
 
     def forward(self, z: Float[Tensor, "n latent"]) -> Float[Tensor, "n 3 h w"]:

@@ -7,6 +7,7 @@ is in `uadray.networks.growing`.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -68,10 +69,10 @@ class Mapping(nn.Module):
     def __init__(self, *, latent_dim: int, w_dim: int, layers: int = 8) -> None:
         super().__init__()
         sizes = [latent_dim] + [w_dim] * layers
-        pairs = zip(sizes, sizes[1:], strict=False)
-        self.layers = nn.ModuleList(Linear(a, b, rate=MAPPING_RATE) for a, b in pairs)
+        self.layers = nn.ModuleList(Linear(a, b, rate=MAPPING_RATE) for a, b in pairwise(sizes))
 
     def forward(self, z: Float[Tensor, "n latent"]) -> Float[Tensor, "n w_dim"]:
+        """The layers' output."""
         w = pixel_norm(z)
         for layer in self.layers:
             w = F.leaky_relu(layer(w), SLOPE)
@@ -147,6 +148,7 @@ class Epilogue(nn.Module):
     def forward(
         self, x: Float[Tensor, "n c h w"], w: Float[Tensor, "n w_dim"], noise: Float[Tensor, "_ 1 h w"]
     ) -> Float[Tensor, "n c h w"]:
+        """Maps in the style of w."""
         x = x + self.bias.view(-1, 1, 1) + self.noise_scale.view(-1, 1, 1) * noise
         scale, shift = self.style(w).chunk(2, dim=1)
         return adain(F.leaky_relu(x, SLOPE), scale=1 + scale, shift=shift)
@@ -181,6 +183,6 @@ def mixed(
 def _convolutions(plan: Sequence[int]) -> list[nn.Module]:
     """One at 4 px, two at each level after it; their bias comes after the noise."""
     found: list[nn.Module] = [Conv2d(plan[0], plan[0], 3, bias=None)]
-    for below, c in zip(plan, plan[1:], strict=False):
+    for below, c in pairwise(plan):
         found += [Conv2d(below, c, 3, bias=None), Conv2d(c, c, 3, bias=None)]
     return found
