@@ -36,8 +36,8 @@ def _trainee(config: TrainConfig, seed: int) -> Trainee:
 class Alone:
     """A host that remembers what it is told."""
 
-    def __init__(self, rank: int = 0) -> None:
-        self.rank = rank
+    def __init__(self, rank: int = 0, world: int = 1) -> None:
+        self.rank, self.world = rank, world
         self.steps: list[Line] = []
         self.kept: list[int] = []
         self.agreed = 0
@@ -137,6 +137,15 @@ def test_every_step_says_its_phase_and_so_does_an_epochs_line() -> None:
     assert [line["phase"] for line in lines] == ["gan", "encoder"]
     assert (host.kept, host.agreed) == ([1, 2], 1)
     assert "izi_f" in lines[1]
+
+
+def test_images_are_counted_over_all_workers() -> None:
+    config = _config(DPA, epochs=2, steps_per_epoch=5)  # batches of 4
+    host, trainee = Alone(world=3), _trainee(_config(DPA), 1)
+    lines = run_training(config, trainee, _tiles_from(config, 0), host)
+    assert [line["images_shown"] for line in lines] == [60, 120]
+    assert [line["images_shown"] for line in host.steps[1:4]] == [12, 24, 36]
+    assert trainee.counts["images_shown"] == 120
 
 
 def test_a_training_that_had_reached_its_end_makes_no_step() -> None:

@@ -19,7 +19,7 @@ from uadray.errors import InputError
 from uadray.networks.outline import Networks
 from uadray.networks.weights_file import load_networks, save_networks
 from uadray.training.config import TrainConfig
-from uadray.training.loop import Reached
+from uadray.training.loop import IMAGES, Reached
 
 NETWORKS, OPTIMIZERS, PROGRESS, SAMPLES = (
     "networks.safetensors", "optimizers.safetensors", "progress.json", "samples.safetensors",
@@ -41,7 +41,8 @@ def save_checkpoint(
     done = len(reached.lines)
     progress: dict[str, Any] = {
         "epochs_done": done, "epochs": config.epochs, "counts": trainee.counts, "lines": reached.lines,
-        "tiles_taken": config.tiles_taken(done), **({"place": place} if place is not None else {}),
+        "tiles_taken": config.tiles_taken(done), IMAGES: trainee.counts.get(IMAGES, 0),
+        **({"place": place} if place is not None else {}),
     }  # fmt: skip
     save_samples(folder, to_pixels(reached.samples))
     save_state(folder, trainee.networks, trainee.optimizers, progress)
@@ -54,9 +55,11 @@ def load_checkpoint(folder: Path, config: TrainConfig, trainee: Trainee, device:
         InputError: a file is damaged, or belongs to another detector.
     """
     progress = load_state(folder, trainee.networks, trainee.optimizers)
-    trainee.counts.update(progress["counts"])
+    lines = list(progress["lines"])
+    shown = config.workers * config.batch_size * config.steps_per_epoch * len(lines)
+    trainee.counts.update({IMAGES: shown} | progress["counts"])  # checkpoints of earlier versions do not say it
     samples = to_input(load_samples(folder), config.input_px).to(device)
-    return Reached(list(progress["lines"]), samples)
+    return Reached(lines, samples)
 
 
 def save_state(folder: Path, networks: Networks, optimizers: dict[str, Optimizer], progress: dict[str, Any]) -> None:

@@ -21,6 +21,9 @@ from uadray.networks.outline import Networks
 from uadray.training.arithmetic import lowered
 from uadray.training.config import PREPARE_TILES, TrainConfig
 
+IMAGES = "images_shown"
+"""Name in a trainee's `counts`, and in lines of metrics: tiles that all workers together have taken steps on."""
+
 SAMPLES = 16
 """Tiles that are reconstructed for people to look at, the same ones at every epoch."""
 
@@ -31,8 +34,8 @@ Sample = tuple[int, Pixels, Pixels | None]
 """Epoch, tiles [N, h, w, 3], and what was made of them, or None."""
 
 Listener = Callable[[list[Line], list[Sample]], None]
-"""Told of lines and samples as they come. Lines of single steps have `epoch`, `step` and `phase` alone; that of an
-epoch's end has `end_of_epoch`."""
+"""Told of lines and samples as they come. Lines of single steps have `epoch`, `step`, `phase` and `images_shown` alone;
+that of an epoch's end has `end_of_epoch`."""
 
 
 class DivergedError(WorkError):
@@ -72,9 +75,11 @@ class Host(Protocol):
 
     Attributes:
         rank: of this worker within its group.
+        world: how many workers the group has.
     """
 
     rank: int
+    world: int
 
     def any_of(self, flag: bool) -> bool:
         """Tell every worker of the group whether any of them says yes."""
@@ -141,7 +146,7 @@ def run_epoch(config: TrainConfig, trainee: Trainee, stream: Iterator[Tensor], e
         host: of this training.
 
     Returns:
-        Epoch, steps done, the phase of the last of them, the means of the losses, and the pace.
+        Epoch, steps done, the phase of the last of them, images shown, the means of the losses, and the pace.
 
     Raises:
         DivergedError: in all workers at the same step.
@@ -162,17 +167,20 @@ def run_epoch(config: TrainConfig, trainee: Trainee, stream: Iterator[Tensor], e
         phase = trainee.phase(progress)
         with lowered(config, x.device):
             given = trainee.step(x, progress)
+        trainee.counts[IMAGES] = trainee.counts.get(IMAGES, 0) + len(x) * host.world
         values = as_floats(given)
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if host.any_of(bool(bad)):
             raise DivergedError(_diverged(config, trainee, done, bad))
         for name, value in values.items():
             losses.setdefault(name, []).append(value)
-        host.at({"epoch": epoch, "step": done + 1, "phase": phase}, Step(len(x), waited_s, values))
+        line = {"epoch": epoch, "step": done + 1, "phase": phase, IMAGES: trainee.counts[IMAGES]}
+        host.at(line, Step(len(x), waited_s, values))
     seconds = time.perf_counter() - began
     means = {name: float(np.mean(values)) for name, values in losses.items()}
     pace = {"seconds": seconds, "tiles_per_second": config.steps_per_epoch * config.batch_size / seconds}
-    return {"epoch": epoch, "step": end, "phase": phase, "waiting": waited / seconds} | pace | means
+    at = {"epoch": epoch, "step": end, "phase": phase, IMAGES: trainee.counts.get(IMAGES, 0)}
+    return at | {"waiting": waited / seconds} | pace | means
 
 
 def as_floats(losses: Losses) -> dict[str, float]:

@@ -44,7 +44,7 @@ KEPT = 2
 class ThisProcess:
     """The host of a training that runs here, see `uadray.training.loop.Host`."""
 
-    rank = 0
+    rank, world = 0, 1
 
     def __init__(self, config: TrainConfig, stream: Stream, *, out: str, listener: Listener) -> None:
         self._config, self._stream, self._out, self._listener = config, stream, out, listener

@@ -183,7 +183,7 @@ def auroc(normals: Floats, anomalies: Floats) -> float:
 class _FoldHost:
     """The host of a fold's training, see `uadray.training.loop.Host`. There are no checkpoints: folds are kept."""
 
-    rank = 0
+    rank, world = 0, 1
 
     def __init__(self, config: TrainConfig, judge: Callable[[Networks, Line], None]) -> None:
         self._config, self._judge = config, judge
