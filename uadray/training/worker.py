@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import tempfile
 import threading
 import time
@@ -19,7 +20,7 @@ from ray.data.collate_fn import ArrowBatchCollateFn
 from torch import Tensor
 
 from uadray import metrics
-from uadray.cluster.datasets import actor_here
+from uadray.cluster.datasets import actor_here, held_to
 from uadray.cluster.interfaces import OwnInterface
 from uadray.cluster.nodes import Nodes
 from uadray.detectors.pixels import to_float
@@ -218,7 +219,7 @@ def fit(
     """
     board, nodes = actor_here(Board), nodes or Nodes()
     trainer = _trainer(config, data, board, nodes, filesystem=filesystem, path=path)
-    counts = TrainingMetrics(config, run_of(path), cores=(nodes.cores(), nodes.gpus() if config.use_gpu else 0))
+    counts = TrainingMetrics(config, run_of(path), cores=(nodes.job_cpus(), nodes.gpus() if config.use_gpu else 0))
     try:
         result = _watched(trainer.fit, partial(_look, board, data.journal, listener, counts))
     finally:
@@ -241,7 +242,7 @@ def _trainer(config: TrainConfig, data: TrainingData, board: Any, nodes: Nodes, 
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
             use_gpu=config.use_gpu,
-            resources_per_worker={"CPU": worker_cpus(config.workers, nodes.cores())} | gpus,
+            resources_per_worker={"CPU": worker_cpus(config.workers, nodes.job_cpus())} | gpus,
             label_selector=nodes.selector(),
         ),
         run_config=ray.train.RunConfig(
@@ -254,6 +255,7 @@ def _trainer(config: TrainConfig, data: TrainingData, board: Any, nodes: Nodes, 
         ),
         # called for every group of workers, so that each begins with the tiles that its checkpoint has not seen
         datasets={"train": partial(_dataset, data, config, filesystem, path)},
+        dataset_config=_held_data(config, nodes),
     )
 
 
@@ -284,13 +286,23 @@ def _dataset(data: TrainingData, config: TrainConfig, filesystem: Any, path: str
     return data.dataset_after(config.tiles_taken(done) if done else 0)
 
 
-def worker_cpus(workers: int, n_cpus: int) -> float:
+def worker_cpus(workers: int, n_cpus: float) -> float:
     """CPUs that each worker asks Ray for: one, or less where the readers would be left without any and wait for ever.
 
-    >>> worker_cpus(1, 2), worker_cpus(2, 2), worker_cpus(4, 16)
-    (1.0, 0.5, 1.0)
+    A job of fewer than two CPUs (its share of a cluster) leaves half of them to its readers.
+
+    >>> worker_cpus(1, 2), worker_cpus(2, 2), worker_cpus(4, 16), worker_cpus(1, 2 / 3)
+    (1.0, 0.5, 1.0, 0.3333)
     """
-    return min(1.0, (n_cpus - 1) / workers)
+    return min(1.0, math.floor(max(n_cpus - 1, n_cpus / 2) / workers * 1e4) / 1e4)
+
+
+def _held_data(config: TrainConfig, nodes: Nodes) -> Any:
+    """What keeps the readers of a job within its share; None for a job that has the cluster to itself."""
+    if nodes.share == 1:
+        return None
+    cpus = nodes.job_cpus() - config.workers * worker_cpus(config.workers, nodes.job_cpus())
+    return held_to(cpus, selector=nodes.selector())
 
 
 def _watched(run: Callable[[], Any], look: Callable[[], None]) -> Any:
