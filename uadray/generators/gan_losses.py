@@ -1,5 +1,6 @@
 """Losses of generative adversarial networks as pure functions, named as in their papers."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -61,3 +62,24 @@ def r1_penalty(scores: Float[Tensor, " n"], real: Float[Tensor, "n ..."], *, gam
     (gradient,) = torch.autograd.grad(scores.sum(), real, create_graph=True)
     penalty: Tensor = gamma / 2 * gradient.square().flatten(1).sum(dim=1).mean()
     return penalty
+
+
+def path_lengths(w: Float[Tensor, "n styles dim"], pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
+    """||J_w^T y||_2 of each picture, y ~ N(0, I) (Karras et al. 2020, section 3.2, equation 4).
+
+    Over the root of the number of numbers of a channel, as a root mean square over the layers' w: the paper's weight
+    ln 2 / (r^2 (ln r - ln 2)) is 2 then, whatever the side r (there are 2 log2 r - 2 layers).
+
+    Args:
+        w: whose graph leads to the pictures.
+        pictures: drawn from it.
+    """
+    y = torch.randn_like(pictures) / math.sqrt(pictures.shape[2] * pictures.shape[3])
+    (gradient,) = torch.autograd.grad((pictures * y).sum(), w, create_graph=True)
+    lengths: Tensor = gradient.square().sum(dim=2).mean(dim=1).sqrt()
+    return lengths
+
+
+def path_length_penalty(lengths: Float[Tensor, " n"], mean: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """E[(||J_w^T y||_2 - a)^2], a the mean over the training (Karras et al. 2020, equation 4)."""
+    return (lengths - mean).square().mean()
