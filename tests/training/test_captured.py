@@ -2,7 +2,6 @@
 
 import copy
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +11,18 @@ from torch import Tensor
 from uadray.config import parse_config
 from uadray.detectors.trainee import Trainee
 from uadray.generators import catalog
-from uadray.training.captured import WARM_UP, CapturedMethod, GraphRecorder, Launch, Method, Results, capture_steps
+from uadray.training.captured import (
+    WARM_UP,
+    CapturedMethod,
+    GraphRecorder,
+    Launch,
+    Method,
+    Results,
+    capture_steps,
+    copied,
+    state_of,
+    tensors_of,
+)
 from uadray.training.config import TrainConfig
 from uadray.training.subject import build_networks, build_trainee
 
@@ -22,8 +32,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "dcgan": {"width": 8},
     "wgan_gp": {"width": 4, "critic_steps": 2},
     "pgan": {"channel_base": 128, "channel_max": 16},
-    "stylegan": {"channel_base": 128, "channel_max": 16},
-    "stylegan2": {"channel_base": 128, "channel_max": 16},
+    "stylegan": {"channel_base": 128, "channel_max": 16, "w_dim": 16},
+    "stylegan2": {
+        "channel_base": 128,
+        "channel_max": 16,
+        "w_dim": 16,
+        "mapping_layers": 2,
+        "r1_every": 2,
+        "path_every": 2,
+        "ada": {},
+    },
 }
 """By kind, what makes a generator small; those that name steps to capture are tested."""
 
@@ -34,12 +52,12 @@ class Lists:
     def __init__(self, *, fails: bool = False) -> None:
         self.runs, self.captures, self._fails = 0, list[tuple[Any, ...]](), fails
 
-    def run(self, method: Method, args: Sequence[Any]) -> Results:
+    def run(self, method: Method, args: tuple[Any, ...]) -> Results:
         self.runs += 1
         return method(*args)
 
-    def capture(self, method: Method, args: Sequence[Any]) -> Launch | None:
-        self.captures.append(tuple(args))
+    def capture(self, method: Method, args: tuple[Any, ...]) -> Launch | None:
+        self.captures.append(args)
         return None if self._fails else lambda now: {"from": torch.tensor(len(self.captures)), **method(*now)}
 
 
@@ -67,6 +85,47 @@ def test_the_layout_and_the_type_of_a_tensor_are_part_of_its_kind() -> None:
         for _ in range(WARM_UP + 2):
             method(each)
     assert len(recorder.captures) == 3
+
+
+def test_tensors_in_lists_are_those_of_the_call() -> None:
+    """As parts of a batch with their shares come."""
+
+    class Copies(Lists):
+        def capture(self, method: Method, args: tuple[Any, ...]) -> Launch | None:
+            own = copied(args)
+
+            def launch(now: tuple[Any, ...]) -> Results:
+                for kept, given in zip(tensors_of(own), tensors_of(now), strict=True):
+                    kept.copy_(given)
+                return method(*own)
+
+            return launch
+
+    method = CapturedMethod(lambda parts: {"sum": sum(part.sum() * share for part, share in parts)}, Copies())
+    for n in range(6):
+        parts = [(torch.full((2,), float(n + k)), 0.5) for k in range(2)]
+        assert method(parts)["sum"].item() == 2 * n + 1
+
+
+def test_a_new_phase_is_captured_anew() -> None:
+    recorder, phase = Lists(), ["fade in 8 px"]
+    method = CapturedMethod(_sums, recorder, lambda: phase[0])
+    for phase[0] in ("fade in 8 px", "stabilise 8 px"):
+        for _ in range(WARM_UP + 2):
+            method(torch.ones(2), 1)
+    assert len(recorder.captures) == 2
+    assert recorder.runs == 2 * WARM_UP
+
+
+def test_the_state_is_the_phase_and_the_learning_rates() -> None:
+    config = _config("stylegan")
+    trainee = build_trainee(config, build_networks(config))
+    states = [state_of(trainee)]
+    for images, rate in ((trainee.config.stage_images, 1e-3), (0, 2e-3)):  # type: ignore[attr-defined]
+        trainee.counts["images_shown"] = images
+        trainee.optimizers["generator"].param_groups[0]["lr"] = rate
+        states.append(state_of(trainee))
+    assert len(set(states)) == 3
 
 
 def test_where_a_capture_fails_the_method_is_called() -> None:
@@ -128,7 +187,7 @@ def test_a_captured_step_is_the_step_that_is_not(kind: str, bf16: bool) -> None:
     The two add in other orders. Adam makes a whole step of a gradient that is nearly nothing, so that single weights
     may differ by as much as they move: the mean may by a fifth of that.
     """
-    config, device, again = _config(kind, bf16=bf16), torch.device("cuda"), {"wgan_gp": 2, "stylegan2": 8}.get(kind, 1)
+    config, device, again = _config(kind, bf16=bf16), torch.device("cuda"), {"wgan_gp": 2, "stylegan2": 2}.get(kind, 1)
     if not getattr(catalog.file_of(config.generator).Trainee, "captured", ()):
         pytest.skip(f"{kind} names no steps to capture")
     captured, plain = _trainee(config, device), _trainee(config, device)

@@ -1,11 +1,11 @@
 """Steps of a trainee as CUDA graphs: launched as one, instead of thousands of kernels one by one.
 
-A trainee that can be captured names methods in `captured`: each does work on the device alone, from tensors and from
-plain values, and returns tensors by name. It reads and changes nothing else that differs from call to call: what it
-counts, it counts outside; nothing waits for the device (no `.item()`) and nothing is copied to it. A call's kind is the
-shapes of its tensors and its plain values. The first `WARM_UP` calls of a kind run as ever, on the stream that
-captures; the next is captured, and from then on the graph is launched, on copies of the tensors. All calls are true
-steps. Random numbers are those that would have been drawn.
+A trainee that can be captured names methods in `captured`: each does work on the device alone, from tensors (in lists
+too) and plain values, and returns tensors by name. It reads nothing else that differs from call to call within a phase,
+and counts nothing; it never waits for the device (no `.item()`) or copies to it. A call's kind is the shapes of its
+tensors and its plain values. The first `WARM_UP` calls of a kind run as ever, on the stream that captures; the next is
+captured, and from then on the graph is launched, on copies of the tensors. With a new phase, or learning rate, all of
+that begins anew. All calls are true steps, and random numbers are those that would have been drawn.
 
 Where a capture fails, that is logged once, and all goes on as without.
 """
@@ -13,7 +13,7 @@ Where a capture fails, that is logged once, and all goes on as without.
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -29,18 +29,18 @@ WARM_UP = 3
 
 Results = dict[str, Tensor]
 Method = Callable[..., Results]
-Launch = Callable[[Sequence[Any]], Results]
+Launch = Callable[[tuple[Any, ...]], Results]
 """Plays what was captured with other tensors."""
 
 
 class Recorder(Protocol):
     """Runs methods, and captures them."""
 
-    def run(self, method: Method, args: Sequence[Any]) -> Results:
+    def run(self, method: Method, args: tuple[Any, ...]) -> Results:
         """Call the method as it is."""
         ...
 
-    def capture(self, method: Method, args: Sequence[Any]) -> Launch | None:
+    def capture(self, method: Method, args: tuple[Any, ...]) -> Launch | None:
         """Capture a call without making it; None, from then on for all, where that fails."""
         ...
 
@@ -58,7 +58,7 @@ def capture_steps(trainee: Trainee, device: torch.device) -> None:
         make_capturable(optimizer)
     recorder = GraphRecorder(device)
     for name in names:
-        setattr(trainee, name, CapturedMethod(getattr(trainee, name), recorder))
+        setattr(trainee, name, CapturedMethod(getattr(trainee, name), recorder, lambda: state_of(trainee)))
 
 
 def make_capturable(optimizer: Optimizer) -> None:
@@ -70,17 +70,28 @@ def make_capturable(optimizer: Optimizer) -> None:
             state["step"] = torch.as_tensor(state["step"], dtype=torch.float32).to(parameter.device)
 
 
-class CapturedMethod:
-    """A method of which each kind of call is captured once."""
+def state_of(trainee: Trainee) -> Hashable:
+    """What a graph has in it of the trainee: its phase (of those that can be captured, images say it) and its rates."""
+    rates = [group["lr"] for optimizer in trainee.optimizers.values() for group in optimizer.param_groups]
+    return trainee.phase(0.0), *rates
 
-    def __init__(self, method: Method, recorder: Recorder) -> None:
-        self._method, self._recorder = method, recorder
+
+class CapturedMethod:
+    """A method of which each kind of call is captured once in every state of its trainee."""
+
+    def __init__(self, method: Method, recorder: Recorder, state: Callable[[], Hashable] = lambda: None) -> None:
+        self._method, self._recorder, self._state = method, recorder, state
+        self._captured_in: Hashable = None
         self._calls: Counter[Hashable] = Counter()
         self._launches: dict[Hashable, Launch | None] = {}
 
     def __call__(self, *args: Any) -> Results:
         """The method's results."""
-        kind = tuple(kind_of(arg) for arg in args)
+        if (state := self._state()) != self._captured_in:
+            self._captured_in = state
+            self._calls.clear()
+            self._launches.clear()
+        kind = kind_of(args)
         self._calls[kind] += 1
         if self._calls[kind] > WARM_UP and kind not in self._launches:
             self._launches[kind] = self._recorder.capture(self._method, args)
@@ -90,7 +101,25 @@ class CapturedMethod:
 
 def kind_of(arg: Any) -> Hashable:
     """What calls must have in common to be one kind."""
+    if isinstance(arg, list | tuple):
+        return tuple(kind_of(each) for each in arg)
     return (arg.shape, arg.stride(), arg.dtype, arg.device) if isinstance(arg, Tensor) else arg
+
+
+def tensors_of(arg: Any) -> Iterator[Tensor]:
+    """The tensors in an argument, in their order."""
+    if isinstance(arg, list | tuple):
+        for each in arg:
+            yield from tensors_of(each)
+    elif isinstance(arg, Tensor):
+        yield arg
+
+
+def copied(arg: Any) -> Any:
+    """The argument with copies of its tensors."""
+    if isinstance(arg, list | tuple):
+        return [copied(each) for each in arg]
+    return arg.clone() if isinstance(arg, Tensor) else arg
 
 
 class GraphRecorder:
@@ -101,7 +130,7 @@ class GraphRecorder:
         self._pool = torch.cuda.graph_pool_handle()
         self._has_failed = False
 
-    def run(self, method: Method, args: Sequence[Any]) -> Results:
+    def run(self, method: Method, args: tuple[Any, ...]) -> Results:
         """Call the method, on the stream that captures."""
         torch.clear_autocast_cache()  # a graph reads weights as they are, not as they were rounded before
         here = torch.cuda.current_stream(self._device)
@@ -110,19 +139,18 @@ class GraphRecorder:
             warnings.filterwarnings("ignore", "This instance was constructed with capturable")
             results = method(*args)
         here.wait_stream(self._stream)
-        for tensor in args:
-            if isinstance(tensor, Tensor):
-                tensor.record_stream(self._stream)
+        for tensor in tensors_of(args):
+            tensor.record_stream(self._stream)
         for tensor in results.values():
             tensor.record_stream(here)
         torch.clear_autocast_cache()
         return results
 
-    def capture(self, method: Method, args: Sequence[Any]) -> Launch | None:
+    def capture(self, method: Method, args: tuple[Any, ...]) -> Launch | None:
         """Capture a call."""
         if self._has_failed:
             return None
-        inputs = [arg.clone() if isinstance(arg, Tensor) else arg for arg in args]
+        inputs = copied(args)
         graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         before = generator.clone_state()
@@ -139,10 +167,9 @@ class GraphRecorder:
         finally:
             torch.clear_autocast_cache()
 
-        def launch(args: Sequence[Any]) -> Results:
-            for own, arg in zip(inputs, args, strict=True):
-                if isinstance(own, Tensor):
-                    own.copy_(arg)
+        def launch(args: tuple[Any, ...]) -> Results:
+            for own, given in zip(tensors_of(inputs), tensors_of(args), strict=True):
+                own.copy_(given)
             graph.replay()
             return {name: output.clone() for name, output in outputs.items()}
 
