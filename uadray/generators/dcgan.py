@@ -89,6 +89,7 @@ class Trainee:
     """A discriminator step and a generator step on each batch. Members: see `uadray.detectors.trainee`."""
 
     phases: tuple[str, ...] = ("gan",)
+    captured = ("discriminator_step", "generator_step")
 
     def __init__(self, config: Config, networks: Networks, *, average: Callable[[Iterable[Tensor]], None]) -> None:
         self.config, self.networks, self.average = config, networks, average

@@ -30,6 +30,7 @@ from uadray.networks.outline import Networks
 from uadray.networks.weights_file import load_networks
 from uadray.training.arithmetic import quick
 from uadray.training.board import MAX_RESTARTS, Board, Tally, sentence
+from uadray.training.captured import capture_steps
 from uadray.training.checkpoint import NETWORKS, load_checkpoint, save_checkpoint
 from uadray.training.config import TrainConfig
 from uadray.training.crops import crop_pixels
@@ -114,6 +115,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     trainee = build_trainee(config, networks, average=average_over_group if world > 1 else alone)
     stream = batches(ray.train.get_dataset_shard("train"), config, device, seed=config.seed * 1000 + rank)
     reached = _restored(config, trainee, device)
+    if config.captured and world == 1:
+        capture_steps(trainee, device)
     for line in reached.lines if reached and rank == 0 else ():  # the driver may have been killed before it wrote them
         ray.get(board.post.remote(line | {"end_of_epoch": True}))
     try:
