@@ -23,7 +23,7 @@ MAX_DESCRIPTION_BYTES = 64 * 2**20
 
 WEIGHTS, DESCRIPTION, CALIBRATION = "weights.safetensors", "bundle.json", "calibration.json"
 
-BundleKind = Literal["detector", "generator"]
+BundleKind = Literal["detector", "generator", "classifier"]
 
 
 def bundle_id(weights_sha256: str, architecture: BaseModel, tiles: TileSpec) -> str:
@@ -102,11 +102,14 @@ def _marks_of(training_data: dict[str, Any]) -> Seen:
 def _check_kind(uri: str, kind: object, expected: BundleKind) -> None:
     if kind == expected:
         return
-    match kind:
-        case "generator":
+    match kind, expected:
+        case "generator", "detector":
             hint = f"train a detector with it (`generator: {uri}` in the configuration of f-AnoGAN), or `uadray sample`"
             raise InputError(f"bundle {uri} is a generator, which scores nothing; {hint}")
-        case "detector":
-            raise InputError(f"bundle {uri} is a detector, not a generator")
+        case "classifier", "detector":
+            hint = f"ask it about a generator's tiles (`uadray evaluate GENERATOR --data D --classifier {uri}`)"
+            raise InputError(f"bundle {uri} is a classifier, which knows the classes it was taught alone; {hint}")
+        case (("detector" | "generator" | "classifier"), _):
+            raise InputError(f"bundle {uri} is a {kind}, not a {expected}")
         case _:
             raise InputError(f"bundle {uri}: {DESCRIPTION} has kind {str(kind)[:40]!r}, expected {expected!r}")
