@@ -112,9 +112,11 @@ def borrowed_pair(config: Config, uri: str) -> Networks:
     """Generator and critic of a generator's bundle.
 
     Raises:
-        InputError: it is none, is damaged, or has other sizes than the configuration says.
+        InputError: it is none, is damaged, is no WGAN-GP, or has other sizes than the configuration says.
     """
     bundle = read_generator(uri)
+    if not isinstance(bundle.generator, wgan_gp.Config):
+        raise InputError(f"generator {uri} is a {bundle.generator.kind}; f-AnoGAN takes a wgan_gp")
     for name in ("input_px", "width", "latent_dim"):
         asked, trained = getattr(config, name), getattr(bundle.generator, name)
         if asked != trained:

@@ -14,6 +14,7 @@ from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
 from uadray.generators import gan_losses
+from uadray.generators.latent_draws import as_they_are, standard_normal
 from uadray.networks.outline import Networks
 from uadray.networks.wgan_gp import START_PX, Critic, Generator
 
@@ -65,6 +66,22 @@ def networks(config: Config, *, pretrained: bool) -> Networks:
 def borrowed_weights(config: Config) -> tuple[str, ...]:
     """No pinned backbone is needed."""
     return ()
+
+
+def latents(config: Config, n: int, *, rng: torch.Generator) -> Tensor:
+    """Latents z [n, latent_dim] of a standard normal, on the CPU."""
+    return standard_normal(n, config.latent_dim, rng=rng)
+
+
+def styles(config: Config, networks: Networks, z: Tensor, *, truncation: float = 1.0) -> Tensor:
+    """Z itself: there is no second latent space, see `latent_draws.as_they_are`."""
+    return as_they_are(z, truncation=truncation, kind=config.kind)
+
+
+def pictures(config: Config, networks: Networks, styles: Tensor) -> Tensor:
+    """Pictures [n, 3, h, w] in [-1, 1] of latents [n, latent_dim], the generator in evaluation mode."""
+    x: Tensor = networks["generator"].eval()(styles)
+    return x
 
 
 class Trainee:
@@ -123,7 +140,7 @@ class Trainee:
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """As many pictures as x has, of the same latents at every call: nothing is reconstructed by a generator."""
-        z = torch.randn(len(x), self.config.latent_dim, generator=torch.Generator().manual_seed(0))
+        z = latents(self.config, len(x), rng=torch.Generator().manual_seed(0))
         x_hat: Tensor = self.generator(z.to(x.device))
         return x_hat
 
