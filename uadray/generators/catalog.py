@@ -24,6 +24,7 @@ from uadray.generators import (
     dcgan,
     pgan,
     stylegan,
+    stylegan2,
     wgan_gp,
 )
 from uadray.networks.outline import Networks, outline
@@ -32,6 +33,7 @@ GeneratorConfig = Annotated[
     dcgan.Config  # with `|`, one a line
     | pgan.Config
     | stylegan.Config
+    | stylegan2.Config
     | wgan_gp.Config,
     Field(discriminator="kind"),
 ]
@@ -83,6 +85,8 @@ def file_of(config: GeneratorConfig) -> GeneratorFile:
             return pgan
         case stylegan.Config():
             return stylegan
+        case stylegan2.Config():
+            return stylegan2
         case wgan_gp.Config():
             return wgan_gp
 
