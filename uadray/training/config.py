@@ -95,6 +95,20 @@ class TrainConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _images_are_enough(self) -> "TrainConfig":
+        least = getattr(self.generator, "growing_images", 0)
+        a_step = self.batch_size * self.workers
+        images = self.epochs * self.steps_per_epoch * a_step
+        if least and images < least + a_step:
+            raise ValueError(
+                f"{images:,} images are shown (epochs x steps_per_epoch x batch_size x workers), and this generator "
+                f"has grown to {self.input_px} px after {least:,}; raise steps_per_epoch to "
+                f"{-(-(least + a_step) // (self.epochs * a_step))}, or lower generator.stage_images and "
+                "generator.fade_images"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tile_covers_input(self) -> "TrainConfig":
         if self.input_px > self.tiles.tile_px:
             raise ValueError(
