@@ -37,6 +37,13 @@ def torchvision_trunk(path: Path) -> State:
     return {name: tensor for name, tensor in torch_state(path).items() if name.startswith("features.")}
 
 
+def inception_trunk(path: Path) -> State:
+    """The Inception of the FID without its classifier; counters of batches, which nothing reads, are 0."""
+    state = {name: tensor for name, tensor in torch_state(path).items() if not name.startswith("fc.")}
+    norms = [name.removesuffix("running_mean") for name in state if name.endswith(".running_mean")]
+    return state | {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms}
+
+
 def torchvision_densenet(path: Path) -> State:
     """The trunk of a torchvision DenseNet, its classifier left behind, under the names that modules can have today.
 

@@ -13,6 +13,7 @@ from uadray.networks.weight_readers import (
     flax_alexnet,
     flax_heads,
     flax_vgg16,
+    inception_trunk,
     lpips_heads,
     torch_state,
     torchvision_densenet,
@@ -99,6 +100,18 @@ def _lpips(file_name: str, size_bytes: int, sha256: str) -> Source:
     )
 
 
+def _inception(where: str) -> Source:
+    """The graph of TensorFlow of 2015-12-05 as PyTorch's tensors, the same file at two addresses."""
+    return Source(
+        kind="url",
+        where=where,
+        file_name=where.rpartition("/")[2],
+        size_bytes=95_628_359,
+        sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        convert=inception_trunk,
+    )
+
+
 def registry() -> tuple[Weights, ...]:
     """Every known entry."""
     return _REGISTRY
@@ -156,6 +169,22 @@ _REGISTRY = (
         sources=(
             _torchvision(
                 "vgg19-dcbb9e9d.pth", 574_673_361, "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44"
+            ),
+        ),
+    ),
+    Weights(
+        name="inception_fid",
+        licence="Apache-2.0",
+        size_bytes=87_337_672,
+        sha256=None,
+        sources=(
+            _inception(
+                "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+                "pt_inception-2015-12-05-6726825d.pth"
+            ),
+            _inception(
+                "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+                "weights-inception-2015-12-05-6726825d.pth"
             ),
         ),
     ),
