@@ -45,10 +45,16 @@ def test_reads_and_fills_defaults(path: Path) -> None:
     assert config.tiles.stride == 96
 
 
-@pytest.mark.parametrize(("section", "kind"), [("detector", "dpa"), ("detector", "fanogan"), ("generator", "wgan_gp")])
-def test_shipped_configurations_are_valid(section: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("section", "kind", "name"),
+    [
+        ("detector", "dpa", "dpa"), ("detector", "fanogan", "fanogan"), ("generator", "wgan_gp", "wgan_gp"),
+        ("classifier", "densenet121", "classifier"),
+    ],
+)  # fmt: skip
+def test_shipped_configurations_are_valid(section: str, kind: str, name: str) -> None:
     folder = Path(__file__).parents[1] / "configs" / "train"
-    config = load_config(TrainConfig, folder / f"{kind}.yaml")
+    config = load_config(TrainConfig, folder / f"{name}.yaml")
     assert config.section == section
     assert getattr(config, section).kind == kind
 
