@@ -136,7 +136,7 @@ def test_cross_field_check(path: Path) -> None:
 @pytest.mark.parametrize("given", [{}, {"detector": {"kind": "dpa"}, "generator": {"kind": "wgan_gp"}}])
 def test_either_a_detector_or_a_generator_is_trained(given: dict[str, Any]) -> None:
     values = {"name": "a", "tiles": {"mpp": 0.5, "tile_px": 96}} | given
-    with pytest.raises(InputError, match="give either a detector or a generator to train"):
+    with pytest.raises(InputError, match="give one to train: either a detector, or a generator, or a classifier"):
         parse_config(TrainConfig, values, source="here")
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from uadray.generators.gan_losses import critic_loss, generator_loss, gradient_penalty
+from uadray.networks.wgan_gp import Critic
 
 
 def test_wasserstein_by_hand() -> None:
@@ -26,6 +27,21 @@ def test_gradient_penalty_of_a_linear_critic(slope: float, expected: float) -> N
 
     penalty = gradient_penalty(critic, torch.randn(5, 3, 4, 4), torch.randn(5, 3, 4, 4))
     assert penalty.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_gradient_penalty_against_finite_differences() -> None:
+    """Of a critic with layer normalisation: its slope along every pixel, by differences of its values."""
+    torch.manual_seed(0)
+    critic = Critic(width=4, input_px=16).double()
+    real, fake = torch.rand(2, 2, 3, 16, 16, dtype=torch.float64) * 2 - 1
+    epsilon = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    with torch.no_grad():
+        step, slopes = 1e-5, []
+        for at in epsilon.view(-1, 1, 1, 1) * real + (1 - epsilon.view(-1, 1, 1, 1)) * fake:
+            moves = step * torch.eye(at.numel(), dtype=torch.float64).view(-1, *at.shape)
+            slopes.append((critic(at + moves) - critic(at - moves)) / (2 * step))
+        expected = ((torch.stack(slopes).norm(dim=1) - 1) ** 2).mean()
+    assert gradient_penalty(critic, real, fake, epsilon).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_gradient_penalty_looks_between_real_and_fake() -> None:

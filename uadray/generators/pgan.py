@@ -108,6 +108,8 @@ class Trainee:
     Members: see `uadray.detectors.trainee`. Of the counts it reads `images_shown`, which the loop adds to.
     """
 
+    captured = ("critic_step", "generator_step")
+
     def __init__(self, config: Config, networks: Networks, *, average: Callable[[Iterable[Tensor]], None]) -> None:
         self.config, self.networks, self.average = config, networks, average
         self.generator, self.critic = networks["generator"], networks["critic"]

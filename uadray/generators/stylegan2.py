@@ -134,6 +134,7 @@ class Trainee:
     """Four kinds of steps. Members: see `uadray.detectors.trainee`."""
 
     phases: tuple[str, ...] = ("gan",)
+    captured = ("discriminator_step", "r1_step", "generator_step", "path_length_step")
 
     def __init__(self, config: Config, networks: Networks, *, average: Callable[[Iterable[Tensor]], None]) -> None:
         self.config, self.networks, self.average = config, networks, average
@@ -299,8 +300,7 @@ def lazy_adam(network: nn.Module, learning_rate: float, *, every: int | None) ->
     ratio = 1.0 if every is None else every / (every + 1)
     is_cuda = next(network.parameters()).is_cuda
     return Adam(
-        network.parameters(), lr=learning_rate * ratio, betas=(0.0, 0.99**ratio), eps=1e-8, fused=is_cuda,
-        capturable=is_cuda,
+        network.parameters(), lr=learning_rate * ratio, betas=(0.0, 0.99**ratio), eps=1e-8, fused=is_cuda
     )  # fmt: skip
 
 
