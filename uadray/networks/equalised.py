@@ -44,7 +44,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "n inputs"]) -> Float[Tensor, "n outputs"]:
         """The layer's output."""
-        return F.linear(x, self.weight * self.scale, None if self.bias is None else self.bias * self.rate)
+        return F.linear(x, self.weight * self.scale, _slowed(self.bias, self.rate))
 
 
 class Conv2d(nn.Module):
@@ -81,8 +81,13 @@ class Conv2d(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
         """The layer's output."""
-        bias = None if self.bias is None else self.bias * self.rate
+        bias = _slowed(self.bias, self.rate)
         return F.conv2d(x, self.weight * self.scale, bias, stride=self.stride, padding=self.padding)
+
+
+def _slowed(bias: Tensor | None, rate: float) -> Tensor | None:
+    """The bias times the rate; most layers have 1, and are spared the product."""
+    return bias if bias is None or rate == 1 else bias * rate
 
 
 def pixel_norm(x: Float[Tensor, "n c *side"]) -> Float[Tensor, "n c *side"]:
