@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from uadray.commands.train import RunLog, check, progress_text
+from uadray.commands.run_log import RunLog, progress_text
+from uadray.commands.train import check
 from uadray.config import parse_config
 from uadray.errors import InputError
 from uadray.generators import wgan_gp

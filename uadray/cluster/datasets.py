@@ -15,7 +15,7 @@ from uadray.cluster.task_source import TaskSource
 
 def task_dataset(
     name: str, read: Callable[..., Iterator[pa.Table]], arguments: Sequence[tuple[Any, ...]], *, task_bytes: int,
-    block_bytes: int, selector: dict[str, str] | None = None,
+    block_bytes: int, selector: dict[str, str] | None = None, task_cpus: float = 1.0,
 ) -> Any:  # fmt: skip
     """A Ray Dataset of one read task for each tuple of arguments, in that order.
 
@@ -26,15 +26,28 @@ def task_dataset(
         task_bytes: of what a task reads, roughly.
         block_bytes: a block goes out when it has as many.
         selector: labels of the nodes that read, where some are left out.
+        task_cpus: that a read task asks Ray for.
     """
     tasks = TaskSource(name, [bind_read_task(read, *each) for each in arguments], bytes_each=task_bytes)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    dataset = ray.data.read_datasource(tasks, override_num_blocks=len(arguments))  # else Ray cuts blocks further
+    dataset = ray.data.read_datasource(
+        tasks,
+        num_cpus=task_cpus,
+        override_num_blocks=len(arguments),  # else Ray cuts blocks further
+    )
     dataset.context.target_max_block_size = block_bytes
     dataset.context.execution_options.label_selector = selector
     dataset.context.enable_progress_bars = False
     dataset.context.print_on_execution_start = False
     return dataset
+
+
+def held_to(cpus: float, *, selector: dict[str, str] | None = None) -> Any:
+    """Ray Train's configuration of a job whose datasets read on so many CPUs, and no more."""
+    limits = ray.data.ExecutionResources(cpu=cpus)
+    options = ray.data.ExecutionOptions(resource_limits=limits)
+    options.label_selector = selector
+    return ray.train.DataConfig(execution_options=options)
 
 
 def shared(value: Any) -> Any:

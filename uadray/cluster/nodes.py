@@ -26,10 +26,12 @@ class Nodes:
 
     Attributes:
         left_out: id of each node that is not used -> its address, and why.
+        share: of the cluster's CPUs that this job may use, where others run beside it.
     """
 
-    def __init__(self, examine: Examine | None = None) -> None:
+    def __init__(self, examine: Examine | None = None, *, share: float = 1.0) -> None:
         self.left_out: dict[str, str] = {}
+        self.share = share
         self._examine = examine
         self._addresses: dict[str, str] = {}
 
@@ -57,6 +59,10 @@ class Nodes:
     def cores(self) -> int:
         """CPUs of all usable nodes."""
         return int(sum(_cpus(node) for node in self.usable().values()))
+
+    def job_cpus(self) -> float:
+        """CPUs that this job may use: its share of all."""
+        return self.share * self.cores()
 
     def gpus(self) -> float:
         """GPUs of all usable nodes."""

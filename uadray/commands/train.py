@@ -1,14 +1,18 @@
 """`uadray train`: data -> trained networks -> a bundle, metrics.jsonl and a page of samples; on Ray or without it."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import yaml
 
 from uadray import provenance
 from uadray.classifiers.bundle import ClassifierBundle, write_classifier
+from uadray.commands import console
+from uadray.commands.beside import Job, Teller
+from uadray.commands.children import end_with_parent
 from uadray.commands.progress import progress
+from uadray.commands.run_log import Progress, RunLog, progress_text
 from uadray.config import parse_config
 from uadray.detectors.bundle import Bundle, write_bundle
 from uadray.errors import InputError
@@ -16,8 +20,6 @@ from uadray.generators.bundle import GeneratorBundle, write_generator
 from uadray.networks import weights
 from uadray.networks.bundle_description import seen_of
 from uadray.networks.outline import Networks
-from uadray.reports.pictures import encode_jpeg, sample_grid
-from uadray.reports.samples import Shown, samples_page
 from uadray.slides.manifest import read_manifest
 from uadray.storage import objects
 from uadray.tiles.spec import TileSpec, as_kept
@@ -26,17 +28,14 @@ from uadray.training import given, plain
 from uadray.training.config import TrainConfig
 from uadray.training.dataset import TrainingTiles, check_labels, described_by_label, normal_rows, training_tiles
 from uadray.training.held import OF_SLIDES
-from uadray.training.loop import Line, Listener, Sample
+from uadray.training.loop import Line, Listener
 from uadray.training.subject import borrowed_weights
 from uadray.training.survey import in_threads
 
 if TYPE_CHECKING:  # `--without-ray` runs where Ray is not installed
     from uadray.cluster.nodes import Nodes
 
-CONFIG, METRICS = "config.yaml", "metrics.jsonl"
-
-Progress = Callable[[int, int, dict[str, Any]], None]
-"""Called with steps done, steps in all, and the newest line of metrics with the phase it is in."""
+CONFIG = "config.yaml"
 
 AnyBundle = Bundle | GeneratorBundle | ClassifierBundle
 
@@ -66,27 +65,51 @@ Trained = tuple[Networks, Line, TileSpec, dict[str, Any]]
 """The networks, the last line of metrics, how tiles were cut, and what was trained on."""
 
 
-def run(config: TrainConfig, *, data: str, out: str, resume: bool, without_ray: bool) -> dict[str, Any]:
+def run(
+    config: TrainConfig, *, data: str, out: str, resume: bool, without_ray: bool, job: str | None = None
+) -> dict[str, Any]:
     """Train, on the cluster or in this process, with a progress bar.
+
+    Args:
+        config: the run.
+        data: see `train`.
+        out: see `train`.
+        resume: see `train`.
+        without_ray: see `train`.
+        job: of a training that stands beside others, its `Job` as JSON: how far it is goes to standard output.
 
     Returns:
         Where the bundle is, its id, the last metrics, and counts of what it was trained on.
     """
+    beside = Job.model_validate_json(job) if job is not None else None
+    if beside is not None:
+        end_with_parent()
     check(config, data=data, out=out, resume=resume, without_ray=without_ray)
-    with progress(f"train {config.name}") as tick:
+    with _progress(config, beside) as show:
         bundle = train(
             config, data=data, out=out, resume=resume, without_ray=without_ray,
-            nodes=None if without_ray else _nodes(out),
-            progress=lambda done, total, line: tick(done, total, progress_text(line)),
+            nodes=None if without_ray else _nodes(out, beside), progress=show,
         )  # fmt: skip
     counts = {name: value for name, value in bundle.training_data.items() if name not in ("slides", "salt", "members")}
     return {"bundle": out, "id": bundle.id, "metrics": bundle.metrics, "data": counts}
 
 
-def _nodes(out: str) -> "Nodes":
+@contextmanager
+def _progress(config: TrainConfig, beside: Job | None) -> Iterator[Progress]:
+    if beside is not None:
+        console.divert()
+        yield Teller().tell
+        return
+    with progress(f"train {config.name}") as tick:
+        yield lambda done, total, line: tick(done, total, progress_text(line))
+
+
+def _nodes(out: str, beside: Job | None) -> "Nodes":
     from uadray.commands.cluster import join_cluster
 
-    return join_cluster(out_uri=out)
+    if beside is None:
+        return join_cluster(out_uri=out)
+    return join_cluster(out_uri=out, share=beside.share, begun_at=beside.begun_at)
 
 
 def train(
@@ -199,58 +222,6 @@ def _write(
     if config.classifier is not None:
         return write_classifier(out, networks, classifier=config.classifier, **common)
     return write_generator(out, networks, generator=config.generator, **common)
-
-
-class RunLog:
-    """metrics.jsonl and samples, written as they come.
-
-    An epoch has one line: what a killed run had written after its last checkpoint is written again by the next one.
-    """
-
-    def __init__(self, out: str, config: TrainConfig, progress: Progress | None, *, keep: bool) -> None:
-        self._out, self._progress, self._total = out, progress, config.epochs * config.steps_per_epoch
-        metrics_uri = objects.join(out, METRICS)
-        old = objects.read_bytes(metrics_uri).decode() if keep and objects.exists(metrics_uri) else ""
-        self._lines = {int(json.loads(line)["epoch"]): line for line in old.splitlines()}
-        self._title = config.name
-        self._shown: Shown = "reconstructions" if config.detector is not None else "generated"
-        self._newest: Line = {}
-
-    def take(self, lines: list[Line], samples: list[Sample]) -> None:
-        """Write what was told."""
-        if lines and self._progress is not None:
-            self._newest |= lines[-1]  # a step's line has no losses: those of the last epoch stay
-            self._progress(int(lines[-1]["step"]), self._total, dict(self._newest))
-        finished = [line for line in lines if line.pop("end_of_epoch", False)]
-        for epoch, x, x_hat in samples:
-            self._shown = "tiles" if x_hat is None else self._shown
-            picture_uri = objects.join(self._out, "samples", f"epoch_{epoch:04d}.jpg")
-            objects.write_bytes(picture_uri, encode_jpeg(sample_grid(x, x_hat)), content_type="image/jpeg")
-        for line in finished:
-            earlier = {epoch: text for epoch, text in self._lines.items() if epoch < line["epoch"]}
-            self._lines = earlier | {line["epoch"]: provenance.json_line(line)}
-        if finished:
-            objects.write_bytes(objects.join(self._out, METRICS), ("\n".join(self._lines.values()) + "\n").encode())
-
-    def close(self) -> None:
-        """Write the page of samples, newest first."""
-        folder = objects.join(self._out, "samples")
-        names = sorted((objects.name(i.uri) for i in objects.list_objects(folder, suffixes=(".jpg",))), reverse=True)
-        page = samples_page(self._title, names, self._shown)
-        objects.write_bytes(objects.join(self._out, "samples.html"), page.encode(), content_type="text/html")
-
-
-def progress_text(line: Line) -> str:
-    """The newest losses and their phase, as the progress bar shows them.
-
-    >>> progress_text({"epoch": 1, "step": 7, "phase": "gan", "seconds": 2.0, "wasserstein": 0.25})
-    'gan: wasserstein 0.25'
-    >>> progress_text({"epoch": 0, "step": 0, "phase": "prepare"})
-    'prepare'
-    """
-    hidden = {"epoch", "step", "seconds", "waiting", "end_of_epoch"}
-    losses = ", ".join(f"{k} {v:.3g}" for k, v in line.items() if isinstance(v, float) and k not in hidden)
-    return ": ".join(part for part in (str(line.get("phase", "")), losses) if part)
 
 
 def check(config: TrainConfig, *, data: str, out: str, resume: bool = False, without_ray: bool = False) -> None:

@@ -44,6 +44,8 @@ class TrainConfig(Config):
         hold_tiles: decode every tile of a tile set once, hold all on the device, and cut, turn and stain them there: a
             GPU waits for tiles otherwise. Without Ray alone; tiles of one size.
         bf16: multiply in bfloat16 in the steps where the device is fast at it; elsewhere it changes nothing.
+        captured: capture each kind of step as a CUDA graph and launch that: for small networks, whose kernels are over
+            before the next is launched. For one process on a GPU, and what names such steps; elsewhere it does nothing.
         seed: of the networks' start, the latents, and which tiles each pass draws and how it crops them. On Ray their
             order depends on the cluster's timing.
     """
@@ -64,6 +66,7 @@ class TrainConfig(Config):
     stain_augment: float = Field(default=0.0, ge=0, lt=1)
     hold_tiles: bool = False
     bf16: bool = False
+    captured: bool = False
     workers: int = Field(default=1, ge=1)
     use_gpu: bool = False
     threads: int | None = Field(default=None, ge=1)
@@ -89,6 +92,20 @@ class TrainConfig(Config):
         least, steps = getattr(self.detector, "least_steps", 1), self.epochs * self.steps_per_epoch
         if steps < least:
             raise ValueError(f"{steps} steps (epochs times steps_per_epoch); this detector needs {least} at the least")
+        return self
+
+    @model_validator(mode="after")
+    def _images_are_enough(self) -> "TrainConfig":
+        least = getattr(self.generator, "growing_images", 0)
+        a_step = self.batch_size * self.workers
+        images = self.epochs * self.steps_per_epoch * a_step
+        if least and images < least + a_step:
+            raise ValueError(
+                f"{images:,} images are shown (epochs x steps_per_epoch x batch_size x workers), and this generator "
+                f"has grown to {self.input_px} px after {least:,}; raise steps_per_epoch to "
+                f"{-(-(least + a_step) // (self.epochs * a_step))}, or lower generator.stage_images and "
+                "generator.fade_images"
+            )
         return self
 
     @model_validator(mode="after")

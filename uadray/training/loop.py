@@ -174,18 +174,13 @@ def run_epoch(config: TrainConfig, trainee: Trainee, stream: Iterator[Tensor], e
             raise DivergedError(_diverged(config, trainee, done, bad))
         for name, value in values.items():
             losses.setdefault(name, []).append(value)
-        host.at(
-            {"epoch": epoch, "step": done + 1, "phase": phase, IMAGES: trainee.counts[IMAGES]},
-            Step(len(x), waited_s, values),
-        )
+        line = {"epoch": epoch, "step": done + 1, "phase": phase, IMAGES: trainee.counts[IMAGES]}
+        host.at(line, Step(len(x), waited_s, values))
     seconds = time.perf_counter() - began
     means = {name: float(np.mean(values)) for name, values in losses.items()}
     pace = {"seconds": seconds, "tiles_per_second": config.steps_per_epoch * config.batch_size / seconds}
-    return (
-        {"epoch": epoch, "step": end, "phase": phase, IMAGES: trainee.counts[IMAGES], "waiting": waited / seconds}
-        | pace
-        | means
-    )
+    at = {"epoch": epoch, "step": end, "phase": phase, IMAGES: trainee.counts.get(IMAGES, 0)}
+    return at | {"waiting": waited / seconds} | pace | means
 
 
 def as_floats(losses: Losses) -> dict[str, float]:

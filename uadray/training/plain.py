@@ -18,6 +18,7 @@ from uadray.errors import InputError
 from uadray.networks.outline import Networks
 from uadray.storage import objects
 from uadray.training.arithmetic import quick
+from uadray.training.captured import capture_steps
 from uadray.training.checkpoint import (
     NETWORKS,
     OPTIMIZERS,
@@ -101,6 +102,8 @@ def train_plain(config: TrainConfig, source: Sources, *, out: str, listener: Lis
         network.to(device).to(memory_format=torch.channels_last)
     trainee = build_trainee(config, networks)
     reached, place = restored(config, trainee, out, device)
+    if config.captured:
+        capture_steps(trainee, device)
     if reached is not None:  # the process may have ended before it had told of them
         listener([line | {"end_of_epoch": True} for line in reached.lines], [])
     stream = stream_of(config, source, device, place)

@@ -5,6 +5,7 @@ workers' shares of a pass never overlap. Cropping, flipping, turning and stain a
 that no byte crosses a process that the network does not see.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +46,7 @@ class TrainingData:
         tiles: how slides are cut and prepared, with the stain reference that was fitted, if one was asked for.
         description: fingerprint and counts, for the bundle.
         selector: labels of the nodes that read, where some are left out.
+        task_cpus: that a read task asks Ray for: less than one where several trainings share the cluster.
     """
 
     source: Any
@@ -59,6 +61,7 @@ class TrainingData:
     tiles: TileSpec
     description: dict[str, Any]
     selector: dict[str, str] | None = None
+    task_cpus: float = 1.0
 
     @property
     def dataset(self) -> Any:
@@ -77,7 +80,7 @@ class TrainingData:
         return task_dataset(
             "crops", _crops, [(self.source, passes, task, *options) for task in range(passes.n_tasks)],
             task_bytes=BLOCK_BYTES * passes.blocks_per_task, block_bytes=2 * BLOCK_BYTES,  # goes out when it is read
-            selector=self.selector,
+            selector=self.selector, task_cpus=self.task_cpus,
         )  # fmt: skip
 
 
@@ -122,12 +125,23 @@ def crop_data(
         stain_augment=stain_augment, journal=actor_here(Journal), is_patient=s3_client.has_answered(),
         shares=source.shares, tiles=tiles, description=(description or {}) | {"n_tiles": in_pass},
         selector=nodes.selector() if nodes is not None else None,
+        task_cpus=reader_cpus(nodes.job_cpus()) if nodes is not None else 1.0,
     )  # fmt: skip
+
+
+def reader_cpus(n_cpus: float) -> float:
+    """CPUs that a read task asks Ray for: one, or half of a job's CPUs where it has fewer than two.
+
+    >>> reader_cpus(2), reader_cpus(2 / 3)
+    (1.0, 0.3333)
+    """
+    return min(1.0, math.floor(n_cpus / 2 * 1e4) / 1e4)
 
 
 def on_cluster(rows: list[SlideRow], spec: TileSpec, *, nodes: Nodes | None = None) -> Iterator[Survey]:
     """Survey slides in tasks of the cluster; one that kills its process twice is found to have crashed."""
-    for row, result in in_parallel(survey_slide, rows, spec, nodes=nodes):
+    cpus = reader_cpus(nodes.job_cpus()) if nodes is not None else 1.0
+    for row, result in in_parallel(survey_slide, rows, spec, num_cpus=cpus, nodes=nodes):
         yield Survey(row, error=f"crashed: {result.message}") if isinstance(result, Crashed) else result
 
 

@@ -26,6 +26,16 @@ def build_networks(config: TrainConfig, *, pretrained: bool = True) -> Networks:
     return networks
 
 
+def parameters(config: TrainConfig) -> dict[str, int]:
+    """How many numbers each network learns, by its name; nothing is built for it.
+
+    Raises:
+        InputError: they are too large together.
+    """
+    _, subject, outline_of = _file_of(config)
+    return {name: sum(p.numel() for p in network.parameters()) for name, network in outline_of(subject).items()}
+
+
 def build_trainee(config: TrainConfig, networks: Networks, *, average: Average = alone) -> Trainee:
     """What learns, with its networks."""
     file, subject, _ = _file_of(config)

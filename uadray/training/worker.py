@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import tempfile
 import threading
 import time
@@ -19,7 +20,7 @@ from ray.data.collate_fn import ArrowBatchCollateFn
 from torch import Tensor
 
 from uadray import metrics
-from uadray.cluster.datasets import actor_here
+from uadray.cluster.datasets import actor_here, held_to
 from uadray.cluster.interfaces import OwnInterface
 from uadray.cluster.nodes import Nodes
 from uadray.detectors.pixels import to_float
@@ -29,6 +30,7 @@ from uadray.networks.outline import Networks
 from uadray.networks.weights_file import load_networks
 from uadray.training.arithmetic import quick
 from uadray.training.board import MAX_RESTARTS, Board, Tally, sentence
+from uadray.training.captured import capture_steps
 from uadray.training.checkpoint import NETWORKS, load_checkpoint, save_checkpoint
 from uadray.training.config import TrainConfig
 from uadray.training.crops import crop_pixels
@@ -114,6 +116,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     trainee = build_trainee(config, networks, average=average_over_group if world > 1 else alone)
     stream = _stream(config, device, rank)
     reached = _restored(config, trainee, device)
+    if config.captured and world == 1:
+        capture_steps(trainee, device)
     for line in reached.lines if reached and rank == 0 else ():  # the driver may have been killed before it wrote them
         ray.get(board.post.remote(line | {"end_of_epoch": True}))
     try:
@@ -235,7 +239,7 @@ def fit(
     """
     board, nodes = actor_here(Board), nodes or Nodes()
     trainer = _trainer(config, data, board, nodes, filesystem=filesystem, path=path)
-    counts = TrainingMetrics(config, run_of(path), cores=(nodes.cores(), nodes.gpus() if config.use_gpu else 0))
+    counts = TrainingMetrics(config, run_of(path), cores=(nodes.job_cpus(), nodes.gpus() if config.use_gpu else 0))
     try:
         result = _watched(trainer.fit, partial(_look, board, [part.journal for part in data], listener, counts))
     finally:
@@ -260,7 +264,7 @@ def _trainer(
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
             use_gpu=config.use_gpu,
-            resources_per_worker={"CPU": worker_cpus(config.workers, nodes.cores())} | gpus,
+            resources_per_worker={"CPU": worker_cpus(config.workers, nodes.job_cpus())} | gpus,
             label_selector=nodes.selector(),
         ),
         run_config=ray.train.RunConfig(
@@ -275,6 +279,7 @@ def _trainer(
         datasets={
             shard_name(number): partial(_dataset, part, config, filesystem, path) for number, part in enumerate(data)
         },
+        dataset_config=_held_data(config, nodes),
     )
 
 
@@ -305,13 +310,23 @@ def _dataset(data: TrainingData, config: TrainConfig, filesystem: Any, path: str
     return data.dataset_after(config.tiles_taken(done) // len(config.labels) if done else 0)
 
 
-def worker_cpus(workers: int, n_cpus: int) -> float:
+def worker_cpus(workers: int, n_cpus: float) -> float:
     """CPUs that each worker asks Ray for: one, or less where the readers would be left without any and wait for ever.
 
-    >>> worker_cpus(1, 2), worker_cpus(2, 2), worker_cpus(4, 16)
-    (1.0, 0.5, 1.0)
+    A job of fewer than two CPUs (its share of a cluster) leaves half of them to its readers.
+
+    >>> worker_cpus(1, 2), worker_cpus(2, 2), worker_cpus(4, 16), worker_cpus(1, 2 / 3)
+    (1.0, 0.5, 1.0, 0.3333)
     """
-    return min(1.0, (n_cpus - 1) / workers)
+    return min(1.0, math.floor(max(n_cpus - 1, n_cpus / 2) / workers * 1e4) / 1e4)
+
+
+def _held_data(config: TrainConfig, nodes: Nodes) -> Any:
+    """What keeps the readers of a job within its share; None for a job that has the cluster to itself."""
+    if nodes.share == 1:
+        return None
+    cpus = nodes.job_cpus() - config.workers * worker_cpus(config.workers, nodes.job_cpus())
+    return held_to(cpus, selector=nodes.selector())
 
 
 def _watched(run: Callable[[], Any], look: Callable[[], None]) -> Any:
