@@ -166,9 +166,9 @@ def judged(
 
 def as_training(bundle: GeneratorBundle, *, label: str | None = None) -> TrainConfig:
     """The configuration by which tiles are read as this generator's training has read them."""
+    config = TrainConfig(name=bundle.name, generator=bundle.generator, tiles=bundle.tiles)
     known = label or bundle.training_data.get("label")
-    chosen = {} if known is None else {"train_label": known}
-    return TrainConfig(name=bundle.name, generator=bundle.generator, tiles=bundle.tiles, **chosen)
+    return config if known is None else config.model_copy(update={"train_label": str(known)})
 
 
 def _samples(bundle: GeneratorBundle, networks: Networks, asked: Asked, draw: int) -> Iterator[Pixels]:
@@ -228,11 +228,11 @@ def _path_lengths(bundle: GeneratorBundle, networks: Networks, asked: Asked, pro
     result: dict[str, Any] = {"space": space, "steps": asked.path_steps, "lpips": "vgg16"}
     samplings: tuple[Sampling, ...] = ("full", "end") if space == "w" else ("full",)
     for sampling in samplings:
-        mean, error = path_length(
+        mean, deviation = path_length(
             config, networks, distance, asked.path_steps, seed=asked.seed + PATH_SEED, device=asked.device,
             sampling=sampling, tick=progress.of("path length"),
         )  # fmt: skip
-        result[sampling] = {"mean": mean, "standard_error": error}
+        result[sampling] = {"mean": mean, "standard_error": deviation}
     return result
 
 
