@@ -38,6 +38,8 @@ class TrainConfig(Config):
         hold_tiles: decode every tile of a tile set once, hold all on the device, and cut, turn and stain them there: a
             GPU waits for tiles otherwise. Without Ray alone; tiles of one size.
         bf16: multiply in bfloat16 in the steps where the device is fast at it; elsewhere it changes nothing.
+        stop_on_collapse: end the training of a generator that draws the same of every latent, see
+            `uadray.training.collapse`.
         seed: of the networks' start, the latents, and which tiles each pass draws and how it crops them. On Ray their
             order depends on the cluster's timing.
     """
@@ -60,6 +62,7 @@ class TrainConfig(Config):
     workers: int = Field(default=1, ge=1)
     use_gpu: bool = False
     threads: int | None = Field(default=None, ge=1)
+    stop_on_collapse: bool = True
     seed: int = 0
 
     @model_validator(mode="after")
