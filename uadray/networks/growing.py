@@ -109,9 +109,15 @@ class Discriminator(nn.Module):
         self.score = Linear(plan[0], 1, gain=1.0)
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
-        """Scores of x in [-1, 1], whose side is that of the level."""
-        maps = F.leaky_relu(self.last(minibatch_deviation(self.features(x))), SLOPE)
-        value: Tensor = self.score(F.leaky_relu(self.dense(maps), SLOPE).flatten(1))
+        """Scores of x in [-1, 1], whose side is that of the level.
+
+        The last layers, 4 px and less, always multiply in float32: small differences of scores are learned from.
+        """
+        maps = self.features(x)
+        with torch.autocast(x.device.type, enabled=False):
+            maps = minibatch_deviation(maps.to(self.score.weight.dtype))
+            maps = F.leaky_relu(self.dense(F.leaky_relu(self.last(maps), SLOPE)), SLOPE)
+            value: Tensor = self.score(maps.flatten(1))
         return value.squeeze(1)
 
     def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c 4 4"]:
