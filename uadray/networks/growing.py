@@ -4,6 +4,7 @@ https://arxiv.org/abs/1710.10196 (Karras et al. 2018, section 2 and table 2). Le
 has 4 px, level 4 has 64 px. All layers exist from the start, and only those of the level run.
 """
 
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -114,7 +115,7 @@ class Discriminator(nn.Module):
         The last layers, 4 px and less, always multiply in float32: small differences of scores are learned from.
         """
         maps = self.features(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             maps = minibatch_deviation(maps.to(self.score.weight.dtype))
             maps = F.leaky_relu(self.dense(F.leaky_relu(self.last(maps), SLOPE)), SLOPE)
             value: Tensor = self.score(maps.flatten(1))
