@@ -118,7 +118,7 @@ class Trainee:
 
     def step(self, x: Tensor, progress: float) -> dict[str, Tensor]:
         """One step on x [N, 3, h, w], equally many tiles of each class, in the order of `classes`."""
-        labels = labels_of(len(x), len(self.config.classes)).to(x.device)
+        labels = labels_of(len(x), len(self.config.classes), device=x.device)
         logits = self.network(x).float()
         loss = F.cross_entropy(logits, labels)
         self._update(loss, progress)
@@ -139,12 +139,12 @@ class Trainee:
             group["lr"] = self.config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
         optimizer.zero_grad()
         loss.backward()
-        moments = [buffer for buffer in self.network.buffers() if buffer.is_floating_point()]
+        moments = [b for name, b in self.network.named_buffers() if name.endswith(("running_mean", "running_var"))]
         self.average([*(p.grad for p in self.network.parameters() if p.grad is not None), *moments])
         optimizer.step()
 
 
-def labels_of(n: int, classes: int) -> Tensor:
+def labels_of(n: int, classes: int, *, device: str | torch.device = "cpu") -> Tensor:
     """[n] Numbers of the classes of a batch that has n / classes tiles of each, one class after the other.
 
     Raises:
@@ -155,4 +155,4 @@ def labels_of(n: int, classes: int) -> Tensor:
     """
     if n % classes:
         raise ValueError(f"{n} tiles are not equally many of {classes} classes")
-    return torch.arange(classes).repeat_interleave(n // classes)
+    return torch.arange(classes, device=device).repeat_interleave(n // classes)

@@ -27,6 +27,9 @@ BOTTLENECK = 4
 class DenseNet(nn.Module):
     """Image to the logits of classes."""
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, *, growth: int, blocks: tuple[int, ...], stem: int, classes: int) -> None:
         """Start it as He et al. 2015 (section 4.1 refers to it).
 
@@ -55,11 +58,12 @@ class DenseNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
         nn.init.zeros_(self.classifier.bias)
+        self.register_buffer("shift", torch.tensor(SHIFT, device="cpu").view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(SCALE, device="cpu").view(1, 3, 1, 1), persistent=False)
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n classes"]:
         """Logits of x in [-1, 1]."""
-        shift, scale = (torch.tensor(each, dtype=x.dtype, device=x.device).view(3, 1, 1) for each in (SHIFT, SCALE))
-        maps = F.relu(self.features((x - shift) / scale))
+        maps = F.relu(self.features((x - self.shift) / self.scale))
         logits: Tensor = self.classifier(maps.mean((2, 3)))
         return logits
 
