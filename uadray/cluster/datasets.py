@@ -31,7 +31,9 @@ def task_dataset(
     tasks = TaskSource(name, [bind_read_task(read, *each) for each in arguments], bytes_each=task_bytes)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     dataset = ray.data.read_datasource(
-        tasks, num_cpus=task_cpus, override_num_blocks=len(arguments)  # else Ray cuts blocks further
+        tasks,
+        num_cpus=task_cpus,
+        override_num_blocks=len(arguments),  # else Ray cuts blocks further
     )
     dataset.context.target_max_block_size = block_bytes
     dataset.context.execution_options.label_selector = selector

@@ -20,16 +20,19 @@ def generator_loss(fake: Float[Tensor, " n"]) -> Float[Tensor, ""]:
 
 
 def gradient_penalty(
-    critic: Callable[[Tensor], Tensor], real: Float[Tensor, "n ..."], fake: Float[Tensor, "n ..."]
-) -> Float[Tensor, ""]:
+    critic: Callable[[Tensor], Tensor], real: Float[Tensor, "n ..."], fake: Float[Tensor, "n ..."],
+    epsilon: Float[Tensor, " n"] | None = None,
+) -> Float[Tensor, ""]:  # fmt: skip
     """E[(||grad D(x~)||_2 - 1)^2] at random points between real and fake (Gulrajani et al. 2017, eq. 3).
 
     Args:
         critic: of images, or of vectors.
         real: images [N, 3, h, w], or vectors.
         fake: as many.
+        epsilon: where on the way from fake (0) to real (1); drawn unless given.
     """
-    epsilon = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
+    epsilon = torch.rand(len(real), device=real.device) if epsilon is None else epsilon
+    epsilon = epsilon.view(-1, *[1] * (real.ndim - 1))
     between = (epsilon * real + (1 - epsilon) * fake).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     penalty: Tensor = ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
