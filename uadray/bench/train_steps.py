@@ -36,8 +36,8 @@ SMALL_PX, SMALL_BATCH = 16, 16
 ADA_SIZES: dict[str, Any] = {"ada": {}, "mapping_layers": 2, "path_every": 4, "average_ramp": 0.05}
 """StyleGAN2 from 128 px, as the figures that are published for one V100 have it (StyleGAN2-ADA, its "auto")."""
 
-CYCLES = {"wgan_gp": 5, "stylegan2": 16}
-"""Steps after which a training does the same again, where that is more than one."""
+BATCHES = {"dcgan": 128, "stylegan2": 32}
+"""At 64 px; the others have 64."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,17 @@ VARIANTS = {
 
 
 def sized(kind: str, px: int, *, small: bool) -> TrainConfig:
-    """A training of a generator; the batch is 64 at 64 px, and less where pictures are larger.
+    """A training of a generator, its batch smaller where pictures are large.
 
     >>> [sized("stylegan2", px, small=False).batch_size for px in SIDES_PX]
-    [64, 32, 16, 8]
+    [32, 32, 16, 8]
     """
     sizes = dict(SMALL[kind] if small else FULL[kind])
     if kind == "stylegan2" and px > SIDES_PX[0]:
         sizes |= ADA_SIZES | {"channel_base": 32768 if px >= 512 else 16384}
     values = {
         "name": f"{kind} {px}", "generator": {"kind": kind, "input_px": px} | sizes,
-        "batch_size": SMALL_BATCH if small else min(64, 4096 // px),
+        "batch_size": SMALL_BATCH if small else BATCHES.get(kind, 64) if px == 64 else min(32, 4096 // px),
         "tiles": {"mpp": 1.0, "tile_px": px + px // 2, "min_tissue": 0.0},
     }  # fmt: skip
     return parse_config(TrainConfig, values, source="bench train")
@@ -101,7 +101,7 @@ class ReadyLoop:
         self.trainee: Trainee = build_trainee(config, networks)
         self.trainee.counts["images_shown"] = getattr(config.generator, "growing_images", 0)
         self.pictures = [x.contiguous(memory_format=layout) for x in pictures(config, 4, device)]
-        self.cycle = CYCLES.get(config.name.split()[0], 1)
+        self.cycle = cycle_of(config)
         self.trainee.prepare(self.pictures[0])
         if variant.captured:
             capture_steps(self.trainee, device)
@@ -126,6 +126,16 @@ class ReadyLoop:
                 self.trainee.counts["images_shown"] += len(x)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def cycle_of(config: TrainConfig) -> int:
+    """Steps after which a generator's training does the same again.
+
+    >>> [cycle_of(sized(kind, 64, small=False)) for kind in ("dcgan", "wgan_gp", "stylegan2")]
+    [1, 5, 16]
+    """
+    lazy = (getattr(config.generator, name, 1) for name in ("r1_every", "path_every", "critic_steps"))
+    return max(lazy)
 
 
 def pictures(config: TrainConfig, n: int, device: torch.device) -> list[Tensor]:
