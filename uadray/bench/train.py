@@ -134,24 +134,16 @@ def ray_row(config: TrainConfig) -> dict[str, float]:
 
 
 def pace_on_ray(config: TrainConfig) -> float:
-    """Images a second in the last epoch of a training on Ray, in the phase that the bare loop is in."""
+    """Images a second in the last epoch of a training on Ray."""
     from uadray.cluster.connection import connect
 
     connect()
     with tempfile.TemporaryDirectory(prefix="uadray-bench-") as folder:
         data = write_tiles(Path(folder) / "tiles.zip", config)
         out = Path(folder) / "out"
-        command.train(at_full_side(config), data=str(data), out=str(out))
+        command.train(config, data=str(data), out=str(out))
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return float(lines[-1]["tiles_per_second"])
-
-
-def at_full_side(config: TrainConfig) -> TrainConfig:
-    """The training with growing so short that it has ended within the first epoch."""
-    generator = config.generator
-    if generator is None or not hasattr(generator, "stage_images"):
-        return config
-    return config.model_copy(update={"generator": generator.model_copy(update={"stage_images": 1, "fade_images": 1})})
 
 
 def write_tiles(path: Path, config: TrainConfig) -> Path:

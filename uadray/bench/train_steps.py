@@ -18,16 +18,19 @@ from uadray.training.subject import build_networks, build_trainee
 
 SIDES_PX = (64, 128, 256, 512)
 
+GROWN: dict[str, Any] = {"stage_images": 1, "fade_images": 1}
+"""Growing ends within the first steps."""
+
 FULL: dict[str, dict[str, Any]] = {
-    "dcgan": {}, "wgan_gp": {"width": 64}, "pgan": {}, "stylegan": {}, "stylegan2": {},
+    "dcgan": {}, "wgan_gp": {"width": 64}, "pgan": GROWN, "stylegan": GROWN, "stylegan2": {},
 }  # fmt: skip
 """By kind, what differs from the paper's size, which is the default, at 64 px."""
 
 SMALL: dict[str, dict[str, Any]] = {
     "dcgan": {"width": 16},
     "wgan_gp": {"width": 8},
-    "pgan": {"channel_base": 256, "channel_max": 32, "latent_dim": 64},
-    "stylegan": {"channel_base": 256, "channel_max": 32, "latent_dim": 64, "w_dim": 64},
+    "pgan": GROWN | {"channel_base": 256, "channel_max": 32, "latent_dim": 64},
+    "stylegan": GROWN | {"channel_base": 256, "channel_max": 32, "latent_dim": 64, "w_dim": 64},
     "stylegan2": {"channel_base": 256, "channel_max": 32, "latent_dim": 64, "w_dim": 64, "mapping_layers": 2},
 }
 """The same of networks for two cores, at 16 px."""
