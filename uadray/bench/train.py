@@ -100,11 +100,11 @@ def steps_row(config: TrainConfig, device: torch.device) -> dict[str, Any]:
 
 
 def _is_for(name: str, config: TrainConfig, device: torch.device) -> bool:
-    """Whether a variant is anything on a device; of large pictures few are measured, for they take long to begin."""
-    variant = VARIANTS[name]
-    if config.input_px > SIDES_PX[0] and name not in ("plain", default_of(device), "bf16, channels_last, captured"):
-        return False
-    return (device.type == "cuda" or not variant.captured) and (is_fast(device) or not variant.bf16)
+    """Whether a variant is measured on a device. On a GPU each takes seconds to begin, those of large pictures more."""
+    if device.type == "cuda":
+        is_large = config.input_px > SIDES_PX[0]
+        return name not in (("bf16", "channels_last") if is_large else ("bf16",))
+    return not VARIANTS[name].captured and (is_fast(device) or not VARIANTS[name].bf16)
 
 
 def default_of(device: torch.device) -> str:

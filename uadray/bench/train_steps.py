@@ -63,7 +63,6 @@ VARIANTS = {
     "channels_last": Variant(channels_last=True),
     "bf16": Variant(bf16=True),
     "bf16, channels_last": Variant(channels_last=True, bf16=True),
-    "captured": Variant(channels_last=True, captured=True),
     "bf16, channels_last, captured": Variant(channels_last=True, bf16=True, captured=True),
 }
 """`plain` is float32, as the training's device multiplies it."""
