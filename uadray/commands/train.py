@@ -24,7 +24,7 @@ from uadray.training import given, plain
 from uadray.training.config import TrainConfig
 from uadray.training.dataset import normal_rows, training_tiles
 from uadray.training.held import OF_SLIDES
-from uadray.training.loop import Line, Listener, Sample
+from uadray.training.loop import IMAGES, Line, Listener, Sample
 from uadray.training.subject import borrowed_weights
 from uadray.training.survey import in_threads
 
@@ -117,7 +117,7 @@ def _trained_on_ray(config: TrainConfig, data: str, out: str, listener: Listener
 
     tiles = training_data(
         data, tiles=config.trained_tiles, input_px=config.input_px, tiles_per_slide=config.tiles_per_slide,
-        label=config.train_label, n_tiles=config.tiles_needed, seed=config.seed, stain_augment=config.stain_augment,
+        label=config.train_label, seed=config.seed, stain_augment=config.stain_augment,
         nodes=nodes, split=config.train_split, seen_before=given.seen_before(config),
     )  # fmt: skip
     given.check_other_tiles(config, tiles.description)
@@ -139,7 +139,7 @@ def _write(
 ) -> Bundle | GeneratorBundle:
     common = {
         "name": config.name, "tiles": tiles.model_copy(update={"min_tissue": config.tiles.min_tissue}),
-        "training_data": description | given.parts_of(config) | {"crops": config.tiles_taken(config.epochs)},
+        "training_data": description | given.parts_of(config) | {"crops": config.tiles_taken(0) + int(last[IMAGES])},
         "metrics": {k: v for k, v in last.items() if isinstance(v, int | float)},
         "commit": provenance.commit(), "licences": given.licences(config),
     }  # fmt: skip

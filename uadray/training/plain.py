@@ -31,7 +31,7 @@ from uadray.training.crops import Source
 from uadray.training.group import threads_of
 from uadray.training.held import HeldPlace, HeldTiles, hold
 from uadray.training.loop import Line, Listener, Reached, Step, pictures_of, run_training
-from uadray.training.stream import Place, TileStream
+from uadray.training.stream import Place, TileStream, read_here
 from uadray.training.subject import build_networks, build_trainee
 
 Stream = TileStream | HeldTiles
@@ -108,7 +108,7 @@ def stream_of(config: TrainConfig, source: Source, device: torch.device, place: 
     """Batches from a place on that a checkpoint names; None begins."""
     if config.hold_tiles:
         return HeldTiles(hold(source, config, device=device), config, place=HeldPlace(**place) if place else None)
-    return TileStream(source, config, device=device, place=Place(**place) if place else None)
+    return read_here(source, config, device=device, place=Place(**place) if place else None)
 
 
 def check_here(config: TrainConfig) -> None:
