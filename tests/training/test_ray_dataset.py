@@ -17,22 +17,15 @@ import ray
 from training_slides import N_SLIDES, PER_SLIDE, SPEC, write_slide
 
 from uadray.commands.tile import tile_set
-from uadray.config import parse_config
 from uadray.errors import InputError, shown
 from uadray.phantoms.pyramid import write_pyramid
 from uadray.slides.identity import Seen, content, is_seen
 from uadray.slides.manifest import SlideRow, read_manifest, write_manifest
-from uadray.training.config import TrainConfig
 from uadray.training.crops import Crop, Crops, Job
+from uadray.training.parts import Part, buffers
 from uadray.training.passes import Ints, mixing
 from uadray.training.ray_dataset import TrainingData, crop_data, dealt_parts, training_data
 from uadray.training.slide_source import SlideSource
-from uadray.training.stream import Part, buffers
-
-SHUFFLED = {
-    "name": "x", "detector": {"kind": "dpa", "input_px": 32}, "tiles": {"mpp": 1.0, "tile_px": 32},
-    "shuffle_tiles": 256,
-}  # fmt: skip
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.* is deprecated:DeprecationWarning:ray.data.context"
@@ -83,9 +76,8 @@ def _check_shared_and_mixed(data: TrainingData, *, passes: int) -> None:
         tiles = rows[rows[:, 0] == turn]
         assert len(tiles) == len(np.unique(tiles, axis=0)) == data.n_tiles
     assert len(rows) == passes * data.n_tiles
-    config = parse_config(TrainConfig, SHUFFLED, source="test")
     for parts in workers:
-        slides = [b.crops[:, 1] for b in buffers(iter(parts), config, blocks_per_pass=99)]
+        slides = [b.crops[:, 1] for b in buffers(iter(parts), seed=0, shuffle_tiles=256, blocks_per_pass=99)]
         batches = [each[n : n + 32] for each in slides for n in range(0, len(each) - 31, 32)]
         assert len(batches) > 10
         assert mixing(batches, data.shares) > 0.9

@@ -14,8 +14,9 @@ from uadray.config import parse_config
 from uadray.errors import InputError, WorkError
 from uadray.training.config import TrainConfig
 from uadray.training.crops import Crop, Crops, Job
+from uadray.training.parts import Place
 from uadray.training.passes import Ints
-from uadray.training.stream import Place, TileStream, read_here
+from uadray.training.stream import TileStream, read_here
 
 SIDE_PX = 128
 N_ENTRIES, ENTRY_TILES = 19, 32

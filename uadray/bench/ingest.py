@@ -33,9 +33,9 @@ from uadray.config import parse_config
 from uadray.errors import InputError
 from uadray.slides.manifest import write_manifest
 from uadray.training.config import TrainConfig
+from uadray.training.parts import Part, Place, buffers
 from uadray.training.passes import mixing
 from uadray.training.ray_dataset import TrainingData, training_data
-from uadray.training.stream import Part, Place, buffers
 from uadray.training.worker import batches, worker_cpus
 
 N_SLIDES, TILES_PER_SLIDE = 8, 200
@@ -96,7 +96,7 @@ class _Noted:
 def _in_batches(slides: list[np.ndarray[Any, Any]], config: TrainConfig) -> Iterator[np.ndarray[Any, Any]]:
     """The slides of batches, which come from buffers of the size that a training has."""
     parts = (Part(Place(block), each) for block, each in enumerate(slides))
-    for buffer in buffers(parts, config, blocks_per_pass=len(slides)):
+    for buffer in buffers(parts, seed=config.seed, shuffle_tiles=config.shuffle_tiles, blocks_per_pass=len(slides)):
         whole = len(buffer.crops) // config.batch_size * config.batch_size
         yield from buffer.crops[:whole].reshape(-1, config.batch_size)
 

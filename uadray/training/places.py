@@ -10,8 +10,8 @@ some tiles are seen twice in this pass.
 from dataclasses import dataclass
 from typing import Any
 
+from uadray.training.parts import Place
 from uadray.training.passes import Passes
-from uadray.training.stream import Place
 
 
 @dataclass(frozen=True)

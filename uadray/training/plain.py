@@ -31,7 +31,8 @@ from uadray.training.crops import Source
 from uadray.training.group import threads_of
 from uadray.training.held import HeldPlace, HeldTiles, hold
 from uadray.training.loop import Line, Listener, Reached, Step, pictures_of, run_training
-from uadray.training.stream import Place, TileStream, read_here
+from uadray.training.parts import Place
+from uadray.training.stream import TileStream, read_here
 from uadray.training.subject import build_networks, build_trainee
 
 Stream = TileStream | HeldTiles

@@ -27,8 +27,8 @@ from uadray.tiles.spec import TileSpec
 from uadray.training.crops import Source, crop_block, crop_schema
 from uadray.training.dataset import training_tiles
 from uadray.training.journal import Journal
+from uadray.training.parts import Part, Place
 from uadray.training.passes import BLOCK_BYTES, Passes, endless_passes
-from uadray.training.stream import Part, Place
 from uadray.training.survey import Survey, survey_slide
 
 AHEAD, LOOK_S = 256, 0.2

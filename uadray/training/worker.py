@@ -31,11 +31,12 @@ from uadray.training.checkpoint import NETWORKS, PROGRESS, load_checkpoint, load
 from uadray.training.config import TrainConfig
 from uadray.training.group import any_of_group, average_over_group, take_over_first, threads_of, told_to_all
 from uadray.training.loop import DivergedError, Line, Listener, Reached, Step, pictures_of, run_training
+from uadray.training.parts import from_place
 from uadray.training.passes import endless_passes
 from uadray.training.places import Beginning, beginning
 from uadray.training.progress_metrics import TrainingMetrics, run_of
 from uadray.training.ray_dataset import TrainingData, dealt_parts
-from uadray.training.stream import TileStream, from_place
+from uadray.training.stream import TileStream
 from uadray.training.subject import build_networks, build_trainee
 
 log = logging.getLogger(__name__)
