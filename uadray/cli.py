@@ -224,24 +224,36 @@ def tile(
 
 @app.command()
 def train(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML, see configs/train/.")],
+    configs: Annotated[
+        list[str], typer.Argument(metavar="CONFIG...", help="YAML, see configs/train/; several train side by side.")
+    ],
     data: Annotated[str, typer.Option(help="Slide manifest, or a folder, zip or Parquet of tiles.")],
-    out: Annotated[str, typer.Option(help="Folder or s3:// URI for the bundle.")],
+    out: Annotated[str, typer.Option(help="Folder or s3:// URI for the bundle; of several, for a folder each.")],
     split: SplitOpt = None,
     overrides: SetOpt = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --out.")] = False,
     without_ray: Annotated[
         bool, typer.Option("--without-ray", help="Train in this process: a machine that is no cluster.")
     ] = False,
+    job: Annotated[str | None, typer.Option(hidden=True, help="Set where several train side by side.")] = None,
 ) -> None:
-    """Train a detector or a generator on normal slides or tiles; writes a bundle."""
+    """Train a detector or a generator on normal slides or tiles; writes a bundle. Several: a job and a bundle each."""
+    chosen = [f"train_split={split}"] if split is not None else []
+    overrides = [*(overrides or []), *chosen]
+    if len(configs) > 1:
+        from uadray.commands import side_by_side
+
+        summary = side_by_side.run(
+            configs, data=data, out=out, overrides=overrides, resume=resume, without_ray=without_ray
+        )
+        _answer(summary, is_good=not summary["failed"])
+        return
     from uadray.commands import train as command
     from uadray.config import load_config
     from uadray.training.config import TrainConfig
 
-    chosen = [f"train_split={split}"] if split is not None else []
-    settings = load_config(TrainConfig, config, [*(overrides or []), *chosen])
-    _answer(command.run(settings, data=data, out=out, resume=resume, without_ray=without_ray))
+    settings = load_config(TrainConfig, configs[0], overrides)
+    _answer(command.run(settings, data=data, out=out, resume=resume, without_ray=without_ray, job=job))
 
 
 @app.command()
@@ -392,6 +404,29 @@ def card(
     if out is None:
         console.say(text)
     _answer(values)
+
+
+@app.command()
+def sample(
+    bundle: BundleArg,
+    n: Annotated[int, typer.Option("--n", help="Pictures to draw.")] = 64,
+    truncation: Annotated[
+        float, typer.Option(help="Towards the mean style (0), if it has styles.", min=0, max=2)
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the latents.", min=0)] = 0,
+    grid: Annotated[str | None, typer.Option(help="PNG file or s3:// URI for a grid of the first 64.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder or s3:// URI for the pictures, as PNG tiles.")] = None,
+    interpolate: Annotated[int, typer.Option(help="Steps from picture to picture in a strip beside the grid.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Draw pictures of a trained generator."""
+    from uadray.commands import sample as command
+
+    _answer(
+        command.run(
+            bundle, n=n, truncation=truncation, seed=seed, grid=grid, out=out, interpolate=interpolate, device=device
+        )
+    )
 
 
 @app.command()

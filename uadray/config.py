@@ -89,6 +89,23 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
+def has_field(model: type[BaseModel], values: dict[str, Any], name: str) -> bool:
+    """Whether what `values` configures has a field, like `detector.width`; of a union, with the `kind` in `values`."""
+    *path, last = name.split(".")
+    return last in _fields_at(model, path, frozenset(_kinds(values)))
+
+
+def _kinds(values: Any) -> Iterator[str]:
+    """All that stands as `kind`, at any depth."""
+    if isinstance(values, dict):
+        yield from (str(value) for key, value in values.items() if key == "kind")
+        for value in values.values():
+            yield from _kinds(value)
+    elif isinstance(values, list):
+        for value in values:
+            yield from _kinds(value)
+
+
 def _explain(model: type[BaseModel], values: Any, problem: Any) -> str:
     """One problem of a ValidationError, in words."""
     # pydantic puts the tag of a discriminated union into the location, though the file has no such field

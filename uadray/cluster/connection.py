@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ ENVIRONMENT = {
 """Of this process and, where Ray is started here, of its workers; a variable that is set already stays."""
 
 
-def connect(*, quiet: bool = True) -> None:
+def connect(*, quiet: bool = True, begun_at: str | None = None) -> None:
     """Join the cluster that `RAY_ADDRESS` names, else start Ray on this machine; does nothing where Ray already runs.
 
     Without `RAY_ADDRESS` no cluster is joined, even if one runs on this machine.
 
     Args:
         quiet: keep what workers print off the terminal.
+        begun_at: address of a Ray that another command of ours has started; it is joined without being looked at.
 
     Raises:
         InputError: there is no cluster at that address, it refuses our token, or it has other versions.
@@ -42,13 +43,27 @@ def connect(*, quiet: bool = True) -> None:
     """
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS") or "local"
+    address = begun_at or os.environ.get("RAY_ADDRESS") or "local"
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with _log_file() as log:
-        if address != "local":
+        if address != "local" and not begun_at:
             check_joinable(address, log=log)
         _start(address, quiet=quiet, log=log)
+
+
+@contextmanager
+def begun(kept: Callable[[Callable[[], None]], Callable[[], None]]) -> Iterator[str]:
+    """Start Ray on this machine for other commands, which join it by the address that this gives; ends it after them.
+
+    Args:
+        kept: keeps this process's handlers of signals over a call, since Ray takes SIGTERM when it starts.
+    """
+    kept(connect)()
+    try:
+        yield str(ray.get_runtime_context().gcs_address)
+    finally:
+        ray.shutdown()
 
 
 def cores() -> int:

@@ -20,14 +20,17 @@ LOOKED_FOR = 20
 
 
 def join_cluster(
-    *, bundle_uris: Sequence[str] = (), out_uri: str | None = None, slide_uris: Sequence[str] = ()
-) -> "Nodes":
+    *, bundle_uris: Sequence[str] = (), out_uri: str | None = None, slide_uris: Sequence[str] = (),
+    share: float = 1.0, begun_at: str | None = None,
+) -> "Nodes":  # fmt: skip
     """Join the cluster of `RAY_ADDRESS`, or start Ray on this machine.
 
     Args:
         bundle_uris: bundles that every node must be able to read.
         out_uri: a folder that every node must be able to write to.
         slide_uris: slides; the first that lies in a folder of this machine is one that every node must be able to read.
+        share: of the cluster's CPUs that this command may use.
+        begun_at: address of a Ray that another command has started on this machine.
 
     Returns:
         The nodes that can be used. Each node of a cluster is examined first; a Ray of our own is not.
@@ -36,11 +39,11 @@ def join_cluster(
     from uadray.cluster.nodes import Nodes
     from uadray.cluster.preflight import examiner
 
-    connect()
-    if not os.environ.get("RAY_ADDRESS"):
-        return Nodes()
+    connect(begun_at=begun_at)
+    if begun_at or not os.environ.get("RAY_ADDRESS"):
+        return Nodes(share=share)
     must_be_readable = [*(objects.join(uri, DESCRIPTION) for uri in bundle_uris), *_first_here(slide_uris)]
-    nodes = Nodes(examiner(out_uri, must_be_readable))
+    nodes = Nodes(examiner(out_uri, must_be_readable), share=share)
     nodes.check()
     return nodes
 

@@ -128,12 +128,23 @@ def _bar(title: str) -> Iterator[Tick]:
         def tick(done: int, total: int, note: str = "") -> None:
             bar.update(task, completed=done, total=total, note=note)
 
-        with _logged_to(_AboveBar(screen)):
+        with logged_above(screen):
             yield tick
 
 
+@contextmanager
+def logged_above(screen: Any) -> Iterator[None]:
+    """Print lines of the log above what is drawn on a terminal's last lines, which is drawn again below them."""
+    log = logging.getLogger("uadray")
+    before, log.handlers = log.handlers, [_AboveBar(screen)]
+    try:
+        yield
+    finally:
+        log.handlers = before
+
+
 class _AboveBar(logging.Handler):
-    """Prints log lines above a progress bar, which is drawn again below them."""
+    """Prints log lines above what is drawn below."""
 
     def __init__(self, screen: Any) -> None:
         super().__init__()
@@ -143,13 +154,3 @@ class _AboveBar(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record as one line, without markup."""
         self._screen.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _logged_to(handler: logging.Handler) -> Iterator[None]:
-    log = logging.getLogger("uadray")
-    before, log.handlers = log.handlers, [handler]
-    try:
-        yield
-    finally:
-        log.handlers = before

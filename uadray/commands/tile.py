@@ -53,7 +53,7 @@ def run(
     masks_used = len(check_folder(spec.mask_dir, [row.slide_id for row in rows]).used)
     options: dict[str, Any] = {"tiles_per_slide": tiles_per_slide, "quality": quality, "seed": seed}
     with progress("tile") as tick:
-        nodes = join_cluster(**({} if dry_run else {"out_uri": out}))
+        nodes = join_cluster(out_uri=None if dry_run else out)
         if dry_run:
             summary = estimate(rows, spec, job="tile", **options)
         else:

@@ -23,7 +23,7 @@ from uadray.detectors import losses
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
 from uadray.detectors.latents import EncoderMap
 from uadray.detectors.scores import IziScore
-from uadray.detectors.trainee import Average
+from uadray.detectors.trainee import Average, Losses
 from uadray.errors import InputError
 from uadray.generators import wgan_gp
 from uadray.generators.bundle import load_generator, read_generator
@@ -112,9 +112,11 @@ def borrowed_pair(config: Config, uri: str) -> Networks:
     """Generator and critic of a generator's bundle.
 
     Raises:
-        InputError: it is none, is damaged, or has other sizes than the configuration says.
+        InputError: it is none, is damaged, is no WGAN-GP, or has other sizes than the configuration says.
     """
     bundle = read_generator(uri)
+    if not isinstance(bundle.generator, wgan_gp.Config):
+        raise InputError(f"generator {uri} is a {bundle.generator.kind}; f-AnoGAN takes a wgan_gp")
     for name in ("input_px", "width", "latent_dim"):
         asked, trained = getattr(config, name), getattr(bundle.generator, name)
         if asked != trained:
@@ -161,7 +163,7 @@ class Trainee:
     def prepare(self, x: Tensor) -> None:
         """Nothing to prepare."""
 
-    def step(self, x: Tensor, progress: float) -> dict[str, float]:
+    def step(self, x: Tensor, progress: float) -> Losses:
         """A critic step (and every `critic_steps` a generator step), or an encoder step; the losses."""
         if self.phase(progress) == "encoder":
             return self.encoder_step(x)

@@ -1,23 +1,46 @@
 """Every generator by its configuration: a union, one member a line, and one `match`, one case a line.
 
-A generator is one file with four names: `Config`, `networks`, `Trainee` and `borrowed_weights`; what they are is said
-in `uadray.detectors.catalog`, whose files have a fifth.
+A generator is one file with the names below. To add one, write the file, and here its import, its line in the union and
+its case:
+
+    Config            frozen pydantic model with `kind: Literal[...]`, `input_px`, `latent_dim`; every size is bounded
+    networks          its networks by name, untrained: `generator`, what tells its pictures from real ones (`critic` or
+                      `discriminator`), and `average`, the generator's exponential average, where the paper has one
+    borrowed_weights  names of the pinned weights that it needs
+    Trainee           the generator in training, see `uadray.detectors.trainee`
+    latents           draws z from the distribution of the training
+    styles            z -> what pictures are drawn from
+    pictures          that -> pictures
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
+import torch
+from pydantic import Field
 from torch import Tensor
 
-from uadray.generators import wgan_gp
+from uadray.generators import (
+    dcgan,
+    pgan,
+    stylegan,
+    stylegan2,
+    wgan_gp,
+)
 from uadray.networks.outline import Networks, outline
 
-GeneratorConfig = wgan_gp.Config
-"""With a second member: `Annotated[wgan_gp.Config | other.Config, Field(discriminator="kind")]`."""
+GeneratorConfig = Annotated[
+    dcgan.Config  # with `|`, one a line
+    | pgan.Config
+    | stylegan.Config
+    | stylegan2.Config
+    | wgan_gp.Config,
+    Field(discriminator="kind"),
+]
 
 
 class GeneratorFile(Protocol):
-    """The names that the file of a generator has."""
+    """The names that the file of a generator has, beside `Config`."""
 
     def networks(self, config: Any, *, pretrained: bool) -> Networks:
         """The networks by name."""
@@ -33,10 +56,37 @@ class GeneratorFile(Protocol):
         """Names of the pinned weights that it needs."""
         ...
 
+    def latents(self, config: Any, n: int, *, rng: torch.Generator) -> Tensor:
+        """Latents z [n, latent_dim] on the CPU."""
+        ...
+
+    def styles(self, config: Any, networks: Networks, z: Tensor, *, truncation: float = 1.0) -> Tensor:
+        """What pictures are drawn from: z itself, or w [n, layers, w_dim], truncated towards the mean w.
+
+        Raises:
+            InputError: `truncation` is not 1 where there is no w.
+        """
+        ...
+
+    def pictures(self, config: Any, networks: Networks, styles: Tensor) -> Tensor:
+        """Pictures [n, 3, h, w] in [-1, 1], of `average` if there is one, in evaluation mode.
+
+        The same at every call, each independent of its batch, and differentiable in the styles.
+        """
+        ...
+
 
 def file_of(config: GeneratorConfig) -> GeneratorFile:
     """The file of a generator."""
     match config:
+        case dcgan.Config():
+            return dcgan
+        case pgan.Config():
+            return pgan
+        case stylegan.Config():
+            return stylegan
+        case stylegan2.Config():
+            return stylegan2
         case wgan_gp.Config():
             return wgan_gp
 

@@ -1,11 +1,12 @@
-"""The page of a training's sample pictures: tiles, and what was made of them at each epoch."""
+"""The page of a training: its curves, and pictures of tiles and what was made of them at each epoch."""
 
-from collections.abc import Sequence
-from functools import cache
-from importlib import resources
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-import jinja2
+from markupsafe import Markup
+
+from uadray.reports.curves import curve_svg, series_of
+from uadray.reports.page import asset, csp_hash, number, template
 
 Shown = Literal["reconstructions", "generated", "tiles"]
 
@@ -16,22 +17,54 @@ WORDS: dict[Shown, str] = {
 }
 """What the pictures show, in words."""
 
+DRAWN_WORDS = {
+    "generated": "Drawn by the trained generator, none picked out",
+    "interpolation": "From one latent to another, left to right: each row a pair",
+}
+"""What the pictures of a trained generator show."""
 
-def samples_page(title: str, names: Sequence[str], shown: Shown) -> str:
-    """The HTML page of the pictures `names` in the folder `samples/` beside it.
+
+def samples_page(
+    title: str, names: Sequence[str], shown: Shown, *, lines: Sequence[Mapping[str, Any]] = (),
+    drawn: Mapping[str, str] | None = None,
+) -> str:  # fmt: skip
+    """The HTML page of a run, which points at pictures in the folder `samples/` beside it.
 
     Args:
         title: name of what is trained.
         names: of JPEG files, in the order to show them.
         shown: what the pictures show.
+        lines: of metrics, one for each epoch.
+        drawn: of `DRAWN_WORDS`, which there are of the trained generator -> their files.
     """
-    return _template().render(title=title, names=names, words=WORDS[shown])
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    style = asset("detectors.css")
+    return template("samples.html").render(
+        title=title,
+        names=names,
+        words=WORDS[shown],
+        facts=facts_of(lines),
+        curves=[curve_svg(each.name, [each]) for each in series_of(lines)],
+        drawn=drawn or {},
+        drawn_words=DRAWN_WORDS,
+        style=Markup(style),  # noqa: S704 - our own
+        style_hash=csp_hash(style),
     )
-    text = (resources.files("uadray.reports") / "templates" / "samples.html").read_text(encoding="utf-8")
-    return environment.from_string(text)
+
+
+def facts_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Epochs, steps, images shown, minutes of steps and images a second of a run; empty where it has no line.
+
+    >>> facts_of([{"epoch": 0, "step": 5, "images_shown": 600, "seconds": 20.0}])
+    {'epochs': 1, 'steps': 5, 'images': 600, 'minutes': '0.333', 'images_per_second': '30.0'}
+    """
+    if not lines:
+        return {}
+    last, seconds = lines[-1], sum(float(line.get("seconds", 0)) for line in lines)
+    images = last.get("images_shown")
+    return {
+        "epochs": int(last["epoch"]) + 1,
+        "steps": int(last["step"]),
+        "images": images,
+        "minutes": number(seconds / 60),
+        "images_per_second": number(images / seconds if images and seconds else None),
+    }

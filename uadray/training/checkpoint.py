@@ -27,8 +27,8 @@ NETWORKS, OPTIMIZERS, PROGRESS, SAMPLES = (
 
 
 def save_checkpoint(
-    folder: Path, config: TrainConfig, trainee: Trainee, reached: Reached, place: dict[str, int] | None = None,
-    places: list[dict[str, int]] | None = None,
+    folder: Path, config: TrainConfig, trainee: Trainee, reached: Reached, place: dict[str, Any] | None = None,
+    places: list[list[dict[str, int]]] | None = None,
 ) -> None:  # fmt: skip
     """Write all that a training needs to go on from here.
 
@@ -38,7 +38,7 @@ def save_checkpoint(
         trainee: as it is now.
         reached: what its host has reached.
         place: in the stream of tiles, of a training without Ray.
-        places: in the streams of all workers, by rank, of a training on Ray.
+        places: in the streams of a training on Ray, for each label that of every worker.
     """
     shown = trainee.counts.get(IMAGES, 0)
     progress: dict[str, Any] = {

@@ -10,8 +10,9 @@ some tiles are seen twice in this pass.
 from dataclasses import dataclass
 from typing import Any
 
+from uadray.training.config import TrainConfig
 from uadray.training.parts import Place
-from uadray.training.passes import Passes
+from uadray.training.passes import endless_passes
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,23 @@ class Beginning:
         return self.places[rank] if len(self.places) == world else None
 
 
-def beginning(progress: dict[str, Any] | None, *, passes: Passes, tiles_per_pass: int) -> Beginning:
-    """How the dataset of the next group begins.
+def beginning(progress: dict[str, Any] | None, number: int, *, config: TrainConfig, tiles_per_pass: int) -> Beginning:
+    """How the dataset of a label begins.
 
     Args:
         progress: of the last checkpoint; None where there is none. One of an earlier version says how many tiles had
             been taken, and no places.
-        passes: of the training.
-        tiles_per_pass: of all slides.
+        number: of the label.
+        config: of the training.
+        tiles_per_pass: of this label.
     """
     if progress is None:
         return Beginning()
     if not progress.get("places"):
-        return Beginning(first_block=int(progress["tiles_taken"]) * passes.blocks_per_pass // tiles_per_pass)
-    places = tuple(Place(**place) for place in progress["places"])
+        passes = endless_passes(tiles_per_pass, seed=config.seed, input_px=config.input_px)
+        taken = int(progress["tiles_taken"]) // len(config.labels)
+        return Beginning(first_block=taken * passes.blocks_per_pass // tiles_per_pass)
+    places = tuple(Place(**place) for place in progress["places"][number])
     first = min(places, key=lambda place: (place.block, place.part))
     row = first.row - first.part  # the parts of a block are consecutive rows
     empty = row % len(places)

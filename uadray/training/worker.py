@@ -6,7 +6,7 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,12 @@ from uadray.networks.outline import Networks
 from uadray.networks.weights_file import load_networks
 from uadray.training.arithmetic import quick
 from uadray.training.board import MAX_RESTARTS, Board, Tally, sentence
+from uadray.training.captured import capture_steps
 from uadray.training.checkpoint import NETWORKS, PROGRESS, load_checkpoint, load_progress, save_checkpoint
+from uadray.training.collapse import CollapsedError
 from uadray.training.config import TrainConfig
 from uadray.training.group import any_of_group, average_over_group, take_over_first, threads_of, told_to_all
+from uadray.training.joined import Joined
 from uadray.training.loop import DivergedError, Line, Listener, Reached, Step, pictures_of, run_training
 from uadray.training.parts import from_place
 from uadray.training.passes import endless_passes
@@ -51,10 +54,10 @@ TELL_S = 1.0
 class RayWorker:
     """One worker of a group as host of the loop, see `uadray.training.loop.Host`. Rank 0 tells the board."""
 
-    def __init__(self, config: TrainConfig, board: Any, stream: TileStream, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, board: Any, streams: Sequence[TileStream], device: torch.device) -> None:
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
-        self._config, self._board, self._stream, self._device = config, board, stream, device
+        self._config, self._board, self._streams, self._device = config, board, streams, device
         self._tally, self._since, self._told_at = Tally(), time.perf_counter(), time.perf_counter()
 
     def any_of(self, flag: bool) -> bool:
@@ -92,11 +95,14 @@ class RayWorker:
                 ray.train.report(line, checkpoint=ray.train.Checkpoint.from_directory(folder))
         self._since = time.perf_counter()
 
-    def _places(self) -> list[dict[str, int]]:
-        """Where the streams of all workers stand, by rank."""
-        place = asdict(self._stream.place)
-        said = told_to_all(list(place.values()), self._device) if self.world > 1 else [list(place.values())]
-        return [dict(zip(place, numbers, strict=True)) for numbers in said]
+    def _places(self) -> list[list[dict[str, int]]]:
+        """Where the streams stand, for each label that of every worker."""
+        places = [asdict(stream.place) for stream in self._streams]
+        said = [
+            told_to_all(list(place.values()), self._device) if self.world > 1 else [list(place.values())]
+            for place in places
+        ]
+        return [[dict(zip(place, each, strict=True)) for each in of] for place, of in zip(places, said, strict=True)]
 
     def _tell(self) -> Any:
         """Tell the board what this worker has done since the last time."""
@@ -118,29 +124,52 @@ def train_worker(settings: dict[str, Any]) -> None:
     for network in networks.values():
         network.to(device).to(memory_format=torch.channels_last)
     trainee = build_trainee(config, networks, average=average_over_group if world > 1 else alone)
-    reached, begun = _restored(config, trainee, device, n_tiles=settings["n_tiles"])
-    shard = ray.train.get_dataset_shard("train")
-    stream = batches(shard, config, device, tiles_per_pass=settings["n_tiles"], begun=begun, rank=rank, world=world)
+    reached, progress = _restored(config, trainee, device)
+    streams = _streams(config, device, settings["n_tiles"], progress, rank=rank, world=world)
+    if config.captured and world == 1:
+        capture_steps(trainee, device)
     for line in reached.lines if reached and rank == 0 else ():  # the driver may have been killed before it wrote them
         ray.get(board.post.remote(line | {"end_of_epoch": True}))
     try:
         with quick(device):
-            run_training(config, trainee, stream, RayWorker(config, board, stream, device), reached)
-    except (DivergedError, UnsuitableTilesError) as error:
-        ray.get(board.diverge.remote(str(error)))  # and end in all workers: a failure would be tried again
+            host = RayWorker(config, board, streams, device)
+            run_training(config, trainee, Joined(streams) if config.classifier else streams[0], host, reached)
+    except (DivergedError, CollapsedError, UnsuitableTilesError) as error:
+        ray.get(board.diverge.remote(error))  # and end in all workers: a failure would be tried again
+
+
+def _streams(
+    config: TrainConfig, device: torch.device, n_tiles: Sequence[int], progress: dict[str, Any] | None, *, rank: int,
+    world: int,
+) -> list[TileStream]:  # fmt: skip
+    """This worker's batches: of each label its part, from where the last checkpoint was."""
+    return [
+        batches(
+            ray.train.get_dataset_shard(shard_name(number)), config.of_label(number), device, tiles_per_pass=in_pass,
+            begun=beginning(progress, number, config=config, tiles_per_pass=in_pass), rank=rank, world=world,
+        )
+        for number, in_pass in enumerate(n_tiles)
+    ]  # fmt: skip
+
+
+def shard_name(number: int) -> str:
+    """What Ray Train calls the dataset of a label.
+
+    >>> shard_name(0), shard_name(1)
+    ('train', 'train_1')
+    """
+    return f"train_{number}" if number else "train"
 
 
 def _restored(
-    config: TrainConfig, trainee: Trainee, device: torch.device, *, n_tiles: int
-) -> tuple[Reached | None, Beginning]:
-    """What the last checkpoint had reached, the trainee filled with it, and where streams go on; without one, None."""
+    config: TrainConfig, trainee: Trainee, device: torch.device
+) -> tuple[Reached | None, dict[str, Any] | None]:
+    """What the last checkpoint had reached, the trainee filled with it, and its progress; (None, None) without one."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return None, Beginning()
-    passes = endless_passes(n_tiles, seed=config.seed, input_px=config.input_px)
+        return None, None
     with checkpoint.as_directory() as folder:
-        reached = load_checkpoint(Path(folder), config, trainee, device)
-        return reached, beginning(load_progress(Path(folder)), passes=passes, tiles_per_pass=n_tiles)
+        return load_checkpoint(Path(folder), config, trainee, device), load_progress(Path(folder))
 
 
 def batches(
@@ -192,7 +221,7 @@ def _is_gone(error: Exception) -> bool:
 
 
 def fit(
-    config: TrainConfig, data: TrainingData, *, filesystem: Any, path: str, listener: Listener,
+    config: TrainConfig, data: Sequence[TrainingData], *, filesystem: Any, path: str, listener: Listener,
     nodes: Nodes | None = None,
 ) -> tuple[Networks, Line]:  # fmt: skip
     """Run the worker group to the end, going on from the last checkpoint under `path` if there is one.
@@ -202,7 +231,7 @@ def fit(
 
     Args:
         config: the run.
-        data: what is trained on.
+        data: what is trained on, of each of the labels.
         filesystem: pyarrow filesystem of `path`.
         path: folder for Ray Train's checkpoints.
         listener: told about once a second of the lines and samples that came.
@@ -218,7 +247,7 @@ def fit(
     trainer = _trainer(config, data, board, nodes, filesystem=filesystem, path=path)
     counts = TrainingMetrics(config, run_of(path), cores=(nodes.job_cpus(), nodes.gpus() if config.use_gpu else 0))
     try:
-        result = _watched(trainer.fit, partial(_look, board, data.journal, listener, counts))
+        result = _watched(trainer.fit, partial(_look, board, [part.journal for part in data], listener, counts))
     finally:
         metrics.end_run()
     if result.checkpoint is None:
@@ -229,13 +258,19 @@ def fit(
     return networks, result.metrics or {}
 
 
-def _trainer(config: TrainConfig, data: TrainingData, board: Any, nodes: Nodes, *, filesystem: Any, path: str) -> Any:
+def _trainer(
+    config: TrainConfig, data: Sequence[TrainingData], board: Any, nodes: Nodes, *, filesystem: Any, path: str
+) -> Any:
     """Ray Train's trainer of the worker group."""
     gpus = {"GPU": 1} if config.use_gpu else {}
     progress = last_progress(filesystem, path)
     return ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "board": board, "n_tiles": data.n_tiles},
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "board": board,
+            "n_tiles": [part.n_tiles for part in data],
+        },
         torch_config=OwnInterface(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
@@ -252,22 +287,25 @@ def _trainer(config: TrainConfig, data: TrainingData, board: Any, nodes: Nodes, 
             callbacks=[Losses(board, int(progress["epochs_done"]) if progress else 0)],
         ),
         # called for every group of workers, so that each begins with the tiles that its checkpoint has not seen
-        datasets={"train": partial(_dataset, data, filesystem, path)},
+        datasets={
+            shard_name(number): partial(_dataset, part, number, config, filesystem, path)
+            for number, part in enumerate(data)
+        },
         dataset_config=_data_config(config, nodes),
     )
 
 
-def _look(board: Any, journal: Any, listener: Listener, counts: TrainingMetrics) -> None:
-    news, unread = ray.get([board.take.remote(), journal.take.remote()])
+def _look(board: Any, journals: list[Any], listener: Listener, counts: TrainingMetrics) -> None:
+    news, *unread = ray.get([board.take.remote(), *(journal.take.remote() for journal in journals)])
     for loss in news.losses:
         log.warning("%s", loss)
         metrics.count(metrics.RETRIES, cause="crashed")
     counts.tell(news.lines, news.tally)
-    for name, why in unread:
+    for name, why in itertools.chain.from_iterable(unread):
         log.warning("%s gives no more tiles to this training: %s", shown(name), shown_text(why))
     listener(news.lines, news.samples)
-    if news.diverged:
-        raise DivergedError(news.diverged)
+    if news.diverged is not None:
+        raise news.diverged
 
 
 def last_progress(filesystem: Any, path: str) -> dict[str, Any] | None:
@@ -283,8 +321,9 @@ def last_progress(filesystem: Any, path: str) -> dict[str, Any] | None:
     return progress
 
 
-def _dataset(data: TrainingData, filesystem: Any, path: str) -> Any:
-    begun = beginning(last_progress(filesystem, path), passes=data.passes, tiles_per_pass=data.n_tiles)
+def _dataset(data: TrainingData, number: int, config: TrainConfig, filesystem: Any, path: str) -> Any:
+    """The dataset of a label, from where the last checkpoint was."""
+    begun = beginning(last_progress(filesystem, path), number, config=config, tiles_per_pass=data.n_tiles)
     return data.dataset(first_block=begun.first_block, empty_rows=begun.empty_rows)
 
 
