@@ -67,6 +67,17 @@ def test_the_trainings_are_told_in_order() -> None:
     assert [bool(mark) for mark, _ in rows] == [True] + [False] * (len(rows) - 1)
 
 
+def test_the_generators_are_told() -> None:
+    """Each file trains the generator that it is named after, of 64 px, and has a row in the table beside it."""
+    folder = Path(__file__).parents[1] / "configs" / "train" / "generators"
+    configs = {path.stem: load_config(TrainConfig, path) for path in folder.glob("*.yaml")}
+    rows = re.findall(r"^\| `(\w+)\.yaml`", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(configs) <= set(rows)
+    for name, config in configs.items():
+        assert config.generator is not None
+        assert (config.generator.kind, config.name, config.input_px, config.tiles.mpp) == (name, name, 64, 0.972)
+
+
 def test_is_frozen(path: Path) -> None:
     config = load_config(TrainConfig, path)
     with pytest.raises(ValidationError, match="frozen"):

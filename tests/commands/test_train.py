@@ -94,5 +94,5 @@ def test_the_page_says_whether_there_are_reconstructions(tmp_path: Path, has_pic
     x = np.zeros((3, 16, 16, 3), np.uint8)
     log = RunLog(str(tmp_path), _config(), None, keep=False)
     log.take([], [(0, x, x if has_picture else None)])
-    log.close()
+    log.write_page()
     assert ("reconstructions" in (tmp_path / "samples.html").read_text()) == has_picture

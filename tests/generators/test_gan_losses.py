@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from uadray.generators.gan_losses import critic_loss, generator_loss, gradient_penalty
+from uadray.generators.gan_losses import (
+    critic_loss,
+    drift,
+    generator_loss,
+    gradient_penalty,
+    logistic_discriminator_loss,
+    logistic_generator_loss,
+    r1_penalty,
+)
 from uadray.networks.wgan_gp import Critic
 
 
@@ -61,3 +69,46 @@ def test_gradient_penalty_trains_the_critic_and_nothing_else() -> None:
     assert w.grad.abs().sum() > 0
     assert real.grad is None
     assert fake.grad is None
+
+
+def test_logistic_losses_by_hand() -> None:
+    """In the words of the first paper: logarithms of probabilities."""
+    real, fake = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
+
+    def s(value: float) -> float:
+        return 1 / (1 + math.exp(-value))
+
+    expected = -(math.log(s(2)) + math.log(s(-1))) / 2 - (math.log(1 - s(0.5)) + math.log(1 - s(-3))) / 2
+    assert logistic_discriminator_loss(real, fake).item() == pytest.approx(expected)
+    assert logistic_generator_loss(fake).item() == pytest.approx(-(math.log(s(0.5)) + math.log(s(-3))) / 2)
+    assert logistic_generator_loss(torch.tensor([-200.0])).item() == 200  # no overflow where all is told
+
+
+def test_drift_by_hand() -> None:
+    assert drift(torch.tensor([1.0, -3.0]), epsilon=0.001).item() == pytest.approx(0.005)
+
+
+def test_r1_against_finite_differences() -> None:
+    """A discriminator of two layers; each of the 24 values of each image is moved by itself."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(24, 6), torch.nn.Tanh(), torch.nn.Linear(6, 1)).double()
+    x = torch.randn(3, 24, dtype=torch.float64).requires_grad_()
+    penalty = r1_penalty(network(x).squeeze(1), x, gamma=10.0)
+    steps = 1e-5 * torch.eye(24, dtype=torch.float64)
+    squares = [
+        sum(((network(each + step) - network(each - step)).item() / 2e-5) ** 2 for step in steps) for each in x.detach()
+    ]
+    assert penalty.item() == pytest.approx(10.0 / 2 * sum(squares) / 3, rel=1e-6)
+    penalty.backward()
+    weight, eps = network[0].weight, 1e-5
+    assert weight.grad is not None
+    found = weight.grad[2, 5].item()
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight[2, 5] += sign * eps
+        y = x.detach().requires_grad_()
+        values.append(r1_penalty(network(y).squeeze(1), y, gamma=10.0).item())
+        with torch.no_grad():
+            weight[2, 5] -= sign * eps
+    assert found == pytest.approx((values[0] - values[1]) / (2 * eps), rel=1e-5)

@@ -59,8 +59,9 @@ class Generator(nn.Module):
 
     def styles(self, w: Float[Tensor, "n w_dim"], *, truncation: float = 1.0) -> Float[Tensor, "n layers w_dim"]:
         """W for every layer, moved towards the mean (appendix B: mean + truncation * (w - mean))."""
-        truncated = self.mean_w + truncation * (w - self.mean_w)
-        return truncated.unsqueeze(1).expand(-1, self.synthesis.layers, -1)
+        if truncation != 1:
+            w = self.mean_w + truncation * (w - self.mean_w)
+        return w.unsqueeze(1).expand(-1, self.synthesis.layers, -1)
 
 
 class Mapping(nn.Module):

@@ -77,7 +77,7 @@ class ModulatedConv2d(nn.Module):
         super().__init__()
         self.side, self.is_up, self.demodulate = side, is_up, demodulate
         self.scale = 1 / math.sqrt(channels_in * side**2)
-        self.style = Linear(w_dim, channels_in, gain=1, bias=1.0)
+        self.style = Linear(w_dim, channels_in, gain=1.0, bias=1.0)
         channels = (channels_in, channels_out) if is_up else (channels_out, channels_in)  # as torch takes them
         self.weight = nn.Parameter(torch.randn(*channels, side, side))
         self.blur = Blur(TAPS) if is_up else None
@@ -261,7 +261,7 @@ class Discriminator(nn.Module):
         self.blocks = nn.Sequential(*(DiscriminatorBlock(a, b) for a, b in pairwise(downwards)))
         self.last_conv = Conv2d(channels[0] + 1, channels[0], 3)
         self.last_dense = Linear(channels[0] * START_PX**2, channels[0])
-        self.score = Linear(channels[0], 1, gain=1)
+        self.score = Linear(channels[0], 1, gain=1.0)
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
         """X in [-1, 1]."""

@@ -46,6 +46,8 @@ class TrainConfig(Config):
         bf16: multiply in bfloat16 in the steps where the device is fast at it; elsewhere it changes nothing.
         captured: capture each kind of step as a CUDA graph and launch that: for small networks, whose kernels are over
             before the next is launched. For one process on a GPU, and what names such steps; elsewhere it does nothing.
+        stop_on_collapse: end the training of a generator that draws the same of every latent, see
+            `uadray.training.collapse`.
         seed: of the networks' start, the latents, and which tiles each pass draws and how it crops them. On Ray their
             order depends on the cluster's timing.
     """
@@ -70,6 +72,7 @@ class TrainConfig(Config):
     workers: int = Field(default=1, ge=1)
     use_gpu: bool = False
     threads: int | None = Field(default=None, ge=1)
+    stop_on_collapse: bool = True
     seed: int = 0
 
     @model_validator(mode="after")
@@ -92,6 +95,20 @@ class TrainConfig(Config):
         least, steps = getattr(self.detector, "least_steps", 1), self.epochs * self.steps_per_epoch
         if steps < least:
             raise ValueError(f"{steps} steps (epochs times steps_per_epoch); this detector needs {least} at the least")
+        return self
+
+    @model_validator(mode="after")
+    def _images_are_enough(self) -> "TrainConfig":
+        least = getattr(self.generator, "growing_images", 0)
+        a_step = self.batch_size * self.workers
+        images = self.epochs * self.steps_per_epoch * a_step
+        if least and images < least + a_step:
+            raise ValueError(
+                f"{images:,} images are shown (epochs x steps_per_epoch x batch_size x workers), and this generator "
+                f"has grown to {self.input_px} px after {least:,}; raise steps_per_epoch to "
+                f"{-(-(least + a_step) // (self.epochs * a_step))}, or lower generator.stage_images and "
+                "generator.fade_images"
+            )
         return self
 
     @model_validator(mode="after")

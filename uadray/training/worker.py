@@ -32,6 +32,7 @@ from uadray.training.arithmetic import quick
 from uadray.training.board import MAX_RESTARTS, Board, Tally, sentence
 from uadray.training.captured import capture_steps
 from uadray.training.checkpoint import NETWORKS, load_checkpoint, save_checkpoint
+from uadray.training.collapse import CollapsedError
 from uadray.training.config import TrainConfig
 from uadray.training.crops import crop_pixels
 from uadray.training.group import any_of_group, average_over_group, take_over_first, threads_of
@@ -123,8 +124,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     try:
         with quick(device):
             run_training(config, trainee, stream, RayWorker(config, board, device), reached)
-    except (DivergedError, UnsuitableTilesError) as error:
-        ray.get(board.diverge.remote(str(error)))  # and end in all workers: a failure would be tried again
+    except (DivergedError, CollapsedError, UnsuitableTilesError) as error:
+        ray.get(board.diverge.remote(error))  # and end in all workers: a failure would be tried again
 
 
 def _stream(config: TrainConfig, device: torch.device, rank: int) -> Iterator[Tensor]:
@@ -292,8 +293,8 @@ def _look(board: Any, journals: list[Any], listener: Listener, counts: TrainingM
     for name, why in itertools.chain.from_iterable(unread):
         log.warning("%s gives no more tiles to this training: %s", shown(name), shown_text(why))
     listener(news.lines, news.samples)
-    if news.diverged:
-        raise DivergedError(news.diverged)
+    if news.diverged is not None:
+        raise news.diverged
 
 
 def epochs_done(filesystem: Any, path: str) -> int:
