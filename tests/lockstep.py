@@ -46,13 +46,14 @@ def _steps(trainee: Trainee, batches: Sequence[Tensor], numbers: range) -> None:
 
 def trained_together(config: DetectorConfig, batches_of: Sequence[Sequence[Tensor]]) -> list[Networks]:
     """The networks of workers that average over each other, each with its own batches."""
-    means = _means(len(batches_of))
+    means = means_over(len(batches_of))
     with ThreadPoolExecutor(len(batches_of)) as workers:
         futures = [workers.submit(trained, config, b, average=means(i)) for i, b in enumerate(batches_of)]
         return [future.result() for future in futures]
 
 
-def _means(workers: int) -> Callable[[int], Average]:
+def means_over(workers: int) -> Callable[[int], Average]:
+    """By rank, the `average` of each of so many workers, which call it in threads."""
     barrier, given = Barrier(workers, timeout=60), list[list[Tensor]]([[] for _ in range(workers)])
 
     def of_worker(rank: int) -> Average:

@@ -45,10 +45,16 @@ def test_reads_and_fills_defaults(path: Path) -> None:
     assert config.tiles.stride == 96
 
 
-@pytest.mark.parametrize(("section", "kind"), [("detector", "dpa"), ("detector", "fanogan"), ("generator", "wgan_gp")])
-def test_shipped_configurations_are_valid(section: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("section", "kind", "name"),
+    [
+        ("detector", "dpa", "dpa"), ("detector", "fanogan", "fanogan"), ("generator", "wgan_gp", "wgan_gp"),
+        ("classifier", "densenet121", "classifier"),
+    ],
+)  # fmt: skip
+def test_shipped_configurations_are_valid(section: str, kind: str, name: str) -> None:
     folder = Path(__file__).parents[1] / "configs" / "train"
-    config = load_config(TrainConfig, folder / f"{kind}.yaml")
+    config = load_config(TrainConfig, folder / f"{name}.yaml")
     assert config.section == section
     assert getattr(config, section).kind == kind
 
@@ -59,6 +65,17 @@ def test_the_trainings_are_told_in_order() -> None:
     rows = re.findall(r"^\| (\*\*)?`(\w+\.yaml)`", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert {name for _, name in rows} == {path.name for path in folder.glob("*.yaml")}
     assert [bool(mark) for mark, _ in rows] == [True] + [False] * (len(rows) - 1)
+
+
+def test_the_generators_are_told() -> None:
+    """Each file trains the generator that it is named after, of 64 px, and has a row in the table beside it."""
+    folder = Path(__file__).parents[1] / "configs" / "train" / "generators"
+    configs = {path.stem: load_config(TrainConfig, path) for path in folder.glob("*.yaml")}
+    rows = re.findall(r"^\| `(\w+)\.yaml`", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(configs) <= set(rows)
+    for name, config in configs.items():
+        assert config.generator is not None
+        assert (config.generator.kind, config.name, config.input_px, config.tiles.mpp) == (name, name, 64, 0.972)
 
 
 def test_is_frozen(path: Path) -> None:
@@ -136,7 +153,7 @@ def test_cross_field_check(path: Path) -> None:
 @pytest.mark.parametrize("given", [{}, {"detector": {"kind": "dpa"}, "generator": {"kind": "wgan_gp"}}])
 def test_either_a_detector_or_a_generator_is_trained(given: dict[str, Any]) -> None:
     values = {"name": "a", "tiles": {"mpp": 0.5, "tile_px": 96}} | given
-    with pytest.raises(InputError, match="give either a detector or a generator to train"):
+    with pytest.raises(InputError, match="give one to train: either a detector, or a generator, or a classifier"):
         parse_config(TrainConfig, values, source="here")
 
 

@@ -407,6 +407,29 @@ def card(
 
 
 @app.command()
+def sample(
+    bundle: BundleArg,
+    n: Annotated[int, typer.Option("--n", help="Pictures to draw.")] = 64,
+    truncation: Annotated[
+        float, typer.Option(help="Towards the mean style (0), if it has styles.", min=0, max=2)
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the latents.", min=0)] = 0,
+    grid: Annotated[str | None, typer.Option(help="PNG file or s3:// URI for a grid of the first 64.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder or s3:// URI for the pictures, as PNG tiles.")] = None,
+    interpolate: Annotated[int, typer.Option(help="Steps from picture to picture in a strip beside the grid.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Draw pictures of a trained generator."""
+    from uadray.commands import sample as command
+
+    _answer(
+        command.run(
+            bundle, n=n, truncation=truncation, seed=seed, grid=grid, out=out, interpolate=interpolate, device=device
+        )
+    )
+
+
+@app.command()
 def serve(
     file: Annotated[str, typer.Argument(metavar="FILE", help="YAML of Ray Serve, see configs/serve/.")],
     overrides: SetOpt = None,

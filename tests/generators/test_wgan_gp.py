@@ -74,6 +74,42 @@ def test_people_are_shown_the_same_latents_every_time(x: Tensor) -> None:
     assert not torch.equal(trainee.reconstruct(x), first)
 
 
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_parts_of_a_batch_give_the_critic_the_gradient_of_the_whole(x: Tensor, parts: int) -> None:
+    """It normalises by sample, so nothing is lost; and the losses are those of the whole batch."""
+    networks = {name: network.double() for name, network in wgan_gp.networks(GAN, pretrained=False).items()}
+    before = state_of(networks)
+    found: list[tuple[list[Tensor], dict[str, Tensor]]] = []
+    for accumulate in (None, parts):
+        networks["critic"].load_state_dict(before["critic"])
+        gradients: list[Tensor] = []
+        config = GAN.model_copy(update={"accumulate": accumulate})
+        trainee = wgan_gp.Trainee(
+            config, networks, average=lambda each, kept=gradients: kept.extend(g.clone() for g in each)
+        )
+        z = torch.randn(len(x), 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        trainee._latents = lambda n, device, z=z: z  # type: ignore[method-assign]
+        torch.manual_seed(5)
+        found.append((gradients, trainee.critic_step(x.double())))
+    (whole, losses), (added, losses_in_parts) = found
+    assert sum(g.abs().sum() for g in whole) > 0
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(whole, added, strict=True))
+    for name, value in losses.items():
+        assert value.item() == pytest.approx(losses_in_parts[name].item(), rel=1e-9)
+
+
+def test_a_step_gives_tensors_without_a_graph(x: Tensor) -> None:
+    trainee = _trainee()
+    losses = trainee.step(x, 0.0) | trainee.step(x, 0.0)
+    assert set(losses) == {"wasserstein", "gradient_penalty", "generator"}
+    assert all(isinstance(value, Tensor) and not value.requires_grad for value in losses.values())
+
+
+def test_a_field_that_came_later_leaves_ids_alone() -> None:
+    """Configurations written before it are these."""
+    assert "accumulate" not in wgan_gp.Config(kind="wgan_gp").model_dump_json(exclude_none=True)
+
+
 @pytest.mark.parametrize("side_px", [15, 17, 48, 96, 8])
 def test_sides_that_are_no_power_of_two_are_refused(side_px: int) -> None:
     with pytest.raises(ValidationError):

@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from uadray.detectors.bundle import read_bundle
+from uadray.detectors.bundle import Bundle, read_bundle
 from uadray.errors import InputError
+from uadray.generators.bundle import GeneratorBundle, read_generator
+from uadray.networks.bundle_description import kind_of
 from uadray.ready.entries import entry_of
 from uadray.reports.card import card_markdown, card_page
-from uadray.reports.card_sections import sections_of
+from uadray.reports.card_sections import generator_sections_of, sections_of
 from uadray.screening.bundles import read_calibration
 from uadray.storage import objects
 
@@ -29,9 +31,15 @@ def run(bundle_uri: str, *, out: str | None) -> tuple[dict[str, Any], str]:
     make = next((make for suffix, make in FORMATS.items() if out and out.lower().endswith(suffix)), None)
     if out is not None and make is None:
         raise InputError(f"--out {out}: a card is a file .md or .html")
-    bundle = read_bundle(bundle_uri)
-    calibration = read_calibration(bundle_uri, bundle) if objects.exists(_calibration(bundle_uri)) else None
-    title, sections = f"Card: {bundle.name}", sections_of(bundle, calibration, entry_of(bundle))
+    bundle: Bundle | GeneratorBundle
+    if kind_of(bundle_uri) == "generator":
+        bundle, calibration = read_generator(bundle_uri), None
+        sections = generator_sections_of(bundle)
+    else:
+        bundle = read_bundle(bundle_uri)
+        calibration = read_calibration(bundle_uri, bundle) if objects.exists(_calibration(bundle_uri)) else None
+        sections = sections_of(bundle, calibration, entry_of(bundle))
+    title = f"Card: {bundle.name}"
     if out is not None and make is not None:
         objects.write_bytes(out, make(title, sections).encode(), content_type=_content_type(out))
     answer = {"bundle": bundle.id, "name": bundle.name, "is_calibrated": calibration is not None, "card": out}

@@ -1,12 +1,13 @@
 """`uadray train`: data -> trained networks -> a bundle, metrics.jsonl and a page of samples; on Ray or without it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import yaml
 
 from uadray import provenance
+from uadray.classifiers.bundle import ClassifierBundle, write_classifier
 from uadray.commands import console
 from uadray.commands.beside import Job, Teller
 from uadray.commands.children import end_with_parent
@@ -17,6 +18,7 @@ from uadray.detectors.bundle import Bundle, write_bundle
 from uadray.errors import InputError
 from uadray.generators.bundle import GeneratorBundle, write_generator
 from uadray.networks import weights
+from uadray.networks.bundle_description import seen_of
 from uadray.networks.outline import Networks
 from uadray.slides.manifest import read_manifest
 from uadray.storage import objects
@@ -25,7 +27,7 @@ from uadray.tilesets import containers
 from uadray.training import given, plain
 from uadray.training.collapse import CollapsedError
 from uadray.training.config import TrainConfig
-from uadray.training.dataset import normal_rows, training_tiles
+from uadray.training.dataset import TrainingTiles, check_labels, described_by_label, normal_rows, training_tiles
 from uadray.training.held import OF_SLIDES
 from uadray.training.loop import Line, Listener
 from uadray.training.subject import borrowed_weights
@@ -35,6 +37,30 @@ if TYPE_CHECKING:  # `--without-ray` runs where Ray is not installed
     from uadray.cluster.nodes import Nodes
 
 CONFIG = "config.yaml"
+
+AnyBundle = Bundle | GeneratorBundle | ClassifierBundle
+
+
+class Part(Protocol):
+    """What is trained on, of one label; see `uadray.training.dataset.TrainingTiles`."""
+
+    @property
+    def tiles(self) -> TileSpec:
+        """How slides are cut and prepared."""
+        ...
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Fingerprint and counts, for the bundle."""
+        ...
+
+    @property
+    def n_tiles(self) -> int:
+        """Tiles in one pass."""
+        ...
+
+
+PartT = TypeVar("PartT", bound=Part)
 
 COLLAPSED = "collapsed.txt"
 """In a run's folder: how its generator collapsed. With `--resume` the run says it again."""
@@ -96,8 +122,8 @@ def _nodes(out: str, beside: Job | None) -> "Nodes":
 def train(
     config: TrainConfig, *, data: str, out: str, resume: bool = False, progress: Progress | None = None,
     nodes: "Nodes | None" = None, without_ray: bool = False,
-) -> Bundle | GeneratorBundle:  # fmt: skip
-    """Train a detector or a generator and write it as a bundle.
+) -> AnyBundle:  # fmt: skip
+    """Train a detector, a generator or a classifier and write it as a bundle.
 
     Args:
         config: the run.
@@ -116,7 +142,9 @@ def train(
     config = given.completed(config)
     config = _as_begun(config, out) if resume else config
     _check_free(out, config, resume=resume, without_ray=without_ray)
-    if not containers.is_tile_set(data):
+    if config.classifier is not None:
+        check_labels(data, config.labels, config.train_split)
+    elif not containers.is_tile_set(data):
         given.check_held_out(config, normal_rows(data, config.train_label, config.train_split))
     for name in borrowed_weights(config):
         weights.ensure(name)
@@ -137,43 +165,66 @@ def train(
 
 
 def _trained_here(config: TrainConfig, data: str, out: str, listener: Listener) -> Trained:
-    tiles = training_tiles(
-        data, tiles=config.trained_tiles, input_px=config.input_px, tiles_per_slide=config.tiles_per_slide,
-        label=config.train_label, seed=config.seed, survey_each=in_threads, split=config.train_split,
-        seen_before=given.seen_before(config),
-    )  # fmt: skip
-    given.check_other_tiles(config, tiles.description)
-    _begin(config, data, out, tiles.n_tiles)
-    networks, last = plain.train_plain(config, tiles.source, out=out, listener=listener)
-    return networks, last, tiles.tiles, tiles.description
+    def read(part: TrainConfig, **given_before: Any) -> TrainingTiles:
+        return training_tiles(
+            data, input_px=part.input_px, tiles_per_slide=part.tiles_per_slide, seed=part.seed,
+            survey_each=in_threads, split=part.train_split, **given_before,
+        )  # fmt: skip
+
+    parts = _by_label(config, read)
+    tiles, description = _begin(config, data, out, parts)
+    sources = tuple(part.source for part in parts)
+    networks, last = plain.train_plain(
+        config, sources if config.classifier is not None else sources[0], out=out, listener=listener
+    )
+    return networks, last, tiles, description
 
 
 def _trained_on_ray(config: TrainConfig, data: str, out: str, listener: Listener, nodes: "Nodes | None") -> Trained:
-    from uadray.training.ray_dataset import training_data
+    from uadray.training.ray_dataset import TrainingData, training_data
     from uadray.training.worker import fit
 
-    tiles = training_data(
-        data, tiles=config.trained_tiles, input_px=config.input_px, tiles_per_slide=config.tiles_per_slide,
-        label=config.train_label, n_tiles=config.tiles_needed, seed=config.seed, stain_augment=config.stain_augment,
-        nodes=nodes, split=config.train_split, seen_before=given.seen_before(config),
-    )  # fmt: skip
-    given.check_other_tiles(config, tiles.description)
-    _begin(config, data, out, tiles.n_tiles)
+    def read(part: TrainConfig, **given_before: Any) -> TrainingData:
+        return training_data(
+            data, input_px=part.input_px, tiles_per_slide=part.tiles_per_slide, seed=part.seed,
+            n_tiles=config.tiles_needed // len(config.labels), stain_augment=part.stain_augment, nodes=nodes,
+            split=part.train_split, **given_before,
+        )  # fmt: skip
+
+    parts = _by_label(config, read)
+    tiles, description = _begin(config, data, out, parts)
     filesystem, path = objects.pyarrow_filesystem(out)
-    networks, last = fit(config, tiles, filesystem=filesystem, path=path, listener=listener, nodes=nodes)
-    return networks, last, tiles.tiles, tiles.description
+    networks, last = fit(config, parts, filesystem=filesystem, path=path, listener=listener, nodes=nodes)
+    return networks, last, tiles, description
 
 
-def _begin(config: TrainConfig, data: str, out: str, n_tiles: int) -> None:
-    """Refuse too few tiles; then the folder is this run's."""
-    if n_tiles < config.batch_size * config.workers:
-        raise InputError(f"{data}: {n_tiles} tiles are fewer than a batch of {config.batch_size} a worker")
+def _by_label(config: TrainConfig, read: Callable[..., PartT]) -> list[PartT]:
+    """The tiles of each label. What the first fits to its slides, a stain reference, is taken for all."""
+    parts: list[PartT] = []
+    tiles, seen = config.trained_tiles, given.seen_before(config)
+    for number, label in enumerate(config.labels):
+        part = read(config.of_label(number), label=label, tiles=tiles, seen_before=seen)
+        parts.append(part)
+        tiles, seen = part.tiles, seen_of(part.description)
+    return parts
+
+
+def _begin(config: TrainConfig, data: str, out: str, parts: Sequence[Part]) -> tuple[TileSpec, dict[str, Any]]:
+    """Refuse what cannot be trained on; then the folder is this run's. How tiles are cut, and what they are."""
+    descriptions = [part.description for part in parts]
+    description = descriptions[0] if config.classifier is None else described_by_label(config.labels, descriptions)
+    given.check_other_tiles(config, description)
+    for number, part in enumerate(parts):
+        batch = config.of_label(number).batch_size
+        if part.n_tiles < batch * config.workers:
+            raise InputError(f"{data}: {part.n_tiles} tiles are fewer than a batch of {batch} a worker")
     objects.write_bytes(objects.join(out, CONFIG), provenance.dump_config(config).encode())
+    return parts[0].tiles, description
 
 
 def _write(
     config: TrainConfig, out: str, networks: Networks, last: Line, tiles: TileSpec, description: dict[str, Any]
-) -> Bundle | GeneratorBundle:
+) -> AnyBundle:
     common = {
         "name": config.name, "tiles": tiles.model_copy(update={"min_tissue": config.tiles.min_tissue}),
         "training_data": description | given.parts_of(config) | {"crops": config.tiles_taken(config.epochs)},
@@ -182,6 +233,8 @@ def _write(
     }  # fmt: skip
     if config.detector is not None:
         return write_bundle(out, networks, detector=config.detector, **common)
+    if config.classifier is not None:
+        return write_classifier(out, networks, classifier=config.classifier, **common)
     return write_generator(out, networks, generator=config.generator, **common)
 
 
@@ -199,6 +252,8 @@ def check(config: TrainConfig, *, data: str, out: str, resume: bool = False, wit
     elif config.hold_tiles:
         raise InputError("hold_tiles is for one process: add --without-ray, or set it to false")
     given.check_generator(config)
+    if config.classifier is not None:
+        check_labels(data, config.labels, config.train_split)
     if containers.is_tile_set(data):
         containers.check(data)
     elif config.hold_tiles:

@@ -23,7 +23,7 @@ from uadray.detectors import losses
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
 from uadray.detectors.latents import EncoderMap
 from uadray.detectors.scores import IziScore
-from uadray.detectors.trainee import Average
+from uadray.detectors.trainee import Average, Losses
 from uadray.errors import InputError
 from uadray.generators import wgan_gp
 from uadray.generators.bundle import load_generator, read_generator
@@ -163,7 +163,7 @@ class Trainee:
     def prepare(self, x: Tensor) -> None:
         """Nothing to prepare."""
 
-    def step(self, x: Tensor, progress: float) -> dict[str, float]:
+    def step(self, x: Tensor, progress: float) -> Losses:
         """A critic step (and every `critic_steps` a generator step), or an encoder step; the losses."""
         if self.phase(progress) == "encoder":
             return self.encoder_step(x)

@@ -38,7 +38,7 @@ class UnsuitableTilesError(WorkError):
 
 
 class Trainee(Protocol):
-    """A detector in training, or a generator.
+    """A detector in training, or a generator, or a classifier.
 
     Attributes:
         networks: by name.

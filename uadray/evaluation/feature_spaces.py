@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from uadray.detectors.pixels import to_float
-from uadray.errors import WorkError
+from uadray.networks import weights
 from uadray.networks.backbones import build_backbone
+from uadray.networks.inception import WEIGHTS, inception
+from uadray.networks.weights import Status
 from uadray.tiles.images import Pixels
 
 SpaceName = Literal["inception", "efficientnet_lite0"]
@@ -72,7 +74,8 @@ class FeatureSpace:
 
 def chosen_space() -> SpaceName:
     """Inception where its weights lie in the cache, else EfficientNet-Lite0: nothing is fetched unasked."""
-    return "efficientnet_lite0"
+    is_there = weights.verify(WEIGHTS) in (Status.VERIFIED, Status.RECORDED)
+    return "inception" if is_there else "efficientnet_lite0"
 
 
 def feature_space(name: SpaceName, device: str) -> FeatureSpace:
@@ -86,7 +89,7 @@ def feature_space(name: SpaceName, device: str) -> FeatureSpace:
             backbone = build_backbone(name, (LITE0_LAYER,)).to(device)
             return FeatureSpace(name, lambda x: backbone(lite0_sized(x))[0].mean(dim=(2, 3)), torch.device(device))
         case "inception":
-            raise WorkError("Inception's weights cannot be had")
+            return FeatureSpace(name, inception().to(device), torch.device(device))
         case _ as unreachable:
             assert_never(unreachable)
 

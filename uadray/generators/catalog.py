@@ -22,12 +22,18 @@ from torch import Tensor
 
 from uadray.generators import (
     dcgan,
+    pgan,
+    stylegan,
+    stylegan2,
     wgan_gp,
 )
 from uadray.networks.outline import Networks, outline
 
 GeneratorConfig = Annotated[
     dcgan.Config  # with `|`, one a line
+    | pgan.Config
+    | stylegan.Config
+    | stylegan2.Config
     | wgan_gp.Config,
     Field(discriminator="kind"),
 ]
@@ -75,6 +81,12 @@ def file_of(config: GeneratorConfig) -> GeneratorFile:
     match config:
         case dcgan.Config():
             return dcgan
+        case pgan.Config():
+            return pgan
+        case stylegan.Config():
+            return stylegan
+        case stylegan2.Config():
+            return stylegan2
         case wgan_gp.Config():
             return wgan_gp
 

@@ -1,11 +1,12 @@
 """How a DCGAN is trained. https://arxiv.org/abs/1511.06434 (Radford et al. 2016, section 4).
 
 As in the paper: discriminator and generator by turns, Adam with learning rate 2e-4 and beta1 0.5, batches of 128. The
-losses are those of Goodfellow et al. 2014 (https://arxiv.org/abs/1406.2661, algorithm 1), the generator's in the form
-that does not saturate, -log D(G(z)). The networks are in `uadray.networks.dcgan`.
+losses are those of Goodfellow et al. 2014 (https://arxiv.org/abs/1406.2661), the generator's in the form that does not
+saturate. The networks are in `uadray.networks.dcgan`.
 
-Different: both learn in each step, the generator with latents of its own. With `accumulate`, batch normalisation sees
-one part of the batch at a time.
+Different: both learn in each step, the generator with latents of its own (the authors' code lets one of them learn from
+each batch, by turns, and has a weight decay of 1e-5 that the paper does not name). With `accumulate`, batch
+normalisation sees one part of the batch at a time.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,10 +15,10 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
+from uadray.generators import gan_losses
 from uadray.generators.latent_draws import as_they_are, standard_normal
 from uadray.generators.micro_batches import shares
 from uadray.networks.dcgan import START_PX, Discriminator, Generator
@@ -88,6 +89,7 @@ class Trainee:
     """A discriminator step and a generator step on each batch. Members: see `uadray.detectors.trainee`."""
 
     phases: tuple[str, ...] = ("gan",)
+    captured = ("discriminator_step", "generator_step")
 
     def __init__(self, config: Config, networks: Networks, *, average: Callable[[Iterable[Tensor]], None]) -> None:
         self.config, self.networks, self.average = config, networks, average
@@ -121,7 +123,7 @@ class Trainee:
             with torch.no_grad():
                 fake = self.generator(self._latents(len(part), x.device))
             on_real, on_fake = self.discriminator(part), self.discriminator(fake)
-            loss = share * (F.softplus(-on_real) + F.softplus(on_fake)).mean()
+            loss = share * gan_losses.logistic_discriminator_loss(on_real, on_fake)
             loss.backward()
             total += loss.detach()
             right += share * torch.cat([on_real > 0, on_fake < 0]).float().mean()
@@ -135,7 +137,7 @@ class Trainee:
         self.optimizers["generator"].zero_grad()
         total = torch.zeros((), device=device)
         for z, share in shares(self._latents(n, device), self.config.accumulate):
-            loss = share * F.softplus(-self.discriminator(self.generator(z))).mean()
+            loss = share * gan_losses.logistic_generator_loss(self.discriminator(self.generator(z)))
             loss.backward()
             total += loss.detach()
         self._update("generator", self.generator)

@@ -1,5 +1,6 @@
 """Losses of generative adversarial networks as pure functions, named as in their papers."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -19,16 +20,19 @@ def generator_loss(fake: Float[Tensor, " n"]) -> Float[Tensor, ""]:
 
 
 def gradient_penalty(
-    critic: Callable[[Tensor], Tensor], real: Float[Tensor, "n ..."], fake: Float[Tensor, "n ..."]
-) -> Float[Tensor, ""]:
+    critic: Callable[[Tensor], Tensor], real: Float[Tensor, "n ..."], fake: Float[Tensor, "n ..."],
+    epsilon: Float[Tensor, " n"] | None = None,
+) -> Float[Tensor, ""]:  # fmt: skip
     """E[(||grad D(x~)||_2 - 1)^2] at random points between real and fake (Gulrajani et al. 2017, eq. 3).
 
     Args:
         critic: of images, or of vectors.
         real: images [N, 3, h, w], or vectors.
         fake: as many.
+        epsilon: where on the way from fake (0) to real (1); drawn unless given.
     """
-    epsilon = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
+    epsilon = torch.rand(len(real), device=real.device) if epsilon is None else epsilon
+    epsilon = epsilon.view(-1, *[1] * (real.ndim - 1))
     between = (epsilon * real + (1 - epsilon) * fake).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     penalty: Tensor = ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
@@ -61,3 +65,24 @@ def r1_penalty(scores: Float[Tensor, " n"], real: Float[Tensor, "n ..."], *, gam
     (gradient,) = torch.autograd.grad(scores.sum(), real, create_graph=True)
     penalty: Tensor = gamma / 2 * gradient.square().flatten(1).sum(dim=1).mean()
     return penalty
+
+
+def path_lengths(w: Float[Tensor, "n styles dim"], pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
+    """||J_w^T y||_2 of each picture, y ~ N(0, I) (Karras et al. 2020, section 3.2, equation 4).
+
+    Over the root of the number of numbers of a channel, as a root mean square over the layers' w: the paper's weight
+    ln 2 / (r^2 (ln r - ln 2)) is 2 then, whatever the side r (there are 2 log2 r - 2 layers).
+
+    Args:
+        w: whose graph leads to the pictures.
+        pictures: drawn from it.
+    """
+    y = torch.randn_like(pictures) / math.sqrt(pictures.shape[2] * pictures.shape[3])
+    (gradient,) = torch.autograd.grad((pictures * y).sum(), w, create_graph=True)
+    lengths: Tensor = gradient.square().sum(dim=2).mean(dim=1).sqrt()
+    return lengths
+
+
+def path_length_penalty(lengths: Float[Tensor, " n"], mean: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """E[(||J_w^T y||_2 - a)^2], a the mean over the training (Karras et al. 2020, equation 4)."""
+    return (lengths - mean).square().mean()

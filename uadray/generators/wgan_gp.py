@@ -1,7 +1,10 @@
 """How a WGAN-GP is trained. https://arxiv.org/abs/1704.00028 (Gulrajani et al. 2017, algorithm 1).
 
-As in the paper: several critic steps for each generator step, a penalty on the critic's gradient, Adam with betas 0 and
-0.9. The networks are in `uadray.networks.wgan_gp`.
+As in the paper: several critic steps for each generator step, each on tiles and latents of its own, a penalty on the
+critic's gradient, Adam with betas 0 and 0.9; its batches are of 64. The networks are in `uadray.networks.wgan_gp`.
+
+Different: with `accumulate`, which takes a batch in parts, the generator's batch normalisation sees one part at a time
+in its own steps. In critic steps it draws the whole batch at once: the critic's gradient is that of the whole batch.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,6 +18,7 @@ from torch.optim import Adam, Optimizer
 from uadray import config as configuration
 from uadray.generators import gan_losses
 from uadray.generators.latent_draws import as_they_are, standard_normal
+from uadray.generators.micro_batches import shares
 from uadray.networks.outline import Networks
 from uadray.networks.wgan_gp import START_PX, Critic, Generator
 
@@ -29,6 +33,7 @@ class Config(configuration.Config):
         critic_steps: critic steps per generator step (paper: 5).
         penalty: weight of the gradient penalty (paper: 10).
         learning_rate: of Adam with betas 0 and 0.9 (paper: 1e-4).
+        accumulate: parts of a batch that are computed one after the other, for want of memory; 1 unless given.
     """
 
     kind: Literal["wgan_gp"]
@@ -38,6 +43,7 @@ class Config(configuration.Config):
     critic_steps: int = Field(default=5, ge=1, le=1000)
     penalty: float = Field(default=10.0, ge=0, le=1e6)
     learning_rate: float = Field(default=1e-4, gt=0, le=10)
+    accumulate: int | None = Field(default=None, ge=1, le=1024)  # None: see `bundle_description.bundle_id`
 
     @model_validator(mode="after")
     def _power_of_two(self) -> "Config":
@@ -109,7 +115,7 @@ class Trainee:
     def prepare(self, x: Tensor) -> None:
         """Nothing to prepare."""
 
-    def step(self, x: Tensor, progress: float) -> dict[str, float]:
+    def step(self, x: Tensor, progress: float) -> dict[str, Tensor]:
         """A critic step on x [N, 3, h, w] in [-1, 1], and every `critic_steps` a generator step; their losses."""
         result = self.critic_step(x)
         self.counts["critic_steps"] += 1
@@ -117,23 +123,35 @@ class Trainee:
             result |= self.generator_step(x.shape[0], x.device)
         return result
 
-    def critic_step(self, x: Tensor) -> dict[str, float]:
+    def critic_step(self, x: Tensor) -> dict[str, Tensor]:
         """E[D(fake)] - E[D(real)] + penalty (Gulrajani et al. 2017, algorithm 1)."""
+        self.optimizers["critic"].zero_grad()
         with torch.no_grad():
-            fake = self.generator(self._latents(x.shape[0], x.device))
-        wasserstein = gan_losses.critic_loss(self.critic(x), self.critic(fake))
-        penalty = gan_losses.gradient_penalty(self.critic, x, fake)
-        self._update("critic", self.critic, wasserstein + self.config.penalty * penalty)
-        return {"wasserstein": -wasserstein.item(), "gradient_penalty": penalty.item()}
+            fake = self.generator(self._latents(len(x), x.device))
+        epsilon = torch.rand(len(x), device=x.device)
+        totals = x.new_zeros(2)
+        for (real, share), (drawn, _), (at, _) in zip(*map(self._shares, (x, fake, epsilon)), strict=True):
+            on_real, on_fake = self.critic(torch.cat([real, drawn])).chunk(2)
+            wasserstein = gan_losses.critic_loss(on_real, on_fake)
+            penalty = gan_losses.gradient_penalty(self.critic, real, drawn, at)
+            (share * (wasserstein + self.config.penalty * penalty)).backward()
+            totals += share * torch.stack([wasserstein, penalty]).detach()
+        self._update("critic", self.critic)
+        return {"wasserstein": -totals[0], "gradient_penalty": totals[1]}
 
-    def generator_step(self, n: int, device: torch.device) -> dict[str, float]:
+    def generator_step(self, n: int, device: torch.device) -> dict[str, Tensor]:
         """-E[D(G(z))] of n pictures, the critic frozen."""
         torch.clear_autocast_cache()  # it has the critic as it was before its step
         self.critic.requires_grad_(False)
-        loss = gan_losses.generator_loss(self.critic(self.generator(self._latents(n, device))))
-        self._update("generator", self.generator, loss)
+        self.optimizers["generator"].zero_grad()
+        total = torch.zeros((), device=device)
+        for z, share in self._shares(self._latents(n, device)):
+            loss = share * gan_losses.generator_loss(self.critic(self.generator(z)))
+            loss.backward()
+            total += loss.detach()
+        self._update("generator", self.generator)
         self.critic.requires_grad_(True)
-        return {"generator": loss.item()}
+        return {"generator": total}
 
     def finish(self) -> None:
         """Nothing is fitted after the last step."""
@@ -147,9 +165,9 @@ class Trainee:
     def _latents(self, n: int, device: torch.device) -> Tensor:
         return torch.randn(n, self.config.latent_dim, device=device)
 
-    def _update(self, name: str, network: nn.Module, loss: Tensor) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad()
-        loss.backward()
+    def _shares(self, x: Tensor) -> list[tuple[Tensor, float]]:
+        return shares(x, self.config.accumulate or 1)
+
+    def _update(self, name: str, network: nn.Module) -> None:
         self.average([p.grad for p in network.parameters() if p.grad is not None])
-        optimizer.step()
+        self.optimizers[name].step()

@@ -23,7 +23,7 @@ MAX_DESCRIPTION_BYTES = 64 * 2**20
 
 WEIGHTS, DESCRIPTION, CALIBRATION = "weights.safetensors", "bundle.json", "calibration.json"
 
-BundleKind = Literal["detector", "generator"]
+BundleKind = Literal["detector", "generator", "classifier"]
 
 
 def bundle_id(weights_sha256: str, architecture: BaseModel, tiles: TileSpec) -> str:
@@ -37,12 +37,33 @@ def bundle_id(weights_sha256: str, architecture: BaseModel, tiles: TileSpec) -> 
     return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
+def kind_of(uri: str) -> str:
+    """What `bundle.json` calls itself; a detector where it says nothing.
+
+    Raises:
+        InputError: no bundle there, or one of another version.
+    """
+    return str(_description(uri).get("kind", "detector"))
+
+
 def read_description(uri: str, *, kind: BundleKind) -> dict[str, Any]:
     """What `bundle.json` says, its version and kind checked and nothing else. Without a `kind` it is a detector's.
 
     Raises:
         InputError: no bundle there, one of another version, of another kind, or one that says what no bundle may.
     """
+    values = _description(uri)
+    _check_kind(uri, values.get("kind", "detector"), kind)
+    if isinstance(values.get("tiles"), dict) and "mask_dir" in values["tiles"]:
+        raise InputError(
+            f"bundle {uri}: {DESCRIPTION} names a folder of masks, tiles.mask_dir; masks are of one run (--mask-dir), "
+            "a bundle that brings some would decide where to look: remove the field"
+        )
+    return {**values, "tiles": as_kept(values["tiles"])} if "tiles" in values else values
+
+
+def _description(uri: str) -> dict[str, Any]:
+    """The mapping in `bundle.json`, its version checked."""
     description_uri = objects.join(uri, DESCRIPTION)
     if not objects.exists(description_uri):
         raise InputError(
@@ -58,13 +79,7 @@ def read_description(uri: str, *, kind: BundleKind) -> dict[str, Any]:
             f"bundle {uri} has version {version}, uadray {__version__} reads version {BUNDLE_VERSION}; "
             "train it again, or use the uadray that wrote it"
         )
-    _check_kind(uri, values.get("kind", "detector"), kind)
-    if isinstance(values.get("tiles"), dict) and "mask_dir" in values["tiles"]:
-        raise InputError(
-            f"bundle {uri}: {DESCRIPTION} names a folder of masks, tiles.mask_dir; masks are of one run (--mask-dir), "
-            "a bundle that brings some would decide where to look: remove the field"
-        )
-    return {**values, "tiles": as_kept(values["tiles"])} if "tiles" in values else dict(values)
+    return dict(values)
 
 
 def seen_of(training_data: dict[str, Any]) -> Seen:
@@ -87,11 +102,14 @@ def _marks_of(training_data: dict[str, Any]) -> Seen:
 def _check_kind(uri: str, kind: object, expected: BundleKind) -> None:
     if kind == expected:
         return
-    match kind:
-        case "generator":
-            hint = f"train a detector with it (`generator: {uri}` in the configuration of f-AnoGAN)"
+    match kind, expected:
+        case "generator", "detector":
+            hint = f"train a detector with it (`generator: {uri}` in the configuration of f-AnoGAN), or `uadray sample`"
             raise InputError(f"bundle {uri} is a generator, which scores nothing; {hint}")
-        case "detector":
-            raise InputError(f"bundle {uri} is a detector, not a generator")
+        case "classifier", "detector":
+            hint = f"ask it about a generator's tiles (`uadray evaluate GENERATOR --data D --classifier {uri}`)"
+            raise InputError(f"bundle {uri} is a classifier, which knows the classes it was taught alone; {hint}")
+        case (("detector" | "generator" | "classifier"), _):
+            raise InputError(f"bundle {uri} is a {kind}, not a {expected}")
         case _:
             raise InputError(f"bundle {uri}: {DESCRIPTION} has kind {str(kind)[:40]!r}, expected {expected!r}")

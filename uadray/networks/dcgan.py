@@ -8,10 +8,13 @@ tanh in the generator, LeakyReLU of slope 0.2 in the discriminator; weights begi
 many channels, 512-256-128-64 at 64 px.
 
 Different: the number of stages follows from the resolution (any power of two from 16), channels double with each
-halving up to eight times the width; pictures have three colours (AnoGAN's one). There are no biases but in the
-discriminator's last layer and in batch normalisation. The discriminator gives its logit: the sigmoid is part of the
-loss. Trained generators draw with the running statistics of batch normalisation, so that a picture does not depend on
-its batch.
+halving up to eight times the width; pictures have three colours (AnoGAN's one). The discriminator gives its logit: the
+sigmoid is part of the loss. Trained generators draw with the running statistics of batch normalisation, so that a
+picture does not depend on its batch.
+
+What the paper does not say is as in the authors' code (github.com/Newmu/dcgan_code): the projection is normalised unit
+by unit, and there are no biases but those of batch normalisation. At 64 px, width 128 and latent_dim 100 both have as
+many parameters as there: 18,885,760 and 17,232,768; at width 64, which is AnoGAN's, 5,142,080 and 4,315,584.
 """
 
 import math
@@ -43,7 +46,7 @@ class Generator(nn.Module):
         super().__init__()
         plan = channel_plan(width, input_px)[::-1]
         self.start = nn.Linear(latent_dim, plan[0] * START_PX**2, bias=False)
-        self.start_norm = nn.BatchNorm2d(plan[0])
+        self.start_norm = nn.BatchNorm1d(plan[0] * START_PX**2)
         self.stages = nn.Sequential(
             *(nn.Sequential(_doubling(a, b), nn.BatchNorm2d(b), nn.ReLU()) for a, b in pairwise(plan))
         )
@@ -52,8 +55,8 @@ class Generator(nn.Module):
 
     def forward(self, z: Float[Tensor, "n latent"]) -> Float[Tensor, "n 3 h w"]:
         """Images in [-1, 1]."""
-        start = self.start(z).view(z.shape[0], -1, START_PX, START_PX)  # [N, 8 * width, 4, 4]
-        return F.tanh(self.to_rgb(self.stages(F.relu(self.start_norm(start)))))
+        start = F.relu(self.start_norm(self.start(z)))
+        return F.tanh(self.to_rgb(self.stages(start.view(z.shape[0], -1, START_PX, START_PX))))  # [N, 8 width, 4, 4]
 
 
 class Discriminator(nn.Module):
@@ -66,7 +69,7 @@ class Discriminator(nn.Module):
         self.stages = nn.Sequential(
             *(nn.Sequential(_halving(a, b), nn.BatchNorm2d(b), nn.LeakyReLU(0.2)) for a, b in pairwise(plan))
         )
-        self.logit = nn.Linear(plan[-1] * START_PX**2, 1)
+        self.logit = nn.Linear(plan[-1] * START_PX**2, 1, bias=False)
         self.apply(_begin)
 
     def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c 4 4"]:
@@ -91,9 +94,7 @@ def _halving(channels_in: int, channels_out: int) -> nn.Conv2d:
 def _begin(layer: nn.Module) -> None:
     """The weights that a training starts with."""
     match layer:
-        case nn.BatchNorm2d():
+        case nn.BatchNorm1d() | nn.BatchNorm2d():
             nn.init.normal_(layer.weight, 1.0, SPREAD)
         case nn.Linear() | nn.Conv2d() | nn.ConvTranspose2d():
             nn.init.normal_(layer.weight, 0.0, SPREAD)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)

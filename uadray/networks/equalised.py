@@ -6,6 +6,7 @@ Different from the papers: a batch that is no multiple of the group of the minib
 """  # noqa: D205
 
 import math
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -43,7 +44,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "n inputs"]) -> Float[Tensor, "n outputs"]:
         """The layer's output."""
-        return F.linear(x, self.weight * self.scale, None if self.bias is None else self.bias * self.rate)
+        return F.linear(x, self.weight * self.scale, _slowed(self.bias, self.rate))
 
 
 class Conv2d(nn.Module):
@@ -80,8 +81,13 @@ class Conv2d(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
         """The layer's output."""
-        bias = None if self.bias is None else self.bias * self.rate
+        bias = _slowed(self.bias, self.rate)
         return F.conv2d(x, self.weight * self.scale, bias, stride=self.stride, padding=self.padding)
+
+
+def _slowed(bias: Tensor | None, rate: float) -> Tensor | None:
+    """The bias times the rate; most layers have 1, and are spared the product."""
+    return bias if bias is None or rate == 1 else bias * rate
 
 
 def pixel_norm(x: Float[Tensor, "n c *side"]) -> Float[Tensor, "n c *side"]:
@@ -115,6 +121,10 @@ def _mean_deviation(x: Float[Tensor, "size groups c h w"]) -> Float[Tensor, " gr
 class Blur(nn.Module):
     """A low-pass filter along rows and columns, zeros beyond the borders (Karras et al. 2019, appendix C; Zhang 2019).
 
+    Each direction is a product with a matrix that has the filter in every row: a GPU does that at the pace of its
+    memory, and its second derivative is two more products, where that of a convolution of each channel by itself is
+    one convolution a channel.
+
     Args:
         taps: of the filter, divided by their sum: (1, 2, 1), or (1, 3, 3, 1), which is (1, 2, 1) after each value has
             been doubled.
@@ -122,8 +132,7 @@ class Blur(nn.Module):
 
     def __init__(self, taps: tuple[int, ...] = (1, 2, 1)) -> None:
         super().__init__()
-        self.register_buffer("taps", torch.tensor(taps, dtype=torch.float32) / sum(taps))
-        self.taps: Tensor
+        self.taps = taps
 
     def forward(
         self, x: Float[Tensor, "n c h w"], *, padding: int | None = None, gain: float = 1.0
@@ -137,26 +146,39 @@ class Blur(nn.Module):
                 value over four).
         """
         pad = len(self.taps) // 2 if padding is None else padding
-        column, row = self._filters(x, gain)
-        return F.conv2d(
-            F.conv2d(x, column, padding=(pad, 0), groups=x.shape[1]), row, padding=(0, pad), groups=x.shape[1]
-        )
+        return _along_both(x, *(_band(x, side, self.taps, pad, 1, math.sqrt(gain)) for side in x.shape[2:]))
 
     def up(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
         """X at twice the side: zeros between its values, filtered; the level stays. An even number of taps."""
         pad = len(self.taps) // 2 - 1
-        column, row = self._filters(x, 4.0)
-        x = F.conv_transpose2d(x, column, stride=(2, 1), padding=(pad, 0), groups=x.shape[1])
-        return F.conv_transpose2d(x, row, stride=(1, 2), padding=(0, pad), groups=x.shape[1])
+        return _along_both(x, *(_band(x, 2 * side, self.taps, pad, 2, 2.0).T for side in x.shape[2:]))
 
     def down(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
         """X at half the side: filtered, every second value kept. An even number of taps, an even side."""
         pad = len(self.taps) // 2 - 1
-        column, row = self._filters(x, 1.0)
-        x = F.conv2d(x, column, stride=(2, 1), padding=(pad, 0), groups=x.shape[1])
-        return F.conv2d(x, row, stride=(1, 2), padding=(0, pad), groups=x.shape[1])
+        return _along_both(x, *(_band(x, side, self.taps, pad, 2, 1.0) for side in x.shape[2:]))
 
-    def _filters(self, x: Tensor, gain: float) -> tuple[Tensor, Tensor]:
-        """The filter along columns and along rows, one a channel; each takes the root of the gain."""
-        taps, c = (self.taps * math.sqrt(gain)).to(x.dtype), x.shape[1]
-        return taps.view(1, 1, -1, 1).expand(c, 1, -1, 1), taps.view(1, 1, 1, -1).expand(c, 1, 1, -1)
+
+def _along_both(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """`rows` x `columns`^T of each channel of x [n, c, h, w]; as it lies in memory the result is `channels_last`."""
+    n, c, h, w = x.shape
+    lines = x.permute(0, 2, 3, 1).reshape(n * h, w, c)
+    narrow = torch.bmm(columns.expand(n * h, -1, -1), lines).view(n, h, -1)
+    return torch.bmm(rows.expand(n, -1, -1), narrow).view(n, len(rows), len(columns), c).permute(0, 3, 1, 2)
+
+
+def _band(x: Tensor, side: int, taps: tuple[int, ...], padding: int, stride: int, gain: float) -> Tensor:
+    """[to, side] The filter in every row, each row `stride` further on; of the type and on the device of x."""
+    return _made_band(side, taps, padding, stride, gain, x.dtype, x.device)
+
+
+@lru_cache(maxsize=512)  # a step asks for the same ones every time
+@torch.inference_mode(False)  # a derivative may go through it later
+def _made_band(
+    side: int, taps: tuple[int, ...], padding: int, stride: int, gain: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    starts = torch.arange(-padding, side + padding - len(taps) + 1, stride)
+    at = torch.arange(side) - starts[:, None]  # which of the taps
+    band = torch.tensor(taps)[at.clamp(0, len(taps) - 1)] * ((at >= 0) & (at < len(taps))) * (gain / sum(taps))
+    aligned = F.pad(band, (0, -side % 8)).to(device, dtype)  # products of bfloat16 are slower where rows are not
+    return aligned[:, :side]

@@ -5,6 +5,7 @@ of torchvision as pickled arrays of Flax.
 """
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,25 @@ def torch_state(path: Path) -> State:
 def torchvision_trunk(path: Path) -> State:
     """The convolutional trunk (`features.*`) of a torchvision checkpoint; the classifier is left behind."""
     return {name: tensor for name, tensor in torch_state(path).items() if name.startswith("features.")}
+
+
+def inception_trunk(path: Path) -> State:
+    """The Inception of the FID without its classifier; counters of batches, which nothing reads, are 0."""
+    state = {name: tensor for name, tensor in torch_state(path).items() if not name.startswith("fc.")}
+    norms = [name.removesuffix("running_mean") for name in state if name.endswith(".running_mean")]
+    return state | {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms}
+
+
+def torchvision_densenet(path: Path) -> State:
+    """The trunk of a torchvision DenseNet, its classifier left behind, under the names that modules can have today.
+
+    The published file is older than they are: `denselayer1.norm.1` is `denselayer1.norm1` now.
+    """
+    trunk = torchvision_trunk(path)
+    return {
+        re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name): tensor
+        for name, tensor in trunk.items() if not name.endswith(".num_batches_tracked")
+    }  # fmt: skip
 
 
 def lpips_heads(path: Path) -> State:

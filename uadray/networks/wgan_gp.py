@@ -1,8 +1,17 @@
-"""WGAN-GP with residual blocks. https://arxiv.org/abs/1704.00028 (Gulrajani et al. 2017, appendix C, 64 x 64 ResNet).
+"""WGAN-GP with residual blocks. https://arxiv.org/abs/1704.00028 (Gulrajani et al. 2017, the 64 x 64 ResNet).
 
-As in the paper: four up blocks from a 4 x 4 start, a critic with layer normalisation, no normalisation across a batch
-where the gradient penalty looks. Different: the number of blocks follows from the resolution (any power of two from
-16), channels double with each halving up to eight times the width, as in f-AnoGAN's networks.
+As in the authors' code for 64 px (github.com/igul222/improved_wgan_training, `gan_64x64.py`, width 64; the paper has a
+table of its networks for 32 px alone): z of 128 standard normals is projected to 4 x 4, four up blocks of 512, 256, 128
+and 64 channels, batch normalisation, ReLU, a 3 x 3 convolution, tanh; a critic of one 3 x 3 convolution and four down
+blocks of 128, 256, 512 and 512 channels without an activation behind them, and a linear layer. Blocks are
+pre-activation with two 3 x 3 convolutions and a 1 x 1 one on the shortcut, averages of 2 x 2 or nearest neighbours. The
+generator normalises by batch, the critic by layer, with one gain a channel.
+
+Different: the number of blocks follows from the resolution (any power of two from 16), channels double with each
+halving up to eight times the width, as in f-AnoGAN's networks. The first convolution of a block has a bias, and that of
+a down block widens already (in the authors' code the second one does), so that at 64 px and width 64 the generator has
+8,541,443 parameters (theirs 8,540,483) and the critic 9,816,577 (theirs 7,491,841). Weights begin as torch's do, not as
+He's.
 """
 
 import math
@@ -53,9 +62,14 @@ class Critic(nn.Module):
         self.trunk = Trunk(width=width, input_px=input_px)
         self.score = nn.Linear(self.trunk.features, 1)
 
+    def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c 4 4"]:
+        """The last map before the score, which f-AnoGAN compares images by; x in [-1, 1]."""
+        maps: Tensor = self.trunk(x)
+        return maps
+
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
         """X in [-1, 1]."""
-        value: Tensor = self.score(self.trunk(x).flatten(1))
+        value: Tensor = self.score(self.features(x).flatten(1))
         return value.squeeze(1)
 
 

@@ -3,6 +3,8 @@
 from uadray.decisions.conformal import Calibration, threshold
 from uadray.detectors.bundle import Bundle
 from uadray.detectors.catalog import assumption_of, summary_of
+from uadray.generators.bundle import GeneratorBundle
+from uadray.generators.catalog import outline_of
 from uadray.ready.entries import About, Entry, Measured
 from uadray.reports.card import Section
 
@@ -14,6 +16,16 @@ GENERAL_LIMITS = (
     "It sees one stain of one slide, and knows neither the patient nor the history.",
     "Tiles under pen, in folds, in air or out of focus are left out, and not all of these are noticed.",
     "A false-alarm rate holds for slides like those it was calibrated on, and for nothing else.",
+)
+
+GENERATOR_NOT_FOR = (
+    "Not for diagnosis: nobody has had the tissue that it draws.",
+    "Not for figures of a classifier or a detector in place of real tiles.",
+)
+
+GENERATOR_LIMITS = (
+    "It draws what is frequent in the tiles that it was trained on; what is rare there may be missing.",
+    "It may repeat single tiles, and with them what could be recognised in them; compare with their nearest ones.",
 )
 
 
@@ -39,6 +51,43 @@ def sections_of(bundle: Bundle, calibration: Calibration | None, entry: Entry | 
     ]
 
 
+def generator_sections_of(bundle: GeneratorBundle) -> list[Section]:
+    """The parts of the card of a generator."""
+    counts = {name: sum(p.numel() for p in net.parameters()) for name, net in outline_of(bundle.generator).items()}
+    rows = [
+        ("generator", f"{bundle.generator.kind}: {summary_of(bundle.generator)}"),
+        ("pictures", f"{bundle.generator.input_px} px, of tiles of {_cut(bundle)}"),
+        *((f"parameters of the {name}", f"{count:,}") for name, count in counts.items()),
+    ]
+    purpose = "Pictures that look like the tissue that it was trained on, for research on generators and detectors."
+    known = "What it was told while it was trained. `uadray evaluate BUNDLE --data REAL` compares it with real tiles."
+    return [
+        Section("What it is", rows=[*rows, *_origin(bundle)]),
+        Section("What it is for", [purpose], GENERATOR_NOT_FOR),
+        _training(bundle, None),
+        Section("How well it does", [known], rows=_last_metrics(bundle)),
+        Section("Limits", points=GENERATOR_LIMITS),
+        Section("Before you use it", ["Look at what it draws: `uadray sample BUNDLE --grid grid.png`."]),
+    ]
+
+
+def _cut(bundle: Bundle | GeneratorBundle) -> str:
+    tiles = bundle.tiles
+    return f"{tiles.tile_px} px at {tiles.mpp:g} um/px ({tiles.tile_px * tiles.mpp:.0f} um)"
+
+
+def _origin(bundle: Bundle | GeneratorBundle) -> list[tuple[str, str]]:
+    return [
+        ("bundle", f"{bundle.id}, weights {bundle.weights_sha256}"),
+        ("made with", f"uadray {bundle.uadray_version}" + (f", commit {bundle.commit}" if bundle.commit else "")),
+        *((f"licence of {name}", licence) for name, licence in bundle.licences.items()),
+    ]
+
+
+def _last_metrics(bundle: Bundle | GeneratorBundle) -> list[tuple[str, str]]:
+    return [(f"training: {name}", f"{value:.4g}") for name, value in bundle.metrics.items()]
+
+
 def _assumptions(bundle: Bundle) -> list[str]:
     """Of the detector, and of those that it is made of."""
     told = [assumption_of(each) for each in (bundle.detector, *getattr(bundle.detector, "members", ()))]
@@ -47,14 +96,11 @@ def _assumptions(bundle: Bundle) -> list[str]:
 
 def _details(bundle: Bundle, about: About | None) -> Section:
     tiles, detector = bundle.tiles, bundle.detector
-    cut = f"{tiles.tile_px} px at {tiles.mpp:g} um/px ({tiles.tile_px * tiles.mpp:.0f} um)"
     rows = [
         ("detector", f"{detector.kind}: {summary_of(detector)}"),
-        ("tiles", f"{cut}, at least {tiles.min_tissue:.0%} tissue"),
+        ("tiles", f"{_cut(bundle)}, at least {tiles.min_tissue:.0%} tissue"),
         ("stain", "normalised" if tiles.stain else "as it is"),
-        ("bundle", f"{bundle.id}, weights {bundle.weights_sha256}"),
-        ("made with", f"uadray {bundle.uadray_version}" + (f", commit {bundle.commit}" if bundle.commit else "")),
-        *((f"licence of {name}", licence) for name, licence in bundle.licences.items()),
+        *_origin(bundle),
         *([("licence of what was fitted", about.licence)] if about else []),
     ]
     return Section("What it is", [about.title] if about else [], rows=rows)
@@ -67,7 +113,7 @@ def _use(about: About | None) -> Section:
     return Section("What it is for", [about.intended_use], about.not_for)
 
 
-def _training(bundle: Bundle, about: About | None) -> Section:
+def _training(bundle: Bundle | GeneratorBundle, about: About | None) -> Section:
     names = {"label": "label", "n_tiles": "tiles", "n_slides": "slides", "fingerprint": "fingerprint"}
     given = bundle.training_data
     rows = [(shown, str(given[name])[:80]) for name, shown in names.items() if isinstance(given.get(name), str | int)]
@@ -76,7 +122,7 @@ def _training(bundle: Bundle, about: About | None) -> Section:
 
 
 def _figures(bundle: Bundle, about: About | None, measured: Measured | None) -> Section:
-    title, last = "How well it does", [(f"training: {name}", f"{value:.4g}") for name, value in bundle.metrics.items()]
+    title, last = "How well it does", _last_metrics(bundle)
     if about is None or measured is None or measured.figures is None:
         text = "Nothing is known. Screen slides with labels of your own, then `uadray evaluate` tells."
         return Section(title, [text], rows=last)

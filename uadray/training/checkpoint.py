@@ -27,7 +27,7 @@ NETWORKS, OPTIMIZERS, PROGRESS, SAMPLES = (
 
 
 def save_checkpoint(
-    folder: Path, config: TrainConfig, trainee: Trainee, reached: Reached, place: dict[str, int] | None = None
+    folder: Path, config: TrainConfig, trainee: Trainee, reached: Reached, place: dict[str, Any] | None = None
 ) -> None:
     """Write all that a training needs to go on from here.
 

@@ -2,6 +2,7 @@
 
 from pydantic import Field, model_validator
 
+from uadray.classifiers.densenet import Config as ClassifierConfig
 from uadray.config import Config
 from uadray.detectors.building import DetectorConfig
 from uadray.errors import InputError
@@ -12,6 +13,10 @@ PREPARE_TILES = 256
 """Tiles whose features set the normalisation; its error at 256 x 64 positions is far below the features' deviation."""
 
 
+LABELS_APART = 10_007
+"""Between the seeds of the sources of two labels."""
+
+
 class TrainConfig(Config):
     """One run of `uadray train`.
 
@@ -19,8 +24,9 @@ class TrainConfig(Config):
         name: of the bundle, for people.
         detector: which, and how large.
         generator: which, and how large, where a generator alone is trained; there is no detector then.
+        classifier: which, and how large, where tiles of several labels are told apart; there is no other one then.
         tiles: how slides are cut and prepared; of a tile set, only `mpp` and the least tissue are used.
-        train_label: slides or tiles with this label (or none) are trained on.
+        train_label: slides or tiles with this label (or none) are trained on; a classifier names its labels itself.
         train_split: of a slide manifest, only the slides of this split are trained on; None takes all.
         train_min_tissue: tiles with a smaller fraction of tissue are not trained on; `tiles.min_tissue` unless given.
             Less than that shows a detector what lies around the tissue that it will score.
@@ -28,7 +34,7 @@ class TrainConfig(Config):
             set has what `uadray tile` put there.
         epochs: how often a checkpoint is written; an epoch is `steps_per_epoch` steps, whatever the data's size.
         steps_per_epoch: optimizer steps of an epoch.
-        batch_size: tiles a step and worker.
+        batch_size: tiles a step and worker; of a classifier equally many of each label.
         shuffle_tiles: size of the buffer in which a worker mixes the blocks that it gets; each is from many slides.
         workers: Ray Train workers; each trains on its own share of the tiles.
         use_gpu: give each worker a GPU.
@@ -38,6 +44,8 @@ class TrainConfig(Config):
         hold_tiles: decode every tile of a tile set once, hold all on the device, and cut, turn and stain them there: a
             GPU waits for tiles otherwise. Without Ray alone; tiles of one size.
         bf16: multiply in bfloat16 in the steps where the device is fast at it; elsewhere it changes nothing.
+        captured: capture each kind of step as a CUDA graph and launch that: for small networks, whose kernels are over
+            before the next is launched. For one process on a GPU, and what names such steps; elsewhere it does nothing.
         stop_on_collapse: end the training of a generator that draws the same of every latent, see
             `uadray.training.collapse`.
         seed: of the networks' start, the latents, and which tiles each pass draws and how it crops them. On Ray their
@@ -47,6 +55,7 @@ class TrainConfig(Config):
     name: str = Field(min_length=1, max_length=80)
     detector: DetectorConfig | None = None
     generator: GeneratorConfig | None = None
+    classifier: ClassifierConfig | None = None
     tiles: TileSpec
     train_label: str = "normal"
     train_split: str | None = None
@@ -59,6 +68,7 @@ class TrainConfig(Config):
     stain_augment: float = Field(default=0.0, ge=0, lt=1)
     hold_tiles: bool = False
     bf16: bool = False
+    captured: bool = False
     workers: int = Field(default=1, ge=1)
     use_gpu: bool = False
     threads: int | None = Field(default=None, ge=1)
@@ -67,8 +77,17 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _one_is_trained(self) -> "TrainConfig":
-        if (self.detector is None) == (self.generator is None):
-            raise ValueError("give either a detector or a generator to train")
+        if sum(each is not None for each in (self.detector, self.generator, self.classifier)) != 1:
+            raise ValueError("give one to train: either a detector, or a generator, or a classifier")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_share_a_batch(self) -> "TrainConfig":
+        if self.batch_size % len(self.labels):
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of {len(self.labels)}: a batch has equally many tiles of "
+                f"each of the classes {', '.join(self.labels)}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -76,6 +95,20 @@ class TrainConfig(Config):
         least, steps = getattr(self.detector, "least_steps", 1), self.epochs * self.steps_per_epoch
         if steps < least:
             raise ValueError(f"{steps} steps (epochs times steps_per_epoch); this detector needs {least} at the least")
+        return self
+
+    @model_validator(mode="after")
+    def _images_are_enough(self) -> "TrainConfig":
+        least = getattr(self.generator, "growing_images", 0)
+        a_step = self.batch_size * self.workers
+        images = self.epochs * self.steps_per_epoch * a_step
+        if least and images < least + a_step:
+            raise ValueError(
+                f"{images:,} images are shown (epochs x steps_per_epoch x batch_size x workers), and this generator "
+                f"has grown to {self.input_px} px after {least:,}; raise steps_per_epoch to "
+                f"{-(-(least + a_step) // (self.epochs * a_step))}, or lower generator.stage_images and "
+                "generator.fade_images"
+            )
         return self
 
     @model_validator(mode="after")
@@ -89,8 +122,22 @@ class TrainConfig(Config):
 
     @property
     def section(self) -> str:
-        """The part of the configuration that says what is trained: `detector` or `generator`."""
+        """The part of the configuration that says what is trained: `detector`, `generator` or `classifier`."""
+        if self.classifier is not None:
+            return "classifier"
         return "detector" if self.generator is None else "generator"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of the tiles that are trained on: a source of tiles each, and its part of a batch in this order."""
+        return (self.train_label,) if self.classifier is None else self.classifier.classes
+
+    def of_label(self, number: int) -> "TrainConfig":
+        """The run as the source of one of `labels` sees it: its part of a batch, and draws of its own."""
+        if len(self.labels) == 1:
+            return self
+        part = {"batch_size": self.batch_size // len(self.labels), "seed": self.seed + LABELS_APART * number}
+        return self.model_copy(update=part)
 
     @property
     def input_px(self) -> int:
@@ -118,8 +165,8 @@ def detector_of(config: TrainConfig) -> DetectorConfig:
     """The detector that is trained.
 
     Raises:
-        InputError: it is a generator.
+        InputError: it is something else.
     """
     if config.detector is None:
-        raise InputError(f"configuration {config.name}: it trains a generator, not a detector")
+        raise InputError(f"configuration {config.name}: it trains a {config.section}, not a detector")
     return config.detector

@@ -102,6 +102,49 @@ def normal_rows(uri: str, label: str, split: str | None) -> list[SlideRow]:
     return rows
 
 
+def check_labels(uri: str, labels: tuple[str, ...], split: str | None) -> None:
+    """Refuse data that does not tell the classes apart.
+
+    Raises:
+        InputError: nothing has one of the labels, or slides have none.
+    """
+    if not containers.is_tile_set(uri):
+        found = [row.label for row in read_manifest(uri, split=split)]
+    elif containers.kind(uri) == "shards":
+        found = [slide.label for slide in records.read_tile_set(uri).slides if slide.n_tiles]
+    else:
+        found = [label for label in {ref.label for ref in containers.list_tiles(uri)} if label]  # others are passed by
+    for label in labels:
+        if not any(has_label(name, label) for name in found):
+            named = ", ".join(sorted({name for name in found if name})[:8]) or "no label at all"
+            raise InputError(f"{uri}: nothing is labelled {label!r} (found: {named}); set classifier.classes")
+    if without := sum(not name for name in found):
+        raise InputError(
+            f"{uri}: {without} of {len(found)} slides have no label, and a classifier learns from labelled ones alone; "
+            "label them, or leave them out"
+        )
+
+
+def described_by_label(labels: tuple[str, ...], descriptions: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a bundle says of tiles of several labels: `classes` holds counts and fingerprint of each.
+
+    Args:
+        labels: the classes.
+        descriptions: as of `TrainingTiles`, the marks of one among those of the next.
+    """
+    common = ("salt", "slides", "label")
+    classes = {
+        label: {name: value for name, value in description.items() if name not in common}
+        for label, description in zip(labels, descriptions, strict=True)
+    }
+    marks = {name: descriptions[-1][name] for name in ("salt", "slides") if name in descriptions[-1]}
+    return marks | {
+        "fingerprint": fingerprint(str(each["fingerprint"]) for each in classes.values()),
+        "n_tiles": sum(each["n_tiles"] for each in classes.values()),
+        "classes": classes,
+    }
+
+
 def _left_out(uri: str, surveys: list[Survey]) -> dict[str, str]:
     """Slide id -> why it is left out; each is logged."""
     left_out = {s.row.slide_id: s.error or "no tile with enough tissue" for s in surveys if not s.n_tiles}

@@ -9,6 +9,7 @@ import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from uadray.errors import InputError
 from uadray.networks.outline import Networks
 from uadray.storage import objects
 from uadray.training.arithmetic import quick
+from uadray.training.captured import capture_steps
 from uadray.training.checkpoint import (
     NETWORKS,
     OPTIMIZERS,
@@ -30,11 +32,15 @@ from uadray.training.config import TrainConfig
 from uadray.training.crops import Source
 from uadray.training.group import threads_of
 from uadray.training.held import HeldPlace, HeldTiles, hold
+from uadray.training.joined import Joined
 from uadray.training.loop import Line, Listener, Reached, Step, pictures_of, run_training
 from uadray.training.stream import Place, TileStream
 from uadray.training.subject import build_networks, build_trainee
 
-Stream = TileStream | HeldTiles
+Stream = TileStream | HeldTiles | Joined
+
+Sources = Source | tuple[Source, ...]
+"""One, or one for each of the labels of the configuration."""
 
 CHECKPOINTS = "checkpoints"
 KEPT = 2
@@ -71,12 +77,12 @@ class ThisProcess:
         self._listener([line | {"end_of_epoch": True}], [(int(line["epoch"]), *pictures_of(trainee, reached.samples))])
 
 
-def train_plain(config: TrainConfig, source: Source, *, out: str, listener: Listener) -> tuple[Networks, Line]:
+def train_plain(config: TrainConfig, source: Sources, *, out: str, listener: Listener) -> tuple[Networks, Line]:
     """Train in this process, going on from the last checkpoint under `out` if there is one.
 
     Args:
         config: the run; of its `workers` there is one.
-        source: of the tiles.
+        source: of the tiles, or one for each label.
         out: URI of the folder that gets the checkpoints.
         listener: told of every step, and of metrics and samples.
 
@@ -96,6 +102,8 @@ def train_plain(config: TrainConfig, source: Source, *, out: str, listener: List
         network.to(device).to(memory_format=torch.channels_last)
     trainee = build_trainee(config, networks)
     reached, place = restored(config, trainee, out, device)
+    if config.captured:
+        capture_steps(trainee, device)
     if reached is not None:  # the process may have ended before it had told of them
         listener([line | {"end_of_epoch": True} for line in reached.lines], [])
     stream = stream_of(config, source, device, place)
@@ -104,8 +112,12 @@ def train_plain(config: TrainConfig, source: Source, *, out: str, listener: List
     return {name: network.cpu() for name, network in networks.items()}, lines[-1]
 
 
-def stream_of(config: TrainConfig, source: Source, device: torch.device, place: dict[str, int] | None) -> Stream:
+def stream_of(config: TrainConfig, source: Sources, device: torch.device, place: dict[str, Any] | None) -> Stream:
     """Batches from a place on that a checkpoint names; None begins."""
+    if isinstance(source, tuple):
+        places = place["places"] if place else [None] * len(source)
+        parts = enumerate(zip(source, places, strict=True))
+        return Joined([stream_of(config.of_label(number), one, device, at) for number, (one, at) in parts])
     if config.hold_tiles:
         return HeldTiles(hold(source, config, device=device), config, place=HeldPlace(**place) if place else None)
     return TileStream(source, config, device=device, place=Place(**place) if place else None)
@@ -125,7 +137,7 @@ def check_here(config: TrainConfig) -> None:
 
 def restored(
     config: TrainConfig, trainee: Trainee, out: str, device: torch.device
-) -> tuple[Reached | None, dict[str, int] | None]:
+) -> tuple[Reached | None, dict[str, Any] | None]:
     """What the last checkpoint had reached and its place, the trainee filled with it; (None, None) without one."""
     epochs = epochs_kept(out)
     if not epochs:

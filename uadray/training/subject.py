@@ -1,7 +1,8 @@
-"""What a training trains, a detector or a generator: both have the same names in their files."""
+"""What a training trains, a detector, a generator or a classifier: all have the same names in their files."""
 
 from typing import Any
 
+from uadray.classifiers import densenet
 from uadray.detectors import building as detectors
 from uadray.detectors.trainee import Average, Trainee, alone
 from uadray.generators import catalog as generators
@@ -53,5 +54,7 @@ def _file_of(config: TrainConfig) -> tuple[Any, Any, Any]:
     """The file with the names, the configuration that they take, and what checks its size."""
     if config.generator is not None:
         return generators.file_of(config.generator), config.generator, generators.outline_of
+    if config.classifier is not None:
+        return densenet, config.classifier, densenet.outline_of
     detector = detector_of(config)
     return detectors.file_of(detector), detector, detectors.outline_of

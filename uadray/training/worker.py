@@ -6,7 +6,7 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,13 @@ from uadray.networks.outline import Networks
 from uadray.networks.weights_file import load_networks
 from uadray.training.arithmetic import quick
 from uadray.training.board import MAX_RESTARTS, Board, Tally, sentence
+from uadray.training.captured import capture_steps
 from uadray.training.checkpoint import NETWORKS, load_checkpoint, save_checkpoint
 from uadray.training.collapse import CollapsedError
 from uadray.training.config import TrainConfig
 from uadray.training.crops import crop_pixels
 from uadray.training.group import any_of_group, average_over_group, take_over_first, threads_of
+from uadray.training.joined import Joined
 from uadray.training.loop import DivergedError, Line, Listener, Reached, Step, pictures_of, run_training
 from uadray.training.progress_metrics import TrainingMetrics, run_of
 from uadray.training.ray_dataset import TrainingData
@@ -113,8 +115,10 @@ def train_worker(settings: dict[str, Any]) -> None:
     for network in networks.values():
         network.to(device).to(memory_format=torch.channels_last)
     trainee = build_trainee(config, networks, average=average_over_group if world > 1 else alone)
-    stream = batches(ray.train.get_dataset_shard("train"), config, device, seed=config.seed * 1000 + rank)
+    stream = _stream(config, device, rank)
     reached = _restored(config, trainee, device)
+    if config.captured and world == 1:
+        capture_steps(trainee, device)
     for line in reached.lines if reached and rank == 0 else ():  # the driver may have been killed before it wrote them
         ray.get(board.post.remote(line | {"end_of_epoch": True}))
     try:
@@ -122,6 +126,25 @@ def train_worker(settings: dict[str, Any]) -> None:
             run_training(config, trainee, stream, RayWorker(config, board, device), reached)
     except (DivergedError, CollapsedError, UnsuitableTilesError) as error:
         ray.get(board.diverge.remote(error))  # and end in all workers: a failure would be tried again
+
+
+def _stream(config: TrainConfig, device: torch.device, rank: int) -> Iterator[Tensor]:
+    """This worker's batches: of each label its part."""
+    parts = [config.of_label(number) for number in range(len(config.labels))]
+    streams = [
+        batches(ray.train.get_dataset_shard(shard_name(number)), part, device, seed=part.seed * 1000 + rank)
+        for number, part in enumerate(parts)
+    ]
+    return Joined(streams) if config.classifier is not None else streams[0]
+
+
+def shard_name(number: int) -> str:
+    """What Ray Train calls the dataset of a label.
+
+    >>> shard_name(0), shard_name(1)
+    ('train', 'train_1')
+    """
+    return f"train_{number}" if number else "train"
 
 
 def _restored(config: TrainConfig, trainee: Trainee, device: torch.device) -> Reached | None:
@@ -193,7 +216,7 @@ def _is_gone(error: Exception) -> bool:
 
 
 def fit(
-    config: TrainConfig, data: TrainingData, *, filesystem: Any, path: str, listener: Listener,
+    config: TrainConfig, data: Sequence[TrainingData], *, filesystem: Any, path: str, listener: Listener,
     nodes: Nodes | None = None,
 ) -> tuple[Networks, Line]:  # fmt: skip
     """Run the worker group to the end, going on from the last checkpoint under `path` if there is one.
@@ -203,7 +226,7 @@ def fit(
 
     Args:
         config: the run.
-        data: what is trained on.
+        data: what is trained on, of each of the labels.
         filesystem: pyarrow filesystem of `path`.
         path: folder for Ray Train's checkpoints.
         listener: told about once a second of the lines and samples that came.
@@ -219,7 +242,7 @@ def fit(
     trainer = _trainer(config, data, board, nodes, filesystem=filesystem, path=path)
     counts = TrainingMetrics(config, run_of(path), cores=(nodes.job_cpus(), nodes.gpus() if config.use_gpu else 0))
     try:
-        result = _watched(trainer.fit, partial(_look, board, data.journal, listener, counts))
+        result = _watched(trainer.fit, partial(_look, board, [part.journal for part in data], listener, counts))
     finally:
         metrics.end_run()
     if result.checkpoint is None:
@@ -230,7 +253,9 @@ def fit(
     return networks, result.metrics or {}
 
 
-def _trainer(config: TrainConfig, data: TrainingData, board: Any, nodes: Nodes, *, filesystem: Any, path: str) -> Any:
+def _trainer(
+    config: TrainConfig, data: Sequence[TrainingData], board: Any, nodes: Nodes, *, filesystem: Any, path: str
+) -> Any:
     """Ray Train's trainer of the worker group."""
     gpus = {"GPU": 1} if config.use_gpu else {}
     return ray.train.torch.TorchTrainer(
@@ -252,18 +277,20 @@ def _trainer(config: TrainConfig, data: TrainingData, board: Any, nodes: Nodes, 
             callbacks=[Losses(board, epochs_done(filesystem, path))],
         ),
         # called for every group of workers, so that each begins with the tiles that its checkpoint has not seen
-        datasets={"train": partial(_dataset, data, config, filesystem, path)},
+        datasets={
+            shard_name(number): partial(_dataset, part, config, filesystem, path) for number, part in enumerate(data)
+        },
         dataset_config=_held_data(config, nodes),
     )
 
 
-def _look(board: Any, journal: Any, listener: Listener, counts: TrainingMetrics) -> None:
-    news, unread = ray.get([board.take.remote(), journal.take.remote()])
+def _look(board: Any, journals: list[Any], listener: Listener, counts: TrainingMetrics) -> None:
+    news, *unread = ray.get([board.take.remote(), *(journal.take.remote() for journal in journals)])
     for loss in news.losses:
         log.warning("%s", loss)
         metrics.count(metrics.RETRIES, cause="crashed")
     counts.tell(news.lines, news.tally)
-    for name, why in unread:
+    for name, why in itertools.chain.from_iterable(unread):
         log.warning("%s gives no more tiles to this training: %s", shown(name), shown_text(why))
     listener(news.lines, news.samples)
     if news.diverged is not None:
@@ -281,7 +308,7 @@ def epochs_done(filesystem: Any, path: str) -> int:
 
 def _dataset(data: TrainingData, config: TrainConfig, filesystem: Any, path: str) -> Any:
     done = epochs_done(filesystem, path)
-    return data.dataset_after(config.tiles_taken(done) if done else 0)
+    return data.dataset_after(config.tiles_taken(done) // len(config.labels) if done else 0)
 
 
 def worker_cpus(workers: int, n_cpus: float) -> float:
