@@ -4,7 +4,13 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from uadray import provenance
+from uadray.detectors.pixels import to_pixels
+from uadray.generators.catalog import GeneratorConfig
+from uadray.generators.pictures import drawn, interpolated
+from uadray.networks.outline import Networks
 from uadray.reports.pictures import encode_jpeg, sample_grid
 from uadray.reports.samples import Shown, samples_page
 from uadray.storage import objects
@@ -15,6 +21,9 @@ METRICS, SAMPLES, PAGE = "metrics.jsonl", "samples", "samples.html"
 
 DRAWN = {"generated": "drawn.jpg", "interpolation": "interpolation.jpg"}
 """Pictures of the trained generator in `samples/`, by what they show."""
+
+COLUMNS, SEED = 8, 0
+"""Of these pictures."""
 
 Progress = Callable[[int, int, dict[str, Any]], None]
 """Called with steps done, steps in all, and the newest values of metrics with the phase they are from."""
@@ -47,9 +56,10 @@ class RunLog:
         if any(changed):
             text = "".join(provenance.json_line(line) + "\n" for line in self._lines.values())
             objects.write_bytes(objects.join(self._out, METRICS), text.encode())
+            self.write_page()
 
-    def close(self) -> None:
-        """Write the page."""
+    def write_page(self) -> None:
+        """Write the page, at every epoch and once the trained generator's pictures are there."""
         folder = objects.join(self._out, SAMPLES)
         names = sorted((objects.name(i.uri) for i in objects.list_objects(folder, suffixes=(".jpg",))), reverse=True)
         page = samples_page(
@@ -60,6 +70,16 @@ class RunLog:
             drawn={what: name for what, name in DRAWN.items() if name in names},
         )
         objects.write_bytes(objects.join(self._out, PAGE), page.encode(), content_type="text/html")
+
+    def draw(self, generator: GeneratorConfig, networks: Networks) -> None:
+        """Draw what a trained generator makes: pictures, and those on the way from one to the next."""
+        n = max(COLUMNS, min(32, 32 * 128 // generator.input_px))
+        pictures = [to_pixels(x) for x in drawn(generator, networks, n, seed=SEED, batch=COLUMNS)]
+        ways = [to_pixels(x) for x in interpolated(generator, networks, seed=SEED, steps=COLUMNS)]
+        for what, tiles in (("generated", pictures), ("interpolation", ways)):
+            grid = sample_grid(np.concatenate(tiles), None, columns=COLUMNS)
+            uri = objects.join(self._out, SAMPLES, DRAWN[what])
+            objects.write_bytes(uri, encode_jpeg(grid), content_type="image/jpeg")
 
     def _tell(self, lines: list[Line]) -> None:
         """Show the newest: a step's line has no losses, those of the last epoch stay."""

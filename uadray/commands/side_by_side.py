@@ -19,7 +19,7 @@ from uadray.commands.comparison import PAGE, write_page
 from uadray.commands.models_table import Progress, Show, shown
 from uadray.commands.stopping import Stopping, stopping
 from uadray.config import apply_override, has_field, parse_config, read_mapping
-from uadray.errors import InputError
+from uadray.errors import InputError, WorkError
 from uadray.networks.bundle_description import DESCRIPTION
 from uadray.storage import objects
 from uadray.training.config import TrainConfig
@@ -74,11 +74,12 @@ def run(
     """
     models = _models(paths, out, overrides)
     waiting = [model for model in models if not (resume and _is_done(model))]
-    for model in waiting:
-        train.check(model.config, data=data, out=model.out, resume=resume, without_ray=without_ray)
     for model in models:
-        if model not in waiting:
+        if model in waiting:
+            _check(model, data=data, resume=resume, without_ray=without_ray)
+        else:
             model.progress.state, model.progress.why = "done", "trained before"
+    waiting = [model for model in waiting if model.progress.state == "waiting"]
     with stopping(says=False) as stop, shown(f"train {len(models)} models") as show:
         given = ["--data", data, *(["--resume"] if resume else []), *(["--without-ray"] if without_ray else [])]
         with _cluster(stop, needed=bool(waiting) and not without_ray) as begun_at:
@@ -88,7 +89,7 @@ def run(
                 for model in waiting
             }
             _train(models, arguments, at_once=1 if without_ray else len(waiting), stop=stop, show=show)
-    write_page(out, [(model.name, model.config, model.out, model.progress.why) for model in models])
+    write_page(out, [(model.name, model.config, model.out, _failure(model)) for model in models])
     return {
         "out": out,
         "page": objects.join(out, PAGE),
@@ -127,6 +128,18 @@ def _model(path: str, values: dict[str, Any], overrides: Sequence[str], out: str
     config = parse_config(TrainConfig, values, source=f"configuration {path}")
     name = Path(path).stem
     return Model(path, config, overrides, objects.join(out, name), Progress(name, config.batch_size * config.workers))
+
+
+def _check(model: Model, *, data: str, resume: bool, without_ray: bool) -> None:
+    """Refuse what can be refused before any is begun; one that has collapsed before says it again.
+
+    Raises:
+        InputError: see `run`.
+    """
+    try:
+        train.check(model.config, data=data, out=model.out, resume=resume, without_ray=without_ray)
+    except WorkError as error:
+        model.progress.state, model.progress.why = "failed", str(error)
 
 
 def _sets(model: Model) -> Iterator[str]:
@@ -193,6 +206,10 @@ def _take(model: Model, message: Message, children: dict[str, Child]) -> None:
     progress.state = "done" if message.status == 0 and model.answer else "failed"
     if progress.state == "failed":
         progress.why = child.why()
+
+
+def _failure(model: Model) -> str:
+    return model.progress.why if model.progress.state == "failed" else ""
 
 
 def _row(model: Model) -> dict[str, Any]:

@@ -25,10 +25,11 @@ from uadray.storage import objects
 from uadray.tiles.spec import TileSpec, as_kept
 from uadray.tilesets import containers
 from uadray.training import given, plain
+from uadray.training.collapse import CollapsedError
 from uadray.training.config import TrainConfig
 from uadray.training.dataset import TrainingTiles, check_labels, described_by_label, normal_rows, training_tiles
 from uadray.training.held import OF_SLIDES
-from uadray.training.loop import Line, Listener
+from uadray.training.loop import IMAGES, Line, Listener
 from uadray.training.subject import borrowed_weights
 from uadray.training.survey import in_threads
 
@@ -60,6 +61,12 @@ class Part(Protocol):
 
 
 PartT = TypeVar("PartT", bound=Part)
+
+COLLAPSED = "collapsed.txt"
+"""In a run's folder: how its generator collapsed. With `--resume` the run says it again."""
+
+MAY_CHANGE = {"stop_on_collapse"}
+"""Fields that a run which goes on may have otherwise than it began: they change nothing that is learned."""
 
 Trained = tuple[Networks, Line, TileSpec, dict[str, Any]]
 """The networks, the last line of metrics, how tiles were cut, and what was trained on."""
@@ -130,6 +137,7 @@ def train(
     Raises:
         InputError: `out` holds another run, or the data is unusable.
         WorkError: the workers failed for good.
+        CollapsedError: the generator has collapsed; so does a run that would go on from there.
     """
     config = given.completed(config)
     config = _as_begun(config, out) if resume else config
@@ -141,12 +149,18 @@ def train(
     for name in borrowed_weights(config):
         weights.ensure(name)
     log = RunLog(out, config, progress, keep=resume)
-    if without_ray:
-        trained = _trained_here(config, data, out, log.take)
-    else:
-        trained = _trained_on_ray(config, data, out, log.take, nodes)
+    try:
+        if without_ray:
+            trained = _trained_here(config, data, out, log.take)
+        else:
+            trained = _trained_on_ray(config, data, out, log.take, nodes)
+    except CollapsedError as error:
+        objects.write_bytes(objects.join(out, COLLAPSED), str(error).encode())
+        raise
     bundle = _write(config, out, *trained)
-    log.close()
+    if config.generator is not None:
+        log.draw(config.generator, trained[0])
+    log.write_page()
     return bundle
 
 
@@ -173,8 +187,7 @@ def _trained_on_ray(config: TrainConfig, data: str, out: str, listener: Listener
     def read(part: TrainConfig, **given_before: Any) -> TrainingData:
         return training_data(
             data, input_px=part.input_px, tiles_per_slide=part.tiles_per_slide, seed=part.seed,
-            n_tiles=config.tiles_needed // len(config.labels), stain_augment=part.stain_augment, nodes=nodes,
-            split=part.train_split, **given_before,
+            stain_augment=part.stain_augment, nodes=nodes, split=part.train_split, **given_before,
         )  # fmt: skip
 
     parts = _by_label(config, read)
@@ -213,7 +226,7 @@ def _write(
 ) -> AnyBundle:
     common = {
         "name": config.name, "tiles": tiles.model_copy(update={"min_tissue": config.tiles.min_tissue}),
-        "training_data": description | given.parts_of(config) | {"crops": config.tiles_taken(config.epochs)},
+        "training_data": description | given.parts_of(config) | {"crops": config.tiles_taken(0) + int(last[IMAGES])},
         "metrics": {k: v for k, v in last.items() if isinstance(v, int | float)},
         "commit": provenance.commit(), "licences": given.licences(config),
     }  # fmt: skip
@@ -274,11 +287,14 @@ def _check_free(out: str, config: TrainConfig, *, resume: bool, without_ray: boo
         raise InputError(f"{out} already holds a training; use --resume to go on with it, or another --out")
     before = _read_config(config_uri)
     values, now = before.model_dump(mode="json"), config.model_dump(mode="json")
-    changed = sorted(k for k in values.keys() | now.keys() if values.get(k) != now.get(k))
+    changed = sorted(k for k in values.keys() | now.keys() if values.get(k) != now.get(k) and k not in MAY_CHANGE)
     if changed:
         raise InputError(
             f"{out} was started with another configuration ({', '.join(changed)} differ); use another --out"
         )
+    collapsed_uri = objects.join(out, COLLAPSED)
+    if config.stop_on_collapse and objects.exists(collapsed_uri):
+        raise CollapsedError(objects.read_bytes(collapsed_uri).decode())
     if without_ray and plain.is_rays(out):
         raise InputError(f"{out} was trained on Ray; go on without --without-ray, or use another --out")
     if not without_ray and plain.epochs_kept(out):

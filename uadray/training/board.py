@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from uadray.detectors.pixels import Pixels
+from uadray.errors import WorkError
 from uadray.training.loop import Line, Sample, Step
 
 MAX_RESTARTS = 2
@@ -53,14 +54,14 @@ class News:
         lines: of metrics.
         samples: tiles and what was made of them.
         losses: of workers, in words.
-        diverged: how the training diverged, if it did.
+        diverged: how the training diverged or collapsed, if it did.
         tally: what was done.
     """
 
     lines: list[Line]
     samples: list[Sample]
     losses: list[str]
-    diverged: str
+    diverged: WorkError | None
     tally: Tally
 
 
@@ -72,7 +73,7 @@ class Board:
         self._samples: list[Sample] = []
         self._losses: list[str] = []
         self._addresses: dict[int, str] = {}
-        self._diverged = ""
+        self._diverged: WorkError | None = None
         self._tally = Tally()
 
     def post(self, line: Line, sample: tuple[Pixels, Pixels | None] | None = None) -> None:
@@ -93,9 +94,9 @@ class Board:
         """A group of workers has failed: why, by rank ("" for a process that is gone)."""
         self._losses.append(loss_line(errors, self._addresses, restart=restart, epochs_done=epochs_done))
 
-    def diverge(self, message: str) -> None:
-        """The training has diverged."""
-        self._diverged = self._diverged or message
+    def diverge(self, error: WorkError) -> None:
+        """The training has come to an end that trying again would not change."""
+        self._diverged = self._diverged or error
 
     def take(self) -> "News":
         """What has come since the last call."""

@@ -46,6 +46,8 @@ class TrainConfig(Config):
         bf16: multiply in bfloat16 in the steps where the device is fast at it; elsewhere it changes nothing.
         captured: capture each kind of step as a CUDA graph and launch that: for small networks, whose kernels are over
             before the next is launched. For one process on a GPU, and what names such steps; elsewhere it does nothing.
+        stop_on_collapse: end the training of a generator that draws the same of every latent, see
+            `uadray.training.collapse`.
         seed: of the networks' start, the latents, and which tiles each pass draws and how it crops them. On Ray their
             order depends on the cluster's timing.
     """
@@ -70,6 +72,7 @@ class TrainConfig(Config):
     workers: int = Field(default=1, ge=1)
     use_gpu: bool = False
     threads: int | None = Field(default=None, ge=1)
+    stop_on_collapse: bool = True
     seed: int = 0
 
     @model_validator(mode="after")
@@ -151,11 +154,6 @@ class TrainConfig(Config):
         """Tiles that all workers have taken together after so many epochs, those for the normalisation included."""
         preparing = -(-PREPARE_TILES // self.batch_size)
         return self.workers * self.batch_size * (preparing + epochs * self.steps_per_epoch)
-
-    @property
-    def tiles_needed(self) -> int:
-        """Tiles of the whole training, with two batches a worker that are in flight."""
-        return self.tiles_taken(self.epochs) + 2 * self.workers * self.batch_size
 
 
 def detector_of(config: TrainConfig) -> DetectorConfig:

@@ -19,6 +19,7 @@ from uadray.detectors.trainee import Losses, Trainee
 from uadray.errors import WorkError
 from uadray.networks.outline import Networks
 from uadray.training.arithmetic import lowered
+from uadray.training.collapse import Newest, collapse, diversity_of, has_collapsed
 from uadray.training.config import PREPARE_TILES, TrainConfig
 
 IMAGES = "images_shown"
@@ -112,17 +113,37 @@ def run_training(
 
     Raises:
         DivergedError: in all workers at the same step.
+        CollapsedError: likewise, before the checkpoint of that epoch.
     """
     if reached is None:
         host.at({"epoch": 0, "step": 0, "phase": "prepare"}, Step())
         reached = Reached([], prepare(trainee, stream))
         host.agree(trainee.networks)
+    newest = Newest(stream)
     for epoch in range(len(reached.lines), config.epochs):
-        reached.lines.append(run_epoch(config, trainee, stream, epoch, host=host))
+        line = run_epoch(config, trainee, newest, epoch, host=host)
+        reached.lines.append(_judged(config, trainee, line, reached.lines, newest, host))
         if epoch == config.epochs - 1:
             trainee.finish()
         host.keep(trainee, reached)
     return reached.lines
+
+
+def _judged(config: TrainConfig, trainee: Trainee, line: Line, before: list[Line], newest: Newest, host: Host) -> Line:
+    """The line of an epoch, with the generator's diversity where one is trained.
+
+    Raises:
+        CollapsedError: in all workers, since the first of them finds that it has collapsed.
+    """
+    if config.generator is None:
+        return line
+    if host.rank == 0:
+        line = line | {"diversity": diversity_of(config, trainee, newest.tiles())}
+    earlier = [float(each.get("diversity", 0.0)) for each in before]
+    is_bad = host.rank == 0 and has_collapsed(line["diversity"], earlier, images=int(line[IMAGES]))
+    if host.any_of(is_bad and config.stop_on_collapse):
+        raise collapse(config, trainee, line)
+    return line
 
 
 def prepare(trainee: Trainee, stream: Iterator[Tensor]) -> Tensor:
