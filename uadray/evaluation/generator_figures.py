@@ -26,6 +26,9 @@ MOST_FOR_SCALE = 5000
 DARKENED = 0.9
 """Of the values of real tiles, a change that is hardly seen."""
 
+OF_SUBSETS = "_sd_of_subsets"
+"""Ends the name of the kernel distance's deviation between subsets."""
+
 GENERATOR = "this generator"
 
 Features = npt.NDArray[np.float32]
@@ -72,7 +75,7 @@ def figures_of_draw(space: FeatureSpace, real: Features, fake: Features, *, seed
     precision, recall = precision_and_recall(on(space, real), on(space, fake))
     return {
         space.figure("frechet"): frechet_distance(moments(real), moments(fake)),
-        space.figure("kid"): float(kernel.mean()), f"{space.figure('kid')}_sd_of_subsets": float(kernel.std(ddof=1)),
+        space.figure("kid"): float(kernel.mean()), f"{space.figure('kid')}{OF_SUBSETS}": float(kernel.std(ddof=1)),
         space.figure("precision"): precision, space.figure("recall"): recall,
     }  # fmt: skip
 
@@ -87,7 +90,7 @@ def over_draws(draws: list[dict[str, float]]) -> dict[str, Any]:
     for name in draws[0]:
         values = [draw[name] for draw in draws]
         result[name] = float(np.mean(values))
-        if len(values) > 1:
+        if len(values) > 1 and not name.endswith(OF_SUBSETS):
             result[f"{name}_sd"] = float(np.std(values, ddof=1))
     return result
 
