@@ -1,5 +1,6 @@
 """Training on Ray: the worker, which is a host of `uadray.training.loop`, and `fit`, which runs a group of them."""
 
+import itertools
 import json
 import logging
 import math
