@@ -32,7 +32,7 @@ def page() -> str:
 
 
 def test_it_says_all_of_each(page: str) -> None:
-    for text in ("1\u202f234\u202f567", "1\u202f200", "90.0 &rarr; <b>40.0</b>", "generator -1.50", 
+    for text in ("1\u202f234\u202f567", "1\u202f200", "90.0 &rarr; <b>40.0</b>", "generator -1.50",
                  "1 failed", "failed: &lt;i&gt;no more disk", "frechet x", 'href="dcgan/samples.html"'):  # fmt: skip
         assert text in page, text
     assert "<td>1.00</td><td>20.0</td>" in page  # minutes, images a second
