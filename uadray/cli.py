@@ -466,7 +466,7 @@ def bench(
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(help="Of the benchmarks of detectors and `stages`: cpu or cuda; cpu unless given."),
+        typer.Option(help="Of the benchmarks of detectors, `stages`, `train`: cpu or cuda; cpu unless given."),
     ] = None,
     slides: Annotated[
         int | None, typer.Option(min=2, help="Of `archive`, 100,000; `follow`, 200; or `partition`, 150.")
@@ -501,7 +501,7 @@ def bench(
     steps: Annotated[int | None, typer.Option(min=1, help="Of `ablations`: steps of each training, 1,000.")] = None,
     compiled: Annotated[bool, typer.Option("--compiled", help="Of `scoring`: by torch.compile too.")] = False,
     small: Annotated[
-        bool, typer.Option("--small", help="Of `ablations`: with a small backbone, for two cores.")
+        bool, typer.Option("--small", help="Of `ablations`, `train`: with small networks, for two cores.")
     ] = False,
 ) -> None:
     """Measure one thing as a ratio against its limit or a peer, in one run; minutes."""

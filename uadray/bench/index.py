@@ -34,6 +34,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "serve": ("only", "minutes"),
     "alerts": ("only",),
     "tune": ("only", "out"),
+    "train": ("only", "device", "small"),
 }
 """The benchmarks, and which options each takes."""
 

@@ -2,15 +2,14 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 
 from uadray.errors import InputError, shown, shown_text
 from uadray.tiles.images import Pixels
 from uadray.training.config import TrainConfig
-from uadray.training.crops import Source, crop_blocks, crop_pixels
+from uadray.training.crops import Source, crop_block, crop_pixels
 from uadray.training.dataset import training_tiles
 from uadray.training.journal import Journal
-from uadray.training.passes import plan_passes
+from uadray.training.passes import endless_passes
 from uadray.training.survey import in_threads
 
 log = logging.getLogger(__name__)
@@ -52,7 +51,7 @@ def real_tiles(config: TrainConfig, data: str, *, most: int, seed: int) -> Itera
 
 def _crops(source: Source, n_tiles: int, *, input_px: int, seed: int, journal: Journal) -> Iterator[Pixels]:
     """The crops of one pass, some at a time."""
-    passes = replace(plan_passes(n_tiles, seed=seed, n_tiles=0, input_px=input_px), blocks_per_task=1)
-    for block in range(passes.n_blocks):
-        for table in crop_blocks(source, passes, block, input_px=input_px, stain_augment=0.0, journal=journal):
+    passes = endless_passes(n_tiles, seed=seed, input_px=input_px)
+    for block in range(passes.blocks_per_pass):
+        for table in crop_block(source, passes, block, input_px=input_px, stain_augment=0.0, journal=journal):
             yield crop_pixels(table, input_px)
