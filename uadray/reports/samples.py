@@ -19,7 +19,7 @@ WORDS: dict[Shown, str] = {
 
 DRAWN_WORDS = {
     "generated": "Drawn by the trained generator, none picked out",
-    "interpolation": "Between latents: each row leads to the picture that begins the next, the last back to the first",
+    "interpolation": "Between latents: each row leads to where the next begins",
 }
 """What the pictures of a trained generator show."""
 
