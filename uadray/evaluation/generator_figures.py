@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -25,6 +26,9 @@ MOST_FOR_SCALE = 5000
 
 DARKENED = 0.9
 """Of the values of real tiles, a change that is hardly seen."""
+
+BLUR_PX = 1.0
+"""Standard deviation of a blur that is well seen on tiles of 64 px."""
 
 OF_SUBSETS = "_sd_of_subsets"
 """Ends the name of the kernel distance's deviation between subsets."""
@@ -111,17 +115,18 @@ def scale(
         seed: of noise and subsets.
 
     Returns:
-        A row each for other real tiles, the same darkened, the generator and noise: `of`, `tiles`, the figures of
-        `figures_of_draw`, and as `nearer_than_real` `copies.Nearest.share`.
+        A row each for other real tiles, the same darkened, the same blurred, the generator and noise: `of`, `tiles`,
+        the figures of `figures_of_draw`, and as `nearer_than_real` `copies.Nearest.share`.
     """
     m = scale_tiles(len(real), len(fake))
-    rng, dark, noise = np.random.default_rng(seed), [], []
+    rng, dark, blurred, noise = np.random.default_rng(seed), [], [], []
     for batch in tiles:
         dark.append(space.of(np.round(batch * DARKENED).astype(np.uint8)))
+        blurred.append(space.of(np.stack([cv2.GaussianBlur(tile, (0, 0), BLUR_PX) for tile in batch])))
         noise.append(space.of(rng.integers(0, 256, size=batch.shape, dtype=np.uint8)))
     rows = {
-        "other real tiles": real[:m], "the same, 10 % darker": np.concatenate(dark), GENERATOR: fake[:m],
-        "noise": np.concatenate(noise),
+        "other real tiles": real[:m], "the same, 10 % darker": np.concatenate(dark),
+        "the same, blurred by 1 px": np.concatenate(blurred), GENERATOR: fake[:m], "noise": np.concatenate(noise),
     }  # fmt: skip
     reference = real[m : 2 * m]
     return [
