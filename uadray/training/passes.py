@@ -42,14 +42,11 @@ class Passes:
     def block(self, number: int, entry_tiles: Ints) -> tuple[int, int, Ints]:
         """Pass, number within the pass, and the entries of a block, of entries with `entry_tiles` tiles each."""
         pass_number, within = divmod(number, self.blocks_per_pass)
-        return pass_number, within, self.split(pass_number, entry_tiles)[within]
-
-    def split(self, pass_number: int, entry_tiles: Ints) -> list[Ints]:
-        """All entries in the order of a pass, by block."""
         order = np.random.default_rng([self.seed, pass_number]).permutation(len(entry_tiles))
         before = entry_tiles[order].cumsum() - entry_tiles[order]
         blocks = before * self.blocks_per_pass // entry_tiles.sum()
-        return np.split(order, np.searchsorted(blocks, np.arange(1, self.blocks_per_pass)))
+        first, end = np.searchsorted(blocks, [within, within + 1])
+        return pass_number, within, order[first:end]
 
 
 def endless_passes(tiles_per_pass: int, *, seed: int, input_px: int) -> Passes:
