@@ -1,5 +1,6 @@
 """PGAN and StyleGAN in training: what a step moves, what growth changes, what pictures are drawn from."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from uadray.detectors.trainee import alone
 from uadray.errors import InputError
 from uadray.generators import pgan, stylegan
 from uadray.generators.catalog import outline_of
+from uadray.training.checkpoint import load_state, save_state
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 
@@ -200,3 +202,24 @@ def test_sides_and_sizes_that_cannot_be_are_refused(file: Any, config: Any, oppo
             file.Config(kind=config.kind, **wrong)
     largest = file.Config(kind=config.kind, input_px=1024, channel_max=1024, channel_base=65536)
     assert outline_of(largest).keys() == {"generator", opponent, "average"}
+
+
+@both
+def test_a_training_goes_on_from_a_checkpoint_within_a_fade(
+    file: Any, config: Any, opponent: str, x: Tensor, tmp_path: Path
+) -> None:
+    """The next steps are those that would have been made: growth, average and what has not yet run included."""
+    first = _trainee(file, config, images=64)
+    _steps(first, x, 3)
+    save_state(tmp_path, first.networks, first.optimizers, {"counts": first.counts})
+    second = _trainee(file, config, images=0)
+    second.counts.update(load_state(tmp_path, second.networks, second.optimizers)["counts"])
+    assert second.phase(0.0) == first.phase(0.0) == f"fade in {2 * config.schedule.start_px} px"
+    assert second.networks["generator"].growth.fading
+    for trainee in (first, second):
+        torch.manual_seed(7)
+        _steps(trainee, x, 6)  # into the stage that follows
+    states = [state_of(trainee.networks) for trainee in (first, second)]
+    for name, state in states[0].items():
+        for key, t in state.items():
+            assert torch.equal(t, states[1][name][key]), f"{name}.{key}"

@@ -4,6 +4,7 @@ https://arxiv.org/abs/1710.10196 (Karras et al. 2018, section 2 and table 2). Le
 has 4 px, level 4 has 64 px. All layers exist from the start, and only those of the level run.
 """
 
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -109,9 +110,15 @@ class Discriminator(nn.Module):
         self.score = Linear(plan[0], 1, gain=1.0)
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
-        """Scores of x in [-1, 1], whose side is that of the level."""
-        maps = F.leaky_relu(self.last(minibatch_deviation(self.features(x))), SLOPE)
-        value: Tensor = self.score(F.leaky_relu(self.dense(maps), SLOPE).flatten(1))
+        """Scores of x in [-1, 1], whose side is that of the level.
+
+        The last layers, 4 px and less, always multiply in float32: small differences of scores are learned from.
+        """
+        maps = self.features(x)
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+            maps = minibatch_deviation(maps.to(self.score.weight.dtype))
+            maps = F.leaky_relu(self.dense(F.leaky_relu(self.last(maps), SLOPE)), SLOPE)
+            value: Tensor = self.score(maps.flatten(1))
         return value.squeeze(1)
 
     def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c 4 4"]:
