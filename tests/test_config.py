@@ -72,7 +72,7 @@ def test_the_generators_are_told() -> None:
     folder = Path(__file__).parents[1] / "configs" / "train" / "generators"
     configs = {path.stem: load_config(TrainConfig, path) for path in folder.glob("*.yaml")}
     rows = re.findall(r"^\| `(\w+)\.yaml`", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(configs) <= set(rows)
+    assert set(configs) == set(rows)
     for name, config in configs.items():
         assert config.generator is not None
         assert (config.generator.kind, config.name, config.input_px, config.tiles.mpp) == (name, name, 64, 0.972)

@@ -10,8 +10,8 @@ import pyarrow as pa
 from uadray.phantoms.pyramid import write_pyramid
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.spec import TileSpec
-from uadray.training.crops import crop_blocks
-from uadray.training.passes import Passes, plan_passes
+from uadray.training.crops import crop_block
+from uadray.training.passes import Passes, endless_passes
 from uadray.training.slide_source import SlideSource
 
 SPEC = TileSpec(mpp=1.0, tile_px=32, quality=None)
@@ -27,17 +27,17 @@ def write_slide(path: Path, seed: int, *, size_px: int = 512) -> SlideRow:
     return SlideRow(path.stem, str(path))
 
 
-def planned(source: SlideSource, *, passes: int, max_tasks: int = 2000, input_px: int = 32) -> Passes:
-    """As many passes of a source, of the seed that it was drawn with."""
-    n = int(source.entry_tiles.sum())
-    return plan_passes(n, seed=7, n_tiles=n * (passes - 1), input_px=input_px, max_tasks=max_tasks)
+def planned(source: SlideSource, *, input_px: int = 32) -> Passes:
+    """The passes of a source, of the seed that it was drawn with."""
+    return endless_passes(int(source.entry_tiles.sum()), seed=7, input_px=input_px)
 
 
-def read_crops(source: SlideSource, passes: Passes, tasks: range | None = None, **options: Any) -> pa.Table:
-    """What the read tasks of a plan give, in one table."""
+def read_crops(source: SlideSource, *, passes: int, **options: Any) -> pa.Table:
+    """What so many passes give, in one table."""
+    plan = planned(source)
     found = [
         table
-        for task in tasks or range(passes.n_tasks)
-        for table in crop_blocks(source, passes, task, input_px=32, **{"stain_augment": 0.0} | options)
+        for block in range(passes * plan.blocks_per_pass)
+        for table in crop_block(source, plan, block, input_px=32, **{"stain_augment": 0.0} | options)
     ]
     return pa.concat_tables(found)

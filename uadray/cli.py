@@ -382,14 +382,44 @@ def screen(
 
 @app.command()
 def evaluate(
-    path: Annotated[str, typer.Argument(help="scores.parquet of `score`, or the output folder of `screen`.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="scores.parquet of `score`, the output folder of `screen`, or a generator's or classifier's bundle."
+        ),
+    ],
     labels: Annotated[str | None, typer.Option(help="Manifest: label (for a screening) and patient_id.")] = None,
     outlines: Annotated[str | None, typer.Option(help="Folder of GeoJSON outlines; else beside each slide.")] = None,
+    data: Annotated[str | None, typer.Option(help="Of a bundle: real tiles, or a slide manifest.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Of a generator, 50,000.", min=16, max=1_000_000)] = None,
+    draws: Annotated[
+        int | None, typer.Option(help="Of so many samples each, 3; their spread is the uncertainty.", min=1, max=100)
+    ] = None,
+    truncation: Annotated[float | None, typer.Option(help="Towards the mean style; 1 for none.", min=0, max=2)] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="inception (FID; `uadray weights pull inception_fid`) or efficientnet_lite0."),
+    ] = None,
+    path_steps: Annotated[
+        int | None, typer.Option(help="Of the path length, 10,000; 0 leaves it out.", min=0, max=1_000_000)
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Of the real tiles; that of the training unless given.")] = None,
+    classifier: Annotated[str | None, typer.Option(help="Bundle of a classifier that is asked too.")] = None,
+    classifier_data: Annotated[
+        str | None, typer.Option(help="Labelled tiles that it was not trained on; --data unless given.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all that is drawn, 0.", min=0)] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; cpu unless given.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for generation.json and page; the bundle's.")] = None,
 ) -> None:
-    """Say how good scores or decisions are, beside what is trivial."""
-    from uadray.evaluation import report
+    """Say how good scores or decisions are, beside what is trivial; or how near a generator comes to real tiles."""
+    from uadray.commands import evaluate as command
 
-    _answer(report.evaluate(path, labels=labels, outlines=outlines))
+    options = {
+        "samples": samples, "draws": draws, "truncation": truncation, "features": features, "path_steps": path_steps,
+        "label": label, "classifier": classifier, "classifier_data": classifier_data, "seed": seed, "device": device,
+    }  # fmt: skip
+    _answer(command.run(path, labels=labels, outlines=outlines, data=data, out=out, options=options))
 
 
 @app.command()

@@ -78,6 +78,35 @@ def test_an_epoch_has_one_line_whatever_was_killed(tmp_path: Path) -> None:
     assert "end_of_epoch" not in lines[1]
 
 
+def _written(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_validation_joins_the_line_of_its_epoch(tmp_path: Path) -> None:
+    """Whenever it comes; it stays when the line is told again, and goes when the epoch is trained again."""
+    log = RunLog(str(tmp_path), _config(), None, keep=False)
+    lines = [{"epoch": epoch, "step": 5 * epoch + 5, "loss": 1 / (epoch + 3), "phase": "gan"} for epoch in range(3)]
+    log.take([{"epoch": 0, "step": 5, "validated": True, "frechet": 9.0}], [])  # before its line
+    log.take([line | {"end_of_epoch": True} for line in lines[:2]], [])
+    log.take([{"epoch": 1, "step": 10, "validated": True, "frechet": 7.5}, lines[2] | {"end_of_epoch": True}], [])
+    log.take([{"epoch": 1, "step": 10, "validated": True, "kid": 0.5}], [])
+    expected = [
+        lines[0] | {"frechet": 9.0, "validated": ["frechet"]},
+        lines[1] | {"frechet": 7.5, "kid": 0.5, "validated": ["frechet", "kid"]},
+        lines[2],
+    ]
+    assert _written(tmp_path) == expected
+    again = RunLog(str(tmp_path), _config(), None, keep=True)
+    again.take([line | {"end_of_epoch": True} for line in lines[:2]], [])  # of the checkpoint
+    again.take([{"epoch": 2, "step": 15, "validated": True, "frechet": 7.0}], [])
+    expected[2] |= {"frechet": 7.0, "validated": ["frechet"]}
+    assert _written(tmp_path) == expected
+    again.take([lines[1] | {"loss": 0.125, "end_of_epoch": True}], [])  # trained again, differently
+    assert _written(tmp_path) == [expected[0], lines[1] | {"loss": 0.125}]
+    page = (tmp_path / "samples.html").read_text()
+    assert page.count("<svg") == 2  # the figure and the loss
+
+
 def test_progress_keeps_the_losses_of_the_last_epoch(tmp_path: Path) -> None:
     told: list[tuple[int, int, str]] = []
     log = RunLog(

@@ -1,6 +1,7 @@
 """Generators judged: a validator that learns nothing and repeats itself, on tiles read once."""
 
 import pickle
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from uadray.errors import InputError
 from uadray.evaluation.feature_spaces import feature_space
 from uadray.evaluation.frechet import frechet_distance, kernel_distance, moments
 from uadray.evaluation.generation import sampled, validator_for
+from uadray.evaluation.manifolds import precision_and_recall
 from uadray.evaluation.real_tiles import real_tiles
 from uadray.generators import wgan_gp
 from uadray.reports.pictures import encode_png
@@ -51,7 +53,7 @@ def test_each_tile_comes_once(data: str) -> None:
 
 
 def test_too_few_tiles_are_refused(data: str) -> None:
-    with pytest.raises(InputError, match="4 tiles could be read"):
+    with pytest.raises(InputError, match="4 real tiles could be read"):
         list(real_tiles(CONFIG, data, most=4, seed=1))
 
 
@@ -98,3 +100,20 @@ def test_features_do_not_depend_on_the_batch() -> None:
     pictures = np.random.default_rng(0).integers(0, 256, size=(70, 64, 64, 3), dtype=np.uint8)
     alone = np.concatenate([space.of(pictures[i : i + 1]) for i in (0, 33, 69)])
     np.testing.assert_allclose(space.of(pictures)[[0, 33, 69]], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_noise_does_not_lie_among_tissue(data_dir: Path) -> None:
+    """In the features that stand in for Inception's, real tiles lie among real ones, blurred ones less, noise not."""
+    space = feature_space("efficientnet_lite0", "cpu")
+    chosen = {"generator": wgan_gp.Config(kind="wgan_gp", input_px=64), "tiles": TileSpec(mpp=0.972, tile_px=96)}
+    config = CONFIG.model_copy(update=chosen)
+    tiles = np.concatenate(list(real_tiles(config, str(data_dir / "pcam" / "train.zip"), most=300, seed=0)))
+    real = torch.from_numpy(space.of(tiles[150:]))
+    blurred = np.stack([cv2.GaussianBlur(tile, (0, 0), 1.0) for tile in tiles[:150]])
+    noise = np.random.default_rng(0).integers(0, 256, size=blurred.shape, dtype=np.uint8)
+    sets = [torch.from_numpy(space.of(each)) for each in (tiles[:150], blurred, noise)]
+    precision = [precision_and_recall(real, each)[0] for each in sets]
+    distances = [frechet_distance(moments(real.numpy()), moments(each.numpy())) for each in sets]
+    assert precision[0] > 0.6 > precision[1] > precision[2]
+    assert precision[2] == 0
+    assert distances == sorted(distances)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from uadray.evaluation import manifolds
-from uadray.evaluation.manifolds import closer_than_real, nearest, neighbour_distances, precision_and_recall
+from uadray.evaluation.manifolds import nearest, neighbour_distances, precision_and_recall
 
 
 @pytest.fixture(autouse=True)
@@ -61,11 +61,11 @@ def test_neighbours_by_loops(sets: tuple[Tensor, Tensor]) -> None:
         neighbour_distances(real[:3], k=3)
 
 
-def test_copies_are_closer_than_real_tiles_are(sets: tuple[Tensor, Tensor]) -> None:
-    """Ten copies with little noise among samples that are far from all; far from 0, where float32 would not do."""
-    real = sets[0] + 1000
-    copies = real[7:17] + 1e-3
-    is_closer, which, distance = closer_than_real(real, torch.cat([real[:20] + 40, copies]))
-    assert is_closer.tolist() == [False] * 20 + [True] * 10
-    assert which[20:].tolist() == list(range(7, 17))
-    assert distance[20:].tolist() == pytest.approx([3**0.5 * 1e-3] * 10, rel=0.1)
+def test_rows_that_do_not_count(sets: tuple[Tensor, Tensor]) -> None:
+    """Leaving itself out, a row's nearest one is the first of `neighbour_distances`; far from 0, float32 would fail."""
+    real = sets[0].double() + 1000
+    itself = torch.arange(len(real))
+    which, distance = nearest(real, real, leaving_out=itself)
+    assert (which != itself).all()
+    torch.testing.assert_close(distance, neighbour_distances(real, k=1))
+    assert nearest(real, real)[0].tolist() == itself.tolist()

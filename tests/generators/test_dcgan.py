@@ -1,7 +1,6 @@
 """DCGAN in training: losses fall, each step moves only what it may, and nothing waits for a device."""
 
 import math
-from collections.abc import Iterable
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from uadray.detectors.trainee import alone
+from uadray.errors import InputError
 from uadray.generators import dcgan
 from uadray.networks.outline import Networks
 
@@ -73,27 +73,29 @@ def test_a_step_gives_tensors_without_a_graph(x: Tensor) -> None:
 
 @pytest.mark.parametrize("parts", [2, 3])
 def test_parts_of_a_batch_add_up(x: Tensor, parts: int) -> None:
-    """With the running statistics of batch normalisation, as it would be without any: the same gradients and losses."""
-    found: list[tuple[list[Tensor], float]] = []
-
-    def keep(gradients: Iterable[Tensor]) -> None:
-        found.append(([g.clone() for g in gradients], 0.0))
-
-    torch.manual_seed(1)
+    """With batch normalisation by its running statistics, which ties no tile to another: the gradients are the same."""
     networks = dcgan.networks(GAN, pretrained=False)
     for network in networks.values():
         network.eval()
-    start = state_of(networks)
+    before = state_of(networks)
+    z = torch.rand(len(x), 8) * 2 - 1
+    found: list[list[Tensor]] = []
     for accumulate in (1, parts):
-        for name, network in networks.items():
-            network.load_state_dict(start[name])
-        config = GAN.model_copy(update={"accumulate": accumulate})
-        trainee = dcgan.Trainee(config, networks, average=keep)
-        z = torch.rand(len(x), 8, generator=torch.Generator().manual_seed(2)) * 2 - 1
-        trainee._latents = lambda n, device, z=z: z[:n]  # type: ignore[method-assign]
+        networks["generator"].load_state_dict(before["generator"])
+        trainee = dcgan.Trainee(
+            GAN.model_copy(update={"accumulate": accumulate}), networks,
+            average=lambda gradients: found.append([g.clone() for g in gradients]),
+        )  # fmt: skip
+        trainee._latents = lambda n, device: z  # type: ignore[method-assign]
         trainee.generator_step(len(x), x.device)
-    (whole, _), (added, _) = found
+    whole, added = found
+    assert sum(g.abs().sum() for g in whole) > 0
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(whole, added, strict=True))
+
+
+def test_a_tile_alone_is_refused(x: Tensor) -> None:
+    with pytest.raises(InputError, match="accumulate 7 leaves one of 7 tiles alone"):
+        _trainee(GAN.model_copy(update={"accumulate": 7})).step(x[:7], 0.0)
 
 
 @pytest.mark.parametrize(("prior", "bound", "deviation"), [("uniform", 1.0, 1 / math.sqrt(3)), ("normal", 9.0, 1.0)])

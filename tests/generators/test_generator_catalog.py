@@ -4,11 +4,17 @@ import pytest
 import torch
 
 from uadray.errors import InputError
-from uadray.generators import dcgan, wgan_gp
+from uadray.generators import dcgan, pgan, stylegan, stylegan2, wgan_gp
 from uadray.generators.catalog import GeneratorConfig, file_of, outline_of
 
 GAN = wgan_gp.Config(kind="wgan_gp", input_px=16, width=4, latent_dim=8)
-EXAMPLES = [dcgan.Config(kind="dcgan", input_px=16, width=4, latent_dim=8), GAN]
+EXAMPLES = [
+    dcgan.Config(kind="dcgan", input_px=16, width=4, latent_dim=8),
+    pgan.Config(kind="pgan", input_px=16, latent_dim=8, channel_base=64, channel_max=8),
+    stylegan.Config(kind="stylegan", input_px=16, latent_dim=8, w_dim=8, channel_base=64, channel_max=8),
+    stylegan2.Config(kind="stylegan2", input_px=16, latent_dim=8, w_dim=8, channel_base=64, channel_max=8),
+    GAN,
+]
 
 
 @pytest.mark.parametrize("config", EXAMPLES, ids=lambda config: config.kind)

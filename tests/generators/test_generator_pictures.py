@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from uadray.errors import InputError
-from uadray.generators import dcgan, wgan_gp
+from uadray.generators import dcgan, stylegan2, wgan_gp
 from uadray.generators.catalog import GeneratorConfig, file_of
 from uadray.generators.pictures import BLOCK, drawn, interpolated, slerp
 from uadray.networks.outline import Networks
@@ -29,6 +29,9 @@ def gan(request: pytest.FixtureRequest) -> tuple[GeneratorConfig, Networks]:
     for _ in range(30):  # until the running statistics of batch normalisation are those of its maps
         networks["generator"](file_of(config).latents(config, 32, rng=torch.Generator().manual_seed(0)))
     return config, networks
+
+
+STYLED = stylegan2.Config(kind="stylegan2", input_px=16, latent_dim=8, w_dim=8, channel_base=64, channel_max=8)
 
 
 def _all(gan: tuple[GeneratorConfig, Networks], n: int, **options: int) -> Tensor:
@@ -55,6 +58,18 @@ def test_the_way_begins_at_each_stop(gan: tuple[GeneratorConfig, Networks]) -> N
     angle = math.acos(float(a @ b / a.norm() / b.norm()))
     half = (math.sin(angle / 2) * (a + b) / math.sin(angle)).float()  # t = 1/2 of the formula
     assert torch.allclose(stretches[0][2], file_of(config).pictures(config, networks, half[None])[0], atol=1e-5)
+
+
+def test_the_way_through_styles_is_straight() -> None:
+    networks = stylegan2.networks(STYLED, pretrained=False)
+    z = stylegan2.latents(STYLED, BLOCK, rng=torch.Generator().manual_seed(3))[:2]
+    with torch.no_grad():
+        w = stylegan2.styles(STYLED, networks, z, truncation=0.5)
+        third = stylegan2.pictures(STYLED, networks, (2 * w[:1] + w[1:]) / 3)
+    (there, back) = interpolated(STYLED, networks, seed=3, steps=3, stops=2, truncation=0.5)
+    assert torch.allclose(there[1], third[0], atol=1e-5)
+    assert torch.allclose(back[2], third[0], atol=1e-5)
+    assert (there[0] - there[1]).abs().max() > 1e-4
 
 
 @given(st.floats(0, 1), st.integers(0, 100))

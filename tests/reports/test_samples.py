@@ -12,7 +12,7 @@ def test_the_page_shows_the_pictures_in_their_order(shown: Shown) -> None:
     page = samples_page("a <b>", ["epoch_0002.jpg", "epoch_0001.jpg"], shown)
     assert "<h1>Training: a &lt;b&gt;</h1>" in page
     assert page.index('src="samples/epoch_0002.jpg"') < page.index('src="samples/epoch_0001.jpg"')
-    assert "<figcaption>epoch 0002</figcaption>" in page
+    assert "<figcaption>Epoch 2</figcaption>" in page
     assert WORDS[shown] in page
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from seaweed import SeaweedServer
-from training_slides import N_SLIDES, PER_SLIDE, SPEC, planned, read_crops, write_slide
+from training_slides import N_SLIDES, PER_SLIDE, SPEC, read_crops, write_slide
 
 from uadray.errors import UadrayError
 from uadray.slides.manifest import SlideRow
@@ -21,9 +21,8 @@ from uadray.training.survey import survey_slide
 
 
 def test_passes_draw_afresh_and_reproducibly(source: SlideSource) -> None:
-    plan = planned(source, passes=2)
-    table = read_crops(source, plan)
-    assert table.equals(read_crops(source, plan))
+    table = read_crops(source, passes=2)
+    assert table.equals(read_crops(source, passes=2))
     drawn = []
     for turn in (0, 1):
         rows = table.filter(pa.array(table["pass_number"].to_numpy() == turn))
@@ -35,14 +34,8 @@ def test_passes_draw_afresh_and_reproducibly(source: SlideSource) -> None:
     assert len(drawn[0] & drawn[1]) == pytest.approx(chance * N_SLIDES * PER_SLIDE, rel=0.15)
 
 
-def test_how_tasks_are_cut_changes_nothing(source: SlideSource) -> None:
-    many, few = planned(source, passes=3), planned(source, passes=3, max_tasks=1)
-    assert (few.n_tasks, many.n_tasks) == (1, 3)
-    assert read_crops(source, many).equals(read_crops(source, few))
-
-
 def test_crops_are_the_slides_pixels_turned(source: SlideSource) -> None:
-    table = read_crops(source, planned(source, passes=1)).slice(0, 40)
+    table = read_crops(source, passes=1).slice(0, 40)
     for row, crop in zip(table.to_pylist(), crop_pixels(table, 32), strict=True):
         slide = source.rows[row["slide"]]
         x, y = source.corners(row["slide"])[0][row["tile"]].tolist()
@@ -53,13 +46,12 @@ def test_crops_are_the_slides_pixels_turned(source: SlideSource) -> None:
 
 
 def test_stain_augmentation_changes_colours_alone(source: SlideSource) -> None:
-    plan = planned(source, passes=1)
-    plain, stained = read_crops(source, plan), read_crops(source, plan, stain_augment=0.2)
+    plain, stained = read_crops(source, passes=1), read_crops(source, passes=1, stain_augment=0.2)
     assert stained.drop(["pixels"]).equals(plain.drop(["pixels"]))
     before, after = crop_pixels(plain, 32).astype(int), crop_pixels(stained, 32).astype(int)
     shift = (after - before).mean((1, 2))
     assert shift.std(0).min() > 2, "each crop by its own draw"
-    assert stained.equals(read_crops(source, plan, stain_augment=0.2))
+    assert stained.equals(read_crops(source, passes=1, stain_augment=0.2))
 
 
 def test_random_crops_reach_every_corner() -> None:
@@ -76,7 +68,7 @@ def test_a_slide_that_changes_or_goes_costs_its_tiles_and_is_told_once(tmp_path:
     write_slide(tmp_path / "changed.tif", 9)
     (tmp_path / "gone.tif").unlink()
     journal = Journal()
-    table = read_crops(found, planned(found, passes=2), journal=journal)
+    table = read_crops(found, passes=2, journal=journal)
     assert np.bincount(table["slide"].to_numpy()).tolist() == [2 * 256]
     told = dict(journal.take())
     assert told.keys() == {"changed", "gone"}
@@ -99,5 +91,5 @@ def test_what_is_the_systems_fault_ends_the_reading_and_is_no_slides_fault(
     assert (result.error or "").startswith("no_access: ")
     journal = Journal()
     with pytest.raises(UadrayError, match="SignatureDoesNotMatch"):
-        read_crops(found, planned(found, passes=1), journal=journal)
+        read_crops(found, passes=1, journal=journal)
     assert journal.take() == []

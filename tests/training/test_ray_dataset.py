@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 from training_slides import N_SLIDES, PER_SLIDE, SPEC, write_slide
@@ -21,8 +22,9 @@ from uadray.phantoms.pyramid import write_pyramid
 from uadray.slides.identity import Seen, content, is_seen
 from uadray.slides.manifest import SlideRow, read_manifest, write_manifest
 from uadray.training.crops import Crop, Crops, Job
+from uadray.training.parts import Part, buffers
 from uadray.training.passes import Ints, mixing
-from uadray.training.ray_dataset import TrainingData, crop_data, training_data
+from uadray.training.ray_dataset import TrainingData, crop_data, dealt_parts, training_data
 from uadray.training.slide_source import SlideSource
 
 pytestmark = pytest.mark.filterwarnings(
@@ -31,39 +33,54 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def made_data(uri: str, **options: Any) -> TrainingData:
-    defaults: dict[str, Any] = {"tiles_per_slide": PER_SLIDE, "label": "normal", "n_tiles": 2 * N_SLIDES * PER_SLIDE}
+    defaults: dict[str, Any] = {"tiles_per_slide": PER_SLIDE, "label": "normal"}
     return training_data(uri, tiles=SPEC, input_px=32, **defaults | options)
 
 
 @ray.remote(num_cpus=0)
-def _seen_by_a_worker(shard: Any) -> list[np.ndarray]:
-    """Pass, slide and tile of every row of every batch, as a training worker gets them."""
-    batches = shard.iter_batches(
-        batch_size=32, batch_format="pyarrow", drop_last=False, prefetch_batches=4,
-        local_shuffle_buffer_size=256, local_shuffle_seed=1,
-    )  # fmt: skip
-    return [np.stack([t[name].to_numpy() for name in ("pass_number", "slide", "tile")], axis=1) for t in batches]
+def _dealt_to_a_worker(shard: Any, *, rank: int, world: int, end: int) -> list[Part]:
+    """Pass, slide and tile [n, 3] in place of the crops of every part, as a training worker gets them."""
+    rows: list[pa.Table] = []
+
+    def noted() -> Iterator[pa.Table]:
+        for row in shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=4):
+            rows.append(row)
+            yield row
+
+    found: list[Part] = []
+    for part in dealt_parts(noted(), 32, rank=rank, world=world, first_row=0):
+        if part.place.block >= end:
+            return found
+        slide, tile = (rows[-1][name].combine_chunks().flatten().to_numpy() for name in ("slide", "tile"))
+        assert len(part.crops) == len(slide)
+        turn = np.full(len(slide), rows[-1]["pass_number"][0].as_py())
+        found.append(Part(part.place, np.stack([turn, slide, tile], axis=1)))
+    raise AssertionError("the dataset has an end")
 
 
-def _by_two_workers(data: TrainingData) -> list[list[np.ndarray]]:
-    shards = data.dataset.streaming_split(2, equal=False)
-    return list(ray.get([_seen_by_a_worker.remote(shard) for shard in shards]))
+def _dealt(data: TrainingData, *, passes: int, world: int, **options: Any) -> list[list[Part]]:
+    """The parts of the first passes, by worker."""
+    shards = data.dataset(**options).streaming_split(world, equal=True)
+    end = passes * data.passes.blocks_per_pass
+    return list(ray.get([_dealt_to_a_worker.remote(s, rank=n, world=world, end=end) for n, s in enumerate(shards)]))
 
 
-def _all_rows(shards: list[Any]) -> list[np.ndarray]:
-    return [np.concatenate(batches) for batches in ray.get([_seen_by_a_worker.remote(shard) for shard in shards])]
+def _joined(parts: list[Part]) -> np.ndarray:
+    return np.concatenate([part.crops for part in parts])
 
 
 def _check_shared_and_mixed(data: TrainingData, *, passes: int) -> None:
-    workers = _by_two_workers(data)
-    rows = np.concatenate([np.concatenate(batches) for batches in workers])
+    workers = _dealt(data, passes=passes, world=2)
+    rows = np.concatenate([_joined(parts) for parts in workers])
     for turn in range(passes):
         tiles = rows[rows[:, 0] == turn]
         assert len(tiles) == len(np.unique(tiles, axis=0)) == data.n_tiles
     assert len(rows) == passes * data.n_tiles
-    for batches in workers:
+    for parts in workers:
+        slides = [b.crops[:, 1] for b in buffers(iter(parts), seed=0, shuffle_tiles=256, blocks_per_pass=99)]
+        batches = [each[n : n + 32] for each in slides for n in range(0, len(each) - 31, 32)]
         assert len(batches) > 10
-        assert mixing([batch[:, 1] for batch in batches], data.shares) > 0.9
+        assert mixing(batches, data.shares) > 0.9
 
 
 @pytest.mark.ray
@@ -72,6 +89,18 @@ def test_two_workers_share_every_pass_and_see_all_slides(ray_cluster: None, mani
     assert data.n_tiles == N_SLIDES * PER_SLIDE
     assert data.description["n_slides"] == N_SLIDES
     _check_shared_and_mixed(data, passes=3)
+
+
+@pytest.mark.ray
+def test_parts_are_dealt_in_turn_and_go_on_where_they_were(ray_cluster: None, manifest: str) -> None:
+    """One block a pass, to three workers; from the middle, to those who had them before."""
+    data, world = made_data(manifest), 3
+    starts: list[dict[str, int]] = [{}, {"first_block": 5, "empty_rows": 2}]
+    for options in starts:
+        workers = _dealt(data, passes=9, world=world, **options)
+        for rank, parts in enumerate(workers):
+            first = options.get("first_block", 0)
+            assert [part.place.block for part in parts] == [n for n in range(first, 9) if n % world == rank]
 
 
 @pytest.mark.ray
@@ -148,8 +177,9 @@ def test_a_slide_that_kills_its_reader_costs_its_tiles_and_is_named(
     ray_cluster: None, sent_to_workers: None, source: SlideSource
 ) -> None:
     deadly = Deadly(source, "s3")
-    data = crop_data(deadly, tiles=SPEC, input_px=32, n_tiles=N_SLIDES * PER_SLIDE, seed=0)
-    (rows,) = _all_rows([data.dataset])
+    data = crop_data(deadly, tiles=SPEC, input_px=32, seed=0)
+    (parts,) = _dealt(data, passes=2, world=1)
+    rows = _joined(parts)
     assert len(rows) == len(np.unique(rows, axis=0)) == 2 * (N_SLIDES - 1) * PER_SLIDE
     assert 3 not in rows[:, 1]
     assert ray.get(data.journal.take.remote()) == [("s3", "crashed: 2 processes died while they read it")]

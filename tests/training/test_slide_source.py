@@ -6,15 +6,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
-from training_slides import N_SLIDES, PER_SLIDE, planned, read_crops, write_slide
+from training_slides import planned, read_crops, write_slide
 
 from uadray.phantoms.pyramid import write_pyramid
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.spec import TileSpec
-from uadray.training.crops import crop_blocks
+from uadray.training.crops import crop_block
 from uadray.training.dataset import slide_source
-from uadray.training.passes import plan_passes
 from uadray.training.slide_source import OpenSlides, SlideSource
 from uadray.training.survey import survey_slide
 
@@ -27,7 +25,7 @@ def test_tiles_out_of_focus_are_not_trained_on(manifest: str, tmp_path: Path) ->
     spec = TileSpec(mpp=1.0, tile_px=32)
     found = survey_slide(SlideRow("half", str(tmp_path / "half.tif")), spec)
     half = slide_source([found], spec, per_slide=None, seed=0)
-    x = half.corners(0)[0][read_crops(half, planned(half, passes=1))["tile"].to_numpy(), 0]
+    x = half.corners(0)[0][read_crops(half, passes=1)["tile"].to_numpy(), 0]
     assert 100 < len(x) < 2 * half.n_tiles.sum()
     assert x.max() < 256
 
@@ -41,7 +39,7 @@ def test_a_slide_that_is_one_entry_is_read_by_and_by(tmp_path: Path) -> None:
     try:
         tables = [
             table.drop(["pixels"])
-            for table in crop_blocks(large, planned(large, passes=1, input_px=256), 0, input_px=256, stain_augment=0)
+            for table in crop_block(large, planned(large, input_px=256), 0, input_px=256, stain_augment=0)
         ]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -52,21 +50,6 @@ def test_a_slide_that_is_one_entry_is_read_by_and_by(tmp_path: Path) -> None:
     assert peak < 30e6
     x, y = large.corners(0)[0][np.concatenate(tiles[:4])].T // 256
     assert min(np.ptp(x), np.ptp(y)) > 8, "no patch of the slide"
-
-
-def test_a_training_that_goes_on_begins_with_the_block_it_had_reached(source: SlideSource) -> None:
-    """Where workers had stopped within a pass: what was read and what will be is each tile once, but for one block."""
-    in_pass = N_SLIDES * PER_SLIDE
-    whole = plan_passes(in_pass, seed=7, n_tiles=2 * in_pass, input_px=128)
-    block = in_pass // whole.blocks_per_pass
-    assert whole.blocks_per_pass > 5
-    done = in_pass + 3 * block + 10
-    rest = plan_passes(in_pass, seed=7, n_tiles=2 * in_pass - done, input_px=128, done_tiles=done)
-    blocks = [[b for t in range(p.n_tasks) for b in p.blocks(t, source.entry_tiles)] for p in (whole, rest)]
-    assert [(turn, number) for turn, number, _ in blocks[1]] == [(t, n) for t, n, _ in blocks[0]][-len(blocks[1]) :]
-    assert blocks[1][0][:2] == (1, 3)
-    read_before = [b for b in blocks[0] if b[:2] < (1, 3)]
-    assert sum(int(source.entry_tiles[e].sum()) for *_, e in read_before) == pytest.approx(done, abs=block)
 
 
 def test_open_slides_are_bounded(source: SlideSource) -> None:

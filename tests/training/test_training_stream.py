@@ -14,8 +14,9 @@ from uadray.config import parse_config
 from uadray.errors import InputError, WorkError
 from uadray.training.config import TrainConfig
 from uadray.training.crops import Crop, Crops, Job
+from uadray.training.parts import Place
 from uadray.training.passes import Ints
-from uadray.training.stream import Place, TileStream
+from uadray.training.stream import TileStream, read_here
 
 SIDE_PX = 128
 N_ENTRIES, ENTRY_TILES = 19, 32
@@ -66,12 +67,12 @@ def _taken(stream: TileStream, n_batches: int) -> list[int]:
 @pytest.fixture(scope="module")
 def taken() -> list[int]:
     """The tiles of two passes and more, from the beginning."""
-    return _taken(TileStream(Coloured(), _config(), device=CPU), 2 * N_TILES // 8 + 40)
+    return _taken(read_here(Coloured(), _config(), device=CPU), 2 * N_TILES // 8 + 40)
 
 
 def test_every_pass_has_every_tile_once() -> None:
     """A buffer of one block does not mix passes."""
-    stream = TileStream(Coloured(), _config(shuffle_tiles=2), device=CPU)
+    stream = read_here(Coloured(), _config(shuffle_tiles=2), device=CPU)
     numbers = _taken(stream, 2 * N_TILES // 8)
     assert sorted(numbers[:N_TILES]) == sorted(numbers[N_TILES:]) == list(range(N_TILES))
     assert numbers[:N_TILES] != numbers[N_TILES:]
@@ -87,18 +88,18 @@ def test_a_large_buffer_loses_nothing_and_mixes(taken: list[int]) -> None:
 
 @pytest.mark.parametrize("n_batches", [0, 1, 24, 25, 26, 77, 130])
 def test_a_stream_goes_on_at_the_very_next_tile(taken: list[int], n_batches: int) -> None:
-    first = TileStream(Coloured(), _config(), device=CPU)
+    first = read_here(Coloured(), _config(), device=CPU)
     _taken(first, n_batches)
-    again = TileStream(Coloured(), _config(), device=CPU, place=first.place)
+    again = read_here(Coloured(), _config(), device=CPU, place=first.place)
     assert _taken(again, 20) == taken[8 * n_batches : 8 * (n_batches + 20)]
 
 
 def test_seeds_differ(taken: list[int]) -> None:
-    assert _taken(TileStream(Coloured(), _config(seed=4), device=CPU), 10) != taken[:80]
+    assert _taken(read_here(Coloured(), _config(seed=4), device=CPU), 10) != taken[:80]
 
 
 def test_what_cannot_be_read_is_left_out_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
-    stream = TileStream(Coloured(frozenset({4})), _config(shuffle_tiles=2), device=CPU)
+    stream = read_here(Coloured(frozenset({4})), _config(shuffle_tiles=2), device=CPU)
     numbers = _taken(stream, 2 * (N_TILES - ENTRY_TILES) // 8)
     assert set(numbers) == set(range(N_TILES)) - set(range(4 * ENTRY_TILES, 5 * ENTRY_TILES))
     assert caplog.text.count("gives no more tiles to this training") == 1
@@ -106,11 +107,11 @@ def test_what_cannot_be_read_is_left_out_and_named_once(caplog: pytest.LogCaptur
 
 def test_nothing_to_read_ends_it() -> None:
     with pytest.raises(WorkError, match="no tile of a whole pass can be read"):
-        TileStream(Coloured(frozenset(range(N_ENTRIES))), _config(), device=CPU)
+        read_here(Coloured(frozenset(range(N_ENTRIES))), _config(), device=CPU)
 
 
 def test_x_is_what_networks_take() -> None:
-    stream = TileStream(Coloured(), _config(), device=CPU, place=Place())
+    stream = read_here(Coloured(), _config(), device=CPU, place=Place())
     x = next(stream)
     assert x.shape == (8, 3, SIDE_PX, SIDE_PX)
     assert x.dtype == torch.float32

@@ -9,9 +9,6 @@ would give them:
   step sleeps, as a CPU does while a GPU works. Waiting is the share of time between steps, after the first
   `WARM_STEPS`, over at least three passes and so two boundaries between passes.
 
-For comparison, from slides and with one worker, each pass is also run as a new execution, which is what Ray Data's
-iterators do when they are started again. That waits at each boundary; a training that streams all passes does not.
-
 The cases are those of `slides.MPP_CASES`: slides of so many um/px, and tiles of 96 px as of `configs/train/dpa.yaml` at
 0.5 um/px. All of this is measured of `exact`; of the others, slides with one worker: a tile set's tiles were resampled
 before. Goals are of `exact`.
@@ -36,6 +33,7 @@ from uadray.config import parse_config
 from uadray.errors import InputError
 from uadray.slides.manifest import write_manifest
 from uadray.training.config import TrainConfig
+from uadray.training.parts import Part, Place, buffers
 from uadray.training.passes import mixing
 from uadray.training.ray_dataset import TrainingData, training_data
 from uadray.training.worker import batches, worker_cpus
@@ -59,18 +57,21 @@ class Worker:
     def ready(self) -> None:
         """Return once the worker is there."""
 
-    def alone(self, shard: Any, config: TrainConfig, n_tiles: int) -> tuple[float, list[np.ndarray[Any, Any]]]:
+    def alone(
+        self, shard: Any, config: TrainConfig, in_pass: int, n_tiles: int
+    ) -> tuple[float, list[np.ndarray[Any, Any]]]:
         """Read `n_tiles` tiles; returns the mean seconds of a batch after the first, and the slides of each batch."""
-        slides, times = [], []
-        for table in itertools.islice(_rows(shard, config), n_tiles // config.batch_size):
+        slides: list[np.ndarray[Any, Any]] = []
+        stream = batches(_Noted(shard, slides), config, torch.device("cpu"), tiles_per_pass=in_pass)
+        times = []
+        for _ in itertools.islice(stream, n_tiles // config.batch_size):
             times.append(time.perf_counter())
-            slides.append(table["slide"].to_numpy())
-        return (times[-1] - times[0]) / (len(times) - 1), slides
+        return (times[-1] - times[0]) / (len(times) - 1), list(_in_batches(slides, config))
 
-    def steps(self, shard: Any, config: TrainConfig, n_steps: int, step_s: float) -> list[float]:
+    def steps(self, shard: Any, config: TrainConfig, in_pass: int, n_steps: int, step_s: float) -> list[float]:
         """Take steps of `step_s` seconds; returns how long each waited for its batch."""
         waits = []
-        stream = batches(shard, config, torch.device("cpu"), seed=0)
+        stream = batches(shard, config, torch.device("cpu"), tiles_per_pass=in_pass)
         for _ in range(n_steps):
             began = time.perf_counter()
             next(stream)
@@ -79,12 +80,25 @@ class Worker:
         return waits
 
 
-def _rows(shard: Any, config: TrainConfig) -> Iterator[Any]:
-    """Batches, as `uadray.training.worker.batches` asks for them, but as tables."""
-    yield from shard.iter_batches(
-        batch_size=config.batch_size, batch_format="pyarrow", drop_last=True, prefetch_batches=4,
-        local_shuffle_buffer_size=config.shuffle_tiles, local_shuffle_seed=0,
-    )  # fmt: skip
+class _Noted:
+    """A shard that notes the slides of the tiles of each of its rows."""
+
+    def __init__(self, shard: Any, slides: list[np.ndarray[Any, Any]]) -> None:
+        self._shard, self._slides = shard, slides
+
+    def iter_batches(self, **options: Any) -> Iterator[Any]:
+        """As the shard's."""
+        for row in self._shard.iter_batches(**options):
+            self._slides.append(row["slide"].combine_chunks().flatten().to_numpy())
+            yield row
+
+
+def _in_batches(slides: list[np.ndarray[Any, Any]], config: TrainConfig) -> Iterator[np.ndarray[Any, Any]]:
+    """The slides of batches, which come from buffers of the size that a training has."""
+    parts = (Part(Place(block), each) for block, each in enumerate(slides))
+    for buffer in buffers(parts, seed=config.seed, shuffle_tiles=config.shuffle_tiles, blocks_per_pass=len(slides)):
+        whole = len(buffer.crops) // config.batch_size * config.batch_size
+        yield from buffer.crops[:whole].reshape(-1, config.batch_size)
 
 
 def run(*, only: Sequence[str] = ()) -> dict[str, Any]:
@@ -110,7 +124,7 @@ def run(*, only: Sequence[str] = ()) -> dict[str, Any]:
         finally:
             ray.shutdown()
     exact = cases.pop("exact", {})
-    waiting = {name: value for name, value in exact.items() if name.endswith("_waiting") and "by_pass" not in name}
+    waiting = {name: value for name, value in exact.items() if name.endswith("_waiting")}
     return {
         "n_slides": N_SLIDES, "tiles_per_pass": N_SLIDES * TILES_PER_SLIDE, "batch": _config("exact").batch_size,
         "cores": n_cores, **exact, "cases": cases, "goals": dict.fromkeys(waiting, GOAL),
@@ -130,35 +144,36 @@ def _of_case(case: str, local: Path, folder: str) -> dict[str, Any]:
     rows = upload_copies(slide, f"{folder}/slides", N_SLIDES)
     write_manifest(rows, f"{folder}/slides.csv")
     if case != "exact":
-        return _measured({"slides": f"{folder}/slides.csv"}, config, workers=(1,), by_pass=False)
+        return _measured({"slides": f"{folder}/slides.csv"}, config, workers=(1,))
     tile_set(rows, config.tiles, f"{folder}/tiles", tiles_per_slide=TILES_PER_SLIDE)
     uris = {"slides": f"{folder}/slides.csv", "tiles": f"{folder}/tiles"}
-    return _measured(uris, config, workers=(1, 2), by_pass=True)
+    return _measured(uris, config, workers=(1, 2))
 
 
-def _measured(uris: dict[str, str], config: TrainConfig, *, workers: tuple[int, ...], by_pass: bool) -> dict[str, Any]:
+def _measured(uris: dict[str, str], config: TrainConfig, *, workers: tuple[int, ...]) -> dict[str, Any]:
     held = worker_cpus(max(workers), cores())  # as Ray Train's workers hold theirs; the rest is for reading
     actors = [Worker.options(num_cpus=held).remote() for _ in range(max(workers))]  # type: ignore[attr-defined]
     ray.get([actor.ready.remote() for actor in actors])
     figures: dict[str, Any] = {}
     for source, uri in uris.items():
         for n in workers:
-            case = _case(uri, config, actors[:n], by_pass=by_pass and source == "slides" and n == 1)
+            case = _case(uri, config, actors[:n])
             figures |= {f"{source}_{n}_{name}": value for name, value in case.items()}
     for actor in actors:
         ray.kill(actor)
     return figures
 
 
-def _case(uri: str, config: TrainConfig, workers: list[Any], *, by_pass: bool) -> dict[str, Any]:
+def _case(uri: str, config: TrainConfig, workers: list[Any]) -> dict[str, Any]:
     n = len(workers)
-    data = _data(uri, config, n_tiles=2 * ALONE_TILES)
+    data = _data(uri, config)
     shares = _shares(data, n)
-    alone = ray.get([w.alone.remote(s, config, ALONE_TILES // n) for w, s in zip(workers, shares, strict=True)])
+    alone = ray.get(
+        [w.alone.remote(s, config, data.n_tiles, ALONE_TILES // n) for w, s in zip(workers, shares, strict=True)]
+    )
     batch_s = max(seconds for seconds, _ in alone)
     step_s = MARGIN * batch_s
     n_steps = PASSES * data.n_tiles // (n * config.batch_size)
-    data = _data(uri, config, n_tiles=n * n_steps * config.batch_size)
     figures = {
         "tiles_per_s_alone": n * config.batch_size / batch_s,
         "mixing": mixing([b for _, slides in alone for b in slides], data.shares),
@@ -166,23 +181,20 @@ def _case(uri: str, config: TrainConfig, workers: list[Any], *, by_pass: bool) -
         "boundaries": n * n_steps * config.batch_size // data.n_tiles - 1,
         **_waiting(workers, data, config, n_steps, step_s),
     }
-    if by_pass:
-        once = _data(uri, config, n_tiles=0)
-        figures |= {f"by_pass_{k}": v for k, v in _waiting(workers, once, config, n_steps, step_s).items()}
     return {name: round(value, 4) for name, value in figures.items()}
 
 
-def _data(uri: str, config: TrainConfig, *, n_tiles: int) -> TrainingData:
+def _data(uri: str, config: TrainConfig) -> TrainingData:
     """The training data, as `uadray train` makes it."""
     return training_data(
         uri, tiles=config.tiles, input_px=config.input_px, tiles_per_slide=TILES_PER_SLIDE,
-        label=config.train_label, n_tiles=n_tiles,
+        label=config.train_label,
     )  # fmt: skip
 
 
 def _shares(data: TrainingData, n: int) -> list[Any]:
     """The shares of the data that Ray Train gives to each of `n` workers."""
-    return list(data.dataset.streaming_split(n, equal=True))
+    return list(data.dataset().streaming_split(n, equal=True))
 
 
 def _waiting(
@@ -190,7 +202,9 @@ def _waiting(
 ) -> dict[str, float]:
     shares = _shares(data, len(workers))
     waits = np.array(
-        ray.get([w.steps.remote(s, config, n_steps, step_s) for w, s in zip(workers, shares, strict=True)])
+        ray.get(
+            [w.steps.remote(s, config, data.n_tiles, n_steps, step_s) for w, s in zip(workers, shares, strict=True)]
+        )
     )[:, WARM_STEPS:]
     waited = waits.sum(axis=1)
     return {

@@ -1,8 +1,8 @@
-"""What a training needs of Ray: a dataset of read tasks, an object all readers share, and an actor on this node."""
+"""What a training needs of Ray: a dataset of numbered tasks, an object all readers share, and an actor on this node."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from typing import Any
 
 import pyarrow as pa
@@ -11,43 +11,67 @@ import ray
 from uadray.cluster.nodes import on_this_node
 from uadray.cluster.read_tasks import bind_read_task
 from uadray.cluster.task_source import TaskSource
+from uadray.storage import s3_client
 
 
-def task_dataset(
-    name: str, read: Callable[..., Iterator[pa.Table]], arguments: Sequence[tuple[Any, ...]], *, task_bytes: int,
-    block_bytes: int, selector: dict[str, str] | None = None, task_cpus: float = 1.0,
+def numbered_dataset(
+    name: str, numbers: Callable[[], Iterator[int]], read: Callable[[int], Iterator[pa.Table]], *, task_bytes: int,
+    selector: dict[str, str] | None = None, task_cpus: float = 1.0, most_tasks: int | None = None,
 ) -> Any:  # fmt: skip
-    """A Ray Dataset of one read task for each tuple of arguments, in that order.
+    """A Ray Dataset of one task for each number, whose tables come out one by one in the order of the numbers.
+
+    That order holds under `in_order`. A task for each block, and not one for many: under it the tables of a task wait
+    for all tasks before it. The numbers come from a task of their own, since read tasks of Ray's are all put into its
+    object store before the first runs.
 
     Args:
         name: as it appears in Ray's statistics.
-        read: yields the tables of a task.
-        arguments: of each task.
+        numbers: yields them, and waits where readers are too far behind: Ray queues them without bound.
+        read: yields the tables of a number, each of one row.
         task_bytes: of what a task reads, roughly.
-        block_bytes: a block goes out when it has as many.
         selector: labels of the nodes that read, where some are left out.
-        task_cpus: that a read task asks Ray for.
+        task_cpus: that a task asks Ray for; more than none.
+        most_tasks: that run at once; None leaves it to the CPUs.
     """
-    tasks = TaskSource(name, [bind_read_task(read, *each) for each in arguments], bytes_each=task_bytes)
+    source = TaskSource(f"{name} numbers", [bind_read_task(_rows_of, numbers)], bytes_each=task_bytes)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    dataset = ray.data.read_datasource(
-        tasks,
-        num_cpus=task_cpus,
-        override_num_blocks=len(arguments),  # else Ray cuts blocks further
-    )
-    dataset.context.target_max_block_size = block_bytes
-    dataset.context.execution_options.label_selector = selector
+    numbered = ray.data.read_datasource(source, num_cpus=0, override_num_blocks=1)
+    dataset = numbered.map_batches(  # not the same CPUs: else Ray puts both into one task
+        partial(_read_number, read, s3_client.has_answered()), batch_size=None, batch_format="pyarrow",
+        num_cpus=task_cpus, concurrency=most_tasks,
+    )  # fmt: skip
+    dataset.context.target_max_block_size = 1  # so that each row goes out by itself
+    dataset.context.execution_options = _ordered(selector)
     dataset.context.enable_progress_bars = False
     dataset.context.print_on_execution_start = False
     return dataset
 
 
-def held_to(cpus: float, *, selector: dict[str, str] | None = None) -> Any:
-    """Ray Train's configuration of a job whose datasets read on so many CPUs, and no more."""
-    limits = ray.data.ExecutionResources(cpu=cpus)
-    options = ray.data.ExecutionOptions(resource_limits=limits)
+def _rows_of(numbers: Callable[[], Iterator[int]]) -> Iterator[pa.Table]:
+    return (pa.table({"number": pa.array([number], pa.int64())}) for number in numbers())
+
+
+def _read_number(read: Callable[[int], Iterator[pa.Table]], is_patient: bool, table: pa.Table) -> Iterator[pa.Table]:
+    if is_patient:  # the driver has reached S3, so readers wait for it from their first request on
+        s3_client.assume_reachable()
+    return iter(bind_read_task(read, table["number"][0].as_py())())
+
+
+def in_order(*, selector: dict[str, str] | None = None, cpus: float | None = None) -> Any:
+    """Ray Train's configuration of datasets whose order is kept, and how they are dealt to the workers.
+
+    Args:
+        selector: labels of the nodes that read, where some are left out.
+        cpus: of all readers together, where a job is held to a share of the cluster.
+    """
+    return ray.train.DataConfig(execution_options=_ordered(selector, cpus), enable_shard_locality=False)
+
+
+def _ordered(selector: dict[str, str] | None, cpus: float | None = None) -> Any:
+    limits = ray.data.ExecutionResources(cpu=cpus) if cpus is not None else None
+    options = ray.data.ExecutionOptions(preserve_order=True, resource_limits=limits)
     options.label_selector = selector
-    return ray.train.DataConfig(execution_options=options)
+    return options
 
 
 def shared(value: Any) -> Any:

@@ -46,7 +46,8 @@ class Child:
             [sys.executable, "-P", "-c", UADRAY, *arguments], text=True, errors="replace", start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
-        threading.Thread(target=self._follow, name=f"uadray-{name}", daemon=True).start()
+        self._follower = threading.Thread(target=self._follow, name=f"uadray-{name}", daemon=True)
+        self._follower.start()
 
     @property
     def pid(self) -> int:
@@ -64,7 +65,7 @@ class Child:
             self._process.wait(max(0.0, within_s))
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+        self._follower.join(timeout=5)
 
     def why(self) -> str:
         """Why it has failed, in a sentence."""
@@ -85,6 +86,9 @@ class Child:
                 self._messages.put(Message(self.name, json.loads(line)))
         status = self._process.wait()
         errors.join(timeout=5)
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
         self._messages.put(Message(self.name, {}, status))
 
     def _warnings(self) -> None:

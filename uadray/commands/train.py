@@ -29,7 +29,7 @@ from uadray.training.collapse import CollapsedError
 from uadray.training.config import TrainConfig
 from uadray.training.dataset import TrainingTiles, check_labels, described_by_label, normal_rows, training_tiles
 from uadray.training.held import OF_SLIDES
-from uadray.training.loop import Line, Listener
+from uadray.training.loop import IMAGES, Line, Listener
 from uadray.training.subject import borrowed_weights
 from uadray.training.survey import in_threads
 
@@ -187,8 +187,7 @@ def _trained_on_ray(config: TrainConfig, data: str, out: str, listener: Listener
     def read(part: TrainConfig, **given_before: Any) -> TrainingData:
         return training_data(
             data, input_px=part.input_px, tiles_per_slide=part.tiles_per_slide, seed=part.seed,
-            n_tiles=config.tiles_needed // len(config.labels), stain_augment=part.stain_augment, nodes=nodes,
-            split=part.train_split, **given_before,
+            stain_augment=part.stain_augment, nodes=nodes, split=part.train_split, **given_before,
         )  # fmt: skip
 
     parts = _by_label(config, read)
@@ -227,7 +226,7 @@ def _write(
 ) -> AnyBundle:
     common = {
         "name": config.name, "tiles": tiles.model_copy(update={"min_tissue": config.tiles.min_tissue}),
-        "training_data": description | given.parts_of(config) | {"crops": config.tiles_taken(config.epochs)},
+        "training_data": description | given.parts_of(config) | {"crops": config.tiles_taken(0) + int(last[IMAGES])},
         "metrics": {k: v for k, v in last.items() if isinstance(v, int | float)},
         "commit": provenance.commit(), "licences": given.licences(config),
     }  # fmt: skip

@@ -47,22 +47,22 @@ def within(x: Float[Tensor, "n d"], centres: Float[Tensor, "m d"], radii: Float[
     return torch.cat([(distances <= radii).any(dim=1) for _, distances in _blocks(x, centres)])
 
 
-def nearest(x: Float[Tensor, "n d"], of: Float[Tensor, "m d"]) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    """Which row of `of` is nearest to each row of x, and its distance."""
-    found = [distances.min(dim=1) for _, distances in _blocks(x, of)]
-    return torch.cat([each.indices for each in found]), torch.cat([each.values for each in found])
+def nearest(
+    x: Float[Tensor, "n d"], of: Float[Tensor, "m d"], *, leaving_out: Int[Tensor, " n"] | None = None
+) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+    """Which row of `of` is nearest to each row of x, and its distance.
 
-
-def closer_than_real(
-    real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"]
-) -> tuple[Bool[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]:
-    """Which samples lie nearer to a real tile than any other real tile does; the tile, and the sample's distance to it.
-
-    A sample is compared with its nearest real tile, and that tile with its own nearest one (Alaa et al. 2022,
-    https://arxiv.org/abs/2102.08921, section 3.3: such samples are not authentic).
+    Args:
+        x: rows.
+        of: rows that are searched.
+        leaving_out: for each row of x one of `of` that does not count, such as itself.
     """
-    which, distance = nearest(fake, real)
-    return distance < neighbour_distances(real, k=1)[which], which, distance
+    found = []
+    for start, distances in _blocks(x, of):
+        if leaving_out is not None:
+            distances.scatter_(1, leaving_out[start : start + len(distances), None], torch.inf)
+        found.append(distances.min(dim=1))
+    return torch.cat([each.indices for each in found]), torch.cat([each.values for each in found])
 
 
 def _blocks(x: Tensor, y: Tensor) -> Iterator[tuple[int, Float[Tensor, "rows m"]]]:

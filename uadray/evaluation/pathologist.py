@@ -21,8 +21,6 @@ from uadray.tiles.images import Pixels
 from uadray.tilesets import containers
 from uadray.tilesets.containers import TileRef
 
-Ints = npt.NDArray[np.int64]
-
 READ_TILES = 256
 """Real tiles that are decoded at once."""
 
@@ -53,9 +51,10 @@ def asked(
     """
     bundle = read_classifier(classifier_uri)
     _check_label(classifier_uri, bundle, label, mpp)
-    on_real = on_real_tiles(classifier_uri, data=data, most=real_tiles, seed=seed, device=device)
+    refs = held_out(bundle, data, most=real_tiles, seed=seed)
     classifier = load_classifier(classifier_uri, bundle, device=device)
-    return on_real | {"label": label, "synthetic": answers(classifier, synthetic, label=label)}
+    on_synthetic = answers(classifier, synthetic, label=label)
+    return _on_real(classifier, data, refs) | {"label": label, "synthetic": on_synthetic}
 
 
 def on_real_tiles(
@@ -64,11 +63,15 @@ def on_real_tiles(
     """Class accuracy of a classifier on real held-out tiles; arguments, figures and errors as of `asked`."""
     bundle = read_classifier(classifier_uri)
     refs = held_out(bundle, data, most=most, seed=seed)
-    classifier = load_classifier(classifier_uri, bundle, device=device)
-    real = {name: answers(classifier, _decoded(data, refs[name]), label=name) for name in bundle.classifier.classes}
+    return _on_real(load_classifier(classifier_uri, bundle, device=device), data, refs)
+
+
+def _on_real(classifier: Classifier, data: str, refs: dict[str, list[TileRef]]) -> dict[str, Any]:
+    bundle = classifier.bundle
+    real = {name: answers(classifier, _decoded(data, of_class), label=name) for name, of_class in refs.items()}
     return {
         "classifier": {
-            "name": bundle.name, "id": bundle.id, "classes": list(bundle.classifier.classes),
+            "name": bundle.name, "id": bundle.id, "classes": list(classifier.classes),
             "input_px": bundle.classifier.input_px,
         },
         "real": real,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
+from uadray.errors import InputError
 from uadray.generators import gan_losses
 from uadray.generators.latent_draws import as_they_are, standard_normal
 from uadray.generators.micro_batches import shares
@@ -119,7 +120,7 @@ class Trainee:
         """-log D(x) - log(1 - D(G(z)))."""
         self.optimizers["discriminator"].zero_grad()
         total, right = x.new_zeros(()), x.new_zeros(())
-        for part, share in shares(x, self.config.accumulate):
+        for part, share in self._shares(x):
             with torch.no_grad():
                 fake = self.generator(self._latents(len(part), x.device))
             on_real, on_fake = self.discriminator(part), self.discriminator(fake)
@@ -136,7 +137,7 @@ class Trainee:
         self.discriminator.requires_grad_(False)
         self.optimizers["generator"].zero_grad()
         total = torch.zeros((), device=device)
-        for z, share in shares(self._latents(n, device), self.config.accumulate):
+        for z, share in self._shares(self._latents(n, device)):
             loss = share * gan_losses.logistic_generator_loss(self.discriminator(self.generator(z)))
             loss.backward()
             total += loss.detach()
@@ -157,6 +158,15 @@ class Trainee:
         if self.config.prior == "normal":
             return torch.randn(n, self.config.latent_dim, device=device)
         return torch.rand(n, self.config.latent_dim, device=device) * 2 - 1
+
+    def _shares(self, x: Tensor) -> list[tuple[Tensor, float]]:
+        parts = shares(x, self.config.accumulate)
+        if min(len(part) for part, _ in parts) < 2:
+            raise InputError(
+                f"generator.accumulate {self.config.accumulate} leaves one of {len(x)} tiles alone, which batch "
+                "normalisation cannot take; lower it, or raise batch_size"
+            )
+        return parts
 
     def _update(self, name: str, network: nn.Module) -> None:
         self.average([p.grad for p in network.parameters() if p.grad is not None])

@@ -205,9 +205,9 @@ class Trainee:
 
     def _follow_mean_w(self, w: Tensor) -> None:
         """Move the mean w towards that of these, of all workers."""
-        mean = w.mean(dim=0)
+        mean = w.float().mean(dim=0)
         self.average([mean])
-        self.generator.mean_w.lerp_(mean.to(self.generator.mean_w.dtype), 1 - MEAN_W_DECAY)
+        self.generator.mean_w.lerp_(mean, 1 - MEAN_W_DECAY)
 
     def _grow(self) -> None:
         """Take all networks to where the training stands, and the rates of this side."""

@@ -52,7 +52,7 @@ class Mapping(nn.Module):
     def forward(self, z: Float[Tensor, "n latent"]) -> Float[Tensor, "n dim"]:
         """W, in float32 at any rate: all styles and path lengths go through it."""
         with _float32(z):
-            w: Tensor = pixel_norm(z.float())
+            w: Tensor = pixel_norm(_raised(z))
             for layer in self.layers:
                 w = F.leaky_relu(layer(w), SLOPE)
             return w
@@ -148,7 +148,7 @@ class ToRgb(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"], w: Float[Tensor, "n dim"]) -> Float[Tensor, "n 3 h w"]:
         """RGB in float32."""
-        rgb: Tensor = self.conv(x, w).float() + self.bias[:, None, None]
+        rgb: Tensor = _raised(self.conv(x, w)) + self.bias[:, None, None]
         return rgb
 
 
@@ -274,10 +274,15 @@ class Discriminator(nn.Module):
         """What the score is a linear function of; a picture's depends on those beside it (minibatch deviation)."""
         maps = self.blocks(F.leaky_relu(self.from_rgb(x), SLOPE, inplace=True))
         with _float32(maps):
-            maps = F.leaky_relu(self.last_conv(minibatch_deviation(maps.float())), SLOPE)
+            maps = F.leaky_relu(self.last_conv(minibatch_deviation(_raised(maps))), SLOPE)
             return F.leaky_relu(self.last_dense(maps.flatten(1)), SLOPE)
 
 
 def _float32(x: Tensor) -> torch.autocast:
     """A part of a network that is not lowered by an autocast around it."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+def _raised(x: Tensor) -> Tensor:
+    """X in float32, where it has less."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -82,7 +82,7 @@ def curve_svg(title: str, series: Sequence[Series], *, coloured: Sequence[str] =
         for each, colour in drawn
     ]
     shown = template("curve.svg").render(
-        title=title,
+        title=title.replace("_", " "),
         lines=lines,
         ticks=[(_height(y, low, high, height), _tick(y)) for y in ticks],
         most=short(most),

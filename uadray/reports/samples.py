@@ -19,7 +19,7 @@ WORDS: dict[Shown, str] = {
 
 DRAWN_WORDS = {
     "generated": "Drawn by the trained generator, none picked out",
-    "interpolation": "From one latent to another, left to right: each row a pair",
+    "interpolation": "Between latents: each row leads to where the next begins",
 }
 """What the pictures of a trained generator show."""
 
@@ -46,9 +46,21 @@ def samples_page(
         curves=[curve_svg(each.name, [each]) for each in series_of(lines)],
         drawn=drawn or {},
         drawn_words=DRAWN_WORDS,
+        epoch_of=epoch_of,
         style=Markup(style),  # noqa: S704 - our own
         style_hash=csp_hash(style),
     )
+
+
+def epoch_of(name: str) -> str:
+    """What the file of an epoch's picture is called on the page.
+
+    >>> epoch_of("epoch_0012.jpg"), epoch_of("else.jpg")
+    ('Epoch 12', 'else')
+    """
+    stem = name.removesuffix(".jpg")
+    number_of = stem.removeprefix("epoch_")
+    return f"Epoch {int(number_of)}" if number_of.isdecimal() else stem
 
 
 def facts_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

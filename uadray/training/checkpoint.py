@@ -27,8 +27,9 @@ NETWORKS, OPTIMIZERS, PROGRESS, SAMPLES = (
 
 
 def save_checkpoint(
-    folder: Path, config: TrainConfig, trainee: Trainee, reached: Reached, place: dict[str, Any] | None = None
-) -> None:
+    folder: Path, config: TrainConfig, trainee: Trainee, reached: Reached, place: dict[str, Any] | None = None,
+    places: list[list[dict[str, int]]] | None = None,
+) -> None:  # fmt: skip
     """Write all that a training needs to go on from here.
 
     Args:
@@ -36,13 +37,14 @@ def save_checkpoint(
         config: the run.
         trainee: as it is now.
         reached: what its host has reached.
-        place: in the stream of tiles; None where the number of tiles taken says it.
+        place: in the stream of tiles, of a training without Ray.
+        places: in the streams of a training on Ray, for each label that of every worker.
     """
-    done = len(reached.lines)
+    shown = trainee.counts.get(IMAGES, 0)
     progress: dict[str, Any] = {
-        "epochs_done": done, "epochs": config.epochs, "counts": trainee.counts, "lines": reached.lines,
-        "tiles_taken": config.tiles_taken(done), IMAGES: trainee.counts.get(IMAGES, 0),
-        **({"place": place} if place is not None else {}),
+        "epochs_done": len(reached.lines), "epochs": config.epochs, "counts": trainee.counts, "lines": reached.lines,
+        "tiles_taken": shown + config.tiles_taken(0), IMAGES: shown,
+        **({"place": place} if place is not None else {}), **({"places": places} if places is not None else {}),
     }  # fmt: skip
     save_samples(folder, to_pixels(reached.samples))
     save_state(folder, trainee.networks, trainee.optimizers, progress)

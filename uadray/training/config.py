@@ -155,11 +155,6 @@ class TrainConfig(Config):
         preparing = -(-PREPARE_TILES // self.batch_size)
         return self.workers * self.batch_size * (preparing + epochs * self.steps_per_epoch)
 
-    @property
-    def tiles_needed(self) -> int:
-        """Tiles of the whole training, with two batches a worker that are in flight."""
-        return self.tiles_taken(self.epochs) + 2 * self.workers * self.batch_size
-
 
 def detector_of(config: TrainConfig) -> DetectorConfig:
     """The detector that is trained.

@@ -94,15 +94,15 @@ def crop_schema(input_px: int) -> pa.Schema:
     )
 
 
-def crop_blocks(
-    source: Source, passes: Passes, task: int, *, input_px: int, stain_augment: float, journal: Notes | None = None
+def crop_block(
+    source: Source, passes: Passes, block: int, *, input_px: int, stain_augment: float, journal: Notes | None = None
 ) -> Iterator[pa.Table]:
-    """A read task: its blocks, each shuffled, schema `crop_schema`. One that is large comes in several tables.
+    """A block, shuffled, schema `crop_schema`. One that is large comes in several tables; one of no tile in none.
 
     Args:
         source: what is read.
         passes: in which order.
-        task: number of the read task.
+        block: its number.
         input_px: side of a crop.
         stain_augment: strength of the stain augmentation; 0 for none.
         journal: is told what is read now, and what could not be.
@@ -111,21 +111,22 @@ def crop_blocks(
         UadrayError: a fault of the system; no slide's.
     """
     journal = journal or Journal()
+    pass_number, within, entries = passes.block(block, source.entry_tiles)
+    rng = np.random.default_rng([passes.seed, pass_number, within])
     with ThreadPoolExecutor(THREADS) as threads:
-        journal.start(task)
+        journal.start(block)
         try:
-            for pass_number, block, entries in passes.blocks(task, source.entry_tiles):
-                rng = np.random.default_rng([passes.seed, pass_number, block])
-                for crops in _read(source.jobs(pass_number, entries), threads, journal, task, input_px, rng):
-                    table = _table(crops, pass_number, input_px, stain_augment, rng)
-                    if len(table):
-                        yield table
+            jobs = source.jobs(pass_number, entries) if len(entries) else []
+            for crops in _read(jobs, threads, journal, block, input_px, rng):
+                table = _table(crops, pass_number, input_px, stain_augment, rng)
+                if len(table):
+                    yield table
         finally:
-            journal.end(task)
+            journal.end(block)
 
 
 def _read(
-    jobs: list[Job], threads: ThreadPoolExecutor, journal: Notes, task: int, input_px: int, rng: np.random.Generator
+    jobs: list[Job], threads: ThreadPoolExecutor, journal: Notes, block: int, input_px: int, rng: np.random.Generator
 ) -> Iterator[list[Crops]]:
     """What jobs read, by and by: of each at most a block's worth of crops at once."""
     at_once = max(1, BLOCK_BYTES // (3 * input_px**2))
@@ -134,7 +135,7 @@ def _read(
     left_out = [job for job in jobs if not any(job.name in names for names in groups)]
     yield [Crops(-1, [], [], job.n_tiles) for job in left_out]
     for names in groups:
-        journal.begin(task, names)
+        journal.begin(block, names)
         open_jobs = [noted(job, crop, journal) for job, crop in zip(jobs, crop_of, strict=True) if job.name in names]
         while open_jobs:
             answers = list(threads.map(lambda job: _next_crops(job, at_once), open_jobs))

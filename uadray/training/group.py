@@ -26,6 +26,13 @@ def any_of_group(flag: bool, device: torch.device) -> bool:
     return bool(flags.item())
 
 
+def told_to_all(numbers: list[int], device: torch.device) -> list[list[int]]:
+    """What every worker says, by rank: as many numbers each."""
+    said = [torch.zeros(len(numbers), dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(said, torch.tensor(numbers, device=device))
+    return [each.tolist() for each in said]
+
+
 def take_over_first(networks: Networks) -> None:
     """Give every worker the networks of the first."""
     for network in networks.values():

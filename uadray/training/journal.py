@@ -42,6 +42,7 @@ class Journal:
 
     def __init__(self) -> None:
         self._at: dict[int, list[str]] = {}  # task -> what it reads now
+        self._furthest = 0
         self._deaths: Counter[str] = Counter()
         self._crashed: set[str] = set()
         self._told: dict[str, str] = {}
@@ -49,6 +50,7 @@ class Journal:
 
     def start(self, task: int) -> None:
         """A read task begins; where it began before and did not end, its process has died."""
+        self._furthest = max(self._furthest, task)
         names = self._at.pop(task, [])
         self._deaths.update(names)
         if len(names) == 1 and self._deaths[names[0]] >= CRASHES:
@@ -76,6 +78,10 @@ class Journal:
         if name not in self._told:
             self._told[name] = why
             self._new.append((name, why))
+
+    def furthest(self) -> int:
+        """The highest number of a task that has begun."""
+        return self._furthest
 
     def take(self) -> list[tuple[str, str]]:
         """Names and reasons that are new since the last call."""

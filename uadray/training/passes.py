@@ -1,19 +1,18 @@
 """In which order a training reads its tiles: pass after pass, blocks that mix many slides. Plain arithmetic.
 
-Five words for some tiles, used in all of `uadray.training`:
+Four words for some tiles, used in all of `uadray.training`:
 
-    pass       every tile of a training once, or `tiles_per_slide` of each slide, drawn anew
-    entry      up to 32 tiles of a slide (or shard) that lie close together: what one pass reads at once from a slide
-    block      consecutive entries of a shuffled pass: what a reader reads, shuffles and hands on together
-    read task  consecutive blocks, across passes: one task of the cluster
-    batch      the tiles of a step, which a worker takes from a buffer of several blocks
+    pass   every tile of a training once, or `tiles_per_slide` of each slide, drawn anew
+    entry  up to 32 tiles of a slide (or shard) that lie close together: what one pass reads at once from a slide
+    block  consecutive entries of a shuffled pass: what a reader reads, shuffles and hands on; a task of the cluster
+    batch  the tiles of a step, which a worker takes from a buffer of several blocks
 
 All of it follows from the seed and a number: any process computes it, and a reader that is started again reads the
 same.
 """
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,73 +26,38 @@ ENTRY_TILES = 32
 BLOCK_BYTES = 4 * 2**20
 """Crops of a block: 341 of 64 px, from 10 entries."""
 
-MAX_TASKS = 2000
-"""Read tasks of a training: Ray puts each into its object store before the first runs."""
-
 
 @dataclass(frozen=True)
 class Passes:
-    """The order of reading.
+    """The order of reading. Blocks are counted from the first of the training's first pass, without end.
 
     Attributes:
         seed: of the training.
-        start: number of the first block, counted from the first pass of the training.
-        n_blocks: how many blocks there are.
         blocks_per_pass: blocks of about as many tiles; one may be empty beside an entry larger than a block.
-        blocks_per_task: consecutive blocks of a read task.
     """
 
     seed: int
-    start: int
-    n_blocks: int
     blocks_per_pass: int
-    blocks_per_task: int
 
-    @property
-    def n_tasks(self) -> int:
-        """Read tasks of all passes."""
-        return -(-self.n_blocks // self.blocks_per_task)
-
-    def blocks(self, task: int, entry_tiles: Ints) -> Iterator[tuple[int, int, Ints]]:
-        """What a read task reads: pass, block of the pass, and its entries, of those with `entry_tiles` tiles."""
-        first = self.start + task * self.blocks_per_task
-        pass_number, split = -1, list[Ints]()
-        for number in range(first, min(first + self.blocks_per_task, self.start + self.n_blocks)):
-            if pass_number != number // self.blocks_per_pass:
-                pass_number = number // self.blocks_per_pass
-                split = self.split(pass_number, entry_tiles)
-            block = number % self.blocks_per_pass
-            if len(split[block]):
-                yield pass_number, block, split[block]
-
-    def split(self, pass_number: int, entry_tiles: Ints) -> list[Ints]:
-        """All entries in the order of a pass, by block."""
+    def block(self, number: int, entry_tiles: Ints) -> tuple[int, int, Ints]:
+        """Pass, number within the pass, and the entries of a block, of entries with `entry_tiles` tiles each."""
+        pass_number, within = divmod(number, self.blocks_per_pass)
         order = np.random.default_rng([self.seed, pass_number]).permutation(len(entry_tiles))
         before = entry_tiles[order].cumsum() - entry_tiles[order]
         blocks = before * self.blocks_per_pass // entry_tiles.sum()
-        return np.split(order, np.searchsorted(blocks, np.arange(1, self.blocks_per_pass)))
+        first, end = np.searchsorted(blocks, [within, within + 1])
+        return pass_number, within, order[first:end]
 
 
-def plan_passes(
-    tiles_per_pass: int, *, seed: int, n_tiles: int, input_px: int, done_tiles: int = 0, max_tasks: int = MAX_TASKS
-) -> Passes:
-    """As many passes as `n_tiles` take, to the end of the last one, and one more: no worker runs dry before the others.
-
-    A training that goes on begins with the block that it had reached. Workers take tiles from a buffer of many blocks:
-    near that place, and nowhere else, some tiles are seen twice or not at all in this pass.
+def endless_passes(tiles_per_pass: int, *, seed: int, input_px: int) -> Passes:
+    """Pass after pass.
 
     Args:
         tiles_per_pass: of all slides.
         seed: of the training.
-        n_tiles: that all workers together will take.
         input_px: side of a crop.
-        done_tiles: that they have taken before.
-        max_tasks: read tasks at the most.
     """
-    per_pass = max(1, round(tiles_per_pass * 3 * input_px**2 / BLOCK_BYTES))
-    start = done_tiles * per_pass // tiles_per_pass
-    n_blocks = (-(-(done_tiles + n_tiles) // tiles_per_pass) + 1) * per_pass - start
-    return Passes(seed, start, n_blocks, per_pass, max(1, -(-n_blocks // max_tasks)))
+    return Passes(seed, max(1, round(tiles_per_pass * 3 * input_px**2 / BLOCK_BYTES)))
 
 
 def along_curve(x: Ints, y: Ints) -> Ints:

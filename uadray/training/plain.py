@@ -34,7 +34,8 @@ from uadray.training.group import threads_of
 from uadray.training.held import HeldPlace, HeldTiles, hold
 from uadray.training.joined import Joined
 from uadray.training.loop import Line, Listener, Reached, Step, pictures_of, run_training
-from uadray.training.stream import Place, TileStream
+from uadray.training.parts import Place
+from uadray.training.stream import TileStream, read_here
 from uadray.training.subject import build_networks, build_trainee
 
 Stream = TileStream | HeldTiles | Joined
@@ -120,7 +121,7 @@ def stream_of(config: TrainConfig, source: Sources, device: torch.device, place:
         return Joined([stream_of(config.of_label(number), one, device, at) for number, (one, at) in parts])
     if config.hold_tiles:
         return HeldTiles(hold(source, config, device=device), config, place=HeldPlace(**place) if place else None)
-    return TileStream(source, config, device=device, place=Place(**place) if place else None)
+    return read_here(source, config, device=device, place=Place(**place) if place else None)
 
 
 def check_here(config: TrainConfig) -> None:

@@ -1,29 +1,27 @@
 """Training on Ray: the worker, which is a host of `uadray.training.loop`, and `fit`, which runs a group of them."""
 
 import itertools
+import json
 import logging
 import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.data.collate_fn import ArrowBatchCollateFn
-from torch import Tensor
 
 from uadray import metrics
-from uadray.cluster.datasets import actor_here, held_to
+from uadray.cluster.datasets import actor_here, in_order
 from uadray.cluster.interfaces import OwnInterface
 from uadray.cluster.nodes import Nodes
-from uadray.detectors.pixels import to_float
 from uadray.detectors.trainee import Trainee, UnsuitableTilesError, alone
 from uadray.errors import WorkError, shown, shown_text
 from uadray.networks.outline import Networks
@@ -31,15 +29,18 @@ from uadray.networks.weights_file import load_networks
 from uadray.training.arithmetic import quick
 from uadray.training.board import MAX_RESTARTS, Board, Tally, sentence
 from uadray.training.captured import capture_steps
-from uadray.training.checkpoint import NETWORKS, load_checkpoint, save_checkpoint
+from uadray.training.checkpoint import NETWORKS, PROGRESS, load_checkpoint, load_progress, save_checkpoint
 from uadray.training.collapse import CollapsedError
 from uadray.training.config import TrainConfig
-from uadray.training.crops import crop_pixels
-from uadray.training.group import any_of_group, average_over_group, take_over_first, threads_of
+from uadray.training.group import any_of_group, average_over_group, take_over_first, threads_of, told_to_all
 from uadray.training.joined import Joined
 from uadray.training.loop import DivergedError, Line, Listener, Reached, Step, pictures_of, run_training
+from uadray.training.parts import from_place
+from uadray.training.passes import endless_passes
+from uadray.training.places import Beginning, beginning
 from uadray.training.progress_metrics import TrainingMetrics, run_of
-from uadray.training.ray_dataset import TrainingData
+from uadray.training.ray_dataset import TrainingData, dealt_parts
+from uadray.training.stream import TileStream
 from uadray.training.subject import build_networks, build_trainee
 
 log = logging.getLogger(__name__)
@@ -54,10 +55,10 @@ TELL_S = 1.0
 class RayWorker:
     """One worker of a group as host of the loop, see `uadray.training.loop.Host`. Rank 0 tells the board."""
 
-    def __init__(self, config: TrainConfig, board: Any, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, board: Any, streams: Sequence[TileStream], device: torch.device) -> None:
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
-        self._config, self._board, self._device = config, board, device
+        self._config, self._board, self._streams, self._device = config, board, streams, device
         self._tally, self._since, self._told_at = Tally(), time.perf_counter(), time.perf_counter()
 
     def any_of(self, flag: bool) -> bool:
@@ -84,16 +85,25 @@ class RayWorker:
 
     def keep(self, trainee: Trainee, reached: Reached) -> None:
         """Checkpoint and samples from rank 0; every worker reports its last line."""
-        line = reached.lines[-1]
+        line, places = reached.lines[-1], self._places()
         ray.get(self._tell())
         if self.rank:
             ray.train.report(line)
         else:
             ray.get(self._board.post.remote(line | {"end_of_epoch": True}, pictures_of(trainee, reached.samples)))
             with tempfile.TemporaryDirectory() as folder:
-                save_checkpoint(Path(folder), self._config, trainee, reached)
+                save_checkpoint(Path(folder), self._config, trainee, reached, places=places)
                 ray.train.report(line, checkpoint=ray.train.Checkpoint.from_directory(folder))
         self._since = time.perf_counter()
+
+    def _places(self) -> list[list[dict[str, int]]]:
+        """Where the streams stand, for each label that of every worker."""
+        places = [asdict(stream.place) for stream in self._streams]
+        said = [
+            told_to_all(list(place.values()), self._device) if self.world > 1 else [list(place.values())]
+            for place in places
+        ]
+        return [[dict(zip(place, each, strict=True)) for each in of] for place, of in zip(places, said, strict=True)]
 
     def _tell(self) -> Any:
         """Tell the board what this worker has done since the last time."""
@@ -115,27 +125,32 @@ def train_worker(settings: dict[str, Any]) -> None:
     for network in networks.values():
         network.to(device).to(memory_format=torch.channels_last)
     trainee = build_trainee(config, networks, average=average_over_group if world > 1 else alone)
-    stream = _stream(config, device, rank)
-    reached = _restored(config, trainee, device)
+    reached, progress = _restored(config, trainee, device)
+    streams = _streams(config, device, settings["n_tiles"], progress, rank=rank, world=world)
     if config.captured and world == 1:
         capture_steps(trainee, device)
     for line in reached.lines if reached and rank == 0 else ():  # the driver may have been killed before it wrote them
         ray.get(board.post.remote(line | {"end_of_epoch": True}))
     try:
         with quick(device):
-            run_training(config, trainee, stream, RayWorker(config, board, device), reached)
+            host = RayWorker(config, board, streams, device)
+            run_training(config, trainee, Joined(streams) if config.classifier else streams[0], host, reached)
     except (DivergedError, CollapsedError, UnsuitableTilesError) as error:
         ray.get(board.diverge.remote(error))  # and end in all workers: a failure would be tried again
 
 
-def _stream(config: TrainConfig, device: torch.device, rank: int) -> Iterator[Tensor]:
-    """This worker's batches: of each label its part."""
-    parts = [config.of_label(number) for number in range(len(config.labels))]
-    streams = [
-        batches(ray.train.get_dataset_shard(shard_name(number)), part, device, seed=part.seed * 1000 + rank)
-        for number, part in enumerate(parts)
-    ]
-    return Joined(streams) if config.classifier is not None else streams[0]
+def _streams(
+    config: TrainConfig, device: torch.device, n_tiles: Sequence[int], progress: dict[str, Any] | None, *, rank: int,
+    world: int,
+) -> list[TileStream]:  # fmt: skip
+    """This worker's batches: of each label its part, from where the last checkpoint was."""
+    return [
+        batches(
+            ray.train.get_dataset_shard(shard_name(number)), config.of_label(number), device, tiles_per_pass=in_pass,
+            begun=beginning(progress, number, config=config, tiles_per_pass=in_pass), rank=rank, world=world,
+        )
+        for number, in_pass in enumerate(n_tiles)
+    ]  # fmt: skip
 
 
 def shard_name(number: int) -> str:
@@ -147,49 +162,40 @@ def shard_name(number: int) -> str:
     return f"train_{number}" if number else "train"
 
 
-def _restored(config: TrainConfig, trainee: Trainee, device: torch.device) -> Reached | None:
-    """What the last checkpoint had reached, the trainee filled with it; None where there is none."""
+def _restored(
+    config: TrainConfig, trainee: Trainee, device: torch.device
+) -> tuple[Reached | None, dict[str, Any] | None]:
+    """What the last checkpoint had reached, the trainee filled with it, and its progress; (None, None) without one."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return None
+        return None, None
     with checkpoint.as_directory() as folder:
-        return load_checkpoint(Path(folder), config, trainee, device)
+        return load_checkpoint(Path(folder), config, trainee, device), load_progress(Path(folder))
 
 
-class Collate(ArrowBatchCollateFn):  # type: ignore[misc]  # Ray is untyped
-    """Rows of crops -> X [N, 3, side, side] in [-1, 1], channels last, in the threads that fetch ahead."""
+def batches(
+    shard: Any, config: TrainConfig, device: torch.device, *, tiles_per_pass: int, begun: Beginning | None = None,
+    rank: int = 0, world: int = 1,
+) -> TileStream:  # fmt: skip
+    """The stream of a worker: X [batch, 3, input, input] in [-1, 1] without end.
 
-    def __init__(self, side: int) -> None:
-        self._side = side
-
-    def __call__(self, table: pa.Table) -> Tensor:
-        """Called by Ray, in several threads."""
-        return to_float(torch.from_numpy(crop_pixels(table, self._side)))
-
-
-def batches(shard: Any, config: TrainConfig, device: torch.device, *, seed: int) -> Iterator[Tensor]:
-    """X [batch, 3, input, input] in [-1, 1] without end.
-
-    The dataset streams all passes of the training in one execution, so that the next pass is read while this one is
-    used. Only where it was too short (tiles that could not be read, or had too little tissue) it is begun again.
+    Args:
+        shard: of a dataset of `uadray.training.ray_dataset`, which began as `begun` says.
+        config: of the training.
+        device: gets the batches.
+        tiles_per_pass: of the dataset.
+        begun: None where it began with the first block.
+        rank: of the worker.
+        world: workers of the group.
     """
-    for execution in itertools.count():
-        rows = 0
-        for x in shard.iter_torch_batches(
-            batch_size=config.batch_size,
-            collate_fn=Collate(config.input_px),
-            device=str(device),
-            drop_last=True,
-            prefetch_batches=4,
-            local_shuffle_buffer_size=config.shuffle_tiles,
-            local_shuffle_seed=seed + execution,
-        ):
-            rows += len(x)
-            yield x
-        if not rows:
-            raise WorkError(
-                f"a worker's share holds fewer tiles than one batch of {config.batch_size}; lower batch_size"
-            )
+    begun = begun or Beginning()
+    passes = endless_passes(tiles_per_pass, seed=config.seed, input_px=config.input_px)
+    rows = shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=4)
+    parts = dealt_parts(rows, config.input_px, rank=rank, world=world, first_row=begun.first_row)
+    place = begun.place(rank, world)
+    return TileStream(
+        from_place(parts, place), config, blocks_per_pass=passes.blocks_per_pass, device=device, place=place
+    )
 
 
 class Losses(ray.train.UserCallback):  # type: ignore[misc]  # Ray is untyped
@@ -258,9 +264,14 @@ def _trainer(
 ) -> Any:
     """Ray Train's trainer of the worker group."""
     gpus = {"GPU": 1} if config.use_gpu else {}
+    progress = last_progress(filesystem, path)
     return ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "board": board},
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "board": board,
+            "n_tiles": [part.n_tiles for part in data],
+        },
         torch_config=OwnInterface(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
@@ -274,13 +285,14 @@ def _trainer(
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=MAX_RESTARTS),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            callbacks=[Losses(board, epochs_done(filesystem, path))],
+            callbacks=[Losses(board, int(progress["epochs_done"]) if progress else 0)],
         ),
         # called for every group of workers, so that each begins with the tiles that its checkpoint has not seen
         datasets={
-            shard_name(number): partial(_dataset, part, config, filesystem, path) for number, part in enumerate(data)
+            shard_name(number): partial(_dataset, part, number, config, filesystem, path)
+            for number, part in enumerate(data)
         },
-        dataset_config=_held_data(config, nodes),
+        dataset_config=_data_config(config, nodes),
     )
 
 
@@ -297,18 +309,23 @@ def _look(board: Any, journals: list[Any], listener: Listener, counts: TrainingM
         raise news.diverged
 
 
-def epochs_done(filesystem: Any, path: str) -> int:
-    """Epochs of the last checkpoint under `path`; 0 where there is none."""
+def last_progress(filesystem: Any, path: str) -> dict[str, Any] | None:
+    """What the last checkpoint under `path` says of itself; None where there is none."""
     try:
         result = ray.train.Result.from_path(f"{path}/{RUN}", storage_filesystem=filesystem)
     except RuntimeError:  # no run, or none that has come to a checkpoint
-        return 0
-    return int(result.metrics["epoch"]) + 1 if result.metrics else 0
+        return None
+    if result.checkpoint is None:
+        return None
+    with result.checkpoint.filesystem.open_input_stream(f"{result.checkpoint.path}/{PROGRESS}") as file:
+        progress: dict[str, Any] = json.loads(file.read())
+    return progress
 
 
-def _dataset(data: TrainingData, config: TrainConfig, filesystem: Any, path: str) -> Any:
-    done = epochs_done(filesystem, path)
-    return data.dataset_after(config.tiles_taken(done) // len(config.labels) if done else 0)
+def _dataset(data: TrainingData, number: int, config: TrainConfig, filesystem: Any, path: str) -> Any:
+    """The dataset of a label, from where the last checkpoint was."""
+    begun = beginning(last_progress(filesystem, path), number, config=config, tiles_per_pass=data.n_tiles)
+    return data.dataset(first_block=begun.first_block, empty_rows=begun.empty_rows)
 
 
 def worker_cpus(workers: int, n_cpus: float) -> float:
@@ -322,12 +339,12 @@ def worker_cpus(workers: int, n_cpus: float) -> float:
     return min(1.0, math.floor(max(n_cpus - 1, n_cpus / 2) / workers * 1e4) / 1e4)
 
 
-def _held_data(config: TrainConfig, nodes: Nodes) -> Any:
-    """What keeps the readers of a job within its share; None for a job that has the cluster to itself."""
+def _data_config(config: TrainConfig, nodes: Nodes) -> Any:
+    """Tiles come in order; the readers of a job keep within its share of the cluster."""
     if nodes.share == 1:
-        return None
+        return in_order(selector=nodes.selector())
     cpus = nodes.job_cpus() - config.workers * worker_cpus(config.workers, nodes.job_cpus())
-    return held_to(cpus, selector=nodes.selector())
+    return in_order(selector=nodes.selector(), cpus=cpus)
 
 
 def _watched(run: Callable[[], Any], look: Callable[[], None]) -> Any:

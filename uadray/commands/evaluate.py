@@ -1,0 +1,92 @@
+"""`uadray evaluate`: scores and screenings by their labels; a generator, or a classifier, by real tiles."""
+
+from typing import Any, get_args
+
+from uadray.errors import InputError
+from uadray.networks.bundle_description import DESCRIPTION, kind_of
+from uadray.storage import objects
+
+
+def run(
+    path: str, *, labels: str | None, outlines: str | None, data: str | None, out: str | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Evaluate what lies at a path.
+
+    Args:
+        path: a scores.parquet, the output folder of a screening, or the bundle of a generator or of a classifier.
+        labels: of scores and screenings, see `uadray.evaluation.report`.
+        outlines: of screenings.
+        data: real tiles, for bundles.
+        out: folder for what is said of a generator; beside its bundle unless given.
+        options: of generators, fields of `uadray.evaluation.generator_report.Asked`; what is None is not given.
+
+    Raises:
+        InputError: options that do not go with what lies there, or see the modules named here.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    match _kind(path):
+        case "generator" | "classifier" as kind:
+            _refuse(path, f"the bundle of a {kind}", {"--labels": labels, "--outlines": outlines})
+            if data is None:
+                raise InputError(f"{path} is a {kind}; say which real tiles to judge it by: --data")
+            return _generator(path, data, out, given) if kind == "generator" else _classifier(path, data, given)
+        case "detector":
+            raise InputError(f"{path} is a detector; screen or score with it, and evaluate what that leaves")
+    _refuse(path, "no bundle", {"--data": data, "--out": out} | {f"--{_dashed(n)}": v for n, v in given.items()})
+    from uadray.evaluation import report
+
+    return report.evaluate(path, labels=labels, outlines=outlines)
+
+
+def _generator(path: str, data: str, out: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    from uadray.commands.progress import progress
+    from uadray.evaluation.generator_report import Asked, evaluate_generator
+
+    _check(given)
+    with progress("evaluate") as tick:
+        return evaluate_generator(path, data, Asked(**given), out=out, tick=tick)
+
+
+def _check(given: dict[str, Any]) -> None:
+    """Refuse, before hours of work, what cannot be done here."""
+    import torch
+
+    from uadray.evaluation.feature_spaces import SpaceName
+
+    device, features, known = given.get("device", "cpu"), given.get("features"), get_args(SpaceName)
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"--device {device}: expected cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no GPU here; use --device cpu")
+    if features is not None and features not in known:
+        raise InputError(f"--features {features}: expected {' or '.join(known)}")
+    if given.get("path_steps") == 1:
+        raise InputError("--path-steps 1: a mean needs two at the least; 0 leaves the path length out")
+    if "classifier_data" in given and "classifier" not in given:
+        raise InputError("--classifier-data goes with --classifier")
+
+
+def _classifier(path: str, data: str, given: dict[str, Any]) -> dict[str, Any]:
+    from uadray.evaluation import pathologist
+
+    known = {"seed", "device"}
+    _refuse(path, "the bundle of a classifier", {f"--{_dashed(n)}": v for n, v in given.items() if n not in known})
+    return pathologist.on_real_tiles(path, data=data, **given)
+
+
+def _kind(path: str) -> str | None:
+    """Of a bundle; None for what is none."""
+    if path.endswith(".parquet") or not objects.exists(objects.join(path, DESCRIPTION)):
+        return None
+    return kind_of(path)
+
+
+def _refuse(path: str, what: str, options: dict[str, Any]) -> None:
+    """Refuse options that do not go with it."""
+    named = [name for name, value in options.items() if value is not None]
+    if named:
+        raise InputError(f"{path} is {what}, with which {', '.join(named)} does not go")
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
