@@ -94,6 +94,7 @@ class Trainee:
     """Critic steps, and every `critic_steps` of them a generator step. Members: see `uadray.detectors.trainee`."""
 
     phases: tuple[str, ...] = ("gan",)
+    captured = ("critic_step", "generator_step")
 
     def __init__(self, config: Config, networks: Networks, *, average: Callable[[Iterable[Tensor]], None]) -> None:
         self.config, self.networks, self.average = config, networks, average
