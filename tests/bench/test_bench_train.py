@@ -58,8 +58,9 @@ def test_what_misses_a_goal_is_named(device: str, fields: dict[str, Any], missed
     assert found["ray_measured"] == ("ray" in fields)
 
 
-def test_steps_are_made_in_whole_cycles() -> None:
-    """The critic's five steps before each of the generator, and the lazy terms in their share."""
+def test_steps_are_made_in_whole_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The critic's five steps before each of the generator."""
+    monkeypatch.setattr(train_steps, "SMALL_BATCH", 4)
     loop = ReadyLoop(sized("wgan_gp", 16, small=True), VARIANTS["plain"], CPU)
     told: list[set[str]] = []
     step = loop.trainee.step
