@@ -67,9 +67,12 @@ def run(*, only: Sequence[str] = (), device: str = "cpu", small: bool = False) -
         raise InputError("bench train --device cuda: torch sees no GPU here")
     where, rows = torch.device(device), list[dict[str, Any]]()
     for kind, px in chosen(only, device=device, small=small):
-        row = steps_row(sized(kind, px, small=small), where)
-        if device == "cpu" and has_ray():
-            row |= ray_row(sized(kind, px, small=small))
+        try:
+            row = steps_row(sized(kind, px, small=small), where)
+            if device == "cpu" and has_ray():
+                row |= ray_row(sized(kind, px, small=small))
+        except Exception as error:  # one that does not fit into a GPU costs no other its row
+            row = {"failed": f"{type(error).__name__}: {error}"[:300]}
         rows.append({"generator": kind, "px": px} | row)
         log.warning("%s", json.dumps(rows[-1]))  # a bench that is cut short has told what it had
     return {"device": device_name(where), "threads": torch.get_num_threads(), "rows": rows, **judged(rows, device)}
@@ -175,6 +178,9 @@ def judged(rows: Sequence[dict[str, Any]], device: str) -> dict[str, Any]:
     default, goals, missed = default_of(torch.device(device)), dict[str, str](), list[str]()
     for row in rows:
         name = f"{row['generator']}_{row['px']}"
+        if "failed" in row:
+            missed.append(name)
+            continue
         goals[f"{name}: {default}"] = f">= {LEAST_RATIO:g}"
         missed += [f"{name}: {default}"] * (row["ratios"][default] < LEAST_RATIO)
         if "ray" in row:
