@@ -43,7 +43,7 @@ def _dealt_to_a_worker(shard: Any, *, rank: int, world: int, end: int) -> list[P
     rows: list[pa.Table] = []
 
     def noted() -> Iterator[pa.Table]:
-        for row in shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=4):
+        for row in shard.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
             rows.append(row)
             yield row
 

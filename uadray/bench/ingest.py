@@ -36,7 +36,8 @@ from uadray.training.config import TrainConfig
 from uadray.training.parts import Part, Place, buffers
 from uadray.training.passes import mixing
 from uadray.training.ray_dataset import TrainingData, training_data
-from uadray.training.worker import batches, worker_cpus
+from uadray.training.worker import batches
+from uadray.training.worker_group import worker_cpus
 
 N_SLIDES, TILES_PER_SLIDE = 8, 200
 MARGIN = 1.5

@@ -41,6 +41,8 @@ def numbered_dataset(
         num_cpus=task_cpus, concurrency=most_tasks,
     )  # fmt: skip
     dataset.context.target_max_block_size = 1  # so that each row goes out by itself
+    # Readers that wait until workers have used up what they were sent, and workers that wait for one more: not that.
+    dataset.context.downstream_capacity_backpressure_ratio = None
     dataset.context.execution_options = _ordered(selector)
     dataset.context.enable_progress_bars = False
     dataset.context.print_on_execution_start = False

@@ -48,8 +48,9 @@ _NOTHING: Any = object()
 
 
 def in_parallel(
-    function: Callable[..., R], items: Iterable[T], *arguments: Any, num_cpus: float = 1, nodes: Nodes | None = None
-) -> Iterator[tuple[T, R | Crashed]]:
+    function: Callable[..., R], items: Iterable[T], *arguments: Any, num_cpus: float = 1, num_gpus: float = 0,
+    nodes: Nodes | None = None,
+) -> Iterator[tuple[T, R | Crashed]]:  # fmt: skip
     """Call `function(item, *arguments)` in tasks, twice as many at once as there are CPUs; yields each as it ends.
 
     Args:
@@ -57,13 +58,14 @@ def in_parallel(
         items: taken as there is room for their tasks.
         arguments: the same for each item.
         num_cpus: of a task.
+        num_gpus: likewise.
         nodes: that are used; None for all.
 
     Raises:
         WorkError: nodes are lost faster than work gets done.
     """
     used = nodes or Nodes()
-    task = ray.remote(num_cpus=num_cpus, max_retries=0)(function)
+    task = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0)(function)
     waiting, running = iter(items), dict[Any, _Attempt[T]]()
 
     def start(attempt: _Attempt[T]) -> None:

@@ -16,6 +16,7 @@ from uadray.commands.run_log import Progress, RunLog, progress_text
 from uadray.config import parse_config
 from uadray.detectors.bundle import Bundle, write_bundle
 from uadray.errors import InputError
+from uadray.evaluation.generation import validator_for
 from uadray.generators.bundle import GeneratorBundle, write_generator
 from uadray.networks import weights
 from uadray.networks.bundle_description import seen_of
@@ -32,6 +33,7 @@ from uadray.training.held import OF_SLIDES
 from uadray.training.loop import IMAGES, Line, Listener
 from uadray.training.subject import borrowed_weights
 from uadray.training.survey import in_threads
+from uadray.training.validation import Validator
 
 if TYPE_CHECKING:  # `--without-ray` runs where Ray is not installed
     from uadray.cluster.nodes import Nodes
@@ -175,14 +177,15 @@ def _trained_here(config: TrainConfig, data: str, out: str, listener: Listener) 
     tiles, description = _begin(config, data, out, parts)
     sources = tuple(part.source for part in parts)
     networks, last = plain.train_plain(
-        config, sources if config.classifier is not None else sources[0], out=out, listener=listener
-    )
+        config, sources if config.classifier is not None else sources[0], out=out, listener=listener,
+        validator=_validator(config, data),
+    )  # fmt: skip
     return networks, last, tiles, description
 
 
 def _trained_on_ray(config: TrainConfig, data: str, out: str, listener: Listener, nodes: "Nodes | None") -> Trained:
     from uadray.training.ray_dataset import TrainingData, training_data
-    from uadray.training.worker import fit
+    from uadray.training.worker_group import fit
 
     def read(part: TrainConfig, **given_before: Any) -> TrainingData:
         return training_data(
@@ -193,8 +196,16 @@ def _trained_on_ray(config: TrainConfig, data: str, out: str, listener: Listener
     parts = _by_label(config, read)
     tiles, description = _begin(config, data, out, parts)
     filesystem, path = objects.pyarrow_filesystem(out)
-    networks, last = fit(config, parts, filesystem=filesystem, path=path, listener=listener, nodes=nodes)
+    networks, last = fit(
+        config, parts, filesystem=filesystem, path=path, listener=listener, nodes=nodes,
+        validator=_validator(config, data),
+    )  # fmt: skip
     return networks, last, tiles, description
+
+
+def _validator(config: TrainConfig, data: str) -> Validator | None:
+    """What judges the checkpoints of a generator, where its configuration asks for it."""
+    return validator_for(config, data) if config.validate_every else None
 
 
 def _by_label(config: TrainConfig, read: Callable[..., PartT]) -> list[PartT]:

@@ -7,9 +7,6 @@ from uadray.detectors.pixels import Pixels
 from uadray.errors import WorkError
 from uadray.training.loop import Line, Sample, Step
 
-MAX_RESTARTS = 2
-"""Groups of workers that are started again from the last checkpoint, after one that failed."""
-
 
 @dataclass
 class Tally:
@@ -54,6 +51,7 @@ class News:
         lines: of metrics.
         samples: tiles and what was made of them.
         losses: of workers, in words.
+        warnings: of what does not touch the training.
         diverged: how the training diverged or collapsed, if it did.
         tally: what was done.
     """
@@ -61,6 +59,7 @@ class News:
     lines: list[Line]
     samples: list[Sample]
     losses: list[str]
+    warnings: list[str]
     diverged: WorkError | None
     tally: Tally
 
@@ -72,6 +71,7 @@ class Board:
         self._lines: list[Line] = []
         self._samples: list[Sample] = []
         self._losses: list[str] = []
+        self._warnings: list[str] = []
         self._addresses: dict[int, str] = {}
         self._diverged: WorkError | None = None
         self._tally = Tally()
@@ -90,27 +90,33 @@ class Board:
         """A worker says where it is."""
         self._addresses[rank] = address
 
-    def lose(self, errors: dict[int, str], restart: int, epochs_done: int) -> None:
+    def lose(self, errors: dict[int, str], restart: int, most: int, epochs_done: int) -> None:
         """A group of workers has failed: why, by rank ("" for a process that is gone)."""
-        self._losses.append(loss_line(errors, self._addresses, restart=restart, epochs_done=epochs_done))
+        self._losses.append(loss_line(errors, self._addresses, restart=restart, most=most, epochs_done=epochs_done))
 
     def diverge(self, error: WorkError) -> None:
         """The training has come to an end that trying again would not change."""
         self._diverged = self._diverged or error
 
+    def warn(self, text: str) -> None:
+        """Something went wrong that does not touch the training."""
+        self._warnings.append(text)
+
     def take(self) -> "News":
         """What has come since the last call."""
-        news = News(self._lines, self._samples, self._losses, self._diverged, self._tally)
-        self._lines, self._samples, self._losses, self._tally = [], [], [], Tally()
+        news = News(self._lines, self._samples, self._losses, self._warnings, self._diverged, self._tally)
+        self._lines, self._samples, self._losses, self._warnings, self._tally = [], [], [], [], Tally()
         return news
 
 
-def loss_line(errors: dict[int, str], addresses: dict[int, str], *, restart: int, epochs_done: int) -> str:
-    """What happened to a group of workers, and what comes now. Of a process that is gone the others' errors follow.
+def loss_line(errors: dict[int, str], addresses: dict[int, str], *, restart: int, most: int, epochs_done: int) -> str:
+    """What happened to a group of workers, and what comes now: there are `most` restarts.
 
-    >>> loss_line({0: "connection reset", 1: ""}, {1: "10.0.0.3"}, restart=1, epochs_done=4)
+    Of a process that is gone the others' errors follow.
+
+    >>> loss_line({0: "connection reset", 1: ""}, {1: "10.0.0.3"}, restart=1, most=2, epochs_done=4)
     'training: worker 1 on 10.0.0.3 was lost (its process or node died); restart 1 of 2, after epoch 3'
-    >>> loss_line({0: "no more disk"}, {}, restart=3, epochs_done=0)
+    >>> loss_line({0: "no more disk"}, {}, restart=3, most=2, epochs_done=0)
     'training: worker 0 failed (no more disk); no more restarts'
     """
     gone = {rank for rank, error in errors.items() if not error}
@@ -118,7 +124,7 @@ def loss_line(errors: dict[int, str], addresses: dict[int, str], *, restart: int
     on_node = f" on {addresses[rank]}" if rank in addresses else ""
     what = "was lost (its process or node died)" if gone else f"failed ({errors[rank]})"
     begin = f"after epoch {epochs_done - 1}" if epochs_done else "from the beginning"
-    then = f"restart {restart} of {MAX_RESTARTS}, {begin}" if restart <= MAX_RESTARTS else "no more restarts"
+    then = f"restart {restart} of {most}, {begin}" if restart <= most else "no more restarts"
     return f"training: worker {rank}{on_node} {what}; {then}"
 
 

@@ -37,6 +37,14 @@ class TrainConfig(Config):
         batch_size: tiles a step and worker; of a classifier equally many of each label.
         shuffle_tiles: size of the buffer in which a worker mixes the blocks that it gets; each is from many slides.
         workers: Ray Train workers; each trains on its own share of the tiles.
+        min_workers: an elastic group: it begins with as many workers as fit, from so many up to `workers`, and is
+            started anew from its last checkpoint with more or fewer when nodes come or go. None for a group of
+            `workers`. A batch is `batch_size` tiles a worker all the same. What an elastic group learns depends on its
+            size, and so on the cluster: it cannot be repeated.
+        max_failures: groups that are started again from the last checkpoint, after one that failed.
+        validate_every: each so many epochs the checkpoint is validated, and the last one; 0 for never. On Ray beside
+            the training; without Ray the training waits.
+        validate_tiles: that a validation compares with.
         use_gpu: give each worker a GPU.
         threads: torch threads of a worker on the CPU; None shares the node's cores among the workers.
         stain_augment: each crop's amounts of stain are scaled by 1 -+ this and shifted by -+ this at the most (Tellez
@@ -48,8 +56,8 @@ class TrainConfig(Config):
             before the next is launched. For one process on a GPU, and what names such steps; elsewhere it does nothing.
         stop_on_collapse: end the training of a generator that draws the same of every latent, see
             `uadray.training.collapse`.
-        seed: of the networks' start, the latents, and which tiles each pass draws and how it crops them. On Ray their
-            order depends on the cluster's timing.
+        seed: of the networks' start, the latents, and which tiles each pass draws, how it crops them, and in which
+            order. One worker on Ray takes the very tiles that a training without Ray takes.
     """
 
     name: str = Field(min_length=1, max_length=80)
@@ -70,6 +78,10 @@ class TrainConfig(Config):
     bf16: bool = False
     captured: bool = False
     workers: int = Field(default=1, ge=1)
+    min_workers: int | None = Field(default=None, ge=1)
+    max_failures: int = Field(default=2, ge=0, le=1000)
+    validate_every: int = Field(default=0, ge=0)
+    validate_tiles: int = Field(default=1000, ge=8, le=1_000_000)
     use_gpu: bool = False
     threads: int | None = Field(default=None, ge=1)
     stop_on_collapse: bool = True
@@ -88,6 +100,12 @@ class TrainConfig(Config):
                 f"batch_size {self.batch_size} is no multiple of {len(self.labels)}: a batch has equally many tiles of "
                 f"each of the classes {', '.join(self.labels)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _group_has_a_size(self) -> "TrainConfig":
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers {self.min_workers} is more than workers {self.workers}")
         return self
 
     @model_validator(mode="after")

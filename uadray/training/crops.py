@@ -25,6 +25,9 @@ from uadray.training.passes import BLOCK_BYTES, Ints, Passes
 
 Pixels = npt.NDArray[np.uint8]
 
+PART_BYTES = BLOCK_BYTES * 3 // 2
+"""Crops of a block's parts: all of a block, but for those with an entry that is larger."""
+
 THREADS = 8
 """Slides (or shards) that a reader waits for at once: storage answers slowly, decoding is quick."""
 
@@ -117,12 +120,28 @@ def crop_block(
         journal.start(block)
         try:
             jobs = source.jobs(pass_number, entries) if len(entries) else []
-            for crops in _read(jobs, threads, journal, block, input_px, rng):
-                table = _table(crops, pass_number, input_px, stain_augment, rng)
-                if len(table):
-                    yield table
+            tables = (
+                _table(crops, pass_number, input_px, stain_augment, rng)
+                for crops in _read(jobs, threads, journal, block, input_px, rng)
+            )
+            yield from _joined(tables, PART_BYTES // (3 * input_px**2))
         finally:
             journal.end(block)
+
+
+def _joined(tables: Iterator[pa.Table], n_rows: int) -> Iterator[pa.Table]:
+    """Rows in tables of so many at the least, but for the last.
+
+    What a reader that died had sent on, the next one may not cut otherwise: it reads some slides one by one.
+    """
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= n_rows:
+            yield pa.concat_tables(waiting).combine_chunks()
+            waiting = []
+    if sum(map(len, waiting)):
+        yield pa.concat_tables(waiting).combine_chunks()
 
 
 def _read(

@@ -5,6 +5,7 @@ under `checkpoints/epoch_<number>/`, the last two of them; a folder without `pro
 none.
 """
 
+import logging
 import os
 import tempfile
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from uadray.errors import InputError
 from uadray.networks.outline import Networks
 from uadray.storage import objects
 from uadray.training.arithmetic import quick
+from uadray.training.board import sentence
 from uadray.training.captured import capture_steps
 from uadray.training.checkpoint import (
     NETWORKS,
@@ -37,6 +39,9 @@ from uadray.training.loop import Line, Listener, Reached, Step, pictures_of, run
 from uadray.training.parts import Place
 from uadray.training.stream import TileStream, read_here
 from uadray.training.subject import build_networks, build_trainee
+from uadray.training.validation import Validator, failed, is_due, judged
+
+log = logging.getLogger(__name__)
 
 Stream = TileStream | HeldTiles | Joined
 
@@ -53,8 +58,11 @@ class ThisProcess:
 
     rank, world = 0, 1
 
-    def __init__(self, config: TrainConfig, stream: Stream, *, out: str, listener: Listener) -> None:
+    def __init__(
+        self, config: TrainConfig, stream: Stream, *, out: str, listener: Listener, validator: Validator | None
+    ) -> None:
         self._config, self._stream, self._out, self._listener = config, stream, out, listener
+        self._validator = validator
 
     def any_of(self, flag: bool) -> bool:
         """There is no other worker."""
@@ -68,17 +76,31 @@ class ThisProcess:
         self._listener([dict(line)], [])
 
     def keep(self, trainee: Trainee, reached: Reached) -> None:
-        """Write a checkpoint, then tell of the epoch."""
+        """Write a checkpoint, tell of the epoch, then validate it: the training waits for that."""
         line = reached.lines[-1]
         with tempfile.TemporaryDirectory() as folder:
             save_checkpoint(Path(folder), self._config, trainee, reached, asdict(self._stream.place))
             upload(Path(folder), checkpoint_uri(self._out, len(reached.lines)))
-        for old in epochs_kept(self._out)[:-KEPT]:
-            remove(checkpoint_uri(self._out, old))
-        self._listener([line | {"end_of_epoch": True}], [(int(line["epoch"]), *pictures_of(trainee, reached.samples))])
+            for old in epochs_kept(self._out)[:-KEPT]:
+                remove(checkpoint_uri(self._out, old))
+            sample = (int(line["epoch"]), *pictures_of(trainee, reached.samples))
+            self._listener([line | {"end_of_epoch": True}], [sample])
+            if self._validator is not None and is_due(self._config, len(reached.lines)):
+                self._validate(self._validator, Path(folder), int(line["epoch"]))
+
+    def _validate(self, validator: Validator, folder: Path, epoch: int) -> None:
+        """Tell of a checkpoint's figures. The training's random numbers stay as they were."""
+        device = "cuda" if self._config.use_gpu else "cpu"
+        try:
+            with torch.random.fork_rng():
+                self._listener([judged(self._config, validator, folder, device)], [])
+        except Exception as error:
+            log.warning("%s", failed(epoch, sentence(error)))
 
 
-def train_plain(config: TrainConfig, source: Sources, *, out: str, listener: Listener) -> tuple[Networks, Line]:
+def train_plain(
+    config: TrainConfig, source: Sources, *, out: str, listener: Listener, validator: Validator | None = None
+) -> tuple[Networks, Line]:
     """Train in this process, going on from the last checkpoint under `out` if there is one.
 
     Args:
@@ -86,6 +108,7 @@ def train_plain(config: TrainConfig, source: Sources, *, out: str, listener: Lis
         source: of the tiles, or one for each label.
         out: URI of the folder that gets the checkpoints.
         listener: told of every step, and of metrics and samples.
+        validator: of checkpoints, as often as the configuration says.
 
     Returns:
         The trained networks on the CPU, and the last epoch's metrics.
@@ -108,8 +131,9 @@ def train_plain(config: TrainConfig, source: Sources, *, out: str, listener: Lis
     if reached is not None:  # the process may have ended before it had told of them
         listener([line | {"end_of_epoch": True} for line in reached.lines], [])
     stream = stream_of(config, source, device, place)
+    host = ThisProcess(config, stream, out=out, listener=listener, validator=validator)
     with quick(device):
-        lines = run_training(config, trainee, stream, ThisProcess(config, stream, out=out, listener=listener), reached)
+        lines = run_training(config, trainee, stream, host, reached)
     return {name: network.cpu() for name, network in networks.items()}, lines[-1]
 
 

@@ -44,8 +44,8 @@ class TrainingMetrics:
         for name, value in tally.mean_losses().items():
             if math.isfinite(value):
                 metrics.set_gauge(metrics.TRAIN_LOSS, value, loss=name)
-        if lines:
-            metrics.set_gauge(metrics.TRAIN_STEP, int(lines[-1]["step"]))
+        if steps := [int(line["step"]) for line in lines if not line.get("validated")]:
+            metrics.set_gauge(metrics.TRAIN_STEP, steps[-1])
         for line in lines:
             if "fid" in line:  # of whoever measures one at the end of an epoch
                 metrics.set_gauge(metrics.TRAIN_FID, float(line["fid"]))

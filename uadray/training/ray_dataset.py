@@ -51,6 +51,7 @@ class TrainingData:
         description: fingerprint and counts, for the bundle.
         selector: labels of the nodes that read, where some are left out.
         task_cpus: that a read task asks Ray for: less than one where several trainings share the cluster.
+        most_tasks: read tasks at once; None leaves it to the CPUs.
     """
 
     source: Any
@@ -64,6 +65,7 @@ class TrainingData:
     description: dict[str, Any]
     selector: dict[str, str] | None = None
     task_cpus: float = 1.0
+    most_tasks: int | None = None
 
     @property
     def passes(self) -> Passes:
@@ -80,7 +82,13 @@ class TrainingData:
         blocks = partial(_blocks, self.journal, first_block, empty_rows)
         read = partial(_parts, self.source, self.passes, self.input_px, self.stain_augment, self.journal)
         return numbered_dataset(
-            "crops", blocks, read, task_bytes=BLOCK_BYTES, selector=self.selector, task_cpus=self.task_cpus
+            "crops",
+            blocks,
+            read,
+            task_bytes=BLOCK_BYTES,
+            selector=self.selector,
+            task_cpus=self.task_cpus,
+            most_tasks=self.most_tasks,
         )
 
 
@@ -173,7 +181,7 @@ def unpacked(row: pa.Table, side: int) -> Part:
     """The part of a row of `part_schema`."""
     place = Place(row["block"][0].as_py(), part=row["part"][0].as_py())
     crops = np.frombuffer(row["pixels"][0].as_buffer(), np.uint8).reshape(-1, side, side, 3)
-    return Part(place, crops)
+    return Part(place, crops.copy())  # the row's memory in Ray's object store is free again
 
 
 def dealt_parts(rows: Iterable[pa.Table], side: int, *, rank: int, world: int, first_row: int) -> Iterator[Part]:
