@@ -61,4 +61,6 @@ def test_a_training_that_ends_before_it_has_grown_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"400 images are shown .* 16 px after 400; raise steps_per_epoch to 26"):
         _train(steps_per_epoch=25)
     assert _train(steps_per_epoch=13, workers=2).workers == 2
+    with pytest.raises(ValidationError, match="208 images are shown"):  # an elastic group may stay at its least
+        _train(steps_per_epoch=13, workers=2, min_workers=1)
     assert _train(steps_per_epoch=1, generator={"kind": "wgan_gp", "input_px": 16}).steps_per_epoch == 1
