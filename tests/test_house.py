@@ -15,7 +15,9 @@ PACKAGE = ROOT / "uadray"
 MODULES = modules()
 EDGES = graph()
 
-RAY = ("cluster", "training.worker", "training.tune", "serving", "metrics", "monitoring", "bench")
+RAY = (
+    "cluster", "training.worker", "training.worker_group", "training.tune", "serving", "metrics", "monitoring", "bench",
+)  # fmt: skip
 """Where Ray is imported, and nowhere else."""
 
 

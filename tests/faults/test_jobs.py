@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -134,11 +136,13 @@ def test_every_odd_slide_ends_in_a_named_state(
 
 TINY = {
     "name": "tiny",
-    "detector": {"kind": "fanogan", "input_px": 16, "width": 4, "latent_dim": 8},
+    "generator": {"kind": "wgan_gp", "input_px": 16, "width": 4, "latent_dim": 8, "critic_steps": 2},
     "tiles": {"mpp": 1.0, "tile_px": 32, "min_tissue": 0.0},
     "epochs": 6,
     "steps_per_epoch": 20,
     "batch_size": 8,
+    "shuffle_tiles": 32,
+    "threads": 1,
     "workers": 2,
 }
 
@@ -157,9 +161,13 @@ def tile_set(tmp_path: Path) -> Path:
 
 @pytest.mark.timeout(900)
 def test_a_killed_training_goes_on_from_its_last_epoch(tile_set: Path, tmp_path: Path) -> None:
-    """Its driver first; and when it goes on, one of its workers, of which it says so."""
+    """Its driver first; and when it goes on, one of its workers, of which it says so.
+
+    Every figure is that of two processes without Ray that nobody stopped, from the first step after a checkpoint on.
+    """
     config, out = tmp_path / "tiny.yaml", tmp_path / "bundle"
     config.write_text(json.dumps(TINY))
+    expected = _trained_by_two(config, tile_set, tmp_path / "meeting")
     command = ("train", str(config), "--data", str(tile_set), "--out", str(out))
     killed = start(*command)
     while not list(out.glob("checkpoints/checkpoint_*/progress.json")):
@@ -182,8 +190,22 @@ def test_a_killed_training_goes_on_from_its_last_epoch(tile_set: Path, tmp_path:
     assert re.search(
         r"training: worker [01] on [0-9.]+ was lost \(its process or node died\); restart 1 of 2, ", printed
     )
-    epochs = [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert epochs == list(range(6))
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(6))
+    for line, theirs in zip(lines, expected, strict=True):
+        for name in ("step", "images_shown", "wasserstein", "gradient_penalty", "generator"):
+            assert line[name] == pytest.approx(theirs[name], rel=1e-5, abs=1e-6), (line["epoch"], name)
     progress = [json.loads(p.read_text()) for p in out.glob("checkpoints/checkpoint_*/progress.json")]
     assert max(p["tiles_taken"] for p in progress) == 2 * 8 * (256 // 8 + 6 * 20)
     assert (out / "samples.html").exists()
+
+
+def _trained_by_two(config: Path, tiles: Path, meeting: Path) -> list[dict[str, Any]]:
+    """The lines of a training by two processes without Ray, to each of which the parts are dealt in turn."""
+    worker = Path(__file__).parents[1] / "training" / "group_worker.py"
+    commands = [[sys.executable, str(worker), str(rank), str(meeting), str(config), str(tiles)] for rank in (0, 1)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    said = [process.communicate(timeout=200)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    lines: list[dict[str, Any]] = json.loads(said[0].splitlines()[-1])["lines"]
+    return lines

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from group_worker import CONFIG, trained_weights
+from group_worker import CONFIG, trained_critic, trained_weights
 
 from uadray.detectors.building import build_networks
 
@@ -34,6 +34,14 @@ def test_two_workers_learn_what_one_with_twice_the_batch_does(group: list[dict[s
     torch.manual_seed(0)
     untrained = torch.cat([p.detach().flatten() for p in build_networks(CONFIG)["encoder"].parameters()])
     assert np.abs(first - untrained.numpy()).mean() > 5e-5, "two steps of Adam at 1e-4"
+
+
+def test_two_critics_learn_what_one_with_twice_the_batch_does(group: list[dict[str, Any]]) -> None:
+    """WGAN-GP, each with its half of the latents and of the points between real and fake."""
+    first, second = (np.array(found["critic"]) for found in group)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, trained_critic(None), rtol=0, atol=1e-9)
+    assert np.abs(first - np.array(trained_critic(None, steps=0))).mean() > 5e-5, "a step of Adam at 1e-4"
 
 
 def test_what_one_worker_says_all_hear(group: list[dict[str, Any]]) -> None:

@@ -118,7 +118,7 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _images_are_enough(self) -> "TrainConfig":
         least = getattr(self.generator, "growing_images", 0)
-        a_step = self.batch_size * self.workers
+        a_step = self.batch_size * (self.min_workers or self.workers)
         images = self.epochs * self.steps_per_epoch * a_step
         if least and images < least + a_step:
             raise ValueError(

@@ -71,14 +71,14 @@ class TileStream(Iterator[Tensor]):
 
 def read_here(source: Source, config: TrainConfig, *, device: torch.device, place: Place | None = None) -> TileStream:
     """The stream of a training without Ray, from a place on; None begins."""
-    passes = endless_passes(int(source.entry_tiles.sum()), seed=config.seed, input_px=config.input_px)
-    parts = from_place(_parts(source, config, passes, place.block if place else 0), place)
-    return TileStream(parts, config, blocks_per_pass=passes.blocks_per_pass, device=device, place=place)
+    blocks = _passes(source, config).blocks_per_pass
+    parts = from_place(read_parts(source, config, first_block=place.block if place else 0), place)
+    return TileStream(parts, config, blocks_per_pass=blocks, device=device, place=place)
 
 
-def _parts(source: Source, config: TrainConfig, passes: Passes, first_block: int) -> Iterator[Part]:
+def read_parts(source: Source, config: TrainConfig, *, first_block: int = 0) -> Iterator[Part]:
     """Parts of all blocks, read in this process."""
-    journal, side = Journal(), config.input_px
+    journal, side, passes = Journal(), config.input_px, _passes(source, config)
     for block in itertools.count(first_block):
         number = 0
         for table in crop_block(
@@ -90,6 +90,10 @@ def _parts(source: Source, config: TrainConfig, passes: Passes, first_block: int
             yield Part(Place(block), np.empty((0, side, side, 3), np.uint8))
         for name, why in journal.take():
             log.warning("%s gives no more tiles to this training: %s", shown(name), shown_text(why))
+
+
+def _passes(source: Source, config: TrainConfig) -> Passes:
+    return endless_passes(int(source.entry_tiles.sum()), seed=config.seed, input_px=config.input_px)
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:

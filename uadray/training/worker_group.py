@@ -18,7 +18,7 @@ import ray.train.torch
 from uadray import metrics
 from uadray.cluster.datasets import actor_here, in_order, shared
 from uadray.cluster.interfaces import OwnInterface
-from uadray.cluster.nodes import Nodes
+from uadray.cluster.nodes import Nodes, on_this_node
 from uadray.errors import InputError, WorkError, shown, shown_text
 from uadray.networks.outline import Networks
 from uadray.networks.weights_file import load_networks
@@ -155,7 +155,8 @@ def _validation(config: TrainConfig, validator: Validator, board: Any, nodes: No
     """How Ray Train validates: on a GPU that no worker has, or on CPUs."""
     gpus = 1.0 if config.use_gpu and nodes.gpus() > config.workers else 0.0
     validation = Validation(config.model_dump(mode="json"), shared(validator), board, gpus)
-    return ray.train.ValidationConfig(fn=validation, ray_remote_kwargs={"num_cpus": 0})
+    placed = {"num_cpus": 0, "scheduling_strategy": on_this_node()}
+    return ray.train.ValidationConfig(fn=validation, ray_remote_kwargs=placed)
 
 
 def _read_beside(config: TrainConfig, data: TrainingData, nodes: Nodes) -> TrainingData:
