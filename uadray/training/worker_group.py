@@ -88,12 +88,13 @@ def fit(
         The trained networks on the CPU, and the last epoch's metrics.
 
     Raises:
-        InputError: an elastic group has only a share of the cluster.
+        InputError: an elastic group has only a share of the cluster, or there are too few CPUs for several labels.
         WorkError: the workers failed for good, or the training diverged.
     """
     board, nodes = actor_here(Board), nodes or Nodes()
     if config.min_workers is not None and nodes.share != 1:
         raise InputError("min_workers: trainings side by side have groups of one size; leave it out")
+    check_room(config, nodes.job_cpus())
     validation = _validation(config, validator, board, nodes) if validator is not None else None
     trainer = _trainer(config, data, board, nodes, filesystem=filesystem, path=path, validation=validation)
     counts = TrainingMetrics(config, run_of(path), cores=(nodes.job_cpus(), nodes.gpus() if config.use_gpu else 0))
@@ -115,7 +116,7 @@ def _trainer(
 ) -> Any:  # fmt: skip
     """Ray Train's trainer of the worker group."""
     gpus = {"GPU": 1} if config.use_gpu else {}
-    cpus = worker_cpus(config.workers, nodes.job_cpus()) if config.min_workers is None else 1 - ELASTIC_READER_CPUS
+    cpus = cpus_of(config, nodes.job_cpus()) if config.min_workers is None else 1 - ELASTIC_READER_CPUS
     progress = last_progress(filesystem, path)
     return ray.train.torch.TorchTrainer(
         train_worker,
@@ -212,11 +213,39 @@ def worker_cpus(workers: int, n_cpus: float) -> float:
 
 
 def _data_config(config: TrainConfig, nodes: Nodes) -> Any:
-    """Tiles come in order; the readers of a job keep within its share of the cluster."""
-    if nodes.share == 1:
+    """Tiles come in order; the readers of a job keep within its share of the cluster, and those of a label in theirs.
+
+    Without a limit the dataset that begins first is granted every CPU, and the next none for as long as it reads.
+    """
+    if nodes.share == 1 and len(config.labels) == 1:
         return in_order(selector=nodes.selector())
-    cpus = nodes.job_cpus() - config.workers * worker_cpus(config.workers, nodes.job_cpus())
-    return in_order(selector=nodes.selector(), cpus=cpus)
+    cpus = nodes.job_cpus() - config.workers * cpus_of(config, nodes.job_cpus())
+    return in_order(selector=nodes.selector(), cpus=cpus / len(config.labels))
+
+
+def cpus_of(config: TrainConfig, n_cpus: float) -> float:
+    """CPUs that each worker asks Ray for: one, or less where that would leave no CPU to the readers of a label."""
+    return worker_cpus(config.workers, n_cpus - (len(config.labels) - 1))
+
+
+def check_room(config: TrainConfig, n_cpus: float) -> None:
+    """Refuse a cluster on which the readers of a label would wait for ever.
+
+    Ray shares what workers leave among the datasets of a training in whole CPUs.
+
+    Raises:
+        InputError: there are too few, or the group of a training on several labels is elastic.
+    """
+    n_labels = len(config.labels)
+    if n_labels == 1:
+        return
+    if config.min_workers is not None:
+        raise InputError(f"min_workers: a training on {n_labels} labels has groups of one size; leave it out")
+    if n_cpus - config.workers * cpus_of(config, n_cpus) < n_labels:
+        raise InputError(
+            f"{n_cpus:g} CPUs are too few on Ray for {n_labels} labels, whose tiles are read beside each other: "
+            f"{n_labels + 1} are needed at the least; train with --without-ray, or add nodes"
+        )
 
 
 def _watched(config: TrainConfig, run: Callable[[], Any], look: Callable[[], None]) -> Any:
