@@ -145,7 +145,7 @@ def _trainer(
             shard_name(number): partial(_dataset, _read_beside(config, part, nodes), number, config, filesystem, path)
             for number, part in enumerate(data)
         },
-        dataset_config=_data_config(config, nodes),
+        dataset_config=in_order(selector=nodes.selector()),
         validation_config=validation,
     )
 
@@ -159,7 +159,13 @@ def _validation(config: TrainConfig, validator: Validator, board: Any, nodes: No
 
 
 def _read_beside(config: TrainConfig, data: TrainingData, nodes: Nodes) -> TrainingData:
-    """The data, read on what workers leave: an elastic group takes every CPU that there is, but for a hundredth."""
+    """The data, read on what workers leave: an elastic group takes every CPU that there is, but for a hundredth.
+
+    The readers of a job that has a share of the cluster are held to it by their number, see `numbered_dataset`.
+    """
+    if nodes.share < 1:
+        left = nodes.job_cpus() - config.workers * worker_cpus(config.workers, nodes.job_cpus())
+        return replace(data, task_cpus=0.0, most_tasks=max(1, int(left)))
     if config.min_workers is None:
         return data
     most = max(1, int(nodes.job_cpus()) - config.min_workers)
@@ -209,14 +215,6 @@ def worker_cpus(workers: int, n_cpus: float) -> float:
     (1.0, 0.5, 1.0, 0.3333)
     """
     return min(1.0, math.floor(max(n_cpus - 1, n_cpus / 2) / workers * 1e4) / 1e4)
-
-
-def _data_config(config: TrainConfig, nodes: Nodes) -> Any:
-    """Tiles come in order; the readers of a job keep within its share of the cluster."""
-    if nodes.share == 1:
-        return in_order(selector=nodes.selector())
-    cpus = nodes.job_cpus() - config.workers * worker_cpus(config.workers, nodes.job_cpus())
-    return in_order(selector=nodes.selector(), cpus=cpus)
 
 
 def _watched(config: TrainConfig, run: Callable[[], Any], look: Callable[[], None]) -> Any:
