@@ -30,15 +30,16 @@ def numbered_dataset(
         read: yields the tables of a number, each of one row.
         task_bytes: of what a task reads, roughly.
         selector: labels of the nodes that read, where some are left out.
-        task_cpus: that a task asks Ray for; more than none.
+        task_cpus: that a task asks Ray for. Where several jobs share a few CPUs, Ray grants each dataset a whole number
+            of those that are left, which may be none: then only tasks that ask for none ever run.
         most_tasks: that run at once; None leaves it to the CPUs.
     """
     source = TaskSource(f"{name} numbers", [bind_read_task(_rows_of, numbers)], bytes_each=task_bytes)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     numbered = ray.data.read_datasource(source, num_cpus=0, override_num_blocks=1)
-    dataset = numbered.map_batches(  # not the same CPUs: else Ray puts both into one task
+    dataset = numbered.map_batches(  # one byte: of tasks that ask for the same, Ray makes one
         partial(_read_number, read, s3_client.has_answered()), batch_size=None, batch_format="pyarrow",
-        num_cpus=task_cpus, concurrency=most_tasks,
+        num_cpus=task_cpus, memory=1, concurrency=most_tasks,
     )  # fmt: skip
     dataset.context.target_max_block_size = 1  # so that each row goes out by itself
     # Readers that wait until workers have used up what they were sent, and workers that wait for one more: not that.
@@ -59,19 +60,17 @@ def _read_number(read: Callable[[int], Iterator[pa.Table]], is_patient: bool, ta
     return iter(bind_read_task(read, table["number"][0].as_py())())
 
 
-def in_order(*, selector: dict[str, str] | None = None, cpus: float | None = None) -> Any:
+def in_order(*, selector: dict[str, str] | None = None) -> Any:
     """Ray Train's configuration of datasets whose order is kept, and how they are dealt to the workers.
 
     Args:
         selector: labels of the nodes that read, where some are left out.
-        cpus: of all readers together, where a job is held to a share of the cluster.
     """
-    return ray.train.DataConfig(execution_options=_ordered(selector, cpus), enable_shard_locality=False)
+    return ray.train.DataConfig(execution_options=_ordered(selector), enable_shard_locality=False)
 
 
-def _ordered(selector: dict[str, str] | None, cpus: float | None = None) -> Any:
-    limits = ray.data.ExecutionResources(cpu=cpus) if cpus is not None else None
-    options = ray.data.ExecutionOptions(preserve_order=True, resource_limits=limits)
+def _ordered(selector: dict[str, str] | None) -> Any:
+    options = ray.data.ExecutionOptions(preserve_order=True)
     options.label_selector = selector
     return options
 

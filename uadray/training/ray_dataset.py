@@ -50,7 +50,7 @@ class TrainingData:
         tiles: how slides are cut and prepared, with the stain reference that was fitted, if one was asked for.
         description: fingerprint and counts, for the bundle.
         selector: labels of the nodes that read, where some are left out.
-        task_cpus: that a read task asks Ray for: less than one where several trainings share the cluster.
+        task_cpus: that a read task asks Ray for: none where several trainings share the cluster.
         most_tasks: read tasks at once; None leaves it to the CPUs.
     """
 
@@ -132,14 +132,13 @@ def crop_data(
         stain_augment=stain_augment, journal=actor_here(Journal),
         shares=source.shares, tiles=tiles, description=(description or {}) | {"n_tiles": in_pass},
         selector=nodes.selector() if nodes is not None else None,
-        task_cpus=reader_cpus(nodes.job_cpus()) if nodes is not None else 1.0,
     )  # fmt: skip
 
 
-def reader_cpus(n_cpus: float) -> float:
-    """CPUs that a read task asks Ray for: one, or half of a job's CPUs where it has fewer than two.
+def survey_cpus(n_cpus: float) -> float:
+    """CPUs that the survey of a slide asks Ray for: one, or half of a job's CPUs where it has fewer than two.
 
-    >>> reader_cpus(2), reader_cpus(2 / 3)
+    >>> survey_cpus(2), survey_cpus(2 / 3)
     (1.0, 0.3333)
     """
     return min(1.0, math.floor(n_cpus / 2 * 1e4) / 1e4)
@@ -147,7 +146,7 @@ def reader_cpus(n_cpus: float) -> float:
 
 def on_cluster(rows: list[SlideRow], spec: TileSpec, *, nodes: Nodes | None = None) -> Iterator[Survey]:
     """Survey slides in tasks of the cluster; one that kills its process twice is found to have crashed."""
-    cpus = reader_cpus(nodes.job_cpus()) if nodes is not None else 1.0
+    cpus = survey_cpus(nodes.job_cpus()) if nodes is not None else 1.0
     for row, result in in_parallel(survey_slide, rows, spec, num_cpus=cpus, nodes=nodes):
         yield Survey(row, error=f"crashed: {result.message}") if isinstance(result, Crashed) else result
 

@@ -39,9 +39,6 @@ log = logging.getLogger(__name__)
 RUN = "checkpoints"
 """Name of Ray Train's run: the folder of the checkpoints."""
 
-ELASTIC_READER_CPUS = 0.01
-"""Of each worker's CPU, where a group is elastic: it may grow until no CPU is left, and readers would wait for ever."""
-
 
 class Losses(ray.train.UserCallback):  # type: ignore[misc]  # Ray is untyped
     """Tells the board of groups that failed; lives in Ray Train's controller."""
@@ -94,7 +91,6 @@ def fit(
     board, nodes = actor_here(Board), nodes or Nodes()
     if config.min_workers is not None and nodes.share != 1:
         raise InputError("min_workers: trainings side by side have groups of one size; leave it out")
-    check_room(config, nodes.job_cpus())
     validation = _validation(config, validator, board, nodes) if validator is not None else None
     trainer = _trainer(config, data, board, nodes, filesystem=filesystem, path=path, validation=validation)
     counts = TrainingMetrics(config, run_of(path), cores=(nodes.job_cpus(), nodes.gpus() if config.use_gpu else 0))
@@ -116,7 +112,7 @@ def _trainer(
 ) -> Any:  # fmt: skip
     """Ray Train's trainer of the worker group."""
     gpus = {"GPU": 1} if config.use_gpu else {}
-    cpus = cpus_of(config, nodes.job_cpus()) if config.min_workers is None else 1 - ELASTIC_READER_CPUS
+    cpus = worker_cpus(config.workers, nodes.job_cpus()) if config.min_workers is None else 1.0
     progress = last_progress(filesystem, path)
     return ray.train.torch.TorchTrainer(
         train_worker,
@@ -146,7 +142,7 @@ def _trainer(
             shard_name(number): partial(_dataset, _read_beside(config, part, nodes), number, config, filesystem, path)
             for number, part in enumerate(data)
         },
-        dataset_config=_data_config(config, nodes),
+        dataset_config=in_order(selector=nodes.selector()),
         validation_config=validation,
     )
 
@@ -160,11 +156,16 @@ def _validation(config: TrainConfig, validator: Validator, board: Any, nodes: No
 
 
 def _read_beside(config: TrainConfig, data: TrainingData, nodes: Nodes) -> TrainingData:
-    """The data, read on what workers leave: an elastic group takes every CPU that there is, but for a hundredth."""
-    if config.min_workers is None:
+    """The data; read by tasks that ask for no CPU, and are counted instead, where several datasets share few CPUs.
+
+    Ray grants each dataset a whole number of the CPUs that are left, the first one all of them, and an elastic group
+    may take every CPU: readers that ask for one would wait for ever.
+    """
+    if nodes.share == 1 and config.min_workers is None and len(config.labels) == 1:
         return data
-    most = max(1, int(nodes.job_cpus()) - config.min_workers)
-    return replace(data, task_cpus=ELASTIC_READER_CPUS, most_tasks=most)
+    workers = config.workers if config.min_workers is None else config.min_workers
+    left = nodes.job_cpus() - workers * worker_cpus(workers, nodes.job_cpus())
+    return replace(data, task_cpus=0.0, most_tasks=max(1, int(left / len(config.labels))))
 
 
 def _look(board: Any, journals: list[Any], listener: Listener, counts: TrainingMetrics) -> None:
@@ -210,42 +211,6 @@ def worker_cpus(workers: int, n_cpus: float) -> float:
     (1.0, 0.5, 1.0, 0.3333)
     """
     return min(1.0, math.floor(max(n_cpus - 1, n_cpus / 2) / workers * 1e4) / 1e4)
-
-
-def _data_config(config: TrainConfig, nodes: Nodes) -> Any:
-    """Tiles come in order; the readers of a job keep within its share of the cluster, and those of a label in theirs.
-
-    Without a limit the dataset that begins first is granted every CPU, and the next none for as long as it reads.
-    """
-    if nodes.share == 1 and len(config.labels) == 1:
-        return in_order(selector=nodes.selector())
-    cpus = nodes.job_cpus() - config.workers * cpus_of(config, nodes.job_cpus())
-    return in_order(selector=nodes.selector(), cpus=cpus / len(config.labels))
-
-
-def cpus_of(config: TrainConfig, n_cpus: float) -> float:
-    """CPUs that each worker asks Ray for: one, or less where that would leave no CPU to the readers of a label."""
-    return worker_cpus(config.workers, n_cpus - (len(config.labels) - 1))
-
-
-def check_room(config: TrainConfig, n_cpus: float) -> None:
-    """Refuse a cluster on which the readers of a label would wait for ever.
-
-    Ray shares what workers leave among the datasets of a training in whole CPUs.
-
-    Raises:
-        InputError: there are too few, or the group of a training on several labels is elastic.
-    """
-    n_labels = len(config.labels)
-    if n_labels == 1:
-        return
-    if config.min_workers is not None:
-        raise InputError(f"min_workers: a training on {n_labels} labels has groups of one size; leave it out")
-    if n_cpus - config.workers * cpus_of(config, n_cpus) < n_labels:
-        raise InputError(
-            f"{n_cpus:g} CPUs are too few on Ray for {n_labels} labels, whose tiles are read beside each other: "
-            f"{n_labels + 1} are needed at the least; train with --without-ray, or add nodes"
-        )
 
 
 def _watched(config: TrainConfig, run: Callable[[], Any], look: Callable[[], None]) -> Any:
