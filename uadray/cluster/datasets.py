@@ -30,13 +30,16 @@ def numbered_dataset(
         read: yields the tables of a number, each of one row.
         task_bytes: of what a task reads, roughly.
         selector: labels of the nodes that read, where some are left out.
-        task_cpus: that a task asks Ray for; more than none.
+        task_cpus: that a task asks Ray for.
         most_tasks: that run at once; None leaves it to the CPUs.
     """
     source = TaskSource(f"{name} numbers", [bind_read_task(_rows_of, numbers)], bytes_each=task_bytes)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    numbered = ray.data.read_datasource(source, num_cpus=0, override_num_blocks=1)
-    dataset = numbered.map_batches(  # not the same CPUs: else Ray puts both into one task
+    numbered = ray.data.read_datasource(
+        source, num_cpus=0, override_num_blocks=1,
+        ray_remote_args={"scheduling_strategy": on_this_node()},  # not as the readers: else Ray puts both into one task
+    )  # fmt: skip
+    dataset = numbered.map_batches(
         partial(_read_number, read, s3_client.has_answered()), batch_size=None, batch_format="pyarrow",
         num_cpus=task_cpus, concurrency=most_tasks,
     )  # fmt: skip

@@ -39,9 +39,6 @@ log = logging.getLogger(__name__)
 RUN = "checkpoints"
 """Name of Ray Train's run: the folder of the checkpoints."""
 
-ELASTIC_READER_CPUS = 0.01
-"""Of each worker's CPU, where a group is elastic: it may grow until no CPU is left, and readers would wait for ever."""
-
 
 class Losses(ray.train.UserCallback):  # type: ignore[misc]  # Ray is untyped
     """Tells the board of groups that failed; lives in Ray Train's controller."""
@@ -115,7 +112,7 @@ def _trainer(
 ) -> Any:  # fmt: skip
     """Ray Train's trainer of the worker group."""
     gpus = {"GPU": 1} if config.use_gpu else {}
-    cpus = worker_cpus(config.workers, nodes.job_cpus()) if config.min_workers is None else 1 - ELASTIC_READER_CPUS
+    cpus = worker_cpus(config.workers, nodes.job_cpus()) if config.min_workers is None else 1.0
     progress = last_progress(filesystem, path)
     return ray.train.torch.TorchTrainer(
         train_worker,
@@ -159,11 +156,11 @@ def _validation(config: TrainConfig, validator: Validator, board: Any, nodes: No
 
 
 def _read_beside(config: TrainConfig, data: TrainingData, nodes: Nodes) -> TrainingData:
-    """The data, read on what workers leave: an elastic group takes every CPU that there is, but for a hundredth."""
+    """The data; beside an elastic group, which may take every CPU that there is, read by tasks that ask for none."""
     if config.min_workers is None:
         return data
     most = max(1, int(nodes.job_cpus()) - config.min_workers)
-    return replace(data, task_cpus=ELASTIC_READER_CPUS, most_tasks=most)
+    return replace(data, task_cpus=0.0, most_tasks=most)
 
 
 def _look(board: Any, journals: list[Any], listener: Listener, counts: TrainingMetrics) -> None:
