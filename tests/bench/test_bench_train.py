@@ -58,8 +58,22 @@ def test_what_misses_a_goal_is_named(device: str, fields: dict[str, Any], missed
     assert found["ray_measured"] == ("ray" in fields)
 
 
-def test_steps_are_made_in_whole_cycles() -> None:
-    """The critic's five steps before each of the generator, and the lazy terms in their share."""
+def test_a_case_that_fails_costs_no_other_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(config: Any, device: torch.device) -> dict[str, Any]:
+        if "pgan" in config.name:
+            raise RuntimeError("out of memory")
+        return {"ratios": {"channels_last": 1.0}, "steps": {}}
+
+    monkeypatch.setattr(train, "has_ray", lambda: False)
+    monkeypatch.setattr(train, "steps_row", of)
+    found = index.run("train", only=["pgan", "dcgan"], small=True)
+    assert [row.get("failed") for row in found["rows"]] == ["RuntimeError: out of memory", None]
+    assert (found["missed"], found["goals_met"]) == (["pgan_16"], False)
+
+
+def test_steps_are_made_in_whole_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The critic's five steps before each of the generator."""
+    monkeypatch.setattr(train_steps, "SMALL_BATCH", 4)
     loop = ReadyLoop(sized("wgan_gp", 16, small=True), VARIANTS["plain"], CPU)
     told: list[set[str]] = []
     step = loop.trainee.step

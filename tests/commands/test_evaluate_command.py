@@ -10,7 +10,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from labelled_tiles import SIDE, write_labelled
 
+from uadray.classifiers import densenet
+from uadray.classifiers.bundle import write_classifier
 from uadray.commands.evaluate import run
 from uadray.errors import InputError
 from uadray.evaluation.generator_report import Asked, evaluate_generator
@@ -78,6 +81,30 @@ def test_a_generator_is_judged_without_ray(bundle: str, data: str, tmp_path: Pat
     page = (tmp_path / "generation.html").read_text()
     assert "&lt;toy&gt;" in page
     assert "no figure here is an FID" in page
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("classifier"))
+    small = densenet.Config(kind="densenet121", input_px=16, growth=2, blocks=(1, 1), stem=4)
+    tiles = TileSpec(mpp=1.0, tile_px=SIDE, min_tissue=0.0)
+    write_classifier(folder, densenet.networks(small, pretrained=False), name="c", classifier=small, tiles=tiles)
+    return folder
+
+
+def test_a_classifier_is_asked(bundle: str, data: str, classifier: str, tmp_path: Path) -> None:
+    """About samples and held-out tiles; alone, about these; and about real tiles of one class not at all."""
+    held_out = write_labelled(tmp_path / "held", {"normal": 12, "tumor": 10}, seed=1)
+    options: dict[str, Any] = {"samples": 16, "draws": 1, "path_steps": 0, "features": "efficientnet_lite0"}
+    asked = Asked(**options, classifier=classifier, classifier_data=held_out)
+    told = evaluate_generator(bundle, data, asked, out=str(tmp_path))["classifier"]
+    assert told["synthetic"]["n"] == 16
+    assert told["real"] == _run(classifier, data=held_out)["real"]
+    assert "made as normal" in (tmp_path / "generation.html").read_text()
+    with pytest.raises(InputError, match="no tile is labelled 'tumor'"):
+        evaluate_generator(bundle, data, Asked(**options, classifier=classifier), out=str(tmp_path))
+    with pytest.raises(InputError, match="with which --samples does not go"):
+        _run(classifier, data=held_out, samples=16)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from uadray.detectors import fanogan
 from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
 from uadray.errors import InputError
-from uadray.generators import wgan_gp
+from uadray.generators import dcgan, wgan_gp
 from uadray.generators.bundle import GeneratorBundle, write_generator
 from uadray.networks.outline import Networks
 from uadray.tiles.spec import TileSpec
@@ -110,6 +110,13 @@ def test_a_given_generator_is_taken_and_only_the_encoder_is_trained(
         assert trainee.phase(progress) == "encoder"
         assert trainee.learning_rate(progress) == "encoder_learning_rate"
     assert moved(networks, before) == {"encoder"}
+
+
+def test_another_kind_of_generator_is_refused(tmp_path: Path) -> None:
+    config, uri = dcgan.Config(kind="dcgan", input_px=16, width=4, latent_dim=8), str(tmp_path)
+    write_generator(uri, dcgan.networks(config, pretrained=False), name="g", generator=config, tiles=TILES)
+    with pytest.raises(InputError, match="is a dcgan; f-AnoGAN takes a wgan_gp"):
+        build_networks(GAN.model_copy(update={"generator": uri}))
 
 
 def test_a_bundle_has_the_given_generator_inside_and_does_not_say_where_it_lay(

@@ -63,7 +63,7 @@ def test_a_validator_repeats_itself_and_travels(data: str) -> None:
     networks = build_networks(config)
     state = torch.get_rng_state()
     figures = validator(config, networks, "cpu")
-    assert list(figures) == ["frechet_efficientnet_lite0", "kid_efficientnet_lite0"]
+    assert list(figures) == [f"{name}_efficientnet_lite0" for name in ("frechet", "kid", "precision", "recall")]
     assert pickle.loads(pickle.dumps(validator))(config, networks, "cpu") == figures  # noqa: S301 - our own
     assert torch.equal(state, torch.get_rng_state())
 
@@ -78,6 +78,8 @@ def test_a_validators_figures_are_those_of_the_pictures(data: str) -> None:
     np.testing.assert_allclose(validator.real, real, rtol=1e-5, atol=1e-5)
     assert figures["frechet_efficientnet_lite0"] == pytest.approx(frechet_distance(moments(real), moments(fake)))
     assert figures["kid_efficientnet_lite0"] == pytest.approx(kernel_distance(real, fake))
+    shares = precision_and_recall(torch.from_numpy(real), torch.from_numpy(fake))
+    assert (figures["precision_efficientnet_lite0"], figures["recall_efficientnet_lite0"]) == shares
 
 
 def test_real_tiles_are_nearer_to_real_tiles_than_an_untrained_generators(data: str) -> None:

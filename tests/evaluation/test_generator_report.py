@@ -51,6 +51,7 @@ def test_the_scale_is_in_order(space: FeatureSpace) -> None:
     assert m == 100
     rows = {row["of"]: row for row in scale(space, features, features[m:], _batches(tiles[:m]), seed=0)}
     names = ["other real tiles", "the same, 10 % darker", "noise"]
+    assert list(rows) == [*names[:2], "the same, blurred by 1 px", "this generator", "noise"]
     distances = [rows[name]["frechet_efficientnet_lite0"] for name in names]
     assert distances == sorted(distances)
     assert rows["this generator"]["nearer_than_real"] == 1

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from uadray.evaluation import path_length as module
 from uadray.evaluation.path_length import EPSILON, pair_on_the_way, path_length, reduced, without_outliers
-from uadray.generators import wgan_gp
+from uadray.generators import stylegan2, wgan_gp
 from uadray.networks.lpips import lpips_distance
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
@@ -85,3 +85,27 @@ def test_large_pictures_are_reduced_to_256_px() -> None:
     assert reduced(x).shape == (1, 3, 256, 256)
     torch.testing.assert_close(reduced(x)[0, 0, 3, 5], x[0, 0, 6:8, 10:12].mean())
     assert reduced(x[..., :64, :64]).shape == (1, 3, 64, 64)
+
+
+def test_in_w_it_is_the_square_of_the_slope_along_the_line() -> None:
+    """Of a small StyleGAN2, against the derivative at the beginning of each line."""
+    config = stylegan2.Config(
+        kind="stylegan2", input_px=16, channel_base=128, channel_max=8, latent_dim=8, w_dim=8, mapping_layers=2
+    )
+    networks = stylegan2.networks(config, pretrained=False)
+    lengths = []
+
+    def distance(x: Tensor, y: Tensor) -> Tensor:
+        lengths.append(_squares(x, y))
+        return lengths[-1]
+
+    path_length(config, networks, distance, 16, seed=4, sampling="end")
+    rng = torch.Generator().manual_seed(4)
+    z = stylegan2.latents(config, 32, rng=rng)
+    with torch.no_grad():
+        w = stylegan2.styles(config, networks, z)
+    _, slope = torch.autograd.functional.jvp(
+        lambda at: stylegan2.pictures(config, networks, at), w[:16], w[16:] - w[:16]
+    )
+    expected = (slope.double() ** 2).sum(dim=(1, 2, 3))
+    torch.testing.assert_close(lengths[0] / EPSILON**2, expected.detach(), rtol=0.05, atol=0)

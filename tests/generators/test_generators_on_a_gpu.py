@@ -18,11 +18,13 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: what runs on one was not tested"),
 ]
 
+GROWN = {"stage_images": 1, "fade_images": 1}
+
 KINDS: dict[str, dict[str, Any]] = {
     "dcgan": {},
     "wgan_gp": {"width": 32, "critic_steps": 1},
-    "pgan": {"channel_base": 4096, "channel_max": 128},
-    "stylegan": {"channel_base": 4096, "channel_max": 128},
+    "pgan": GROWN | {"channel_base": 4096, "channel_max": 128},
+    "stylegan": GROWN | {"channel_base": 4096, "channel_max": 128},
     "stylegan2": {"channel_base": 4096, "channel_max": 128, "ada": {}},
 }
 BATCH = 32

@@ -223,3 +223,19 @@ def test_a_training_goes_on_from_a_checkpoint_within_a_fade(
     for name, state in states[0].items():
         for key, t in state.items():
             assert torch.equal(t, states[1][name][key]), f"{name}.{key}"
+
+
+@both
+def test_a_step_in_bfloat16_tells_the_losses_of_one_in_float32(
+    file: Any, config: Any, opponent: str, x: Tensor
+) -> None:
+    """Within a twentieth, the penalty on gradients included; weights stay float32."""
+    told = []
+    for is_lowered in (False, True):
+        trainee = _trainee(file, config, images=96)  # PGAN: 8 px fades in; StyleGAN: 16 px
+        torch.manual_seed(5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_lowered):
+            told.append(trainee.step(x, 0.0))
+        assert {p.dtype for network in trainee.networks.values() for p in network.parameters()} == {torch.float32}
+    for name, value in told[0].items():
+        assert value.item() == pytest.approx(told[1][name].item(), rel=0.05, abs=0.05), name

@@ -3,8 +3,8 @@
     ray       images a second of `uadray train` on Ray, reading tiles, with the same step, layout and threads in a bare
               loop on tensors that lie ready just before and just after it; by the wall clock, so of an idle machine.
               Goal: at least 0.9. Left out where Ray is not installed, or on a GPU.
-    steps     the bare loop, each variant over `plain`: float32, channel by channel. Goal: none is chosen by default
-              that is slower: on a GPU `bf16, channels_last`, on a CPU `channels_last`.
+    steps     the bare loop, each variant over `plain`: float32, channel by channel. Goal: what is configured is no
+              slower (0.95, as it varies): on a GPU `bf16, channels_last`, on a CPU `channels_last`.
     sizes     (--device cuda) seconds per thousand images and peak memory of StyleGAN2 at 128, 256 and 512 px, with
               adaptive augmentation. Goal: a third of what is published for a V100 (StyleGAN2-ADA, one GPU).
 
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 RAY_GOAL = 0.9
 
+LEAST_RATIO = 0.95
+"""Of what is configured to `plain`; two measurements of one thing differ by some percent."""
+
 V100_S_PER_KIMG = {128: 12.8, 256: 21.6, 512: 72.5}
 """The least that StyleGAN2-ADA's authors name for one V100."""
 
@@ -64,9 +67,12 @@ def run(*, only: Sequence[str] = (), device: str = "cpu", small: bool = False) -
         raise InputError("bench train --device cuda: torch sees no GPU here")
     where, rows = torch.device(device), list[dict[str, Any]]()
     for kind, px in chosen(only, device=device, small=small):
-        row = steps_row(sized(kind, px, small=small), where)
-        if device == "cpu" and has_ray():
-            row |= ray_row(sized(kind, px, small=small))
+        try:
+            row = steps_row(sized(kind, px, small=small), where)
+            if device == "cpu" and has_ray():
+                row |= ray_row(sized(kind, px, small=small))
+        except Exception as error:  # one that does not fit into a GPU costs no other its row
+            row = {"failed": f"{type(error).__name__}: {error}"[:300]}
         rows.append({"generator": kind, "px": px} | row)
         log.warning("%s", json.dumps(rows[-1]))  # a bench that is cut short has told what it had
     return {"device": device_name(where), "threads": torch.get_num_threads(), "rows": rows, **judged(rows, device)}
@@ -172,8 +178,11 @@ def judged(rows: Sequence[dict[str, Any]], device: str) -> dict[str, Any]:
     default, goals, missed = default_of(torch.device(device)), dict[str, str](), list[str]()
     for row in rows:
         name = f"{row['generator']}_{row['px']}"
-        goals[f"{name}: {default}"] = ">= 1"
-        missed += [f"{name}: {default}"] * (row["ratios"][default] < 1)
+        if "failed" in row:
+            missed.append(name)
+            continue
+        goals[f"{name}: {default}"] = f">= {LEAST_RATIO:g}"
+        missed += [f"{name}: {default}"] * (row["ratios"][default] < LEAST_RATIO)
         if "ray" in row:
             goals[f"{name}: ray"] = f">= {RAY_GOAL:g}"
             missed += [f"{name}: ray"] * (row["ray"] < RAY_GOAL)

@@ -79,8 +79,8 @@ def kernel_distance(x: Floats, y: Floats) -> float:
 
 def _cubic(x: Floats, y: Floats) -> npt.NDArray[np.float64]:
     product: npt.NDArray[np.float64] = x.astype(np.float64) @ y.astype(np.float64).T
-    cubed: npt.NDArray[np.float64] = (product / x.shape[1] + 1) ** 3
-    return cubed
+    base: npt.NDArray[np.float64] = product / x.shape[1] + 1
+    return base * base * base  # a power is ten times slower
 
 
 def kernel_distances(

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from uadray.detectors.pixels import to_pixels
 from uadray.errors import InputError
 from uadray.evaluation.feature_spaces import SpaceName, feature_space
 from uadray.evaluation.frechet import frechet_distance, kernel_distance, moments
+from uadray.evaluation.manifolds import precision_and_recall
 from uadray.evaluation.real_tiles import real_tiles
 from uadray.generators.catalog import GeneratorConfig
 from uadray.generators.pictures import drawn
@@ -20,15 +22,13 @@ from uadray.training.config import TrainConfig
 VALIDATION_SEED = 20_000
 """Added to a training's seed: tiles and latents of its validation are others than those it learns from."""
 
-VALIDATE_TILES = 1000
-
 DRAWN_AT_ONCE = 64
 """Pictures that a generator draws together."""
 
 
 @dataclass(frozen=True, eq=False)
 class Validator:
-    """Judges a generator in training: two figures on a small network, comparable from checkpoint to checkpoint.
+    """Judges a generator in training: figures on a small network, comparable from checkpoint to checkpoint.
 
     Attributes:
         real: features of real tiles, [n, d].
@@ -41,7 +41,7 @@ class Validator:
     seed: int
 
     def __call__(self, config: TrainConfig, networks: Networks, device: str) -> dict[str, float]:
-        """Frechet and kernel distance of as many pictures as there are real tiles, under the names of their features.
+        """Both distances, precision and recall of as many pictures as there are real tiles, named after their features.
 
         Args:
             config: of the training.
@@ -51,10 +51,12 @@ class Validator:
         space = feature_space(self.space, device)
         pictures = sampled(generator_of(config), networks, len(self.real), seed=self.seed, device=device)
         fake = space.of_each(pictures)
+        precision, recall = precision_and_recall(*(torch.from_numpy(each).to(device) for each in (self.real, fake)))
         return {
             space.figure("frechet"): frechet_distance(moments(self.real), moments(fake)),
             space.figure("kid"): kernel_distance(self.real, fake),
-        }
+            space.figure("precision"): precision, space.figure("recall"): recall,
+        }  # fmt: skip
 
 
 def validator_for(config: TrainConfig, data: str) -> Validator:
@@ -70,9 +72,8 @@ def validator_for(config: TrainConfig, data: str) -> Validator:
     """
     generator_of(config)
     seed = config.seed + VALIDATION_SEED
-    most = getattr(config, "validate_tiles", VALIDATE_TILES)
     space = feature_space("efficientnet_lite0", "cpu")
-    real = space.of_each(real_tiles(config, data, most=most, seed=seed))
+    real = space.of_each(real_tiles(config, data, most=config.validate_tiles, seed=seed))
     return Validator(real, space.name, seed)
 
 

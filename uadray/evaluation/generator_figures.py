@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -25,6 +26,12 @@ MOST_FOR_SCALE = 5000
 
 DARKENED = 0.9
 """Of the values of real tiles, a change that is hardly seen."""
+
+BLUR_PX = 1.0
+"""Standard deviation of a blur that is well seen on tiles of 64 px."""
+
+OF_SUBSETS = "_sd_of_subsets"
+"""Ends the name of the kernel distance's deviation between subsets."""
 
 GENERATOR = "this generator"
 
@@ -72,7 +79,7 @@ def figures_of_draw(space: FeatureSpace, real: Features, fake: Features, *, seed
     precision, recall = precision_and_recall(on(space, real), on(space, fake))
     return {
         space.figure("frechet"): frechet_distance(moments(real), moments(fake)),
-        space.figure("kid"): float(kernel.mean()), f"{space.figure('kid')}_sd_of_subsets": float(kernel.std(ddof=1)),
+        space.figure("kid"): float(kernel.mean()), f"{space.figure('kid')}{OF_SUBSETS}": float(kernel.std(ddof=1)),
         space.figure("precision"): precision, space.figure("recall"): recall,
     }  # fmt: skip
 
@@ -87,7 +94,7 @@ def over_draws(draws: list[dict[str, float]]) -> dict[str, Any]:
     for name in draws[0]:
         values = [draw[name] for draw in draws]
         result[name] = float(np.mean(values))
-        if len(values) > 1:
+        if len(values) > 1 and not name.endswith(OF_SUBSETS):
             result[f"{name}_sd"] = float(np.std(values, ddof=1))
     return result
 
@@ -108,17 +115,18 @@ def scale(
         seed: of noise and subsets.
 
     Returns:
-        A row each for other real tiles, the same darkened, the generator and noise: `of`, `tiles`, the figures of
-        `figures_of_draw`, and as `nearer_than_real` `copies.Nearest.share`.
+        A row each for other real tiles, the same darkened, the same blurred, the generator and noise: `of`, `tiles`,
+        the figures of `figures_of_draw`, and as `nearer_than_real` `copies.Nearest.share`.
     """
     m = scale_tiles(len(real), len(fake))
-    rng, dark, noise = np.random.default_rng(seed), [], []
+    rng, dark, blurred, noise = np.random.default_rng(seed), [], [], []
     for batch in tiles:
         dark.append(space.of(np.round(batch * DARKENED).astype(np.uint8)))
+        blurred.append(space.of(np.stack([cv2.GaussianBlur(tile, (0, 0), BLUR_PX) for tile in batch])))
         noise.append(space.of(rng.integers(0, 256, size=batch.shape, dtype=np.uint8)))
     rows = {
-        "other real tiles": real[:m], "the same, 10 % darker": np.concatenate(dark), GENERATOR: fake[:m],
-        "noise": np.concatenate(noise),
+        "other real tiles": real[:m], "the same, 10 % darker": np.concatenate(dark),
+        "the same, blurred by 1 px": np.concatenate(blurred), GENERATOR: fake[:m], "noise": np.concatenate(noise),
     }  # fmt: skip
     reference = real[m : 2 * m]
     return [

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -200,10 +201,12 @@ def _nearest(space: FeatureSpace, real: Gathered, fake: Gathered) -> tuple[Neare
 
 
 def _pairs(by: str, found: Nearest, real: Gathered, fake: Gathered) -> Pairs:
-    """The most suspicious of samples."""
-    samples, tiles, neighbours = (each[:PAIRS] for each in (found.samples, found.tiles, found.neighbours))
+    """The most suspicious of samples, each beside another real tile."""
+    _, first = np.unique(found.tiles, return_index=True)
+    chosen = np.sort(first)[:PAIRS]
+    samples, tiles, neighbours = (each[chosen] for each in (found.samples, found.tiles, found.neighbours))
     return Pairs(
-        by, fake.pictures[samples], real.pictures[tiles], real.pictures[neighbours], found.ratios[:PAIRS].tolist()
+        by, fake.pictures[samples], real.pictures[tiles], real.pictures[neighbours], found.ratios[chosen].tolist()
     )
 
 

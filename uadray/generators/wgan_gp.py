@@ -94,6 +94,7 @@ class Trainee:
     """Critic steps, and every `critic_steps` of them a generator step. Members: see `uadray.detectors.trainee`."""
 
     phases: tuple[str, ...] = ("gan",)
+    captured = ("critic_step", "generator_step")
 
     def __init__(self, config: Config, networks: Networks, *, average: Callable[[Iterable[Tensor]], None]) -> None:
         self.config, self.networks, self.average = config, networks, average
@@ -131,7 +132,7 @@ class Trainee:
         epsilon = torch.rand(len(x), device=x.device)
         totals = x.new_zeros(2)
         for (real, share), (drawn, _), (at, _) in zip(*map(self._shares, (x, fake, epsilon)), strict=True):
-            on_real, on_fake = self.critic(torch.cat([real, drawn])).chunk(2)
+            on_real, on_fake = self.critic(torch.cat([real, drawn])).to(x.dtype).chunk(2)
             wasserstein = gan_losses.critic_loss(on_real, on_fake)
             penalty = gan_losses.gradient_penalty(self.critic, real, drawn, at)
             (share * (wasserstein + self.config.penalty * penalty)).backward()

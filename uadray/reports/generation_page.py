@@ -14,6 +14,9 @@ from uadray.tiles.images import Pixels
 
 COLUMNS = 8
 
+TILE_SHOWN_PX = 64
+"""Side of a tile on the page at the least, on a whole number of the page's pixels."""
+
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -58,16 +61,17 @@ def generation_page(answer: Mapping[str, Any], shown: Shown) -> str:
         answer: what `uadray evaluate` writes as `generation.json`.
         shown: the pictures.
     """
-    style = asset("detectors.css")
+    style, side = asset("detectors.css"), shown.samples.shape[1]
     return template("generation.html").render(
         answer=answer,
         number=number,
         figure=figure,
-        samples=picture(sample_grid(shown.samples, None, columns=COLUMNS, gap_px=2)),
-        real=picture(sample_grid(shown.real, None, columns=COLUMNS, gap_px=2)),
-        ways=picture(sample_grid(np.concatenate(shown.ways), None, columns=len(shown.ways[0]), gap_px=0)),
-        pairs=[(pairs, [picture(each) for each in _triples(pairs)]) for pairs in shown.pairs],
-        side=shown.samples.shape[1],
+        samples=picture(sample_grid(shown.samples, None, columns=COLUMNS, gap_px=2), side=side),
+        real=picture(sample_grid(shown.real, None, columns=COLUMNS, gap_px=2), side=side),
+        ways=picture(sample_grid(np.concatenate(shown.ways), None, columns=len(shown.ways[0]), gap_px=0), side=side),
+        pairs=[
+            (pairs, [picture(each, side=pairs.tiles.shape[1]) for each in _triples(pairs)]) for pairs in shown.pairs
+        ],
         style=Markup(style),  # noqa: S704 - our own
         style_hash=csp_hash(style),
     )
@@ -86,9 +90,15 @@ def figure(value: float | None, spread: float | None = None) -> str:
     return shown if spread is None else f"{shown} ± {spread:.{decimals}f}"
 
 
-def picture(image: Pixels) -> str:
-    """A picture as the address of itself, for the page needs no other file."""
-    return f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(image)).decode()}"
+def picture(image: Pixels, *, side: int) -> dict[str, Any]:
+    """A picture's address, which is itself, for the page needs no other file, and the width to show it at.
+
+    Args:
+        image: tiles beside each other.
+        side: of one of them; smaller ones than `TILE_SHOWN_PX` are enlarged.
+    """
+    data = base64.b64encode(encode_jpeg(image)).decode()
+    return {"src": f"data:image/jpeg;base64,{data}", "width": image.shape[1] * max(1, TILE_SHOWN_PX // side)}
 
 
 def _triples(pairs: Pairs) -> list[Pixels]:
