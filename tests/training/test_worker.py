@@ -48,8 +48,8 @@ class Judge:
         if call in (3, 4) and self._dies:  # a task whose process died is tried once more
             os.kill(os.getpid(), signal.SIGKILL)
         if call == 3:
-            return {"largest": math.inf}
-        return {"largest": max(float(p.detach().abs().max()) for n in networks.values() for p in n.parameters())}
+            return {"weights": math.inf}
+        return {"weights": sum(float(p.detach().abs().sum()) for n in networks.values() for p in n.parameters())}
 
 
 def _lines(out: Path) -> list[dict[str, Any]]:
@@ -91,12 +91,12 @@ def test_both_hosts_learn_the_same(
         assert [ours[name] for name in named] == [theirs[name] for name in named]
         assert ours["perceptual"] == pytest.approx(theirs["perceptual"], rel=1e-6)
     assert plain[-1]["perceptual"] < 0.9 * plain[0]["perceptual"]
-    for found, failures in ((plain, "largest is not finite"), (on_ray, "its process died 2 times")):
-        assert [line.get("validated") for line in found] == [["largest"], None, None, ["largest"]]
+    for found, failures in ((plain, "weights is not finite"), (on_ray, "its process died 2 times")):
+        assert [line.get("validated") for line in found] == [["weights"], None, None, ["weights"]]
         assert f"the validation of epoch 2 failed, and the training goes on: {failures}" in caplog.text
     assert caplog.text.count("the validation of epoch 1 failed, and the training goes on: no such weights") == 2
-    assert plain[0]["largest"] == on_ray[0]["largest"]
-    assert plain[3]["largest"] == on_ray[3]["largest"] != plain[0]["largest"]
+    assert plain[0]["weights"] == on_ray[0]["weights"]
+    assert plain[3]["weights"] == on_ray[3]["weights"] != plain[0]["weights"]
     assert bundles[True].training_data == bundles[False].training_data
     assert run[SECONDS, "train_step"] == pytest.approx(sum(line["seconds"] for line in on_ray), rel=0.05)
     waited = sum(line["waiting"] * line["seconds"] for line in on_ray)

@@ -36,10 +36,13 @@ def numbered_dataset(
     """
     source = TaskSource(f"{name} numbers", [bind_read_task(_rows_of, numbers)], bytes_each=task_bytes)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    numbered = ray.data.read_datasource(source, num_cpus=0, override_num_blocks=1)
-    dataset = numbered.map_batches(  # one byte: of tasks that ask for the same, Ray makes one
+    numbered = ray.data.read_datasource(
+        source, num_cpus=0, override_num_blocks=1,
+        ray_remote_args={"scheduling_strategy": on_this_node()},  # not as the readers: else Ray puts both into one task
+    )  # fmt: skip
+    dataset = numbered.map_batches(
         partial(_read_number, read, s3_client.has_answered()), batch_size=None, batch_format="pyarrow",
-        num_cpus=task_cpus, memory=1, concurrency=most_tasks,
+        num_cpus=task_cpus, concurrency=most_tasks,
     )  # fmt: skip
     dataset.context.target_max_block_size = 1  # so that each row goes out by itself
     # Readers that wait until workers have used up what they were sent, and workers that wait for one more: not that.
