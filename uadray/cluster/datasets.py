@@ -36,10 +36,8 @@ def numbered_dataset(
     """
     source = TaskSource(f"{name} numbers", [bind_read_task(_rows_of, numbers)], bytes_each=task_bytes)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    numbered = ray.data.read_datasource(
-        source, num_cpus=0, override_num_blocks=1,
-        ray_remote_args={"scheduling_strategy": on_this_node()},  # not as the readers: else Ray puts both into one task
-    )  # fmt: skip
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}  # not as the readers: else both become one task
+    numbered = ray.data.read_datasource(source, num_cpus=0, override_num_blocks=1, label_selector=here)
     dataset = numbered.map_batches(
         partial(_read_number, read, s3_client.has_answered()), batch_size=None, batch_format="pyarrow",
         num_cpus=task_cpus, concurrency=most_tasks,
