@@ -19,7 +19,6 @@ from uadray.reports.pictures import encode_png
 from uadray.slides.identity import is_seen
 from uadray.slides.manifest import SlideRow, write_manifest
 from uadray.training.config import TrainConfig
-from uadray.training.worker_group import check_room
 
 RUN: dict[str, Any] = {
     "name": "pathologist", "tiles": {"mpp": 1.0, "tile_px": SIDE, "min_tissue": 0.0}, "epochs": 2, "steps_per_epoch": 8,
@@ -129,18 +128,6 @@ def test_data_that_does_not_tell_the_classes_apart_is_refused(tile_set: str, tmp
         _config(batch_size=15)
     with pytest.raises(InputError, match="40 tiles are fewer than a batch of 64"):
         train(_config(batch_size=128), data=tile_set, out=out, without_ray=True)
-
-
-@pytest.mark.parametrize(
-    ("changes", "n_cpus", "words"),
-    [({}, 2, "2 CPUs are too few on Ray for 2 labels"), ({"workers": 2, "min_workers": 1}, 8, "groups of one size")],
-)
-def test_a_cluster_without_a_cpu_for_each_label_is_refused(changes: dict[str, Any], n_cpus: int, words: str) -> None:
-    """Ray would let the readers of the second label wait for ever."""
-    for workers in (1, 2, 3):
-        check_room(_config(workers=workers), 4)
-    with pytest.raises(InputError, match=words):
-        check_room(_config(**changes), n_cpus)
 
 
 @pytest.mark.ray

@@ -85,7 +85,7 @@ def fit(
         The trained networks on the CPU, and the last epoch's metrics.
 
     Raises:
-        InputError: an elastic group has only a share of the cluster, or there are too few CPUs for several labels.
+        InputError: an elastic group has only a share of the cluster.
         WorkError: the workers failed for good, or the training diverged.
     """
     board, nodes = actor_here(Board), nodes or Nodes()
