@@ -76,6 +76,10 @@ def test_the_generators_are_told() -> None:
     for name, config in configs.items():
         assert config.generator is not None
         assert (config.generator.kind, config.name, config.input_px, config.tiles.mpp) == (name, name, 64, 0.972)
+    for name in configs:
+        small = load_config(TrainConfig, folder / "two_cores" / f"{name}.yaml")
+        assert small.generator is not None
+        assert (small.generator.kind, small.name, small.input_px) == (name, name, 32)
 
 
 def test_is_frozen(path: Path) -> None:
