@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from uadray.commands.train import train
 from uadray.config import parse_config
 from uadray.reports.pictures import encode_png
-from uadray.training import worker
+from uadray.training import worker_group
 from uadray.training.config import TrainConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarning")  # Ray, of its own options
@@ -108,7 +108,7 @@ def test_two_workers_end_with_the_same_networks(
         worker.train_worker(settings)
         save_networks(Path(folder) / f"rank{get_context().get_world_rank()}.safetensors", built[0].networks)
 
-    monkeypatch.setattr(worker, "train_worker", saving)
+    monkeypatch.setattr(worker_group, "train_worker", saving)
     config = parse_config(TrainConfig, RUN | {"workers": 2}, source="test")
     bundle = train(config, data=tile_set, out=str(tmp_path / "out"))
     first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
