@@ -34,10 +34,14 @@ def csp_hash(text: str) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """Significant digits without an exponent where people can read it, a dash for nothing.
 
-    >>> number(0.03226), number(12.5), number(None), number(0.00001234)
-    ('0.0323', '12.5', '–', '1.23e-05')
+    >>> number(0.03226), number(12.5), number(None), number(0.00001234), number(1717.4) == thousands(1717)
+    ('0.0323', '12.5', '–', '1.23e-05', True)
     """
-    return _UNKNOWN if value is None else f"{value:#.{digits}g}".rstrip(".")
+    if value is None:
+        return _UNKNOWN
+    if 10**digits <= abs(round(value, 0)) < 10**7:
+        return thousands(round(value))
+    return f"{value:#.{digits}g}".rstrip(".")
 
 
 def percent(value: float | None) -> str:
