@@ -30,3 +30,17 @@ def decay_of(images: float, *, half_life_images: float) -> float:
     0.5
     """
     return 0.5 ** (images / half_life_images) if half_life_images > 0 else 0.0
+
+
+def follow_shown(average: nn.Module, source: nn.Module, counts: dict[str, int], *, half_life_images: float) -> None:
+    """Move the average by the images that were shown since it was moved last, by all workers.
+
+    Args:
+        average: see `follow`.
+        source: see `follow`.
+        counts: of the training; `images_shown` is read, `averaged_at_images` is kept.
+        half_life_images: see `decay_of`.
+    """
+    shown = counts.get("images_shown", 0)
+    follow(average, source, decay=decay_of(shown - counts["averaged_at_images"], half_life_images=half_life_images))
+    counts["averaged_at_images"] = shown

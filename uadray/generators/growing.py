@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from uadray.networks.growing import level_of
+from uadray.networks.outline import Networks
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ class Schedule:
             side_px *= 2
             places += [Place(side_px, 0.0), Place(side_px)]
         return tuple(place.phase for place in places)
+
+
+def move_to(networks: Networks, place: Place) -> None:
+    """Take all networks of a training to where it stands."""
+    for network in networks.values():
+        network.growth.move_to(place.level, place.alpha)  # type: ignore[union-attr, operator]
 
 
 def check_side(input_px: int) -> None:

@@ -17,8 +17,8 @@ from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
 from uadray.generators import gan_losses
-from uadray.generators.averaging import decay_of, follow
-from uadray.generators.growing import Place, Schedule, check_side, enlarged, seen_at
+from uadray.generators.averaging import follow_shown
+from uadray.generators.growing import Place, Schedule, check_side, enlarged, move_to, seen_at
 from uadray.generators.latent_draws import as_they_are, standard_normal
 from uadray.generators.micro_batches import Losses, Parts, shares, update
 from uadray.networks.growing import START_PX, Discriminator
@@ -144,7 +144,9 @@ class Trainee:
         losses = self.critic_step(parts)
         torch.clear_autocast_cache()  # it has the critic as it was before its step
         losses |= self.generator_step(parts)
-        self._follow()
+        follow_shown(
+            self.networks["average"], self.generator, self.counts, half_life_images=self.config.half_life_images
+        )
         return losses
 
     def critic_step(self, parts: Parts) -> Losses:
@@ -183,16 +185,7 @@ class Trainee:
 
     def _grow(self) -> None:
         """Take all networks to where the training stands."""
-        place = self.place
-        for name in self.networks:
-            self.networks[name].growth.move_to(place.level, place.alpha)  # type: ignore[union-attr, operator]
-
-    def _follow(self) -> None:
-        """Move the average by the images that were shown since it was moved last, by all workers."""
-        shown = self.counts.get("images_shown", 0)
-        decay = decay_of(shown - self.counts["averaged_at_images"], half_life_images=self.config.half_life_images)
-        follow(self.networks["average"], self.generator, decay=decay)
-        self.counts["averaged_at_images"] = shown
+        move_to(self.networks, self.place)
 
     def _latents(self, x: Tensor) -> Tensor:
         return torch.randn(len(x), self.config.latent_dim, device=x.device)

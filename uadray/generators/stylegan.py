@@ -18,8 +18,8 @@ from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
 from uadray.generators import gan_losses
-from uadray.generators.averaging import decay_of, follow
-from uadray.generators.growing import Place, Schedule, check_side, enlarged, seen_at
+from uadray.generators.averaging import follow_shown
+from uadray.generators.growing import Place, Schedule, check_side, enlarged, move_to, seen_at
 from uadray.generators.latent_draws import standard_normal
 from uadray.generators.micro_batches import Losses, Parts, shares, update
 from uadray.networks.growing import START_PX, Discriminator
@@ -156,7 +156,9 @@ class Trainee:
         losses = self.discriminator_step(parts)
         torch.clear_autocast_cache()  # it has the discriminator as it was before its step
         losses |= self.generator_step(parts)
-        self._follow()
+        follow_shown(
+            self.networks["average"], self.generator, self.counts, half_life_images=self.config.half_life_images
+        )
         return losses
 
     def discriminator_step(self, parts: Parts) -> Losses:
@@ -212,15 +214,7 @@ class Trainee:
     def _grow(self) -> None:
         """Take all networks to where the training stands, and the rates of this side."""
         place = self.place
-        for name in self.networks:
-            self.networks[name].growth.move_to(place.level, place.alpha)  # type: ignore[union-attr, operator]
+        move_to(self.networks, place)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = self.config.stage_rates.get(place.side_px, self.config.learning_rate)
-
-    def _follow(self) -> None:
-        """Move the average by the images that were shown since it was moved last, by all workers."""
-        shown = self.counts.get("images_shown", 0)
-        decay = decay_of(shown - self.counts["averaged_at_images"], half_life_images=self.config.half_life_images)
-        follow(self.networks["average"], self.generator, decay=decay)
-        self.counts["averaged_at_images"] = shown
