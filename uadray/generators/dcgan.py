@@ -14,14 +14,14 @@ from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
 from uadray.errors import InputError
 from uadray.generators import gan_losses
 from uadray.generators.latent_draws import as_they_are, standard_normal
-from uadray.generators.micro_batches import shares
+from uadray.generators.micro_batches import Losses, shares, update
 from uadray.networks.dcgan import START_PX, Discriminator, Generator
 from uadray.networks.outline import Networks
 
@@ -128,22 +128,18 @@ class Trainee:
             loss.backward()
             total += loss.detach()
             right += share * torch.cat([on_real > 0, on_fake < 0]).float().mean()
-        self._update("discriminator", self.discriminator)
+        self.average([p.grad for p in self.discriminator.parameters() if p.grad is not None])
+        self.optimizers["discriminator"].step()
         return {"discriminator": total, "discriminator_accuracy": right}
 
     def generator_step(self, n: int, device: torch.device) -> dict[str, Tensor]:
         """-log D(G(z)) of n pictures, the discriminator frozen."""
         torch.clear_autocast_cache()  # it has the discriminator as it was before its step
         self.discriminator.requires_grad_(False)
-        self.optimizers["generator"].zero_grad()
-        total = torch.zeros((), device=device)
-        for z, share in self._shares(self._latents(n, device)):
-            loss = share * gan_losses.logistic_generator_loss(self.discriminator(self.generator(z)))
-            loss.backward()
-            total += loss.detach()
-        self._update("generator", self.generator)
+        parts, optimizer = self._shares(self._latents(n, device)), self.optimizers["generator"]
+        losses = update(self.generator, optimizer, parts, self._generator_loss, average=self.average)
         self.discriminator.requires_grad_(True)
-        return {"generator": total}
+        return losses
 
     def finish(self) -> None:
         """Nothing is fitted after the last step."""
@@ -153,6 +149,10 @@ class Trainee:
         z = latents(self.config, len(x), rng=torch.Generator().manual_seed(0))
         x_hat: Tensor = self.generator(z.to(x.device))
         return x_hat
+
+    def _generator_loss(self, z: Tensor) -> tuple[Tensor, Losses]:
+        loss = gan_losses.logistic_generator_loss(self.discriminator(self.generator(z)))
+        return loss, {"generator": loss}
 
     def _latents(self, n: int, device: torch.device) -> Tensor:
         if self.config.prior == "normal":
@@ -167,7 +167,3 @@ class Trainee:
                 "normalisation cannot take; lower it, or raise batch_size"
             )
         return parts
-
-    def _update(self, name: str, network: nn.Module) -> None:
-        self.average([p.grad for p in network.parameters() if p.grad is not None])
-        self.optimizers[name].step()

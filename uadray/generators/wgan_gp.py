@@ -12,13 +12,13 @@ from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
 from uadray.generators import gan_losses
 from uadray.generators.latent_draws import as_they_are, standard_normal
-from uadray.generators.micro_batches import shares
+from uadray.generators.micro_batches import Losses, shares, update
 from uadray.networks.outline import Networks
 from uadray.networks.wgan_gp import START_PX, Critic, Generator
 
@@ -137,22 +137,18 @@ class Trainee:
             penalty = gan_losses.gradient_penalty(self.critic, real, drawn, at)
             (share * (wasserstein + self.config.penalty * penalty)).backward()
             totals += share * torch.stack([wasserstein, penalty]).detach()
-        self._update("critic", self.critic)
+        self.average([p.grad for p in self.critic.parameters() if p.grad is not None])
+        self.optimizers["critic"].step()
         return {"wasserstein": -totals[0], "gradient_penalty": totals[1]}
 
     def generator_step(self, n: int, device: torch.device) -> dict[str, Tensor]:
         """-E[D(G(z))] of n pictures, the critic frozen."""
         torch.clear_autocast_cache()  # it has the critic as it was before its step
         self.critic.requires_grad_(False)
-        self.optimizers["generator"].zero_grad()
-        total = torch.zeros((), device=device)
-        for z, share in self._shares(self._latents(n, device)):
-            loss = share * gan_losses.generator_loss(self.critic(self.generator(z)))
-            loss.backward()
-            total += loss.detach()
-        self._update("generator", self.generator)
+        parts, optimizer = self._shares(self._latents(n, device)), self.optimizers["generator"]
+        losses = update(self.generator, optimizer, parts, self._generator_loss, average=self.average)
         self.critic.requires_grad_(True)
-        return {"generator": total}
+        return losses
 
     def finish(self) -> None:
         """Nothing is fitted after the last step."""
@@ -163,12 +159,12 @@ class Trainee:
         x_hat: Tensor = self.generator(z.to(x.device))
         return x_hat
 
+    def _generator_loss(self, z: Tensor) -> tuple[Tensor, Losses]:
+        loss = gan_losses.generator_loss(self.critic(self.generator(z)))
+        return loss, {"generator": loss}
+
     def _latents(self, n: int, device: torch.device) -> Tensor:
         return torch.randn(n, self.config.latent_dim, device=device)
 
     def _shares(self, x: Tensor) -> list[tuple[Tensor, float]]:
         return shares(x, self.config.accumulate or 1)
-
-    def _update(self, name: str, network: nn.Module) -> None:
-        self.average([p.grad for p in network.parameters() if p.grad is not None])
-        self.optimizers[name].step()
