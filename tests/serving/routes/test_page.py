@@ -145,7 +145,7 @@ def test_the_page_writes_nothing_as_html() -> None:
 
 @pytest.mark.browser
 def test_words_numbers_and_colours_are_the_worklists(address: str, browser: Any) -> None:
-    numbers = [0.03226, 12.5, 0.00001234, 0.0, -3.0129, 1234.5, 0.99999, 123.4, 1e-4, 0.0999]
+    numbers = [0.03226, 12.5, 0.00001234, 0.0, -3.0129, 1234.6, -23456.0, 9.9e6, 3e7, 0.99999, 123.4, 1e-4, 0.0999]
     shares = [0.0323, 0.9996, 1, 0.0002, 0.5, 0.10049, 0.0]
     with looking(browser, address) as tab:
         words = tab.evaluate(

@@ -35,6 +35,8 @@ const TO_DO = {
 /** Significant digits without an exponent where people can read it, a dash for nothing. */
 export function number(value, digits = 3) {
   if (value === null || value === undefined || !Number.isFinite(value)) return UNKNOWN;
+  const whole = Math.abs(Math.round(value));
+  if (whole >= 10 ** digits && whole < 10 ** 7) return thousands(Math.round(value));
   const [mantissa, power] = value.toExponential(digits - 1).split("e");
   const exponent = Number(power);
   if (exponent >= -4 && exponent < digits) return value.toFixed(digits - 1 - exponent);
