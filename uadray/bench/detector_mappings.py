@@ -14,6 +14,7 @@ import yaml
 
 from uadray.bench.detector_rows import Row
 from uadray.config import parse_config
+from uadray.detectors.inversion.latent_space import spaces_of
 from uadray.errors import InputError
 from uadray.generators.bundle import GeneratorBundle, read_generator
 from uadray.provenance import fingerprint
@@ -54,7 +55,7 @@ def mapping_rows(folder: Path, generators: Mapping[str, str]) -> tuple[list[Row]
 def unfit(detector: Mapping[str, Any], bundle: GeneratorBundle) -> str:
     """Why a detector cannot be had over a generator; "" where it can."""
     wanted = "w+" if detector["kind"] == "hybrid" else detector.get("space", "z")
-    if wanted != "z" and not hasattr(bundle.generator, "w_dim"):
+    if wanted not in spaces_of(bundle.generator):
         return f"a {bundle.generator.kind} has no latent space {wanted}"
     return ""
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from uadray.bench.detector_training import scored
 from uadray.detectors.detector import Detector
-from uadray.detectors.latents import Latent
+from uadray.detectors.latents import Latent, LatentMap
 from uadray.detectors.losses import l1
 from uadray.evaluation.detection import Bools, Floats, auroc
 from uadray.networks import weights
@@ -112,13 +112,12 @@ class _Watch:
     def _map(self, x: Tensor) -> Latent:
         self._wait()
         began, cpu_began = time.perf_counter(), time.process_time()
-        z = self.watched.mapping(x)
+        z, steps = mapped(self.watched.mapping, x)
         self._wait()
         self.seconds += time.perf_counter() - began
         self.cpu_s += time.process_time() - cpu_began
-        made = getattr(self.watched.mapping, "steps_made", None)
-        if made is not None:
-            self.steps.append(torch.as_tensor(made).detach().cpu().flatten())
+        if steps is not None:
+            self.steps.append(steps.cpu())
         return z
 
     def _score(self, x: Tensor, x_hat: Tensor | None, z: Latent) -> tuple[Tensor, Tensor]:
@@ -131,6 +130,15 @@ class _Watch:
     def _wait(self) -> None:
         if self.watched.device.type == "cuda":
             torch.cuda.synchronize(self.watched.device)
+
+
+def mapped(mapping: LatentMap, x: Float[Tensor, "n 3 h w"]) -> tuple[Latent, Tensor | None]:
+    """What a detector maps x to, and the steps [n] that a search has made of each; None of what does not search."""
+    search = getattr(mapping, "search", None)
+    if search is None:
+        return mapping(x), None
+    found = search(x)
+    return found.variables[0] if len(found.variables) == 1 else found.variables, found.steps
 
 
 def chosen(anomalous: Bools, most: int = MOST_PICTURES) -> Bools:

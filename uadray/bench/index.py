@@ -10,6 +10,10 @@ from typing import Any
 
 from uadray.errors import InputError
 
+OF_DETECTORS = (
+    "only", "device", "seeds", "minutes", "out", "bundle", "generator", "tiles_only", "scoring_minutes", "valid_tiles",
+)  # fmt: skip
+
 OPTIONS: dict[str, tuple[str, ...]] = {
     "decode": ("only",),
     "stages": ("device",),
@@ -23,10 +27,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "faults": ("only",),
     "archive": ("slides",),
     "follow": ("only", "slides"),
-    "detectors": (
-        "only", "device", "seeds", "minutes", "out", "bundle", "generator", "tiles_only", "scoring_minutes",
-        "valid_tiles",
-    ),  # fmt: skip
+    "detectors": OF_DETECTORS,
     "one-against-all": ("only", "device", "classes", "minutes", "out"),
     "scoring": ("only", "device", "compiled"),
     "stains": ("only", "device", "seeds", "out"),
