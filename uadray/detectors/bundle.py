@@ -9,7 +9,7 @@ from typing import Any
 
 from uadray.config import parse_config
 from uadray.detectors.building import DetectorConfig, build_detector, outline_of
-from uadray.detectors.description import ELSEWHERE, BundleDescription, detector_description
+from uadray.detectors.description import ELSEWHERE, BundleDescription, detector_description, is_elsewhere
 from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.detectors.features.frozen import EncoderConfig
 from uadray.networks.bundle_description import BUNDLE_VERSION, CALIBRATION, DESCRIPTION, WEIGHTS
@@ -31,7 +31,7 @@ def write_bundle(uri: str, networks: Networks, *, detector: DetectorConfig, **de
     Where a generator or an encoder lay that the detector was trained with is not written, nor where the bundles lay
     that it combines: their networks are inside.
     """
-    elsewhere: dict[str, Any] = {name: None for name in ELSEWHERE if getattr(detector, name, None) is not None}
+    elsewhere: dict[str, Any] = {name: None for name in ELSEWHERE if is_elsewhere(getattr(detector, name, None))}
     if isinstance(features := getattr(detector, "features", None), EncoderConfig):
         elsewhere["features"] = features.model_copy(update={"bundle": None})
     detector = detector.model_copy(update=elsewhere) if elsewhere else detector

@@ -6,7 +6,7 @@ Whoever only asks which bundle it is, and how its tiles are cut, need not wait f
 from collections.abc import Iterator
 from typing import Any, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from uadray import __version__
 from uadray.config import Config, parse_config
@@ -15,8 +15,16 @@ from uadray.networks.bundle_description import DESCRIPTION, bundle_id, read_desc
 from uadray.slides.identity import Seen
 from uadray.tiles.spec import TileSpec
 
-ELSEWHERE = {"generator": "a generator", "bundles": "bundles", "autoencoder": "an autoencoder"}
+ELSEWHERE = {
+    "generator": "a generator", "generator_bundle": "a generator", "bundles": "bundles", "autoencoder": "an autoencoder"
+}  # fmt: skip
 """Fields of a detector's configuration that say where networks lie, in training alone, and what those are."""
+
+
+def is_elsewhere(value: Any) -> bool:
+    """Whether such a field says where something lies. That of a generator may have its architecture instead."""
+    return value is not None and not isinstance(value, dict | BaseModel)
+
 
 ENCODER_ELSEWHERE = "bundle"
 """The same of its `features`, where they are those of a trained encoder."""
@@ -120,7 +128,7 @@ def detector_description(uri: str) -> dict[str, Any]:
     for where, fields in _parts_in(values):
         named = {ENCODER_ELSEWHERE: "an encoder"} if where.endswith(".features") else ELSEWHERE
         for name, what in named.items():
-            if fields.get(name) is not None:
+            if is_elsewhere(fields.get(name)):
                 raise InputError(
                     f"bundle {uri}: {DESCRIPTION} names {what} elsewhere, {where}.{name}; a bundle has all its "
                     "networks inside: remove the field"

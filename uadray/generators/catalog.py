@@ -11,9 +11,11 @@ its case:
     latents           draws z from the distribution of the training
     styles            z -> what pictures are drawn from
     pictures          that -> pictures
+    unbounded         the same before they are cut to [-1, 1], for who follows their gradients
+    noise_maps        the maps of noise that pictures are drawn with, where there are any
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Protocol
 
 import torch
@@ -73,6 +75,23 @@ class GeneratorFile(Protocol):
 
         The same at every call, each independent of its batch, and differentiable in the styles.
         """
+        ...
+
+    def unbounded(
+        self, config: Any, networks: Networks, styles: Tensor, *, noise: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """As `pictures`, not cut to [-1, 1]: what lies outside has a gradient too.
+
+        Args:
+            config: of the generator.
+            networks: of it.
+            styles: see `styles`.
+            noise: maps in place of `noise_maps`, each for all pictures or with n maps.
+        """
+        ...
+
+    def noise_maps(self, config: Any, networks: Networks) -> list[Tensor]:
+        """The maps of noise that `pictures` draws with, one a layer; none where a generator has no noise."""
         ...
 
 

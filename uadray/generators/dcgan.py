@@ -9,7 +9,7 @@ each batch, by turns, and has a weight decay of 1e-5 that the paper does not nam
 normalisation sees one part of the batch at a time.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -82,8 +82,20 @@ def styles(config: Config, networks: Networks, z: Tensor, *, truncation: float =
 
 def pictures(config: Config, networks: Networks, styles: Tensor) -> Tensor:
     """Pictures [n, 3, h, w] in [-1, 1] of latents [n, latent_dim], the generator in evaluation mode."""
+    return unbounded(config, networks, styles)
+
+
+def unbounded(
+    config: Config, networks: Networks, styles: Tensor, *, noise: Sequence[Tensor] | None = None
+) -> Tensor:  # fmt: skip
+    """The same: tanh bounds them; there is no noise."""
     x: Tensor = networks["generator"].eval()(styles)
     return x
+
+
+def noise_maps(config: Config, networks: Networks) -> list[Tensor]:
+    """None: pictures follow from the latent alone."""
+    return []
 
 
 class Trainee:

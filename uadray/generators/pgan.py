@@ -7,7 +7,7 @@ networks are in `uadray.networks.pgan` and `uadray.networks.growing`.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -98,8 +98,20 @@ def styles(config: Config, networks: Networks, z: Tensor, *, truncation: float =
 
 def pictures(config: Config, networks: Networks, styles: Tensor) -> Tensor:
     """X [n, 3, h, w] in [-1, 1] of z [n, latent_dim], at full side however far the average has grown."""
+    return unbounded(config, networks, styles).clamp(-1, 1)
+
+
+def unbounded(
+    config: Config, networks: Networks, styles: Tensor, *, noise: Sequence[Tensor] | None = None
+) -> Tensor:  # fmt: skip
+    """The same before they are cut to [-1, 1]; there is no noise."""
     x: Tensor = networks["average"].eval()(styles)
-    return enlarged(x, config.input_px).clamp(-1, 1)
+    return enlarged(x, config.input_px)
+
+
+def noise_maps(config: Config, networks: Networks) -> list[Tensor]:
+    """None: pictures follow from the latent alone."""
+    return []
 
 
 class Trainee:

@@ -8,7 +8,7 @@ networks are in `uadray.networks.stylegan` and `uadray.networks.growing`.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Literal, cast
 
 import torch
@@ -110,8 +110,21 @@ def styles(config: Config, networks: Networks, z: Tensor, *, truncation: float =
 
 def pictures(config: Config, networks: Networks, styles: Tensor) -> Tensor:
     """X [n, 3, h, w] in [-1, 1] of w [n, layers, w_dim], with the fixed noise, at full side."""
-    x: Tensor = cast(Generator, networks["average"].eval()).synthesis(styles)
-    return enlarged(x, config.input_px).clamp(-1, 1)
+    return unbounded(config, networks, styles).clamp(-1, 1)
+
+
+def unbounded(
+    config: Config, networks: Networks, styles: Tensor, *, noise: Sequence[Tensor] | None = None
+) -> Tensor:  # fmt: skip
+    """The same before they are cut to [-1, 1], with other maps of noise where they are given."""
+    x: Tensor = cast(Generator, networks["average"].eval()).synthesis(styles, noise=noise)
+    return enlarged(x, config.input_px)
+
+
+def noise_maps(config: Config, networks: Networks) -> list[Tensor]:
+    """The fixed maps [1, 1, h, w] of the layers that the average draws with, whatever the level it has grown to."""
+    average = cast(Generator, networks["average"])
+    return average.synthesis.fixed_noise()[: 2 * (average.growth.level + 1)]
 
 
 class Trainee:

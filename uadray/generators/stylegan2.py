@@ -13,7 +13,7 @@ Each of the four steps has shapes that do not depend on what is drawn, and waits
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, cast
 
 import torch
@@ -126,8 +126,20 @@ def styles(config: Config, networks: Networks, z: Tensor, *, truncation: float =
 
 def pictures(config: Config, networks: Networks, styles: Tensor) -> Tensor:
     """X [n, 3, h, w] of the average with its fixed noise, cut to [-1, 1]."""
+    return unbounded(config, networks, styles).clamp(-1, 1)
+
+
+def unbounded(
+    config: Config, networks: Networks, styles: Tensor, *, noise: Sequence[Tensor] | None = None
+) -> Tensor:  # fmt: skip
+    """The same before they are cut to [-1, 1], with other maps of noise where they are given."""
     generator = cast(Generator, networks["average"]).eval()
-    return generator.synthesis(styles, noise=generator.fixed_noise()).clamp(-1, 1)
+    return generator.synthesis(styles, noise=generator.fixed_noise() if noise is None else noise)
+
+
+def noise_maps(config: Config, networks: Networks) -> list[Tensor]:
+    """The fixed maps [1, h, w] of all layers."""
+    return cast(Generator, networks["average"]).fixed_noise()
 
 
 class Trainee:

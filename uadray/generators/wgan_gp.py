@@ -7,7 +7,7 @@ Different: with `accumulate`, which takes a batch in parts, the generator's batc
 in its own steps. In critic steps it draws the whole batch at once: the critic's gradient is that of the whole batch.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -86,8 +86,20 @@ def styles(config: Config, networks: Networks, z: Tensor, *, truncation: float =
 
 def pictures(config: Config, networks: Networks, styles: Tensor) -> Tensor:
     """Pictures [n, 3, h, w] in [-1, 1] of latents [n, latent_dim], the generator in evaluation mode."""
+    return unbounded(config, networks, styles)
+
+
+def unbounded(
+    config: Config, networks: Networks, styles: Tensor, *, noise: Sequence[Tensor] | None = None
+) -> Tensor:  # fmt: skip
+    """The same: tanh bounds them; there is no noise."""
     x: Tensor = networks["generator"].eval()(styles)
     return x
+
+
+def noise_maps(config: Config, networks: Networks) -> list[Tensor]:
+    """None: pictures follow from the latent alone."""
+    return []
 
 
 class Trainee:

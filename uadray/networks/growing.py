@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uadray.errors import InputError
-from uadray.networks.equalised import Blur, Conv2d, Linear, minibatch_deviation
+from uadray.networks.equalised import GROUP, Blur, Conv2d, Linear, minibatch_deviation
 
 START_PX = 4
 SLOPE = 0.2
@@ -109,14 +109,18 @@ class Discriminator(nn.Module):
         self.dense = Conv2d(plan[0], plan[0], START_PX, padding=0)
         self.score = Linear(plan[0], 1, gain=1.0)
 
-    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
+    def forward(self, x: Float[Tensor, "n 3 h w"], *, group: int = GROUP) -> Float[Tensor, " n"]:
         """Scores of x in [-1, 1], whose side is that of the level.
 
         The last layers, 4 px and less, always multiply in float32: small differences of scores are learned from.
+
+        Args:
+            x: images.
+            group: images whose deviation is looked at together; 1 judges each as if alone.
         """
         maps = self.features(x)
         with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-            maps = minibatch_deviation(maps.to(self.score.weight.dtype))
+            maps = minibatch_deviation(maps.to(self.score.weight.dtype), group=group)
             maps = F.leaky_relu(self.dense(F.leaky_relu(self.last(maps), SLOPE)), SLOPE)
             value: Tensor = self.score(maps.flatten(1))
         return value.squeeze(1)

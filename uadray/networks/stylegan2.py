@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uadray.networks.equalised import HE, Blur, Conv2d, Linear, minibatch_deviation, pixel_norm
+from uadray.networks.equalised import GROUP, HE, Blur, Conv2d, Linear, minibatch_deviation, pixel_norm
 
 START_PX = 4
 TAPS = (1, 3, 3, 1)
@@ -263,19 +263,24 @@ class Discriminator(nn.Module):
         self.last_dense = Linear(channels[0] * START_PX**2, channels[0])
         self.score = Linear(channels[0], 1, gain=1.0)
 
-    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
-        """X in [-1, 1]."""
-        features = self.features(x)
+    def forward(self, x: Float[Tensor, "n 3 h w"], *, group: int = GROUP) -> Float[Tensor, " n"]:
+        """X in [-1, 1]; `group` pictures are looked at together, 1 judges each as if alone."""
+        features = self.features(x, group=group)
         with _float32(features):
             scores: Tensor = self.score(features)
             return scores.squeeze(1)
 
-    def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n features"]:
+    def features(self, x: Float[Tensor, "n 3 h w"], *, group: int = GROUP) -> Float[Tensor, "n features"]:
         """What the score is a linear function of; a picture's depends on those beside it (minibatch deviation)."""
-        maps = self.blocks(F.leaky_relu(self.from_rgb(x), SLOPE, inplace=True))
+        maps = self.maps(x)
         with _float32(maps):
-            maps = F.leaky_relu(self.last_conv(minibatch_deviation(_raised(maps))), SLOPE)
+            maps = F.leaky_relu(self.last_conv(minibatch_deviation(_raised(maps), group=group)), SLOPE)
             return F.leaky_relu(self.last_dense(maps.flatten(1)), SLOPE)
+
+    def maps(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c 4 4"]:
+        """The last maps that know nothing of the batch's other pictures."""
+        maps: Tensor = self.blocks(F.leaky_relu(self.from_rgb(x), SLOPE, inplace=True))
+        return maps
 
 
 def _float32(x: Tensor) -> torch.autocast:

@@ -14,6 +14,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -48,17 +49,19 @@ class Recorder(Protocol):
 def capture_steps(trainee: Trainee, device: torch.device) -> None:
     """Have the methods that a trainee names in `captured` captured; on a CPU, or where it names none, nothing changes.
 
-    After the optimizers have been filled from a checkpoint.
+    Those of its `parts` too: a detector that trains a generator has one. After the optimizers have been filled from a
+    checkpoint.
     """
-    names: tuple[str, ...] = getattr(trainee, "captured", ())
-    if device.type != "cuda" or not names:
-        log.info("steps are not captured: %s", "no GPU" if names else "this training has none that can be")
+    parts: tuple[Trainee, ...] = (trainee, *getattr(trainee, "parts", ()))
+    named = [(part, name) for part in parts for name in getattr(part, "captured", ())]
+    if device.type != "cuda" or not named:
+        log.info("steps are not captured: %s", "no GPU" if named else "this training has none that can be")
         return
     for optimizer in trainee.optimizers.values():
         make_capturable(optimizer)
     recorder = GraphRecorder(device)
-    for name in names:
-        setattr(trainee, name, CapturedMethod(getattr(trainee, name), recorder, lambda: state_of(trainee)))
+    for part, name in named:
+        setattr(part, name, CapturedMethod(getattr(part, name), recorder, partial(state_of, part)))
 
 
 def make_capturable(optimizer: Optimizer) -> None:

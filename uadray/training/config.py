@@ -1,5 +1,7 @@
 """The configuration of `uadray train`."""
 
+import math
+
 from pydantic import Field, model_validator
 
 from uadray.classifiers.densenet import Config as ClassifierConfig
@@ -117,14 +119,16 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _images_are_enough(self) -> "TrainConfig":
-        least = getattr(self.generator, "growing_images", 0)
+        generator, share = self._trained_generator()
+        least = getattr(generator, "growing_images", 0)
         a_step = self.batch_size * (self.min_workers or self.workers)
-        images = self.epochs * self.steps_per_epoch * a_step
+        images = int(share * self.epochs * self.steps_per_epoch) * a_step
         if least and images < least + a_step:
             raise ValueError(
-                f"{images:,} images are shown (epochs x steps_per_epoch x batch_size x workers), and this generator "
+                f"{images:,} images are shown (epochs x steps_per_epoch x batch_size x workers"
+                f"{f' x generator_fraction {share:g}' if share < 1 else ''}), and this generator "
                 f"has grown to {self.input_px} px after {least:,}; raise steps_per_epoch to "
-                f"{-(-(least + a_step) // (self.epochs * a_step))}, or lower generator.stage_images and "
+                f"{math.ceil((least + a_step) / (share * self.epochs * a_step))}, or lower generator.stage_images and "
                 "generator.fade_images"
             )
         return self
@@ -137,6 +141,17 @@ class TrainConfig(Config):
             )
         self.tiles.check_mpp(getattr(self.detector, "mpp", None))
         return self
+
+    def _trained_generator(self) -> tuple[object, float]:
+        """The configuration of the generator that is trained here, alone or within a detector, and its share of steps.
+
+        None is trained where a detector is given one.
+        """
+        if self.generator is not None:
+            return self.generator, 1.0
+        if getattr(self.detector, "generator_bundle", None) is not None:
+            return None, 1.0
+        return getattr(self.detector, "generator", None), getattr(self.detector, "generator_fraction", 1.0)
 
     @property
     def section(self) -> str:

@@ -8,6 +8,7 @@ from uadray.detectors.building import DetectorConfig
 from uadray.detectors.description import BundleDescription
 from uadray.detectors.features.frozen import EncoderConfig
 from uadray.detectors.features.given_encoder import described_encoder
+from uadray.detectors.inversion.generator_part import with_generator
 from uadray.detectors.members import Member, read_members
 from uadray.errors import InputError
 from uadray.generators.bundle import GeneratorBundle, read_generator
@@ -15,19 +16,22 @@ from uadray.networks import weights
 from uadray.slides.identity import Seen, contents, is_seen
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.spec import TileSpec, differences
-from uadray.training.config import TrainConfig
+from uadray.training.config import TrainConfig, detector_of
 from uadray.training.subject import borrowed_weights
 
 
 def completed(config: TrainConfig) -> TrainConfig:
-    """The configuration with that of its members or its autoencoder, and with their tiles; with its encoder's sizes.
+    """The configuration with that of its members, autoencoder or generator; with its encoder's sizes.
 
     What it says itself of tiles has to agree with the members; what it leaves out is theirs, such as a stain reference.
+    A generator's tiles have to have the same pixel size, see `check_generator`.
 
     Raises:
         InputError: a bundle cannot be opened, or other tiles are asked for than the members read.
     """
     detector = config.detector
+    if isinstance(uri := getattr(detector, "generator", None), str) and hasattr(detector, "generator_bundle"):
+        return _with_generator(config, uri)
     if isinstance(detector, dpa.Config) and detector.autoencoder:
         trained = dpa.read_autoencoder(detector.autoencoder)
         return _with(config, dpa.with_autoencoder(detector, trained.detector), trained.tiles)
@@ -55,6 +59,12 @@ def _with(config: TrainConfig, detector: DetectorConfig, theirs: TileSpec) -> Tr
     return parse_config(TrainConfig, values, source=f"configuration {config.name}")
 
 
+def _with_generator(config: TrainConfig, uri: str) -> TrainConfig:
+    """The configuration with that of the generator that it takes."""
+    values = config.model_dump(mode="json") | {"detector": with_generator(detector_of(config), uri)}
+    return parse_config(TrainConfig, values, source=f"configuration {config.name}")
+
+
 def _with_encoder(config: TrainConfig, features: EncoderConfig) -> TrainConfig:
     """The configuration with the sizes of the encoder that it takes, and the resolution that it was trained at."""
     if features.bundle is None:
@@ -76,8 +86,14 @@ def given_encoder(config: TrainConfig) -> BundleDescription | None:
 
 def given_generator(config: TrainConfig) -> GeneratorBundle | None:
     """The generator that the detector is trained with, where its configuration names one."""
-    uri = getattr(config.detector, "generator", None)
+    uri = generator_uri(config)
     return read_generator(uri) if uri else None
+
+
+def generator_uri(config: TrainConfig) -> str | None:
+    """Where that generator lies."""
+    generator = getattr(config.detector, "generator", None)
+    return generator if isinstance(generator, str) else getattr(config.detector, "generator_bundle", None)
 
 
 def given_members(config: TrainConfig) -> list[Member]:
@@ -95,7 +111,7 @@ def check_generator(config: TrainConfig) -> None:
     given = given_generator(config)
     if given is not None and given.tiles.mpp != config.tiles.mpp:
         raise InputError(
-            f"generator {getattr(config.detector, 'generator', '')} was trained at {given.tiles.mpp} um/px, not at "
+            f"generator {generator_uri(config)} was trained at {given.tiles.mpp} um/px, not at "
             f"{config.tiles.mpp}; set tiles.mpp to {given.tiles.mpp}"
         )
 

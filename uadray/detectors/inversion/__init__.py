@@ -1,1 +1,1 @@
-"""Detectors over a generator: from an image to the closest one that it draws, and what differs."""
+"""What detectors share that look for the picture of a generator that is closest to a tile (GAN inversion)."""
