@@ -5,7 +5,6 @@ Means over pixels and over the values of the discriminator's maps, where the pap
 
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -53,4 +52,4 @@ class MappingLoss:
 
     def sum_of(self, residual: Float[Tensor, " n"], discrimination: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """(1 - lambda) R + lambda D (eq. 6)."""
-        return torch.lerp(residual, discrimination, self.share)
+        return (1 - self.share) * residual + self.share * discrimination
