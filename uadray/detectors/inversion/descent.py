@@ -67,7 +67,7 @@ class Descent(configuration.Config):
     """
 
     steps: int = Field(default=500, ge=0, le=100_000)
-    learning_rate: float = Field(default=0.05, gt=0, le=10)
+    learning_rate: float = Field(default=0.1, gt=0, le=10)
     candidates: int = Field(default=1, ge=1, le=16_384)
     restarts: int = Field(default=1, ge=1, le=100)
     patience: int = Field(default=0, ge=0, le=100_000)
