@@ -43,7 +43,7 @@ class PerceptualScore:
         """The map is the mean absolute feature residual, layers enlarged to the finest of them."""
         features, features_hat = self.features(x), self.features(picture_of(x_hat))
         maps = [(f - f_hat).abs().mean(1, keepdim=True) for f, f_hat in zip(features, features_hat, strict=True)]
-        return self.distance(features, features_hat), _overlaid(maps)
+        return self.distance(features, features_hat), overlaid(maps)
 
 
 class IziScore:
@@ -72,11 +72,41 @@ def picture_of(x_hat: Tensor | None) -> Tensor:
     return x_hat
 
 
-def _overlaid(maps: list[Tensor]) -> Tensor:
+def unlikeliness(word: Float[Tensor, " n"], *, is_logistic: bool) -> Float[Tensor, " n"]:
+    """How little a tile looks like training data to the discriminator (P_D of Schlegl et al. 2017, section 3).
+
+    Args:
+        word: of the tile: the logit of "real", or a critic's value.
+        is_logistic: it is a logit.
+
+    Returns:
+        1 - D(x), 0 to 1; of a critic its value with the other sign.
+    """
+    return torch.sigmoid(-word) if is_logistic else -word
+
+
+def reference_discrimination(word_hat: Float[Tensor, " n"], *, is_logistic: bool) -> Float[Tensor, " n"]:
+    """The discrimination loss that AnoGAN is compared with (GAN_R; Yeh et al. 2016, https://arxiv.org/abs/1607.07539).
+
+    Args:
+        word_hat: of the closest normal picture: the logit of "real", or a critic's value.
+        is_logistic: it is a logit.
+
+    Returns:
+        Cross entropy of D(x_hat) with the answer "real", -log D(x_hat); of a critic its value with the other sign.
+    """
+    return F.softplus(-word_hat) if is_logistic else -word_hat
+
+
+def overlaid(maps: Sequence[Tensor]) -> Tensor:
     """Mean of residual maps [N, 1, h, w] of several layers, enlarged to the finest: [N, h', w']."""
+    return torch.stack(enlarged(maps)).mean(0).squeeze(1)
+
+
+def enlarged(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Maps [N, 1, h, w], each enlarged to the finest of them."""
     side = max(tuple(m.shape[-2:]) for m in maps)
-    same = [F.interpolate(m, size=side, mode="bilinear", align_corners=False) for m in maps]
-    return torch.stack(same).mean(0).squeeze(1)
+    return [F.interpolate(m, size=side, mode="bilinear", align_corners=False) for m in maps]
 
 
 def mean_of_highest(cells: Float[Tensor, "n h w"], share: float) -> Float[Tensor, " n"]:

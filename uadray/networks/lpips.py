@@ -33,21 +33,32 @@ class Lpips(nn.Module):
     def forward(self, x: Float[Tensor, "n 3 h w"], y: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
         """Distance [N] between images in [-1,1]; 0 for equal ones, about 0.7 for a strong distortion."""
         total = x.new_zeros(len(x))
-        for head, f, g in zip(self.heads, self.trunk(x), self.trunk(y), strict=True):
-            total = total + head((_unit(f) - _unit(g)) ** 2).mean(dim=(1, 2, 3))
+        for distances in self.maps(x, y):
+            total = total + distances.mean(dim=(1, 2, 3))
         return total
+
+    def maps(self, x: Float[Tensor, "n 3 h w"], y: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n 1 _ _"]]:
+        """Distances by place, one map a layer: their means over places add up to the distance.
+
+        Under autocast the trunk alone is lowered.
+        """
+        features = list(zip(self.trunk(x), self.trunk(y), strict=True))
+        with torch.autocast(x.device.type, enabled=False):
+            pairs = zip(self.heads, features, strict=True)
+            return [head((_unit(f.float()) - _unit(g.float())) ** 2) for head, (f, g) in pairs]
 
     def train(self, mode: bool = True) -> "Lpips":
         """Stay in evaluation, as the trunk does."""
         return super().train(False)
 
 
-def lpips_distance(net: LpipsNet, *, state: dict[str, Tensor] | None = None) -> Lpips:
+def lpips_distance(net: LpipsNet, *, state: dict[str, Tensor] | None = None, pretrained: bool = True) -> Lpips:
     """The frozen LPIPS v0.1 distance on AlexNet (the paper's choice for measuring) or VGG16 (for training).
 
     Args:
         net: the trunk.
         state: a state_dict of such a module; None: the pinned weights.
+        pretrained: without it all weights are NaN, for a bundle to fill.
 
     Raises:
         InputError: another net, or a state that does not fit.
@@ -55,11 +66,13 @@ def lpips_distance(net: LpipsNet, *, state: dict[str, Tensor] | None = None) -> 
     """
     if net not in LPIPS_LAYERS:
         raise InputError(f"LPIPS has no net {net!r}; did you mean {weights.nearest(net, get_args(LpipsNet))!r}?")
-    if state is None:
+    if state is None and pretrained:
         trunk_state = {f"trunk.{name}": tensor for name, tensor in weights.load(net).items()}
         state = {**trunk_state, **weights.load(f"lpips_{net}")}
     with torch.device("meta"):
         distance = Lpips(ConvTrunk(net, LPIPS_LAYERS[net]))
+    if state is None:
+        state = {name: torch.full(tensor.shape, torch.nan) for name, tensor in distance.state_dict().items()}
     return freeze(distance, f"LPIPS on {net}", state)
 
 
