@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from uadray.detectors.latents import FilledMap, KeptLatents, Latent, LatentMap, as_batch, row_of
+from uadray.detectors.latents import KeptLatents, Latent, LatentMap, as_batch, row_of
 from uadray.detectors.pixels import Pixels, centre, staged, to_float, to_pixels
 from uadray.detectors.scores import Score
 from uadray.networks.remembered import Memory
@@ -115,10 +115,10 @@ class Detector:
 
     def _latent(self, x: Tensor, known: Sequence[Latent | None]) -> Latent:
         """The z of x, of which some tiles' may be known."""
-        missing = [row for row in range(len(x)) if row >= len(known) or known[row] is None]
-        if len(missing) == len(x):
+        z = {row: latent for row, latent in enumerate(known) if latent is not None}
+        missing = [row for row in range(len(x)) if row not in z]
+        if not z:
             return self.mapping(x)
-        z = dict(enumerate(known))
         if missing:
             made = self.mapping(x[missing].contiguous(memory_format=torch.channels_last))
             z |= {row: row_of(made, place) for place, row in enumerate(missing)}
@@ -236,17 +236,15 @@ def assemble(
         has_cells: keep the map of every tile, in a few cells, for the heatmap of a slide. For a detector whose maps
             say more than its scores, and whose cells are calibrated.
         memory: for a detector of several, which share features.
-        searches: the stage `map` is a search of many steps. It is made with as many tiles as keep its rounding the
-            same, see `FilledMap`, and not again for pictures.
+        searches: the stage `map` is a search of many steps, which is not made again for pictures.
     """
     place = torch.device(device)
     if place.type == "cuda":
         # cuDNN's default has ten bits of each factor: scores would not be those of a CPU, nor fit its calibrations
         torch.backends.cudnn.allow_tf32 = False
     placed = PlacedNetworks(networks, place)
-    stage_map: LatentMap = mapping(placed) if "map" in stages else _left_out
     return Detector(
-        FilledMap(stage_map) if searches and "map" in stages else stage_map,
+        mapping(placed) if "map" in stages else _left_out,
         reconstruct(placed) if "reconstruct" in stages else _left_out,
         score(placed) if "score" in stages else _left_out,
         input_px=input_px, device=place, batch_tiles=batch_tiles, has_picture=reconstruct is not no_picture,

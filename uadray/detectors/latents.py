@@ -7,10 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-LEAST_SEARCHED = 16
-"""Tiles in a search, at least. Products with matrices of fewer rows are rounded otherwise, and a search makes a lot of
-that: steps of Adam are as long for a gradient that is all rounding as for any other (measured: DECISIONS.md)."""
-
 KEPT = 16
 """Latents of a batch that are kept for pictures: those of so many tiles with the highest scores."""
 
@@ -37,24 +33,6 @@ class EncoderMap:
         """[N, latent] or [N, latent, h', w'], as the encoder has it."""
         z: Latent = self.encoder(x)
         return z
-
-
-class FilledMap:
-    """A search, made with `LEAST_SEARCHED` tiles at least: the last one fills up, and what is found for it is dropped.
-
-    So a tile's latent is the same to the bit, whatever else is in its batch and however many there are.
-    """
-
-    def __init__(self, search: LatentMap) -> None:
-        self.search = search
-
-    def __call__(self, x: Float[Tensor, "n 3 h w"]) -> Latent:
-        """The latent of each image."""
-        n = len(x)
-        if n >= LEAST_SEARCHED:
-            return self.search(x)
-        filled = torch.cat([x, *[x[-1:]] * (LEAST_SEARCHED - n)]).contiguous(memory_format=torch.channels_last)
-        return _rows(self.search(filled), slice(n))
 
 
 class KeptLatents:
@@ -86,7 +64,3 @@ def as_batch(latents: Sequence[Latent]) -> Latent:
     """Latents of single tiles as those of a batch."""
     tensors = [z for z in latents if isinstance(z, Tensor)]
     return torch.cat(tensors) if tensors else tuple(as_batch(column) for column in zip(*latents, strict=True))
-
-
-def _rows(z: Latent, rows: slice) -> Latent:
-    return tuple(_rows(part, rows) for part in z) if isinstance(z, tuple) else z[rows]
