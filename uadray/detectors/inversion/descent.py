@@ -11,7 +11,7 @@ tiles, the one whose picture is closest is the start; `restarts` searches begin 
 """
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -42,6 +42,7 @@ Settle = Callable[[Variables], None]
 """Puts right, in place and each tile alone, what a step has changed: noise maps are normalised, latents are clipped."""
 
 
+@runtime_checkable
 class LatentDraws(Protocol):
     """What a search needs of a latent space, see `uadray.detectors.inversion.latent_space`."""
 
