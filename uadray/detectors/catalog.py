@@ -27,6 +27,7 @@ from uadray.detectors import (
     dpa,
     enlarged_nuclei,
     fanogan,
+    hybrid,
     mahalanobis,
     neighbours,
     piad,
@@ -43,6 +44,7 @@ SingleConfig = Annotated[
     | dpa.Config
     | enlarged_nuclei.Config
     | fanogan.Config
+    | hybrid.Config
     | mahalanobis.Config
     | neighbours.Config
     | piad.Config
@@ -90,6 +92,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return enlarged_nuclei
         case fanogan.Config():
             return fanogan
+        case hybrid.Config():
+            return hybrid
         case mahalanobis.Config():
             return mahalanobis
         case neighbours.Config():
