@@ -20,6 +20,7 @@ from uadray.detectors import (
     mahalanobis,
     neighbours,
     piad,
+    projection,
     self_supervised,
     tuned_nuclei,
 )
@@ -44,6 +45,13 @@ LITE = BackboneConfig(kind="backbone", layers=("block1",))
 GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "translation"))
 FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
 PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0", "block2"))
+PROJECTION = projection.Config.model_validate({
+    "kind": "projection", "steps": 6, "lpips_px": 32, "learning_rate": 0.5,
+    "generator": {
+        "kind": "stylegan2", "input_px": 16, "latent_dim": 8, "w_dim": 8, "mapping_layers": 2, "channel_max": 8,
+        "channel_base": 64,
+    },
+})  # fmt: skip
 CELLS = BackboneConfig(kind="backbone", layers=("block1", "block3"), pooling="cells")
 CORESET = neighbours.Config(
     kind="neighbours", input_px=16, features=CELLS, components=4, candidates=40, bank=20, reweigh=True
@@ -55,7 +63,7 @@ SELF_SUPERVISED = self_supervised.Config.model_validate({
     "kind": "self_supervised", "input_px": 16, "encoder": {"width": 4}, "views": {"view_px": 16}, "components": 4,
     "projector_width": 16, "projected": 8, "density_share": 0.3, "weight_decay": 0,
 })  # fmt: skip
-EXAMPLES = [DPA, GAN, NUCLEI, TUNED, GEO, FOREST, PIAD, CORESET, MIXTURE, SELF_SUPERVISED]
+EXAMPLES = [DPA, GAN, NUCLEI, TUNED, GEO, FOREST, PIAD, PROJECTION, CORESET, MIXTURE, SELF_SUPERVISED]
 
 
 @pytest.fixture

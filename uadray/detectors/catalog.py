@@ -30,6 +30,7 @@ from uadray.detectors import (
     mahalanobis,
     neighbours,
     piad,
+    projection,
     self_supervised,
     trainee,
     tuned_nuclei,
@@ -46,6 +47,7 @@ SingleConfig = Annotated[
     | mahalanobis.Config
     | neighbours.Config
     | piad.Config
+    | projection.Config
     | self_supervised.Config
     | tuned_nuclei.Config,
     Field(discriminator="kind"),
@@ -96,6 +98,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return neighbours
         case piad.Config():
             return piad
+        case projection.Config():
+            return projection
         case self_supervised.Config():
             return self_supervised
         case tuned_nuclei.Config():
