@@ -16,6 +16,11 @@ TILE_PX = 40
 _CELLS = {"kind": "backbone", "layers": ("block1", "block3"), "pooling": "cells"}
 
 SMALL: list[dict[str, object]] = [
+    {
+        "kind": "anogan",
+        "generator": {"kind": "dcgan", "input_px": 16, "width": 4, "latent_dim": 8},
+        "descent": {"steps": 6},
+    },
     {"kind": "deep_geo", "input_px": 16, "transformations": ("flip", "rotation")},
     {
         "kind": "deep_if",
@@ -47,6 +52,20 @@ SMALL: list[dict[str, object]] = [
     {"kind": "mahalanobis", "input_px": 32, "features": _CELLS},
     {"kind": "neighbours", "input_px": 32, "features": _CELLS, "components": 6, "neighbours": 8, "candidates": 100},
     {"kind": "piad", "input_px": 16, "width": 4, "latent_dim": 4, "latent_width": 8, "layers": ("block0", "block1")},
+    {
+        "kind": "projection",
+        "generator": {
+            "kind": "stylegan2",
+            "input_px": 16,
+            "latent_dim": 8,
+            "w_dim": 8,
+            "mapping_layers": 2,
+            "channel_max": 8,
+            "channel_base": 64,
+        },
+        "steps": 6,
+        "lpips_px": 32,
+    },
     {
         "kind": "self_supervised",
         "input_px": 16,

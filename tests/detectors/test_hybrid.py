@@ -75,7 +75,7 @@ def test_gradients_of_the_encoders_losses_are_those_of_finite_differences(
         return torch.stack([weight * term.mean() for weight, term in trainee.encoding.losses(x).values()]).sum()
 
     loss().backward()
-    chosen = [parameter for parameter in encoder.parameters() if parameter.grad is not None][:: 5]
+    chosen = [parameter for parameter in encoder.parameters() if parameter.grad is not None][::5]
     assert len(chosen) > 3
     step = 1e-6
     for parameter in chosen:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 from uadray.detectors import (
+    anogan,
     deep_geo,
     deep_if,
     dpa,
@@ -31,6 +32,7 @@ from uadray.detectors import (
     mahalanobis,
     neighbours,
     piad,
+    projection,
     self_supervised,
     trainee,
     tuned_nuclei,
@@ -39,7 +41,8 @@ from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks
 
 SingleConfig = Annotated[
-    deep_geo.Config  # with `|`, one a line
+    anogan.Config  # with `|`, one a line
+    | deep_geo.Config
     | deep_if.Config
     | dpa.Config
     | enlarged_nuclei.Config
@@ -48,6 +51,7 @@ SingleConfig = Annotated[
     | mahalanobis.Config
     | neighbours.Config
     | piad.Config
+    | projection.Config
     | self_supervised.Config
     | tuned_nuclei.Config,
     Field(discriminator="kind"),
@@ -82,6 +86,8 @@ class DetectorFile(Protocol):
 def file_of(config: SingleConfig) -> DetectorFile:
     """The file of a detector."""
     match config:
+        case anogan.Config():
+            return anogan
         case deep_geo.Config():
             return deep_geo
         case deep_if.Config():
@@ -100,6 +106,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return neighbours
         case piad.Config():
             return piad
+        case projection.Config():
+            return projection
         case self_supervised.Config():
             return self_supervised
         case tuned_nuclei.Config():

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from uadray.detectors.latents import Latent, LatentMap
+from uadray.detectors.latents import KeptLatents, Latent, LatentMap, as_batch, row_of
 from uadray.detectors.pixels import Pixels, centre, staged, to_float, to_pixels
 from uadray.detectors.scores import Score
 from uadray.networks.remembered import Memory
@@ -25,6 +25,9 @@ is scored."""
 
 FULL_BATCH_PX = 256
 """Up to inputs of this side; of larger ones a batch has as many pixels, not as many tiles: memory goes by pixels."""
+
+SEARCHED_BATCH_PX = 128
+"""The same where the stage `map` is a search, which keeps what every layer gave for its gradient."""
 
 Stage = Literal["map", "reconstruct", "score"]
 STAGES: tuple[Stage, ...] = ("map", "reconstruct", "score")
@@ -63,6 +66,7 @@ class Detector:
         has_picture: whether it makes reconstructions; without them pictures of tiles need no stage.
         has_cells: whether the maps of all tiles are kept, in a few cells, beside their scores.
         memory: of features that several detectors within this one share; None where it has one backbone.
+        searches: whether the stage `map` is a search of many steps: then latents are kept for pictures.
     """
 
     def __init__(
@@ -77,51 +81,78 @@ class Detector:
         has_picture: bool = True,
         has_cells: bool = False,
         memory: Memory | None = None,
+        searches: bool = False,
     ) -> None:
         self.mapping, self.reconstruct, self.score = mapping, reconstruct, score
         self.input_px, self.device = input_px, device
-        self.has_picture, self.has_cells, self.memory = has_picture, has_cells, memory
+        self.has_picture, self.has_cells, self.memory, self.searches = has_picture, has_cells, memory, searches
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.batch_tiles = batch_tiles or default_batch(input_px, device.type)
+        self.batch_tiles = batch_tiles or default_batch(input_px, device.type, searches=searches)
 
     @torch.inference_mode()
     def __call__(self, pixels: Pixels) -> Scored:
         """Score RGB tiles [N, tile, tile, 3], N >= 1; a tile's score does not depend on the others in the call."""
-        scores, cells = [], []
+        scores, cells, kept = [], [], KeptLatents()
         for x in self.inputs(pixels):
-            score, residual = self._scored(x)
+            z, score, residual = self._scored(x)
             scores.append(score)
             if self.has_cells:
                 cells.append(pooled(residual))
+            if self.searches:
+                kept.add(score, z)
         # a GPU is waited for by `cpu`: until then all is only put into its queue
         return Scored(
             torch.cat(scores).cpu().double().numpy(),
-            lambda rows: self.pictures(pixels[list(rows)]),
-            lambda rows: self.maps(pixels[list(rows)]),
+            lambda rows: self.pictures(pixels[list(rows)], kept.of(rows)),
+            lambda rows: self.maps(pixels[list(rows)], kept.of(rows)),
             torch.cat(cells).cpu().numpy() if cells else None,
         )
 
-    def _scored(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _scored(self, x: Tensor, known: Sequence[Latent | None] = ()) -> tuple[Latent, Tensor, Tensor]:
         with self.memory.batch() if self.memory is not None else nullcontext():
-            z = self.mapping(x)
-            return self.score(x, self.reconstruct(z), z)
+            z = self._latent(x, known)
+            return z, *self.score(x, self.reconstruct(z), z)
+
+    def _latent(self, x: Tensor, known: Sequence[Latent | None]) -> Latent:
+        """The z of x, of which some tiles' may be known."""
+        z = {row: latent for row, latent in enumerate(known) if latent is not None}
+        missing = [row for row in range(len(x)) if row not in z]
+        if not z:
+            return self.mapping(x)
+        if missing:
+            made = self.mapping(x[missing].contiguous(memory_format=torch.channels_last))
+            z |= {row: row_of(made, place) for place, row in enumerate(missing)}
+        return as_batch([z[row] for row in range(len(x))])
 
     @torch.inference_mode()
-    def pictures(self, pixels: Pixels) -> tuple[Pixels, Pixels | None]:
-        """What the detector looks at of tiles [N, tile, tile, 3], and its reconstruction or None: each [N, h, w, 3]."""
+    def pictures(self, pixels: Pixels, known: Sequence[Latent | None] = ()) -> tuple[Pixels, Pixels | None]:
+        """What the detector looks at of tiles [N, tile, tile, 3], and its reconstruction or None: each [N, h, w, 3].
+
+        Args:
+            pixels: the tiles.
+            known: the latent of each, where it need not be made again, see `latents.row_of`.
+        """
         seen = np.ascontiguousarray(centre(pixels, self.input_px))
         if not self.has_picture:
             return seen, None
-        x_hat = [self.reconstruct(self.mapping(x)) for x in self.inputs(pixels)]
+        x_hat = [self.reconstruct(self._latent(x, part)) for x, part in self._with_known(pixels, known)]
         if not x_hat:
             return seen, seen.copy()
         shown = [to_pixels(part) for part in x_hat if part is not None]
         return seen, np.concatenate(shown) if shown else None
 
     @torch.inference_mode()
-    def maps(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """Residual maps [N, h', w'] of RGB tiles [N, tile, tile, 3], N >= 1."""
-        return torch.cat([self._scored(x)[1] for x in self.inputs(pixels)]).float().cpu().numpy()
+    def maps(self, pixels: Pixels, known: Sequence[Latent | None] = ()) -> npt.NDArray[np.float32]:
+        """Residual maps [N, h', w'] of RGB tiles [N, tile, tile, 3], N >= 1; `known` as of `pictures`."""
+        maps = [self._scored(x, part)[2] for x, part in self._with_known(pixels, known)]
+        return torch.cat(maps).float().cpu().numpy()
+
+    def _with_known(
+        self, pixels: Pixels, known: Sequence[Latent | None]
+    ) -> Iterator[tuple[Tensor, Sequence[Latent | None]]]:
+        """The batches of `inputs`, with what is known of each."""
+        for number, x in enumerate(self.inputs(pixels)):
+            yield x, known[number * self.batch_tiles : (number + 1) * self.batch_tiles]
 
     def inputs(self, pixels: Pixels) -> Iterator[Tensor]:
         """RGB tiles [N, tile, tile, 3] -> batches x [n, 3, h, w] in [-1, 1], on the device."""
@@ -148,14 +179,16 @@ def pooled(maps: Tensor) -> Tensor:
     return rows @ maps.float() @ columns.T
 
 
-def default_batch(input_px: int, device_type: str) -> int:
+def default_batch(input_px: int, device_type: str, *, searches: bool = False) -> int:
     """Tiles in one forward pass where nobody says.
 
     >>> [default_batch(input_px, "cpu") for input_px in (64, 256, 512, 1024)], default_batch(64, "cuda")
     ([64, 64, 16, 4], 128)
+    >>> [default_batch(input_px, "cpu", searches=True) for input_px in (64, 128, 256)]
+    [64, 64, 16]
     """
-    most = GPU_BATCH if device_type == "cuda" else BATCH
-    return max(1, most * FULL_BATCH_PX**2 // max(input_px, FULL_BATCH_PX) ** 2)
+    most, full_px = GPU_BATCH if device_type == "cuda" else BATCH, SEARCHED_BATCH_PX if searches else FULL_BATCH_PX
+    return max(1, most * full_px**2 // max(input_px, full_px) ** 2)
 
 
 class PlacedNetworks(Mapping[str, nn.Module]):
@@ -187,6 +220,7 @@ def assemble(
     stages: Collection[Stage] = STAGES,
     has_cells: bool = False,
     memory: Memory | None = None,
+    searches: bool = False,
 ) -> Detector:
     """A detector from its three stages, of which only those asked for are made.
 
@@ -202,6 +236,7 @@ def assemble(
         has_cells: keep the map of every tile, in a few cells, for the heatmap of a slide. For a detector whose maps
             say more than its scores, and whose cells are calibrated.
         memory: for a detector of several, which share features.
+        searches: the stage `map` is a search of many steps, which is not made again for pictures.
     """
     place = torch.device(device)
     if place.type == "cuda":
@@ -213,7 +248,7 @@ def assemble(
         reconstruct(placed) if "reconstruct" in stages else _left_out,
         score(placed) if "score" in stages else _left_out,
         input_px=input_px, device=place, batch_tiles=batch_tiles, has_picture=reconstruct is not no_picture,
-        has_cells=has_cells, memory=memory,
+        has_cells=has_cells, memory=memory, searches=searches,
     )  # fmt: skip
 
 
