@@ -49,10 +49,10 @@ def test_paces_against_each_other() -> None:
     said = compared(ROWS)
     assert said is not None
     pairs = {pair["generator"]: pair for pair in said["encoder_against_search"]}
-    assert (pairs["a"]["search"]["row"], pairs["a"]["ratio"]) == ("anogan_500@a", 800), "that of the most steps"
+    assert (pairs["a"]["slow"]["row"], pairs["a"]["ratio"]) == ("anogan_500@a", 800), "that of the most steps"
     assert pairs["b"]["ratio"] == 2000
     (pair,) = said["hybrid_against_projection"]
-    assert pair["projection"]["row"] == "projection_wplus@b"
+    assert pair["slow"]["row"] == "projection_wplus@b"
     assert (pair["ratio"], pair["lpips_ratio"]) == (20, pytest.approx(1.1))
     on_gpu = [row | {"by_seed": [{"device": "cuda"}]} for row in ROWS]
     assert compared(on_gpu)["encoder_against_search"][0]["ratio"] == 1  # type: ignore[index]

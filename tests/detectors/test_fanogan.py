@@ -244,6 +244,10 @@ def test_where_latents_are_uniform_the_encoder_is_bounded(x: Tensor) -> None:
     [
         ({"space": "w"}, "space w: the generator has z alone"),
         ({"encoder_training": "ali", "generator": "s3://a/b"}, "ali trains a generator of its own"),
+        ({"terms": [{"kind": "pixel_l1"}], "score": "image"}, "terms take the place of the score"),
+        ({"normals_fraction": 0.1}, "normals_fraction is for terms"),
+        ({"terms": [{"kind": "pixel_l1"}], "normals_fraction": 0.5}, "leaves no steps to the encoder"),
+        ({"terms": [{"kind": "word"}], "encoder_training": "ali"}, "terms word: ali has no discriminator of tiles"),
         ({"input_px": 32}, "input_px 32 is not that of the generator, 16"),
     ],
 )
@@ -340,6 +344,27 @@ def test_the_scores_of_the_paper_by_hand(x: Tensor) -> None:
         scored = build_detector(config, networks)(pixels)
         assert scored.score.tolist() == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-6)
         assert torch.allclose(torch.from_numpy(scored.maps(range(8))), (x - x_hat).abs().mean(1), atol=1e-5)
+
+
+def test_terms_are_normalised_in_the_last_phase(x: Tensor) -> None:
+    terms = [{"kind": "pixel_l2", "by_contrast": True}, {"kind": "critic_l2", "weight": 2.0}]
+    config = _of_kind("wgan_gp", terms=terms, encoder_fraction=0.5, normals_fraction=0.2)
+    networks = build_networks(config)
+    trainee = build_trainee(config, networks)
+    trainee.prepare(x)
+    assert trainee.phases == ("gan", "encoder", "normals")
+    assert [trainee.phase(p) for p in (0.0, 0.5, 0.79, 0.8, 1.0)] == ["gan", "encoder", "encoder", "normals", "normals"]
+    assert [trainee.learning_rate(p) for p in (0.6, 0.9)] == ["encoder_learning_rate", ""]
+    trainee.step(x, 0.6)
+    before = state_of(networks)
+    tiles = smooth_pictures(16)
+    assert set(trainee.step(tiles, 0.9)) == {"0_pixel_l2", "1_critic_l2"}
+    trainee.finish()
+    assert moved(networks, before) == {"normals"}
+    pixels = ((tiles.permute(0, 2, 3, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+    scored = build_detector(config, networks)(pixels)
+    assert abs(float(scored.score.mean())) < 0.5
+    assert 1 < float(scored.score.std()) < 4
 
 
 def test_ali_learns_encoder_and_generator_against_pairs(kind: str, x: Tensor) -> None:

@@ -42,7 +42,7 @@ def test_the_section() -> None:
         "501 times as fast", "450<small>of 500</small>", "one pass", "32\u202f000", "200 + 190 tiles",
     ):  # fmt: skip
         assert text in shown, text
-    assert shown.count("<tr") == shown.count("</tr>") == 2 + 6
+    assert shown.count("<tr") == shown.count("</tr>") == 2 + 6 + 1 + 2, "rows, and pairs"
     assert shown.count("<circle") == 6 + 2, "the points, and the key"
     ends = ("0.090 to 0.110", "0.110 to 0.130", "0.190 to 0.210", "0.410 to 0.430")
     assert [shown.index(text) for text in ends] == sorted(shown.index(text) for text in ends), "in the order of LPIPS"

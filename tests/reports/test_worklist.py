@@ -105,9 +105,12 @@ def test_numbers_of_neighbouring_tiles_hide_neither_tiles_nor_each_other() -> No
 
 
 def test_folder_and_picture_kinds_are_the_callers() -> None:
-    table = decision_table(scored("x", "anomalous", 0.01, 0.7))
+    tile = {"tile_id": "t", "x_level0_px": 0, "y_level0_px": 0, "score": 1.0}
+    evidence = json.dumps([tile, tile | {"has_difference": True}])
+    table = decision_table(scored("x", "anomalous", 0.01, 0.7, evidence=evidence))
     page = render(table, folder=lambda slide_id: f"h%{slide_id}", picture_kinds=("tile", "residual"))
     assert "evidence/h%25x/residual_1.jpg" in page
+    assert "residual_0" not in page  # a tile of an older screening has no such picture
     assert "reconstruction" not in page.lower().split("<body>")[1]
 
 

@@ -20,11 +20,17 @@ from uadray.tiles.cells import cells_of, with_cells
 
 ROW = SlideRow("s1", "/slides/s1.tif")
 
+TILE = encode_jpeg(np.full((32, 32, 3), 200, np.uint8))
+_spot = np.full((32, 32, 3), 200, np.uint8)
+_spot[20:26, 4:10] = 60
+SPOT = encode_jpeg(_spot)
+"""The tile with a dark spot at the lower left."""
+
 
 def _evidence(*reconstructions: bytes | None) -> pa.Table:
     n = len(reconstructions)
     columns = {
-        "tile_id": [f"s1/{n - 1 - i}" for i in range(n)], "score": [1.5] * n, "tile": [b"t"] * n,
+        "tile_id": [f"s1/{n - 1 - i}" for i in range(n)], "score": [1.5] * n, "tile": [TILE] * n,
         "reconstruction": list(reconstructions),
     }  # fmt: skip
     return pa.table(columns, schema=EVIDENCE)
@@ -42,24 +48,42 @@ def _names(sheet: bytes) -> list[str]:
 
 
 def test_files_of_one_bundle() -> None:
-    files = slide_files(_result(_evidence(b"r", b"r")), sd.panel())
-    names = ["thumbnail", "heatmap", "tile_0", "reconstruction_0", "tile_1", "reconstruction_1"]
+    files = slide_files(_result(_evidence(SPOT, SPOT)), sd.panel())
+    kinds = ("tile", "reconstruction", "residual", "outline")
+    names = ["thumbnail", "heatmap", *(f"{kind}_{place}" for kind in kinds for place in (0, 1))]
     assert files.keys() == {"evidence/s1.svg", "masks/s1.geojson"}
     assert sorted(_names(files["evidence/s1.svg"])) == sorted(names)
     assert tiles_path(sd.panel()[0], "s1") == "tiles/s1.parquet"
 
 
 def test_a_detector_without_pictures_has_no_reconstruction_and_says_so() -> None:
-    result = _result(_evidence(b"r"), _evidence(None, None))
+    result = _result(_evidence(SPOT), _evidence(None, None))
     bundles = sd.panel(sd.Bundle("a", "a"), sd.Bundle("b", "b"))
     files = slide_files(result, bundles)
     assert files.keys() == {"a/evidence/s1.svg", "b/evidence/s1.svg", "masks/s1.geojson"}
     assert _names(files["b/evidence/s1.svg"]) == ["thumbnail", "heatmap", "tile_0", "tile_1"]
-    assert _names(files["a/evidence/s1.svg"]) == ["thumbnail", "heatmap", "tile_0", "reconstruction_0"]
+    kinds = ("tile", "reconstruction", "residual", "outline")
+    assert _names(files["a/evidence/s1.svg"]) == ["thumbnail", "heatmap", *(f"{kind}_0" for kind in kinds)]
     assert [tile.get("has_reconstruction") for tile in top_tiles(result.of_bundle(1), sd.CALIBRATION)] == [False, False]
     assert top_tiles(result.of_bundle(0), sd.CALIBRATION) == [
-        {"tile_id": "s1/0", "x_level0_px": 0, "y_level0_px": 0, "score": 1.5},
+        {"tile_id": "s1/0", "x_level0_px": 0, "y_level0_px": 0, "score": 1.5, "has_difference": True},
     ]  # fmt: skip
+
+
+def test_evidence_shows_how_and_where_a_tile_differs_from_its_reconstruction() -> None:
+    sheet = slide_files(_result(_evidence(SPOT)), sd.panel())["evidence/s1.svg"].decode()
+    found = {
+        kind: decode_jpeg(base64.b64decode(text))
+        for kind, text in re.findall(r'<view id="(\w+)_0".*base64,([^"]*)"', sheet)
+    }
+    assert found["residual"].shape == (32, 32, 3)
+    grey = found["residual"].mean(2)
+    assert grey[21:25, 5:9].max() < 60 < 180 < grey[:16].min()
+    dark = found["outline"].mean(2) < 60  # the line, on a picture that is enlarged five times
+    rows, columns = np.nonzero(dark)
+    assert found["outline"].shape == (160, 160, 3)
+    assert 90 < rows.min() < rows.max() < 140
+    assert columns.max() < 60
 
 
 SCALED = sd.CALIBRATION.model_copy(update={"cell_median": 0.0, "cell_p99": 0.6, "cell_high": 1.0})

@@ -78,15 +78,16 @@ def test_several_bundles(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("has", "pictures", "cells"),
+    ("has", "pictures", "differences", "cells"),
     [
-        ({}, True, False),
-        ({"has_reconstruction": False}, False, False),
-        ({"has_reconstruction": False, "has_cells": True}, False, True),
+        ({}, True, False, False),
+        ({"has_difference": True}, True, True, False),
+        ({"has_reconstruction": False}, False, False, False),
+        ({"has_reconstruction": False, "has_cells": True}, False, False, True),
     ],
 )
 def test_a_page_shows_the_pictures_that_there_are(
-    tmp_path: Path, has: dict[str, bool], pictures: bool, cells: bool
+    tmp_path: Path, has: dict[str, bool], pictures: bool, differences: bool, cells: bool
 ) -> None:
     tile = {"tile_id": "s0/0", "x_level0_px": 0, "y_level0_px": 0, "score": 2.0} | has
     row = ANOMALOUS | {"evidence": json.dumps([tile]), "width_level0_px": 400, "height_level0_px": 300, "n_scored": 9}
@@ -94,6 +95,8 @@ def test_a_page_shows_the_pictures_that_there_are(
     page = (tmp_path / "worklist.html").read_text()
     assert "evidence/s0/tile_0.jpg" in page
     assert ("evidence/s0/reconstruction_0.jpg" in page) is pictures
+    assert ("evidence/s0/residual_0.jpg" in page) is ("evidence/s0/outline_0.jpg" in page) is differences
+    assert ("Where it differs most" in page) is differences
     assert ("evidence/s0/cells_0.jpg" in page) is ("Where in the tile" in page) is cells
 
 

@@ -33,7 +33,8 @@ from torch.optim import Optimizer
 from uadray import config as configuration
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
 from uadray.detectors.inversion.ali import AliTraining, PairDiscriminator
-from uadray.detectors.inversion.encoder_score import ScoreKind, encoder_score
+from uadray.detectors.inversion.critic_part import CriticPart
+from uadray.detectors.inversion.encoder_score import EncoderScore, ScoreKind, encoder_score
 from uadray.detectors.inversion.encoder_training import EncoderTraining
 from uadray.detectors.inversion.encoders import encoder_of
 from uadray.detectors.inversion.generator_part import (
@@ -41,10 +42,20 @@ from uadray.detectors.inversion.generator_part import (
     GeneratorField,
     GeneratorTraining,
     architecture,
+    frozen,
     generator_networks,
     with_generators_side,
 )
 from uadray.detectors.inversion.latent_space import LatentSpace, Space, spaces_of
+from uadray.detectors.inversion.terms import (
+    CRITIC_KINDS,
+    NormalsFit,
+    TermConfig,
+    TermsScore,
+    prepare_terms,
+    term_networks,
+    term_weights,
+)
 from uadray.detectors.latents import EncoderMap
 from uadray.detectors.trainee import Average, Losses
 from uadray.generators import wgan_gp
@@ -52,6 +63,9 @@ from uadray.generators.catalog import GeneratorConfig
 from uadray.networks.outline import Networks
 
 Training = Literal["izi_f", "izi", "ziz", "ali"]
+
+NORMALS_FRACTION = 0.05
+"""Of the steps, which normalise terms."""
 
 ALI_NETWORKS = ("generator", "average")
 """Of the generator's, those that ALI has: it tells pairs apart with a discriminator of its own."""
@@ -77,6 +91,9 @@ class Config(configuration.Config):
         space: that it maps to: w of a style-based generator, z of the others, unless said otherwise.
         score: "izi_f" is A(x), "image" A_R and "features" A_D alone, "word" the discriminator's word; A(x) unless said
             otherwise.
+        terms: of the score in its place, see `uadray.detectors.inversion.terms`.
+        normals_fraction: last share of the steps, in which tiles are mapped to normalise the terms; 0.05 unless said
+            otherwise.
     """
 
     kind: Literal["fanogan"]
@@ -94,6 +111,8 @@ class Config(configuration.Config):
     encoder_training: Training | None = None
     space: Literal["z", "w"] | None = None
     score: ScoreKind | None = None
+    terms: tuple[TermConfig, ...] | None = Field(default=None, min_length=1, max_length=16)
+    normals_fraction: float | None = Field(default=None, gt=0, lt=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -108,6 +127,7 @@ class Config(configuration.Config):
             raise ValueError("encoder_training ali trains a generator of its own; give its architecture as generator")
         if not isinstance(self.generator, str):
             self._check_space()
+        self._check_terms()
         return self
 
     def _check_space(self) -> None:
@@ -117,10 +137,29 @@ class Config(configuration.Config):
         if self.encoder_training == "ali" and self.space == "w":
             raise ValueError("space w: ali learns pairs of tiles and z; leave it out")
 
+    def _check_terms(self) -> None:
+        if self.terms is None:
+            if self.normals_fraction is not None:
+                raise ValueError("normals_fraction is for terms; there are none")
+            return
+        if self.score is not None:
+            raise ValueError(f"terms take the place of the score; leave out score {self.score}")
+        if self.encoder_training == "ali" and (asked := {term.kind for term in self.terms} & CRITIC_KINDS):
+            raise ValueError(f"terms {', '.join(sorted(asked))}: ali has no discriminator of tiles alone")
+        if 1 - self.learning_until >= self.encoder_fraction:
+            raise ValueError("normals_fraction leaves no steps to the encoder; it is a part of encoder_fraction")
+
+    @property
+    def learning_until(self) -> float:
+        """Share of the steps after which nothing is learned by gradients."""
+        if self.terms is None:
+            return 1.0
+        return 1 - (NORMALS_FRACTION if self.normals_fraction is None else self.normals_fraction)
+
 
 def borrowed_weights(config: Config) -> tuple[str, ...]:
-    """No pinned backbone is needed."""
-    return ()
+    """What the terms need."""
+    return term_weights(config.terms or ())
 
 
 def networks(config: Config, *, pretrained: bool) -> Networks:
@@ -128,6 +167,7 @@ def networks(config: Config, *, pretrained: bool) -> Networks:
 
     Raises:
         InputError: that bundle cannot be opened, or has another generator than the configuration says.
+        WorkError: pinned weights cannot be had.
     """
     generator = gan_config(config)
     result = generator_networks(with_architecture(config), pretrained=pretrained)
@@ -135,7 +175,10 @@ def networks(config: Config, *, pretrained: bool) -> Networks:
         sizes = {"width": config.width, "input_px": config.input_px, "latent_dim": generator.latent_dim}
         result = {name: result[name] for name in ALI_NETWORKS if name in result}
         result["pair_discriminator"] = PairDiscriminator(**sizes)
-    return {**result, "encoder": encoder_of(generator, width=config.width, space=space_of(config))}
+    result["encoder"] = encoder_of(generator, width=config.width, space=space_of(config))
+    if config.terms is None:
+        return result
+    return result | term_networks(config.terms, input_px=config.input_px, pretrained=pretrained)
 
 
 def gan_config(config: Config) -> GeneratorConfig:
@@ -168,15 +211,27 @@ def detector(
     config: Config, networks: Mapping[str, nn.Module], *, device: str, batch_tiles: int | None = None,
     stages: Collection[Stage] = STAGES,
 ) -> Detector:  # fmt: skip
-    """Encoder, generator, A(x)."""
+    """Encoder, generator, A(x) or other terms."""
     generator, space = gan_config(config), space_of(config)
     return assemble(
         networks,
         mapping=lambda placed: EncoderMap(placed["encoder"]),
         reconstruct=lambda placed: Pictures(LatentSpace(generator, placed, space)),
-        score=lambda placed: encoder_score(generator, placed, kind=config.score or "izi_f", kappa=config.kappa),
+        score=lambda placed: score_of(config, placed),
         input_px=config.input_px, device=device, batch_tiles=batch_tiles, stages=stages,
     )  # fmt: skip
+
+
+def score_of(config: Config, networks: Mapping[str, nn.Module]) -> EncoderScore | TermsScore:
+    """The stage `score`, of networks as they score."""
+    if config.terms is not None:
+        return TermsScore(config.terms, networks, critic_of(config, networks))
+    return encoder_score(gan_config(config), networks, kind=config.score or "izi_f", kappa=config.kappa)
+
+
+def critic_of(config: Config, networks: Mapping[str, nn.Module]) -> CriticPart | None:
+    """What tells the generator's pictures from real ones; None in ALI."""
+    return None if config.encoder_training == "ali" else CriticPart(gan_config(config), networks)
 
 
 class Pictures:
@@ -199,36 +254,46 @@ class Trainee:
     captured = ("encoder_step",)
 
     def __init__(self, config: Config, networks: Networks, *, average: Average) -> None:
-        self.config, self.networks, self.encoder = config, networks, networks["encoder"]
+        self.config, self.networks, self.average = config, networks, average
+        self.encoder = networks["encoder"]
         self.gan = _generator_training(config, networks, average=average)
         self.learning = _encoder_training(config, networks, average=average)
-        self.phases: tuple[str, ...] = (*(self.gan.phases if self.gan else ()), self.learning.phase)
+        self.normals = (
+            None if config.terms is None else NormalsFit(config.terms, networks, critic_of(config, networks))
+        )  # fmt: skip
+        last = () if self.normals is None else ("normals",)
+        self.phases: tuple[str, ...] = (*(self.gan.phases if self.gan else ()), self.learning.phase, *last)
         self.optimizers: dict[str, Optimizer] = (self.gan.optimizers if self.gan else {}) | self.learning.optimizers
         self.counts: dict[str, int] = self.gan.counts if self.gan else {}
         self.counts.setdefault("encoder_has_begun", 0)
         self.parts: tuple[Any, ...] = (self.gan.trainee,) if self.gan else ()
 
     def phase(self, progress: float) -> str:
-        """A phase of the generator's; `encoder` for the last `encoder_fraction` of the training; or `ali`."""
-        gan = self._in_training(progress)
-        return gan.phase(progress) if gan else self.learning.phase
+        """One of the generator's; `encoder` for the last `encoder_fraction`, or `ali`; `normals` if there are terms."""
+        if gan := self._in_training(progress):
+            return gan.phase(progress)
+        return self.learning.phase if progress < self.config.learning_until or self.normals is None else "normals"
 
     def learning_rate(self, progress: float) -> str:
         """The field of the configuration that the networks of this phase learn by."""
         gan = self._in_training(progress)
         if gan is None:
-            return "encoder_learning_rate"
+            return "" if self.phase(progress) == "normals" else "encoder_learning_rate"
         return "gan_learning_rate" if self.config.generator is None else gan.learning_rate(progress)
 
     def prepare(self, x: Tensor) -> None:
-        """What the generator does before its first step."""
+        """What the generator and the terms do before the first step."""
         if self.gan is not None:
             self.gan.prepare(x)
+        prepare_terms(self.networks, x)
 
     def step(self, x: Tensor, progress: float) -> Losses:
-        """A step of the generator's training, or of the encoder's; the losses."""
+        """A step of the generator's training, or of the encoder's, or the terms of normal tiles; the losses."""
         if gan := self._in_training(progress):
             return gan.step(x, progress)
+        if self.normals is not None and progress >= self.config.learning_until:
+            frozen(self.networks)
+            return self.normals.see(x, self.reconstruct(x), self.average)
         if not self.counts["encoder_has_begun"]:
             self.learning.begin()
             self.counts["encoder_has_begun"] = 1
@@ -239,12 +304,14 @@ class Trainee:
         return self.learning.step(x, z)
 
     def finish(self) -> None:
-        """What the generator does after its last step."""
+        """What the generator does after its last step; the terms' means and deviations."""
         if self.gan is not None:
             self.gan.finish()
+        if self.normals is not None:
+            self.normals.finish(self.average)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """G(E(x)), or G(z) of random z while there is no encoder yet: both are worth a look."""
+        """G(E(x)), within [-1, 1], or G(z) of random z while there is no encoder yet: both are worth a look."""
         space = LatentSpace(gan_config(self.config), self.networks, space_of(self.config))
         return space.pictures(self.encoder(x)).clamp(-1, 1)
 

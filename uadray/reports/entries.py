@@ -13,9 +13,13 @@ PICTURE_KINDS = {
     "tile": "Tile",
     "reconstruction": "Reconstruction",
     "residual": "Difference",
+    "outline": "Where it differs most",
     "cells": "Where in the tile",
 }
 """Pictures that an evidence tile may have, top to bottom: name of the file and the words people read."""
+
+DIFFERENCE_KINDS = ("residual", "outline")
+"""Those that show where a tile differs from its reconstruction."""
 
 _BOX_PX = (300, 340)
 
@@ -122,9 +126,14 @@ def _addresses(
 
 
 def _has_picture(tile: Mapping[str, Any], kind: str) -> bool:
-    """Whether an evidence tile has a picture of a kind: its cells or its reconstruction, where the detector has any."""
+    """Whether an evidence tile has a picture of a kind: its cells or its reconstruction, where the detector has any.
+
+    Tiles of older screenings have a reconstruction, but no pictures of where they differ from it.
+    """
     if kind == "cells":
         return bool(tile.get("has_cells", False))
+    if kind in DIFFERENCE_KINDS:
+        return bool(tile.get("has_difference", False))
     return kind == "tile" or bool(tile.get("has_reconstruction", True))
 
 

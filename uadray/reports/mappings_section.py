@@ -33,6 +33,7 @@ def mappings_section(answer: Mapping[str, Any]) -> Markup:
     shown = template("mappings.html").render(
         rows=rows,
         sentences=sentences(said, len(rows)),
+        pairs=[*said["encoder_against_search"], *said["hybrid_against_projection"]],
         plot=plot(rows),
         width=WIDTH_PX,
         height=HEIGHT_PX,
@@ -77,8 +78,8 @@ def sentences(said: Mapping[str, Any], n: int) -> list[str]:
             f"LPIPS of tumour tiles over that of normal ones: median {number(ratio['median'])} "
             f"({number(ratio['least'])} to {number(ratio['most'])}); above 1 tumour is reconstructed worse."
         )
-    text += [_against(pair, "encoder", "search") for pair in said["encoder_against_search"]]
-    text += [_against(pair, "hybrid", "projection") for pair in said["hybrid_against_projection"]]
+    text.append(_quicker("An encoder maps", said["encoder_against_search"], "AnoGAN's search with the most steps"))
+    text.append(_quicker("The hybrid maps", said["hybrid_against_projection"], "the longest projection"))
     return [line for line in text if line]
 
 
@@ -109,13 +110,13 @@ def _correlated(what: str, found: Mapping[str, Any] | None, n: int) -> str:
     )
 
 
-def _against(pair: Mapping[str, Any], name: str, other: str) -> str:
-    one, two = pair[name], pair[other]
-    return (
-        f"{one['row']} against {two['row']}: {number(one['ms_per_tile'])} and {number(two['ms_per_tile'])} ms a tile, "
-        f"{number(pair['ratio'])} times as fast; AUROC {share(one['auroc'])} and {share(two['auroc'])}, LPIPS on "
-        f"normals {share(one['lpips_normal'])} and {share(two['lpips_normal'])}."
-    )
+def _quicker(what: str, pairs: Sequence[Mapping[str, Any]], slow: str) -> str:
+    """How many times as fast, and at which LPIPS, on each generator that has both."""
+    if not pairs:
+        return ""
+    times = ", ".join(f"{rate(pair['ratio'])} times as fast on {pair['generator']}" for pair in pairs)
+    shares = ", ".join(number(pair["lpips_ratio"]) for pair in pairs)
+    return f"{what}, against {slow} on the same generator, {times}; at {shares} times its LPIPS on normals."
 
 
 def _interval(ends: Sequence[float] | None, write: Any = share) -> str:

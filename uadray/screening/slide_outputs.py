@@ -28,6 +28,7 @@ from uadray.decisions.slide_measures import slide_measures
 from uadray.decisions.verdict import Verdict
 from uadray.provenance import now_iso
 from uadray.reports import pictures
+from uadray.reports.differences import difference, difference_picture, outlined
 from uadray.reports.evidence_sheet import evidence_sheet
 from uadray.reports.heatmap import heatmap
 from uadray.reports.tile_cells import over_tile
@@ -144,8 +145,8 @@ def _evidence(result: SlideResult, index: int, calibration: Calibration) -> dict
 def top_tiles(scores: BundleScores, calibration: Calibration) -> list[dict[str, Any]]:
     """Where the evidence tiles lie, best first: the field `evidence` of a decision, before it is JSON.
 
-    Tiles of a detector that makes no reconstruction say so (`has_reconstruction`), and those with a picture of their
-    cells (`has_cells`).
+    Tiles of a detector that makes no reconstruction say so (`has_reconstruction`), as do those with pictures of where
+    they differ from it (`has_difference`), and those with a picture of their cells (`has_cells`).
     """
     if scores.tiles is None or scores.evidence is None:
         return []
@@ -153,7 +154,9 @@ def top_tiles(scores: BundleScores, calibration: Calibration) -> list[dict[str, 
     tiles = chosen.select(["tile_id", "x_level0_px", "y_level0_px", "score"]).to_pylist()
     without = pc.is_null(scores.evidence["reconstruction"]).to_pylist()
     return [
-        tile | ({"has_reconstruction": False} if has_none else {}) | ({"has_cells": True} if cells is not None else {})
+        tile
+        | {"has_reconstruction" if has_none else "has_difference": not has_none}
+        | ({"has_cells": True} if cells is not None else {})
         for tile, has_none, cells in zip(tiles, without, _shown_cells(chosen, calibration), strict=True)
     ]
 
@@ -171,7 +174,10 @@ def _shown_cells(chosen: pa.Table, calibration: Calibration) -> list[NDArray[np.
 
 
 def _pictures(result: SlideResult, scores: BundleScores, bundle: ScreeningBundle) -> dict[str, bytes]:
-    """A bundle's JPEGs by name: thumbnail, heatmap, and each evidence tile, its reconstruction and cells if any."""
+    """A bundle's JPEGs by name: thumbnail, heatmap, each evidence tile, and its reconstruction and cells if any.
+
+    A reconstruction comes with two pictures of where the tile differs from it.
+    """
     calibration, described = bundle.calibration, bundle.bundle
     width, height = result.header["size_level0_px"]
     seen = described.detector.input_px / described.tiles.tile_px if calibration.cell_scale else 1.0
@@ -187,8 +193,19 @@ def _pictures(result: SlideResult, scores: BundleScores, bundle: ScreeningBundle
         files[f"tile_{place}"] = row["tile"]
         if row["reconstruction"] is not None:
             files[f"reconstruction_{place}"] = row["reconstruction"]
+            files |= _difference_pictures(place, row["tile"], row["reconstruction"])
         files |= _cells_picture(place, row["tile"], cells[place], calibration)
     return files
+
+
+def _difference_pictures(place: int, tile: bytes, reconstruction: bytes) -> dict[str, bytes]:
+    """Pictures of how and where an evidence tile differs from its reconstruction, by their names."""
+    x, x_hat = pictures.decode_jpeg(tile), pictures.decode_jpeg(reconstruction)
+    values = difference(x, x_hat)
+    return {
+        f"residual_{place}": pictures.encode_jpeg(difference_picture(values)),
+        f"outline_{place}": pictures.encode_jpeg(outlined(x, values)),
+    }
 
 
 def _cells_picture(

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from uadray import __version__
 from uadray.decisions.verdict import STATES
 from uadray.reports import worklist
+from uadray.reports.entries import DIFFERENCE_KINDS
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.slide_outputs import parquet
 from uadray.storage import objects
@@ -103,8 +104,9 @@ def _picture_kinds(decisions: pa.Table) -> tuple[str, ...]:
     evidence = (json.loads(text or "[]") for text in decisions["evidence"].to_pylist())
     tiles = [tile for of_slide in evidence for tile in of_slide]
     has_none = bool(tiles) and not any(tile.get("has_reconstruction", True) for tile in tiles)
+    differences = DIFFERENCE_KINDS if any(tile.get("has_difference", False) for tile in tiles) else ()
     cells = ("cells",) if any(tile.get("has_cells", False) for tile in tiles) else ()
-    return ("tile", *(() if has_none else ("reconstruction",)), *cells)
+    return ("tile", *(() if has_none else ("reconstruction",)), *differences, *cells)
 
 
 def summarize(decisions: pa.Table, *, n_slides: int) -> dict[str, Any]:

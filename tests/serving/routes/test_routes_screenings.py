@@ -246,6 +246,7 @@ def test_a_tile_is_shown_as_the_detector_saw_it(client: httpx.Client, folder: Pa
     seen = picture_of(first["query"])
     assert seen.shape == (16, 16, 3)
     assert picture_of(first["reconstruction"]).shape == picture_of(first["residual"]).shape == seen.shape
+    assert picture_of(first["outline"]).shape == (160, 160, 3)
     assert first["why"] is None
     assert (second["query"], second["bundle"]) == (None, "tiny1")
     assert "no bundle with this id" in second["why"]

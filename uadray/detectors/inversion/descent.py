@@ -108,9 +108,14 @@ class DescentMap:
         return variables[0] if len(variables) == 1 else variables
 
     def search(self, x: Float[Tensor, "n 3 h w"]) -> Found:
-        """The same with its losses and steps. Scoring runs in inference mode, which has no gradients: it is left."""
+        """The same with its losses and steps.
+
+        Inference mode, in which a detector scores, is left for it: there are no gradients. So is autocast, since a
+        search has to end in training as in scoring; an objective may lower its own precision.
+        """
         group = GPU_GROUP if x.is_cuda else GROUP
-        with torch.inference_mode(mode=False), torch.enable_grad():
+        as_it_is = torch.autocast(x.device.type, enabled=False)
+        with torch.inference_mode(mode=False), torch.enable_grad(), as_it_is:
             x = x.clone()
             with torch.no_grad():
                 targets = in_groups(lambda part: self.objective.targets(part[0]), [x], group)

@@ -155,7 +155,7 @@ async def _tile_told(services: Services, slides: ScreenedSlides, bundle: UsedBun
     is_its = calibration is not None and calibration.id == bundle.calibration_id
     facts = {"bundle": bundle.folder} | tile_facts(tile)
     quantiles = calibration.tile_quantiles if calibration is not None and is_its else ()
-    pictures: dict[str, str | None] = dict.fromkeys(("query", "reconstruction", "residual"))
+    pictures: dict[str, str | None] = dict.fromkeys(("query", "reconstruction", "residual", "outline"))
     why = tile.why
     if tile.pixels is not None and registered is None:
         why = "the endpoint has no bundle with this id any more"

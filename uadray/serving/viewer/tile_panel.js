@@ -5,7 +5,9 @@ import { announce, element } from "./elements.js";
 import { strip } from "./strip.js";
 import { number, percent } from "./words.js";
 
-const PICTURES = { query: "Tile", reconstruction: "Reconstruction", residual: "Difference (dark: more)" };
+const PICTURES = {
+  query: "Tile", reconstruction: "Reconstruction", residual: "Difference (dark: more)", outline: "Where it differs most",
+};
 
 /** What the endpoint says of the tile at a place, one entry a bundle; no entry where no tile lies. */
 export async function tilesAt({ screening, slideId, image }, x, y, signal) {

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from uadray.reports.colours import colour
+from uadray.reports.differences import outlined
 from uadray.reports.pictures import encode_jpeg, encode_png
 from uadray.serving.scores import Floats, Scores, Wanted
 from uadray.serving.views.slide_views import TileAt
@@ -42,7 +43,7 @@ def normal_share(score: float | None, quantiles: tuple[float, ...]) -> float | N
 
 
 async def tile_pictures(pixels: Pixels, score: ScoreOne) -> dict[str, str | None]:
-    """What the detector looked at, its reconstruction and the residual of a tile, as data URIs."""
+    """What the detector looked at, its reconstruction, the residual, and where it is highest, as data URIs."""
     scores = await score(pixels[None], WANTED)
     shown, residual = scores.pictures, scores.residual
     seen = pixels if shown is None else shown.seen[0]
@@ -51,12 +52,20 @@ async def tile_pictures(pixels: Pixels, score: ScoreOne) -> dict[str, str | None
         "query": picture_uri(seen),
         "reconstruction": None if x_hat is None else picture_uri(x_hat),
         "residual": None if residual is None else residual_uri(residual[0]),
+        "outline": None if residual is None or x_hat is None else outline_uri(seen, residual[0]),
     }
 
 
 def picture_uri(pixels: Pixels) -> str:
     """A picture as a data URI."""
     return f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(np.ascontiguousarray(pixels))).decode()}"
+
+
+def outline_uri(seen: Pixels, residual: Floats) -> str | None:
+    """What the detector looked at, with a line around where the residual is highest; None of one that is not finite."""
+    if not np.isfinite(residual).all() or 0 in residual.shape:
+        return None
+    return picture_uri(outlined(seen, residual))
 
 
 def residual_uri(residual: Floats) -> str | None:
