@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -87,24 +87,35 @@ class Detector:
     @torch.inference_mode()
     def __call__(self, pixels: Pixels) -> Scored:
         """Score RGB tiles [N, tile, tile, 3], N >= 1; a tile's score does not depend on the others in the call."""
-        scores, cells = [], []
+        scores, cells, latents = [], [], []
         for x in self.inputs(pixels):
-            score, residual = self._scored(x)
+            z, score, residual = self._outcome(x)
             scores.append(score)
             if self.has_cells:
                 cells.append(pooled(residual))
+            if self.has_picture:
+                latents.append(z)
         # a GPU is waited for by `cpu`: until then all is only put into its queue
+        values = torch.cat(scores).cpu().double().numpy()
+        parts = torch.cat(cells).cpu().numpy() if cells else None
+        if self.has_picture:
+            mapped = Mapped(self, pixels, latents)
+            return Scored(values, mapped.pictures, mapped.maps, parts)
         return Scored(
-            torch.cat(scores).cpu().double().numpy(),
+            values,
             lambda rows: self.pictures(pixels[list(rows)]),
             lambda rows: self.maps(pixels[list(rows)]),
-            torch.cat(cells).cpu().numpy() if cells else None,
+            parts,
         )
 
-    def _scored(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _outcome(self, x: Tensor) -> tuple[Latent, Tensor, Tensor]:
+        """Latents, scores and maps of a batch."""
         with self.memory.batch() if self.memory is not None else nullcontext():
             z = self.mapping(x)
-            return self.score(x, self.reconstruct(z), z)
+            return z, *self.score(x, self.reconstruct(z), z)
+
+    def _scored(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._outcome(x)[1:]
 
     @torch.inference_mode()
     def pictures(self, pixels: Pixels) -> tuple[Pixels, Pixels | None]:
@@ -138,6 +149,53 @@ class Detector:
         working.wait_stream(self._copies)
         sent.record_stream(working)
         return sent
+
+
+class Mapped:
+    """Tiles whose latents are known: a mapping may take a thousand steps, and is not made again for pictures.
+
+    Args:
+        detector: that has mapped them.
+        pixels: RGB tiles [N, tile, tile, 3].
+        latents: of them, in its batches.
+    """
+
+    def __init__(self, detector: Detector, pixels: Pixels, latents: Sequence[Latent]) -> None:
+        self.detector, self.tiles, self.latents = detector, pixels, latents
+        self._step = detector.batch_tiles
+
+    @torch.inference_mode()
+    def pictures(self, rows: Sequence[int]) -> tuple[Pixels, Pixels | None]:
+        """What the detector looked at of tiles, and its reconstruction or None: each [n, h, w, 3]."""
+        seen = np.ascontiguousarray(centre(self.tiles[list(rows)], self.detector.input_px))
+        x_hat = [self.detector.reconstruct(z) for z in self._batches(rows)]
+        if not x_hat:
+            return seen, seen.copy()
+        shown = [to_pixels(part) for part in x_hat if part is not None]
+        return seen, np.concatenate(shown) if shown else None
+
+    @torch.inference_mode()
+    def maps(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Residual maps [n, h', w'] of tiles, n >= 1."""
+        detector = self.detector
+        pairs = zip(detector.inputs(self.tiles[list(rows)]), self._batches(rows), strict=True)
+        found = [detector.score(x, detector.reconstruct(z), z)[1] for x, z in pairs]
+        return torch.cat(found).float().cpu().numpy()
+
+    def _batches(self, rows: Sequence[int]) -> Iterator[Latent]:
+        """The latents of tiles, as many at a time as the detector takes."""
+        step = self.detector.batch_tiles
+        for start in range(0, len(rows), step):
+            places = [divmod(int(row), self._step) for row in rows[start : start + step]]
+            yield _latents_at(self.latents, places)
+
+
+def _latents_at(latents: Sequence[Latent], places: Sequence[tuple[int, int]]) -> Latent:
+    """Those at places (batch, row of it), as one batch."""
+    if isinstance(latents[0], tuple):
+        parts = zip(*cast(Sequence[tuple[Latent, ...]], latents), strict=True)
+        return tuple(_latents_at(part, places) for part in parts)
+    return torch.stack([cast(Tensor, latents[batch])[row] for batch, row in places])
 
 
 def pooled(maps: Tensor) -> Tensor:
