@@ -16,6 +16,11 @@ TILE_PX = 40
 _CELLS = {"kind": "backbone", "layers": ("block1", "block3"), "pooling": "cells"}
 
 SMALL: list[dict[str, object]] = [
+    {
+        "kind": "anogan",
+        "generator": {"kind": "dcgan", "input_px": 16, "width": 4, "latent_dim": 8},
+        "descent": {"steps": 6},
+    },
     {"kind": "deep_geo", "input_px": 16, "transformations": ("flip", "rotation")},
     {
         "kind": "deep_if",

@@ -521,7 +521,16 @@ def bench(
         list[str] | None,
         typer.Option(help="Of `detectors`: NAME=URI of a bundle that was trained elsewhere; repeat it for more."),
     ] = None,
+    generator: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of `detectors`: NAME=URI of a trained generator, a row of each way to map tiles to it; repeat it."
+        ),
+    ] = None,
     tiles_only: Annotated[bool, typer.Option("--tiles-only", help="Of `detectors`: leave mosaics out.")] = False,
+    scoring_minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Of `detectors`: that a row is scored at the most, 5.")
+    ] = None,
     valid_tiles: Annotated[
         int | None, typer.Option(min=100, help="Of `detectors`, `ablations`: score at most so many tiles of valid.")
     ] = None,
@@ -540,7 +549,8 @@ def bench(
     chosen = only.split(",") if only else ()
     figures = run(
         name, only=chosen, slides=slides, device=device, seeds=seeds, minutes=minutes, out=out, bundle=bundle or (),
-        tiles_only=tiles_only, valid_tiles=valid_tiles, classes=classes, steps=steps, compiled=compiled, small=small,
+        generator=generator or (), tiles_only=tiles_only, scoring_minutes=scoring_minutes, valid_tiles=valid_tiles,
+        classes=classes, steps=steps, compiled=compiled, small=small,
     )  # fmt: skip
     _answer(figures)
 

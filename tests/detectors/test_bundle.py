@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from seaweed import SeaweedServer
+from torch import nn
 
 from uadray.detectors import dpa, fanogan
 from uadray.detectors.building import build_detector, build_networks
@@ -272,11 +273,15 @@ def test_loading_leaves_nothing_without_memory(config: dpa.Config | fanogan.Conf
     state = torch.get_rng_state()
     detector = load_detector(str(tmp_path / "b"))
     assert torch.equal(state, torch.get_rng_state())
-    networks = (detector.mapping.encoder, detector.reconstruct, getattr(detector.score, "features", None))  # type: ignore[attr-defined]
-    for network in filter(None, networks):
-        tensors = [*network.parameters(), *network.buffers()]  # type: ignore[union-attr]
+    drawing = detector.reconstruct
+    drawn_by = vars(drawing.space).values() if isinstance(drawing, fanogan.Pictures) else (drawing,)
+    holders = (detector.mapping.encoder, *drawn_by, getattr(detector.score, "features", None))  # type: ignore[attr-defined]
+    networks = [each for each in holders if isinstance(each, nn.Module)]
+    assert len(networks) >= 2
+    for network in networks:
+        tensors = [*network.parameters(), *network.buffers()]
         assert {t.device.type for t in tensors} == {"cpu"}
-        assert not any(p.requires_grad for p in network.parameters())  # type: ignore[union-attr]
+        assert not any(p.requires_grad for p in network.parameters())
 
 
 def test_missing_weights_are_refused(folder: Path) -> None:

@@ -25,7 +25,7 @@ from uadray.detectors.detector import BATCH, Detector, assemble, no_picture, poo
 from uadray.detectors.features.frozen import BackboneConfig
 from uadray.detectors.latents import Latent
 from uadray.detectors.losses import izi_f, relative_perceptual_l1
-from uadray.detectors.pixels import centre, to_input
+from uadray.detectors.pixels import to_input
 from uadray.networks.outline import Networks
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
@@ -329,27 +329,3 @@ def test_a_score_that_needs_a_picture_says_so() -> None:
     score = build_detector(GAN, build_networks(GAN)).score
     with pytest.raises(ValueError, match="compares a tile with its reconstruction, and got none"):
         score(to_input(PIXELS[:1], 16), None, torch.zeros(1, 4))
-
-
-def test_pictures_and_maps_of_scored_tiles_are_not_mapped_again() -> None:
-    class Counting:
-        tiles = 0
-
-        def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor]]:
-            self.tiles += len(x)
-            return x.mean((2, 3)), (x,)
-
-    counting = Counting()
-    detector = Detector(
-        counting, lambda z: z[1][0] / 2, lambda x, x_hat, z: (z[0][:, 0], (x - x_hat).mean(1)),
-        input_px=16, device=torch.device("cpu"), batch_tiles=3,
-    )  # fmt: skip
-    scored = detector(PIXELS[:8])
-    assert counting.tiles == 8
-    detector.batch_tiles = 2
-    rows = [7, 0, 4, 4, 2]
-    x, x_hat = scored.pictures(rows)
-    np.testing.assert_array_equal(x, centre(PIXELS[rows], 16))
-    np.testing.assert_allclose(x_hat, x / 2 + 63.75, atol=1)
-    np.testing.assert_allclose(scored.maps(rows), (x / 127.5 - 1).mean(3) / 2, atol=1e-5)
-    assert counting.tiles == 8

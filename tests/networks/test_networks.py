@@ -5,7 +5,7 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor, nn
 
-from uadray.detectors.fanogan import IziEncoder
+from uadray.detectors.inversion.encoders import IziEncoder
 from uadray.networks.layers import PreActivationBlock, WganBlock
 from uadray.networks.wgan_gp import Critic, Generator, Trunk, channel_plan
 

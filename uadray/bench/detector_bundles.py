@@ -1,10 +1,10 @@
 """Bundles that were trained elsewhere, on a GPU or on other tiles, as rows of `bench detectors`."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-from uadray.bench.detector_training import check_side, scored
+from uadray.bench.detector_pictures import DetectorScore
+from uadray.bench.detector_training import check_side
 from uadray.bench.reference_scores import Score
 from uadray.detectors.bundle import Bundle, load_detector, read_bundle
 from uadray.errors import InputError
@@ -13,8 +13,8 @@ UNSAID = ("slides", "salt", "members")
 """Of what a bundle says of its training data: lists, and what only screenings need."""
 
 
-def named_bundles(given: Sequence[str]) -> dict[str, str]:
-    """URIs by the names of their rows, of NAME=URI each.
+def named_bundles(given: Sequence[str], *, option: str = "bundle") -> dict[str, str]:
+    """URIs by the names of their rows, of NAME=URI each; of generators by `option` "generator".
 
     >>> named_bundles(["dpa_gpu=/bundles/dpa"])
     {'dpa_gpu': '/bundles/dpa'}
@@ -25,10 +25,10 @@ def named_bundles(given: Sequence[str]) -> dict[str, str]:
     pairs = [text.partition("=") for text in given]
     for name, sign, uri in pairs:
         if not (name and sign and uri):
-            raise InputError(f"--bundle {name}{sign}{uri}: write NAME=URI, the name of its row and where it lies")
+            raise InputError(f"--{option} {name}{sign}{uri}: write NAME=URI, the name of its row and where it lies")
     names = [name for name, _, _ in pairs]
     if len(set(names)) < len(names):
-        raise InputError(f"--bundle: a name is given twice: {', '.join(names)}")
+        raise InputError(f"--{option}: a name is given twice: {', '.join(names)}")
     return {name: uri for name, _, uri in pairs}
 
 
@@ -41,7 +41,7 @@ def loaded(uri: str, *, device: str) -> tuple[Score, dict[str, Any]]:
     bundle = read_bundle(uri)
     mpp = bundle.tiles.mpp
     check_side(bundle.detector.input_px, mpp=mpp)
-    return partial(scored, load_detector(uri, bundle, device=device), mpp=mpp), training_of(bundle)
+    return DetectorScore(load_detector(uri, bundle, device=device), mpp), training_of(bundle)
 
 
 def training_of(bundle: Bundle) -> dict[str, Any]:

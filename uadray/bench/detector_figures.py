@@ -17,6 +17,7 @@ import pyarrow as pa
 from sklearn.metrics import roc_curve
 
 from uadray.bench.detector_data import CALIBRATION, CALLED, SPEC, CutSlide, DetectorData, thinned
+from uadray.bench.detector_pictures import DetectorScore
 from uadray.bench.reference_scores import TRIVIAL, Score
 from uadray.decisions.aggregation import AggregationConfig, ceiling_of, new_aggregation, score_of, scored_squares
 from uadray.decisions.conformal import Calibration, check_alpha
@@ -75,7 +76,7 @@ def figures_of(
     n_valid = len(data.valid)
     data = thinned(data, scoring.every, slides=scoring.slides)
     held, known = score(data.held_normals), score(data.known_tumours)
-    scores, pace = _timed(score, data.valid)
+    scores, pace, of_pictures = _timed(score, data.valid, data.anomalous)
     return {
         "choosing_auroc": auroc(np.concatenate([held, known]), np.repeat([False, True], [len(held), len(known)])),
         "tiles": detection(scores, data.anomalous) | _at_held_threshold(held, scores, data.anomalous),
@@ -86,6 +87,7 @@ def figures_of(
         "roc": curve(scores, data.anomalous),
         "scored": {"every": scoring.every, "valid": len(data.valid), "of": n_valid, "why": scoring.why},
         **pace,
+        **of_pictures(),
     }
 
 
@@ -116,11 +118,18 @@ def above_trivial(scores: Floats, data: DetectorData) -> dict[str, dict[str, Any
     return {name: auroc_difference(scores, trivial(data.valid), data.anomalous) for name, trivial in TRIVIAL.items()}
 
 
-def _timed(score: Score, tiles: npt.NDArray[np.uint8]) -> tuple[Floats, dict[str, float]]:
+def _timed(
+    score: Score, tiles: npt.NDArray[np.uint8], anomalous: Bools
+) -> tuple[Floats, dict[str, float], Callable[[], dict[str, Any]]]:
+    """Scores, their pace, and what gives the figures of mapping and of pictures, of a detector that makes them."""
     began, cpu_began = time.perf_counter(), time.process_time()
-    scores = score(tiles)
+    if isinstance(score, DetectorScore) and score.detector.has_picture:
+        scores, of_pictures = score.watched(tiles, anomalous)
+    else:
+        scores, of_pictures = score(tiles), dict
     seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
-    return scores, {"tiles_per_s": len(tiles) / seconds, "cpu_ms_per_tile": 1000 * cpu_s / len(tiles)}
+    pace = {"tiles_per_s": len(tiles) / seconds, "cpu_ms_per_tile": 1000 * cpu_s / len(tiles)}
+    return scores, pace, of_pictures
 
 
 def _at_held_threshold(held: Floats, scores: Floats, anomalous: Bools) -> dict[str, float]:

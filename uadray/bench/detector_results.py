@@ -167,6 +167,19 @@ COLUMNS = {
     "tiles_of_train": "training.tiles_of_train",
     "scored_every": "scored.every",
     "valid_tiles_scored": "scored.valid",
+    "lpips_normal": "pictures.normal.lpips",
+    "lpips_tumour": "pictures.tumour.lpips",
+    "lpips_tumour_over_normal": "pictures.lpips_ratio",
+    "lpips_auroc": "pictures.lpips_auroc",
+    "l1_normal": "pictures.normal.l1",
+    "l1_tumour": "pictures.tumour.l1",
+    "mapping_ms_per_tile": "mapping.ms_per_tile",
+    "mapping_cpu_ms_per_tile": "mapping.cpu_ms_per_tile",
+    "mapping_steps": "mapping.steps",
+    "mapping_steps_configured": "training.mapping.steps",
+    "generator": "training.generator.name",
+    "generator_kind": "training.generator.kind",
+    "generator_images": "training.generator.images_shown",
 }
 """Of the CSV: name -> path of the figure."""
 
@@ -175,7 +188,12 @@ def csv_of(rows: Sequence[Figures]) -> str:
     """One line a row; figures are means of the seeds."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
-    ends_of = {"auroc": "tiles.auroc_ci95", "above_mean_saturation": "above_trivial.mean_saturation.ci95"}
+    ends_of = {
+        "auroc": "tiles.auroc_ci95",
+        "above_mean_saturation": "above_trivial.mean_saturation.ci95",
+        "auroc_with_tissue": "tiles_with_tissue.auroc_ci95",
+        "lpips_normal": "pictures.normal.lpips_ci95",
+    }
     heads = [f"{name}_ci95_{end}" for name in ends_of for end in ("low", "high")]
     writer.writerow(["name", "group", "budget", "seeds", *heads, "above_trivial", *COLUMNS, "failed"])
     for row in rows:

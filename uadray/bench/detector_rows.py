@@ -1,7 +1,10 @@
-"""What `bench detectors` compares: detectors of the catalog, bundles, two trivial scores, a supervised reference."""
+"""What `bench detectors` compares: detectors of the catalog, mappings over generators, bundles, trivial scores.
+
+And a supervised reference.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,6 +13,7 @@ from pydantic import ValidationError
 import uadray
 from uadray.bench.detector_bundles import loaded
 from uadray.bench.detector_data import SPEC, DetectorData, Sizes
+from uadray.bench.detector_pictures import DetectorScore
 from uadray.bench.detector_training import trained
 from uadray.bench.reference_scores import TRIVIAL, Score, supervised
 from uadray.config import load_config
@@ -18,7 +22,7 @@ from uadray.detectors.description import described_bundle
 from uadray.errors import InputError
 from uadray.training.config import TrainConfig
 
-Group = Literal["detector", "bundle", "trivial score", "supervised"]
+Group = Literal["detector", "mapping", "bundle", "trivial score", "supervised"]
 
 Made = tuple[Score, dict[str, Any]]
 """What scores tiles, and the figures of its training."""
@@ -33,24 +37,27 @@ class Row:
         group: what it is.
         config: how it is trained; None for what has no configuration.
         source: where the configuration comes from, or the URI of a bundle.
-        bundle_id: of a bundle that was trained elsewhere.
+        identity: of a bundle that was trained elsewhere, or of a mapping and its generator; of others their
+            configuration is.
+        about: what a mapping over a generator says of itself beside its training.
     """
 
     name: str
     group: Group
     config: TrainConfig | None = None
     source: str = ""
-    bundle_id: str = ""
+    identity: str = ""
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_seeded(self) -> bool:
         """Whether another seed gives other scores."""
-        return self.group in ("detector", "supervised")
+        return self.group in ("detector", "mapping", "supervised")
 
     @property
     def has_budget(self) -> bool:
         """Whether it is trained here, within the budget of minutes."""
-        return self.group == "detector"
+        return self.group in ("detector", "mapping")
 
 
 def config_folder() -> Path:
@@ -86,10 +93,15 @@ def rows(folder: Path, bundles: Mapping[str, str] | None = None) -> tuple[list[R
     for name, uri in (bundles or {}).items():
         found.append(Row(name, "bundle", None, uri, described_bundle(uri).id))
     found += [Row(name, "trivial score") for name in TRIVIAL]
-    return _named_once([*found, Row("supervised", "supervised")]), left_out
+    return named_once([*found, Row("supervised", "supervised")]), left_out
 
 
-def _named_once(found: list[Row]) -> list[Row]:
+def named_once(found: list[Row]) -> list[Row]:
+    """The rows.
+
+    Raises:
+        InputError: two have one name.
+    """
     names = [row.name for row in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"bench detectors: {', '.join(twice)} would name two rows; rename a file or a --bundle")
@@ -122,7 +134,7 @@ def maker(row: Row, data: DetectorData, *, seed: int, minutes: float, device: st
         if row.config is not None:
             config = row.config.model_copy(update={"seed": seed})
             done = trained(config, data.normals, minutes=minutes, device=device)
-            return done.score, done.figures
+            return DetectorScore(done.detector, done.config.tiles.mpp), done.figures | row.about
         if row.group == "bundle":
             return loaded(row.source, device=device)
         if row.group == "trivial score":

@@ -81,7 +81,8 @@ def scored(detector: Detector, tiles: Pixels, *, mpp: float) -> Floats:
 def trained(config: TrainConfig, tiles: Pixels, *, minutes: float, device: str) -> Trained:
     """Train on normal tiles, with as many of the configured steps as the budget holds at the pace of a trial.
 
-    The learning rate and the phases follow the shortened training to its end. The trial counts as part of the budget.
+    The learning rate and the phases follow the shortened training to its end. The trial counts as part of the budget;
+    a training that is no longer than the trial is made as it is configured.
 
     Args:
         config: the run; of its `workers` there is one.
@@ -102,9 +103,11 @@ def trained(config: TrainConfig, tiles: Pixels, *, minutes: float, device: str) 
     usable_tiles = resampled(np.stack([tile for tile in tiles if enough_tissue(tile, with_tissue)]), config.tiles.mpp)
     check_side(config.input_px, mpp=config.tiles.mpp)
     source = ArraySource(usable_tiles, config.seed)
-    prepare_s, step_s = pace(config, source, now_s)
-    left_s = 60 * minutes * (1 - SPARE) - (now_s() - began_s) - prepare_s
-    shortened = within(config, int(left_s / max(step_s, 1e-6)))
+    shortened = config
+    if config.epochs * config.steps_per_epoch > TRIAL_STEPS:
+        prepare_s, step_s = pace(config, source, now_s)
+        left_s = 60 * minutes * (1 - SPARE) - (now_s() - began_s) - prepare_s
+        shortened = within(config, int(left_s / max(step_s, 1e-6)))
     networks, last = _trained(shortened, source)
     figures = {
         "minutes": (now_s() - began_s) / 60,

@@ -1,11 +1,12 @@
 """`bench detectors`: every detector in one table, trained on normal tiles alone within a budget, judged on real tiles.
 
 Rows are the detectors of the catalog (one a file of `configs/train`, or with the defaults of their configuration),
-bundles that were trained elsewhere, two scores that need no model, and a logistic regression that was shown tumour, as
-an upper reference. A detector that was trained with several budgets has a row for each. Which tiles are used
-for what is said in `detector_data`; nothing is chosen on what is reported, and the bench itself chooses nothing but the
-reference's strength, by cross-validation on train. `choosing_auroc` is that of the tiles which configurations may be
-chosen with: 1,000 held-out normals and 200 tumour tiles of train.
+mappings over generators that are given, bundles that were trained elsewhere, two scores that need no model, and a
+logistic regression that was shown tumour, as an upper reference. A detector that was trained with several budgets has
+a row for each. Which tiles are used for what is said in `detector_data`; nothing is chosen on what is reported, and the
+bench itself chooses nothing but the reference's strength, by cross-validation on train. `choosing_auroc` is that of the
+tiles which configurations may be chosen with: 1,000 held-out normals and 200 tumour tiles of train. Mappings are judged
+on no tiles in other stains, which would cost as much again.
 
 Tiles have 0.972 um a pixel; a detector of another pixel size gets them resampled, for training and for scoring, from
 tiles of the set and of slides alike. All is done in this process, without Ray. Intervals of the AUROC take tiles for
@@ -18,13 +19,17 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from uadray.bench.detector_bundles import named_bundles
+from uadray.bench.detector_comparison import compared
 from uadray.bench.detector_data import DetectorData, Sizes, data_folder, read_data
 from uadray.bench.detector_figures import ALPHA, SCORING_MINUTES, figures_of, machine
+from uadray.bench.detector_mappings import FOLDER as MAPPINGS
+from uadray.bench.detector_mappings import mapping_rows
 from uadray.bench.detector_results import (
     AIMS,
     GOALS,
@@ -38,7 +43,7 @@ from uadray.bench.detector_results import (
     labelled,
     result_path,
 )
-from uadray.bench.detector_rows import Row, config_folder, maker, rows
+from uadray.bench.detector_rows import Row, config_folder, maker, named_once, rows
 from uadray.bench.detector_training import clock
 from uadray.decisions.aggregation import new_aggregation
 from uadray.errors import InputError
@@ -52,6 +57,9 @@ MINUTES = 5.0
 
 FOLDER = "bench-detectors"
 """In the current folder, where no other is given."""
+
+GIVEN = ("bundle", "mapping")
+"""Groups of rows that are there where a bundle is named."""
 
 VERSION = 2
 """Of the figures: results of another version are made anew."""
@@ -95,20 +103,22 @@ class Wanted:
 
 def run(
     *, only: Sequence[str] = (), seeds: int = 1, minutes: float = MINUTES, out: str | None = None, device: str = "cpu",
-    bundle: Sequence[str] = (), tiles_only: bool = False, valid_tiles: int | None = None,
-    scoring_minutes: float = SCORING_MINUTES, sizes: Sizes | None = None, configs: Path | None = None,
+    bundle: Sequence[str] = (), generator: Sequence[str] = (), tiles_only: bool = False,
+    valid_tiles: int | None = None, scoring_minutes: float = SCORING_MINUTES, sizes: Sizes | None = None,
+    configs: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, score and compare; a detector that fails has a row that says so.
 
     Args:
-        only: names of rows to make; all unless given. Other rows, budgets and seeds that the folder has stay in the
-            table.
+        only: names of rows to make, in which `*` stands for anything; all unless given, or with generators those over
+            them and the trivial scores. Other rows, budgets and seeds that the folder has stay in the table.
         seeds: trainings of each row, with the seeds 0, 1, ...
         minutes: of training, a detector and seed; the supervised reference takes what it takes.
         out: folder of the results, kept from run to run: what is there of the same data, configuration and budget is
             not made again. `bench-detectors` in the current folder unless given.
         device: "cpu" or "cuda".
         bundle: NAME=URI of bundles that were trained elsewhere, a row each.
+        generator: NAME=URI of trained generators, a row each of every mapping over them, see `detector_mappings`.
         tiles_only: mosaics are neither read nor called.
         valid_tiles: of valid are scored at the most, evenly spaced, and of the other sets in proportion.
         scoring_minutes: that a row and seed scores at the most, see `detector_figures`.
@@ -120,8 +130,11 @@ def run(
     """
     wanted = Wanted(minutes, device, sizes or Sizes(), not tiles_only, valid_tiles, scoring_minutes)
     folder = Path(out or FOLDER).absolute()
-    every, left_out = rows(configs or config_folder(), named_bundles(bundle))
-    chosen = _chosen(only, every)
+    configs = configs or config_folder()
+    every, left_out = rows(configs, named_bundles(bundle))
+    mappings, unfit = mapping_rows(configs / MAPPINGS, named_bundles(generator, option="generator"))
+    every, left_out = named_once([*mappings, *every]), left_out | unfit
+    chosen = _chosen(only, every, over_generators=bool(mappings))
     if not only and device == "cpu":
         left_out |= {
             row.name: "its configuration is for a GPU; name it in --only" for row in chosen if _is_for_gpu(row)
@@ -154,15 +167,16 @@ def _is_for_gpu(row: Row) -> bool:
 def _kept(folder: Path, every: Sequence[Row], data: str) -> Results:
     """What the folder has of the same configurations and data; results of other commits are named.
 
-    Rows of bundles stay whether or not they are named again.
+    Rows of bundles and of mappings stay whether or not their bundles are named again.
     """
     results: Results = {}
     by_name = {row.name: row for row in every}
     for result in kept(folder):
         name, seed, budget = result["row"], result["seed"], result["budget"]
         training = result["figures"].get("training", {})
-        is_bundle = name not in by_name and result["group"] == "bundle"
-        row = Row(name, "bundle", bundle_id=training.get("bundle", "")) if is_bundle else by_name.get(name)
+        row = by_name.get(name)
+        if row is None and result["group"] in GIVEN:
+            row = Row(name, result["group"], identity=result.get("identity", training.get("bundle", "")))
         if row is not None and result["key"] == _key(row, seed, budget, data):
             results.setdefault((name, budget), {})[seed] = result
             if result["commit"] != commit():
@@ -170,19 +184,24 @@ def _kept(folder: Path, every: Sequence[Row], data: str) -> Results:
     return results
 
 
-def _chosen(only: Sequence[str], every: Sequence[Row]) -> list[Row]:
-    if unknown := set(only) - {row.name for row in every}:
+def _chosen(only: Sequence[str], every: Sequence[Row], *, over_generators: bool) -> list[Row]:
+    if unknown := [name for name in only if not any(fnmatchcase(row.name, name) for row in every)]:
         names = ", ".join(row.name for row in every)
         raise InputError(f"bench detectors has no row {', '.join(sorted(unknown))}; there are: {names}")
-    return [row for row in every if not only or row.name in only]
+    if only:
+        return [row for row in every if any(fnmatchcase(row.name, name) for name in only)]
+    return [row for row in every if row.group in (*GIVEN, "trivial score") or not over_generators]
 
 
 def _result(row: Row, data: DetectorData, seed: int, wanted: Wanted) -> dict[str, Any]:
     """The figures of a row and seed, or why there are none."""
     about = {"row": row.name, "group": row.group, "source": row.source, "seed": seed, "device": wanted.device} | {
-        "budget": wanted.budget(row), "commit": commit(), "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "budget": wanted.budget(row), "identity": row.identity, "commit": commit(),
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip
     make = maker(row, data, seed=seed, minutes=wanted.minutes, device=wanted.device, sizes=wanted.sizes)
+    if row.group == "mapping":
+        data = replace(data, shifted={})
     try:
         score, training = make()
         figures = figures_of(
@@ -219,7 +238,7 @@ def _about(where: Path, wanted: Wanted) -> dict[str, Any]:
 
 def _key(row: Row, seed: int, budget: str, data: str) -> str:
     """What a result depends on, but for the code: that is said by its commit."""
-    config = row.config.model_dump_json() if row.config else row.bundle_id
+    config = row.identity or (row.config.model_dump_json() if row.config else "")
     aggregation = new_aggregation().model_dump_json()
     return fingerprint([str(VERSION), row.name, config, str(seed), budget, data, aggregation])
 
@@ -234,6 +253,7 @@ def _write(folder: Path, results: Results, about: dict[str, Any]) -> dict[str, A
         "goals": {path: f"{sign} {goal:g}" for path, (sign, goal) in GOALS.items()},
         "aims": AIMS,
         "goals_met": goals_met(table),
+        "mappings": compared(table),
         "rows": table,
     }
     folder.mkdir(parents=True, exist_ok=True)

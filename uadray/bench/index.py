@@ -10,6 +10,10 @@ from typing import Any
 
 from uadray.errors import InputError
 
+OF_DETECTORS = (
+    "only", "device", "seeds", "minutes", "out", "bundle", "generator", "tiles_only", "scoring_minutes", "valid_tiles",
+)  # fmt: skip
+
 OPTIONS: dict[str, tuple[str, ...]] = {
     "decode": ("only",),
     "stages": ("device",),
@@ -23,7 +27,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "faults": ("only",),
     "archive": ("slides",),
     "follow": ("only", "slides"),
-    "detectors": ("only", "device", "seeds", "minutes", "out", "bundle", "tiles_only", "valid_tiles"),
+    "detectors": OF_DETECTORS,
     "one-against-all": ("only", "device", "classes", "minutes", "out"),
     "scoring": ("only", "device", "compiled"),
     "stains": ("only", "device", "seeds", "out"),
@@ -42,8 +46,9 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 def run(
     name: str, *, only: Sequence[str] = (), slides: int | None = None, device: str | None = None,
     seeds: int | None = None, minutes: float | None = None, out: str | None = None, bundle: Sequence[str] = (),
-    tiles_only: bool = False, valid_tiles: int | None = None, classes: int | None = None,
-    steps: int | None = None, compiled: bool = False, small: bool = False,
+    generator: Sequence[str] = (), tiles_only: bool = False, scoring_minutes: float | None = None,
+    valid_tiles: int | None = None, classes: int | None = None, steps: int | None = None,
+    compiled: bool = False, small: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Run one benchmark and return its figures.
 
@@ -56,7 +61,9 @@ def run(
         minutes: budget of each training, or of the load of `serve`.
         out: folder of the results.
         bundle: NAME=URI of bundles that were trained elsewhere.
+        generator: NAME=URI of trained generators, for mappings over them.
         tiles_only: leave mosaics out.
+        scoring_minutes: that a row is scored at the most.
         valid_tiles: that are scored at the most.
         compiled: time compiled networks as well.
         classes: that are normal in their turn.
@@ -70,8 +77,8 @@ def run(
         raise InputError(f"no benchmark {name!r}; there are: {', '.join(OPTIONS)}")
     given = {
         "only": only, "slides": slides, "device": device, "seeds": seeds, "minutes": minutes, "out": out,
-        "bundle": bundle, "tiles_only": tiles_only, "valid_tiles": valid_tiles, "classes": classes,
-        "steps": steps, "compiled": compiled, "small": small,
+        "bundle": bundle, "generator": generator, "tiles_only": tiles_only, "scoring_minutes": scoring_minutes,
+        "valid_tiles": valid_tiles, "classes": classes, "steps": steps, "compiled": compiled, "small": small,
     }  # fmt: skip
     options = {option: value for option, value in given.items() if value}
     for option in options.keys() - set(OPTIONS[name]):

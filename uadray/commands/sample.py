@@ -99,7 +99,8 @@ def opened(uri: str) -> tuple[GeneratorConfig, Networks, str]:
             "(`uadray train configs/train/generators/dcgan.yaml` makes one) or an f-AnoGAN's"
         )
     with opened_weights(uri, outline_of(detector.detector), sha256=detector.weights_sha256) as networks:
-        return fanogan.gan_config(detector.detector), {"generator": networks["generator"]}, detector.id
+        own = {name: networks[name] for name in ("generator", "average") if name in networks}
+        return fanogan.gan_config(detector.detector), own, detector.id
 
 
 def _check(n: int, *, grid: str | None, out: str | None, interpolate: int, device: str) -> str | None:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 from uadray.detectors import (
+    anogan,
     deep_geo,
     deep_if,
     dpa,
@@ -38,7 +39,8 @@ from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks
 
 SingleConfig = Annotated[
-    deep_geo.Config  # with `|`, one a line
+    anogan.Config  # with `|`, one a line
+    | deep_geo.Config
     | deep_if.Config
     | dpa.Config
     | enlarged_nuclei.Config
@@ -80,6 +82,8 @@ class DetectorFile(Protocol):
 def file_of(config: SingleConfig) -> DetectorFile:
     """The file of a detector."""
     match config:
+        case anogan.Config():
+            return anogan
         case deep_geo.Config():
             return deep_geo
         case deep_if.Config():

@@ -172,6 +172,7 @@ def detector(
         ),
         input_px=config.input_px, device=device, batch_tiles=batch_tiles, stages=stages,
         has_cells=unloaded[with_map(unloaded)].has_cells, memory=Memory(),
+        searches=any(member.searches for member in unloaded),
     )  # fmt: skip
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from uadray.detectors.latents import Latent, LatentMap
+from uadray.detectors.latents import KeptLatents, Latent, LatentMap, as_batch, row_of
 from uadray.detectors.pixels import Pixels, centre, staged, to_float, to_pixels
 from uadray.detectors.scores import Score
 from uadray.networks.remembered import Memory
@@ -25,6 +25,9 @@ is scored."""
 
 FULL_BATCH_PX = 256
 """Up to inputs of this side; of larger ones a batch has as many pixels, not as many tiles: memory goes by pixels."""
+
+SEARCHED_BATCH_PX = 128
+"""The same where the stage `map` is a search, which keeps what every layer gave for its gradient."""
 
 Stage = Literal["map", "reconstruct", "score"]
 STAGES: tuple[Stage, ...] = ("map", "reconstruct", "score")
@@ -63,6 +66,7 @@ class Detector:
         has_picture: whether it makes reconstructions; without them pictures of tiles need no stage.
         has_cells: whether the maps of all tiles are kept, in a few cells, beside their scores.
         memory: of features that several detectors within this one share; None where it has one backbone.
+        searches: whether the stage `map` is a search of many steps: then latents are kept for pictures.
     """
 
     def __init__(
@@ -77,62 +81,78 @@ class Detector:
         has_picture: bool = True,
         has_cells: bool = False,
         memory: Memory | None = None,
+        searches: bool = False,
     ) -> None:
         self.mapping, self.reconstruct, self.score = mapping, reconstruct, score
         self.input_px, self.device = input_px, device
-        self.has_picture, self.has_cells, self.memory = has_picture, has_cells, memory
+        self.has_picture, self.has_cells, self.memory, self.searches = has_picture, has_cells, memory, searches
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.batch_tiles = batch_tiles or default_batch(input_px, device.type)
+        self.batch_tiles = batch_tiles or default_batch(input_px, device.type, searches=searches)
 
     @torch.inference_mode()
     def __call__(self, pixels: Pixels) -> Scored:
         """Score RGB tiles [N, tile, tile, 3], N >= 1; a tile's score does not depend on the others in the call."""
-        scores, cells, latents = [], [], []
+        scores, cells, kept = [], [], KeptLatents()
         for x in self.inputs(pixels):
-            z, score, residual = self._outcome(x)
+            z, score, residual = self._scored(x)
             scores.append(score)
             if self.has_cells:
                 cells.append(pooled(residual))
-            if self.has_picture:
-                latents.append(z)
+            if self.searches:
+                kept.add(score, z)
         # a GPU is waited for by `cpu`: until then all is only put into its queue
-        values = torch.cat(scores).cpu().double().numpy()
-        parts = torch.cat(cells).cpu().numpy() if cells else None
-        if self.has_picture:
-            mapped = Mapped(self, pixels, latents)
-            return Scored(values, mapped.pictures, mapped.maps, parts)
         return Scored(
-            values,
-            lambda rows: self.pictures(pixels[list(rows)]),
-            lambda rows: self.maps(pixels[list(rows)]),
-            parts,
+            torch.cat(scores).cpu().double().numpy(),
+            lambda rows: self.pictures(pixels[list(rows)], kept.of(rows)),
+            lambda rows: self.maps(pixels[list(rows)], kept.of(rows)),
+            torch.cat(cells).cpu().numpy() if cells else None,
         )
 
-    def _outcome(self, x: Tensor) -> tuple[Latent, Tensor, Tensor]:
-        """Latents, scores and maps of a batch."""
+    def _scored(self, x: Tensor, known: Sequence[Latent | None] = ()) -> tuple[Latent, Tensor, Tensor]:
         with self.memory.batch() if self.memory is not None else nullcontext():
-            z = self.mapping(x)
+            z = self._latent(x, known)
             return z, *self.score(x, self.reconstruct(z), z)
 
-    def _scored(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._outcome(x)[1:]
+    def _latent(self, x: Tensor, known: Sequence[Latent | None]) -> Latent:
+        """The z of x, of which some tiles' may be known."""
+        z = {row: latent for row, latent in enumerate(known) if latent is not None}
+        missing = [row for row in range(len(x)) if row not in z]
+        if not z:
+            return self.mapping(x)
+        if missing:
+            made = self.mapping(x[missing].contiguous(memory_format=torch.channels_last))
+            z |= {row: row_of(made, place) for place, row in enumerate(missing)}
+        return as_batch([z[row] for row in range(len(x))])
 
     @torch.inference_mode()
-    def pictures(self, pixels: Pixels) -> tuple[Pixels, Pixels | None]:
-        """What the detector looks at of tiles [N, tile, tile, 3], and its reconstruction or None: each [N, h, w, 3]."""
+    def pictures(self, pixels: Pixels, known: Sequence[Latent | None] = ()) -> tuple[Pixels, Pixels | None]:
+        """What the detector looks at of tiles [N, tile, tile, 3], and its reconstruction or None: each [N, h, w, 3].
+
+        Args:
+            pixels: the tiles.
+            known: the latent of each, where it need not be made again, see `latents.row_of`.
+        """
         seen = np.ascontiguousarray(centre(pixels, self.input_px))
         if not self.has_picture:
             return seen, None
-        x_hat = [self.reconstruct(self.mapping(x)) for x in self.inputs(pixels)]
+        x_hat = [self.reconstruct(self._latent(x, part)) for x, part in self._with_known(pixels, known)]
         if not x_hat:
             return seen, seen.copy()
         shown = [to_pixels(part) for part in x_hat if part is not None]
         return seen, np.concatenate(shown) if shown else None
 
     @torch.inference_mode()
-    def maps(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """Residual maps [N, h', w'] of RGB tiles [N, tile, tile, 3], N >= 1."""
-        return torch.cat([self._scored(x)[1] for x in self.inputs(pixels)]).float().cpu().numpy()
+    def maps(self, pixels: Pixels, known: Sequence[Latent | None] = ()) -> npt.NDArray[np.float32]:
+        """Residual maps [N, h', w'] of RGB tiles [N, tile, tile, 3], N >= 1; `known` as of `pictures`."""
+        maps = [self._scored(x, part)[2] for x, part in self._with_known(pixels, known)]
+        return torch.cat(maps).float().cpu().numpy()
+
+    def _with_known(
+        self, pixels: Pixels, known: Sequence[Latent | None]
+    ) -> Iterator[tuple[Tensor, Sequence[Latent | None]]]:
+        """The batches of `inputs`, with what is known of each."""
+        for number, x in enumerate(self.inputs(pixels)):
+            yield x, known[number * self.batch_tiles : (number + 1) * self.batch_tiles]
 
     def inputs(self, pixels: Pixels) -> Iterator[Tensor]:
         """RGB tiles [N, tile, tile, 3] -> batches x [n, 3, h, w] in [-1, 1], on the device."""
@@ -151,53 +171,6 @@ class Detector:
         return sent
 
 
-class Mapped:
-    """Tiles whose latents are known: a mapping may take a thousand steps, and is not made again for pictures.
-
-    Args:
-        detector: that has mapped them.
-        pixels: RGB tiles [N, tile, tile, 3].
-        latents: of them, in its batches.
-    """
-
-    def __init__(self, detector: Detector, pixels: Pixels, latents: Sequence[Latent]) -> None:
-        self.detector, self.tiles, self.latents = detector, pixels, latents
-        self._step = detector.batch_tiles
-
-    @torch.inference_mode()
-    def pictures(self, rows: Sequence[int]) -> tuple[Pixels, Pixels | None]:
-        """What the detector looked at of tiles, and its reconstruction or None: each [n, h, w, 3]."""
-        seen = np.ascontiguousarray(centre(self.tiles[list(rows)], self.detector.input_px))
-        x_hat = [self.detector.reconstruct(z) for z in self._batches(rows)]
-        if not x_hat:
-            return seen, seen.copy()
-        shown = [to_pixels(part) for part in x_hat if part is not None]
-        return seen, np.concatenate(shown) if shown else None
-
-    @torch.inference_mode()
-    def maps(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Residual maps [n, h', w'] of tiles, n >= 1."""
-        detector = self.detector
-        pairs = zip(detector.inputs(self.tiles[list(rows)]), self._batches(rows), strict=True)
-        found = [detector.score(x, detector.reconstruct(z), z)[1] for x, z in pairs]
-        return torch.cat(found).float().cpu().numpy()
-
-    def _batches(self, rows: Sequence[int]) -> Iterator[Latent]:
-        """The latents of tiles, as many at a time as the detector takes."""
-        step = self.detector.batch_tiles
-        for start in range(0, len(rows), step):
-            places = [divmod(int(row), self._step) for row in rows[start : start + step]]
-            yield _latents_at(self.latents, places)
-
-
-def _latents_at(latents: Sequence[Latent], places: Sequence[tuple[int, int]]) -> Latent:
-    """Those at places (batch, row of it), as one batch."""
-    if isinstance(latents[0], tuple):
-        parts = zip(*cast(Sequence[tuple[Latent, ...]], latents), strict=True)
-        return tuple(_latents_at(part, places) for part in parts)
-    return torch.stack([cast(Tensor, latents[batch])[row] for batch, row in places])
-
-
 def pooled(maps: Tensor) -> Tensor:
     """Maps [N, h, w] -> cells [N, k, k] float32, k at most `MOST`: means over areas."""
     height, width = maps.shape[1:]
@@ -206,14 +179,16 @@ def pooled(maps: Tensor) -> Tensor:
     return rows @ maps.float() @ columns.T
 
 
-def default_batch(input_px: int, device_type: str) -> int:
+def default_batch(input_px: int, device_type: str, *, searches: bool = False) -> int:
     """Tiles in one forward pass where nobody says.
 
     >>> [default_batch(input_px, "cpu") for input_px in (64, 256, 512, 1024)], default_batch(64, "cuda")
     ([64, 64, 16, 4], 128)
+    >>> [default_batch(input_px, "cpu", searches=True) for input_px in (64, 128, 256)]
+    [64, 64, 16]
     """
-    most = GPU_BATCH if device_type == "cuda" else BATCH
-    return max(1, most * FULL_BATCH_PX**2 // max(input_px, FULL_BATCH_PX) ** 2)
+    most, full_px = GPU_BATCH if device_type == "cuda" else BATCH, SEARCHED_BATCH_PX if searches else FULL_BATCH_PX
+    return max(1, most * full_px**2 // max(input_px, full_px) ** 2)
 
 
 class PlacedNetworks(Mapping[str, nn.Module]):
@@ -245,6 +220,7 @@ def assemble(
     stages: Collection[Stage] = STAGES,
     has_cells: bool = False,
     memory: Memory | None = None,
+    searches: bool = False,
 ) -> Detector:
     """A detector from its three stages, of which only those asked for are made.
 
@@ -260,6 +236,7 @@ def assemble(
         has_cells: keep the map of every tile, in a few cells, for the heatmap of a slide. For a detector whose maps
             say more than its scores, and whose cells are calibrated.
         memory: for a detector of several, which share features.
+        searches: the stage `map` is a search of many steps, which is not made again for pictures.
     """
     place = torch.device(device)
     if place.type == "cuda":
@@ -271,7 +248,7 @@ def assemble(
         reconstruct(placed) if "reconstruct" in stages else _left_out,
         score(placed) if "score" in stages else _left_out,
         input_px=input_px, device=place, batch_tiles=batch_tiles, has_picture=reconstruct is not no_picture,
-        has_cells=has_cells, memory=memory,
+        has_cells=has_cells, memory=memory, searches=searches,
     )  # fmt: skip
 
 

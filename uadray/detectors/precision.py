@@ -2,7 +2,8 @@
 
 The stage `score` is lowered, in which a perceptual detector spends most of its time in a frozen network. The stages
 before it make what is compared, and their errors would count twice (measured: DECISIONS.md). A detector without a
-picture may have its network in the stage `map`: that is lowered too, if the scores stay the same then.
+picture may have its network in the stage `map`: that is lowered too, if the scores stay the same then; but not where it
+is a search, which ends elsewhere.
 """
 
 from typing import Literal
@@ -35,22 +36,41 @@ def lower_precision(detector: Detector, *, tile_px: int) -> bool:
     if not is_fast(detector.device):
         return False
     tiles = check_tiles(tile_px)
-    expected = detector(tiles).score
+    made = _made(detector, tiles)
+    expected = _scores(detector, made)
     score, mapping = detector.score, detector.mapping
     detector.score = LoweredScore(score)
-    if not _is_close(detector, tiles, expected):
+    if not _is_close(_scores(detector, made), expected):
         detector.score = score
-    if not detector.has_picture:
+    if not detector.has_picture and not detector.searches:
         detector.mapping = LoweredMap(mapping)
-        if not _is_close(detector, tiles, expected):
+        if not _is_close(_scores(detector, _made(detector, tiles)), expected):
             detector.mapping = mapping
     return detector.score is not score or detector.mapping is not mapping
 
 
-def _is_close(detector: Detector, tiles: Pixels, expected: npt.NDArray[np.float64]) -> bool:
+Made = list[tuple[Tensor, Tensor | None, Latent]]
+"""Batches of tiles, their pictures and their latents."""
+
+
+@torch.inference_mode()
+def _made(detector: Detector, tiles: Pixels) -> Made:
+    """What the stage `score` is given: made once, since a search takes as long as all the rest together."""
+    made: Made = []
+    for x in detector.inputs(tiles):
+        z = detector.mapping(x)
+        made.append((x, detector.reconstruct(z), z))
+    return made
+
+
+@torch.inference_mode()
+def _scores(detector: Detector, made: Made) -> npt.NDArray[np.float64]:
+    return torch.cat([detector.score(*batch)[0] for batch in made]).cpu().double().numpy()
+
+
+def _is_close(found: npt.NDArray[np.float64], expected: npt.NDArray[np.float64]) -> bool:
     """A score that is not finite is not."""
-    difference = np.abs(detector(tiles).score - expected).max()
-    return bool(difference <= TOLERANCE * np.abs(expected).mean())
+    return bool(np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).mean())
 
 
 def is_fast(device: torch.device) -> bool:

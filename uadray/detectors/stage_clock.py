@@ -65,5 +65,5 @@ def clocked(detector: Detector, clock: StageClock) -> Detector:
         clock.around("score", detector.score, detector.device),
         input_px=detector.input_px, device=detector.device, batch_tiles=detector.batch_tiles,
         has_picture=detector.has_picture, has_cells=detector.has_cells,
-        memory=detector.memory,
+        memory=detector.memory, searches=detector.searches,
     )  # fmt: skip

@@ -131,7 +131,7 @@ def bound(config: ServeConfig, *, preload: tuple[str, ...]) -> serve.Application
             queued=config.max_queued_requests, user_config={"bundles": list(preload)},
         ).bind(
             KINDS[field], run=run, bundles=config.bundles_per_replica, threads=max(1, int(stage.cpus)),
-            batch_tiles=config.batch_tiles,
+            batch_tiles=stage.batch_tiles or config.batch_tiles,
         )
         for field, stage in config.stages.items()
     ]  # fmt: skip

@@ -9,6 +9,9 @@ from uadray.config import Config
 MAX_TILES = 4096
 """No configuration admits more tiles in a request: what is more is a batch, and belongs to `uadray score`."""
 
+SEARCH_SHARE = 0.9
+"""Of a request's time, for a search where nobody says: the rest is for its images and for the answer."""
+
 BundleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """What requests call a bundle."""
 
@@ -21,12 +24,14 @@ class StageConfig(Config):
         max_replicas: scale up to this many with the load; None keeps `replicas`.
         cpus: of each replica; also its torch threads, rounded down, at least one.
         gpus: of each replica.
+        batch_tiles: in one forward pass here; None takes that of the endpoint.
     """
 
     replicas: int = Field(default=1, ge=0)
     max_replicas: int | None = Field(default=None, ge=1)
     cpus: float = Field(default=1, ge=0)
     gpus: float = Field(default=0, ge=0)
+    batch_tiles: int | None = Field(default=None, ge=1, le=MAX_TILES)
 
     @model_validator(mode="after")
     def _ordered(self) -> "StageConfig":
@@ -73,6 +78,9 @@ class ServeConfig(Config):
         max_queued_requests: that wait for a stage; more are refused (429).
         max_waiting_slides: jobs in the queue; more are refused (429).
         request_timeout_s: from a request's headers to its answer; then 504, and its work stops.
+        map_timeout_s: of it, for the stage `map` of a detector that searches for its latents (AnoGAN, projection): a
+            request with more tiles than can be searched for in that time is refused (413) after the first steps, and
+            told how many can; None takes nine tenths of `request_timeout_s`. Slides have no limit.
     """
 
     out: str
@@ -102,6 +110,7 @@ class ServeConfig(Config):
     max_queued_requests: int = Field(default=32, ge=1)
     max_waiting_slides: int = Field(default=100_000, ge=1)
     request_timeout_s: float = Field(default=60, gt=0)
+    map_timeout_s: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _fits(self) -> "ServeConfig":
@@ -109,7 +118,14 @@ class ServeConfig(Config):
             raise ValueError("max_pixels_per_request is more than max_pixels_in_flight")
         if self.max_body_bytes > self.max_bytes_in_flight:
             raise ValueError("max_body_bytes is more than max_bytes_in_flight")
+        if self.map_timeout_s is not None and self.map_timeout_s > self.request_timeout_s:
+            raise ValueError("map_timeout_s is more than request_timeout_s, of which it is a part")
         return self
+
+    @property
+    def search_timeout_s(self) -> float:
+        """See `map_timeout_s`."""
+        return SEARCH_SHARE * self.request_timeout_s if self.map_timeout_s is None else self.map_timeout_s
 
     @property
     def stages(self) -> dict[str, StageConfig]:

@@ -23,6 +23,7 @@ from uadray.detectors.trainee import alone
 from uadray.errors import InputError
 from uadray.generators.bundle import write_generator
 from uadray.generators.catalog import GeneratorConfig, file_of
+from uadray.generators.pictures import BLOCK
 from uadray.networks.outline import Networks
 from uadray.tiles.spec import TileSpec
 
@@ -83,7 +84,7 @@ def test_pictures_follow_from_their_latent_alone_and_have_gradients(
     assert latents.mean().shape == latents.shape
     x = latents.pictures(drawn)
     assert x.shape == (5, 3, 16, 16)
-    assert (latents.pictures(drawn[3:4]) - x[3:4]).abs().max() < 1e-5
+    assert (latents.pictures(drawn[3:4]) - x[3:4]).abs().max() < 1e-4
     z = drawn[:1].clone().requires_grad_()
     (gradient,) = torch.autograd.grad(latents.pictures(z).square().sum(), z)
     assert gradient.abs().max() > 0
@@ -93,12 +94,12 @@ def test_pictures_follow_from_their_latent_alone_and_have_gradients(
 @pytest.mark.parametrize("kind", list(BY_KIND))
 def test_pictures_are_those_of_the_generator(networks_of: Callable[[str], Networks], kind: str) -> None:
     config, networks = BY_KIND[kind], networks_of(kind)
-    z = file_of(config).latents(config, 3, rng=torch.Generator().manual_seed(3))
+    z = file_of(config).latents(config, BLOCK, rng=torch.Generator().manual_seed(3))[:3]
     with torch.no_grad():
         expected = file_of(config).pictures(config, networks, file_of(config).styles(config, networks, z))
         for space in spaces_of(config):
             latents = LatentSpace(config, networks, space)
-            assert (latents.pictures(latents.drawn(3, seed=3)).clamp(-1, 1) - expected).abs().max() < 1e-5, space
+            assert (latents.pictures(latents.drawn(3, seed=3)).clamp(-1, 1) - expected).abs().max() < 1e-4, space
 
 
 @pytest.mark.parametrize("kind", ["stylegan", "stylegan2"])
@@ -113,7 +114,7 @@ def test_other_noise_gives_other_pictures(networks_of: Callable[[str], Networks]
     maps = [torch.randn(2, 1, *each.shape[-2:]) for each in fixed]
     assert (latents.pictures(w, maps) - latents.pictures(w)).abs().max() > 1e-3
     alone_ = latents.pictures(w[1:], [each[1:] for each in maps])
-    assert (alone_ - latents.pictures(w, maps)[1:]).abs().max() < 1e-5
+    assert (alone_ - latents.pictures(w, maps)[1:]).abs().max() < 1e-4
 
 
 def test_a_space_that_is_not_there_is_named(networks_of: Callable[[str], Networks]) -> None:
@@ -129,8 +130,8 @@ def test_a_critic_judges_each_tile_as_if_alone(networks_of: Callable[[str], Netw
     assert words.shape == (6,)
     assert words.std() > 0
     assert features.ndim == 4
-    assert (critic.word(x[4:5]) - words[4:5]).abs().max() < 1e-5
-    assert (critic.features(x[4:5]) - features[4:5]).abs().max() < 1e-5
+    assert (critic.word(x[4:5]) - words[4:5]).abs().max() < 1e-4
+    assert (critic.features(x[4:5]) - features[4:5]).abs().max() < 1e-4
 
 
 def test_the_side_is_that_of_the_generator() -> None:

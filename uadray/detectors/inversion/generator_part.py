@@ -25,6 +25,9 @@ BundleUri = Annotated[str, Field(min_length=1, max_length=1000)]
 
 GeneratorField = BundleUri | GeneratorConfig
 
+NAMES = ("generator", "critic", "discriminator", "average", "augmentation")
+"""Of the networks of any generator, by which a detector has them beside its own."""
+
 LEAST_PX = 16
 """Of any generator; the side of a detector whose generator's bundle has not been read yet."""
 
@@ -126,7 +129,8 @@ class GeneratorTraining:
         generator = architecture(config)
         self.is_given = config.generator_bundle is not None
         self.fraction = 0.0 if self.is_given else fraction
-        self.trainee = file_of(generator).Trainee(generator, networks, average=average)
+        own = {name: network for name, network in networks.items() if name in NAMES}  # one that grows moves all it has
+        self.trainee = file_of(generator).Trainee(generator, own, average=average)
         self.phases: tuple[str, ...] = () if self.is_given else self.trainee.phases
         self.optimizers: dict[str, Optimizer] = {} if self.is_given else self.trainee.optimizers
         self.counts: dict[str, int] = self.trainee.counts

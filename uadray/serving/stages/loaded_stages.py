@@ -24,7 +24,7 @@ from uadray.detectors.building import build_detector
 from uadray.detectors.bundle import Bundle, load_detector, read_bundle
 from uadray.detectors.description import BundleDescription
 from uadray.detectors.detector import Detector, Stage, pooled
-from uadray.detectors.latents import Latent
+from uadray.detectors.latents import Latent, row_of
 from uadray.detectors.pixels import centre, to_pixels
 from uadray.errors import ChangedError
 from uadray.serving.scores import Floats, Scores, TilePictures, Wanted
@@ -117,16 +117,28 @@ def scored(detector: Detector, asked: Sequence[ToScore]) -> list[Scores]:
 @torch.inference_mode()
 def scored_at_once(detector: Detector, asked: Sequence[tuple[Pixels, Wanted]]) -> list[Scores]:
     """Scores of each request's tiles, by the three stages one after the other, batch by batch."""
+    found: list[Latent] = []  # by a search that is not made twice
+    is_kept = detector.searches and any(wanted.pictures or wanted.evidence for _, wanted in asked)
 
     def outcome(x: Tensor) -> tuple[Tensor, Tensor]:
         z = detector.mapping(x)
+        found.extend([z] if is_kept else [])
         return detector.score(x, detector.reconstruct(z), z)
 
-    def pictures(pixels: Pixels) -> Pictures:
-        return lambda rows: detector.pictures(pixels[rows])
+    def pictures(pixels: Pixels, first: int) -> Pictures:
+        def of(rows: npt.NDArray[np.int64]) -> tuple[Pixels, Pixels | None]:
+            places = [divmod(first + int(row), detector.batch_tiles) for row in rows if is_kept]
+            return detector.pictures(pixels[rows], [row_of(found[batch], row) for batch, row in places])
+
+        return of
 
     outcomes = (outcome(x) for x in detector.inputs(_joined_pixels([pixels for pixels, _ in asked], detector)))
-    return _answers(detector, outcomes, [(len(pixels), wanted, pictures(pixels)) for pixels, wanted in asked])
+    firsts = _spans([len(pixels) for pixels, _ in asked])
+    wants = [
+        (len(pixels), wanted, pictures(pixels, first))
+        for (pixels, wanted), (first, _) in zip(asked, firsts, strict=True)
+    ]
+    return _answers(detector, outcomes, wants)
 
 
 def check_tiles(pixels: Pixels, detector: Detector) -> None:

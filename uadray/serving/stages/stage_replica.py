@@ -7,7 +7,8 @@
 
 A request names its bundle by Serve's multiplexed model id, `<id of the bundle>@<its URI>`: a replica keeps the bundles
 used last, and Serve sends a request where its bundle is loaded. Requests of one bundle that arrive together are scored
-together. The class is plain Python: `uadray.serving.app` makes a deployment of it for each kind.
+together, up to a forward pass of it. The class is plain Python: `uadray.serving.app` makes a deployment of it for each
+kind.
 """
 
 import asyncio
@@ -25,7 +26,9 @@ from ray import serve
 
 from uadray import metrics
 from uadray.detectors.detector import BATCH, GPU_BATCH, STAGES, Detector, Stage
+from uadray.detectors.inversion.interruption import looked_at
 from uadray.detectors.stage_clock import StageClock, clocked
+from uadray.serving.stages.joined_calls import Asked, JoinedCall, SearchEndedError
 from uadray.serving.stages.loaded_stages import (
     check_tiles,
     load_stages,
@@ -100,8 +103,9 @@ class StageReplica:
         metrics.start_run(run, (self._work.metric,), kind="serve", has_info=False)
         most = batch_tiles or (GPU_BATCH if self._device == "cuda" else BATCH)
 
-        def size(asked: Sequence[tuple[Detector, tuple[Any, ...]]]) -> int:
-            together = sum(n_tiles(arguments[0]) for _, arguments in asked)
+        def size(asked: Sequence[Asked]) -> int:
+            """In parts of a forward pass, of which `most` are a whole one: detectors have batches of their own."""
+            together = math.ceil(most * sum(each.tiles / each.detector.batch_tiles for each in asked))
             return min(most, together) if len(asked) == 1 else together  # one alone is never too large
 
         # These two are made here, and not by decorators, because their limits are of the configuration.
@@ -110,18 +114,31 @@ class StageReplica:
             self._joiner()
         )
 
-    async def __call__(self, *arguments: Any) -> Any:
+    async def __call__(self, *arguments: Any, limit_s: float | None = None) -> Any:
         """The answer to one request for the bundle that it names; arguments and answer are those of the kind.
+
+        Args:
+            arguments: of the kind.
+            limit_s: that a search may take from now on; None: as long as it takes.
 
         Raises:
             ChangedError: another bundle lies at the URI by now.
+            CrowdedError: see `joined_calls`.
             InputError: the bundle cannot be loaded.
+            TooManyTilesError: see `joined_calls`.
             ValueError: tiles that the bundle cannot score.
         """
         detector = await self.loaded(serve.get_multiplexed_model_id())
         if "map" in self._work.stages:
             self._check(arguments[0], detector)
-        return await self._joined((detector, arguments))
+        asked = Asked(detector, arguments, limit_s)
+        try:
+            return await self._joined(asked)
+        except asyncio.CancelledError:
+            asked.is_gone = True
+            raise
+        except SearchEndedError as error:
+            asked.refuse(error.tile_s)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Load the bundles of the model ids in `user_config["bundles"]`, before requests come; the first stays longest.
@@ -154,17 +171,20 @@ class StageReplica:
         return load
 
     def _joiner(self) -> Any:
-        async def join(asked: list[tuple[Detector, tuple[Any, ...]]]) -> list[Any]:
-            return await self._in_thread(lambda: self._computed(asked[0][0], [arguments for _, arguments in asked]))
+        async def join(asked: list[Asked]) -> list[Any]:
+            return await self._in_thread(lambda: self._computed(asked))
 
         return join
 
     async def _in_thread(self, function: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
-    def _computed(self, detector: Detector, asked: list[tuple[Any, ...]]) -> list[Any]:
+    def _computed(self, asked: list[Asked]) -> list[Any]:
         try:
-            answers = computed(self._work, detector, asked, self._clock)
+            with looked_at(JoinedCall(asked).look):
+                answers = computed(self._work, asked[0].detector, [each.arguments for each in asked], self._clock)
+        except SearchEndedError:
+            raise
         except BaseException:
             self._failures += 1
             raise
@@ -182,6 +202,8 @@ class StageReplica:
 def computed(work: Work, detector: Detector, asked: Sequence[Any], clock: StageClock) -> list[Any]:
     """The answers to several requests, and all of it counted; tiles of a call that fails are errors.
 
+    Those of a search that was ended are neither scored nor errors.
+
     Args:
         work: which stages, and how they are computed.
         detector: whose stages `clock` times.
@@ -191,6 +213,9 @@ def computed(work: Work, detector: Detector, asked: Sequence[Any], clock: StageC
     meter, tiles, began = metrics.Meter(work.metric), sum(n_tiles(first) for first, *_ in asked), time.perf_counter()
     try:
         answers = list(work.compute(detector, asked))
+    except SearchEndedError:
+        meter.add(seconds=time.perf_counter() - began)
+        raise
     except BaseException:
         meter.add(errors=tiles, seconds=time.perf_counter() - began)
         raise

@@ -13,8 +13,9 @@ from uadray.serving.config import ServeConfig
 from uadray.serving.exchange.refusals import RefusedError
 from uadray.serving.registry import RegisteredBundle
 from uadray.serving.scores import Scores, Wanted
+from uadray.serving.stages.joined_calls import CrowdedError, TooManyTilesError
 from uadray.serving.stages.loaded_stages import makes_pictures
-from uadray.serving.stages.replica_calls import answered
+from uadray.serving.stages.replica_calls import SOON, answered
 from uadray.tiles.images import Pixels
 
 
@@ -28,21 +29,31 @@ class ThroughStages:
     """
 
     def __init__(self, config: ServeConfig, stages: Sequence[DeploymentHandle]) -> None:
-        self._stages = tuple(stages)
+        self._stages, self._limit_s = tuple(stages), config.search_timeout_s
         self._kept = [h for h, stage in zip(stages, config.stages.values(), strict=True) if stage.replicas]
         self._ready: set[str] = set()
         self._pictures: dict[str, bool] = {}
 
     async def score(self, bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> Scores:
-        """Scores of RGB tiles [N, tile, tile, 3].
+        """Scores of RGB tiles [N, tile, tile, 3] while a client waits.
 
         Raises:
-            RefusedError: 429, the stages are full; 503, they are away, or the bundle cannot be loaded.
+            RefusedError: 413, the detector searches, and for so many tiles it takes too long; 429, the stages are full;
+                503, they are away, or the bundle cannot be loaded.
         """
+        return await self._score(bundle, pixels, wanted, self._limit_s)
+
+    async def _score(
+        self, bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted, limit_s: float | None
+    ) -> Scores:  # fmt: skip
         if not len(pixels):
             return Scores(np.empty(0))
         try:
-            scores: Scores = await answered(lambda: self._sent(bundle, pixels, wanted), by="the detector")
+            scores: Scores = await answered(lambda: self._sent(bundle, pixels, wanted, limit_s), by="the detector")
+        except TooManyTilesError as error:
+            raise RefusedError(413, str(error)) from error
+        except CrowdedError as error:
+            raise RefusedError(503, str(error), SOON) from error
         except (ChangedError, InputError) as error:
             raise RefusedError(503, f"bundle {bundle.name} cannot be loaded now", {"Retry-After": "5"}) from error
         if len(scores.score) != len(pixels):
@@ -52,13 +63,13 @@ class ThroughStages:
     def score_now(
         self, bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted, *, loop: asyncio.AbstractEventLoop
     ) -> Scores:
-        """The same, waited for in a thread; `loop` is that of the replica.
+        """The same, however long it takes, waited for in a thread; `loop` is that of the replica.
 
         Raises:
             UnreachableError: the stages are full or away, or the bundle cannot be loaded.
         """
         try:
-            return asyncio.run_coroutine_threadsafe(self.score(bundle, pixels, wanted), loop).result()
+            return asyncio.run_coroutine_threadsafe(self._score(bundle, pixels, wanted, None), loop).result()
         except RefusedError as error:
             raise UnreachableError(f"the stages: {error.detail}") from error
 
@@ -75,15 +86,17 @@ class ThroughStages:
         self._ready.add(bundle.model_id)
         return True
 
-    def _sent(self, bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> list[Any]:
+    def _sent(
+        self, bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted, limit_s: float | None
+    ) -> list[Any]:  # fmt: skip
         """One way through the stages: each sends its answer to the next, and only the last comes back here.
 
         Nothing is sent to the stage `reconstruct` of a detector that makes no picture.
         """
         stages = [stage.options(multiplexed_model_id=bundle.model_id) for stage in self._stages]
         if len(stages) == 1:
-            return [stages[0].remote(pixels, wanted)]
-        z = stages[0].remote(pixels)
+            return [stages[0].remote(pixels, wanted, limit_s=limit_s)]
+        z = stages[0].remote(pixels, limit_s=limit_s)
         if not self._has_picture(bundle):
             return [z, stages[2].remote(pixels, None, z, wanted)]
         x_hat = stages[1].remote(z)

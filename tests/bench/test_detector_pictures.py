@@ -1,0 +1,90 @@
+"""What reconstructions are worth and what mapping costs, measured while tiles are scored."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from uadray.bench.detector_pictures import LPIPS_PX, DetectorScore, chosen, enlarged, lpips, picture_figures
+from uadray.detectors.detector import Detector
+from uadray.detectors.latents import Latent
+from uadray.networks.lpips import lpips_distance
+
+ANOMALOUS = np.array([False, True, False, True, False])
+
+
+def _tiles() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (5, 96, 96, 3), np.uint8)
+
+
+class _Search:
+    """The mean colour of a tile, found in as many steps as its mean brightness has hundreds of a level."""
+
+    def search(self, x: Tensor) -> SimpleNamespace:
+        means = x.mean((2, 3))
+        return SimpleNamespace(variables=(means,), steps=(100 * means.mean(1)).long())
+
+    def __call__(self, x: Tensor) -> Latent:
+        raise AssertionError("the search is made once")
+
+
+def _detector(mapping: Callable[[Tensor], Latent], *, batch_tiles: int = 2) -> Detector:
+    def reconstruct(z: Latent) -> Tensor:
+        assert isinstance(z, Tensor)
+        return 2 * z[:, :, None, None].expand(-1, -1, 32, 32)  # may leave [-1, 1]
+
+    def score(x: Tensor, x_hat: Tensor | None, z: Latent) -> tuple[Tensor, Tensor]:
+        assert x_hat is not None
+        residual = (x - x_hat).abs().mean(1)
+        return residual.mean((1, 2)), residual
+
+    return Detector(
+        mapping, reconstruct, score, input_px=32, device=torch.device("cpu"), batch_tiles=batch_tiles
+    )  # fmt: skip
+
+
+def test_figures_are_taken_while_tiles_are_scored() -> None:
+    tiles, plain = _tiles(), DetectorScore(_detector(lambda x: x.mean((2, 3))), 0.972)
+    scores, figures_of = DetectorScore(_detector(_Search()), 0.972).watched(tiles, ANOMALOUS)
+    figures = figures_of()
+    assert scores == pytest.approx(plain(tiles))
+    x = torch.from_numpy(tiles[:, 32:64, 32:64]).permute(0, 3, 1, 2) / 127.5 - 1
+    means = x.mean((2, 3))
+    assert figures["mapping"]["steps"] == pytest.approx(float((100 * means.mean(1)).long().float().mean()))
+    assert figures["mapping"]["ms_per_tile"] > 0
+    x_hat = (2 * means).clamp(-1, 1)[:, :, None, None].expand_as(x)
+    expected = (x - x_hat).abs().mean((1, 2, 3)).numpy()
+    pictures = figures["pictures"]
+    assert pictures["normal"]["l1"] == pytest.approx(expected[~ANOMALOUS].mean(), rel=1e-5)
+    assert pictures["tumour"]["l1"] == pytest.approx(expected[ANOMALOUS].mean(), rel=1e-5)
+    assert (pictures["normal"]["n"], pictures["tumour"]["n"]) == (3, 2)
+    of_each = lpips(x, x_hat)
+    assert pictures["lpips_ratio"] == pytest.approx(of_each[ANOMALOUS].mean() / of_each[~ANOMALOUS].mean(), rel=1e-5)
+
+
+def test_what_makes_one_pass_has_no_steps() -> None:
+    _, figures_of = DetectorScore(_detector(lambda x: x.mean((2, 3))), 0.972).watched(_tiles(), ANOMALOUS)
+    assert figures_of()["mapping"]["steps"] is None
+
+
+def test_lpips_of_small_pictures_is_that_of_enlarged_ones() -> None:
+    x, y = torch.rand(2, 3, 3, 32, 32) * 2 - 1
+    large = [torch.nn.functional.interpolate(part, scale_factor=LPIPS_PX / 32, mode="bilinear") for part in (x, y)]
+    assert lpips(x, y) == pytest.approx(lpips_distance("alexnet")(*large).numpy(), rel=1e-5)
+    assert lpips(x, x) == pytest.approx(0)
+    assert enlarged(large[0]) is large[0]
+
+
+def test_a_label_that_is_missing_has_no_figures() -> None:
+    x = torch.zeros(2, 3, 64, 64)
+    figures = picture_figures(x, x, np.array([False, False]))
+    assert figures["normal"] == {"lpips": 0, "l1": 0, "lpips_ci95": [0, 0], "n": 2}
+    assert (figures["tumour"], figures["lpips_ratio"], figures["lpips_auroc"]) == (None, None, None)
+
+
+def test_pictures_are_of_tiles_evenly_spaced() -> None:
+    kept = chosen(np.repeat([False, True], [1000, 30]), most=100)
+    assert np.flatnonzero(kept).tolist() == [*range(0, 1000, 10), *range(1000, 1030)]
