@@ -28,7 +28,8 @@ def difference(x: Image, x_hat: Image) -> NDArray[np.float32]:
     """
     if x.shape != x_hat.shape:
         raise ValueError(f"difference of pictures of {x.shape} and {x_hat.shape}: expected one size")
-    return np.abs(x.astype(np.float32) - x_hat.astype(np.float32)).mean(2)
+    levels = np.abs(x.astype(np.float32) - x_hat.astype(np.float32))
+    return np.asarray(levels.mean(2), dtype=np.float32)
 
 
 def difference_picture(values: NDArray[np.float32]) -> Image:

@@ -11,7 +11,7 @@ tiles, the one whose picture is closest is the start; `restarts` searches begin 
 """
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -42,6 +42,7 @@ Settle = Callable[[Variables], None]
 """Puts right, in place and each tile alone, what a step has changed: noise maps are normalised, latents are clipped."""
 
 
+@runtime_checkable
 class LatentDraws(Protocol):
     """What a search needs of a latent space, see `uadray.detectors.inversion.latent_space`."""
 
@@ -67,7 +68,7 @@ class Descent(configuration.Config):
     """
 
     steps: int = Field(default=500, ge=0, le=100_000)
-    learning_rate: float = Field(default=0.05, gt=0, le=10)
+    learning_rate: float = Field(default=0.1, gt=0, le=10)
     candidates: int = Field(default=1, ge=1, le=16_384)
     restarts: int = Field(default=1, ge=1, le=100)
     patience: int = Field(default=0, ge=0, le=100_000)
