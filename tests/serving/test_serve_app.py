@@ -13,6 +13,7 @@ from typing import Any
 import endpoint_parts
 import pytest
 import requests
+import small_detectors
 from scrapes import awaited_run
 from seaweed import free_port
 
@@ -198,3 +199,22 @@ def test_all_stages_in_one_replica_give_the_same_scores(
 ) -> None:
     deploy(one_replica=True)
     scores_of(requests.post(chain + PATH, json=body, headers=TOKEN, timeout=60), bundles["dpa"], pixels)
+
+
+def test_a_search_ends_with_its_client_and_says_how_many_tiles_fit(
+    deploy: Callable[..., str], calibrated: str, folder: Path, bundles: dict[str, str], pixels: Pixels,
+    body: dict[str, Any],
+) -> None:  # fmt: skip
+    """Of 100,000 steps, for minutes: others in the replica would wait as long."""
+    search = small_detectors.slow_search(str(folder / "search"))
+    url = deploy(one_replica=True, map_timeout_s=6, bundles={"main": bundles["dpa"], "search": search})
+    asked = body | {"bundle": "search"}
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        requests.post(url + PATH, json=asked, headers=TOKEN, timeout=3)
+    began = time.monotonic()
+    scores_of(requests.post(url + PATH, json=body, headers=TOKEN, timeout=60), bundles["dpa"], pixels)
+    assert time.monotonic() - began < 2.5, "the search did not end with its client, after 6 s"
+    refused = requests.post(url + PATH, json=asked, headers=TOKEN, timeout=60)
+    assert refused.status_code == 413, refused.text
+    assert "the search for 70 tiles would take about" in refused.json()["detail"]
+    assert time.monotonic() - began < 12
