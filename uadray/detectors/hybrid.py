@@ -211,6 +211,7 @@ def detector(
         reconstruct=lambda placed: Pictures(space_of(config, placed)),
         score=lambda placed: score_of(config, placed),
         input_px=config.input_px, device=device, batch_tiles=batch_tiles, stages=stages,
+        searches=config.steps > 0,
     )  # fmt: skip
 
 

@@ -109,15 +109,16 @@ def test_a_search_says_so(bundle_of: Callable[[str], str], kind: str) -> None:
     assert detector.searches == isinstance(detector.mapping, DescentMap)
 
 
-@pytest.mark.parametrize("kind", ALONE)
+@pytest.mark.parametrize("kind", ["anogan", "fanogan", "hybrid", "projection"])
 def test_a_tiles_numbers_do_not_depend_on_the_requests_it_is_joined_with(
     bundle_of: Callable[[str], str], pixels: Pixels, kind: str
 ) -> None:
     """Alone, and the others in another order: a search makes much of rounding, which must be the same in any batch."""
     uri = bundle_of(kind)
+    pixels = pixels[:40]
     expected = load_detector(uri)(pixels)
     name = f"{read_bundle(uri).id}@{uri}"
-    order = np.random.default_rng(0).permutation(np.arange(1, 70))
+    order = np.random.default_rng(0).permutation(np.arange(1, 40))
     encoder, whole = load_stages(name, ["map"], device="cpu"), load_stages(name, STAGES, device="cpu")
     first, *others = (scored_at_once(whole, [(pixels[rows], WANTED)])[0] for rows in ([0], order[:3], order[3:]))
     found = np.concatenate([first.score, *[each.score for each in others]])
