@@ -1,6 +1,7 @@
 """Mappings over given generators as rows of `bench detectors`: which fit, what they are shown, what is measured."""
 
 import csv
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,17 @@ def test_the_table(
     assert float(line["generator_images"]) == 640
     again = detectors.run(**options, only=("mean_*",))
     assert {row["name"]: row for row in again["rows"]}["izi@mine"] == rows["izi@mine"]
+
+
+def test_every_mapping_that_is_shipped_over_what_it_fits(generators: dict[str, str]) -> None:
+    folder = Path(__file__).parents[2] / "configs" / "train" / "mappings"
+    rows, left_out = mapping_rows(folder, generators)
+    with_w = {path.stem for path in folder.glob("*.yaml") if re.search(r"^  space: w", path.read_text(), re.MULTILINE)}
+    every = {f"{path.stem}@{name}" for path in folder.glob("*.yaml") for name in generators}
+    assert set(left_out) == {f"{name}@my_wgan_gp" for name in with_w}
+    assert {row.name for row in rows} == every - set(left_out)
+    assert left_out["hybrid_50@my_wgan_gp"] == "a wgan_gp has no latent space w+"
+    about = {row.name: row.about["mapping"] for row in rows}
+    assert about["anogan_500@my_stylegan2"] == {"name": "anogan_500", "kind": "anogan", "space": "z", "steps": 500}
+    assert about["projection_wplus_1000@my_stylegan2"]["steps"] == 1000
+    assert all(row.config is not None and row.config.input_px == 16 for row in rows)
