@@ -11,8 +11,12 @@ import torch
 from pydantic import TypeAdapter
 
 from uadray.bench import detectors
-from uadray.bench.detector_data import SPEC, Sizes
+from uadray.bench.detector_data import SPEC, Sizes, read_data
+from uadray.bench.detector_figures import figures_of
 from uadray.bench.detector_mappings import images_shown, mapping_rows
+from uadray.bench.detector_pictures import DetectorScore
+from uadray.bench.detector_rows import Row
+from uadray.detectors.detector import Detector
 from uadray.errors import InputError
 from uadray.generators import catalog
 from uadray.generators.bundle import read_generator, write_generator
@@ -126,6 +130,33 @@ def test_the_table(
     assert float(line["generator_images"]) == 640
     again = detectors.run(**options, only=("mean_*",))
     assert {row["name"]: row for row in again["rows"]}["izi@mine"] == rows["izi@mine"]
+
+
+def test_a_search_is_judged_on_valid_alone(tmp_path: Path, data_dir: Path) -> None:
+    data = read_data(few_tiles(tmp_path / "data", data_dir), Sizes(10, 5, 10), mosaics=False)
+    space = torch.device("cpu")
+    calls: list[int] = []
+
+    def search(x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return x.mean((2, 3))
+
+    def score(x: torch.Tensor, x_hat: torch.Tensor | None, z: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return z[:, 0], x.mean(1)
+
+    found = DetectorScore(
+        Detector(search, lambda z: None, score, input_px=32, device=space, has_picture=False, searches=True), 0.972
+    )
+    row = Row("a@b", "mapping")
+    assert detectors.judged_on(Row("a", "detector"), found, data) is data
+    figures = figures_of(found, detectors.judged_on(row, found, data))
+    assert calls == [16, 40], "the pace of one group, then each tile of valid once"
+    assert (figures["choosing_auroc"], figures["shifted"]) == (None, {})
+    assert "specificity_at_held_threshold" not in figures["tiles"]
+    plain = DetectorScore(
+        Detector(search, lambda z: None, score, input_px=32, device=space, has_picture=False), 0.972
+    )  # fmt: skip
+    assert figures_of(plain, detectors.judged_on(row, plain, data))["choosing_auroc"] is not None
 
 
 def test_every_mapping_that_is_shipped_over_what_it_fits(generators: dict[str, str]) -> None:
