@@ -28,6 +28,7 @@ from uadray.detectors import (
     dpa,
     enlarged_nuclei,
     fanogan,
+    hybrid,
     mahalanobis,
     neighbours,
     piad,
@@ -46,6 +47,7 @@ SingleConfig = Annotated[
     | dpa.Config
     | enlarged_nuclei.Config
     | fanogan.Config
+    | hybrid.Config
     | mahalanobis.Config
     | neighbours.Config
     | piad.Config
@@ -96,6 +98,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return enlarged_nuclei
         case fanogan.Config():
             return fanogan
+        case hybrid.Config():
+            return hybrid
         case mahalanobis.Config():
             return mahalanobis
         case neighbours.Config():

@@ -198,7 +198,7 @@ def detector(
         mapping=lambda placed: projection(config, placed),
         reconstruct=lambda placed: Pictures(space_of(config, placed)),
         score=lambda placed: score_of(config, placed),
-        input_px=config.input_px, device=device, batch_tiles=batch_tiles, stages=stages,
+        input_px=config.input_px, device=device, batch_tiles=batch_tiles, stages=stages, searches=True,
     )  # fmt: skip
 
 

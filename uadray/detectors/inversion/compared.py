@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ TermKind = Literal[
 ]  # fmt: skip
 
 
+@runtime_checkable
 class Judge(Protocol):
     """A discriminator or critic that judges each tile by itself: `uadray.detectors.inversion.critic_part`."""
 
