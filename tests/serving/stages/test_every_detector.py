@@ -153,7 +153,7 @@ def test_evidence_has_what_the_one_search_has_found_in_batch_and_in_serve(
 
     monkeypatch.setattr(DescentMap, "search", counted)
     _, evidence = in_batch(uri, pixels)
-    assert searched == [2, 40], "two that are tried as the actor begins, and the part"
+    assert searched == [2, 40], "a step for two tiles as the actor begins, and the part"
     whole = load_stages(f"{read_bundle(uri).id}@{uri}", STAGES, device="cpu")
     (answer,) = scored_at_once(whole, [(pixels, Wanted(evidence=EVIDENCE_TILES))])
     assert searched == [2, 40, 40]
