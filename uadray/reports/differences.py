@@ -16,8 +16,11 @@ OUTLINED = 0.05
 OUTLINE_SIDE = 160
 """Least side of an outlined picture: the line is two pixels wide."""
 
-_SMOOTHING = 1 / 32
-_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
+LEAST_ISLAND = 0.002
+"""Share of the tile that an outlined place has at least: about a fifth of a nucleus in a tile of 32 px."""
+
+_SMOOTHING = 1 / 20
+_RIM, _LINE = (20, 20, 20), (255, 225, 0)
 
 
 def difference(x: Image, x_hat: Image) -> NDArray[np.float32]:
@@ -42,7 +45,7 @@ def outlined(picture: Image, residual: NDArray[np.float32]) -> Image:
 
     Args:
         picture: what the detector looked at, uint8 [h, w, 3].
-        residual: any numbers by place, [h', w'], of the same field; smoothed by a thirty-second of the side first. Of
+        residual: any numbers by place, [h', w'], of the same field; smoothed by a twentieth of the side first. Of
             one that is everywhere the same nothing is outlined.
     """
     height, width = picture.shape[:2]
@@ -56,6 +59,7 @@ def outlined(picture: Image, residual: NDArray[np.float32]) -> Image:
     if float(field.max()) - float(np.median(field)) <= 1e-6 * max(1.0, abs(float(field.max()))):
         return np.ascontiguousarray(large)
     lines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    for ink, thickness in ((_WHITE, 4), (_BLACK, 2)):  # dark on a light rim: seen on nuclei and on glass
+    lines = [line for line in lines if cv2.contourArea(line) >= LEAST_ISLAND * inside.size]
+    for ink, thickness in ((_RIM, 4), (_LINE, 2)):  # yellow on a dark rim: seen on nuclei and on glass
         large = cv2.drawContours(large, lines, -1, ink, thickness)
     return np.asarray(large, dtype=np.uint8)
