@@ -7,8 +7,10 @@ import torch
 from pydantic import TypeAdapter
 
 from uadray.detectors.building import DetectorConfig, build_networks, build_trainee
+from uadray.detectors.bundle import write_bundle
 from uadray.detectors.catalog import SingleConfig
 from uadray.networks.outline import Networks
+from uadray.tiles.spec import TileSpec
 
 TILE_PX = 40
 """Side of the tiles, larger than any input of `SMALL`; their pixels have 1 um."""
@@ -33,9 +35,39 @@ SMALL: list[dict[str, object]] = [
     {"kind": "dpa", "input_px": 32, "width": 4, "halvings": 2},
     {"kind": "enlarged_nuclei", "input_px": 32, "mpp": 1},
     {"kind": "fanogan", "input_px": 16, "width": 4, "latent_dim": 8},
+    {
+        "kind": "hybrid",
+        "generator": {
+            "kind": "stylegan2",
+            "input_px": 16,
+            "latent_dim": 8,
+            "w_dim": 8,
+            "mapping_layers": 2,
+            "channel_max": 8,
+            "channel_base": 64,
+        },
+        "width": 4,
+        "channel_max": 8,
+        "steps": 4,
+        "lpips_px": 32,
+    },
     {"kind": "mahalanobis", "input_px": 32, "features": _CELLS},
     {"kind": "neighbours", "input_px": 32, "features": _CELLS, "components": 6, "neighbours": 8, "candidates": 100},
     {"kind": "piad", "input_px": 16, "width": 4, "latent_dim": 4, "latent_width": 8, "layers": ("block0", "block1")},
+    {
+        "kind": "projection",
+        "generator": {
+            "kind": "stylegan2",
+            "input_px": 16,
+            "latent_dim": 8,
+            "w_dim": 8,
+            "mapping_layers": 2,
+            "channel_max": 8,
+            "channel_base": 64,
+        },
+        "steps": 6,
+        "lpips_px": 32,
+    },
     {
         "kind": "self_supervised",
         "input_px": 16,
@@ -85,3 +117,11 @@ def trained(config: DetectorConfig) -> Networks:
         trainee.step(x.roll(8 * step, 0)[:16], 0.99 * step / (STEPS - 1))
     trainee.finish()
     return networks
+
+
+def slow_search(uri: str) -> str:
+    """A bundle of AnoGAN that searches for minutes for any tile; returns its URI."""
+    (small,) = (config for config in CONFIGS if config.kind == "anogan")
+    config = TypeAdapter(SingleConfig).validate_python(small.model_dump() | {"descent": {"steps": 100_000}})
+    write_bundle(uri, build_networks(config), name="search", detector=config, tiles=TileSpec(mpp=1, tile_px=TILE_PX))
+    return uri

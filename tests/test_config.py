@@ -82,6 +82,17 @@ def test_the_generators_are_told() -> None:
         assert (small.generator.kind, small.name, small.input_px) == (name, name, 32)
 
 
+def test_the_mappings_are_told() -> None:
+    """Each file can be read before its generator is known, and has a row in the table beside it."""
+    folder = Path(__file__).parents[1] / "configs" / "train" / "mappings"
+    configs = {path.stem: load_config(TrainConfig, path) for path in folder.glob("*.yaml")}
+    rows = re.findall(r"^\| `(\w+)\.yaml`", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(configs)
+    for name, config in configs.items():
+        assert (config.name, config.section, config.tiles.mpp) == (name, "detector", 0.972)
+        load_config(TrainConfig, folder / f"{name}.yaml", ["detector.generator=/a/bundle"])
+
+
 def test_is_frozen(path: Path) -> None:
     config = load_config(TrainConfig, path)
     with pytest.raises(ValidationError, match="frozen"):

@@ -1,7 +1,7 @@
 """What reconstructions are worth and what mapping costs, measured while tiles are scored."""
 
 from collections.abc import Callable
-from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from uadray.bench.detector_pictures import LPIPS_PX, DetectorScore, chosen, enlarged, lpips, picture_figures
 from uadray.detectors.detector import Detector
+from uadray.detectors.inversion.descent import Descent, DescentMap, LatentDraws
 from uadray.detectors.latents import Latent
 from uadray.networks.lpips import lpips_distance
 
@@ -17,18 +18,27 @@ ANOMALOUS = np.array([False, True, False, True, False])
 
 
 def _tiles() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (5, 96, 96, 3), np.uint8)
+    """Of different brightness."""
+    noise = np.random.default_rng(0).integers(0, 40, (5, 96, 96, 3))
+    return (noise + np.array([5, 60, 110, 160, 215])[:, None, None, None]).astype(np.uint8)
 
 
-class _Search:
-    """The mean colour of a tile, found in as many steps as its mean brightness has hundreds of a level."""
+class _Colour:
+    """The squared distance of a colour from the mean one of a tile."""
 
-    def search(self, x: Tensor) -> SimpleNamespace:
-        means = x.mean((2, 3))
-        return SimpleNamespace(variables=(means,), steps=(100 * means.mean(1)).long())
+    def targets(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (x.mean((2, 3)),)
 
-    def __call__(self, x: Tensor) -> Latent:
-        raise AssertionError("the search is made once")
+    def __call__(self, variables: tuple[Tensor, ...], targets: tuple[Tensor, ...], step: int) -> Tensor:
+        return (variables[0] - targets[0]).square().sum(1)
+
+
+def _search() -> DescentMap:
+    """The mean colour of a tile, from a white one that is close to it or far from it."""
+    return DescentMap(
+        cast(LatentDraws, None), _Colour(), Descent(steps=200, learning_rate=0.1, patience=10, improvement=0.5),
+        start=lambda x, _: (torch.ones(len(x), 3),),
+    )  # fmt: skip
 
 
 def _detector(mapping: Callable[[Tensor], Latent], *, batch_tiles: int = 2) -> Detector:
@@ -47,13 +57,15 @@ def _detector(mapping: Callable[[Tensor], Latent], *, batch_tiles: int = 2) -> D
 
 
 def test_figures_are_taken_while_tiles_are_scored() -> None:
-    tiles, plain = _tiles(), DetectorScore(_detector(lambda x: x.mean((2, 3))), 0.972)
-    scores, figures_of = DetectorScore(_detector(_Search()), 0.972).watched(tiles, ANOMALOUS)
+    tiles = _tiles()
+    scores, figures_of = DetectorScore(_detector(_search()), 0.972).watched(tiles, ANOMALOUS)
     figures = figures_of()
-    assert scores == pytest.approx(plain(tiles))
+    assert scores == pytest.approx(DetectorScore(_detector(_search()), 0.972)(tiles))
     x = torch.from_numpy(tiles[:, 32:64, 32:64]).permute(0, 3, 1, 2) / 127.5 - 1
-    means = x.mean((2, 3))
-    assert figures["mapping"]["steps"] == pytest.approx(float((100 * means.mean(1)).long().float().mean()))
+    found = _search().search(x)
+    steps, means = found.steps, found.variables[0]
+    assert 0 < steps.min() < steps.max() < 200, "tiles stop at different steps"
+    assert figures["mapping"]["steps"] == pytest.approx(float(steps.float().mean()))
     assert figures["mapping"]["ms_per_tile"] > 0
     x_hat = (2 * means).clamp(-1, 1)[:, :, None, None].expand_as(x)
     expected = (x - x_hat).abs().mean((1, 2, 3)).numpy()

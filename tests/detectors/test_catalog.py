@@ -18,9 +18,11 @@ from uadray.detectors import (
     dpa,
     enlarged_nuclei,
     fanogan,
+    hybrid,
     mahalanobis,
     neighbours,
     piad,
+    projection,
     self_supervised,
     tuned_nuclei,
 )
@@ -45,6 +47,17 @@ LITE = BackboneConfig(kind="backbone", layers=("block1",))
 GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "translation"))
 FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
 PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0", "block2"))
+STYLES = {
+    "kind": "stylegan2", "input_px": 16, "latent_dim": 8, "w_dim": 8, "mapping_layers": 2, "channel_max": 8,
+    "channel_base": 64,
+}  # fmt: skip
+PROJECTION = projection.Config.model_validate(
+    {"kind": "projection", "steps": 6, "lpips_px": 32, "learning_rate": 0.5, "generator": STYLES}
+)
+HYBRID = hybrid.Config.model_validate({
+    "kind": "hybrid", "steps": 3, "lpips_px": 32, "width": 4, "channel_max": 8, "generator_fraction": 0.5,
+    "encoder_learning_rate": 0.01, "terms": ({"kind": "lpips"},), "generator": STYLES,
+})  # fmt: skip
 CELLS = BackboneConfig(kind="backbone", layers=("block1", "block3"), pooling="cells")
 CORESET = neighbours.Config(
     kind="neighbours", input_px=16, features=CELLS, components=4, candidates=40, bank=20, reweigh=True
@@ -60,7 +73,9 @@ ANOGAN = anogan.Config.model_validate({
     "kind": "anogan", "generator": {"kind": "dcgan", "input_px": 16, "width": 4, "latent_dim": 8},
     "descent": {"steps": 4}, "generator_fraction": 0.7, "terms": [{"kind": "pixel_l1"}, {"kind": "critic"}],
 })  # fmt: skip
-EXAMPLES = [ANOGAN, DPA, GAN, NUCLEI, TUNED, GEO, FOREST, PIAD, CORESET, MIXTURE, SELF_SUPERVISED]
+EXAMPLES = [
+    ANOGAN, DPA, GAN, HYBRID, NUCLEI, TUNED, GEO, FOREST, PIAD, PROJECTION, CORESET, MIXTURE, SELF_SUPERVISED,
+]  # fmt: skip
 
 
 @pytest.fixture

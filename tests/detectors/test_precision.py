@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from toy_search import CountedSearch, searching
 
 from uadray.detectors import dpa, fanogan, precision
 from uadray.detectors.building import build_detector, build_networks
@@ -80,6 +81,16 @@ def test_a_network_in_the_map_is_lowered_where_scores_allow_it(
     lower_precision(detector, tile_px=16)
     assert (detector.mapping is not mapping) == is_lowered
     assert np.abs(detector(check_tiles(16)).score - expected).max() <= TOLERANCE * np.abs(expected).mean()
+
+
+def test_a_search_is_made_once_for_the_check_and_stays_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "is_fast", fast)
+    search = CountedSearch()
+    detector = searching(search)
+    assert lower_precision(detector, tile_px=16)
+    assert isinstance(detector.score, LoweredScore)
+    assert detector.mapping is search
+    assert search.tiles == precision.CHECK_TILES
 
 
 def test_a_processor_without_bfloat16_keeps_float32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,27 @@
 """A dry run says beforehand what the job then does."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tile_sets import FILE_GRID, cut, two_slides
+from toy_search import CountedSearch, searching
 
+from uadray.screening import job
 from uadray.screening.estimate import estimate, total
 from uadray.slides.manifest import SlideRow
+from uadray.tiles.spec import TileSpec
+
+
+@pytest.mark.usefixtures("torch_alone")
+def test_a_search_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For seconds a tile: 16 of them in all, where others score twice 64."""
+    search = CountedSearch(steps=2, step_s=0.1)
+    monkeypatch.setattr("uadray.detectors.bundle.load_detector", lambda *_: searching(search))
+    described = SimpleNamespace(tiles=TileSpec(mpp=1, tile_px=16))
+    found = job._seconds_per_tile("b", described)  # type: ignore[arg-type]
+    assert search.tiles == job.SEARCHED
+    assert 0.2 / job.SEARCHED <= found < 1.0
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 import endpoint_parts
 import pytest
 import requests
+import small_detectors
 from scrapes import awaited_run
 from seaweed import free_port
 
@@ -193,8 +194,30 @@ def test_a_slide_is_decided_though_no_replica_was_there(chain: str, data_dir: Pa
     assert requests.get(f"{slide}/image/{image['max_level']}/999_0", headers=TOKEN, timeout=30).status_code == 404
 
 
+@pytest.fixture(scope="module")
+def at_once(chain: str, deploy: Callable[..., str], bundles: dict[str, str], folder: Path) -> str:
+    """The URL of the endpoint with all stages in one replica, once it was one with a deployment a stage."""
+    search = small_detectors.slow_search(str(folder / "search"))
+    return deploy(one_replica=True, map_timeout_s=6, bundles={"main": bundles["dpa"], "search": search})
+
+
 def test_all_stages_in_one_replica_give_the_same_scores(
-    chain: str, deploy: Callable[..., str], bundles: dict[str, str], pixels: Pixels, body: dict[str, Any]
+    at_once: str, bundles: dict[str, str], pixels: Pixels, body: dict[str, Any]
 ) -> None:
-    deploy(one_replica=True)
-    scores_of(requests.post(chain + PATH, json=body, headers=TOKEN, timeout=60), bundles["dpa"], pixels)
+    scores_of(requests.post(at_once + PATH, json=body, headers=TOKEN, timeout=60), bundles["dpa"], pixels)
+
+
+def test_a_search_ends_with_its_client_and_says_how_many_tiles_fit(
+    at_once: str, bundles: dict[str, str], pixels: Pixels, body: dict[str, Any]
+) -> None:
+    """Of 100,000 steps, for minutes: others in the replica would wait as long."""
+    asked = body | {"bundle": "search"}
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        requests.post(at_once + PATH, json=asked, headers=TOKEN, timeout=2)
+    began = time.monotonic()
+    scores_of(requests.post(at_once + PATH, json=body, headers=TOKEN, timeout=60), bundles["dpa"], pixels)
+    assert time.monotonic() - began < 3, "the search did not end with its client, but after 6 s"
+    refused = requests.post(at_once + PATH, json=asked, headers=TOKEN, timeout=60)
+    assert refused.status_code == 413, refused.text
+    assert "the search for 70 tiles would take about" in refused.json()["detail"]
+    assert time.monotonic() - began < 15

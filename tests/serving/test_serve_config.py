@@ -22,6 +22,7 @@ GOOD = "out: o\nbundles: {main: b, second: c}\n"
         ("max_bytes_in_flight: 2000", "max_body_bytes is more than max_bytes_in_flight"),
         ("max_image_px: 100000", "max_image_px"),
         ("request_timeout_s: 0", "request_timeout_s"),
+        ("map_timeout_s: 61", "map_timeout_s is more than request_timeout_s"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, line: str, words: str) -> None:
@@ -46,3 +47,10 @@ def test_the_first_bundle_is_the_default_and_stages_go_by_the_field(tmp_path: Pa
     assert config.default_bundle == "main"
     assert list(config.stages) == ["encoder", "generator", "scorer"]
     assert list(load_config(ServeConfig, path, ["one_replica=true"]).stages) == ["detector"]
+
+
+def test_a_search_has_nine_tenths_of_a_request_unless_said(tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(f"{GOOD}request_timeout_s: 100\n")
+    assert load_config(ServeConfig, path).search_timeout_s == 90
+    assert load_config(ServeConfig, path, ["map_timeout_s=20"]).search_timeout_s == 20

@@ -14,6 +14,7 @@ import yaml
 
 from uadray.bench.detector_rows import Row
 from uadray.config import parse_config
+from uadray.detectors.building import DetectorConfig
 from uadray.detectors.inversion.latent_space import spaces_of
 from uadray.errors import InputError
 from uadray.generators.bundle import GeneratorBundle, read_generator
@@ -53,8 +54,8 @@ def mapping_rows(folder: Path, generators: Mapping[str, str]) -> tuple[list[Row]
 
 
 def unfit(detector: Mapping[str, Any], bundle: GeneratorBundle) -> str:
-    """Why a detector cannot be had over a generator; "" where it can."""
-    wanted = "w+" if detector["kind"] == "hybrid" else detector.get("space", "z")
+    """Why a detector cannot be had over a generator: it names a latent space that this has not. "" where it can."""
+    wanted = detector.get("space", "z")
     if wanted not in spaces_of(bundle.generator):
         return f"a {bundle.generator.kind} has no latent space {wanted}"
     return ""
@@ -66,7 +67,7 @@ def _row(row: str, path: Path, values: dict[str, Any], name: str, uri: str, bund
     given["detector"] = values["detector"] | {"generator": uri, "input_px": bundle.generator.input_px}
     config = completed(parse_config(TrainConfig, given, source=source))
     about = {
-        "mapping": {"name": path.stem, "kind": detector_of(config).kind} | search_of(values["detector"]),
+        "mapping": {"name": path.stem, "kind": detector_of(config).kind} | search_of(detector_of(config)),
         "generator": {
             "name": name, "kind": bundle.generator.kind, "bundle": bundle.id, "images_shown": images_shown(bundle),
         },
@@ -81,9 +82,10 @@ def identity_of(config: TrainConfig, bundle: GeneratorBundle) -> str:
     return fingerprint([json.dumps(values, sort_keys=True), bundle.id])
 
 
-def search_of(detector: Mapping[str, Any]) -> dict[str, Any]:
-    """The latent space that a configuration names, and the steps of its search at the most; 0 where it names none."""
-    return {"space": detector.get("space", ""), "steps": int(detector.get("descent", detector).get("steps", 0))}
+def search_of(detector: DetectorConfig) -> dict[str, Any]:
+    """The latent space that a configuration names, and the steps of its search at the most; 0 where there is none."""
+    sizes = getattr(detector, "descent", detector)
+    return {"space": getattr(detector, "space", None) or "", "steps": getattr(sizes, "steps", 0)}
 
 
 def images_shown(bundle: GeneratorBundle) -> float | None:

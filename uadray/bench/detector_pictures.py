@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from uadray.bench.detector_training import scored
 from uadray.detectors.detector import Detector
+from uadray.detectors.inversion.descent import DescentMap
 from uadray.detectors.latents import Latent, LatentMap
 from uadray.detectors.losses import l1
 from uadray.evaluation.detection import Bools, Floats, auroc
@@ -94,7 +95,7 @@ class _Watch:
         it = self.watched
         return Detector(
             self._map, it.reconstruct, self._score, input_px=it.input_px, device=it.device, batch_tiles=it.batch_tiles,
-            has_picture=it.has_picture, has_cells=it.has_cells, memory=it.memory,
+            has_picture=it.has_picture, has_cells=it.has_cells, memory=it.memory, searches=it.searches,
         )  # fmt: skip
 
     def figures(self, anomalous: Bools) -> dict[str, Any]:
@@ -134,10 +135,9 @@ class _Watch:
 
 def mapped(mapping: LatentMap, x: Float[Tensor, "n 3 h w"]) -> tuple[Latent, Tensor | None]:
     """What a detector maps x to, and the steps [n] that a search has made of each; None of what does not search."""
-    search = getattr(mapping, "search", None)
-    if search is None:
+    if not isinstance(mapping, DescentMap):
         return mapping(x), None
-    found = search(x)
+    found = mapping.search(x)
     return found.variables[0] if len(found.variables) == 1 else found.variables, found.steps
 
 

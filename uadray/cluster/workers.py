@@ -26,8 +26,8 @@ class StreamConfig(Config):
             for storage much of the time, so the scorers may use all cores.
         batch_tiles: in one forward pass; None takes 64 on a CPU, 128 on a GPU, and fewer beyond inputs of 256 px.
         precision: of the stage `score`; see `uadray.detectors.precision`. Nodes that cannot keep float32.
-        no_progress_timeout_s: the job ends when nothing has moved for this long: no part has come, and no reader has
-            copied, decoded or written anything.
+        no_progress_timeout_s: the job ends when nothing has moved for this long: no part has come, and no reader or
+            scorer has computed, copied or written anything. A search that takes longer for a part moves all the time.
     """
 
     score_workers: int | None = Field(default=None, ge=1)

@@ -181,7 +181,7 @@ def detector(
         mapping=lambda placed: mapping(config, placed) if has_picture else lambda x: x.new_zeros(len(x), 0),
         reconstruct=(lambda placed: Pictures(space_of(config, placed))) if has_picture else no_picture,
         score=lambda placed: score_of(config, placed),
-        input_px=config.input_px, device=device, batch_tiles=batch_tiles, stages=stages,
+        input_px=config.input_px, device=device, batch_tiles=batch_tiles, stages=stages, searches=has_picture,
     )  # fmt: skip
 
 

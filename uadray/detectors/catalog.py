@@ -28,9 +28,11 @@ from uadray.detectors import (
     dpa,
     enlarged_nuclei,
     fanogan,
+    hybrid,
     mahalanobis,
     neighbours,
     piad,
+    projection,
     self_supervised,
     trainee,
     tuned_nuclei,
@@ -45,9 +47,11 @@ SingleConfig = Annotated[
     | dpa.Config
     | enlarged_nuclei.Config
     | fanogan.Config
+    | hybrid.Config
     | mahalanobis.Config
     | neighbours.Config
     | piad.Config
+    | projection.Config
     | self_supervised.Config
     | tuned_nuclei.Config,
     Field(discriminator="kind"),
@@ -94,12 +98,16 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return enlarged_nuclei
         case fanogan.Config():
             return fanogan
+        case hybrid.Config():
+            return hybrid
         case mahalanobis.Config():
             return mahalanobis
         case neighbours.Config():
             return neighbours
         case piad.Config():
             return piad
+        case projection.Config():
+            return projection
         case self_supervised.Config():
             return self_supervised
         case tuned_nuclei.Config():

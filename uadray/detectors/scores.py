@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uadray.detectors.latents import Latent
-from uadray.detectors.losses import izi_f
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """Features of x and of x_hat, one map a layer -> [N]."""
@@ -44,21 +43,6 @@ class PerceptualScore:
         features, features_hat = self.features(x), self.features(picture_of(x_hat))
         maps = [(f - f_hat).abs().mean(1, keepdim=True) for f, f_hat in zip(features, features_hat, strict=True)]
         return self.distance(features, features_hat), overlaid(maps)
-
-
-class IziScore:
-    """izi_f: image residual plus kappa times critic-feature residual (Schlegl et al. 2019, eq. 5)."""
-
-    def __init__(self, critic: nn.Module, *, kappa: float) -> None:
-        self.trunk, self.kappa = critic.get_submodule("trunk"), kappa
-
-    def __call__(
-        self, x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"] | None, z: Latent
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n h w"]]:
-        """The map is the absolute residual of the image, as the paper localises."""
-        x_hat = picture_of(x_hat)
-        score = izi_f(x, x_hat, self.trunk(x), self.trunk(x_hat), kappa=self.kappa)
-        return score, (x - x_hat).abs().mean(1)
 
 
 def picture_of(x_hat: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from uadray.decisions.slide_measures import MEASURES
 from uadray.errors import UnreachableError
 from uadray.screening.bundles import calibrated_bundle
 from uadray.serving.access.allowed_uris import check_slide
+from uadray.serving.jobs import scoring
 from uadray.serving.jobs.folders import claim_screening
 from uadray.serving.jobs.queue import Jobs, place_of
 from uadray.serving.jobs.records import JobBundle, JobRecord, Slide, new_id
@@ -148,6 +150,35 @@ def test_a_cancellation_in_the_middle_is_noticed_before_the_commit(
     make(score).step(threading.Event())
     assert not (Path(jobs.out) / "decisions").exists()
     assert list((Path(jobs.out) / "leases").iterdir()) == []
+
+
+def test_a_search_for_a_part_ends_soon_after_its_job(
+    jobs: Jobs, submit: Callable[..., JobRecord], make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search takes minutes for a part: its tiles are sent some at a time, and no more once it is cancelled."""
+    monkeypatch.setattr(scoring, "searches", lambda bundle: True)
+    monkeypatch.setattr(scoring, "SEARCHED_AT_ONCE", 4)
+    record, calls = submit(), list[int]()
+
+    def score(*arguments: Any) -> Any:
+        calls.append(len(arguments[1]))
+        time.sleep(0.15 if calls[-1] > 2 else 0)
+        if len(calls) == 5:
+            jobs.cancel(record.id, by="test")
+        return parts.score_here(*arguments)
+
+    worker = make(score)
+    worker.step(threading.Event())
+    assert max(calls) == 4
+    assert 5 <= len(calls) < 5 + 2 * 9, "two parts at a time, and it looks every second"
+    assert not (Path(jobs.out) / "decisions").exists()
+    assert worker.step(threading.Event()) is False
+    submit(slide_id="b")
+    calls.clear()
+    monkeypatch.setattr(scoring, "SEARCHED_AT_ONCE", 64)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert worker.step(threading.Event())
+    assert decision(jobs, "b")["state"] == "scored"
 
 
 def test_a_fault_of_the_system_is_no_verdict(

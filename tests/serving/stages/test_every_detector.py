@@ -12,12 +12,14 @@ from small_detectors import CONFIGS, TILE_PX
 
 from uadray.detectors import combined
 from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
+from uadray.detectors.detector import STAGES
+from uadray.detectors.inversion.descent import DescentMap
 from uadray.detectors.members import read_members
 from uadray.schemas import TILES
 from uadray.screening.parts import from_ipc, part_row
 from uadray.screening.scorer import PartScorer
 from uadray.serving.scores import Wanted
-from uadray.serving.stages.loaded_stages import load_stages, mapped, reconstructed, scored, scored_at_once
+from uadray.serving.stages.loaded_stages import Latents, load_stages, mapped, reconstructed, scored, scored_at_once
 from uadray.tiles.images import Pixels
 from uadray.tiles.spec import TileSpec
 
@@ -85,7 +87,7 @@ def test_batch_serve_and_plain_give_the_same(bundle_of: Callable[[str], str], pi
     (x_hat,) = reconstructed(generator, [(z,)])
     (chain,) = scored(scorer, [(pixels, x_hat, z, WANTED)])
     found["serve, a deployment a stage"] = chain.score
-    whole = load_stages(name, ["map", "reconstruct", "score"], device="cpu")
+    whole = load_stages(name, STAGES, device="cpu")
     first, second = scored_at_once(whole, [(pixels[:3], WANTED), (pixels[3:], WANTED)])
     found["serve, one deployment"] = np.concatenate([first.score, second.score])
 
@@ -98,3 +100,35 @@ def test_batch_serve_and_plain_give_the_same(bundle_of: Callable[[str], str], pi
     maps = expected.maps(range(70))
     for residual in (chain.residual, np.concatenate([first.residual, second.residual])):
         assert np.abs(residual - maps).max() < 1e-5 * max(1.0, float(np.abs(maps).max()))
+
+
+@pytest.mark.parametrize("kind", ALONE)
+def test_a_search_says_so(bundle_of: Callable[[str], str], kind: str) -> None:
+    """Then it is not made again for pictures, and a request may be told that it has too many tiles."""
+    detector = load_stages(f"{read_bundle(bundle_of(kind)).id}@{bundle_of(kind)}", ["map"], device="cpu")
+    assert detector.searches == isinstance(detector.mapping, DescentMap)
+
+
+@pytest.mark.parametrize("kind", ["anogan", "fanogan", "hybrid", "projection"])
+def test_a_tiles_numbers_do_not_depend_on_the_requests_it_is_joined_with(
+    bundle_of: Callable[[str], str], pixels: Pixels, kind: str
+) -> None:
+    """Alone, and the others in another order: a search makes much of rounding, which must be the same in any batch."""
+    uri = bundle_of(kind)
+    pixels = pixels[:40]
+    expected = load_detector(uri)(pixels)
+    name = f"{read_bundle(uri).id}@{uri}"
+    order = np.random.default_rng(0).permutation(np.arange(1, 40))
+    encoder, whole = load_stages(name, ["map"], device="cpu"), load_stages(name, STAGES, device="cpu")
+    first, *others = (scored_at_once(whole, [(pixels[rows], WANTED)])[0] for rows in ([0], order[:3], order[3:]))
+    found = np.concatenate([first.score, *[each.score for each in others]])
+    scale = max(1.0, float(np.abs(expected.score).max()))
+    assert np.abs(found - expected.score[[0, *order]]).max() < 1e-5 * scale
+    if encoder.searches:
+        (together,), (alone,) = mapped(encoder, [(pixels,)]), mapped(encoder, [(pixels[7:8],)])
+        for each, of_all in zip(_arrays(alone), _arrays(together), strict=True):
+            np.testing.assert_array_equal(each[0], of_all[7])
+
+
+def _arrays(z: Latents) -> list[np.ndarray]:
+    return [array for part in z for array in _arrays(part)] if isinstance(z, tuple) else [z]

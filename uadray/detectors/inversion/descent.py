@@ -11,7 +11,7 @@ tiles, the one whose picture is closest is the start; `restarts` searches begin 
 """
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,12 +19,13 @@ from pydantic import Field
 from torch import Tensor
 
 from uadray import config as configuration
+from uadray.detectors.detector import FULL_BATCH_PX
 from uadray.detectors.inversion.interruption import between_steps
 from uadray.detectors.inversion.search import Found, Objective, Search, Targets, Variables, better_of, in_groups
 from uadray.detectors.latents import Latent
 
 GROUP, GPU_GROUP = 16, 64
-"""Tiles that are computed at once, always so many: more are no faster on a CPU, and a single one takes as long."""
+"""Tiles that are computed at once, always so many: a single one takes as long as a group."""
 
 LOOK_EVERY = 10
 """Steps between two looks at which tiles are done: a look waits for a GPU. What is found does not depend on it."""
@@ -42,6 +43,7 @@ Settle = Callable[[Variables], None]
 """Puts right, in place and each tile alone, what a step has changed: noise maps are normalised, latents are clipped."""
 
 
+@runtime_checkable
 class LatentDraws(Protocol):
     """What a search needs of a latent space, see `uadray.detectors.inversion.latent_space`."""
 
@@ -64,14 +66,18 @@ class Descent(configuration.Config):
         restarts: searches of a tile, of which the one with the lowest loss counts.
         patience: steps without improvement after which a tile is done; 0 makes all steps.
         improvement: share by which a loss has to fall to count as improved.
+        group: tiles that are computed at once, always so many (see `uadray.detectors.inversion.search`); None: see
+            `default_group`. On a CPU a small network takes a quarter less time a tile in groups of 64 than of 16, but a
+            single tile two to three times as long.
     """
 
     steps: int = Field(default=500, ge=0, le=100_000)
-    learning_rate: float = Field(default=0.05, gt=0, le=10)
+    learning_rate: float = Field(default=0.1, gt=0, le=10)
     candidates: int = Field(default=1, ge=1, le=16_384)
     restarts: int = Field(default=1, ge=1, le=100)
     patience: int = Field(default=0, ge=0, le=100_000)
     improvement: float = Field(default=0.01, ge=0, lt=1)
+    group: int | None = Field(default=None, ge=1, le=4096)
 
 
 class DescentMap:
@@ -113,7 +119,7 @@ class DescentMap:
         Inference mode, in which a detector scores, is left for it: there are no gradients. So is autocast, since a
         search has to end in training as in scoring; an objective may lower its own precision.
         """
-        group = GPU_GROUP if x.is_cuda else GROUP
+        group = self.descent.group or default_group(x.shape[-1], x.device.type)
         as_it_is = torch.autocast(x.device.type, enabled=False)
         with torch.inference_mode(mode=False), torch.enable_grad(), as_it_is:
             x = x.clone()
@@ -144,6 +150,16 @@ class DescentMap:
         loss = search.last_loss(self.objective, sizes.steps)
         search.note(loss, sizes.steps, patience=sizes.patience, improvement=sizes.improvement)
         return search.found()
+
+
+def default_group(side_px: int, device_type: str) -> int:
+    """Tiles that are computed at once where nobody says; large ones by their pixels, as in a detector's batch.
+
+    >>> [default_group(side_px, "cpu") for side_px in (32, 256, 512)], default_group(64, "cuda")
+    ([16, 16, 4], 64)
+    """
+    most = GPU_GROUP if device_type == "cuda" else GROUP
+    return max(1, most * FULL_BATCH_PX**2 // max(side_px, FULL_BATCH_PX) ** 2)
 
 
 class ClosestDrawn:

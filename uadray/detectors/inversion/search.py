@@ -10,7 +10,7 @@ bit at every place and beside all others.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ Targets = tuple[Tensor, ...]
 """What of the images a loss compares with, each with n first."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What a search lowers: one value a tile, which depends on no other tile and not on the tile's place."""
 

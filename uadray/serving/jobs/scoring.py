@@ -11,10 +11,12 @@ import numpy.typing as npt
 from uadray.detectors.description import BundleDescription
 from uadray.detectors.detector import Scored
 from uadray.errors import UnreachableError
+from uadray.screening.actor_detectors import joined, shares_of
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.slide_result import EVIDENCE_TILES
 from uadray.serving.registry import RegisteredBundle
 from uadray.serving.scores import Scores, TilePictures, Wanted
+from uadray.serving.stages.loaded_stages import searches
 from uadray.tiles.images import Pixels
 
 ScoreNow = Callable[[RegisteredBundle, Pixels, Wanted], Scores]
@@ -25,6 +27,10 @@ PATIENCE_S = 60.0
 
 AGAIN_S = 0.5
 
+SEARCHED_AT_ONCE = 64
+"""Tiles of a part that are sent at a time to a detector that searches: between them come tiles of clients who wait, and
+it is noticed that a job has ended."""
+
 
 @dataclass(frozen=True)
 class StageDetector:
@@ -33,10 +39,12 @@ class StageDetector:
     Attributes:
         bundle: that scores.
         score: asks the stages.
+        at_once: tiles that are sent together; None for all of a part.
     """
 
     bundle: RegisteredBundle
     score: ScoreNow
+    at_once: int | None = None
 
     def __call__(self, images: Pixels) -> Scored:
         """Score RGB tiles [N, tile, tile, 3].
@@ -44,8 +52,10 @@ class StageDetector:
         Raises:
             UnreachableError: the stages have been full or away for `PATIENCE_S`.
         """
-        scores = self._patiently(images, Wanted(evidence=EVIDENCE_TILES))
-        return Scored(scores.score, _of_evidence(scores.pictures), _no_maps, scores.cells)
+        step, wanted = self.at_once or len(images), Wanted(evidence=EVIDENCE_TILES)
+        if len(images) <= step:
+            return _told(self._patiently(images, wanted))
+        return joined([_told(self._patiently(share, wanted)) for share in shares_of(images, step)], step)
 
     def _patiently(self, images: Pixels, wanted: Wanted) -> Scores:
         until = time.monotonic() + PATIENCE_S
@@ -65,9 +75,13 @@ def stage_loader(bundles: Sequence[ScreeningBundle], score: ScoreNow) -> Callabl
     }  # fmt: skip
 
     def load(uri: str, bundle: BundleDescription, **_: object) -> StageDetector:
-        return StageDetector(registered[uri], score)
+        return StageDetector(registered[uri], score, SEARCHED_AT_ONCE if searches(bundle) else None)
 
     return load
+
+
+def _told(scores: Scores) -> Scored:
+    return Scored(scores.score, _of_evidence(scores.pictures), _no_maps, scores.cells)
 
 
 def _of_evidence(pictures: TilePictures | None) -> Callable[[Sequence[int]], tuple[Pixels, Pixels | None]]:

@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -39,8 +39,11 @@ from uadray.serving.jobs.queue_lengths import QueueLengths
 from uadray.serving.jobs.reader_process import CRASHES, ReaderDiedError, ReaderProcess
 from uadray.serving.jobs.records import DECISION_FIELDS, JobRecord, Progress, job_of
 from uadray.serving.jobs.scoring import ScoreNow, seconds_left
+from uadray.serving.registry import RegisteredBundle
+from uadray.serving.scores import Scores, Wanted
 from uadray.slides.identity import slide_etag
 from uadray.slides.manifest import SlideRow
+from uadray.tiles.images import Pixels
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +94,8 @@ class SlideWorker:
         check: Callable[[str], object] = str, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._jobs, self._batches, self._check, self._clock = jobs, Batches(jobs), check, clock
-        self._screenings = OpenScreenings(jobs.out, score)
+        self._screenings = OpenScreenings(jobs.out, self._unless_over(score))
+        self._is_over = threading.Event()  # what is still being scored is of a job that has ended
         self._reader = ReaderProcess()
         self._lengths = lengths or QueueLengths()
         self._not_before: dict[str, float] = {}  # place -> when it is looked at again
@@ -169,6 +173,7 @@ class SlideWorker:
 
     def _take_job(self, task: "_Task", stop: threading.Event) -> bool:
         record = task.record
+        self._is_over.clear()
         end = self._jobs.end(record.id)
         if end is not None and end.end != "committing":
             self._jobs.leave(task.place)
@@ -285,7 +290,7 @@ class SlideWorker:
     def _read_and_scored(self, task: "_Task", screening: OpenScreening, stop: threading.Event) -> SlideResult:
         self._n_slides += 1
         parts: dict[int, dict[str, Any]] = {}
-        telling = _Telling(self._jobs, task.record.id, stop, clock=self._clock)
+        telling = _Telling(self._jobs, task.record.id, stop, self._is_over, clock=self._clock)
         telling.tell(0, None)
         rows = self._reader.read(self._n_slides, task.row, screening.book.bundles[0].bundle.tiles)
         with (
@@ -302,6 +307,16 @@ class SlideWorker:
                     return result
                 telling.tell(*_tiles_so_far(parts))
         raise ReaderDiedError("its reader ended without an answer")
+
+    def _unless_over(self, score: ScoreNow) -> ScoreNow:
+        """The same, but of a part whose job has ended meanwhile no more tiles are scored: a search takes minutes."""
+
+        def scored(bundle: RegisteredBundle, pixels: Pixels, wanted: Wanted) -> Scores:
+            if self._is_over.is_set():
+                raise _StoppedError
+            return score(bundle, pixels, wanted)
+
+        return scored
 
     def _scored_by(self, screening: OpenScreening) -> Callable[[pa.Table], pa.Table]:
         def scored(part: pa.Table) -> pa.Table:
@@ -365,8 +380,10 @@ _DECIDED = object()
 class _Telling:
     """Tells a job's progress, and notices that it was cancelled or the worker is to stop."""
 
-    def __init__(self, jobs: Jobs, job_id: str, stop: threading.Event, *, clock: Callable[[], float]) -> None:
-        self._jobs, self._job_id, self._stop, self._clock = jobs, job_id, stop, clock
+    def __init__(
+        self, jobs: Jobs, job_id: str, stop: threading.Event, is_over: threading.Event, *, clock: Callable[[], float]
+    ) -> None:  # fmt: skip
+        self._jobs, self._job_id, self._stop, self._is_over, self._clock = jobs, job_id, stop, is_over, clock
         self._began, self._told, self._checked = clock(), -TELL_S, clock()
 
     def tell(self, done: int, of: int | None) -> None:
@@ -381,13 +398,14 @@ class _Telling:
             self._jobs.tell(self._job_id, progress)
 
     def check(self) -> None:
-        """Go on, or not.
+        """Go on, or not; then `is_over` is set.
 
         Raises:
             _CancelledError: the job was cancelled.
             _StoppedError: the worker is to stop.
         """
         if self._stop.is_set():
+            self._is_over.set()
             raise _StoppedError
         now = self._clock()
         if now - self._checked < TELL_S:
@@ -396,13 +414,14 @@ class _Telling:
         with suppress(UadrayError):  # the store may be away for a moment
             end = self._jobs.end(self._job_id)
             if end is not None and end.end == "cancelled":
+                self._is_over.set()
                 raise _CancelledError
 
 
 def _in_order(
     pool: ThreadPoolExecutor, score: Callable[[pa.Table], pa.Table], rows: Iterator[pa.Table], check: Callable[[], None]
 ) -> Iterator[pa.Table]:
-    """The rows scored, some at a time, in their order; `check` is called between them.
+    """The rows scored, some at a time, in their order; `check` is called between them and while one is waited for.
 
     Time in which nothing is scored counts as waiting for data; time in which no more may be, as waiting for room.
     """
@@ -418,12 +437,18 @@ def _in_order(
         scoring.append(pool.submit(score, row))
         if len(scoring) >= PARTS_AT_ONCE:
             began = time.perf_counter()
-            table = scoring.pop(0).result()
+            table = _waited_for(scoring.pop(0), check)
             metrics.count(metrics.WAIT_SECONDS, time.perf_counter() - began, on="room")
             yield table
     for future in scoring:
-        yield future.result()
+        yield _waited_for(future, check)
         check()
+
+
+def _waited_for(row: Future[pa.Table], check: Callable[[], None]) -> pa.Table:
+    while not wait([row], timeout=TELL_S).done:
+        check()
+    return row.result()
 
 
 def _count(header: dict[str, Any]) -> None:

@@ -69,8 +69,21 @@ def makes_pictures(bundle: BundleDescription) -> bool:
     Raises:
         InputError: there is no such detector.
     """
+    return _unloaded(bundle).has_picture
+
+
+def searches(bundle: BundleDescription) -> bool:
+    """Whether a bundle's detector searches for its latents; none of its networks is loaded to know that.
+
+    Raises:
+        InputError: there is no such detector.
+    """
+    return _unloaded(bundle).searches
+
+
+def _unloaded(bundle: BundleDescription) -> Detector:
     detector = parse_config(Bundle, bundle.model_dump(), source="bundle").detector
-    return build_detector(detector, {}, device="cpu", batch_tiles=None, stages=()).has_picture
+    return build_detector(detector, {}, device="cpu", batch_tiles=None, stages=())
 
 
 @torch.inference_mode()
