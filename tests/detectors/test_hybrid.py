@@ -72,7 +72,8 @@ def test_gradients_of_the_encoders_losses_are_those_of_finite_differences(
     x = x[:2].double()
 
     def loss() -> Tensor:
-        return torch.stack([weight * term.mean() for weight, term in trainee.encoding.losses(x).values()]).sum()
+        terms = trainee.encoding.losses(x, trainee.encoding.encoder.offsets(x))
+        return torch.stack([weight * term.mean() for weight, term in terms.values()]).sum()
 
     loss().backward()
     chosen = [parameter for parameter in encoder.parameters() if parameter.grad is not None][::5]
@@ -108,7 +109,7 @@ def test_a_step_of_the_encoder_leaves_all_others_as_they_were(x: Tensor) -> None
         losses = trainee.step(x, progress)
         assert set(losses) == {"izi_f", "lpips", "offset_spread"}
         assert all(isinstance(value, Tensor) and not value.requires_grad for value in losses.values())
-    assert moved(networks, before) == {"encoder"}
+    assert moved(networks, before) == {"encoder", "axes"}
 
 
 def test_an_encoder_learns_to_find_what_the_generator_has_drawn() -> None:
@@ -178,12 +179,6 @@ def test_the_search_starts_at_the_encoders_latent_and_comes_closer(optimise_nois
     start, found = (lpips(settings, networks, x, pictures(z)) for z in starts)
     assert (found < start).all()
     assert isinstance(starts[1], tuple) == optimise_noise
-
-
-def test_the_rate_falls_to_nothing() -> None:
-    assert hybrid.rate_share(0) == 1
-    assert hybrid.rate_share(0.5) == pytest.approx(0.5)
-    assert hybrid.rate_share(1) == pytest.approx(0)
 
 
 def test_a_batch_equals_its_tiles_one_by_one_and_in_another_order(x: Tensor) -> None:

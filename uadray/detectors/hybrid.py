@@ -12,13 +12,12 @@ to draw). Different:
 
 - e4e penalises the distance of each layer's w from that of the first; here it is that from the mean over the layers.
 - e4e has a discriminator of latents besides, and both have losses of faces; neither is here.
-- The projection starts at the encoder's latents in place of the mean w: no noise is added to them, the rate falls
-  along half a cosine from the first step, and the best of all steps is kept.
+- The projection starts at the encoder's latents in place of the mean w: no noise is added to them, they move along the
+  axes of `uadray.detectors.inversion.axes`, at four times the rate, and the best of all steps is kept.
 
 What it assumes: what is abnormal is further from every picture of a generator of normal tiles than normal tissue is.
 """
 
-import math
 from collections.abc import Collection, Mapping
 from typing import Literal, cast
 
@@ -30,6 +29,7 @@ from torch.optim import Optimizer
 from uadray import config as configuration
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
 from uadray.detectors.inversion import noise_maps
+from uadray.detectors.inversion.axes import AlongAxes, Axes, LatentsFound
 from uadray.detectors.inversion.critic_part import CriticPart
 from uadray.detectors.inversion.descent import Descent, DescentMap
 from uadray.detectors.inversion.generator_part import (
@@ -42,7 +42,7 @@ from uadray.detectors.inversion.generator_part import (
 )
 from uadray.detectors.inversion.latent_space import LatentSpace, Space, spaces_of
 from uadray.detectors.inversion.picture_distance import LpipsScore, PictureDistance, Residual
-from uadray.detectors.inversion.projection_loss import ProjectionLoss
+from uadray.detectors.inversion.projection_loss import ProjectionLoss, rate_share
 from uadray.detectors.inversion.style_encoding import StyleEncoding
 from uadray.detectors.inversion.terms import (
     NormalsFit,
@@ -78,7 +78,7 @@ class Config(configuration.Config):
         offset_weight: weight of the deviation of the layers' offsets from each other, in units of the generator's own.
         encoder_learning_rate: of Adam; the last `SLOW_SHARE` of the encoder's steps take a tenth.
         steps: of the projection; 0 leaves a tile at the encoder's latent.
-        learning_rate: of the projection's Adam.
+        learning_rate: of the projection's Adam; its rate goes as in `projection_loss.rate_share`.
         optimise_noise: search for noise maps too, where the generator has them.
         noise_penalty: see `ProjectionLoss`.
         patience: steps without improvement after which a tile is done; 0 makes all steps.
@@ -101,7 +101,7 @@ class Config(configuration.Config):
     offset_weight: float = Field(default=0.0, ge=0, le=1e6)
     encoder_learning_rate: float = Field(default=3e-3, gt=0, le=10)
     steps: int = Field(default=50, ge=0, le=10_000)
-    learning_rate: float = Field(default=0.1, gt=0, le=10)
+    learning_rate: float = Field(default=0.4, gt=0, le=10)
     optimise_noise: bool = True
     noise_penalty: float = Field(default=1e5, ge=0, le=1e9)
     patience: int = Field(default=0, ge=0, le=10_000)
@@ -131,20 +131,20 @@ def borrowed_weights(config: Config) -> tuple[str, ...]:
 
 
 def networks(config: Config, *, pretrained: bool) -> Networks:
-    """Those of the generator, an untrained `encoder`, `lpips`, and what the terms need.
+    """Those of the generator, an untrained `encoder` and its `axes`, `lpips`, and what the terms need.
 
     Raises:
         InputError: the generator's bundle cannot be opened, or is another than when the training began.
         WorkError: pinned weights cannot be had.
     """
     given = generator_networks(config, pretrained=pretrained)
+    shape = space_of(config, given).shape
     encoder = StyleEncoder(
-        input_px=config.input_px, width=config.width, channel_max=config.channel_max,
-        shape=space_of(config, given).shape,
+        input_px=config.input_px, width=config.width, channel_max=config.channel_max, shape=shape
     )  # fmt: skip
     of_terms = term_networks(config.terms, input_px=config.input_px, pretrained=pretrained) if config.terms else {}
     lpips = of_terms.get("lpips") or lpips_distance("alexnet", pretrained=pretrained)
-    return {**given, "encoder": encoder, **of_terms, "lpips": lpips}
+    return {**given, "encoder": encoder, "axes": Axes(shape), **of_terms, "lpips": lpips}
 
 
 def space_of(config: Config, networks: Mapping[str, nn.Module]) -> LatentSpace:
@@ -169,28 +169,20 @@ def mapping(config: Config, networks: Mapping[str, nn.Module], *, steps: int | N
     encoder, steps = networks["encoder"], config.steps if steps is None else steps
     if steps == 0:
         return EncoderMap(encoder)
-    space = space_of(config, networks)
+    space, axes = space_of(config, networks), cast(Axes, networks["axes"])
     loss = ProjectionLoss(
         space, distance_of(config, networks), steps=steps, latent_noise=0.0, noise_penalty=config.noise_penalty
     )
     fixed = space.fixed_noise() if config.optimise_noise else []
-    return DescentMap(
+    search = DescentMap(
         space,
-        loss,
+        AlongAxes(loss, axes),
         Descent(steps=steps, learning_rate=config.learning_rate, patience=config.patience),
-        start=lambda x, _: (encoder(x), *noise_maps.start(fixed, len(x))),
-        rate=lambda step: rate_share(step / steps),
+        start=lambda x, _: (axes.along(encoder(x)), *noise_maps.start(fixed, len(x))),
+        rate=lambda step: rate_share((step + 0.5) / steps),
         settle=lambda variables: noise_maps.normalise_(variables[1:]),
     )
-
-
-def rate_share(progress: float) -> float:
-    """Of the learning rate of the projection: down along half a cosine.
-
-    >>> [round(rate_share(progress), 3) for progress in (0, 0.5, 1)]
-    [1.0, 0.5, 0.0]
-    """
-    return 0.5 + 0.5 * math.cos(math.pi * progress)
+    return LatentsFound(search, axes)
 
 
 def score_of(config: Config, networks: Mapping[str, nn.Module]) -> Score:
@@ -224,7 +216,7 @@ class Trainee:
         self.config, self.networks, self.average = config, networks, average
         self.generator = GeneratorTraining(config, networks, average=average, fraction=config.generator_fraction)
         self.encoding = StyleEncoding(
-            cast(StyleEncoder, networks["encoder"]), space=space_of(config, networks),
+            cast(StyleEncoder, networks["encoder"]), cast(Axes, networks["axes"]), space=space_of(config, networks),
             critic=CriticPart(architecture(config), networks), distance=distance_of(config, networks),
             kappa=config.kappa, lpips_weight=config.lpips_weight, offset_weight=config.offset_weight,
             learning_rate=config.encoder_learning_rate, average=average,
@@ -235,7 +227,7 @@ class Trainee:
         self.parts = (self.generator.trainee,)
         self.optimizers: dict[str, Optimizer] = {**self.generator.optimizers, "encoder": self.encoding.optimizer}
         self.counts = self.generator.counts
-        self.counts.setdefault("encoder_has_begun", 0)
+        self.counts.update({"encoder_has_begun": 0, "axes_are_fitted": 0} | self.counts)
         self.encoder_from = self.generator.fraction
         self.encoder_until = 1.0 if self.fit is None else 1 - config.normals_fraction
         self.phases = (*self.generator.phases, "encoder", *(() if self.fit is None else ("normals",)))
@@ -264,6 +256,7 @@ class Trainee:
         encoder = self.networks["encoder"]
         frozen({name: network for name, network in self.networks.items() if network is not encoder})
         if self.phase(progress) == "normals" and self.fit is not None:
+            self._fit_axes()
             return self._normals(self.fit, x)
         encoder.requires_grad_(True).train()
         if not self.counts["encoder_has_begun"]:
@@ -278,8 +271,9 @@ class Trainee:
         return self.encoding.step(x)
 
     def finish(self) -> None:
-        """What the generator does after its last step; the terms' means and deviations."""
+        """What the generator does after its last step; the axes; the terms' means and deviations."""
         self.generator.finish()
+        self._fit_axes()
         if self.fit is not None:
             self.fit.finish(self.average)
 
@@ -287,6 +281,12 @@ class Trainee:
         """The pictures of the encoder's latents: of the mean w while there is no encoder yet."""
         with torch.no_grad():
             return self._pictures(EncoderMap(self.networks["encoder"])(x))
+
+    def _fit_axes(self) -> None:
+        """Once, after the last step of the encoder; all workers have the same moment."""
+        if not self.counts["axes_are_fitted"]:
+            self.encoding.axes.fit()
+            self.counts["axes_are_fitted"] = 1
 
     def _normals(self, fit: NormalsFit, x: Tensor) -> Losses:
         frozen(self.networks)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Adam
 
+from uadray.detectors.inversion.axes import Axes
 from uadray.detectors.inversion.critic_part import CriticPart
 from uadray.detectors.inversion.latent_space import LatentSpace
 from uadray.detectors.inversion.picture_distance import PictureDistance
@@ -34,6 +35,7 @@ class StyleEncoding:
 
     Args:
         encoder: that learns.
+        axes: of the searches that start at its latents; they follow the gradients of its losses by latents.
         space: of the generator.
         critic: of the generator.
         distance: LPIPS.
@@ -45,10 +47,11 @@ class StyleEncoding:
     """
 
     def __init__(
-        self, encoder: StyleEncoder, *, space: LatentSpace, critic: CriticPart, distance: PictureDistance,
+        self, encoder: StyleEncoder, axes: Axes, *, space: LatentSpace, critic: CriticPart, distance: PictureDistance,
         kappa: float, lpips_weight: float, offset_weight: float, learning_rate: float, average: Average,
     ) -> None:  # fmt: skip
-        self.encoder, self.space, self.critic, self.distance = encoder, space, critic, distance
+        self.encoder, self.axes, self.space = encoder, axes, space
+        self.critic, self.distance = critic, distance
         self.kappa, self.lpips_weight, self.offset_weight = kappa, lpips_weight, offset_weight
         self.learning_rate, self.average = learning_rate, average
         self.optimizer = Adam(encoder.parameters(), lr=learning_rate, betas=BETAS)
@@ -64,17 +67,22 @@ class StyleEncoding:
 
     def step(self, x: Float[Tensor, "n 3 h w"]) -> dict[str, Tensor]:
         """Lower the losses on x in [-1, 1]; their means by name."""
-        terms = self.losses(x)
+        offsets = self.encoder.offsets(x)
+        offsets.retain_grad()
+        terms = self.losses(x, offsets)
         loss = torch.stack([weight * term.mean() for weight, term in terms.values()]).sum()
         self.optimizer.zero_grad()
-        loss.backward(inputs=list(self.encoder.parameters()))
-        self.average([p.grad for p in self.encoder.parameters() if p.grad is not None])
+        loss.backward()
+        if offsets.grad is not None:
+            self.axes.see(offsets.grad)
+        self.average([*(p.grad for p in self.encoder.parameters() if p.grad is not None), self.axes.moment])
         self.optimizer.step()
         return {name: term.detach().mean() for name, (_, term) in terms.items()}
 
-    def losses(self, x: Float[Tensor, "n 3 h w"]) -> dict[str, tuple[float, Float[Tensor, " n"]]]:
-        """By name: the weight of each loss, and its value for each image."""
-        offsets = self.encoder.offsets(x)
+    def losses(
+        self, x: Float[Tensor, "n 3 h w"], offsets: Float[Tensor, "n ..."]
+    ) -> dict[str, tuple[float, Float[Tensor, " n"]]]:
+        """By name: the weight of each loss of the encoder's offsets, and its value for each image."""
         x_hat = self.space.pictures(self.encoder.latents(offsets))
         with torch.no_grad():
             features = self.critic.features(x)
