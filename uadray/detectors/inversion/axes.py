@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from uadray.detectors.inversion.descent import DescentMap, Objective
-from uadray.detectors.inversion.search import Targets, Variables
+from uadray.detectors.inversion.descent import DescentMap
+from uadray.detectors.inversion.search import Objective, Targets, Variables
 from uadray.detectors.latents import Latent
 
 FOLLOWS = 0.02
