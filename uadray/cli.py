@@ -532,7 +532,7 @@ def bench(
         float | None, typer.Option(min=0.01, help="Of `detectors`: that a row is scored at the most, 5.")
     ] = None,
     valid_tiles: Annotated[
-        int | None, typer.Option(min=100, help="Of `detectors`, `ablations`: score at most so many tiles of valid.")
+        int | None, typer.Option(min=50, help="Of `detectors`, `ablations`: score at most so many tiles of valid.")
     ] = None,
     classes: Annotated[
         int | None, typer.Option(min=1, max=10, help="Of `one-against-all`: of CIFAR-10, normal in their turn, 3.")

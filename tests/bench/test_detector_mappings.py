@@ -1,6 +1,7 @@
 """Mappings over given generators as rows of `bench detectors`: which fit, what they are shown, what is measured."""
 
 import csv
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ import torch
 from pydantic import TypeAdapter
 
 from uadray.bench import detectors
-from uadray.bench.detector_data import SPEC, Sizes
+from uadray.bench.detector_data import SPEC, Sizes, read_data
+from uadray.bench.detector_figures import figures_of
 from uadray.bench.detector_mappings import images_shown, mapping_rows
+from uadray.bench.detector_pictures import DetectorScore
+from uadray.bench.detector_rows import Row
+from uadray.detectors.detector import Detector
 from uadray.errors import InputError
 from uadray.generators import catalog
 from uadray.generators.bundle import read_generator, write_generator
@@ -125,3 +130,44 @@ def test_the_table(
     assert float(line["generator_images"]) == 640
     again = detectors.run(**options, only=("mean_*",))
     assert {row["name"]: row for row in again["rows"]}["izi@mine"] == rows["izi@mine"]
+
+
+def test_a_search_is_judged_on_valid_alone(tmp_path: Path, data_dir: Path) -> None:
+    data = read_data(few_tiles(tmp_path / "data", data_dir), Sizes(10, 5, 10), mosaics=False)
+    space = torch.device("cpu")
+    calls: list[int] = []
+
+    def search(x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return x.mean((2, 3))
+
+    def score(x: torch.Tensor, x_hat: torch.Tensor | None, z: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return z[:, 0], x.mean(1)
+
+    found = DetectorScore(
+        Detector(search, lambda z: None, score, input_px=32, device=space, has_picture=False, searches=True), 0.972
+    )
+    row = Row("a@b", "mapping")
+    assert detectors.judged_on(Row("a", "detector"), found, data) is data
+    figures = figures_of(found, detectors.judged_on(row, found, data))
+    assert calls == [16, 40], "the pace of one group, then each tile of valid once"
+    assert (figures["choosing_auroc"], figures["shifted"]) == (None, {})
+    assert "specificity_at_held_threshold" not in figures["tiles"]
+    plain = DetectorScore(
+        Detector(search, lambda z: None, score, input_px=32, device=space, has_picture=False), 0.972
+    )  # fmt: skip
+    assert figures_of(plain, detectors.judged_on(row, plain, data))["choosing_auroc"] is not None
+
+
+def test_every_mapping_that_is_shipped_over_what_it_fits(generators: dict[str, str]) -> None:
+    folder = Path(__file__).parents[2] / "configs" / "train" / "mappings"
+    rows, left_out = mapping_rows(folder, generators)
+    with_w = {path.stem for path in folder.glob("*.yaml") if re.search(r"^  space: w", path.read_text(), re.MULTILINE)}
+    every = {f"{path.stem}@{name}" for path in folder.glob("*.yaml") for name in generators}
+    assert set(left_out) == {f"{name}@my_wgan_gp" for name in with_w}
+    assert {row.name for row in rows} == every - set(left_out)
+    assert left_out["hybrid_50@my_wgan_gp"] == "a wgan_gp has no latent space w+"
+    about = {row.name: row.about["mapping"] for row in rows}
+    assert about["anogan_500@my_stylegan2"] == {"name": "anogan_500", "kind": "anogan", "space": "z", "steps": 500}
+    assert about["projection_wplus_1000@my_stylegan2"]["steps"] == 1000
+    assert all(row.config is not None and row.config.input_px == 16 for row in rows)

@@ -1,5 +1,6 @@
 """Several detectors of one actor: their scores are those they give alone, and shared features are computed once."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import small_detectors
 import torch
+from toy_search import CountedSearch, searching
 
 from uadray.detectors import enlarged_nuclei
 from uadray.detectors.building import build_detector
@@ -72,3 +74,33 @@ def test_one_that_fails_costs_the_others_nothing() -> None:
         np.testing.assert_array_equal(first(pixels).score, good(pixels).score)
         with pytest.raises(ValueError, match="no more"):
             second(pixels)
+
+
+def test_a_search_is_tried_with_its_first_step() -> None:
+    """A whole one, before the first tile of a slide, could take longer than a job waits for anything to move."""
+    search = CountedSearch(steps=1000, step_s=0.01)
+    pixels = small_detectors.tiles(2, 16)
+    with ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
+        actor = ActorDetector(searching(search), pixels, pool=pool, n_threads=1)
+        assert not actor.is_broken()
+        assert search.passes == 2
+        assert time.monotonic() - began < 5
+        assert shared_memory([actor, actor]) is None
+        search.steps = "none"  # type: ignore[assignment]  # as a device that is broken, it raises
+        assert actor.is_broken()
+
+
+def test_pictures_of_a_search_are_those_of_its_latents_whatever_thread_found_them() -> None:
+    search = CountedSearch()
+    detector, pixels = searching(search), small_detectors.tiles(70, 16)
+    with ThreadPoolExecutor(2) as pool:
+        actor = ActorDetector(detector, pixels[:2], pool=pool, n_threads=2)
+        scored = actor(pixels)
+        assert search.tiles == 2 + 70
+        best = np.argsort(-scored.score)[:16].tolist()
+        shown, maps = scored.pictures(best), scored.maps(best)
+        assert search.tiles == 2 + 70
+    for ours, theirs in zip(shown, detector.pictures(pixels[best]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(maps, detector.maps(pixels[best]), atol=1e-6)

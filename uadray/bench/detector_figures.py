@@ -22,6 +22,7 @@ from uadray.bench.reference_scores import TRIVIAL, Score
 from uadray.decisions.aggregation import AggregationConfig, ceiling_of, new_aggregation, score_of, scored_squares
 from uadray.decisions.conformal import Calibration, check_alpha
 from uadray.decisions.verdict import Verdict, judge
+from uadray.detectors.inversion.descent import GROUP
 from uadray.evaluation.detection import Bools, Floats, auroc, auroc_difference, detection, sensitivity_at
 from uadray.evaluation.figures import figures_of_slides
 
@@ -75,7 +76,7 @@ def figures_of(
     scoring = planned(data, pace_s(score, data.valid, now_s), most_valid=most_valid, limit_s=60 * limit_minutes)
     n_valid = len(data.valid)
     data = thinned(data, scoring.every, slides=scoring.slides)
-    held, known = score(data.held_normals), score(data.known_tumours)
+    held, known = (score(tiles) if len(tiles) else np.empty(0) for tiles in (data.held_normals, data.known_tumours))
     scores, pace, of_pictures = _timed(score, data.valid, data.anomalous)
     return {
         "choosing_auroc": auroc(np.concatenate([held, known]), np.repeat([False, True], [len(held), len(known)])),
@@ -92,7 +93,12 @@ def figures_of(
 
 
 def pace_s(score: Score, tiles: npt.NDArray[np.uint8], now_s: Clock) -> float:
-    """Seconds a tile, of a few tiles evenly spaced."""
+    """Seconds a tile, of a few tiles evenly spaced; of a search of as many as it computes at once, and those once."""
+    if isinstance(score, DetectorScore) and score.detector.searches:
+        few = tiles[:: max(1, len(tiles) // GROUP)][:GROUP]
+        began = now_s()
+        score(few)
+        return (now_s() - began) / len(few)
     few = tiles[:: max(1, len(tiles) // PACE_TILES)][:PACE_TILES]
     score(few[: -(-len(few) // 8)])
     began = now_s()
@@ -133,7 +139,12 @@ def _timed(
 
 
 def _at_held_threshold(held: Floats, scores: Floats, anomalous: Bools) -> dict[str, float]:
-    """What a threshold gives that 5 % of the held-out normals exceed: tiles of other slides score otherwise."""
+    """What a threshold gives that 5 % of the held-out normals exceed: tiles of other slides score otherwise.
+
+    Nothing where none of them has a score.
+    """
+    if not len(held):
+        return {}
     threshold = float(np.quantile(held, 1 - ALPHA))
     return {
         "specificity_at_held_threshold": float((scores[~anomalous] <= threshold).mean()),

@@ -5,8 +5,8 @@ mappings over generators that are given, bundles that were trained elsewhere, tw
 logistic regression that was shown tumour, as an upper reference. A detector that was trained with several budgets has
 a row for each. Which tiles are used for what is said in `detector_data`; nothing is chosen on what is reported, and the
 bench itself chooses nothing but the reference's strength, by cross-validation on train. `choosing_auroc` is that of the
-tiles which configurations may be chosen with: 1,000 held-out normals and 200 tumour tiles of train. Mappings are judged
-on no tiles in other stains, which would cost as much again.
+tiles which configurations may be chosen with: 1,000 held-out normals and 200 tumour tiles of train. Not all rows are
+judged on all tiles, see `judged_on`.
 
 Tiles have 0.972 um a pixel; a detector of another pixel size gets them resampled, for training and for scoring, from
 tiles of the set and of slides alike. All is done in this process, without Ray. Intervals of the AUROC take tiles for
@@ -30,6 +30,7 @@ from uadray.bench.detector_data import DetectorData, Sizes, data_folder, read_da
 from uadray.bench.detector_figures import ALPHA, SCORING_MINUTES, figures_of, machine
 from uadray.bench.detector_mappings import FOLDER as MAPPINGS
 from uadray.bench.detector_mappings import mapping_rows
+from uadray.bench.detector_pictures import DetectorScore
 from uadray.bench.detector_results import (
     AIMS,
     GOALS,
@@ -45,6 +46,7 @@ from uadray.bench.detector_results import (
 )
 from uadray.bench.detector_rows import Row, config_folder, maker, named_once, rows
 from uadray.bench.detector_training import clock
+from uadray.bench.reference_scores import Score
 from uadray.decisions.aggregation import new_aggregation
 from uadray.errors import InputError
 from uadray.provenance import commit, fingerprint
@@ -200,10 +202,9 @@ def _result(row: Row, data: DetectorData, seed: int, wanted: Wanted) -> dict[str
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip
     make = maker(row, data, seed=seed, minutes=wanted.minutes, device=wanted.device, sizes=wanted.sizes)
-    if row.group == "mapping":
-        data = replace(data, shifted={})
     try:
         score, training = make()
+        data = judged_on(row, score, data)
         figures = figures_of(
             score, data, most_valid=wanted.most_valid, limit_minutes=wanted.scoring_minutes, now_s=clock(wanted.device)
         )
@@ -212,6 +213,19 @@ def _result(row: Row, data: DetectorData, seed: int, wanted: Wanted) -> dict[str
         log.debug("row %s", row.name, exc_info=True)
         return about | {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]}
     return about | {"figures": figures}
+
+
+def judged_on(row: Row, score: Score, data: DetectorData) -> DetectorData:
+    """The tiles that a row is judged on: of a mapping no copies in other stains, of a search none to choose with.
+
+    Of seconds a tile, these would be as many again as those of valid.
+    """
+    if row.group != "mapping":
+        return data
+    data = replace(data, shifted={})
+    if isinstance(score, DetectorScore) and score.detector.searches:
+        data = replace(data, held_normals=data.held_normals[:0], known_tumours=data.known_tumours[:0])
+    return data
 
 
 def _tell(row: Row, result: dict[str, Any]) -> None:

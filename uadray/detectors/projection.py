@@ -48,6 +48,7 @@ from uadray.detectors.inversion.terms import (
 from uadray.detectors.latents import Latent
 from uadray.detectors.scores import Score
 from uadray.detectors.trainee import Average, Losses
+from uadray.errors import InputError
 from uadray.generators import stylegan2
 from uadray.networks.lpips import Lpips, LpipsNet, lpips_distance
 from uadray.networks.outline import Networks
@@ -105,9 +106,6 @@ class Config(configuration.Config):
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
-        is_trained_here = self.generator_bundle is None and not isinstance(self.generator, str)
-        if self.terms and self.generator_fraction == 1 and is_trained_here:
-            raise ValueError("terms are normalised after the generator; set generator_fraction below 1, such as 0.9")
         if not isinstance(self.generator, str) and self.space not in (None, *(known := spaces_of(self.generator))):
             raise ValueError(f"a {self.generator.kind} has no space {self.space}; it has {', '.join(known)}")
         return self
@@ -205,11 +203,19 @@ def detector(
 
 
 class Trainee:
-    """The generator, if it is trained here; then some tiles are projected to normalise the terms, if there are any."""
+    """The generator, if it is trained here; then some tiles are projected to normalise the terms, if there are any.
+
+    Raises:
+        InputError: no steps are left for that.
+    """
 
     def __init__(self, config: Config, networks: Networks, *, average: Average) -> None:
         self.config, self.networks, self.average = config, networks, average
         self.generator = GeneratorTraining(config, networks, average=average, fraction=config.generator_fraction)
+        if config.terms is not None and self.generator.fraction == 1:
+            raise InputError(
+                "terms are normalised after the generator is trained; set detector.generator_fraction: 0.9"
+            )
         self.parts = (self.generator.trainee,)
         self.optimizers = self.generator.optimizers
         self.counts = self.generator.counts

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from uadray.detectors.description import BundleDescription
 from uadray.detectors.detector import BATCH, Detector, Pictures, Scored
+from uadray.detectors.inversion.interruption import looked_at
 from uadray.detectors.pixels import Pixels
 from uadray.detectors.stage_clock import StageClock, clocked
 from uadray.networks.remembered import Memory
@@ -30,7 +32,7 @@ class ActorDetector:
         self._clock = StageClock() if isinstance(detector, Detector) else None
         self.detector = clocked(detector, self._clock) if isinstance(detector, Detector) and self._clock else detector
         self.known, self.pool, self.n_threads = known, pool, n_threads
-        detector(known)
+        try_out(detector, known)
 
     def __call__(self, images: Pixels) -> Scored:
         """Score on a CPU with a share of the tiles a thread: 1.2 times as fast as all threads in each operation."""
@@ -72,10 +74,24 @@ class ActorDetector:
     def is_broken(self) -> bool:
         """Whether it cannot score any more what it scored when the actor began: then it is not the slide."""
         try:
-            self.detector(self.known)
+            try_out(self.detector, self.known)
         except Exception:
             return True
         return False
+
+
+class _TriedError(Exception):
+    """A search has made its first step."""
+
+
+def try_out(detector: ScoreTiles, tiles: Pixels) -> None:
+    """Score tiles; where a detector searches, make the first step for them alone: all of them may take an hour."""
+
+    def end(share: float) -> None:
+        raise _TriedError
+
+    with suppress(_TriedError), looked_at(end):
+        detector(tiles)
 
 
 def shares_of(images: Pixels, step: int) -> list[Pixels]:
@@ -100,9 +116,12 @@ def joined(shares: Sequence[Scored], step: int) -> Scored:
 
 
 def shared_memory(detectors: Sequence[ActorDetector]) -> Memory | None:
-    """The memory in which detectors share features, found by the tiles that they know; None where they share none."""
+    """The memory in which detectors share features, found by the tiles that they know; None where they share none.
+
+    Those that search share none: beside the search, which has features of its own at each step, they would be little.
+    """
     memory = Memory()
-    if len(detectors) < 2 or not all(isinstance(each.detector, Detector) for each in detectors):
+    if len(detectors) < 2 or not all(isinstance(e.detector, Detector) and not e.detector.searches for e in detectors):
         return None
     for _ in range(2):  # at first it is not known which features others will ask for
         memory.hits = 0

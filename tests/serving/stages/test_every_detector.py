@@ -4,20 +4,25 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cache
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
 import small_detectors
 from small_detectors import CONFIGS, TILE_PX
+from torch import Tensor
 
-from uadray.detectors import combined
+from uadray.detectors import combined, fanogan
 from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
 from uadray.detectors.detector import STAGES
 from uadray.detectors.inversion.descent import DescentMap
+from uadray.detectors.inversion.search import Found
 from uadray.detectors.members import read_members
+from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILES
 from uadray.screening.parts import from_ipc, part_row
 from uadray.screening.scorer import PartScorer
+from uadray.screening.slide_result import EVIDENCE_TILES
 from uadray.serving.scores import Wanted
 from uadray.serving.stages.loaded_stages import Latents, load_stages, mapped, reconstructed, scored, scored_at_once
 from uadray.tiles.images import Pixels
@@ -28,7 +33,11 @@ pytestmark = pytest.mark.usefixtures("torch_alone")
 SPEC = TileSpec(mpp=1, tile_px=TILE_PX)
 ALONE = {config.kind: config for config in CONFIGS}
 COMBINED = {"combined": ("dpa", "fanogan"), "combined, on one backbone": ("mahalanobis", "neighbours")}
-KINDS = [*ALONE, *COMBINED]
+OVER = {
+    f"fanogan over a {generator.kind}": fanogan.Config(kind="fanogan", width=4, generator=generator)
+    for generator in (ALONE["anogan"].generator, ALONE["projection"].generator)
+}
+KINDS = [*ALONE, *OVER, *COMBINED]
 WANTED = Wanted(maps=True)
 
 
@@ -39,7 +48,7 @@ def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
     @cache
     def uri_of(kind: str) -> str:
-        config = _combined([uri_of(each) for each in COMBINED[kind]]) if kind in COMBINED else ALONE[kind]
+        config = _combined([uri_of(each) for each in COMBINED[kind]]) if kind in COMBINED else (ALONE | OVER)[kind]
         write_bundle(str(folder / kind), small_detectors.trained(config), name=kind, detector=config, tiles=SPEC)
         return str(folder / kind)
 
@@ -61,15 +70,16 @@ def test_every_kind_of_the_catalog_is_tested_here() -> None:
     assert set(ALONE) == small_detectors.kinds(), "add it to SMALL of small_detectors.py"
 
 
-def in_batch(uri: str, pixels: Pixels) -> np.ndarray:
-    """As the scoring actor of a screening sends them."""
+def in_batch(uri: str, pixels: Pixels) -> tuple[np.ndarray, pa.Table]:
+    """Scores as the scoring actor of a screening sends them, and its evidence."""
     n, zeros = len(pixels), [0] * len(pixels)
     columns = [[str(i) for i in range(n)], [""] * n, zeros, zeros, [TILE_PX] * n, [TILE_PX] * n, [1.0] * n, ["t"] * n]
     tiles = pa.table(dict(zip(TILES.names, columns, strict=True)), schema=TILES)
     none = json.dumps([None] * n)
     part = part_row(0, 0, header={"n_parts": 1}, tiles=tiles, pixels=pixels, errors=none, flags=none)
-    scorer = PartScorer({uri: read_bundle(uri)}, "cpu", threads=1)
-    return np.asarray(from_ipc(scorer(part)["scores"][0].as_py()[0])["score"].to_numpy())
+    row = PartScorer({uri: read_bundle(uri)}, "cpu", threads=1)(part)
+    scores, evidence = (from_ipc(row[name][0].as_py()[0]) for name in ("scores", "evidence"))
+    return np.asarray(scores["score"].to_numpy()), evidence
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,7 +89,7 @@ def test_batch_serve_and_plain_give_the_same(bundle_of: Callable[[str], str], pi
     expected = detector(pixels)
     assert expected.score.std() > 1e-3, "scores that say something"
     scale = max(1.0, float(np.abs(expected.score).max()))
-    found = {"batch": in_batch(uri, pixels)}
+    found = {"batch": in_batch(uri, pixels)[0]}
 
     name = f"{read_bundle(uri).id}@{uri}"
     encoder, generator, scorer = (load_stages(name, [stage], device="cpu") for stage in ("map", "reconstruct", "score"))
@@ -128,6 +138,36 @@ def test_a_tiles_numbers_do_not_depend_on_the_requests_it_is_joined_with(
         (together,), (alone,) = mapped(encoder, [(pixels,)]), mapped(encoder, [(pixels[7:8],)])
         for each, of_all in zip(_arrays(alone), _arrays(together), strict=True):
             np.testing.assert_array_equal(each[0], of_all[7])
+
+
+@pytest.mark.parametrize("kind", ["anogan", "projection"])
+def test_evidence_has_what_the_one_search_has_found_in_batch_and_in_serve(
+    bundle_of: Callable[[str], str], pixels: Pixels, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, pixels, searched = bundle_of(kind), pixels[:40], list[int]()
+    search = DescentMap.search
+
+    def counted(self: DescentMap, x: Tensor) -> Found:
+        searched.append(len(x))
+        return search(self, x)
+
+    monkeypatch.setattr(DescentMap, "search", counted)
+    _, evidence = in_batch(uri, pixels)
+    assert searched == [2, 40], "a step for two tiles as the actor begins, and the part"
+    whole = load_stages(f"{read_bundle(uri).id}@{uri}", STAGES, device="cpu")
+    (answer,) = scored_at_once(whole, [(pixels, Wanted(evidence=EVIDENCE_TILES))])
+    assert searched == [2, 40, 40]
+    assert evidence["tile_id"].to_pylist() == [str(row) for row in answer.pictures.rows]
+    pairs = (("tile", answer.pictures.seen), ("reconstruction", answer.pictures.reconstruction))
+    for column, pictures in pairs:
+        for data, picture in zip(evidence[column].to_pylist(), pictures, strict=True):
+            assert np.abs(decoded(data) - decoded(encode_jpeg(picture))).mean() < 1, column
+    best = decoded(evidence["reconstruction"][0].as_py())
+    assert np.abs(best - decoded(evidence["tile"][0].as_py())).mean() > 5, "the picture is not the tile"
+
+
+def decoded(data: bytes) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).astype(float)
 
 
 def _arrays(z: Latents) -> list[np.ndarray]:

@@ -47,9 +47,11 @@ def ended(call: JoinedCall, clock: Clock, *, tiles: int, step_s: float) -> tuple
 
 
 def test_a_search_that_will_take_too_long_ends_after_its_first_steps() -> None:
-    """Three passes of 100 steps of 1 s are 300 s: known after a twentieth of them."""
+    """Three passes of 100 steps of 1 s are 300 s: known after a fiftieth of them."""
     clock = Clock()
-    assert ended(JoinedCall([asked(30)], clock=clock), clock, tiles=30, step_s=1.0) == (16, pytest.approx(10.0))
+    steps, tile_s = ended(JoinedCall([asked(30)], clock=clock), clock, tiles=30, step_s=1.0)
+    assert steps in (6, 7)
+    assert tile_s == pytest.approx(10.0)
 
 
 def test_one_that_may_still_end_in_time_has_its_time() -> None:

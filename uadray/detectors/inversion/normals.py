@@ -19,13 +19,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from uadray.detectors.inversion.edges import luminance
+from uadray.detectors.inversion.edges import SMOOTHING_PX, gradients, luminance, smoothed
 from uadray.detectors.trainee import Average, UnsuitableTilesError
 from uadray.errors import WorkError
 
 BINS = 64
-LEAST, MOST = 0.002, 0.5
-"""Contrasts between which bins lie: one grey level's noise, and a picture of half black and half white."""
+LEAST, MOST = 5e-4, 0.25
+"""Contrasts between which bins lie: of glass, and of a picture whose luminance turns round every few pixels."""
 
 LEAST_TILES = 8
 EDGE_SHARE = 0.02
@@ -40,9 +40,14 @@ _STEPS = 25
 
 
 def contrast(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
-    """Of tiles in [-1, 1]: the standard deviation of their luminance (0 to 1), in float32."""
+    """Of tiles in [-1, 1]: the mean length of the gradient of their smoothed luminance (0 to 1) a pixel, in float32.
+
+    Of the measures that were tried it explains the residuals of normal tiles best (R^2 of |x - x_hat| .89; the
+    deviation of the luminance .81, of the optical density .65; DECISIONS.md, 2026-11-27).
+    """
     with torch.autocast(x.device.type, enabled=False):
-        return luminance(x).flatten(1).std(1, correction=0)
+        along_x, along_y = gradients(smoothed(luminance(x), SMOOTHING_PX))
+        return (along_x.square() + along_y.square()).sqrt().flatten(1).mean(1)
 
 
 class Normals(nn.Module):

@@ -16,7 +16,7 @@ from uadray.detectors.detector import Detector
 from uadray.errors import UadrayError
 from uadray.serving.stages.loaded_stages import n_tiles
 
-SURE_SHARE, SURE_S = 0.05, 0.5
+SURE_SHARE, SURE_S = 0.02, 0.5
 """From so much of a search on, after so many seconds, it is said how long all of it will take."""
 
 SURE_FACTOR = 1.5
