@@ -65,7 +65,7 @@ SMALL: list[dict[str, object]] = [
             "channel_max": 8,
             "channel_base": 64,
         },
-        "steps": 6,
+        "steps": 2,
         "lpips_px": 32,
     },
     {

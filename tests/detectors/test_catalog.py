@@ -52,7 +52,7 @@ STYLES = {
     "channel_base": 64,
 }  # fmt: skip
 PROJECTION = projection.Config.model_validate(
-    {"kind": "projection", "steps": 6, "lpips_px": 32, "learning_rate": 0.5, "generator": STYLES}
+    {"kind": "projection", "steps": 2, "lpips_px": 32, "learning_rate": 0.5, "generator": STYLES}
 )
 HYBRID = hybrid.Config.model_validate({
     "kind": "hybrid", "steps": 3, "lpips_px": 32, "width": 4, "channel_max": 8, "generator_fraction": 0.5,

@@ -47,7 +47,7 @@ GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "ro
 FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
 PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0", "block1"))
 PROJECTION = projection.Config.model_validate({
-    "kind": "projection", "steps": 6, "lpips_px": 32, "learning_rate": 0.5,
+    "kind": "projection", "steps": 2, "lpips_px": 32, "learning_rate": 0.5,
     "generator": {
         "kind": "stylegan2", "input_px": 16, "latent_dim": 8, "w_dim": 8, "mapping_layers": 2, "channel_max": 8,
         "channel_base": 64,

@@ -141,15 +141,25 @@ def test_each_tile_by_itself_is_the_same(all_terms: Parts) -> None:
     assert torch.equal(score(x, x_hat, torch.zeros(6, 1))[0], together)
 
 
-def test_bfloat16_stays_within_the_tolerance(all_terms: Parts) -> None:
-    """The judge is not lowered: toy features of 2x2 means hold no products."""
-    score = TermsScore(*all_terms)
+def test_bfloat16_lowers_the_networks_alone(all_terms: Parts) -> None:
+    """Deviations magnify the rounding of features: whether that is allowed is decided by `lower_precision`."""
+    terms, networks, critic = all_terms
+    score = TermsScore(terms, networks, critic)
     x, x_hat = pairs(16, seed=4)
     full, _ = score(x, x_hat, torch.zeros(16, 1))
     lowered, residual = LoweredScore(score)(x, x_hat, torch.zeros(16, 1))
     assert lowered.dtype == residual.dtype == torch.float32
     assert float((lowered - full).abs().max()) <= 5 * TOLERANCE * float(full.abs().mean())
     assert residual.isfinite().all()
+    plain = TermsScore((terms[0], terms[1]), {"normals": only_first(networks["normals"], 2)}, critic)
+    assert torch.equal(LoweredScore(plain)(x, x_hat, x)[0], plain(x, x_hat, x)[0])
+
+
+def only_first(normals: nn.Module, terms: int) -> Normals:
+    """What was fitted of the first terms."""
+    part = Normals(terms)
+    part.load_state_dict({name: t if name == "count" else t[..., :terms] for name, t in normals.state_dict().items()})
+    return part
 
 
 def test_by_contrast_takes_the_contrast_out_of_a_score() -> None:

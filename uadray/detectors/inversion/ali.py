@@ -1,8 +1,8 @@
 """Adversarially learned inference, with which f-AnoGAN is compared. https://arxiv.org/abs/1606.00704 .
 
-Dumoulin et al. 2017, section 2.2 and algorithm 1: encoder and generator learn together to deceive a discriminator of
-pairs, which tells (x, E(x)) of a tile x from (G(z), z) of a drawn z. What they deceive it with is the loss that does
-not saturate, of either pair. Adam with betas 0.5 and 0.999 (appendix A).
+Dumoulin et al. 2017, algorithm 1: encoder and generator learn together to deceive a discriminator of pairs, which tells
+(x, E(x)) of a tile x from (G(z), z) of a drawn z. What they deceive it with is the loss that does not saturate, of
+either pair. Adam with betas 0.5 and 0.999.
 
 Different: the encoder is deterministic, as in BiGAN (Donahue et al. 2017, https://arxiv.org/abs/1605.09782), so that a
 tile has one latent. The generator is one of this project's, at full size from the first step on; the discriminator has
@@ -63,7 +63,7 @@ class PairDiscriminator(nn.Module):
 
 
 def ali_discriminator_loss(encoded: Float[Tensor, " n"], drawn: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    """-E[log s(D(x, E(x)))] - E[log(1 - s(D(G(z), z)))] of the logits (Dumoulin et al. 2017, eq. 3)."""
+    """-E[log s(D(x, E(x)))] - E[log(1 - s(D(G(z), z)))], of logits (Dumoulin et al. 2017, algorithm 1)."""
     return gan_losses.logistic_discriminator_loss(encoded, drawn)
 
 
@@ -127,6 +127,7 @@ class AliTraining:
 
     def generator_step(self, x: Tensor, z: Tensor) -> dict[str, Tensor]:
         """Deceive it, the discriminator frozen."""
+        torch.clear_autocast_cache()  # it has the discriminator as it was before its step
         self.discriminator.requires_grad_(False)
         loss = ali_generator_loss(self.discriminator(x, self.encoder(x)), self.discriminator(self.generator(z), z))
         self._update(loss, "generator", "encoder")

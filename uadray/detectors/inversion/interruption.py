@@ -6,7 +6,7 @@ out, or its sender has gone. The search calls `between_steps`; who calls the det
     with looked_at(look):
         detector(tiles)    # calls look(share) after each step, in this thread; what it raises ends the search
 
-Without a look nothing happens, and it costs a tenth of a microsecond a step.
+Without a look nothing happens, and it costs a third of a microsecond a step.
 """
 
 from collections.abc import Callable, Iterator
