@@ -13,7 +13,8 @@ to draw). Different:
 - e4e penalises the distance of each layer's w from that of the first; here it is that from the mean over the layers.
 - e4e has a discriminator of latents besides, and both have losses of faces; neither is here.
 - The projection starts at the encoder's latents in place of the mean w: no noise is added to them, they move along the
-  axes of `uadray.detectors.inversion.axes`, at four times the rate, and the best of all steps is kept.
+  axes of `uadray.detectors.inversion.axes`, at four times the rate, noise maps stand still unless asked for, and the
+  best of all steps is kept.
 
 What it assumes: what is abnormal is further from every picture of a generator of normal tiles than normal tissue is.
 """
@@ -79,7 +80,7 @@ class Config(configuration.Config):
         encoder_learning_rate: of Adam; the last `SLOW_SHARE` of the encoder's steps take a tenth.
         steps: of the projection; 0 leaves a tile at the encoder's latent.
         learning_rate: of the projection's Adam; its rate goes as in `projection_loss.rate_share`.
-        optimise_noise: search for noise maps too, where the generator has them.
+        optimise_noise: search for noise maps too, where the generator has them (in tens of steps they help nothing).
         noise_penalty: see `ProjectionLoss`.
         patience: steps without improvement after which a tile is done; 0 makes all steps.
         lpips_px: side to which pictures are brought for LPIPS.
@@ -102,7 +103,7 @@ class Config(configuration.Config):
     encoder_learning_rate: float = Field(default=3e-3, gt=0, le=10)
     steps: int = Field(default=50, ge=0, le=10_000)
     learning_rate: float = Field(default=0.4, gt=0, le=10)
-    optimise_noise: bool = True
+    optimise_noise: bool = False
     noise_penalty: float = Field(default=1e5, ge=0, le=1e9)
     patience: int = Field(default=0, ge=0, le=10_000)
     lpips_px: int = Field(default=64, ge=32, le=512)
