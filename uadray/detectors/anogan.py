@@ -229,7 +229,7 @@ class Trainee:
         if not len(x):
             return {}
         self.counts["normal_tiles"] += len(x)
-        return self._fit.see(x, self._closest(x), self.average)
+        return self._fit.see(x, self._closest, self.average)
 
     def finish(self) -> None:
         """What the generator does after its last step; the terms' means and deviations."""

@@ -295,7 +295,7 @@ class Trainee:
             return gan.step(x, progress)
         if self.normals is not None and progress >= self.config.learning_until:
             frozen(self.networks)
-            return self.normals.see(x, self.reconstruct(x), self.average)
+            return self.normals.see(x, self.reconstruct, self.average)
         if not self.counts["encoder_has_begun"]:
             self.learning.begin()
             self.counts["encoder_has_begun"] = 1

@@ -291,7 +291,7 @@ class Trainee:
 
     def _normals(self, fit: NormalsFit, x: Tensor) -> Losses:
         frozen(self.networks)
-        return fit.see(x, self._pictures(mapping(self.config, self.networks)(x)), self.average)
+        return fit.see(x, lambda x: self._pictures(mapping(self.config, self.networks)(x)), self.average)
 
     def _pictures(self, z: Latent) -> Tensor:
         return Pictures(space_of(self.config, self.networks))(z)

@@ -259,10 +259,10 @@ class Trainee:
         x = x[: self.config.normal_tiles - self.counts["normal_tiles"]]
         if not len(x):
             return {}
-        self._map = self._map or projection(self.config, self.networks)
-        x_hat = Pictures(space_of(self.config, self.networks))(self._map(x))
+        search = self._map = self._map or projection(self.config, self.networks)
         self.counts["normal_tiles"] += len(x)
-        return fit.see(x, x_hat, self.average)
+        pictures = Pictures(space_of(self.config, self.networks))
+        return fit.see(x, lambda x: pictures(search(x)), self.average)
 
     def finish(self) -> None:
         """What the generator does after its last step; the terms' means and deviations."""

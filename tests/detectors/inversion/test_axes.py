@@ -52,22 +52,32 @@ class _Valley:
         self.axes, self.steep = axes, torch.tensor([0.01, 0.03, 0.1, 1.0, 100.0])
 
     def targets(self, x: Tensor) -> tuple[Tensor, ...]:
-        return (x,)
+        return (x[:, 0],)
 
     def __call__(self, variables: tuple[Tensor, ...], targets: tuple[Tensor, ...], step: int) -> Tensor:
         return (self.axes.along(variables[0] - targets[0]).square() * self.steep).sum((1, 2))
 
 
+class _Space:
+    """Latents that nothing is drawn from: the search is told where to start."""
+
+    def drawn(self, n: int, *, seed: int) -> Tensor:
+        return torch.zeros(n, 2, 5)
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        return torch.zeros(len(latents), 3, 1, 1)
+
+
 def test_a_search_along_the_axes_of_a_valley_is_faster() -> None:
     axes = turned()
-    valley, x = _Valley(axes), torch.randn(4, 2, 5)
+    valley, x = _Valley(axes), torch.randn(4, 3, 2, 5)
 
     def left(which: Axes) -> float:
         search = DescentMap(
-            None, AlongAxes(valley, which), Descent(steps=40, learning_rate=0.1), start=lambda x, _: (x * 0,)
+            _Space(), AlongAxes(valley, which), Descent(steps=40, learning_rate=0.1), start=lambda x, _: (x[:, 0] * 0,)
         )
         found = LatentsFound(search, which)(x)
         assert isinstance(found, Tensor)
-        return float(valley((found,), (x,), 0).mean())
+        return float(valley((found,), valley.targets(x), 0).mean())
 
     assert left(axes) < 0.5 * left(Axes((2, 5)))

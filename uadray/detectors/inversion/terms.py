@@ -21,7 +21,7 @@ Where a term says what differs, its map has the term's value by place; `word` an
 and have the same value at every place. The map of a sum is the same weighted sum of normalised maps.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -184,15 +184,15 @@ class NormalsFit:
 
     @torch.no_grad()
     def see(
-        self, x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"], average: Average | None = None
+        self, x: Float[Tensor, "n 3 h w"], closest: Callable[[Tensor], Tensor], average: Average | None = None
     ) -> dict[str, float]:
-        """Count normal tiles x and their closest pictures; returns the means of the terms by name.
+        """Count normal tiles x and their closest pictures, in float32 as they are scored; the means of terms by name.
 
         With `average` the sums are those of all workers from this step on, so that a checkpoint of one of them has them
         all; without it `finish` makes them so.
         """
         with torch.autocast(x.device.type, enabled=False):
-            values, _ = self.score.parts(x.float(), x_hat.float())
+            values, _ = self.score.parts(x.float(), closest(x.float()).float())
             self.score.normals.see(contrast(x), values, average)
         names = (f"{number}_{term.kind}" for number, term in enumerate(self.score.terms))
         return dict(zip(names, values.mean(0).tolist(), strict=True))
