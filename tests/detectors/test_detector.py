@@ -13,6 +13,7 @@ from uadray.detectors import (
     dpa,
     enlarged_nuclei,
     fanogan,
+    hybrid,
     mahalanobis,
     neighbours,
     piad,
@@ -46,13 +47,16 @@ LITE = BackboneConfig(kind="backbone", layers=("block1",))
 GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "rotation"))
 FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
 PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0", "block1"))
-PROJECTION = projection.Config.model_validate({
-    "kind": "projection", "steps": 2, "lpips_px": 32, "learning_rate": 0.5,
-    "generator": {
-        "kind": "stylegan2", "input_px": 16, "latent_dim": 8, "w_dim": 8, "mapping_layers": 2, "channel_max": 8,
-        "channel_base": 64,
-    },
-})  # fmt: skip
+STYLES = {
+    "kind": "stylegan2", "input_px": 16, "latent_dim": 8, "w_dim": 8, "mapping_layers": 2, "channel_max": 8,
+    "channel_base": 64,
+}  # fmt: skip
+PROJECTION = projection.Config.model_validate(
+    {"kind": "projection", "steps": 2, "lpips_px": 32, "learning_rate": 0.5, "generator": STYLES}
+)
+HYBRID = hybrid.Config.model_validate(
+    {"kind": "hybrid", "steps": 2, "lpips_px": 32, "width": 4, "channel_max": 8, "generator": STYLES}
+)
 CELLS = BackboneConfig(kind="backbone", layers=("block1", "block3"), pooling="cells")
 LOF = neighbours.Config(
     kind="neighbours", input_px=16, features=CELLS, components=6, measure="lof", neighbours=8, candidates=100
@@ -62,7 +66,22 @@ FITTED = (mahalanobis.Config, neighbours.Config, self_supervised.Config)
 SELF_SUPERVISED = self_supervised.Config.model_validate(
     {"kind": "self_supervised", "input_px": 16, "encoder": {"width": 4}, "views": {"view_px": 16}, "components": 4}
 )
-CONFIGS = [DPA, GAN, NUCLEI, TUNED, LOSS, RESIDUALS, GEO, FOREST, PIAD, PROJECTION, LOF, GAUSSIAN, SELF_SUPERVISED]
+CONFIGS = [
+    DPA,
+    GAN,
+    NUCLEI,
+    TUNED,
+    LOSS,
+    RESIDUALS,
+    GEO,
+    FOREST,
+    PIAD,
+    PROJECTION,
+    HYBRID,
+    LOF,
+    GAUSSIAN,
+    SELF_SUPERVISED,
+]
 PIXELS = np.random.default_rng(0).integers(0, 256, (BATCH + 6, 16, 16, 3), dtype=np.uint8)
 
 
