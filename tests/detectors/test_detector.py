@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from uadray.detectors import (
+    anogan,
     deep_geo,
     deep_if,
     dpa,
@@ -57,6 +58,10 @@ PROJECTION = projection.Config.model_validate(
 HYBRID = hybrid.Config.model_validate(
     {"kind": "hybrid", "steps": 2, "lpips_px": 32, "width": 4, "channel_max": 8, "generator": STYLES}
 )
+ANOGAN = anogan.Config.model_validate({
+    "kind": "anogan", "descent": {"steps": 2},
+    "generator": {"kind": "dcgan", "input_px": 16, "width": 4, "latent_dim": 4},
+})  # fmt: skip
 CELLS = BackboneConfig(kind="backbone", layers=("block1", "block3"), pooling="cells")
 LOF = neighbours.Config(
     kind="neighbours", input_px=16, features=CELLS, components=6, measure="lof", neighbours=8, candidates=100
@@ -67,6 +72,7 @@ SELF_SUPERVISED = self_supervised.Config.model_validate(
     {"kind": "self_supervised", "input_px": 16, "encoder": {"width": 4}, "views": {"view_px": 16}, "components": 4}
 )
 CONFIGS = [
+    ANOGAN,
     DPA,
     GAN,
     NUCLEI,
