@@ -37,7 +37,7 @@ from uadray.detectors.inversion.generator_part import (
     generator_networks,
     with_generators_side,
 )
-from uadray.detectors.inversion.latent_space import LatentSpace, Space, spaces_of
+from uadray.detectors.inversion.latent_space import LatentSpace, Pictures, Space, spaces_of
 from uadray.detectors.inversion.mapping_loss import MappingLoss
 from uadray.detectors.inversion.mapping_scores import AnoganScore, DiscriminatorScore, ScoreName
 from uadray.detectors.inversion.terms import (
@@ -48,7 +48,6 @@ from uadray.detectors.inversion.terms import (
     term_networks,
     term_weights,
 )
-from uadray.detectors.latents import Latent
 from uadray.detectors.scores import Score
 from uadray.detectors.trainee import Average, Losses
 from uadray.generators import dcgan
@@ -147,19 +146,6 @@ def mapping(config: Config, networks: Mapping[str, nn.Module], *, steps: int | N
     """
     sizes = config.descent if steps is None else config.descent.model_copy(update={"steps": steps})
     return DescentMap(space_of(config, networks), loss_of(config, networks), sizes)
-
-
-class Pictures:
-    """The stage `reconstruct`: the pictures of what was found, cut to [-1, 1]."""
-
-    def __init__(self, space: LatentSpace) -> None:
-        self.space = space
-
-    def __call__(self, z: Latent) -> Tensor:
-        """X_hat [n, 3, h, w]."""
-        if isinstance(z, tuple):
-            raise TypeError("AnoGAN maps tiles to latents alone, and got something beside them")
-        return self.space.pictures(z).clamp(-1, 1)
 
 
 def score_of(config: Config, networks: Mapping[str, nn.Module]) -> Score:

@@ -48,7 +48,7 @@ from uadray.detectors.inversion.generator_part import (
     generator_networks,
     with_generators_side,
 )
-from uadray.detectors.inversion.latent_space import LatentSpace, Space, spaces_of
+from uadray.detectors.inversion.latent_space import LatentSpace, Pictures, Space, spaces_of
 from uadray.detectors.inversion.terms import (
     CRITIC_KINDS,
     NormalsFit,
@@ -234,17 +234,6 @@ def score_of(config: Config, networks: Mapping[str, nn.Module]) -> EncoderScore 
 def critic_of(config: Config, networks: Mapping[str, nn.Module]) -> CriticPart | None:
     """What tells the generator's pictures from real ones; None in ALI."""
     return None if config.encoder_training == "ali" else CriticPart(gan_config(config), networks)
-
-
-class Pictures:
-    """The stage `reconstruct`: what a generator draws of latents, cut to [-1, 1]."""
-
-    def __init__(self, space: LatentSpace) -> None:
-        self.space = space
-
-    def __call__(self, z: Any) -> Tensor:
-        """[N, 3, h, w] of latents [N, ...]."""
-        return self.space.pictures(z).clamp(-1, 1)
 
 
 class Trainee:

@@ -41,7 +41,7 @@ from uadray.detectors.inversion.generator_part import (
     generator_networks,
     with_generators_side,
 )
-from uadray.detectors.inversion.latent_space import LatentSpace, Space, spaces_of
+from uadray.detectors.inversion.latent_space import LatentSpace, Pictures, Space, spaces_of
 from uadray.detectors.inversion.picture_distance import LpipsScore, PictureDistance, Residual
 from uadray.detectors.inversion.projection_loss import ProjectionLoss, rate_share
 from uadray.detectors.inversion.style_encoding import StyleEncoding
@@ -54,7 +54,6 @@ from uadray.detectors.inversion.terms import (
     term_weights,
 )
 from uadray.detectors.latents import EncoderMap, Latent, LatentMap
-from uadray.detectors.projection import Pictures
 from uadray.detectors.scores import Score
 from uadray.detectors.trainee import Average, Losses
 from uadray.generators import stylegan2

@@ -34,7 +34,7 @@ from uadray.detectors.inversion.generator_part import (
     generator_networks,
     with_generators_side,
 )
-from uadray.detectors.inversion.latent_space import LatentSpace, Space, spaces_of
+from uadray.detectors.inversion.latent_space import LatentSpace, Pictures, Space, spaces_of
 from uadray.detectors.inversion.picture_distance import LpipsScore, PictureDistance, Residual
 from uadray.detectors.inversion.projection_loss import ProjectionLoss, rate_share
 from uadray.detectors.inversion.terms import (
@@ -45,7 +45,6 @@ from uadray.detectors.inversion.terms import (
     term_networks,
     term_weights,
 )
-from uadray.detectors.latents import Latent
 from uadray.detectors.scores import Score
 from uadray.detectors.trainee import Average, Losses
 from uadray.errors import InputError
@@ -167,18 +166,6 @@ def projection(config: Config, networks: Mapping[str, nn.Module], *, steps: int 
 def distance_of(config: Config, networks: Mapping[str, nn.Module]) -> PictureDistance:
     """LPIPS as the search lowers it."""
     return PictureDistance(cast(Lpips, networks["lpips"]), side_px=config.lpips_px)
-
-
-class Pictures:
-    """The stage `reconstruct`: the pictures of what was found, cut to [-1, 1]."""
-
-    def __init__(self, space: LatentSpace) -> None:
-        self.space = space
-
-    def __call__(self, z: Latent) -> Tensor:
-        """X_hat [n, 3, h, w]."""
-        latents, *maps = z if isinstance(z, tuple) else (z,)
-        return self.space.pictures(latents, maps or None).clamp(-1, 1)
 
 
 def score_of(config: Config, networks: Mapping[str, nn.Module]) -> Score:

@@ -10,6 +10,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from uadray.detectors.latents import Latent
 from uadray.errors import InputError
 from uadray.generators.catalog import GeneratorConfig, file_of
 from uadray.generators.pictures import BLOCK
@@ -128,3 +129,15 @@ class LatentSpace:
                 return network.n_styles
             case network:
                 return cast(stylegan.Generator, network).synthesis.layers
+
+
+class Pictures:
+    """The stage `reconstruct` of a detector: what a generator draws of the latents that were found, cut to [-1, 1]."""
+
+    def __init__(self, space: LatentSpace) -> None:
+        self.space = space
+
+    def __call__(self, z: Latent) -> Tensor:
+        """X_hat [n, 3, h, w] of latents [n, *shape], or of these and maps of noise."""
+        latents, *maps = z if isinstance(z, tuple) else (z,)
+        return self.space.pictures(latents, maps or None).clamp(-1, 1)
