@@ -14,6 +14,8 @@ from uadray.detectors.inversion.critic_part import CriticPart
 from uadray.detectors.inversion.latent_space import LatentSpace
 from uadray.detectors.inversion.mapping_loss import MappingLoss
 from uadray.detectors.inversion.mapping_scores import AnoganScore, DiscriminatorScore
+from uadray.detectors.trainee import alone
+from uadray.errors import InputError
 from uadray.generators import dcgan, wgan_gp
 from uadray.generators.catalog import GeneratorConfig, file_of
 
@@ -187,10 +189,19 @@ def test_people_see_the_closest_pictures() -> None:
     assert (x - x_hat).abs().mean() < (x - start).abs().mean()
 
 
+def test_steps_must_be_left_to_normalise_terms_unless_the_generator_is_given() -> None:
+    config = anogan.Config.model_validate(ANOGAN.model_dump() | {"terms": [{"kind": "pixel_l1"}]})
+    networks = anogan.networks(config, pretrained=False)
+    with pytest.raises(InputError, match="leaves no steps to normalise the terms"):
+        anogan.Trainee(config, networks, average=alone)
+    assert anogan.Trainee(config.model_copy(update={"generator_bundle": "g"}), networks, average=alone).phases == (
+        "normals",
+    )
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"terms": [{"kind": "lpips"}]}, "generator_fraction below 1"),
         ({"terms": [{"kind": "lpips"}], "generator_fraction": 0.9, "score": "residual"}, "leave out score residual"),
         ({"space": "w"}, "a dcgan has no space w; it has z"),
         ({"input_px": 32}, "is not that of the generator, 16"),

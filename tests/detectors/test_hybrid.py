@@ -12,6 +12,7 @@ from uadray.detectors import hybrid
 from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.inversion.generator_part import frozen
 from uadray.detectors.inversion.style_encoding import offset_spread
+from uadray.errors import InputError
 from uadray.generators import dcgan
 from uadray.networks.outline import Networks
 
@@ -214,5 +215,6 @@ def test_a_space_that_the_generator_lacks_is_refused() -> None:
 
 
 def test_steps_must_be_left_to_the_encoder() -> None:
-    with pytest.raises(ValidationError, match="leave no steps to the encoder"):
-        config(generator_fraction=0.96, terms=({"kind": "pixel_l1"},))
+    settings = config(generator_fraction=0.96, terms=({"kind": "pixel_l1"},))
+    with pytest.raises(InputError, match="leaves no steps to the encoder"):
+        build_trainee(settings, networks_of(settings))

@@ -237,7 +237,7 @@ def test_bfloat16_comes_as_close(networks_of: Any) -> None:
 
 def test_fields_that_do_not_go_together(networks_of: Any) -> None:
     config = config_of(terms=[{"kind": "pixel_l1"}])
-    with pytest.raises(InputError, match=r"set detector\.generator_fraction"):
+    with pytest.raises(InputError, match=r"set detector\.generator_fraction below 1"):
         build_trainee(config, networks_of(config))
     assert config_of().input_px == 16
     with pytest.raises(ValidationError, match=r"a dcgan has no space w; it has z"):

@@ -92,9 +92,6 @@ class Config(configuration.Config):
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
-        is_trained_here = self.generator_bundle is None and not isinstance(self.generator, str)
-        if self.terms and self.generator_fraction == 1 and is_trained_here:
-            raise ValueError("terms are normalised after the generator; set generator_fraction below 1, such as 0.9")
         if self.terms and self.score != "anomaly":
             raise ValueError(
                 f"terms take the place of the score; leave out score {self.score} (term kinds name it too)"
@@ -176,11 +173,18 @@ def _is_word(config: Config) -> bool:
 
 
 class Trainee:
-    """The generator, if it is trained here; then some tiles are mapped to normalise the terms, if there are any."""
+    """The generator, if it is trained here; then some tiles are mapped to normalise the terms, if there are any.
+
+    Raises:
+        InputError: no steps are left for that.
+    """
 
     def __init__(self, config: Config, networks: Networks, *, average: Average) -> None:
         self.config, self.networks, self.average = config, networks, average
-        self.generator = GeneratorTraining(config, networks, average=average, fraction=config.generator_fraction)
+        self.generator = GeneratorTraining(
+            config, networks, average=average, fraction=config.generator_fraction,
+            leaves="normalise the terms" if config.terms else "",
+        )  # fmt: skip
         self.parts = (self.generator.trainee,)
         self.optimizers = self.generator.optimizers
         self.counts = self.generator.counts

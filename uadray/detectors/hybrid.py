@@ -117,9 +117,6 @@ class Config(configuration.Config):
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
-        is_trained_here = self.generator_bundle is None and not isinstance(self.generator, str)
-        if self.terms and is_trained_here and self.generator_fraction + self.normals_fraction >= 1:
-            raise ValueError("generator_fraction and normals_fraction leave no steps to the encoder; lower one")
         if not isinstance(self.generator, str) and self.space not in (None, *(known := spaces_of(self.generator))):
             raise ValueError(f"a {self.generator.kind} has no space {self.space}; it has {', '.join(known)}")
         return self
@@ -214,7 +211,11 @@ class Trainee:
 
     def __init__(self, config: Config, networks: Networks, *, average: Average) -> None:
         self.config, self.networks, self.average = config, networks, average
-        self.generator = GeneratorTraining(config, networks, average=average, fraction=config.generator_fraction)
+        self.encoder_until = 1.0 if config.terms is None else 1 - config.normals_fraction
+        self.generator = GeneratorTraining(
+            config, networks, average=average, fraction=config.generator_fraction, leaves="the encoder",
+            until=self.encoder_until,
+        )  # fmt: skip
         self.encoding = StyleEncoding(
             cast(StyleEncoder, networks["encoder"]), cast(Axes, networks["axes"]), space=space_of(config, networks),
             critic=CriticPart(architecture(config), networks), distance=distance_of(config, networks),
@@ -229,7 +230,6 @@ class Trainee:
         self.counts = self.generator.counts
         self.counts.update({"encoder_has_begun": 0, "axes_are_fitted": 0} | self.counts)
         self.encoder_from = self.generator.fraction
-        self.encoder_until = 1.0 if self.fit is None else 1 - config.normals_fraction
         self.phases = (*self.generator.phases, "encoder", *(() if self.fit is None else ("normals",)))
 
     def phase(self, progress: float) -> str:

@@ -47,7 +47,6 @@ from uadray.detectors.inversion.terms import (
 )
 from uadray.detectors.scores import Score
 from uadray.detectors.trainee import Average, Losses
-from uadray.errors import InputError
 from uadray.generators import stylegan2
 from uadray.networks.lpips import Lpips, LpipsNet, lpips_distance
 from uadray.networks.outline import Networks
@@ -198,11 +197,10 @@ class Trainee:
 
     def __init__(self, config: Config, networks: Networks, *, average: Average) -> None:
         self.config, self.networks, self.average = config, networks, average
-        self.generator = GeneratorTraining(config, networks, average=average, fraction=config.generator_fraction)
-        if config.terms is not None and self.generator.fraction == 1:
-            raise InputError(
-                "terms are normalised after the generator is trained; set detector.generator_fraction: 0.9"
-            )
+        self.generator = GeneratorTraining(
+            config, networks, average=average, fraction=config.generator_fraction,
+            leaves="normalise the terms" if config.terms else "",
+        )  # fmt: skip
         self.parts = (self.generator.trainee,)
         self.optimizers = self.generator.optimizers
         self.counts = self.generator.counts

@@ -123,12 +123,25 @@ class GeneratorTraining:
         networks: of the detector, the generator's among them.
         average: see `uadray.detectors.trainee`.
         fraction: of the steps.
+        leaves: what needs steps after it, for the words of an error; "" where nothing does.
+        until: share of the steps at which that is over.
+
+    Raises:
+        InputError: no steps are left.
     """
 
-    def __init__(self, config: HasGenerator, networks: Networks, *, average: Average, fraction: float) -> None:
+    def __init__(
+        self, config: HasGenerator, networks: Networks, *, average: Average, fraction: float, leaves: str = "",
+        until: float = 1.0,
+    ) -> None:  # fmt: skip
         generator = architecture(config)
         self.is_given = config.generator_bundle is not None
         self.fraction = 0.0 if self.is_given else fraction
+        if leaves and self.fraction >= until:
+            raise InputError(
+                f"generator_fraction {fraction:g} leaves no steps to {leaves}; set detector.generator_fraction below "
+                f"{until:g}"
+            )
         own = {name: network for name, network in networks.items() if name in NAMES}  # one that grows moves all it has
         self.trainee = file_of(generator).Trainee(generator, own, average=average)
         self.phases: tuple[str, ...] = () if self.is_given else self.trainee.phases
