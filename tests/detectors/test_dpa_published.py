@@ -125,7 +125,7 @@ def test_the_loss_is_the_sum_of_its_terms_and_scores_as_it_learns() -> None:
         x_hat = networks["decoder"](networks["encoder"](x))
         f, f_hat = networks["features"](x), networks["features"](x_hat)
         expected = 0.5 * relative_perceptual_l1(f, f_hat) + 2 * (x - x_hat).abs().mean((1, 2, 3))
-    score, maps, _ = build_detector(config, networks)._scored(x)
+    _, score, maps = build_detector(config, networks)._scored(x)
     torch.testing.assert_close(score, expected, rtol=1e-4, atol=1e-6)
     assert maps.shape == (len(x), 32, 32)
     for name in ("encoder", "decoder"):

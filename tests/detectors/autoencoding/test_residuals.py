@@ -118,7 +118,7 @@ def _check_scores(config: dpa.Config, networks: dict[str, torch.nn.Module], x: t
         distances = LedoitWolf().fit(_samples(residual)).mahalanobis(_samples(residual))
         expected += distances.reshape(len(x), -1).mean(1) / residual.shape[1] / len(residuals)
     detector = build_detector(config, networks)
-    score, maps, _ = detector._scored(x)
+    _, score, maps = detector._scored(x)
     np.testing.assert_allclose(score.numpy(), expected, rtol=1e-3)
     assert maps.shape == (len(x), 8, 8)
 
