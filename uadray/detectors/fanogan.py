@@ -46,6 +46,7 @@ from uadray.detectors.inversion.generator_part import (
     architecture,
     frozen,
     generator_networks,
+    steps_for_last,
     with_generators_side,
 )
 from uadray.detectors.inversion.latent_space import LatentSpace, Pictures, Space, spaces_of
@@ -157,6 +158,11 @@ class Config(configuration.Config):
         if self.terms is None:
             return 1.0
         return 1 - (NORMALS_FRACTION if self.normals_fraction is None else self.normals_fraction)
+
+    @property
+    def least_steps(self) -> int:
+        """Steps of a training in which terms are normalised."""
+        return 1 if self.terms is None else steps_for_last(1 - self.learning_until)
 
 
 def borrowed_weights(config: Config) -> tuple[str, ...]:

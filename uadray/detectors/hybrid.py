@@ -39,6 +39,7 @@ from uadray.detectors.inversion.generator_part import (
     architecture,
     frozen,
     generator_networks,
+    steps_for_last,
     with_generators_side,
 )
 from uadray.detectors.inversion.latent_space import LatentSpace, Pictures, Space, spaces_of
@@ -120,6 +121,11 @@ class Config(configuration.Config):
         if not isinstance(self.generator, str) and self.space not in (None, *(known := spaces_of(self.generator))):
             raise ValueError(f"a {self.generator.kind} has no space {self.space}; it has {', '.join(known)}")
         return self
+
+    @property
+    def least_steps(self) -> int:
+        """Steps of a training in which terms are normalised."""
+        return 1 if self.terms is None else steps_for_last(self.normals_fraction)
 
 
 def borrowed_weights(config: Config) -> tuple[str, ...]:

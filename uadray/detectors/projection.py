@@ -32,6 +32,7 @@ from uadray.detectors.inversion.generator_part import (
     architecture,
     frozen,
     generator_networks,
+    steps_for_last,
     with_generators_side,
 )
 from uadray.detectors.inversion.latent_space import LatentSpace, Pictures, Space, spaces_of
@@ -107,6 +108,12 @@ class Config(configuration.Config):
         if not isinstance(self.generator, str) and self.space not in (None, *(known := spaces_of(self.generator))):
             raise ValueError(f"a {self.generator.kind} has no space {self.space}; it has {', '.join(known)}")
         return self
+
+    @property
+    def least_steps(self) -> int:
+        """Steps of a training in which terms are normalised, after those of a generator that is trained here."""
+        left = 1.0 if self.generator_bundle else 1 - self.generator_fraction
+        return 1 if self.terms is None or not left else steps_for_last(left)
 
 
 def borrowed_weights(config: Config) -> tuple[str, ...]:

@@ -9,16 +9,19 @@ import torch
 from pydantic import Field, TypeAdapter, model_validator
 
 from uadray import config as configuration
+from uadray.detectors import fanogan
 from uadray.detectors.inversion.critic_part import CriticPart
 from uadray.detectors.inversion.generator_part import (
     GeneratorField,
     GeneratorTraining,
     architecture,
     generator_networks,
+    steps_for_last,
     with_generator,
     with_generators_side,
 )
 from uadray.detectors.inversion.latent_space import LatentSpace, Space, spaces_of
+from uadray.detectors.inversion.terms import TermConfig
 from uadray.detectors.trainee import alone
 from uadray.errors import InputError
 from uadray.generators.bundle import write_generator
@@ -181,3 +184,16 @@ def test_the_generator_is_trained_in_its_share_of_the_steps() -> None:
     ]
     assert moved
     assert training.learning_rate(0.1).startswith("generator.")
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.3, 0.9])
+def test_the_last_share_of_a_training_has_a_step(share: float) -> None:
+    n = steps_for_last(share)
+    assert (n - 1) / n >= 1 - share
+    assert [terms_of(n_terms).least_steps > 1 for n_terms in (0, 1)] == [False, True]
+
+
+def terms_of(n: int) -> fanogan.Config:
+    """F-AnoGAN with terms, or with its own score."""
+    terms = (TermConfig(kind="pixel_l1"),) * n or None
+    return fanogan.Config(kind="fanogan", terms=terms)

@@ -8,6 +8,7 @@ A detector over a generator has these fields in its configuration, beside its ow
     generator_bundle    that URI, once `uadray.training.given` has put the configuration of the bundle in its place
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Protocol
 
@@ -107,6 +108,15 @@ def generator_networks(config: HasGenerator, *, pretrained: bool) -> Networks:
             f"generator {config.generator_bundle} is another than when this training began; train into another --out"
         )
     return load_generator(config.generator_bundle, bundle)
+
+
+def steps_for_last(share: float) -> int:
+    """Steps of a training whose last `share` has one at the least.
+
+    >>> steps_for_last(0.05)
+    21
+    """
+    return math.ceil(1 / share) + 1
 
 
 class GeneratorTraining:
