@@ -1,7 +1,6 @@
 """What reconstructions are worth and what mapping costs, measured while tiles are scored."""
 
 from collections.abc import Callable
-from typing import cast
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from uadray.bench.detector_pictures import LPIPS_PX, DetectorScore, chosen, enlarged, lpips, picture_figures
 from uadray.detectors.detector import Detector
-from uadray.detectors.inversion.descent import Descent, DescentMap, LatentDraws
+from uadray.detectors.inversion.descent import Descent, DescentMap
 from uadray.detectors.latents import Latent
 from uadray.networks.lpips import lpips_distance
 
@@ -33,10 +32,20 @@ class _Colour:
         return (variables[0] - targets[0]).square().sum(1)
 
 
+class _Nowhere:
+    """Latents that nothing is drawn from: the search is told where to start."""
+
+    def drawn(self, n: int, *, seed: int) -> Tensor:
+        return torch.zeros(n, 3)
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        return latents[:, :, None, None]
+
+
 def _search() -> DescentMap:
     """The mean colour of a tile, from a white one that is close to it or far from it."""
     return DescentMap(
-        cast(LatentDraws, None), _Colour(), Descent(steps=200, learning_rate=0.1, patience=10, improvement=0.5),
+        _Nowhere(), _Colour(), Descent(steps=200, learning_rate=0.1, patience=10, improvement=0.5),
         start=lambda x, _: (torch.ones(len(x), 3),),
     )  # fmt: skip
 
