@@ -164,13 +164,13 @@ def test_maps_are_of_the_tiles_asked_for_in_that_order(detector: Detector) -> No
 
 
 def test_a_batch_size_changes_nothing_but_the_batches(detector: Detector) -> None:
-    expected = detector(PIXELS)
+    tiles = PIXELS[:24] if detector.searches else PIXELS  # a lone tile takes as long as a group of them
+    expected, rows = detector(tiles), range(len(tiles))
     for batch_tiles in (1, 7, 1000):
         detector.batch_tiles = batch_tiles
-        assert max(len(x) for x in detector.inputs(PIXELS)) == min(batch_tiles, len(PIXELS))
-        found = detector(PIXELS)
+        assert max(len(x) for x in detector.inputs(tiles)) == min(batch_tiles, len(tiles))
+        found = detector(tiles)
         np.testing.assert_allclose(found.score, expected.score, atol=1e-5, rtol=1e-5)
-        rows = range(len(PIXELS))
         np.testing.assert_allclose(found.maps(rows), expected.maps(rows), atol=1e-5, rtol=1e-5)
 
 

@@ -73,7 +73,7 @@ class ProjectionLoss:
 def noise_share(progress: float) -> float:
     """Of the noise that is added to latents: from 1 down to 0 at `QUIET_FROM`, as a square (appendix D).
 
-    >>> [noise_share(progress) for progress in (0, 0.375, 0.75, 0.9)]
+    >>> [noise_share(progress) for progress in (0.0, 0.375, 0.75, 0.9)]
     [1.0, 0.25, 0.0, 0.0]
     """
     return max(0.0, 1 - progress / QUIET_FROM) ** 2
@@ -82,7 +82,7 @@ def noise_share(progress: float) -> float:
 def rate_share(progress: float) -> float:
     """Of the learning rate: up along a line, then 1, and at last down along half a cosine (appendix D).
 
-    >>> [round(rate_share(progress), 3) for progress in (0, 0.025, 0.05, 0.5, 0.75, 0.875, 1)]
+    >>> [round(rate_share(progress), 3) for progress in (0.0, 0.025, 0.05, 0.5, 0.75, 0.875, 1.0)]
     [0.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0]
     """
     down = min(1.0, (1 - progress) / RAMP_DOWN)
