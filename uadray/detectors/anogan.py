@@ -31,9 +31,7 @@ from uadray.detectors.inversion.critic_part import CriticPart
 from uadray.detectors.inversion.descent import Descent, DescentMap
 from uadray.detectors.inversion.generator_part import (
     GeneratorField,
-    GeneratorTraining,
     architecture,
-    frozen,
     generator_networks,
     steps_for_last,
     with_generators_side,
@@ -41,11 +39,10 @@ from uadray.detectors.inversion.generator_part import (
 from uadray.detectors.inversion.latent_space import LatentSpace, Pictures, Space, spaces_of
 from uadray.detectors.inversion.mapping_loss import MappingLoss
 from uadray.detectors.inversion.mapping_scores import AnoganScore, DiscriminatorScore, ScoreName
+from uadray.detectors.inversion.search_training import SearchTraining
 from uadray.detectors.inversion.terms import (
-    NormalsFit,
     TermConfig,
     TermsScore,
-    prepare_terms,
     term_networks,
     term_weights,
 )
@@ -179,65 +176,19 @@ def _is_word(config: Config) -> bool:
     return config.terms is None and config.score == "discriminator"
 
 
-class Trainee:
-    """The generator, if it is trained here; then some tiles are mapped to normalise the terms, if there are any.
-
-    Raises:
-        InputError: no steps are left for that.
-    """
+class Trainee(SearchTraining):
+    """The generator, if it is trained here; then some tiles are mapped to normalise the terms, if there are any."""
 
     def __init__(self, config: Config, networks: Networks, *, average: Average) -> None:
-        self.config, self.networks, self.average = config, networks, average
-        self.generator = GeneratorTraining(
-            config, networks, average=average, fraction=config.generator_fraction,
-            leaves="normalise the terms" if config.terms else "",
-        )  # fmt: skip
-        self.parts = (self.generator.trainee,)
-        self.optimizers = self.generator.optimizers
-        self.counts = self.generator.counts
-        self.counts.setdefault("normal_tiles", 0)
-        self._fit: NormalsFit | None = None
-        if config.terms is not None:
-            self._fit = NormalsFit(config.terms, networks, CriticPart(architecture(config), networks))
-        last = () if self.generator.is_training(1 - 1e-9) else (("start",) if self._fit is None else ("normals",))
-        self.phases: tuple[str, ...] = (*self.generator.phases, *last)
-
-    def phase(self, progress: float) -> str:
-        """The generator's phases, then `normals` where there are terms; `start` where nothing is left to learn."""
-        return self.generator.phase(progress) if self.generator.is_training(progress) else self.phases[-1]
-
-    def learning_rate(self, progress: float) -> str:
-        """Of the generator; the search has none that could diverge in training."""
-        return self.generator.learning_rate(progress) if self.generator.is_training(progress) else ""
-
-    def prepare(self, x: Tensor) -> None:
-        """What generator and terms do before the first step."""
-        self.generator.prepare(x)
-        prepare_terms(self.networks, x)
-
-    def step(self, x: Tensor, progress: float) -> Losses:
-        """A step of the generator; or searches for the terms, or the loss of tiles where searches start."""
-        if self.generator.is_training(progress):
-            return self.generator.step(x, progress)
-        frozen(self.networks)
-        if self._fit is None:
-            return {"loss_at_start": mapping(self.config, self.networks, steps=0).search(x).loss.mean()}
-        x = x[: self.config.normal_tiles - self.counts["normal_tiles"]]  # as many on every worker
-        if not len(x):
-            return {}
-        self.counts["normal_tiles"] += len(x)
-        return self._fit.see(x, self._closest, self.average)
-
-    def finish(self) -> None:
-        """What the generator does after its last step; the terms' means and deviations."""
-        self.generator.finish()
-        if self._fit is not None:
-            self._fit.finish(self.average)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """What `SHOWN_STEPS` find at the most: people look at them often."""
-        return self._closest(x, steps=min(SHOWN_STEPS, self.config.descent.steps))
+        super().__init__(config, networks, average=average)
+        self.config = config
 
     @torch.no_grad()
-    def _closest(self, x: Tensor, *, steps: int | None = None) -> Tensor:
+    def closest(self, x: Tensor, *, is_brief: bool = False) -> Tensor:
+        """Pictures of what is found in all steps, or in `SHOWN_STEPS` at the most."""
+        steps = min(SHOWN_STEPS, self.config.descent.steps) if is_brief else None
         return Pictures(space_of(self.config, self.networks))(mapping(self.config, self.networks, steps=steps)(x))
+
+    def at_start(self, x: Tensor) -> Losses:
+        """The loss of the searches' starts."""
+        return {"loss_at_start": mapping(self.config, self.networks, steps=0).search(x).loss.mean()}

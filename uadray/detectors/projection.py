@@ -28,9 +28,7 @@ from uadray.detectors.inversion.critic_part import CriticPart
 from uadray.detectors.inversion.descent import Descent, DescentMap
 from uadray.detectors.inversion.generator_part import (
     GeneratorField,
-    GeneratorTraining,
     architecture,
-    frozen,
     generator_networks,
     steps_for_last,
     with_generators_side,
@@ -38,11 +36,10 @@ from uadray.detectors.inversion.generator_part import (
 from uadray.detectors.inversion.latent_space import LatentSpace, Pictures, Space, spaces_of
 from uadray.detectors.inversion.picture_distance import LpipsScore, PictureDistance, Residual
 from uadray.detectors.inversion.projection_loss import ProjectionLoss, rate_share
+from uadray.detectors.inversion.search_training import SearchTraining
 from uadray.detectors.inversion.terms import (
-    NormalsFit,
     TermConfig,
     TermsScore,
-    prepare_terms,
     term_networks,
     term_weights,
 )
@@ -195,75 +192,23 @@ def detector(
     )  # fmt: skip
 
 
-class Trainee:
-    """The generator, if it is trained here; then some tiles are projected to normalise the terms, if there are any.
-
-    Raises:
-        InputError: no steps are left for that.
-    """
+class Trainee(SearchTraining):
+    """The generator, if it is trained here; then some tiles are projected to normalise the terms, if there are any."""
 
     def __init__(self, config: Config, networks: Networks, *, average: Average) -> None:
-        self.config, self.networks, self.average = config, networks, average
-        self.generator = GeneratorTraining(
-            config, networks, average=average, fraction=config.generator_fraction,
-            leaves="normalise the terms" if config.terms else "",
-        )  # fmt: skip
-        self.parts = (self.generator.trainee,)
-        self.optimizers = self.generator.optimizers
-        self.counts = self.generator.counts
-        self.counts.setdefault("normal_tiles", 0)
-        self._fit = None
-        if config.terms is not None:
-            self._fit = NormalsFit(config.terms, networks, CriticPart(architecture(config), networks))
-        self._map: DescentMap | None = None
-        last = () if self.generator.is_training(1 - 1e-9) else (("start",) if self._fit is None else ("normals",))
-        self.phases: tuple[str, ...] = (*self.generator.phases, *last)
-
-    def phase(self, progress: float) -> str:
-        """The generator's phases, then `normals` where there are terms; `start` where nothing is left to learn."""
-        return self.generator.phase(progress) if self.generator.is_training(progress) else self.phases[-1]
-
-    def learning_rate(self, progress: float) -> str:
-        """Of the generator; the search has none that could diverge in training."""
-        return self.generator.learning_rate(progress) if self.generator.is_training(progress) else ""
-
-    def prepare(self, x: Tensor) -> None:
-        """What generator and terms do before the first step."""
-        self.generator.prepare(x)
-        prepare_terms(self.networks, x)
-
-    def step(self, x: Tensor, progress: float) -> Losses:
-        """A step of the generator; or projections for the terms, or how far tiles are from where searches start."""
-        if self.generator.is_training(progress):
-            return self.generator.step(x, progress)
-        frozen(self.networks)
-        return self._start(x) if self._fit is None else self._normals(self._fit, x)
+        super().__init__(config, networks, average=average)
+        self.config = config
 
     @torch.no_grad()
-    def _start(self, x: Tensor) -> Losses:
+    def closest(self, x: Tensor, *, is_brief: bool = False) -> Tensor:
+        """Projections of all steps, or of `SHOWN_STEPS` at the most."""
+        steps = min(SHOWN_STEPS, self.config.steps) if is_brief else None
+        return Pictures(space_of(self.config, self.networks))(projection(self.config, self.networks, steps=steps)(x))
+
+    @torch.no_grad()
+    def at_start(self, x: Tensor) -> Losses:
+        """LPIPS of tiles to the picture of the mean latent."""
         space, distance = space_of(self.config, self.networks), distance_of(self.config, self.networks)
         mean = space.mean()[None]
         features = (distance.features(each) for each in (x, space.pictures(mean).expand_as(x)))
         return {"lpips_at_start": distance(*features).mean()}
-
-    def _normals(self, fit: NormalsFit, x: Tensor) -> Losses:
-        """Project no more than are needed: all workers have the same number."""
-        x = x[: self.config.normal_tiles - self.counts["normal_tiles"]]
-        if not len(x):
-            return {}
-        search = self._map = self._map or projection(self.config, self.networks)
-        self.counts["normal_tiles"] += len(x)
-        pictures = Pictures(space_of(self.config, self.networks))
-        return fit.see(x, lambda x: pictures(search(x)), self.average)
-
-    def finish(self) -> None:
-        """What the generator does after its last step; the terms' means and deviations."""
-        self.generator.finish()
-        if self._fit is not None:
-            self._fit.finish(self.average)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Projections of `SHOWN_STEPS` at the most: people look at them often."""
-        mapping = projection(self.config, self.networks, steps=min(SHOWN_STEPS, self.config.steps))
-        with torch.no_grad():
-            return Pictures(space_of(self.config, self.networks))(mapping(x))
