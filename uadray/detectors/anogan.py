@@ -36,7 +36,7 @@ from uadray.detectors.inversion.generator_part import (
     steps_for_last,
     with_generators_side,
 )
-from uadray.detectors.inversion.latent_space import LatentSpace, Pictures, Space, spaces_of
+from uadray.detectors.inversion.latent_space import LatentSpace, Pictures, Space, check_space
 from uadray.detectors.inversion.mapping_loss import MappingLoss
 from uadray.detectors.inversion.mapping_scores import AnoganScore, DiscriminatorScore, ScoreName
 from uadray.detectors.inversion.search_training import SearchTraining
@@ -94,8 +94,7 @@ class Config(configuration.Config):
             raise ValueError(
                 f"terms take the place of the score; leave out score {self.score} (term kinds name it too)"
             )
-        if not isinstance(self.generator, str) and self.space not in (known := spaces_of(self.generator)):
-            raise ValueError(f"a {self.generator.kind} has no space {self.space}; it has {', '.join(known)}")
+        check_space(self.generator, self.space)
         return self
 
     @property

@@ -33,7 +33,7 @@ from uadray.detectors.inversion.generator_part import (
     steps_for_last,
     with_generators_side,
 )
-from uadray.detectors.inversion.latent_space import LatentSpace, Pictures, Space, spaces_of
+from uadray.detectors.inversion.latent_space import LatentSpace, Pictures, Space, check_space, spaces_of
 from uadray.detectors.inversion.picture_distance import LpipsScore, PictureDistance, Residual
 from uadray.detectors.inversion.projection_loss import ProjectionLoss, rate_share
 from uadray.detectors.inversion.search_training import SearchTraining
@@ -102,8 +102,7 @@ class Config(configuration.Config):
 
     @model_validator(mode="after")
     def _fits(self) -> "Config":
-        if not isinstance(self.generator, str) and self.space not in (None, *(known := spaces_of(self.generator))):
-            raise ValueError(f"a {self.generator.kind} has no space {self.space}; it has {', '.join(known)}")
+        check_space(self.generator, self.space)
         return self
 
     @property

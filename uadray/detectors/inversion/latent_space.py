@@ -35,6 +35,16 @@ def spaces_of(config: GeneratorConfig) -> tuple[Space, ...]:
     return ("z", "w", "w+") if config.kind in STYLED else ("z",)
 
 
+def check_space(generator: GeneratorConfig | str, space: Space | None) -> None:
+    """Refuse a space that a generator lacks; None is any, and of a bundle that has not been read nothing is known.
+
+    Raises:
+        ValueError: naming those that it has.
+    """
+    if not isinstance(generator, str) and space not in (None, *(known := spaces_of(generator))):
+        raise ValueError(f"a {generator.kind} has no space {space}; it has {', '.join(known)}")
+
+
 class LatentSpace:
     """One of a generator's spaces. A picture follows from its latent alone, whatever else is in the batch.
 
