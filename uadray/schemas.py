@@ -89,6 +89,17 @@ SLIDE_DECISIONS = pa.schema(
         pa.field("read_seconds", pa.float64()),
         pa.field("score_seconds", pa.float64()),
         pa.field("patient", pa.string()),
+        pa.field("calibration_group", pa.string()),
+        pa.field("calibration_group_slides", pa.int64()),
+        pa.field("false_alarm_low", pa.float64()),
+        pa.field("false_alarm_high", pa.float64()),
+        pa.field("p_smoothed", pa.float64()),
+        pa.field("calibration_holds", pa.bool_()),
+        pa.field("q_value", pa.float64()),
+        pa.field("bounds_x_level0_px", pa.int64()),
+        pa.field("bounds_y_level0_px", pa.int64()),
+        pa.field("bounds_width_level0_px", pa.int64()),
+        pa.field("bounds_height_level0_px", pa.int64()),
     ]
 )
 """One row a slide. `state` is `scored`, `not_assessable` or `failed`; the last two carry a `reason` and no score.
@@ -105,4 +116,14 @@ file with all of them (see `reports.evidence_sheet`), null where they are files 
 `decisions.slide_measures`); `read_seconds` and `score_seconds` are how long one reader and one scorer were at work on
 it, of all bundles together. `patient` is a hash, the same for all slides of a patient that a calibration decides; null
 where the manifest does not say. All of these are null in decisions of older versions, and the measures and seconds
-where nothing was read or scored."""
+where nothing was read or scored.
+`calibration_group` names the normal slides that the p-value was computed with: `site=North, scanner=S360`, or `pool`
+for all of the calibration; `calibration_group_slides` is their number, one a patient. `false_alarm_low` and
+`false_alarm_high` are the 95 % interval of the false-alarm rate that they give (see `decisions.conformal`),
+`p_smoothed` is the p-value with ties and the slide's own place drawn at random, where the calibration asks for it.
+`calibration_holds` is false where the slides of the same site and scanner have drifted from the calibration's or more
+of them are called than chance allows, true where enough of them were judged, and null where too few were. `q_value` is
+the lowest false discovery rate at which an archive's list would have the slide (Benjamini and Hochberg 1995); it is
+null in `decisions/`, since it is known when all slides are. `bounds_*` is the scanned region of a slide whose level 0
+is larger (OpenSlide's bounds), in level-0 pixels; null where the slide does not say. All of these are null in decisions
+of older versions."""

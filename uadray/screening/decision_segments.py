@@ -43,7 +43,9 @@ _SEGMENT = pa.schema(
 
 _MAY_LACK = (
     "bundle", "pictures", "site", "scanner", "stain", "decided_at", *MEASURES, "read_seconds", "score_seconds",
-    "patient",
+    "patient", "calibration_group", "calibration_group_slides", "false_alarm_low", "false_alarm_high", "p_smoothed",
+    "calibration_holds", "q_value", "bounds_x_level0_px", "bounds_y_level0_px", "bounds_width_level0_px",
+    "bounds_height_level0_px",
 )  # fmt: skip
 """Columns that are not stored, or not known to the version that wrote a segment."""
 
