@@ -1,4 +1,4 @@
-"""Lists of an archive's slides: Benjamini-Hochberg against scipy, its bound in simulated archives, and what it needs."""
+"""Lists of slides: Benjamini-Hochberg against scipy, its bound in simulated archives, and what it needs."""
 
 import numpy as np
 import pytest

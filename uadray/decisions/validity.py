@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from uadray.monitoring.drift import first_of_patients, group_names
+from uadray.decisions.drift import first_of_patients, group_names
 
 P_EDGES = (0.01, 0.02, 0.05, *(round(0.1 * i, 1) for i in range(1, 11)))
 """Upper ends of the bins of p-values."""
