@@ -320,6 +320,13 @@ def calibrate(
         float | None,
         typer.Option(help="The score is the mean of this share of the highest; 0.1, with top 0.3, unless given."),
     ] = None,
+    by: Annotated[
+        str, typer.Option(help="Compare slides with those of their own site, scanner, stain: site,scanner.")
+    ] = "",
+    smoothed: Annotated[
+        bool,
+        typer.Option("--smoothed", help="Smoothed p-values: exact at any alpha; a hash of the slide's id breaks ties."),
+    ] = False,
     split: SplitOpt = None,
     mask_dir: MasksOpt = None,
     score_workers: WorkersOpt = None,
@@ -331,8 +338,8 @@ def calibrate(
     from uadray.commands.cluster import stream_config
 
     summary = command.run(
-        bundle, slides_uri=slides, split=split, alpha=alpha, method=method, top_fraction=top_fraction,
-        mask_dir=mask_dir, stream=stream_config(score_workers, gpus, is_bf16=bf16),
+        bundle, slides_uri=slides, split=split, alpha=alpha, method=method, top_fraction=top_fraction, by=by,
+        smoothed=smoothed, mask_dir=mask_dir, stream=stream_config(score_workers, gpus, is_bf16=bf16),
     )  # fmt: skip
     _answer(summary, is_good=not summary["left_out"])
 
