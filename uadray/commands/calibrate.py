@@ -161,11 +161,7 @@ class _Normals:
 
     def scores(self, aggregation: AggregationConfig, reference: TileReference) -> dict[str, float]:
         """Slide id -> the slide's score, of all that have one."""
-<<<<<<< HEAD
-        return {slide_id: score_of(each, aggregation, reference=reference) for slide_id, each in self.squares.items()}
-=======
         return {name: score_of(squares, aggregation, reference=reference) for name, squares in self.squares.items()}
->>>>>>> main
 
     def add(self, result: SlideResult, aggregation: AggregationConfig, spec: TileSpec) -> None:
         """Take a slide's result in."""
@@ -261,11 +257,7 @@ def _calibration(
     return Calibration(
         id=name, bundle_id=bundle.id, aggregation=aggregation, alpha=alpha, scores=ordered,
         tile_median=median, tile_p99=p99, tile_high=median + 1.5 * (p99 - median), tile_ceiling=reference.ceiling,
-<<<<<<< HEAD
-        tile_reference=reference,
-=======
         tile_reference=None if reference == TileReference(ceiling=reference.ceiling) else reference,
->>>>>>> main
         tile_quantiles=tuple(np.quantile(tiles, np.linspace(0, 1, QUANTILES)).tolist()),
     )  # fmt: skip
 

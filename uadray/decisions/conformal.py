@@ -110,8 +110,6 @@ class Calibration(Config):
         groups: the normal slides of each group, those with too few to be used among them.
         smoothed: whether decisions are made by smoothed p-values.
         tile_tail: scores of their tiles, for `tile_p_values`; None in calibrations of older versions.
-        tile_reference: what the slide's score needs to know of their tiles; None in calibrations of older versions,
-            which know a ceiling at most.
     """
 
     id: str = Field(max_length=200)
@@ -136,14 +134,11 @@ class Calibration(Config):
     groups: tuple[CalibrationGroup, ...] = Field(default=(), max_length=MAX_GROUPS)
     smoothed: bool = False
     tile_tail: TileTail | None = None
-    tile_reference: TileReference | None = None
 
     @model_validator(mode="after")
     def _has_ceiling(self) -> "Calibration":
         if self.aggregation.method == "grow" and self.tile_ceiling is None:
             raise ValueError("slide scores by `grow` need a tile_ceiling")
-        if self.tile_reference is not None and self.tile_reference.ceiling != self.tile_ceiling:
-            raise ValueError("tile_reference has another ceiling than tile_ceiling")
         if self.aggregation.method in WITH_TAIL and self.reference.tail is None:
             raise ValueError(f"slide scores by `{self.aggregation.method}` need a tile_reference with a tail")
         return self
@@ -170,11 +165,6 @@ class Calibration(Config):
     @property
     def reference(self) -> TileReference:
         """`tile_reference`, or one with the ceiling alone."""
-        return self.tile_reference or TileReference(ceiling=self.tile_ceiling)
-
-    @property
-    def reference(self) -> TileReference:
-        """What the slide's score needs to know of normal tiles."""
         return self.tile_reference or TileReference(ceiling=self.tile_ceiling)
 
     @property
