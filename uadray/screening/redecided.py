@@ -123,7 +123,7 @@ def same_scores(bundles: Sequence[ScreeningBundle], before: Mapping[str, Calibra
     return frozenset(
         old.id
         for new, old in known
-        if old is not None and (old.aggregation, old.tile_ceiling) == (new.aggregation, new.tile_ceiling)
+        if old is not None and (old.aggregation, old.reference) == (new.aggregation, new.reference)
     )
 
 
