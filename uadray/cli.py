@@ -388,6 +388,26 @@ def screen(
 
 
 @app.command()
+def recalibrate(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or s3:// URI of a screening.")],
+    bundle: Annotated[list[str] | None, typer.Option(help="Where a bundle lies by now, if it was moved.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Share of normal slides that may be called anomalous.")] = None,
+    by: Annotated[str | None, typer.Option(help="Compare slides by site,scanner,stain; or none.")] = None,
+    method: Annotated[str | None, typer.Option(help="How tile scores make a slide's score; needs --normals.")] = None,
+    top_fraction: Annotated[float | None, typer.Option(help="The share of the highest that --method takes.")] = None,
+    normals: Annotated[
+        str | None, typer.Option(help="A screening of normal slides by the same bundles: calibrates anew.")
+    ] = None,
+    slides: Annotated[str | None, typer.Option(help="Manifest of the normal slides of --normals.")] = None,
+    fdr: Annotated[float | None, typer.Option(help="Also list slides with so few false discoveries.")] = None,
+) -> None:
+    """Decide a screening anew, without scoring: another calibration, alpha or grouping. Earlier decisions are kept."""
+    from uadray.commands.recalibrate import Asked, run
+
+    _answer(run(out, Asked(tuple(bundle or ()), alpha, by, method, top_fraction, normals, slides, fdr)))
+
+
+@app.command()
 def evaluate(
     path: Annotated[
         str,
