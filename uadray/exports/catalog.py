@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from uadray.errors import InputError
 from uadray.exports.exported_slide import Coordinates, ExportedSlide, ExportOptions
 
-Name = Literal["wsinfer-csv", "geojson", "qupath-project", "hdf5"]
+Name = Literal["wsinfer-csv", "geojson", "qupath-project", "hdf5", "ome-tiff", "dzi"]
 
 ALIASES = {"csv": "wsinfer-csv", "h5": "hdf5"}
 """Other names of formats."""
@@ -24,20 +24,20 @@ class Format:
 
     Attributes:
         name: of `Name`.
+        exported: a slide -> its file; or its files, by what follows the slide's id in their names.
         folder: of its files below that of the export; may be empty.
-        suffix: of a slide's file.
-        version: of the way it is written.
-        exported: a slide -> its file, or its files.
+        suffix: of the only file of a slide.
+        version: raised when the same slide is written in another way: files of older versions are made anew.
         coordinates: those that suit it.
         needs_threshold: it says which tiles are abnormal.
         whole: what is written when all slides are; None for most.
     """
 
-    name: str
-    folder: str
-    suffix: str
-    version: int
+    name: Name
     exported: Callable[[ExportedSlide, ExportOptions], bytes | dict[str, bytes]]
+    folder: str = ""
+    suffix: str = ""
+    version: int = 1
     coordinates: Coordinates = "level0"
     needs_threshold: bool = False
     whole: Whole | None = None
@@ -69,6 +69,14 @@ def format_of(name: str) -> Format:
             from uadray.exports import hdf5
 
             return _format("hdf5", hdf5)
+        case "ome-tiff":
+            from uadray.exports import ome_tiff
+
+            return Format("ome-tiff", ome_tiff.exported)
+        case "dzi":
+            from uadray.exports import dzi
+
+            return Format("dzi", dzi.exported)
     raise InputError(f"no format {name!r}; there are: {', '.join(names())}")
 
 
@@ -78,4 +86,4 @@ def names() -> tuple[str, ...]:
 
 
 def _format(name: Name, module: ModuleType, **more: Any) -> Format:
-    return Format(name, module.FOLDER, module.SUFFIX, module.VERSION, module.exported, **more)
+    return Format(name, module.exported, module.FOLDER, module.SUFFIX, module.VERSION, **more)

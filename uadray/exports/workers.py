@@ -120,10 +120,10 @@ def _made(
     """Read, convert and put one slide."""
     try:
         written = chosen.exported(read(), options)
-        files = {f"{slide_id}{chosen.suffix}": written} if isinstance(written, bytes) else written
+        files = {chosen.suffix: written} if isinstance(written, bytes) else written
         sizes = {}
-        for path, data in files.items():
-            where = f"{chosen.folder}/{path}" if chosen.folder else path
+        for ending, data in reversed(files.items()):
+            where = f"{chosen.folder}/{slide_id}{ending}" if chosen.folder else f"{slide_id}{ending}"
             objects.write_bytes(objects.join(to, where), data)
             sizes[where] = len(data)
         return Made(slide_id, mark, sizes)
