@@ -450,6 +450,38 @@ def evaluate(
 
 
 @app.command()
+def export(
+    out: Annotated[str, typer.Argument(help="Output folder of `screen`, or scores.parquet; local or s3://.")],
+    format_name: Annotated[
+        str, typer.Option("--format", help="wsinfer-csv, geojson, qupath-project, hdf5, ome-tiff or dzi.")
+    ],
+    to: Annotated[str | None, typer.Option(help="Folder or s3:// URI; OUT/exports/FORMAT unless given.")] = None,
+    slides: Annotated[str | None, typer.Option(help="Only these ids, with commas; or @FILE with one a line.")] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="Tile score above which a tile is abnormal, or a share of normal tiles: 99%.")
+    ] = None,
+    all_tiles: Annotated[bool, typer.Option("--all-tiles", help="GeoJSON: every tile instead of regions.")] = False,
+    anomalous_only: Annotated[bool, typer.Option("--anomalous-only", help="Only slides called anomalous.")] = False,
+    coordinates: Annotated[
+        str | None,
+        typer.Option(help="level0, or qupath: from the corner of the slide's bounds. What suits the format."),
+    ] = None,
+    bundle: Annotated[str | None, typer.Option(help="Where the bundle lies, if no longer where it was.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="At work at once; the cores, 8 at most.")] = None,
+) -> None:
+    """Write scores and regions in the formats of other tools; run it again to go on after whatever stopped it."""
+    from uadray.commands import export as command
+
+    summary = command.run(
+        out, format_name=format_name, to=to, slides=slides, threshold=threshold, all_tiles=all_tiles,
+        anomalous_only=anomalous_only, coordinates=coordinates, bundle=bundle, processes=processes,
+    )  # fmt: skip
+    if line := command.summary_line(summary):
+        console.say(line)
+    _answer(summary, is_good=not summary["failed"])
+
+
+@app.command()
 def card(
     bundle: BundleArg,
     out: Annotated[str | None, typer.Option(help="File or s3:// URI for the card, .md or .html.")] = None,
