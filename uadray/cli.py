@@ -417,6 +417,8 @@ def evaluate(
     ],
     labels: Annotated[str | None, typer.Option(help="Manifest: label (for a screening) and patient_id.")] = None,
     outlines: Annotated[str | None, typer.Option(help="Folder of GeoJSON outlines; else beside each slide.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another screening of the same slides, to compare with.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Slides that a reader reads a day; 40, say.", min=1)] = None,
     data: Annotated[str | None, typer.Option(help="Of a bundle: real tiles, or a slide manifest.")] = None,
     samples: Annotated[int | None, typer.Option(help="Of a generator, 50,000.", min=16, max=1_000_000)] = None,
     draws: Annotated[
@@ -446,7 +448,11 @@ def evaluate(
         "samples": samples, "draws": draws, "truncation": truncation, "features": features, "path_steps": path_steps,
         "label": label, "classifier": classifier, "classifier_data": classifier_data, "seed": seed, "device": device,
     }  # fmt: skip
-    _answer(command.run(path, labels=labels, outlines=outlines, data=data, out=out, options=options))
+    _answer(
+        command.run(
+            path, labels=labels, outlines=outlines, data=data, out=out, options=options, against=against, budget=budget
+        )
+    )
 
 
 @app.command()
