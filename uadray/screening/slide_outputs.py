@@ -31,6 +31,7 @@ from uadray.reports import pictures
 from uadray.reports.differences import difference, difference_picture, outlined
 from uadray.reports.evidence_sheet import evidence_sheet
 from uadray.reports.heatmap import heatmap
+from uadray.reports.small_pictures import small_picture
 from uadray.reports.tile_cells import over_tile
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening.bundles import ScreeningBundle
@@ -67,7 +68,10 @@ def slide_files(result: SlideResult, bundles: Sequence[ScreeningBundle]) -> dict
             files[f"masks/{slide_id}.geojson"] = result.masks
         shown = _pictures(result, scores, bundle)
         size = result.header["size_level0_px"]
-        sheet = evidence_sheet(shown, sizes=dict.fromkeys(("thumbnail", "heatmap"), size))
+        sheet = evidence_sheet(
+            shown, sizes=dict.fromkeys(("thumbnail", "heatmap"), size),
+            preview=small_picture(shown["thumbnail"], shown["heatmap"]),
+        )  # fmt: skip
         files[_within(bundle, evidence_path(slide_id))] = sheet
     return files
 
