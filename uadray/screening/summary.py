@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from uadray import __version__
 from uadray.decisions.verdict import STATES
 from uadray.reports import worklist
-from uadray.reports.entries import DIFFERENCE_KINDS
+from uadray.reports.entries import DIFFERENCE_KINDS, NORMAL_KINDS
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.slide_outputs import parquet
 from uadray.storage import objects
@@ -106,7 +106,8 @@ def _picture_kinds(decisions: pa.Table) -> tuple[str, ...]:
     has_none = bool(tiles) and not any(tile.get("has_reconstruction", True) for tile in tiles)
     differences = DIFFERENCE_KINDS if any(tile.get("has_difference", False) for tile in tiles) else ()
     cells = ("cells",) if any(tile.get("has_cells", False) for tile in tiles) else ()
-    return ("tile", *(() if has_none else ("reconstruction",)), *differences, *cells)
+    normals = NORMAL_KINDS[: max((len(tile.get("normals", ())) for tile in tiles), default=0)]
+    return ("tile", *(() if has_none else ("reconstruction",)), *differences, *cells, *normals)
 
 
 def summarize(decisions: pa.Table, *, n_slides: int) -> dict[str, Any]:
