@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from uadray.decisions.conformal import Calibration
+from uadray.decisions.drift import GroupDrift, drift
+from uadray.decisions.validity import GroupValidity, judged_slides, most_common, validity
 from uadray.decisions.verdict import STATES
 from uadray.detectors.description import described_bundle
 from uadray.errors import UadrayError, shown_text
-from uadray.monitoring.drift import GroupDrift, drift
-from uadray.monitoring.validity import GroupValidity, judged_slides, most_common, validity
 from uadray.screening.bundles import read_calibration
 from uadray.screening.decision_segments import read_decisions
 from uadray.screening.progress_record import DriverProgress, read_progress
