@@ -1,7 +1,6 @@
 """`uadray calibrate`: normal slides -> `calibration.json` beside the bundle."""
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +13,10 @@ from uadray.cluster.nodes import Nodes
 from uadray.cluster.workers import StreamConfig
 from uadray.commands.cluster import join_cluster
 from uadray.commands.progress import progress, tile_progress
-from uadray.decisions.aggregation import AggregationConfig, ceiling_of, new_aggregation, score_of, scored_squares
+from uadray.decisions.aggregation import AggregationConfig, new_aggregation, reference_of, score_of, scored_squares
 from uadray.decisions.conformal import MAX_NAME, Calibration, NormalSlide, check_alpha, one_a_patient
 from uadray.decisions.neighbourhoods import Squares
+from uadray.decisions.tile_reference import TileReference
 from uadray.decisions.verdict import judge
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle
 from uadray.errors import InputError, shown
@@ -106,14 +106,14 @@ def calibrate(
     used = [row for row in rows if row.slide_id in normals.squares]
     chosen = one_a_patient({row.slide_id: row.patient for row in used})
     check_alpha(alpha, len(chosen))
-    ceiling = ceiling_of([normals.squares[slide_id] for slide_id in chosen]) if aggregation.method == "grow" else None
-    scores = normals.scores(aggregation, ceiling)
+    reference = reference_of([normals.squares[slide_id] for slide_id in chosen], aggregation)
+    scores = normals.scores(aggregation, reference)
     _warn_of_equal_scores(scores)
     salt = identity.new_salt()
     marks = tuple(identity.all_marks(used, salt, etags=normals.etags, contents=contents))
     tiles = np.concatenate(normals.tiles)
     calibration = _calibration(
-        [scores[slide_id] for slide_id in chosen], tiles, bundle, alpha, aggregation, ceiling
+        [scores[slide_id] for slide_id in chosen], tiles, bundle, alpha, aggregation, reference
     ).model_copy(update={
         "salt": salt, "slides": marks, "made": provenance.now_iso(), "normals": _normal_slides(used, chosen, normals),
         **_cell_scale(normals.cells),
@@ -159,10 +159,9 @@ class _Normals:
     measures: dict[str, dict[str, float | None]] = field(default_factory=dict)
     cells: list[Cells] = field(default_factory=list)
 
-    def scores(self, aggregation: AggregationConfig, ceiling: float | None) -> dict[str, float]:
+    def scores(self, aggregation: AggregationConfig, reference: TileReference) -> dict[str, float]:
         """Slide id -> the slide's score, of all that have one."""
-        bound = math.inf if ceiling is None else ceiling
-        return {slide_id: score_of(squares, aggregation, ceiling=bound) for slide_id, squares in self.squares.items()}
+        return {name: score_of(squares, aggregation, reference=reference) for name, squares in self.squares.items()}
 
     def add(self, result: SlideResult, aggregation: AggregationConfig, spec: TileSpec) -> None:
         """Take a slide's result in."""
@@ -249,7 +248,7 @@ def _warn_of_equal_scores(scores: Mapping[str, float]) -> None:
 
 def _calibration(
     scores: list[float], tiles: npt.NDArray[np.float64], bundle: Bundle, alpha: float, aggregation: AggregationConfig,
-    ceiling: float | None,
+    reference: TileReference,
 ) -> Calibration:  # fmt: skip
     """The calibration of these slide scores, and of all tile scores of the slides; its id changes with what counts."""
     ordered = tuple(sorted(scores))
@@ -257,7 +256,8 @@ def _calibration(
     median, p99 = (float(q) for q in np.quantile(tiles, [0.5, 0.99]))
     return Calibration(
         id=name, bundle_id=bundle.id, aggregation=aggregation, alpha=alpha, scores=ordered,
-        tile_median=median, tile_p99=p99, tile_high=median + 1.5 * (p99 - median), tile_ceiling=ceiling,
+        tile_median=median, tile_p99=p99, tile_high=median + 1.5 * (p99 - median), tile_ceiling=reference.ceiling,
+        tile_reference=None if reference == TileReference(ceiling=reference.ceiling) else reference,
         tile_quantiles=tuple(np.quantile(tiles, np.linspace(0, 1, QUANTILES)).tolist()),
     )  # fmt: skip
 

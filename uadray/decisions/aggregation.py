@@ -12,8 +12,9 @@ a bundle is calibrated. Split conformal prediction asks for a score that does no
 this one does, through numbers in which each slide counts the same, so that one slide moves them by 1 / n at most. Had
 the slide that is judged been counted too, the false-alarm rate would hold exactly; what is missing is that 1 / n.
 Simulated with `grow` (slides of 8 tiles, +- 0.001), the rate was 0.196, 0.098 and 0.033 with 4, 9 and 30 slides where
-alpha allows 0.2, 0.1 and 0.032; with a ceiling known beforehand it was 0.200, 0.099 and 0.033. `top`, `smooth`, `graph`,
-`maximum` and `quantile` have no such number unless they are brought to one size (`by_size`), and the rate holds exactly.
+alpha allows 0.2, 0.1 and 0.032; with a ceiling known beforehand it was 0.200, 0.099 and 0.033. `top`, `smooth`,
+`graph`, `maximum` and `quantile` have no such number unless they are brought to one size (`by_size`), and the rate
+holds exactly.
 """
 
 import math

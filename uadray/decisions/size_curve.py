@@ -95,7 +95,9 @@ def size_curve(normals: Sequence[Squares], score: Callable[[Squares], float]) ->
         return None
     n_slides = np.isfinite(variances).sum(0)
     place = np.log(sizes)
-    power = np.polynomial.Polynomial.fit(place, np.log(np.nanmean(variances, 0)), min(2, n_sizes - 1), w=np.sqrt(n_slides))
+    power = np.polynomial.Polynomial.fit(
+        place, np.log(np.nanmean(variances, 0)), min(2, n_sizes - 1), w=np.sqrt(n_slides)
+    )
     fitted = np.exp(power(place))
     return SizeCurve(
         n_squares=tuple(sizes.tolist()), mean=tuple(mean.tolist()), deviation=tuple(np.sqrt(fitted).tolist()),

@@ -109,7 +109,7 @@ def tiles_of(out: str, bundle: ScreeningBundle, slide_id: str) -> pa.Table:
     uri = objects.join(out, *tiles_path(bundle, slide_id).split("/"))
     file = pq.ParquetFile(pa.BufferReader(objects.read_bytes(uri, max_bytes=MAX_TILES_BYTES)))
     there = [name for name in _READ if name in file.schema_arrow.names]
-    return pa.table({name: column for name, column in zip(there, file.read(there).columns, strict=True)})
+    return pa.table(dict(zip(there, file.read(there).columns, strict=True)))
 
 
 def same_scores(bundles: Sequence[ScreeningBundle], before: Mapping[str, Calibration]) -> frozenset[str]:
@@ -123,7 +123,7 @@ def same_scores(bundles: Sequence[ScreeningBundle], before: Mapping[str, Calibra
     return frozenset(
         old.id
         for new, old in known
-        if old is not None and (old.aggregation, old.tile_ceiling) == (new.aggregation, new.tile_ceiling)
+        if old is not None and (old.aggregation, old.reference) == (new.aggregation, new.reference)
     )
 
 
