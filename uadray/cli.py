@@ -426,9 +426,9 @@ def evaluate(
 def gallery(
     bundle: BundleArg,
     data: Annotated[str | None, typer.Option(help="Tile set or slide manifest that it was trained on.")] = None,
-    n: Annotated[int, typer.Option("--n", help="Normal tiles to keep.", min=8, max=4096)] = 512,
+    n: Annotated[int, typer.Option("--n", help="Normal tiles to keep.", min=8, max=4096)] = 1000,
     split: SplitOpt = None,
-    seed: Annotated[int, typer.Option(help="Of the tiles that are looked at.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the choice.", min=0)] = 0,
     remove: Annotated[bool, typer.Option("--remove", help="Only remove the gallery.")] = False,
 ) -> None:
     """Keep normal tiles in a bundle, to be shown beside abnormal ones: pictures of tissue go with it from then on."""

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from uadray.detectors import gallery
-from uadray.detectors.gallery import GALLERY, Describer, load_gallery, varied, write_gallery
+from uadray.detectors.gallery import GALLERY, Describer, load_gallery, write_gallery
 from uadray.errors import InputError
 from uadray.reports.pictures import encode_jpeg
 
@@ -53,15 +53,6 @@ def test_a_tile_alone_has_the_same_neighbours(written: str) -> None:
     assert normals is not None
     alone = [normals.nearest(tile[None])[0] for tile in tiles]
     assert alone == normals.nearest(tiles)
-
-
-def test_a_choice_holds_what_is_rare() -> None:
-    frequent, rare = np.random.default_rng(0).normal(0, 0.1, (500, 4)), np.array([[9.0, 0, 0, 0]])
-    rows = np.concatenate([frequent, rare]).astype(np.float32)
-    chosen = varied(rows, 8)
-    assert 500 in chosen[:2]
-    assert len(set(chosen)) == 8
-    assert sorted(varied(rows[:3], 8)) == [0, 1, 2]
 
 
 def test_none_is_there(tmp_path: Path) -> None:

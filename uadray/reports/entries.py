@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from uadray.reports.page import number, thousands
 from uadray.reports.ranking import group_of
 
 PICTURE_KINDS = {
@@ -17,11 +18,10 @@ PICTURE_KINDS = {
     "cells": "Where in the tile",
     "normal1": "Nearest normal tile",
     "normal2": "Second nearest",
-    "normal3": "Third nearest",
 }
 """Pictures that an evidence tile may have, top to bottom: name of the file and the words people read."""
 
-NORMAL_KINDS = ("normal1", "normal2", "normal3")
+NORMAL_KINDS = ("normal1", "normal2")
 """Those that show the normal tiles of the bundle's gallery that look most like a tile."""
 
 DIFFERENCE_KINDS = ("residual", "outline")
@@ -37,6 +37,7 @@ class TileEntry:
     Attributes:
         rank: 1 for the most abnormal.
         score: of the tile.
+        standing: how that stands among the tiles of normal slides, in words; empty where it is not known.
         x_level0_px: of its left edge.
         y_level0_px: of its upper edge.
         marker: x, y and side of the square around it on the thumbnail, in level-0 pixels; large enough to be seen.
@@ -46,6 +47,7 @@ class TileEntry:
 
     rank: int
     score: float | None
+    standing: str
     x_level0_px: int
     y_level0_px: int
     marker: tuple[float, float, float]
@@ -157,12 +159,29 @@ def _tile_entries(
         yield TileEntry(
             rank=index + 1,
             score=tile["score"],
+            standing=standing(tile),
             x_level0_px=x,
             y_level0_px=y,
             marker=(x + half - marker_px / 2, y + half - marker_px / 2, marker_px),
             label=labels[index],
             pictures=[address(f"{kind}_{index}") if _has_picture(tile, kind) else None for kind in kinds],
         )
+
+
+def standing(tile: Mapping[str, Any]) -> str:
+    """How an evidence tile stands among the tiles of normal slides, and what it would take to be like them.
+
+    >>> standing({"score": 1.9, "normal_p": 0.004, "normal_limit": 1.5})
+    '1 in 250 normal tiles scores so high; below 1.50 it would be like 99 % of them'
+    >>> standing({"score": 0.4, "normal_p": 0.3, "normal_limit": 1.5}), standing({"score": 0.4})
+    ('1 in 3.3 normal tiles scores so high', '')
+    """
+    p, limit = tile.get("normal_p"), tile.get("normal_limit")
+    if not p or tile["score"] is None:
+        return ""
+    words = f"1 in {thousands(round(1 / p)) if p < 0.1 else f'{1 / p:.2g}'} normal tiles scores so high"
+    is_normal = limit is None or tile["score"] <= limit
+    return words if is_normal else f"{words}; below {number(limit)} it would be like 99 % of them"
 
 
 def label_places(

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from uadray.decisions.conformal import Calibration
+from uadray.decisions.conformal import Calibration, tile_p_values
 from uadray.decisions.slide_measures import slide_measures
 from uadray.decisions.verdict import Verdict
 from uadray.provenance import now_iso
@@ -171,16 +171,13 @@ def top_tiles(scores: BundleScores, calibration: Calibration) -> list[dict[str, 
 def _among_normals(score: float, calibration: Calibration) -> dict[str, float]:
     """How an evidence tile's score stands among the tiles of the calibration's normal slides.
 
-    `normal_share` is the share of these that score as high, at least that below which the calibration cannot tell;
-    `normal_limit` the score that 99 % of them do not exceed: the tile would have to score less to be like them.
-    Nothing where the calibration has no quantiles.
+    `normal_p` is its p-value among them (`tile_p_values`), `normal_limit` the score that 99 % of them do not exceed:
+    the tile would have to score less to be like them. Nothing where the calibration keeps too little of its tiles.
     """
-    quantiles = np.asarray(calibration.tile_quantiles)
-    if not len(quantiles):
+    if calibration.tile_tail is None and not calibration.tile_quantiles:
         return {}
-    step = 1 / (len(quantiles) - 1)
-    share = 1 - np.searchsorted(quantiles, score, side="left") * step
-    return {"normal_share": round(float(np.clip(share, step, 1.0)), 6), "normal_limit": calibration.tile_p99}
+    p = float(tile_p_values(np.array([score]), calibration)[0])
+    return {"normal_p": round(p, 9), "normal_limit": calibration.tile_p99}
 
 
 def _evidence_tiles(tiles: pa.Table, evidence: pa.Table) -> pa.Table:
