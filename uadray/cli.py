@@ -488,6 +488,21 @@ def export(
 
 
 @app.command()
+def gallery(
+    bundle: BundleArg,
+    data: Annotated[str | None, typer.Option(help="Tile set or slide manifest that it was trained on.")] = None,
+    n: Annotated[int, typer.Option("--n", help="Normal tiles to keep.", min=8, max=4096)] = 1000,
+    split: SplitOpt = None,
+    seed: Annotated[int, typer.Option(help="Of the choice.", min=0)] = 0,
+    remove: Annotated[bool, typer.Option("--remove", help="Only remove the gallery.")] = False,
+) -> None:
+    """Keep normal tiles in a bundle, to be shown beside abnormal ones: pictures of tissue go with it from then on."""
+    from uadray.commands import gallery as command
+
+    _answer(command.run(bundle, data=data, n=n, split=split, seed=seed, is_removed=remove))
+
+
+@app.command()
 def card(
     bundle: BundleArg,
     out: Annotated[str | None, typer.Option(help="File or s3:// URI for the card, .md or .html.")] = None,

@@ -16,7 +16,8 @@ from uadray.decisions.fdr import listed, q_values, shortest_list
 from uadray.decisions.validity import holding
 from uadray.decisions.verdict import STATES
 from uadray.reports import worklist
-from uadray.reports.entries import DIFFERENCE_KINDS
+from uadray.reports.entries import DIFFERENCE_KINDS, NORMAL_KINDS
+from uadray.reports.spreadsheets import worklist_csv
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.slide_outputs import parquet
@@ -90,7 +91,7 @@ def _discoveries(folder: str, decisions: pa.Table, calibration: Calibration, *, 
         return {}
     q = decisions["q_value"].to_numpy(zero_copy_only=False).astype(np.float64)
     listed_ones = decisions.filter(pa.array(listed(q, rate)))
-    table = worklist.worklist_csv(listed_ones).encode()
+    table = worklist_csv(listed_ones).encode()
     objects.write_bytes(objects.join(folder, DISCOVERIES), table, content_type="text/csv")
     n_normals = max(len(calibration.scores), *(len(group.scores) for group in calibration.groups), 1)
     shortest = shortest_list(int((~np.isnan(q)).sum()), n_normals, rate)
@@ -140,15 +141,18 @@ def pages(summary: dict[str, Any]) -> str:
 def _picture_kinds(decisions: pa.Table) -> tuple[str, ...]:
     """Which pictures the evidence tiles have: those of a detector without a generator have no reconstruction."""
     has_tiles = has_none = has_difference = has_cells = False
+    n_normals = 0
     for text in pc.unique(decisions["evidence"]):
         for tile in json.loads(text.as_py() or "[]"):
             has_none = (has_none or not has_tiles) and not tile.get("has_reconstruction", True)
             has_difference |= bool(tile.get("has_difference", False))
             has_cells |= bool(tile.get("has_cells", False))
+            n_normals = max(n_normals, len(tile.get("normals", ())))
             has_tiles = True
     differences = DIFFERENCE_KINDS if has_difference else ()
     cells = ("cells",) if has_cells else ()
-    return ("tile", *(() if has_none else ("reconstruction",)), *differences, *cells)
+    reconstruction = () if has_none else ("reconstruction",)
+    return ("tile", *reconstruction, *differences, *cells, *NORMAL_KINDS[:n_normals])
 
 
 def summarize(decisions: pa.Table, *, n_slides: int) -> dict[str, Any]:
