@@ -136,7 +136,8 @@ def calibrated(normals: Normals, bundle: ScreeningBundle, wanted: Wanted) -> tup
     etags = {row.slide_id: normals.facts[row.slide_id][bundle.bundle.id]["etag"] for row in rows}
     calibration = before.model_copy(update={
         "aggregation": aggregation, "alpha": alpha, "scores": tuple(sorted(scores[each] for each in chosen)),
-        "tile_ceiling": reference.ceiling, "tile_reference": reference, "group_by": by, "groups": groups, "tile_tail": tile_tail_of(tiles),
+        "tile_ceiling": reference.ceiling, "tile_reference": reference, "group_by": by, "groups": groups,
+        "tile_tail": tile_tail_of(tiles),
         "tile_quantiles": tuple(np.quantile(np.concatenate(tiles), np.linspace(0, 1, QUANTILES)).tolist()),
         "salt": salt, "slides": tuple(identity.all_marks(rows, salt, etags=etags, contents={})),
         "normals": _kept(normals, bundle.bundle.id, chosen, origins), "made": provenance.now_iso(),
