@@ -1,6 +1,5 @@
 """`uadray calibrate`: normal slides -> `calibration.json` beside the bundle."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ from uadray.cluster.workers import StreamConfig
 from uadray.commands.calibration_checks import check, warn_of_equal_scores
 from uadray.commands.cluster import join_cluster
 from uadray.commands.progress import progress, tile_progress
-from uadray.decisions.aggregation import AggregationConfig, ceiling_of, new_aggregation, score_of, scored_squares
+from uadray.decisions.aggregation import AggregationConfig, new_aggregation, reference_of, score_of, scored_squares
 from uadray.decisions.conformal import (
     MAX_NAME,
     Calibration,
@@ -26,11 +25,12 @@ from uadray.decisions.conformal import (
 )  # fmt: skip
 from uadray.decisions.groups import groups_of, kinds_of, stated_rates
 from uadray.decisions.neighbourhoods import Squares
+from uadray.decisions.tile_reference import TileReference
 from uadray.decisions.tile_tail import tile_tail_of
 from uadray.decisions.verdict import judge
 from uadray.detectors.bundle import Bundle, read_bundle
+from uadray.screening.bundle_calibrations import write_calibration
 from uadray.screening.given_slides import given_slides
-from uadray.screening.kept_calibrations import write_calibration
 from uadray.screening.progress import Progress
 from uadray.screening.results import scored_slides
 from uadray.screening.slide_outputs import measures_of
@@ -121,13 +121,13 @@ def calibrate(
     origins, patients = {row.slide_id: row.origin for row in used}, {row.slide_id: row.patient for row in used}
     chosen = one_a_patient(patients)
     check_alpha(alpha, len(chosen))
-    ceiling = ceiling_of([normals.squares[slide_id] for slide_id in chosen]) if aggregation.method == "grow" else None
-    scores = normals.scores(aggregation, ceiling)
+    reference = reference_of([normals.squares[slide_id] for slide_id in chosen], aggregation)
+    scores = normals.scores(aggregation, reference)
     warn_of_equal_scores(scores)
     salt = identity.new_salt()
     marks = tuple(identity.all_marks(used, salt, etags=normals.etags, contents=contents))
     calibration = _calibration(
-        [scores[slide_id] for slide_id in chosen], normals.tiles, bundle, alpha, aggregation, ceiling
+        [scores[slide_id] for slide_id in chosen], normals.tiles, bundle, alpha, aggregation, reference
     ).model_copy(update={
         "salt": salt, "slides": marks, "made": provenance.now_iso(), "normals": _normal_slides(used, chosen, normals),
         "group_by": group_by, "groups": groups_of(scores, origins, patients, group_by), "smoothed": smoothed,
@@ -173,10 +173,9 @@ class _Normals:
     measures: dict[str, dict[str, float | None]] = field(default_factory=dict)
     cells: list[Cells] = field(default_factory=list)
 
-    def scores(self, aggregation: AggregationConfig, ceiling: float | None) -> dict[str, float]:
+    def scores(self, aggregation: AggregationConfig, reference: TileReference) -> dict[str, float]:
         """Slide id -> the slide's score, of all that have one."""
-        bound = math.inf if ceiling is None else ceiling
-        return {slide_id: score_of(squares, aggregation, ceiling=bound) for slide_id, squares in self.squares.items()}
+        return {name: score_of(squares, aggregation, reference=reference) for name, squares in self.squares.items()}
 
     def add(self, result: SlideResult, aggregation: AggregationConfig, spec: TileSpec) -> None:
         """Take a slide's result in."""
@@ -213,14 +212,15 @@ def _score_normals(
 
 def _calibration(
     scores: list[float], slides: list[npt.NDArray[np.float64]], bundle: Bundle, alpha: float,
-    aggregation: AggregationConfig, ceiling: float | None,
+    aggregation: AggregationConfig, reference: TileReference,
 ) -> Calibration:  # fmt: skip
     """The calibration of these slide scores, and of the tile scores of each slide; not yet with a name of its own."""
     tiles = np.concatenate(slides)
     median, p99 = (float(q) for q in np.quantile(tiles, [0.5, 0.99]))
     return Calibration(
         id="", bundle_id=bundle.id, aggregation=aggregation, alpha=alpha, scores=tuple(sorted(scores)),
-        tile_median=median, tile_p99=p99, tile_high=median + 1.5 * (p99 - median), tile_ceiling=ceiling,
+        tile_median=median, tile_p99=p99, tile_high=median + 1.5 * (p99 - median), tile_ceiling=reference.ceiling,
+        tile_reference=None if reference == TileReference(ceiling=reference.ceiling) else reference,
         tile_quantiles=tuple(np.quantile(tiles, np.linspace(0, 1, QUANTILES)).tolist()), tile_tail=tile_tail_of(slides),
     )  # fmt: skip
 

@@ -15,7 +15,6 @@ Within a group all scores are of different people, and the claim needs no more; 
 patients depend on each other, and each is as stated all the same.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Literal, get_args
@@ -28,6 +27,7 @@ from uadray.config import Config
 from uadray.decisions.aggregation import AggregationConfig
 from uadray.decisions.false_alarms import false_alarm_interval, normals_needed
 from uadray.decisions.p_values import p_value, p_values, smoothed_p_value, threshold_of, uniform_of
+from uadray.decisions.tile_reference import TileReference
 from uadray.decisions.tile_tail import TileTail
 from uadray.errors import InputError
 from uadray.provenance import fingerprint
@@ -97,6 +97,8 @@ class Calibration(Config):
         tile_p99: 99 % of their tiles score less; a heatmap rings the tiles above it.
         tile_high: the dark end of a heatmap.
         tile_ceiling: what a tile's score counts for at most in `grow`; None with the other methods.
+        tile_reference: what else the method needs to know of normal tiles; None where it needs nothing, and in older
+            versions.
         tile_quantiles: quantiles of their tiles' scores, evenly spaced from 0 to 100 %, ascending; none in
             calibrations of older versions.
         cell_median: median of their tiles' smoothed cells, where the detector gives any; a heatmap's pale end of cells.
@@ -121,6 +123,7 @@ class Calibration(Config):
     tile_p99: FiniteFloat
     tile_high: FiniteFloat
     tile_ceiling: FiniteFloat | None = None
+    tile_reference: TileReference | None = None
     tile_quantiles: tuple[FiniteFloat, ...] = Field(default=(), max_length=1001)
     cell_median: FiniteFloat | None = None
     cell_p99: FiniteFloat | None = None
@@ -158,9 +161,9 @@ class Calibration(Config):
         return self
 
     @property
-    def ceiling(self) -> float:
-        """`tile_ceiling`, or infinity where there is none."""
-        return math.inf if self.tile_ceiling is None else self.tile_ceiling
+    def reference(self) -> TileReference:
+        """`tile_reference`, or one with the ceiling alone."""
+        return self.tile_reference or TileReference(ceiling=self.tile_ceiling)
 
     @property
     def cell_scale(self) -> tuple[float, float] | None:

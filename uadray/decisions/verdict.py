@@ -68,7 +68,7 @@ def judge(
         return counts | _not_assessable("low_coverage", message)
     if calibration is None:
         return counts | {"state": "scored"}
-    score = aggregation.slide_score(tiles, config, spec=spec, ceiling=calibration.ceiling)
+    score = aggregation.slide_score(tiles, config, spec=spec, reference=calibration.reference)
     return counts | {"state": "scored", "score": score} | decided(score, calibration, origin=origin, slide_id=slide_id)
 
 

@@ -17,7 +17,7 @@ from uadray.tiles.spec import differences
 
 RESERVED = frozenset(
     {
-        *("combined", "decisions", "drivers", "evidence", "leases", "masks", "segments", "tiles"),
+        *("combined", "decisions", "drivers", "evidence", "leases", "masks", "recalibrated", "segments", "tiles"),
         *("batches", "bundles", "ends", "jobs", "keys", "notes", "progress", "queue", "screenings"),
     }
 )
@@ -36,12 +36,15 @@ class ScreeningBundle:
         bundle: its description.
         calibration: what its decisions rest on.
         folder: of its results below the screening's own; empty for the only bundle of a screening.
+        patient_salt: id of the calibration that the marks of patients are made with where it is not this one: the marks
+            in a folder stay the same when it is decided anew.
     """
 
     uri: str
     bundle: BundleDescription
     calibration: Calibration
     folder: str = ""
+    patient_salt: str = ""
 
     @property
     def name(self) -> str:

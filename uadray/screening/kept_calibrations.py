@@ -1,75 +1,123 @@
-"""The calibrations of a bundle: the one that decides, and those that it has replaced.
+"""The calibrations of a screening that was decided anew: they lie in its folder, and not in the bundle.
 
-    <bundle>/calibration.json          decides from now on
-    <bundle>/calibrations/<id>.json    each that was written here, so that decisions that name it can be explained
+    run.json                              `calibrations`: of each bundle, by its id, the calibration that decides `now`,
+                                          the `first` of this folder, and those `before`
+    recalibrated/<id>/calibration.json    one of them
+    recalibrated/<id>/decisions.parquet   what it had decided when another took its place
 
-An older one may be of other weights, if the bundle was written anew since: it names its bundle.
+Whoever goes on with the screening names the bundle as before. Its own calibration is then one from `before`, and the
+one from the folder takes its place. A calibration that this folder has never had is another screening's.
 """
 
-import re
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+from uadray.config import parse_config
 from uadray.decisions.conformal import Calibration
-from uadray.errors import AccessError, InputError, UnreachableError
+from uadray.errors import InputError, NotFoundError
 from uadray.networks.bundle_description import CALIBRATION
-from uadray.screening.bundles import calibration_at
+from uadray.screening.bundles import MAX_CALIBRATION_BYTES, ScreeningBundle
 from uadray.storage import objects
 
-FOLDER = "calibrations"
+FOLDER = "recalibrated"
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
-
-
-def write_calibration(bundle_uri: str, calibration: Calibration) -> None:
-    """Let a calibration decide from now on; the one before is kept.
-
-    Both are written to the folder first: whatever stops this, nothing that has decided is lost.
-    """
-    current = objects.join(bundle_uri, CALIBRATION)
-    if objects.exists(current):
-        _keep(bundle_uri, _before(current))
-    _keep(bundle_uri, calibration)
-    objects.write_bytes(current, _json(calibration))
+MAX_BEFORE = 1000
+"""So many earlier calibrations are remembered."""
 
 
-def kept_calibration(bundle_uri: str, calibration_id: str) -> Calibration:
-    """The calibration of this name, be it the one that decides or an older one.
+def kept_uri(out: str, calibration_id: str, name: str = CALIBRATION) -> str:
+    """Where something that belongs to a calibration lies in a screening's folder.
 
     Raises:
-        InputError: the bundle has no such calibration, or its file is not valid.
+        InputError: no calibration has such an id.
     """
-    current, older = objects.join(bundle_uri, CALIBRATION), _place(bundle_uri, calibration_id)
-    if objects.exists(current):
-        calibration = calibration_at(current)
-        if calibration.id == calibration_id:
-            return calibration
-    if older is None or not objects.exists(older):
-        raise InputError(f"bundle {bundle_uri} has no calibration {calibration_id}")
-    calibration = calibration_at(older)
+    if not calibration_id or not all(letter.isalnum() or letter in "-_" for letter in calibration_id):
+        raise InputError(f"{calibration_id[:40]!r}: no id of a calibration")
+    return objects.join(out, FOLDER, calibration_id, name)
+
+
+def keep(out: str, calibration: Calibration) -> Calibration:
+    """Keep a calibration in a screening's folder; returns the one of this id that is there, which decides the same."""
+    uri = kept_uri(out, calibration.id)
+    if objects.put_if_absent(uri, calibration.model_dump_json(indent=1).encode()):
+        return calibration
+    return read_kept(out, calibration.id)
+
+
+def read_kept(out: str, calibration_id: str) -> Calibration:
+    """A calibration from a screening's folder.
+
+    Raises:
+        InputError: it cannot be understood.
+        NotFoundError: it is not there.
+    """
+    uri = kept_uri(out, calibration_id)
+    try:
+        values = json.loads(objects.read_bytes(uri, max_bytes=MAX_CALIBRATION_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{uri}: not JSON: {error}") from error
+    calibration = parse_config(Calibration, values, source=uri)
     if calibration.id != calibration_id:
-        raise InputError(f"{older} calls itself {calibration.id}")
+        raise InputError(f"{uri} is calibration {calibration.id}, not {calibration_id}")
     return calibration
 
 
-def _before(uri: str) -> Calibration | None:
-    """What is replaced; None of a file that is no calibration."""
+def with_kept(out: str, record: Mapping[str, Any], bundles: Sequence[ScreeningBundle]) -> tuple[ScreeningBundle, ...]:
+    """The bundles with the calibrations that decide in this folder.
+
+    Args:
+        out: the screening's folder.
+        record: its `run.json`.
+        bundles: with calibrations of their own.
+
+    Raises:
+        InputError: the folder says that it has a calibration, and has it not.
+    """
+    return tuple(_with_kept(out, record, each) for each in bundles)
+
+
+def _with_kept(out: str, record: Mapping[str, Any], each: ScreeningBundle) -> ScreeningBundle:
+    names = names_of(record, each.bundle.id)
+    if names is None or each.calibration.id not in {names["now"], names["first"], *names["before"]}:
+        return each
+    each = replace(each, patient_salt=names["first"])
+    if each.calibration.id == names["now"]:
+        return each
     try:
-        return calibration_at(uri)
-    except (UnreachableError, AccessError):
-        raise
-    except InputError:
+        calibration = read_kept(out, names["now"])
+    except NotFoundError as error:
+        raise InputError(
+            f"{out} was recalibrated, and its calibration {names['now']} is gone; run `uadray recalibrate` again"
+        ) from error
+    if calibration.bundle_id != each.bundle.id:
+        raise InputError(f"{kept_uri(out, calibration.id)} belongs to bundle {calibration.bundle_id}")
+    return replace(each, calibration=calibration)
+
+
+def names_of(record: Mapping[str, Any], bundle_id: str) -> dict[str, Any] | None:
+    """What `run.json` says of a bundle's calibrations; None where it was never decided anew."""
+    of_bundles = record.get("calibrations")
+    names = of_bundles.get(bundle_id) if isinstance(of_bundles, dict) else None
+    if not isinstance(names, dict):
         return None
+    before = names.get("before")
+    kept = [str(name) for name in before[:MAX_BEFORE]] if isinstance(before, list) else []
+    return {"now": str(names.get("now")), "first": str(names.get("first")), "before": kept}
 
 
-def _keep(bundle_uri: str, calibration: Calibration | None) -> None:
-    place = None if calibration is None else _place(bundle_uri, calibration.id)
-    if calibration is not None and place is not None:
-        objects.write_bytes(place, _json(calibration))
+def renamed(record: Mapping[str, Any], bundle_id: str, *, now: str, there: str, own: str) -> dict[str, Any]:
+    """What `run.json` says of a bundle's calibrations after another has taken over.
 
-
-def _place(bundle_uri: str, calibration_id: str) -> str | None:
-    """Where a calibration is kept; None of a name that is no file's."""
-    return objects.join(bundle_uri, FOLDER, f"{calibration_id}.json") if _ID.match(calibration_id) else None
-
-
-def _json(calibration: Calibration) -> bytes:
-    return calibration.model_dump_json(indent=2).encode()
+    Args:
+        record: as it was.
+        bundle_id: of the bundle.
+        now: the calibration that decides from now on.
+        there: the one that decided until now.
+        own: the one that lies in the bundle: whoever goes on with it is to get the new one.
+    """
+    names = names_of(record, bundle_id) or {"first": there, "before": []}
+    before = dict.fromkeys([there, own, *names["before"]])
+    before.pop(now, None)
+    return {"now": now, "first": names["first"], "before": list(before)[:MAX_BEFORE]}

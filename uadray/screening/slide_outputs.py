@@ -115,7 +115,7 @@ def decision_record(
         | facts
         | _evidence(result, index, bundles[index].calibration)
         | measures_of(result, index)
-        | {"patient": patient_mark(result.row, bundles[index].calibration.id)}
+        | {"patient": patient_mark(result.row, bundles[index].patient_salt or bundles[index].calibration.id)}
         for index, verdict in enumerate(verdicts)
     ]
     if len(bundles) == 1:

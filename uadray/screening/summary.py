@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from uadray import __version__
+from uadray.decisions.conformal import Calibration
+from uadray.decisions.fdr import q_values
+from uadray.decisions.validity import holding
 from uadray.decisions.verdict import STATES
 from uadray.reports import worklist
 from uadray.reports.entries import DIFFERENCE_KINDS
+from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.slide_outputs import parquet
 from uadray.storage import objects
@@ -60,6 +65,7 @@ def _write_summary(
     provenance: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Write one bundle's files for people; `thumbnails`: where these lie, seen from the page."""
+    decisions = of_the_archive(decisions, bundle.calibration)
     counts = summarize(decisions, n_slides=n_slides)
     page = objects.join(folder, WORKLIST)
     objects.write_bytes(objects.join(folder, DECISIONS), parquet(decisions))
@@ -72,6 +78,21 @@ def _write_summary(
     objects.write_bytes(objects.join(folder, "worklist.csv"), table, content_type="text/csv")
     objects.write_bytes(objects.join(folder, SUMMARY), json.dumps(counts, indent=1).encode())
     return counts | _why_failed(decisions) | {"worklist": page}
+
+
+def of_the_archive(decisions: pa.Table, calibration: Calibration) -> pa.Table:
+    """The decisions of one bundle with what only all of them together tell: `calibration_holds` and `q_value`.
+
+    Slides that were used for training or calibration have no `q_value` and do not count among the others' slides.
+    """
+    is_news = pc.and_(pc.equal(decisions["state"], "scored"), pc.is_null(decisions["note"]))
+    p = pc.if_else(is_news, decisions["p_value"], None).to_numpy(zero_copy_only=False).astype(np.float64)
+    q = pa.array(q_values(p), from_pandas=True)
+    columns = {"q_value": q, "calibration_holds": pa.array(holding(decisions, calibration), pa.bool_())}
+    for name, values in columns.items():
+        place = SLIDE_DECISIONS.get_field_index(name)
+        decisions = decisions.set_column(place, SLIDE_DECISIONS.field(name), values)
+    return decisions
 
 
 def slide_states(decisions: Sequence[pa.Table]) -> pa.Table:
