@@ -1,6 +1,6 @@
 """`uadray calibrate --choose`: which way of making slide scores, on slides that do not calibrate."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from uadray.cluster.nodes import Nodes
@@ -15,8 +15,10 @@ from uadray.provenance import fingerprint
 from uadray.screening.given_slides import given_slides
 from uadray.screening.progress import Progress
 from uadray.screening.results import scored_slides
+from uadray.screening.slide_result import SlideResult
 from uadray.slides import identity
 from uadray.slides.manifest import SlideRow, has_label
+from uadray.tiles.spec import TileSpec
 
 
 @dataclass(frozen=True)
@@ -140,21 +142,35 @@ def chosen_by(
     Raises:
         InputError: too few slides can be scored.
     """
-    looked, etags, left_out, n_tiles = dict[str, SlideSquares](), dict[str, str | None](), dict[str, str](), 0
+    n_done, n_tiles = 0, 0
 
     def tick(note: str = "") -> None:
         if progress is not None:
-            progress(len(looked) + len(left_out), len(slides.rows), n_tiles, note)
+            progress(n_done, len(slides.rows), n_tiles, note)
 
-    for result in scored_slides(slides.rows, bundles={bundle_uri: bundle}, config=config, nodes=nodes, say=tick):
+    def counted() -> Iterator[SlideResult]:
+        nonlocal n_done, n_tiles
+        for result in scored_slides(slides.rows, bundles={bundle_uri: bundle}, config=config, nodes=nodes, say=tick):
+            tiles = result.of_bundle().tiles
+            n_done, n_tiles = n_done + 1, n_tiles + (len(tiles) if tiles is not None else 0)
+            tick()
+            yield result
+
+    return chosen_from(counted(), slides, spec=bundle.tiles, alpha=alpha, default=default)
+
+
+def chosen_from(
+    results: Iterable[SlideResult], slides: Choosers, *, spec: TileSpec, alpha: float, default: AggregationConfig
+) -> Chosen:
+    """Choose by the results of the slides, in any order; see `chosen_by`."""
+    looked, etags, left_out = dict[str, SlideSquares](), dict[str, str | None](), dict[str, str]()
+    for result in results:
         slide_id, scores = result.row.slide_id, result.of_bundle()
-        verdict = judge(scores.tiles, scores.failure, default, spec=bundle.tiles)
+        verdict = judge(scores.tiles, scores.failure, default, spec=spec)
         if verdict["state"] != "scored" or scores.tiles is None:
             left_out[slide_id] = f"{verdict['reason']}: {verdict['message']}"
-        else:
-            looked[slide_id], n_tiles = slide_squares(scores.tiles, bundle.tiles), n_tiles + len(scores.tiles)
-            etags[slide_id] = result.header.get("etag")
-        tick()
+            continue
+        looked[slide_id], etags[slide_id] = slide_squares(scores.tiles, spec), result.header.get("etag")
     normals = one_a_patient({row.slide_id: row.patient for row in slides.normals if row.slide_id in looked})
     in_folds = sorted(normals, key=lambda slide_id: fingerprint(["fold", slide_id]))
     anomalies = [looked[row.slide_id] for row in slides.anomalies if row.slide_id in looked]
