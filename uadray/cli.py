@@ -426,6 +426,8 @@ def evaluate(
     ],
     labels: Annotated[str | None, typer.Option(help="Manifest: label (for a screening) and patient_id.")] = None,
     outlines: Annotated[str | None, typer.Option(help="Folder of GeoJSON outlines; else beside each slide.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another screening of the same slides, to compare with.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Slides that a reader reads a day; 40, say.", min=1)] = None,
     data: Annotated[str | None, typer.Option(help="Of a bundle: real tiles, or a slide manifest.")] = None,
     samples: Annotated[int | None, typer.Option(help="Of a generator, 50,000.", min=16, max=1_000_000)] = None,
     draws: Annotated[
@@ -455,7 +457,11 @@ def evaluate(
         "samples": samples, "draws": draws, "truncation": truncation, "features": features, "path_steps": path_steps,
         "label": label, "classifier": classifier, "classifier_data": classifier_data, "seed": seed, "device": device,
     }  # fmt: skip
-    _answer(command.run(path, labels=labels, outlines=outlines, data=data, out=out, options=options))
+    _answer(
+        command.run(
+            path, labels=labels, outlines=outlines, data=data, out=out, options=options, against=against, budget=budget
+        )
+    )
 
 
 @app.command()
@@ -488,6 +494,21 @@ def export(
     if line := command.summary_line(summary):
         console.say(line)
     _answer(summary, is_good=not summary["failed"])
+
+
+@app.command()
+def gallery(
+    bundle: BundleArg,
+    data: Annotated[str | None, typer.Option(help="Tile set or slide manifest that it was trained on.")] = None,
+    n: Annotated[int, typer.Option("--n", help="Normal tiles to keep.", min=8, max=4096)] = 1000,
+    split: SplitOpt = None,
+    seed: Annotated[int, typer.Option(help="Of the choice.", min=0)] = 0,
+    remove: Annotated[bool, typer.Option("--remove", help="Only remove the gallery.")] = False,
+) -> None:
+    """Keep normal tiles in a bundle, to be shown beside abnormal ones: pictures of tissue go with it from then on."""
+    from uadray.commands import gallery as command
+
+    _answer(command.run(bundle, data=data, n=n, split=split, seed=seed, is_removed=remove))
 
 
 @app.command()
