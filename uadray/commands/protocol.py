@@ -24,7 +24,7 @@ from uadray import provenance
 from uadray.config import load_config
 from uadray.detectors.bundle import read_bundle
 from uadray.errors import InputError
-from uadray.evaluation.figures import is_anomalous
+from uadray.evaluation.judged import is_anomalous
 from uadray.evaluation.outlines import outline_uris, read_outlines
 from uadray.evaluation.protocols import Protocol, TileProtocol, judged_of, reported, slides_of
 from uadray.evaluation.report import evaluate
