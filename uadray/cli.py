@@ -320,6 +320,13 @@ def calibrate(
         float | None,
         typer.Option(help="The score is the mean of this share of the highest; 0.1, with top 0.3, unless given."),
     ] = None,
+    by: Annotated[
+        str, typer.Option(help="Compare slides with those of their own site, scanner, stain: site,scanner.")
+    ] = "",
+    smoothed: Annotated[
+        bool,
+        typer.Option("--smoothed", help="Smoothed p-values: exact at any alpha; a hash of the slide's id breaks ties."),
+    ] = False,
     split: SplitOpt = None,
     mask_dir: MasksOpt = None,
     score_workers: WorkersOpt = None,
@@ -331,8 +338,8 @@ def calibrate(
     from uadray.commands.cluster import stream_config
 
     summary = command.run(
-        bundle, slides_uri=slides, split=split, alpha=alpha, method=method, top_fraction=top_fraction,
-        mask_dir=mask_dir, stream=stream_config(score_workers, gpus, is_bf16=bf16),
+        bundle, slides_uri=slides, split=split, alpha=alpha, method=method, top_fraction=top_fraction, by=by,
+        smoothed=smoothed, mask_dir=mask_dir, stream=stream_config(score_workers, gpus, is_bf16=bf16),
     )  # fmt: skip
     _answer(summary, is_good=not summary["left_out"])
 
@@ -378,6 +385,26 @@ def screen(
     )  # fmt: skip
     _answer(summary)
     command.check_all_decided(summary)
+
+
+@app.command()
+def recalibrate(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or s3:// URI of a screening.")],
+    bundle: Annotated[list[str] | None, typer.Option(help="Where a bundle lies by now, if it was moved.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Share of normal slides that may be called anomalous.")] = None,
+    by: Annotated[str | None, typer.Option(help="Compare slides by site,scanner,stain; or none.")] = None,
+    method: Annotated[str | None, typer.Option(help="How tile scores make a slide's score; needs --normals.")] = None,
+    top_fraction: Annotated[float | None, typer.Option(help="The share of the highest that --method takes.")] = None,
+    normals: Annotated[
+        str | None, typer.Option(help="A screening of normal slides by the same bundles: calibrates anew.")
+    ] = None,
+    slides: Annotated[str | None, typer.Option(help="Manifest of the normal slides of --normals.")] = None,
+    fdr: Annotated[float | None, typer.Option(help="Also list slides with so few false discoveries.")] = None,
+) -> None:
+    """Decide a screening anew, without scoring: another calibration, alpha or grouping. Earlier decisions are kept."""
+    from uadray.commands.recalibrate import Asked, run
+
+    _answer(run(out, Asked(tuple(bundle or ()), alpha, by, method, top_fraction, normals, slides, fdr)))
 
 
 @app.command()

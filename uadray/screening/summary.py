@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from uadray import __version__
 from uadray.decisions.conformal import Calibration
-from uadray.decisions.fdr import q_values
+from uadray.decisions.fdr import listed, q_values, shortest_list
 from uadray.decisions.validity import holding
 from uadray.decisions.verdict import STATES
 from uadray.reports import worklist
@@ -23,6 +23,12 @@ from uadray.screening.slide_outputs import parquet
 from uadray.storage import objects
 
 DECISIONS, WORKLIST, SUMMARY = "decisions.parquet", "worklist.html", "summary.json"
+
+DISCOVERIES = "discoveries.csv"
+"""The worklist's slides that are on the list with a stated false discovery rate, see `decisions.fdr`."""
+
+FDR = "fdr"
+"""Field of `run.json`: this rate, where `uadray recalibrate` was asked for the list."""
 
 
 def write_summaries(
@@ -76,8 +82,22 @@ def _write_summary(
     objects.write_bytes(page, html.encode(), content_type="text/html; charset=utf-8")
     table = worklist.worklist_csv(decisions).encode()
     objects.write_bytes(objects.join(folder, "worklist.csv"), table, content_type="text/csv")
+    counts |= _discoveries(folder, decisions, bundle.calibration, rate=provenance.get(FDR))
     objects.write_bytes(objects.join(folder, SUMMARY), json.dumps(counts, indent=1).encode())
     return counts | _why_failed(decisions) | {"worklist": page}
+
+
+def _discoveries(folder: str, decisions: pa.Table, calibration: Calibration, *, rate: float | None) -> dict[str, Any]:
+    """Write the list of this false discovery rate, if any; returns what `summary.json` says of it."""
+    if rate is None:
+        return {}
+    q = decisions["q_value"].to_numpy(zero_copy_only=False).astype(np.float64)
+    listed_ones = decisions.filter(pa.array(listed(q, rate)))
+    table = worklist.worklist_csv(listed_ones).encode()
+    objects.write_bytes(objects.join(folder, DISCOVERIES), table, content_type="text/csv")
+    n_normals = max(len(calibration.scores), *(len(group.scores) for group in calibration.groups), 1)
+    shortest = shortest_list(int((~np.isnan(q)).sum()), n_normals, rate)
+    return {"fdr": rate, "discoveries": len(listed_ones), "shortest_list": shortest}
 
 
 def of_the_archive(decisions: pa.Table, calibration: Calibration) -> pa.Table:
