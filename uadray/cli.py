@@ -531,11 +531,14 @@ def gallery(
 def card(
     bundle: BundleArg,
     out: Annotated[str | None, typer.Option(help="File or s3:// URI for the card, .md or .html.")] = None,
+    screening: Annotated[
+        list[str] | None, typer.Option(help="Evaluated output folder of `screen` with it, for its figures; repeat it.")
+    ] = None,
 ) -> None:
     """Say what a bundle is, for people: what it finds and assumes, its training, its figures, its limits."""
     from uadray.commands import card as command
 
-    values, text = command.run(bundle, out=out)
+    values, text = command.run(bundle, out=out, screenings=screening or ())
     if out is None:
         console.say(text)
     _answer(values)
