@@ -388,6 +388,26 @@ def screen(
 
 
 @app.command()
+def recalibrate(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or s3:// URI of a screening.")],
+    bundle: Annotated[list[str] | None, typer.Option(help="Where a bundle lies by now, if it was moved.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Share of normal slides that may be called anomalous.")] = None,
+    by: Annotated[str | None, typer.Option(help="Compare slides by site,scanner,stain; or none.")] = None,
+    method: Annotated[str | None, typer.Option(help="How tile scores make a slide's score; needs --normals.")] = None,
+    top_fraction: Annotated[float | None, typer.Option(help="The share of the highest that --method takes.")] = None,
+    normals: Annotated[
+        str | None, typer.Option(help="A screening of normal slides by the same bundles: calibrates anew.")
+    ] = None,
+    slides: Annotated[str | None, typer.Option(help="Manifest of the normal slides of --normals.")] = None,
+    fdr: Annotated[float | None, typer.Option(help="Also list slides with so few false discoveries.")] = None,
+) -> None:
+    """Decide a screening anew, without scoring: another calibration, alpha or grouping. Earlier decisions are kept."""
+    from uadray.commands.recalibrate import Asked, run
+
+    _answer(run(out, Asked(tuple(bundle or ()), alpha, by, method, top_fraction, normals, slides, fdr)))
+
+
+@app.command()
 def evaluate(
     path: Annotated[
         str,
@@ -397,6 +417,8 @@ def evaluate(
     ],
     labels: Annotated[str | None, typer.Option(help="Manifest: label (for a screening) and patient_id.")] = None,
     outlines: Annotated[str | None, typer.Option(help="Folder of GeoJSON outlines; else beside each slide.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another screening of the same slides, to compare with.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Slides that a reader reads a day; 40, say.", min=1)] = None,
     data: Annotated[str | None, typer.Option(help="Of a bundle: real tiles, or a slide manifest.")] = None,
     samples: Annotated[int | None, typer.Option(help="Of a generator, 50,000.", min=16, max=1_000_000)] = None,
     draws: Annotated[
@@ -426,7 +448,58 @@ def evaluate(
         "samples": samples, "draws": draws, "truncation": truncation, "features": features, "path_steps": path_steps,
         "label": label, "classifier": classifier, "classifier_data": classifier_data, "seed": seed, "device": device,
     }  # fmt: skip
-    _answer(command.run(path, labels=labels, outlines=outlines, data=data, out=out, options=options))
+    _answer(
+        command.run(
+            path, labels=labels, outlines=outlines, data=data, out=out, options=options, against=against, budget=budget
+        )
+    )
+
+
+@app.command()
+def export(
+    out: Annotated[str, typer.Argument(help="Output folder of `screen`, or scores.parquet; local or s3://.")],
+    format_name: Annotated[
+        str, typer.Option("--format", help="wsinfer-csv, geojson, qupath-project, hdf5, ome-tiff or dzi.")
+    ],
+    to: Annotated[str | None, typer.Option(help="Folder or s3:// URI; OUT/exports/FORMAT unless given.")] = None,
+    slides: Annotated[str | None, typer.Option(help="Only these ids, with commas; or @FILE with one a line.")] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="Tile score above which a tile is abnormal, or a share of normal tiles: 99%.")
+    ] = None,
+    all_tiles: Annotated[bool, typer.Option("--all-tiles", help="GeoJSON: every tile instead of regions.")] = False,
+    anomalous_only: Annotated[bool, typer.Option("--anomalous-only", help="Only slides called anomalous.")] = False,
+    coordinates: Annotated[
+        str | None,
+        typer.Option(help="level0, or qupath: from the corner of the slide's bounds. What suits the format."),
+    ] = None,
+    bundle: Annotated[str | None, typer.Option(help="Where the bundle lies, if no longer where it was.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="At work at once; the cores, 8 at most.")] = None,
+) -> None:
+    """Write scores and regions in the formats of other tools; run it again to go on after whatever stopped it."""
+    from uadray.commands import export as command
+
+    summary = command.run(
+        out, format_name=format_name, to=to, slides=slides, threshold=threshold, all_tiles=all_tiles,
+        anomalous_only=anomalous_only, coordinates=coordinates, bundle=bundle, processes=processes,
+    )  # fmt: skip
+    if line := command.summary_line(summary):
+        console.say(line)
+    _answer(summary, is_good=not summary["failed"])
+
+
+@app.command()
+def gallery(
+    bundle: BundleArg,
+    data: Annotated[str | None, typer.Option(help="Tile set or slide manifest that it was trained on.")] = None,
+    n: Annotated[int, typer.Option("--n", help="Normal tiles to keep.", min=8, max=4096)] = 1000,
+    split: SplitOpt = None,
+    seed: Annotated[int, typer.Option(help="Of the choice.", min=0)] = 0,
+    remove: Annotated[bool, typer.Option("--remove", help="Only remove the gallery.")] = False,
+) -> None:
+    """Keep normal tiles in a bundle, to be shown beside abnormal ones: pictures of tissue go with it from then on."""
+    from uadray.commands import gallery as command
+
+    _answer(command.run(bundle, data=data, n=n, split=split, seed=seed, is_removed=remove))
 
 
 @app.command()

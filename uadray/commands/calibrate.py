@@ -22,7 +22,7 @@ from uadray.decisions.conformal import (
     calibration_id,
     check_alpha,
     one_a_patient,
-)  # fmt: skip
+)
 from uadray.decisions.groups import groups_of, kinds_of, stated_rates
 from uadray.decisions.neighbourhoods import Squares
 from uadray.decisions.tile_reference import TileReference

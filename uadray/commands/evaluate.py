@@ -8,8 +8,9 @@ from uadray.storage import objects
 
 
 def run(
-    path: str, *, labels: str | None, outlines: str | None, data: str | None, out: str | None, options: dict[str, Any]
-) -> dict[str, Any]:
+    path: str, *, labels: str | None, outlines: str | None, data: str | None, out: str | None, options: dict[str, Any],
+    against: str | None = None, budget: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Evaluate what lies at a path.
 
     Args:
@@ -19,6 +20,11 @@ def run(
         data: real tiles, for bundles.
         out: folder for what is said of a generator; beside its bundle unless given.
         options: of generators, fields of `uadray.evaluation.generator_report.Asked`; what is None is not given.
+        against: another screening of the same slides.
+        budget: slides that a reader reads a day.
+
+    Returns:
+        The figures; of scores and screenings without curves and tables by subgroup, which `evaluation.json` has.
 
     Raises:
         InputError: options that do not go with what lies there, or see the modules named here.
@@ -26,7 +32,8 @@ def run(
     given = {name: value for name, value in options.items() if value is not None}
     match _kind(path):
         case "generator" | "classifier" as kind:
-            _refuse(path, f"the bundle of a {kind}", {"--labels": labels, "--outlines": outlines})
+            of_slides = {"--labels": labels, "--outlines": outlines, "--against": against, "--budget": budget}
+            _refuse(path, f"the bundle of a {kind}", of_slides)
             if data is None:
                 raise InputError(f"{path} is a {kind}; say which real tiles to judge it by: --data")
             return _generator(path, data, out, given) if kind == "generator" else _classifier(path, data, given)
@@ -35,7 +42,17 @@ def run(
     _refuse(path, "no bundle", {"--data": data, "--out": out} | {f"--{_dashed(n)}": v for n, v in given.items()})
     from uadray.evaluation import report
 
-    return report.evaluate(path, labels=labels, outlines=outlines)
+    return _without_curves(report.evaluate(path, labels=labels, outlines=outlines, against=against, budget=budget))
+
+
+def _without_curves(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures that people read in a terminal: without those that are many numbers."""
+    left_out = {"curves", "curve", "band", "subgroups"}
+    return {
+        name: _without_curves(value) if isinstance(value, dict) else value
+        for name, value in figures.items()
+        if name not in left_out
+    }
 
 
 def _generator(path: str, data: str, out: str | None, given: dict[str, Any]) -> dict[str, Any]:

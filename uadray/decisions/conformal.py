@@ -24,7 +24,7 @@ import numpy.typing as npt
 from pydantic import Field, FiniteFloat, StringConstraints, model_validator
 
 from uadray.config import Config
-from uadray.decisions.aggregation import AggregationConfig
+from uadray.decisions.aggregation import WITH_TAIL, AggregationConfig
 from uadray.decisions.false_alarms import false_alarm_interval, normals_needed
 from uadray.decisions.p_values import p_value, p_values, smoothed_p_value, threshold_of, uniform_of
 from uadray.decisions.tile_reference import TileReference
@@ -139,6 +139,8 @@ class Calibration(Config):
     def _has_ceiling(self) -> "Calibration":
         if self.aggregation.method == "grow" and self.tile_ceiling is None:
             raise ValueError("slide scores by `grow` need a tile_ceiling")
+        if self.aggregation.method in WITH_TAIL and self.reference.tail is None:
+            raise ValueError(f"slide scores by `{self.aggregation.method}` need a tile_reference with a tail")
         return self
 
     @model_validator(mode="after")

@@ -29,7 +29,7 @@ def _rows(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
     for name, value in figures.items():
         if isinstance(value, Mapping):
             yield from _rows(value, f"{prefix}{name}: ")
-        else:
+        elif name != "curve":
             yield prefix + name.replace("_", " "), _text(value)
 
 

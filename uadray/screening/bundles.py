@@ -17,7 +17,18 @@ from uadray.tiles.spec import differences
 
 RESERVED = frozenset(
     {
-        *("combined", "decisions", "drivers", "evidence", "leases", "masks", "recalibrated", "segments", "tiles"),
+        *(
+            "combined",
+            "decisions",
+            "drivers",
+            "evidence",
+            "exports",
+            "leases",
+            "masks",
+            "recalibrated",
+            "segments",
+            "tiles",
+        ),
         *("batches", "bundles", "ends", "jobs", "keys", "notes", "progress", "queue", "screenings"),
     }
 )
