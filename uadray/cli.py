@@ -400,11 +400,12 @@ def recalibrate(
     ] = None,
     slides: Annotated[str | None, typer.Option(help="Manifest of the normal slides of --normals.")] = None,
     fdr: Annotated[float | None, typer.Option(help="Also list slides with so few false discoveries.")] = None,
+    combine: Annotated[str | None, typer.Option(help="Several bundles: by the maximum of scores, or mean.")] = None,
 ) -> None:
     """Decide a screening anew, without scoring: another calibration, alpha or grouping. Earlier decisions are kept."""
     from uadray.commands.recalibrate import Asked, run
 
-    _answer(run(out, Asked(tuple(bundle or ()), alpha, by, method, top_fraction, normals, slides, fdr)))
+    _answer(run(out, Asked(tuple(bundle or ()), alpha, by, method, top_fraction, normals, slides, fdr, combine)))
 
 
 @app.command()
