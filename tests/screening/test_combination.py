@@ -63,7 +63,7 @@ def test_without_a_calibration_p_values_are_merged_and_each_decision_says_so() -
     assert (rows[2]["reason"], rows[2]["message"]) == ("scoring", "a: boom")
     assert rows[0]["false_alarm_low"] is None
     mean = combined_decisions(_bundles(), _tables(), by="mean", calibration=None).to_pylist()
-    assert [row["p_value"] for row in mean][:2] == [0.9, 0.95]
+    assert [row["p_value"] for row in mean][:2] == pytest.approx([0.9, 0.95])
 
 
 def test_what_a_row_says_of_the_slide() -> None:
@@ -122,12 +122,8 @@ def test_files_for_people(tmp_path: Path) -> None:
         "decisions.parquet", "discoveries.csv", "summary.json", "worklist.csv", "worklist.html",
     }  # fmt: skip
     combined = json.loads((tmp_path / "summary.json").read_text())["combined"]
-    assert (combined["anomalous"], combined["by"], combined["calibrated"], combined["failed"]) == (
-        1,
-        "maximum",
-        False,
-        1,
-    )
+    assert (combined["anomalous"], combined["failed"]) == (1, 1)
+    assert (combined["by"], combined["calibrated"]) == ("maximum", False)
     assert combined["smallest_p_value"] == pytest.approx(0.1)
     assert summary["anomalous"] == {"a": 1, "b": 0}
     assert '"../a/evidence/s1.svg#thumbnail"' in (tmp_path / "combined" / "worklist.html").read_text()
