@@ -221,7 +221,7 @@ def drive(
 
     n_commits, manifest = 0, rows(folder, n_slides)
     bundles = [Bundle(f"b{i}", f"b{i}") for i in range(n_bundles)] if n_bundles > 1 else []
-    committer = Committer(n_slides, bundles=(), progress=None)
+    committer = Committer(n_slides, progress=None)
     with book(out, *bundles, lease_s=lease_s) as ledger:
         if describe:
             ledger.describe = lambda: committer.state(ledger)

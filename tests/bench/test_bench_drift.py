@@ -10,8 +10,8 @@ from uadray.bench.detector_data import read_label
 from uadray.bench.drift import _delays, _group, _share, run
 from uadray.bench.drift_slides import BLURS_UM, STRENGTHS, _changes, between, measures_of
 from uadray.bench.stain_shift import FADED, blue_tiles
+from uadray.decisions.drift import GroupDrift
 from uadray.errors import InputError
-from uadray.monitoring.drift import GroupDrift
 from uadray.tiles.images import Pixels
 from uadray.tiles.stain_fit import fit_macenko
 

@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from uadray.decisions.conformal import Calibration
+from uadray.decisions.drift import GroupDrift, drift, in_words
 from uadray.decisions.slide_measures import MEASURES
-from uadray.monitoring.drift import GroupDrift, drift, in_words
 from uadray.monitoring.exporter import LedgerCollector
 from uadray.monitoring.prices import ExporterConfig
 from uadray.monitoring.watched import WatchedFolder

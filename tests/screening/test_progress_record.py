@@ -78,7 +78,7 @@ def test_what_a_dead_driver_said_last_is_kept_when_it_is_declared_dead(tmp_path:
 def test_a_screening_tells_how_far_it_is_and_how_it_ended(tmp_path: Path) -> None:
     """While it works by its heartbeat, then by `progress.json`: done, or why not."""
     out, rows = str(tmp_path / "out"), sd.slides(tmp_path / "slides", 3)
-    committer = Committer(3, bundles=sd.panel(), progress=None)
+    committer = Committer(3, progress=None)
     with sd.book(out) as book:
         book.describe = lambda: committer.state(book)
         book._process.beat()
@@ -109,7 +109,7 @@ def test_a_screening_tells_how_far_it_is_and_how_it_ended(tmp_path: Path) -> Non
 
 def _why(out: str, error: BaseException) -> str:
     with pytest.raises(type(error)), sd.book(out) as book:  # noqa: PT012 - the error is the end of the process
-        book.describe = lambda: Committer(3, bundles=sd.panel(), progress=None).state(book)
+        book.describe = lambda: Committer(3, progress=None).state(book)
         raise error
     return _last(out).why
 

@@ -4,7 +4,6 @@ A row is scored within `SCORING_MINUTES`: where all tiles would take longer at t
 ... tile is scored, the same ones in every run, and mosaics are left out if they do not fit beside them.
 """
 
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from sklearn.metrics import roc_curve
 from uadray.bench.detector_data import CALIBRATION, CALLED, SPEC, CutSlide, DetectorData, thinned
 from uadray.bench.detector_pictures import DetectorScore
 from uadray.bench.reference_scores import TRIVIAL, Score
-from uadray.decisions.aggregation import AggregationConfig, ceiling_of, new_aggregation, score_of, scored_squares
+from uadray.decisions.aggregation import AggregationConfig, new_aggregation, reference_of, score_of, scored_squares
 from uadray.decisions.conformal import Calibration, check_alpha
 from uadray.decisions.verdict import Verdict, judge
 from uadray.detectors.inversion.descent import GROUP
@@ -200,13 +199,14 @@ def calibrated(tables: Sequence[pa.Table], aggregation: AggregationConfig) -> Ca
     tables = [table for table in tables if judge(table, None, aggregation, spec=SPEC)["state"] == "scored"]
     check_alpha(ALPHA, len(tables))
     cells = [scored_squares(table, aggregation, spec=SPEC) for table in tables]
-    ceiling = ceiling_of(cells) if aggregation.method == "grow" else None
-    scores = sorted(score_of(each, aggregation, ceiling=math.inf if ceiling is None else ceiling) for each in cells)
+    reference = reference_of(cells, aggregation)
+    scores = sorted(score_of(each, aggregation, reference=reference) for each in cells)
     tiles = np.concatenate([table["score"].drop_null().to_numpy() for table in tables])
     median, p99 = (float(q) for q in np.quantile(tiles, [0.5, 0.99]))
     return Calibration(
         id="bench", bundle_id="bench", aggregation=aggregation, alpha=ALPHA, scores=tuple(scores), tile_median=median,
-        tile_p99=p99, tile_high=median + 1.5 * (p99 - median), tile_ceiling=ceiling,
+        tile_p99=p99, tile_high=median + 1.5 * (p99 - median), tile_ceiling=reference.ceiling,
+        tile_reference=reference,
     )  # fmt: skip
 
 

@@ -25,9 +25,9 @@ import pyarrow as pa
 from uadray.bench.drift_slides import SLIDES, Measures, measured_slides
 from uadray.decisions.aggregation import AggregationConfig
 from uadray.decisions.conformal import Calibration, NormalSlide
+from uadray.decisions.drift import DELTA, GroupDrift, drift
 from uadray.decisions.slide_measures import MEASURES
 from uadray.errors import InputError
-from uadray.monitoring.drift import DELTA, GroupDrift, drift
 
 GOALS = {"raised_of_1000_normal_streams": 1000 * DELTA, "full_stain_slides_p95": 30, "seconds_of_100k_slides": 15}
 """Most streams of normal slides that raise, most slides until 95 of 100 streams of a full change of stain (`faded`, 60

@@ -140,7 +140,7 @@ def _follow(bucket: str, arrivals: int, parent: Connection) -> None:
 
     weeks = _Weeks(f"{bucket}/in", arrivals, at_quarter)
     with open_ledger(f"{bucket}/out", bundles) as book:
-        committer = Committer(0, bundles=bundles, progress=None)
+        committer = Committer(0, progress=None)
         pace = Pace(look_s=LOOK_S, renew_s=RENEW_S)
         follower = Follower(
             f"{bucket}/in", book, lambda rows: committer.take(_results(rows, book), book), stop=weeks, pace=pace,

@@ -7,22 +7,49 @@ with the calibration slides, P(p <= alpha) <= alpha, whatever the distribution o
 Slides of one patient are alike, and not exchangeable with those of others: n counts patients. One slide of each is
 taken, without a look at its score ("single subsampling" in Dunn, Wasserman and Ramdas, arXiv 1809.07441); the claim
 then holds for any one slide of a patient who is not among them.
+
+By group (Mondrian; Vovk et al. 2005, 4.5): the same within the slides of one site, scanner or stain, where there are
+enough of them (`decisions.groups`). The claim then holds for a normal slide of that group, and not just on average
+over groups. One slide of each patient is taken in each group: a patient with slides in two groups counts in each once.
+Within a group all scores are of different people, and the claim needs no more; the rates of two groups that share
+patients depend on each other, and each is as stated all the same.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, FiniteFloat, model_validator
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, FiniteFloat, StringConstraints, model_validator
 
 from uadray.config import Config
-from uadray.decisions.aggregation import AggregationConfig
+from uadray.decisions.aggregation import WITH_TAIL, AggregationConfig
+from uadray.decisions.choosing import Choice
+from uadray.decisions.false_alarms import false_alarm_interval, normals_needed
+from uadray.decisions.p_values import p_value, p_values, smoothed_p_value, threshold_of, uniform_of
+from uadray.decisions.tile_reference import TileReference
+from uadray.decisions.tile_tail import TileTail
 from uadray.errors import InputError
 from uadray.provenance import fingerprint
 from uadray.slides.identity import Seen
 
+__all__ = [
+    "MAX_NAME", "Calibration", "CalibrationGroup", "Kind", "NormalSlide", "calibration_id", "check_alpha",
+    "false_alarm_interval", "normals_needed", "one_a_patient", "p_value", "p_values", "smoothed_p_value", "threshold",
+    "threshold_of", "tile_p_values", "uniform_of",
+]  # fmt: skip
+
+Floats = npt.NDArray[np.float64]
+
 MAX_NAME = 200
 """Letters of the name of a site, scanner or stain that a calibration keeps."""
+
+MAX_SCORES, MAX_GROUPS = 1_000_000, 1000
+"""The most normal slides, and groups of them, of a calibration."""
+
+Kind = Literal["site", "scanner", "stain"]
+"""What groups of slides may differ in."""
 
 
 class NormalSlide(Config):
@@ -38,6 +65,23 @@ class NormalSlide(Config):
     tissue_share: FiniteFloat | None = None
 
 
+class CalibrationGroup(Config):
+    """The normal slides of one site, scanner or stain, or of a combination of them.
+
+    Attributes:
+        values: what they have in common, such as {"site": "North", "scanner": "S360"}.
+        scores: one a patient, ascending.
+    """
+
+    values: dict[Kind, Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]] = Field(min_length=1)
+    scores: tuple[FiniteFloat, ...] = Field(min_length=1, max_length=MAX_SCORES)
+
+    @model_validator(mode="after")
+    def _ascend(self) -> "CalibrationGroup":
+        _check_ascending(self.scores)
+        return self
+
+
 class Calibration(Config):
     """`calibration.json` of a bundle.
 
@@ -47,13 +91,16 @@ class Calibration(Config):
         aggregation: how they were made; screening uses the same.
         alpha: the stated false-alarm rate: at most this share of normal slides is called anomalous.
         scores: of the normal slides, one a patient, ascending.
-        slides: marks of all slides that were scored for it (`slides.identity`), sorted. A screening notes when it
-            meets such a slide again: its own score is among those that it is compared with.
+        slides: marks of all slides that were scored for it (`slides.identity`), sorted, those that chose the method
+            among them. A screening notes when it meets such a slide again: its own score is among those that it is
+            compared with, or its label has told which scores to make.
         salt: with which these marks were made.
         tile_median: median score of all their tiles; the pale end of a heatmap.
         tile_p99: 99 % of their tiles score less; a heatmap rings the tiles above it.
         tile_high: the dark end of a heatmap.
         tile_ceiling: what a tile's score counts for at most in `grow`; None with the other methods.
+        tile_reference: what else the method needs to know of normal tiles; None where it needs nothing, and in older
+            versions.
         tile_quantiles: quantiles of their tiles' scores, evenly spaced from 0 to 100 %, ascending; none in
             calibrations of older versions.
         cell_median: median of their tiles' smoothed cells, where the detector gives any; a heatmap's pale end of cells.
@@ -61,30 +108,43 @@ class Calibration(Config):
         cell_high: a heatmap's dark end of cells.
         made: when, as `provenance.now_iso` writes it; empty in calibrations of older versions.
         normals: of each slide whose score is in `scores`, in no order that tells which; none in older versions.
+        group_by: what a slide's group is made of; empty where all slides are compared with all.
+        groups: the normal slides of each group, those with too few to be used among them.
+        smoothed: whether decisions are made by smoothed p-values.
+        choice: how the method was chosen, where it was (`decisions.choosing`).
+        tile_tail: scores of their tiles, for `tile_p_values`; None in calibrations of older versions.
     """
 
-    id: str
-    bundle_id: str
+    id: str = Field(max_length=200)
+    bundle_id: str = Field(max_length=200)
     aggregation: AggregationConfig
     alpha: float = Field(gt=0, lt=1)
-    scores: tuple[FiniteFloat, ...] = Field(min_length=1)
+    scores: tuple[FiniteFloat, ...] = Field(min_length=1, max_length=MAX_SCORES)
     slides: tuple[str, ...] = ()
     salt: str = ""
     tile_median: FiniteFloat
     tile_p99: FiniteFloat
     tile_high: FiniteFloat
     tile_ceiling: FiniteFloat | None = None
+    tile_reference: TileReference | None = None
     tile_quantiles: tuple[FiniteFloat, ...] = Field(default=(), max_length=1001)
     cell_median: FiniteFloat | None = None
     cell_p99: FiniteFloat | None = None
     cell_high: FiniteFloat | None = None
     made: str = Field(default="", max_length=40)
-    normals: tuple[NormalSlide, ...] = ()
+    normals: tuple[NormalSlide, ...] = Field(default=(), max_length=MAX_SCORES)
+    group_by: tuple[Kind, ...] = Field(default=(), max_length=len(get_args(Kind)))
+    groups: tuple[CalibrationGroup, ...] = Field(default=(), max_length=MAX_GROUPS)
+    smoothed: bool = False
+    tile_tail: TileTail | None = None
+    choice: Choice | None = None
 
     @model_validator(mode="after")
     def _has_ceiling(self) -> "Calibration":
         if self.aggregation.method == "grow" and self.tile_ceiling is None:
             raise ValueError("slide scores by `grow` need a tile_ceiling")
+        if self.aggregation.method in WITH_TAIL and self.reference.tail is None:
+            raise ValueError(f"slide scores by `{self.aggregation.method}` need a tile_reference with a tail")
         return self
 
     @model_validator(mode="after")
@@ -93,10 +153,23 @@ class Calibration(Config):
             raise ValueError("tile_quantiles must be none, or two at least in ascending order")
         return self
 
+    @model_validator(mode="after")
+    def _groups_are_of_the_slides(self) -> "Calibration":
+        _check_ascending(self.scores)
+        if len(set(self.group_by)) < len(self.group_by):
+            raise ValueError("group_by names something twice")
+        if any(set(group.values) != set(self.group_by) for group in self.groups):
+            raise ValueError(f"each group must have the values of group_by, {', '.join(self.group_by) or 'none'}")
+        if len({tuple(sorted(group.values.items())) for group in self.groups}) < len(self.groups):
+            raise ValueError("a group is there twice")
+        if any(len(group.scores) > len(self.scores) for group in self.groups):
+            raise ValueError("a group has more slides, one a patient, than there are patients in all")
+        return self
+
     @property
-    def ceiling(self) -> float:
-        """`tile_ceiling`, or infinity where there is none."""
-        return math.inf if self.tile_ceiling is None else self.tile_ceiling
+    def reference(self) -> TileReference:
+        """`tile_reference`, or one with the ceiling alone."""
+        return self.tile_reference or TileReference(ceiling=self.tile_ceiling)
 
     @property
     def cell_scale(self) -> tuple[float, float] | None:
@@ -109,23 +182,44 @@ class Calibration(Config):
         return Seen(self.salt, frozenset(self.slides))
 
 
-def p_value(score: float, calibration_scores: tuple[float, ...]) -> float:
-    """Conformal p-value; the smallest that n slides can give is 1 / (n + 1).
+def _check_ascending(scores: Sequence[float]) -> None:
+    if any(low > high for low, high in pairwise(scores)):
+        raise ValueError("scores must be in ascending order")
 
-    >>> p_value(5.0, (1.0, 2.0, 3.0))
-    0.25
+
+def calibration_id(calibration: Calibration) -> str:
+    """The name of a calibration: it changes with all that decisions and pictures rest on, and with nothing else."""
+    return fingerprint([calibration.model_dump_json(exclude={"id", "made", "salt", "slides", "normals", "choice"})])[
+        :12
+    ]
+
+
+def tile_p_values(scores: Floats, calibration: Calibration) -> Floats:
+    """P-values of tiles among those of the calibration's slides, of any shape; see `tile_tail` for what they claim.
+
+    Calibrations of older versions have whole per cent of all tiles alone: no p-value is below 1 / 101 then.
+
+    Raises:
+        InputError: the calibration keeps nothing of its tiles.
     """
-    n = len(calibration_scores)
-    return (1 + sum(s >= score for s in calibration_scores)) / (n + 1)
+    if calibration.tile_tail is not None:
+        return calibration.tile_tail.p_values(scores)
+    n = len(calibration.tile_quantiles) - 1
+    if n < 1:
+        raise InputError(f"calibration {calibration.id} keeps too little of its tiles for p-values; calibrate again")
+    below: dict[float, int] = {}  # of equal quantiles the first
+    for i, quantile in enumerate(calibration.tile_quantiles):
+        below.setdefault(quantile, i)
+    above = tuple(max(0.5, n - i) / n for i in below.values())
+    return TileTail(n_effective=n, scores=tuple(below), above=above).p_values(scores)
 
 
 def threshold(calibration: Calibration) -> float:
-    """The slide score above which, and only above which, a slide is anomalous (p <= alpha).
+    """The score above which, and only above which, a slide that all slides judge is anomalous (p <= alpha).
 
     It is the k-th highest calibration score, with k = floor(alpha * (n + 1)).
     """
-    scores = sorted(calibration.scores, reverse=True)
-    return scores[_rank(calibration.alpha, len(scores)) - 1]
+    return threshold_of(calibration.scores, calibration.alpha)
 
 
 def one_a_patient(patients: Mapping[str, tuple[str, str]]) -> list[str]:
@@ -143,22 +237,16 @@ def one_a_patient(patients: Mapping[str, tuple[str, str]]) -> list[str]:
 def check_alpha(alpha: float, n_slides: int) -> None:
     """Refuse an alpha that no slide could reach: n normal slides, one a patient, give no p-value below 1 / (n + 1).
 
+    Smoothed p-values can be lower. They are refused all the same: a draw would decide, and not the slide.
+
     Raises:
-        InputError: with the number of slides that it would take.
+        InputError: with the number of slides that it would take, and that are missing.
     """
     if not 0 < alpha < 1:
         raise InputError(f"alpha {alpha}: a false-alarm rate lies between 0 and 1")
-    if _rank(alpha, n_slides) < 1:
-        needed = math.ceil(round(1 / alpha, 9)) - 1
+    needed = normals_needed(alpha)
+    if n_slides < needed:
         raise InputError(
             f"alpha {alpha:g} needs at least {needed} normal slides that can be scored; there are {n_slides}, one a "
-            f"patient, whose smallest p-value is {1 / (n_slides + 1):.3g}"
+            f"patient, whose smallest p-value is {1 / (n_slides + 1):.3g}: {needed - n_slides} more, or a higher alpha"
         )
-
-
-def _rank(alpha: float, n: int) -> int:
-    """The largest k with k / (n + 1) <= alpha, in the same floating-point terms as `p_value`."""
-    k = math.floor(alpha * (n + 1)) + 1
-    while k / (n + 1) > alpha:
-        k -= 1
-    return k

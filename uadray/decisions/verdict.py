@@ -8,9 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from uadray.decisions import aggregation, conformal
+from uadray.decisions import aggregation
 from uadray.decisions.aggregation import AggregationConfig
 from uadray.decisions.conformal import Calibration
+from uadray.decisions.false_alarms import false_alarm_interval
+from uadray.decisions.groups import Origin, reference_of
+from uadray.decisions.p_values import p_value, smoothed_p_value, threshold_of, uniform_of
 from uadray.slides.identity import Seen, is_seen
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.quality import Flag, QualityConfig, assess
@@ -28,7 +31,8 @@ NOT_ASSESSABLE_REASONS = frozenset({"no_stain"})
 
 def judge(
     tiles: pa.Table | None, failure: tuple[str, str] | None, config: AggregationConfig,
-    calibration: Calibration | None = None, *, spec: TileSpec | None = None,
+    calibration: Calibration | None = None, *, spec: TileSpec | None = None, origin: Origin | None = None,
+    slide_id: str | None = None,
 ) -> Verdict:  # fmt: skip
     """State, score and decision of a slide, as fields of `SLIDE_DECISIONS`.
 
@@ -39,6 +43,8 @@ def judge(
         calibration: without one (while it is being made) there is neither score nor decision.
         spec: how the tiles were cut, and how much of them must be good tissue; see `squares_of` and `QualityConfig` for
             what holds without it.
+        origin: where the slide is from, see `decided`.
+        slide_id: of the slide, see `decided`.
     """
     if failure is not None or tiles is None:
         return _without_tiles(*(failure or ("lost", "no tiles came")))
@@ -62,8 +68,46 @@ def judge(
         return counts | _not_assessable("low_coverage", message)
     if calibration is None:
         return counts | {"state": "scored"}
-    score = aggregation.slide_score(tiles, config, spec=spec, ceiling=calibration.ceiling)
-    return counts | {"state": "scored", "score": score} | _decided(score, calibration)
+    score = aggregation.slide_score(tiles, config, spec=spec, reference=calibration.reference)
+    return counts | {"state": "scored", "score": score} | decided(score, calibration, origin=origin, slide_id=slide_id)
+
+
+def decided(
+    score: float, calibration: Calibration, *, origin: Origin | None = None, slide_id: str | None = None
+) -> Verdict:  # fmt: skip
+    """What a calibration says of a slide's score, as fields of `SLIDE_DECISIONS`.
+
+    `message` says why all slides judge it where the calibration has groups.
+
+    Args:
+        score: of the slide.
+        calibration: what it is compared with.
+        origin: `site`, `scanner` and `stain` of the slide, as far as they are known.
+        slide_id: of the slide; smoothed p-values need it.
+    """
+    reference = reference_of(calibration, origin or {})
+    scores, alpha = reference.scores, calibration.alpha
+    p, u, p_smoothed = p_value(score, scores), None, None
+    if calibration.smoothed:
+        if slide_id is None:
+            raise ValueError("a calibration with smoothed p-values decides slides whose id is known")
+        u = uniform_of(slide_id, calibration.id)
+        p_smoothed = smoothed_p_value(score, scores, u)
+    limit = threshold_of(scores, alpha, u)
+    low, high = false_alarm_interval(alpha, len(scores), smoothed=calibration.smoothed)
+    return {
+        "decision": "anomalous" if (p if p_smoothed is None else p_smoothed) <= alpha else "normal",
+        "p_value": p,
+        "p_smoothed": p_smoothed,
+        "threshold": limit if math.isfinite(limit) else None,
+        "alpha": alpha,
+        "calibration_id": calibration.id,
+        "calibration_group": reference.name,
+        "calibration_group_slides": len(scores),
+        "false_alarm_low": low,
+        "false_alarm_high": high,
+        "message": reference.why and f"judged by the pool: {reference.why}",
+    }
 
 
 def used_before(row: SlideRow, etag: str | None, trained_on: Seen, calibrated_on: Seen) -> str | None:
@@ -99,14 +143,3 @@ def _first_error(tiles: pa.Table) -> str:
     """The error of the first tile that is not flagged."""
     unflagged = tiles.filter(pc.is_null(tiles["flag"]))
     return str(unflagged["error"].drop_null()[0].as_py())
-
-
-def _decided(score: float, calibration: Calibration) -> Verdict:
-    p = conformal.p_value(score, calibration.scores)
-    return {
-        "decision": "anomalous" if p <= calibration.alpha else "normal",
-        "p_value": p,
-        "threshold": conformal.threshold(calibration),
-        "alpha": calibration.alpha,
-        "calibration_id": calibration.id,
-    }

@@ -14,7 +14,8 @@ from uadray.evaluation.budget import budget as budget_of
 from uadray.evaluation.comparison import compared
 from uadray.evaluation.figures import figures_of_scores, figures_of_slides, figures_of_tiles
 from uadray.evaluation.judged import is_anomalous, judged_slides, labelled_slides, left_out, scored_slides
-from uadray.evaluation.outlines import any_outline, outline_uri, read_outlines
+from uadray.evaluation.localisation import figures_of_localisation
+from uadray.evaluation.outlines import any_outline, outline_uris, read_outlines, sized
 from uadray.reports.evaluation_page import evaluation_page
 from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.storage import objects
@@ -118,10 +119,12 @@ def evaluate_screening(
         unscored = {r.slide_id: r.label for r in labelled_slides(decisions, screened)}.keys() - set(judged.slide_ids)
         n_ill = sum(is_anomalous(row.label) for row in screened if row.slide_id in unscored)
         figures["budget"] = budget_of(judged, budget, unscored=len(unscored), unscored_anomalous=n_ill)
-    uris = [outline_uri(r.uri, names[r.slide_id], outlines) for r in scored]
+    found = outline_uris({names[r.slide_id]: r.uri for r in scored}, outlines)
+    uris = [found[names[r.slide_id]] for r in scored]
     if not any_outline(uris):
         return figures | {"tile_auroc": None, "tiles_note": "no outlines found"}
-    return figures | figures_of_tiles(_outlined(out, scored, uris), scored)
+    figures |= figures_of_tiles(_outlined(out, scored, uris, decisions), scored)
+    return figures | figures_of_localisation(_outlined(out, scored, uris, decisions), decisions)
 
 
 def _why_none(out: str, used: Mapping[str, int]) -> str:
@@ -159,14 +162,16 @@ def _screened_ids(decisions: Mapping[str, Mapping[str, Any]], rows: Sequence[Sli
 
 
 def _outlined(
-    out: str, rows: Sequence[SlideRow], outline_uris: Sequence[str]
+    out: str, rows: Sequence[SlideRow], uris: Sequence[str], decisions: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[tuple[SlideRow, pa.Table, Any]]:
     """Each slide with its tiles and outlines.
 
     Anomalous slides without outlines are left out: which of their tiles are normal is not known.
     """
-    for row, uri in zip(rows, outline_uris, strict=True):
-        tiles, outline = _read_table(objects.join(out, "tiles", f"{row.slide_id}.parquet")), read_outlines(uri)
+    for row, uri in zip(rows, uris, strict=True):
+        size_px = (decisions[row.slide_id].get(f"{side}_level0_px") for side in ("width", "height"))
+        outline = read_outlines(uri, size_level0_px=sized(*size_px))
+        tiles = _read_table(objects.join(out, "tiles", f"{row.slide_id}.parquet"))
         if outline is not None or not is_anomalous(row.label):
             yield row, tiles, outline
 

@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from uadray.decisions.validity import P_EDGES
 from uadray.errors import InputError
 from uadray.monitoring.exported import EXPORTED, label
 from uadray.monitoring.ledger_metrics import BundleNumbers, LedgerNumbers
 from uadray.monitoring.prices import ExporterConfig, cost
-from uadray.monitoring.validity import P_EDGES
 from uadray.monitoring.watched import Reading, WatchedFolder
 
 Sample = tuple[str, dict[str, str], Any]

@@ -10,8 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from uadray.decisions.drift import in_words
 from uadray.decisions.verdict import STATES
-from uadray.monitoring.drift import in_words
 from uadray.monitoring.exported import label
 from uadray.monitoring.ledger_metrics import BundleNumbers, LedgerNumbers
 from uadray.monitoring.watched import Reading

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from uadray.decisions.drift import in_words
 from uadray.errors import NotFoundError, UadrayError, shown_text
-from uadray.monitoring.drift import in_words
 from uadray.monitoring.ledger_metrics import LedgerNumbers, LedgerReader
 from uadray.screening.leases import REQUESTS
 from uadray.serving.jobs.folders import FOLDER

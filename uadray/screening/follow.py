@@ -69,7 +69,7 @@ def follow(
                 cluster.forget()
                 raise
 
-        committer = Committer(0, bundles=bundles, progress=shown)
+        committer = Committer(0, progress=shown)
         book.describe = lambda: committer.state(book)
         follower = Follower(
             uri, book, a_round, stop=stop, pace=pace or Pace(), retry_failed=retry_failed,

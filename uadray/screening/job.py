@@ -120,7 +120,7 @@ def screen(
         WorkError: the job cannot go on; what was decided stands in the worklist.
     """
     bundles = arranged(bundles)
-    committer = Committer(len(rows), bundles=bundles, progress=progress)
+    committer = Committer(len(rows), progress=progress)
     cluster = _Cluster(join, provenance.fingerprint([out, str(time.time())])[:8], bundles)
     config = config or ScreenConfig()
     warn_of_same_files(rows)
@@ -228,8 +228,8 @@ class Committer:
         gpus: their GPUs.
     """
 
-    def __init__(self, n_slides: int, *, bundles: Sequence[ScreeningBundle], progress: Progress | None) -> None:
-        self.n_slides, self._bundles, self._progress = n_slides, bundles, progress
+    def __init__(self, n_slides: int, *, progress: Progress | None) -> None:
+        self.n_slides, self._progress = n_slides, progress
         self._began, self._slides, self._tiles, self._noted = time.perf_counter(), 0, 0, 0
         self._note, self._started = "", provenance.now_iso()
         self.cores, self.gpus = 0, 0.0
@@ -246,7 +246,7 @@ class Committer:
                 elif result.is_open:
                     book.give_back(slide_id, *(result.failure or ("", "")))
                 else:
-                    verdicts = verdicts_of(result, self._bundles)
+                    verdicts = verdicts_of(result, book.bundles)
                     writing.append((pool.submit(_committed, book, result, verdicts), verdicts))
                 while len(writing) > COMMITS or (writing and writing[0][0].done()):
                     self._count(*writing.popleft())

@@ -39,10 +39,11 @@ from uadray.screening import decision_segments, heartbeats, leases, replaced_sli
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.decision_segments import Decided
 from uadray.screening.edited_masks import kept_masks, masks_of_run
+from uadray.screening.kept_calibrations import with_kept
 from uadray.screening.leases import REQUESTS
 from uadray.screening.open_slides import OpenSlides
 from uadray.screening.progress_record import PROGRESS, ended
-from uadray.screening.run_record import claim_folder
+from uadray.screening.run_record import check_unchanged, claim_folder
 from uadray.screening.slide_outputs import decision_record, decisions_of, parquet, slide_files, tiles_path
 from uadray.screening.slide_result import SlideResult
 from uadray.screening.summary import write_summaries
@@ -101,6 +102,11 @@ class Ledger:
 
     def __enter__(self) -> Self:
         self._process.__enter__()
+        try:
+            check_unchanged(self.out, self.provenance)
+        except BaseException:
+            self._process.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -386,6 +392,7 @@ def open_ledger(out: str, bundles: Sequence[ScreeningBundle], *, lease_s: float 
         lease_s: see `heartbeats`.
 
     Raises:
-        InputError: it belongs to other bundles, or its store does not honour conditional puts.
+        InputError: it belongs to other bundles, is being decided anew, or its store does not honour conditional puts.
     """
-    return Ledger(out, provenance=claim_folder(out, bundles), bundles=bundles, lease_s=lease_s)
+    record = claim_folder(out, bundles)
+    return Ledger(out, provenance=record, bundles=with_kept(out, record, bundles), lease_s=lease_s)

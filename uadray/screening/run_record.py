@@ -9,6 +9,7 @@ from uadray import __version__
 from uadray.errors import InputError, NotFoundError
 from uadray.provenance import commit, fingerprint
 from uadray.screening.bundles import ScreeningBundle
+from uadray.screening.kept_calibrations import with_kept
 from uadray.screening.summary import now
 from uadray.storage import objects
 
@@ -26,7 +27,7 @@ def claim_folder(out: str, bundles: Sequence[ScreeningBundle]) -> dict[str, Any]
         bundles: as `bundles.arranged` returns them.
 
     Raises:
-        InputError: it belongs to other bundles, or its store does not honour conditional puts.
+        InputError: it belongs to other bundles, is being decided anew, or its store does not honour conditional puts.
     """
     record = _record(bundles)
     uri = objects.join(out, RUN)
@@ -35,10 +36,36 @@ def claim_folder(out: str, bundles: Sequence[ScreeningBundle]) -> dict[str, Any]
     if objects.put_if_absent(uri, json.dumps(record, indent=1).encode()):
         return record
     there: dict[str, Any] = json.loads(objects.read_bytes(uri))
-    if there["fingerprint"] != record["fingerprint"]:
+    check_not_redeciding(out, there)
+    if there["fingerprint"] != screening_fingerprint(with_kept(out, there, bundles)):
         what = f"{out} holds a screening with {_named(there)}; this is {_named(record)}"
         raise InputError(f"{what}: {_what_to_do(there, record)}")
     return there
+
+
+def check_unchanged(out: str, record: dict[str, Any]) -> None:
+    """Refuse a folder whose record has changed since it was claimed: it is being decided anew.
+
+    Whoever screens asks when its heartbeat is there, and `uadray recalibrate` looks for heartbeats when it has changed
+    the record: one of the two sees the other.
+
+    Raises:
+        InputError: it has changed.
+    """
+    there = json.loads(objects.read_bytes(objects.join(out, RUN)))
+    check_not_redeciding(out, there)
+    if there["fingerprint"] != record["fingerprint"]:
+        raise InputError(f"{out} has been decided anew this very moment; run the same command again")
+
+
+def check_not_redeciding(out: str, record: dict[str, Any]) -> None:
+    """Refuse a folder that is being decided anew.
+
+    Raises:
+        InputError: it is.
+    """
+    if record.get("recalibrating"):
+        raise InputError(f"{out} is being decided anew; let `uadray recalibrate` end, or run it again")
 
 
 def screening_fingerprint(bundles: Sequence[ScreeningBundle]) -> str:
@@ -155,6 +182,8 @@ def _named(record: dict[str, Any]) -> str:
 
 
 def _what_to_do(there: dict[str, Any], here: dict[str, Any]) -> str:
+    if [each.id for each in _recorded(there)] == [each.id for each in _recorded(here)]:
+        return "`uadray recalibrate` decides it anew with this calibration without scoring again, or use another --out"
     if "bundles" in there:
         return "name these bundles together to go on, or use another --out"
     return "use another --out" + (", or that bundle by itself to go on" if "bundles" in here else "")

@@ -15,5 +15,9 @@ def verdicts_of(result: SlideResult, bundles: Sequence[ScreeningBundle]) -> list
 def _verdict(result: SlideResult, index: int, each: ScreeningBundle) -> Verdict:
     scores, calibration = result.of_bundle(index), each.calibration
     spec, etag = each.bundle.tiles, result.header.get("etag")
-    verdict = judge(scores.tiles, scores.failure, calibration.aggregation, calibration, spec=spec)
-    return verdict | {"note": used_before(result.row, etag, each.bundle.trained_on, calibration.seen)}
+    row = result.row
+    verdict = judge(
+        scores.tiles, scores.failure, calibration.aggregation, calibration, spec=spec, slide_id=row.slide_id,
+        origin=row.origin,
+    )  # fmt: skip
+    return verdict | {"note": used_before(row, etag, each.bundle.trained_on, calibration.seen)}

@@ -7,9 +7,11 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from uadray.errors import InputError, NotFoundError
 from uadray.screening.bundles import ScreeningBundle, arranged
+from uadray.screening.kept_calibrations import with_kept
 from uadray.screening.run_record import RUN, claim_folder, screening_fingerprint
 from uadray.storage import objects
 
@@ -29,21 +31,20 @@ def claim_screening(out: str, bundles: Sequence[ScreeningBundle]) -> str:
     """
     bundles = arranged(bundles)
     fingerprint = screening_fingerprint(bundles)
-    there = _fingerprint_in(out)
+    there = _record_in(out)
     if there is None:
         with suppress(InputError):  # another set may have claimed it this very moment
             claim_folder(out, bundles)
-        there = _fingerprint_in(out)
-    if there == fingerprint:
+        there = _record_in(out)
+    if there is not None and there["fingerprint"] == screening_fingerprint(with_kept(out, there, bundles)):
         return MAIN
     claim_folder(screening_folder(out, fingerprint), bundles)
     return fingerprint
 
 
-def _fingerprint_in(out: str) -> str | None:
-    """The fingerprint of the screening in a folder; None where there is none yet."""
+def _record_in(out: str) -> dict[str, Any] | None:
+    """The record of the screening in a folder; None where there is none yet."""
     try:
-        record = json.loads(objects.read_bytes(objects.join(out, RUN)))
+        return dict(json.loads(objects.read_bytes(objects.join(out, RUN))))
     except NotFoundError:
         return None
-    return str(record["fingerprint"])

@@ -8,6 +8,7 @@ for, every two seconds at most, and of decisions that are known by their etag no
 """
 
 import json
+import math
 import re
 import threading
 import time
@@ -250,7 +251,8 @@ _FIGURES = (
 
 def calibration_figures(calibration: Calibration) -> dict[str, Any]:
     """What people are told of a calibration: no slide's mark, and of scores only how many there are."""
-    own = {"n": len(calibration.scores), "threshold": threshold(calibration)}
+    limit = threshold(calibration)
+    own = {"n": len(calibration.scores), "threshold": limit if math.isfinite(limit) else None}
     return {name: own[name] if name in own else getattr(calibration, name) for name in _FIGURES}
 
 

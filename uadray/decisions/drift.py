@@ -25,8 +25,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from uadray.decisions.conformal import MAX_NAME, Calibration, NormalSlide
+from uadray.decisions.martingale import change, evidence, p_values
 from uadray.decisions.slide_measures import MEASURES
-from uadray.monitoring.martingale import change, evidence, p_values
 
 Numbers = npt.NDArray[np.float64]
 

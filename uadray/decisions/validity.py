@@ -10,7 +10,7 @@ calibration.
 
 import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from uadray.monitoring.drift import first_of_patients, group_names
+from uadray.decisions.conformal import MAX_NAME, Calibration
+from uadray.decisions.drift import OTHER, UNKNOWN, drift, first_of_patients, group_names
 
 P_EDGES = (0.01, 0.02, 0.05, *(round(0.1 * i, 1) for i in range(1, 11)))
 """Upper ends of the bins of p-values."""
@@ -30,7 +31,7 @@ LEVEL = 0.01
 """Probability that too many slides of a group are called, once, where the rate holds."""
 
 
-_NEEDED = ("slide_id", "site", "scanner", "patient", "decided_at", "p_value")
+_NEEDED = ("slide_id", "site", "scanner", "patient", "decided_at", "p_value", "calibration_group_slides")
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,46 @@ def validity(decisions: pa.Table, *, alpha: float, n_calibration: int | None) ->
     Args:
         decisions: of one bundle, see `judged_slides`.
         alpha: the stated false-alarm rate.
-        n_calibration: slides of the calibration; None where it is not known: then chance is binomial.
+        n_calibration: slides of the calibration; None where it is not known: then chance is binomial. Where decisions
+            tell how many normal slides their p-value rests on, the fewest of a group count for it.
     """
     members: dict[tuple[str, str], list[int]] = {}
     for place, name in enumerate(group_names(decisions)):
         members.setdefault(name, []).append(place)
     p = decisions["p_value"].to_numpy()
-    return [_group(name, p[members[name]], alpha, n_calibration) for name in sorted(members)]
+    groups = []
+    for name in sorted(members):
+        known = _fewest(decisions, members[name])
+        groups.append(_group(name, p[members[name]], alpha, n_calibration if known is None else known))
+    return groups
+
+
+def holding(decisions: pa.Table, calibration: Calibration) -> list[bool | None]:
+    """The column `calibration_holds` of these decisions of one bundle, in their order.
+
+    It is the same for all slides of a site and scanner, see `GroupValidity.holds`.
+    """
+    judged = judged_slides(decisions)
+    groups = validity(judged, alpha=calibration.alpha, n_calibration=len(calibration.scores))
+    drifted = {(each.site, each.scanner) for each in drift(decisions, calibration) if each.measure is not None}
+    holds: dict[tuple[str, str], bool | None] = dict.fromkeys(drifted, False)
+    holds |= {(each.site, each.scanner): each.holds(drifted) for each in groups}
+    return [holds.get(name, holds.get(OTHER)) for name in zip(*_origins(decisions), strict=True)]
+
+
+def _origins(decisions: pa.Table) -> tuple[list[str], list[str]]:
+    """Site and scanner of each row, as `group_names` has those that it tells apart."""
+    named = ([(text or UNKNOWN)[:MAX_NAME] for text in decisions[name].to_pylist()] for name in ("site", "scanner"))
+    sites, scanners = named
+    return sites, scanners
+
+
+def _fewest(decisions: pa.Table, places: Sequence[int]) -> int | None:
+    """The fewest normal slides that a p-value of these rows rests on; None where no row tells."""
+    if "calibration_group_slides" not in decisions.column_names:
+        return None
+    fewest = pc.min(decisions["calibration_group_slides"].take(pa.array(places, pa.int64()))).as_py()
+    return None if fewest is None else int(fewest)
 
 
 def _group(

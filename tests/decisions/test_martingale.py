@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uadray.monitoring.martingale import HORIZON, KNOTS, _moved_shares, change, evidence, p_values
+from uadray.decisions.martingale import HORIZON, KNOTS, _moved_shares, change, evidence, p_values
 
 Numbers = npt.NDArray[np.float64]
 

@@ -9,8 +9,8 @@ import pytest
 
 from uadray.decisions.aggregation import AggregationConfig
 from uadray.decisions.conformal import MAX_NAME, Calibration, NormalSlide
+from uadray.decisions.drift import MAX_GROUPS, OTHER, OWN_REFERENCE, drift, in_words
 from uadray.decisions.slide_measures import MEASURES
-from uadray.monitoring.drift import MAX_GROUPS, OTHER, OWN_REFERENCE, drift, in_words
 
 
 def _measures(rng: np.random.Generator, **moved: float) -> dict[str, float | None]:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from uadray.monitoring.validity import (
+from uadray.decisions.validity import (
     LEVEL,
     P_EDGES,
     judged_slides,
