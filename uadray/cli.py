@@ -429,6 +429,9 @@ def evaluate(
     outlines: Annotated[str | None, typer.Option(help="Folder of outlines; else beside each slide.")] = None,
     against: Annotated[str | None, typer.Option(help="Another screening of the same slides, to compare with.")] = None,
     budget: Annotated[int | None, typer.Option(help="Slides that a reader reads a day; 40, say.", min=1)] = None,
+    normals: Annotated[
+        str | None, typer.Option(help="Manifest of screened slides known to be normal: does the stated rate hold?")
+    ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="Of a detector: YAML file that says what it is judged on; see configs/protocols.")
     ] = None,
@@ -477,6 +480,7 @@ def evaluate(
             against=against,
             budget=budget,
             protocol=protocol,
+            normals=normals,
         )
     )
 
