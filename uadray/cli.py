@@ -409,11 +409,12 @@ def recalibrate(
     ] = None,
     slides: Annotated[str | None, typer.Option(help="Manifest of the normal slides of --normals.")] = None,
     fdr: Annotated[float | None, typer.Option(help="Also list slides with so few false discoveries.")] = None,
+    combine: Annotated[str | None, typer.Option(help="Several bundles: by the maximum of scores, or mean.")] = None,
 ) -> None:
     """Decide a screening anew, without scoring: another calibration, alpha or grouping. Earlier decisions are kept."""
     from uadray.commands.recalibrate import Asked, run
 
-    _answer(run(out, Asked(tuple(bundle or ()), alpha, by, method, top_fraction, normals, slides, fdr)))
+    _answer(run(out, Asked(tuple(bundle or ()), alpha, by, method, top_fraction, normals, slides, fdr, combine)))
 
 
 @app.command()
@@ -428,6 +429,9 @@ def evaluate(
     outlines: Annotated[str | None, typer.Option(help="Folder of outlines; else beside each slide.")] = None,
     against: Annotated[str | None, typer.Option(help="Another screening of the same slides, to compare with.")] = None,
     budget: Annotated[int | None, typer.Option(help="Slides that a reader reads a day; 40, say.", min=1)] = None,
+    normals: Annotated[
+        str | None, typer.Option(help="Manifest of screened slides known to be normal: does the stated rate hold?")
+    ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="Of a detector: YAML file that says what it is judged on; see configs/protocols.")
     ] = None,
@@ -476,6 +480,7 @@ def evaluate(
             against=against,
             budget=budget,
             protocol=protocol,
+            normals=normals,
         )
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from uadray.reports.evaluation_parts import Figures, Section, Verdict, text_of
-from uadray.reports.evaluation_sections import detection_section, verdicts
+from uadray.reports.evaluation_sections import decision_section, detection_section, verdicts
 from uadray.reports.given_sections import MANY_NUMBERS, localisation_section, plain_section, words
 from uadray.reports.page import asset, csp_hash, template
 from uadray.reports.plots import Plot
@@ -70,6 +70,9 @@ def _verdicts(figures: Figures) -> Iterator[Verdict]:
 def _sections(figures: Figures) -> Iterator[Section]:
     if figures.get("slide_auroc") is not None and "curves" in figures:
         yield detection_section(figures, "slide", name="slides")
+        decisions = decision_section(figures)
+        if decisions is not None:
+            yield decisions
     elif figures.get("auroc") is not None and "curves" in figures:
         yield detection_section(figures, "tile", name="tiles")
     if figures.get("budget"):
