@@ -314,11 +314,20 @@ def calibrate(
     alpha: Annotated[float, typer.Option(help="Share of normal slides that may be called anomalous.")] = 0.05,
     method: Annotated[
         str,
-        typer.Option(help="How tiles make a slide's score: grow or smooth (with their neighbours), or top (alone)."),
+        typer.Option(
+            help="How tiles make a slide's score: grow, smooth, graph, region (with their neighbours), top, maximum, "
+            "quantile, fraction, higher_criticism (alone)."
+        ),
     ] = "grow",
     top_fraction: Annotated[
         float | None,
         typer.Option(help="The score is the mean of this share of the highest; 0.1, with top 0.3, unless given."),
+    ] = None,
+    choose: Annotated[
+        str | None,
+        typer.Option(
+            help="Manifest of 5 to 20 labelled anomalous slides: they choose the method; --method if none is better."
+        ),
     ] = None,
     by: Annotated[
         str, typer.Option(help="Compare slides with those of their own site, scanner, stain: site,scanner.")
@@ -339,7 +348,7 @@ def calibrate(
 
     summary = command.run(
         bundle, slides_uri=slides, split=split, alpha=alpha, method=method, top_fraction=top_fraction, by=by,
-        smoothed=smoothed, mask_dir=mask_dir, stream=stream_config(score_workers, gpus, is_bf16=bf16),
+        smoothed=smoothed, choose=choose, mask_dir=mask_dir, stream=stream_config(score_workers, gpus, is_bf16=bf16),
     )  # fmt: skip
     _answer(summary, is_good=not summary["left_out"])
 
@@ -522,11 +531,14 @@ def gallery(
 def card(
     bundle: BundleArg,
     out: Annotated[str | None, typer.Option(help="File or s3:// URI for the card, .md or .html.")] = None,
+    screening: Annotated[
+        list[str] | None, typer.Option(help="Evaluated output folder of `screen` with it, for its figures; repeat it.")
+    ] = None,
 ) -> None:
     """Say what a bundle is, for people: what it finds and assumes, its training, its figures, its limits."""
     from uadray.commands import card as command
 
-    values, text = command.run(bundle, out=out)
+    values, text = command.run(bundle, out=out, screenings=screening or ())
     if out is None:
         console.say(text)
     _answer(values)

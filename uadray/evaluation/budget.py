@@ -58,8 +58,8 @@ def budget(judged: Judged, slides_a_day: int, *, unscored: int = 0, unscored_ano
         `days`: by day how many are `read` by then, `found`, `missed`, `found_share` with its `found_share_ci95`,
         `at_random` (what the same number finds in random order, in expectation) and `trivial` (by each trivial score);
         `cuts`: of each rule (see `_rules`) how many slides are `read`, `read_share` and `read_share_ci95`, `days`,
-        `found`, `missed`, `found_share` and `found_share_ci95` (None where the rule fixes it), `normal_read`, and `needs_labels`, which a rule does
-        that cannot be followed in an archive without labels; `recommended`, the name of a rule that needs none;
+        `found`, `missed`, `found_share` and `found_share_ci95` (None where the rule fixes it), `normal_read`, and
+        `needs_labels`, where it cannot be followed in an archive without labels; `recommended`, a rule that needs none;
         `curve`: share of the list read and share found; `band`: share read, and the interval of the share found.
 
     Raises:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from uadray.reports.page import number, thousands
 from uadray.reports.ranking import group_of
 from uadray.reports.slide_words import Words, slide_words, tile_lines
 
@@ -38,7 +37,6 @@ class TileEntry:
     Attributes:
         rank: 1 for the most abnormal.
         score: of the tile.
-        standing: how that stands among the tiles of normal slides, in words; empty where it is not known.
         x_level0_px: of its left edge.
         y_level0_px: of its upper edge.
         middle: of the tile, in level-0 pixels.
@@ -51,7 +49,6 @@ class TileEntry:
 
     rank: int
     score: float | None
-    standing: str
     x_level0_px: int
     y_level0_px: int
     middle: tuple[int, int]
@@ -172,7 +169,6 @@ def _tile_entries(
         yield TileEntry(
             rank=index + 1,
             score=tile["score"],
-            standing=standing(tile),
             x_level0_px=x,
             y_level0_px=y,
             middle=(round(x + half), round(y + half)),
@@ -182,22 +178,6 @@ def _tile_entries(
             pictures=[address(f"{kind}_{index}") if _has_picture(tile, kind) else None for kind in kinds],
             lines=tile_lines(tile),
         )
-
-
-def standing(tile: Mapping[str, Any]) -> str:
-    """How an evidence tile stands among the tiles of normal slides, and what it would take to be like them.
-
-    >>> standing({"score": 1.9, "normal_p": 0.004, "normal_limit": 1.5})
-    '1 in 250 normal tiles scores so high; below 1.50 it would be like 99 % of them'
-    >>> standing({"score": 0.4, "normal_p": 0.3, "normal_limit": 1.5}), standing({"score": 0.4})
-    ('1 in 3.3 normal tiles scores so high', '')
-    """
-    p, limit = tile.get("normal_p"), tile.get("normal_limit")
-    if not p or tile["score"] is None:
-        return ""
-    words = f"1 in {thousands(round(1 / p)) if p < 0.1 else f'{1 / p:.2g}'} normal tiles scores so high"
-    is_normal = limit is None or tile["score"] <= limit
-    return words if is_normal else f"{words}; below {number(limit)} it would be like 99 % of them"
 
 
 def label_places(
