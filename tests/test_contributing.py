@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up_exports import BOUNDS, made_slide
 
 from uadray.slides.tile_reading import read_tile
 
@@ -46,9 +47,9 @@ def test_an_export() -> None:
     scope: dict[str, object] = {}
     imports = "from uadray.exports.exported_slide import ExportedSlide, ExportOptions\n"
     call = "written = exported(slide, ExportOptions(coordinates='qupath'))"
-    scope["slide"] = pictured((400, 300), marker=1, bounds=(90, 0, 300, 300))
+    scope["slide"] = made_slide([[0, 0], [0, 9]], **BOUNDS)
     exec(imports + _code("An export") + call, scope)  # noqa: S102
-    assert scope["written"] == b"10 0 100 100\n"
+    assert scope["written"] == b"124 174 224 224\n"
 
 
 def test_a_slide_format(tmp_path: Path) -> None:
