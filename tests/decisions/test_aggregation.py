@@ -1,7 +1,5 @@
 """Slide scores by hand, and what no slide score may depend on."""
 
-import math
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,20 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uadray.decisions.aggregation import (
-    CEILING_DEVIATIONS,
     METHOD,
     TOP_FRACTION,
     AggregationConfig,
-    ceiling_of,
     new_aggregation,
     scored_squares,
     slide_score,
 )  # fmt: skip
+from uadray.decisions.tile_reference import CEILING_DEVIATIONS, TileReference, ceiling_of
 from uadray.errors import InputError
 from uadray.schemas import TILE_SCORES
 from uadray.tiles.spec import TileSpec
 
-METHODS = tuple(TOP_FRACTION)
+METHODS = ("top", "smooth", "grow")
+REFERENCE, HIGH = TileReference(ceiling=1.0), TileReference(ceiling=4.0)
 SPEC = TileSpec(mpp=0.97, tile_px=96)
 
 
@@ -62,7 +60,7 @@ def test_neighbours_by_hand() -> None:
     """A lesion of four in 4 x 4 tiles, and one odd tile: the odd one wins alone, the lesion with neighbours."""
     lesion, odd = np.zeros((4, 4)), np.zeros((4, 4))
     lesion[:2, :2], odd[1, 1] = 3.0, 9.0
-    of = {m: [slide_score(_picture(s), AggregationConfig(method=m, top_fraction=0.06), spec=SPEC, ceiling=4.0)
+    of = {m: [slide_score(_picture(s), AggregationConfig(method=m, top_fraction=0.06), spec=SPEC, reference=HIGH)
               for s in (lesion, odd)] for m in METHODS}  # fmt: skip
     assert of["top"] == [3.0, 9.0]
     smooth = [(4 * 3 + 5 * 0.75) / 9, (9 + 5 * 0.5625) / 9]  # beside the corner five tiles count as the mean
@@ -73,7 +71,7 @@ def test_neighbours_by_hand() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_one_tile(method: str) -> None:
     config = new_aggregation(method)
-    assert slide_score(_table([(7, 3)], [3.5]), config, spec=SPEC, ceiling=math.inf) == 3.5
+    assert slide_score(_table([(7, 3)], [3.5]), config, spec=SPEC) == 3.5
 
 
 PLACES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=40, unique=True)
@@ -84,13 +82,13 @@ PLACES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, m
 def test_neither_order_nor_flagged_tiles_count(places: list[tuple[int, int]], seed: int, method: str) -> None:
     rng = np.random.default_rng(seed)
     config, scores = new_aggregation(method), [float(s) for s in rng.normal(size=len(places))]
-    score = slide_score(_table(places, list(scores)), config, spec=SPEC, ceiling=1.0)
+    score = slide_score(_table(places, list(scores)), config, spec=SPEC, reference=REFERENCE)
     order = rng.permutation(len(places))
     shuffled = _table([places[i] for i in order], [scores[i] for i in order])
-    assert slide_score(shuffled, config, spec=SPEC, ceiling=1.0) == pytest.approx(score, abs=1e-12)
+    assert slide_score(shuffled, config, spec=SPEC, reference=REFERENCE) == pytest.approx(score, abs=1e-12)
     flagged = [place for place in np.ndindex(12, 12) if place not in places][: seed % 30]
     more = _table(flagged + places, [None] * len(flagged) + scores)
-    assert slide_score(more, config, spec=SPEC, ceiling=1.0) == pytest.approx(score, abs=1e-12)
+    assert slide_score(more, config, spec=SPEC, reference=REFERENCE) == pytest.approx(score, abs=1e-12)
 
 
 @given(places=PLACES, value=st.floats(-1e6, 1e6), method=st.sampled_from(METHODS))
@@ -108,7 +106,7 @@ def test_ceiling_by_hand() -> None:
 
 
 def test_new_calibrations_and_old_ones() -> None:
-    assert AggregationConfig() == new_aggregation("top")
+    assert AggregationConfig(by_size=True) == new_aggregation("top")
     assert AggregationConfig.model_validate({"top_fraction": 0.3, "min_tiles": 8, "min_coverage": 0.9}).method == "top"
     assert (new_aggregation().method, new_aggregation().top_fraction) == (METHOD, TOP_FRACTION[METHOD])
     assert new_aggregation("smooth", top_fraction=0.2).top_fraction == 0.2

@@ -156,7 +156,7 @@ def test_only_grow_needs_a_ceiling(method: str) -> None:
         with pytest.raises(ValidationError, match="tile_ceiling"):
             Calibration.model_validate(values)
         values |= {"tile_ceiling": 2.0}
-    assert Calibration.model_validate(values).ceiling == (2.0 if method == "grow" else math.inf)
+    assert Calibration.model_validate(values).reference.bound == (2.0 if method == "grow" else math.inf)
 
 
 @pytest.mark.parametrize("quantiles", [(), (0.1, 0.1), (0.1, 0.2, 0.2, 0.9)])

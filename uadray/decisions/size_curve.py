@@ -3,9 +3,8 @@
 The highest tenth of fifty squares varies more than that of five thousand, and the maximum of many is higher than that
 of few: under one threshold for all, small slides or large ones would be called more often. A curve is fitted to
 connected windows of the calibration's own normal slides, which are smaller slides of the same tissue with the same
-likeness of neighbours: the mean score at each size, and the deviation, whose variance is a part that stays (slides
-differ) and a part that falls with the number of squares. A score is then moved and stretched to what it would be had
-the slide as many squares as the median slide of the calibration, so that it keeps its unit.
+likeness of neighbours: the mean score at each size, and its deviation. A score is then moved and stretched to what it
+would be had the slide as many squares as the median slide of the calibration, so that it keeps its unit.
 """
 
 import math
@@ -31,6 +30,10 @@ MIN_SLIDES = 5
 
 MOST_SLIDES = 200
 """Slides that a curve is fitted to, so that calibrations of large archives stay quick."""
+
+
+MIN_VARIANCE = 1e-9
+"""Where scores of some size vary less, as a share of what they do at others, nothing can be told of them."""
 
 
 class SizeCurve(Config):
@@ -72,8 +75,8 @@ def size_curve(normals: Sequence[Squares], score: Callable[[Squares], float]) ->
     """The curve of a score over normal slides; None where too few slides or squares tell of one.
 
     Means: from each size to the next, the mean of the differences within those slides that have both (a slide that
-    scores high does so at all sizes, and the larger sizes are of fewer slides). Variances: `v0 + v1 / n` by
-    non-negative least squares, each slide counting the same.
+    scores high does so at all sizes, and the larger sizes are of fewer slides). Windows of one slide have the same
+    centres at all sizes. Variances: their logarithm is a parabola over that of the size, by least squares.
     """
     normals = [normals[i] for i in np.linspace(0, len(normals) - 1, min(len(normals), MOST_SLIDES)).astype(int)]
     largest = sorted((len(each.score) for each in normals), reverse=True)
@@ -90,15 +93,12 @@ def size_curve(normals: Sequence[Squares], score: Callable[[Squares], float]) ->
     mean = _means(scores.mean(2))
     residual = scores - mean[:, None]
     residual -= np.nanmean(residual)
-    variances = (residual**2).mean(2)
-    if not (np.nanmean(variances, 0) > 0).all():
+    variances, place = (residual**2).mean(2), np.log(sizes)
+    variance = np.nanmean(variances, 0)
+    if variance.min() <= MIN_VARIANCE * variance.max():
         return None
-    n_slides = np.isfinite(variances).sum(0)
-    place = np.log(sizes)
-    power = np.polynomial.Polynomial.fit(
-        place, np.log(np.nanmean(variances, 0)), min(2, n_sizes - 1), w=np.sqrt(n_slides)
-    )
-    fitted = np.exp(power(place))
+    degree, weight = min(2, n_sizes - 1), np.sqrt(np.isfinite(variances).sum(0))
+    fitted = np.exp(np.polynomial.Polynomial.fit(place, np.log(variance), degree, w=weight)(place))
     return SizeCurve(
         n_squares=tuple(sizes.tolist()), mean=tuple(mean.tolist()), deviation=tuple(np.sqrt(fitted).tolist()),
         typical=float(np.median(largest)),
