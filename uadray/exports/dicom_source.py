@@ -130,7 +130,7 @@ def read_header(info: ObjectInfo, slide_id: str) -> Dataset:
                 raise ValueError
             source.seek(0)
             header = read_partial(source, stop_when=lambda tag, _vr, _length: tag >= _PER_FRAME)
-            for element in header:
+            for element in header.iterall():
                 _ = element.value  # parsed here, so that what is wrong with it shows here
     except UadrayError:
         raise
