@@ -314,11 +314,20 @@ def calibrate(
     alpha: Annotated[float, typer.Option(help="Share of normal slides that may be called anomalous.")] = 0.05,
     method: Annotated[
         str,
-        typer.Option(help="How tiles make a slide's score: grow or smooth (with their neighbours), or top (alone)."),
+        typer.Option(
+            help="How tiles make a slide's score: grow, smooth, graph, region (with their neighbours), top, maximum, "
+            "quantile, fraction, higher_criticism (alone)."
+        ),
     ] = "grow",
     top_fraction: Annotated[
         float | None,
         typer.Option(help="The score is the mean of this share of the highest; 0.1, with top 0.3, unless given."),
+    ] = None,
+    choose: Annotated[
+        str | None,
+        typer.Option(
+            help="Manifest of 5 to 20 labelled anomalous slides: they choose the method; --method if none is better."
+        ),
     ] = None,
     by: Annotated[
         str, typer.Option(help="Compare slides with those of their own site, scanner, stain: site,scanner.")
@@ -339,7 +348,7 @@ def calibrate(
 
     summary = command.run(
         bundle, slides_uri=slides, split=split, alpha=alpha, method=method, top_fraction=top_fraction, by=by,
-        smoothed=smoothed, mask_dir=mask_dir, stream=stream_config(score_workers, gpus, is_bf16=bf16),
+        smoothed=smoothed, choose=choose, mask_dir=mask_dir, stream=stream_config(score_workers, gpus, is_bf16=bf16),
     )  # fmt: skip
     _answer(summary, is_good=not summary["left_out"])
 
@@ -412,12 +421,20 @@ def evaluate(
     path: Annotated[
         str,
         typer.Argument(
-            help="scores.parquet of `score`, the output folder of `screen`, or a generator's or classifier's bundle."
+            help="scores.parquet of `score`, the output folder of `screen`, or a bundle: a detector's with --protocol."
         ),
     ],
     labels: Annotated[str | None, typer.Option(help="Manifest: label (for a screening) and patient_id.")] = None,
-    outlines: Annotated[str | None, typer.Option(help="Folder of GeoJSON outlines; else beside each slide.")] = None,
-    data: Annotated[str | None, typer.Option(help="Of a bundle: real tiles, or a slide manifest.")] = None,
+    outlines: Annotated[str | None, typer.Option(help="Folder of outlines; else beside each slide.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another screening of the same slides, to compare with.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Slides that a reader reads a day; 40, say.", min=1)] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Of a detector: YAML file that says what it is judged on; see configs/protocols.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Of a bundle: real tiles, or a slide manifest; of --protocol: its folder."),
+    ] = None,
     samples: Annotated[int | None, typer.Option(help="Of a generator, 50,000.", min=16, max=1_000_000)] = None,
     draws: Annotated[
         int | None, typer.Option(help="Of so many samples each, 3; their spread is the uncertainty.", min=1, max=100)
@@ -437,7 +454,9 @@ def evaluate(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of all that is drawn, 0.", min=0)] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; cpu unless given.")] = None,
-    out: Annotated[str | None, typer.Option(help="Folder for generation.json and page; the bundle's.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder for generation.json and page; the bundle's. For --protocol.")
+    ] = None,
 ) -> None:
     """Say how good scores or decisions are, beside what is trivial; or how near a generator comes to real tiles."""
     from uadray.commands import evaluate as command
@@ -446,7 +465,19 @@ def evaluate(
         "samples": samples, "draws": draws, "truncation": truncation, "features": features, "path_steps": path_steps,
         "label": label, "classifier": classifier, "classifier_data": classifier_data, "seed": seed, "device": device,
     }  # fmt: skip
-    _answer(command.run(path, labels=labels, outlines=outlines, data=data, out=out, options=options))
+    _answer(
+        command.run(
+            path,
+            labels=labels,
+            outlines=outlines,
+            data=data,
+            out=out,
+            options=options,
+            against=against,
+            budget=budget,
+            protocol=protocol,
+        )
+    )
 
 
 @app.command()
@@ -482,14 +513,32 @@ def export(
 
 
 @app.command()
+def gallery(
+    bundle: BundleArg,
+    data: Annotated[str | None, typer.Option(help="Tile set or slide manifest that it was trained on.")] = None,
+    n: Annotated[int, typer.Option("--n", help="Normal tiles to keep.", min=8, max=4096)] = 1000,
+    split: SplitOpt = None,
+    seed: Annotated[int, typer.Option(help="Of the choice.", min=0)] = 0,
+    remove: Annotated[bool, typer.Option("--remove", help="Only remove the gallery.")] = False,
+) -> None:
+    """Keep normal tiles in a bundle, to be shown beside abnormal ones: pictures of tissue go with it from then on."""
+    from uadray.commands import gallery as command
+
+    _answer(command.run(bundle, data=data, n=n, split=split, seed=seed, is_removed=remove))
+
+
+@app.command()
 def card(
     bundle: BundleArg,
     out: Annotated[str | None, typer.Option(help="File or s3:// URI for the card, .md or .html.")] = None,
+    screening: Annotated[
+        list[str] | None, typer.Option(help="Evaluated output folder of `screen` with it, for its figures; repeat it.")
+    ] = None,
 ) -> None:
     """Say what a bundle is, for people: what it finds and assumes, its training, its figures, its limits."""
     from uadray.commands import card as command
 
-    values, text = command.run(bundle, out=out)
+    values, text = command.run(bundle, out=out, screenings=screening or ())
     if out is None:
         console.say(text)
     _answer(values)

@@ -7,14 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from uadray.errors import InputError
-from uadray.evaluation.detection import (
-    _weighted_auroc,
-    auroc,
-    auroc_difference,
-    bootstrap_ci,
-    detection,
-    sensitivity_at,
-)
+from uadray.evaluation.detection import auroc, auroc_difference, bootstrap_ci, detection, sensitivity_at
 
 
 def _bools(text: str) -> np.ndarray:
@@ -34,22 +27,6 @@ def _bools(text: str) -> np.ndarray:
 )
 def test_auroc_by_hand(scores: list[float], labels: str, expected: float | None) -> None:
     assert auroc(np.array(scores, float), _bools(labels)) == expected
-
-
-samples = st.lists(st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 4)), min_size=2, max_size=60)
-
-
-@settings(max_examples=150, deadline=None)
-@given(rows=samples)
-def test_weighted_auroc_equals_scikit_learn(rows: list[tuple[int, bool, int]]) -> None:
-    scores, anomalous, weight = (np.array(column) for column in zip(*rows, strict=True))
-    order = np.argsort(scores, kind="stable")
-    _, rank = np.unique(scores[order], return_inverse=True)
-    weighted = _weighted_auroc(rank, anomalous[order], weight[order].astype(float))
-    if not weight[anomalous].any() or not weight[~anomalous].any():
-        assert weighted is None
-        return
-    assert weighted == pytest.approx(roc_auc_score(anomalous, scores, sample_weight=weight), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +126,7 @@ def test_a_draw_of_one_class_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> 
     """Of two and two, one draw in eight has one class: all the same each quantile is of as many draws as were asked."""
     drawn = []
     monkeypatch.setattr(
-        "uadray.evaluation.detection.np.quantile", lambda values, _: drawn.append(len(values)) or [0, 1]
+        "uadray.evaluation.resampling.np.quantile", lambda values, _: drawn.append(len(values)) or [0, 1]
     )
     bootstrap_ci(np.arange(4.0), _bools("NNAA"))
     assert drawn == [1000]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from decision_rows import all_kinds, decision_table, scored, unscored
 
-from uadray.reports import pictures, worklist
+from uadray.reports import pictures, spreadsheets, worklist
 from uadray.schemas import SLIDE_DECISIONS
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -164,7 +164,7 @@ def test_shortened_page_keeps_what_was_not_screened(decisions: pa.Table) -> None
 
 
 def test_csv_has_every_slide_in_rank_order(decisions: pa.Table) -> None:
-    rows = list(csv.DictReader(io.StringIO(worklist.worklist_csv(decisions))))
+    rows = list(csv.DictReader(io.StringIO(spreadsheets.worklist_csv(decisions))))
     assert list(rows[0]) == ["rank", *SLIDE_DECISIONS.names]
     assert [row["slide_id"] for row in rows] == ["a1", "a2", "a3", "n0", "n1", "u1", "f0", "f1"]
     assert [row["rank"] for row in rows] == [str(place) for place in range(1, 9)]
@@ -175,7 +175,7 @@ def test_csv_has_every_slide_in_rank_order(decisions: pa.Table) -> None:
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "  =1", "\r=1", "＝1"])  # noqa: RUF001
 def test_csv_disarms_formulas(text: str) -> None:
     table = decision_table(unscored(text, "failed", "missing", text), scored("n", "normal", 0.5, -0.25))
-    first, second = csv.DictReader(io.StringIO(worklist.worklist_csv(table), newline=""))
+    first, second = csv.DictReader(io.StringIO(spreadsheets.worklist_csv(table), newline=""))
     assert first["score"] == "-0.25"  # a number stays one
     assert (second["slide_id"], second["message"]) == (f"'{text}", f"'{text}")
 

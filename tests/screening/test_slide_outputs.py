@@ -31,7 +31,7 @@ def _evidence(*reconstructions: bytes | None) -> pa.Table:
     n = len(reconstructions)
     columns = {
         "tile_id": [f"s1/{n - 1 - i}" for i in range(n)], "score": [1.5] * n, "tile": [TILE] * n,
-        "reconstruction": list(reconstructions),
+        "reconstruction": list(reconstructions), "normals": [None] * n,
     }  # fmt: skip
     return pa.table(columns, schema=EVIDENCE)
 

@@ -54,7 +54,7 @@ def test_one_bundle(tmp_path: Path) -> None:
     assert (summary["anomalous"], summary["why_failed"]) == (1, "s1: scoring: boom")
     assert pages(summary) == summary["worklist"] == str(tmp_path / "worklist.html")
     assert {path.name for path in tmp_path.glob("[!.]*")} == {
-        "decisions.parquet", "summary.json", "worklist.csv", "worklist.html",
+        "decisions.parquet", "summary.json", "worklist.csv", "worklist.html", "worklist.xlsx",
     }  # fmt: skip
     assert summary.keys() - json.loads((tmp_path / "summary.json").read_text()).keys() == {"why_failed", "worklist"}
 

@@ -11,6 +11,7 @@ from uadray import provenance
 from uadray.cluster.nodes import Nodes
 from uadray.cluster.workers import StreamConfig
 from uadray.commands.calibration_checks import check, warn_of_equal_scores
+from uadray.commands.choose import Chosen, choosers_of, chosen_by
 from uadray.commands.cluster import join_cluster
 from uadray.commands.progress import progress, tile_progress
 from uadray.decisions.aggregation import AggregationConfig, new_aggregation, reference_of, score_of, scored_squares
@@ -50,7 +51,7 @@ QUANTILES = 101
 
 def run(
     bundle_uri: str, *, slides_uri: str, split: str | None, alpha: float, method: str, top_fraction: float | None,
-    mask_dir: str | None, stream: StreamConfig, by: str = "", smoothed: bool = False,
+    mask_dir: str | None, stream: StreamConfig, by: str = "", smoothed: bool = False, choose: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Join the cluster and calibrate the bundle.
 
@@ -59,37 +60,49 @@ def run(
         slides_uri: manifest, folder or s3:// prefix of normal slides.
         split: only the slides of this split; None takes all.
         alpha: share of normal slides that may be called anomalous.
-        method: how tile scores become a slide's score, see `AggregationConfig`.
+        method: how tile scores become a slide's score, see `AggregationConfig`; with `choose` unless another is better.
         top_fraction: the share of the highest that it takes the mean of; None for the method's own.
         mask_dir: folder of edited masks.
         stream: how the cluster is shared.
         by: of what slides are compared with their own: site, scanner and stain, with commas; empty for none.
         smoothed: decide by smoothed p-values.
+        choose: manifest of a few known anomalous slides that choose the method, see `commands.choose`.
 
     Returns:
         The calibration's id, counts, the rate that it gives with its interval, also by group, and `left_out`: the
-        slides without a score, with the reason.
+        slides without a score, with the reason; `choice`, the comparison of the methods, where there was one.
     """
     bundle, rows = read_bundle(bundle_uri), given_slides(slides_uri, split=split)
     aggregation = new_aggregation(method, top_fraction=top_fraction)
     group_by = kinds_of(by)
     contents = check(rows, bundle, alpha=alpha, group_by=group_by)
+    slides = choosers_of(choose, rows, bundle=bundle, alpha=alpha, contents=contents) if choose else None
     masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     with progress("calibrate") as tick:
         nodes = join_cluster(bundle_uris=[bundle_uri])
+        masked, chosen = bundle.with_masks(mask_dir), None
+        if slides is not None:
+            chosen = chosen_by(
+                slides, bundle_uri=bundle_uri, bundle=masked, alpha=alpha, default=aggregation, config=stream,
+                nodes=nodes, progress=tile_progress(tick),
+            )  # fmt: skip
+            rows, aggregation = slides.left, chosen.aggregation
         calibration, left_out = calibrate(
-            rows, bundle_uri=bundle_uri, bundle=bundle.with_masks(mask_dir), alpha=alpha, aggregation=aggregation,
-            config=stream, nodes=nodes, contents=contents, progress=tile_progress(tick), group_by=group_by,
-            smoothed=smoothed,
+            rows, bundle_uri=bundle_uri, bundle=masked, alpha=alpha, aggregation=aggregation, config=stream,
+            nodes=nodes, contents=contents, progress=tile_progress(tick), group_by=group_by, smoothed=smoothed,
+            method_choice=chosen,
         )  # fmt: skip
     counts = {"slides": len(rows) - len(left_out), "patients": len(calibration.scores), "masks_used": masks_used}
-    return {"calibration": calibration.id, **counts, **stated_rates(calibration), "left_out": left_out}
+    choice = {"choice": chosen.choice.model_dump()} if chosen is not None else {}
+    left_out = {**(chosen.left_out if chosen is not None else {}), **left_out}
+    return {"calibration": calibration.id, **counts, **stated_rates(calibration), **choice, "left_out": left_out}
 
 
 def calibrate(
     rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle, alpha: float, aggregation: AggregationConfig,
     config: StreamConfig | None = None, progress: Progress | None = None, nodes: Nodes | None = None,
     contents: Mapping[str, str] | None = None, group_by: tuple[Kind, ...] = (), smoothed: bool = False,
+    method_choice: Chosen | None = None,
 ) -> tuple[Calibration, dict[str, str]]:  # fmt: skip
     """Score normal slides, keep one score a patient, and write the calibration into the bundle.
 
@@ -105,6 +118,7 @@ def calibrate(
         contents: what `check` returned, if it was called before.
         group_by: what groups of slides differ in.
         smoothed: decide by smoothed p-values.
+        method_choice: which slides chose the method, where any did; `aggregation` is of it.
 
     Returns:
         The calibration, and the slides that could not be scored with the reason.
@@ -125,11 +139,13 @@ def calibrate(
     scores = normals.scores(aggregation, reference)
     warn_of_equal_scores(scores)
     salt = identity.new_salt()
-    marks = tuple(identity.all_marks(used, salt, etags=normals.etags, contents=contents))
+    marks = set(identity.all_marks(used, salt, etags=normals.etags, contents=contents))
+    marks |= set(method_choice.marks(salt) if method_choice is not None else ())
     calibration = _calibration(
         [scores[slide_id] for slide_id in chosen], normals.tiles, bundle, alpha, aggregation, reference
     ).model_copy(update={
-        "salt": salt, "slides": marks, "made": provenance.now_iso(), "normals": _normal_slides(used, chosen, normals),
+        "salt": salt, "slides": tuple(sorted(marks)), "made": provenance.now_iso(),
+        "normals": _normal_slides(used, chosen, normals), "choice": method_choice and method_choice.choice,
         "group_by": group_by, "groups": groups_of(scores, origins, patients, group_by), "smoothed": smoothed,
         **_cell_scale(normals.cells),
     })  # fmt: skip

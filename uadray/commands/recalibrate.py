@@ -68,16 +68,15 @@ def run(out: str, asked: Asked) -> dict[str, Any]:
     before = _before(out, record, bundles)
     for each in before.values():
         kept_calibrations.keep(out, each)
-    kept = tuple(replace(each, calibration=kept_calibrations.keep(out, each.calibration)) for each in decide)
     with progress("recalibrate") as tick, recalibration.alone_in(out) as process:
         summary = recalibration.redecide(
-            out, kept, process=process, same_scores=same_scores(kept, before),
+            out, decide, process=process, same_scores=same_scores(decide, before),
             more={FDR: asked.fdr}, own={each.bundle.id: each.calibration.id for each in bundles},
             tick=lambda done, total: tick(done, total, "slides"),
         )  # fmt: skip
     if asked.fdr is None:
-        objects.delete_all(objects.join(out, *each.folder.split("/"), DISCOVERIES) for each in kept)
-    return summary | {"calibrations": {each.name: each.calibration.id for each in kept}, "left_out": left_out}
+        objects.delete_all(objects.join(out, *each.folder.split("/"), DISCOVERIES) for each in decide)
+    return summary | {"calibrations": {each.name: each.calibration.id for each in decide}, "left_out": left_out}
 
 
 def _check(asked: Asked) -> tuple[Kind, ...] | None:

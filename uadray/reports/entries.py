@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from uadray.reports.ranking import group_of
+from uadray.reports.slide_words import Words, slide_words, tile_lines
 
 PICTURE_KINDS = {
     "tile": "Tile",
@@ -15,8 +16,13 @@ PICTURE_KINDS = {
     "residual": "Difference",
     "outline": "Where it differs most",
     "cells": "Where in the tile",
+    "normal1": "Nearest normal tile",
+    "normal2": "Second nearest",
 }
 """Pictures that an evidence tile may have, top to bottom: name of the file and the words people read."""
+
+NORMAL_KINDS = ("normal1", "normal2")
+"""Those that show the normal tiles of the bundle's gallery that look most like a tile."""
 
 DIFFERENCE_KINDS = ("residual", "outline")
 """Those that show where a tile differs from its reconstruction."""
@@ -33,18 +39,24 @@ class TileEntry:
         score: of the tile.
         x_level0_px: of its left edge.
         y_level0_px: of its upper edge.
+        middle: of the tile, in level-0 pixels.
         marker: x, y and side of the square around it on the thumbnail, in level-0 pixels; large enough to be seen.
         label: the middle of its number on the thumbnail, in level-0 pixels.
+        text: where the number's line stands, and the height of its type, in level-0 pixels.
         pictures: address of each picture, in the order of the slide's `picture_words`; None for one it does not have.
+        lines: what is said below them.
     """
 
     rank: int
     score: float | None
     x_level0_px: int
     y_level0_px: int
-    marker: tuple[float, float, float]
-    label: tuple[float, float]
+    middle: tuple[int, int]
+    marker: tuple[int, int, int]
+    label: tuple[int, int]
+    text: tuple[int, int]
     pictures: Sequence[str | None]
+    lines: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +67,7 @@ class SlideEntry:
         rank: its place in the worklist.
         group: of `GROUPS`.
         facts: its row of `SLIDE_DECISIONS`.
-        flags: how many tiles were left out by each reason of quality, the most first.
+        words: what is said of it below its pictures.
         n_good: tissue tiles that were not left out.
         width_px: of its pictures on the page.
         height_px: of its pictures on the page.
@@ -68,7 +80,7 @@ class SlideEntry:
     rank: int
     group: str
     facts: Mapping[str, Any]
-    flags: Sequence[tuple[str, int]]
+    words: Words
     n_good: int | None
     width_px: int
     height_px: int
@@ -97,15 +109,16 @@ def slide_entry(
     scale = min(_BOX_PX[0] / size[0], _BOX_PX[1] / size[1])
     address = _addresses(row, folder=folder, thumbnails=thumbnails)
     tile_level0_px = tile_um / row["mpp_level0"] if row["mpp_level0"] else 0.0
-    flags = sorted(json.loads(row["flags"] or "{}").items(), key=lambda item: -item[1])
+    flags = flags_of(row["flags"])
+    group, n_good = group_of(row), None if row["n_tiles"] is None else row["n_tiles"] - sum(n for _, n in flags)
     evidence = json.loads(row["evidence"] or "[]")
     kinds = [kind for kind in picture_kinds if any(_has_picture(tile, kind) for tile in evidence)]
     return SlideEntry(
         rank=place,
-        group=group_of(row),
+        group=group,
         facts=row,
-        flags=flags,
-        n_good=None if row["n_tiles"] is None else row["n_tiles"] - sum(count for _, count in flags),
+        words=slide_words(row, group=group, n_good=n_good, flags=flags),
+        n_good=n_good,
         width_px=max(1, round(size[0] * scale)),
         height_px=max(1, round(size[1] * scale)),
         thumbnail=address("thumbnail") if is_open else None,
@@ -113,6 +126,11 @@ def slide_entry(
         picture_words=[PICTURE_KINDS[kind] for kind in kinds],
         tiles=list(_tile_entries(evidence, size=size, tile_level0_px=tile_level0_px, address=address, kinds=kinds)),
     )
+
+
+def flags_of(text: str | None) -> list[tuple[str, int]]:
+    """The field `flags` of a decision: how many tiles were left out by each reason of quality, the most first."""
+    return sorted(json.loads(text or "{}").items(), key=lambda item: -item[1])
 
 
 def _addresses(
@@ -132,6 +150,8 @@ def _has_picture(tile: Mapping[str, Any], kind: str) -> bool:
     """
     if kind == "cells":
         return bool(tile.get("has_cells", False))
+    if kind in NORMAL_KINDS:
+        return len(tile.get("normals", ())) > NORMAL_KINDS.index(kind)
     if kind in DIFFERENCE_KINDS:
         return bool(tile.get("has_difference", False))
     return kind == "tile" or bool(tile.get("has_reconstruction", True))
@@ -151,9 +171,12 @@ def _tile_entries(
             score=tile["score"],
             x_level0_px=x,
             y_level0_px=y,
-            marker=(x + half - marker_px / 2, y + half - marker_px / 2, marker_px),
-            label=labels[index],
+            middle=(round(x + half), round(y + half)),
+            marker=(round(x + half - marker_px / 2), round(y + half - marker_px / 2), round(marker_px)),
+            label=(round(labels[index][0]), round(labels[index][1])),
+            text=(round(labels[index][1] + 0.017 * max(size)), round(0.046 * max(size))),
             pictures=[address(f"{kind}_{index}") if _has_picture(tile, kind) else None for kind in kinds],
+            lines=tile_lines(tile),
         )
 
 
@@ -175,10 +198,29 @@ def label_places(
     unit = 0.055 * max(size)
     taken = list(points)
     for x, y in points:
-        ring = [(x + unit * r * math.sin(a), y - unit * r * math.cos(a)) for r in range(1, 9) for a in range(12)]
-        inside = [
-            place for place in ring if all(unit / 2 <= v <= end - unit / 2 for v, end in zip(place, size, strict=True))
-        ]
-        free = [place for place in inside if all(math.dist(place, other) >= 0.95 * unit for other in taken)]
-        taken.append((free or inside or [(x, y)])[0])
+        taken.append(_free_place(x, y, unit, size=size, taken=taken))
     return taken[len(points) :]
+
+
+def _free_place(
+    x: float, y: float, unit: float, *, size: tuple[int, int], taken: Sequence[tuple[float, float]]
+) -> tuple[float, float]:  # fmt: skip
+    """The nearest place around a point where a number is inside the picture and hides nothing; else any inside."""
+    nearest = None
+    width, height = size
+    for u, v in _around(x, y, unit):
+        if unit / 2 <= u <= width - unit / 2 and unit / 2 <= v <= height - unit / 2:
+            nearest = nearest or (u, v)
+            if all(math.dist((u, v), other) >= 0.95 * unit for other in taken):
+                return u, v
+    return nearest or (x, y)
+
+
+def _around(x: float, y: float, unit: float) -> Iterator[tuple[float, float]]:
+    """Places around a point, the nearest first."""
+    for r in range(1, 9):
+        for sine, cosine in _DIRECTIONS:
+            yield (x + unit * r * sine, y - unit * r * cosine)
+
+
+_DIRECTIONS = [(math.sin(a), math.cos(a)) for a in range(12)]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from uadray.errors import InputError
 
@@ -22,9 +23,31 @@ def rank(decisions: pa.Table) -> pa.Table:
     Raises:
         InputError: a row has a state and a decision that do not belong together.
     """
-    rows = decisions.select(["slide_id", "state", "decision", "reason", "p_value", "score"]).to_pylist()
-    keys = [_rank_key(row) for row in rows]
-    return decisions.take(pa.array(sorted(range(len(rows)), key=keys.__getitem__), pa.int64()))
+    group = pc.index_in(groups_of(decisions), value_set=pa.array(list(GROUPS)))
+    reason = pc.if_else(pc.less(group, 2), "", pc.fill_null(decisions["reason"].cast("string"), ""))
+    keys = pa.table(
+        {"group": group, "reason": reason, **{name: decisions[name] for name in ("p_value", "score", "slide_id")}}
+    )
+    order = [("group", "ascending"), ("reason", "ascending"), ("p_value", "ascending"), ("score", "descending")]
+    return decisions.take(pc.sort_indices(keys, sort_keys=[*order, ("slide_id", "ascending")]))
+
+
+def groups_of(decisions: pa.Table) -> pa.Array:
+    """The group of each row, see `group_of`.
+
+    Raises:
+        InputError: a row has a state and a decision that do not belong together.
+    """
+    state, decision = (pc.fill_null(decisions[name], "").combine_chunks() for name in ("state", "decision"))
+    judged = pc.and_(pc.equal(state, "scored"), pc.is_in(decision, value_set=pa.array(["anomalous", "normal"])))
+    unjudged = pc.and_(
+        pc.equal(state, "not_assessable"), pc.is_in(decision, value_set=pa.array(["", "not_assessable"]))
+    )
+    failed = pc.and_(pc.equal(state, "failed"), pc.equal(decision, ""))
+    known = pc.or_(pc.or_(judged, unjudged), failed)
+    if not pc.all(known).as_py() and len(known):
+        group_of(decisions.slice(pc.index(known, False).as_py(), 1).to_pylist()[0])
+    return pc.if_else(judged, decision, state)
 
 
 def group_of(row: Mapping[str, Any]) -> str:
@@ -41,11 +64,3 @@ def group_of(row: Mapping[str, Any]) -> str:
     if state == "scored" and decision in ("anomalous", "normal"):
         return str(decision)
     raise InputError(f"slide {row['slide_id']}: state {state!r} and decision {decision!r} do not belong together")
-
-
-def _rank_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    group = group_of(row)
-    p_value = float("inf") if row["p_value"] is None else row["p_value"]
-    score = float("inf") if row["score"] is None else -row["score"]
-    reason = "" if group in ("anomalous", "normal") else row["reason"] or ""
-    return (list(GROUPS).index(group), reason, p_value, score, row["slide_id"])

@@ -1,25 +1,33 @@
-"""The ranked worklist of a screening: one HTML page and one CSV, both written to be read by people.
+"""The ranked worklist of a screening: one HTML page that has every slide, written to be read by people.
 
 The page stands alone (no script, font or style from elsewhere) and points at pictures beside it: `thumbnail`,
 `heatmap`, and for the i-th evidence tile, best first, one picture a kind: `tile_0`, `reconstruction_0`, ... They are
 parts of one file a slide (`evidence_sheet`), or files in `evidence/<slide folder>/` in folders that are older.
 Slides that were not screened are counted at the top and never left out.
+
+Up to about a thousand slides stand in the page as they are shown. Of more, the page has the data of their rows, builds
+those that are in view, and reads what an open slide shows, and small pictures, from files beside it (`Beside`).
 """
 
-import csv
-import io
+import json
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypedDict
+from urllib.parse import quote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from markupsafe import Markup
 
 from uadray.reports.colours import legend_colours
-from uadray.reports.entries import slide_entry
+from uadray.reports.entries import SlideEntry, slide_entry
 from uadray.reports.page import asset, csp_hash, template
-from uadray.reports.ranking import GROUPS, group_of, rank
+from uadray.reports.ranking import GROUPS, groups_of, rank
+from uadray.reports.small_pictures import CELL, COLUMNS
+from uadray.reports.worklist_data import DETAILS, index_of
 
 _TILE_PX = 112
 
@@ -27,12 +35,39 @@ _OPEN = 100
 """So many anomalous slides are shown with their pictures at once: laying out a thousand takes a browser seconds."""
 
 
+SCRIPTS = ("worklist_model.js", "worklist_plain.js", "worklist.js")
+"""Of a page with all of its slides; the last one begins."""
+
+LONG_SCRIPTS = ("worklist_model.js", "worklist_rows.js", "worklist_long.js", "worklist.js")
+"""Of a page that builds the rows in view."""
+
+_BATCH = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """Files beside the page of many slides, by their address seen from the page.
+
+    Attributes:
+        details: one each `DETAILS` slides, in the order of the ranking, by name: see `details_file`.
+        folder: that has them.
+        sheets: of small pictures, by address.
+        cells: for each slide, in the order of the ranking, its sheet and its cell there; None of one without.
+    """
+
+    details: Sequence[str]
+    folder: str
+    sheets: Sequence[str] = ()
+    cells: Sequence[tuple[int, int] | None] = ()
+
+
 class Run(TypedDict, total=False):
     """What the page says about the run. Whatever is absent is left out.
 
     `tile_um` draws the evidence tiles to scale on the thumbnail; `score_low` and `score_high` are the ends of the
     heatmap's colour scale, of which cells have a half where it `has_cells`, and `tile_threshold` the tile score ringed
-    in black; `n_manifest` is how many slides were asked for; times are text as they should be read.
+    in black; `n_manifest` is how many slides were asked for; times are text as they should be read. `viewer` is the
+    address of an endpoint's page, with screening and bundle behind its #: each slide has a link to itself there.
     """
 
     bundle: str
@@ -50,30 +85,12 @@ class Run(TypedDict, total=False):
     score_high: float
     tile_threshold: float
     has_cells: bool
-
-
-def worklist_csv(decisions: pa.Table) -> str:
-    """The ranked worklist as CSV: `rank` and the columns of `SLIDE_DECISIONS`, every slide.
-
-    Text is quoted. Text that a spreadsheet would take for a formula (it starts with = + - @, a tab or a line end) gets
-    an apostrophe in front; so does a slide id, which is why machines should read `decisions.parquet` instead.
-
-    Raises:
-        InputError: as `rank`.
-    """
-    ranked = rank(decisions)
-    page = io.StringIO()
-    writer = csv.writer(page, quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(["rank", *ranked.column_names])
-    for place, row in enumerate(ranked.to_pylist(), start=1):
-        writer.writerow([place, *(_spreadsheet_safe(cell) for cell in row.values())])
-    return page.getvalue()
+    viewer: str
 
 
 def render_worklist(
-    decisions: pa.Table, *, title: str, run: Run, max_rows: int = 1000,
-    picture_kinds: Sequence[str] = ("tile", "reconstruction"), folder: Callable[[str], str] = str,
-    thumbnails: str = "evidence",
+    decisions: pa.Table, *, title: str, run: Run, picture_kinds: Sequence[str] = ("tile", "reconstruction"),
+    folder: Callable[[str], str] = str, thumbnails: str = "evidence", beside: Beside | None = None,
 ) -> str:  # fmt: skip
     """The ranked worklist as one HTML page.
 
@@ -81,38 +98,41 @@ def render_worklist(
         decisions: rows of `SLIDE_DECISIONS`, in any order.
         title: what the page is called.
         run: what to say about the run.
-        max_rows: slides listed at most. Normal slides are left out first, then the lowest ranks; the counts always
-            cover all slides and the page says what it left out.
         picture_kinds: which pictures evidence tiles have, of `PICTURE_KINDS`. A tile whose entry in `evidence` says
             `"has_reconstruction": false` is shown alone.
         folder: slide id -> the name of its folder under `evidence/`, as it was written; the page quotes it for URLs.
         thumbnails: where the slides' folders with `thumbnail.jpg` lie, if not under `evidence`.
+        beside: files that a page of many slides reads; without, all slides stand in the page.
 
     Raises:
         InputError: as `rank`.
     """
-    rows = list(enumerate(rank(decisions).to_pylist(), start=1))
-    counts = Counter(group_of(row) for _, row in rows)
-    entry = partial(
-        slide_entry, tile_um=run.get("tile_um", 0.0), picture_kinds=picture_kinds, folder=folder, thumbnails=thumbnails
+    ranked = rank(decisions)
+    counts = Counter(groups_of(ranked).to_pylist()) if len(ranked) else Counter[str]()
+    shown = ranked if beside is None else ranked.slice(0, _OPEN)
+    entries = slide_entries(
+        shown, tile_um=run.get("tile_um", 0.0), picture_kinds=picture_kinds, folder=folder, thumbnails=thumbnails
     )
-    slides = [entry(row, place=place) for place, row in _shortened(rows, max_rows)]
-    left_out = counts - Counter(slide.group for slide in slides)
-    script, style = asset("worklist.js"), asset("worklist.css")
+    score_range = _score_range(ranked)
+    script = "\n".join(map(asset, SCRIPTS if beside is None else LONG_SCRIPTS))
+    style = asset("worklist.css")
     return template("worklist.html").render(
         title=title,
         run=run,
         alpha=_alpha(decisions, run),
-        slides=slides,
-        total=len(rows),
-        missing=max(0, run.get("n_manifest", len(rows)) - len(rows)),
+        slides=entries,
+        n_slides=len(shown),
+        is_long=beside is not None,
+        total=len(ranked),
+        missing=max(0, run.get("n_manifest", len(ranked)) - len(ranked)),
         counts={group: counts[group] for group in GROUPS},
-        left_out=left_out,
         groups=GROUPS,
         tile_px=_TILE_PX,
         n_open=_OPEN,
         legend=legend_colours(),
-        score_range=_score_range(rows),
+        score_range=score_range,
+        link=partial(viewer_address, run.get("viewer")),
+        data=_data(ranked, run=run, score_range=score_range, beside=beside),
         script=Markup(script),  # noqa: S704 - our own files
         style=Markup(style),  # noqa: S704
         script_hash=csp_hash(script),
@@ -120,17 +140,53 @@ def render_worklist(
     )
 
 
-def _spreadsheet_safe(cell: Any) -> Any:
-    if isinstance(cell, str) and (cell[:1] in "\t\r\n" or cell.lstrip()[:1] in tuple("=+-@＝＋－＠")):  # noqa: RUF001
-        return f"'{cell}" if cell else cell
-    return cell
+def slide_entries(
+    ranked: pa.Table, *, tile_um: float, picture_kinds: Sequence[str], folder: Callable[[str], str] = str,
+    thumbnails: str = "evidence",
+) -> Iterator[SlideEntry]:  # fmt: skip
+    """What the page shows of each slide, in order; some hundred rows in memory at a time. See `slide_entry`."""
+    entry = partial(slide_entry, tile_um=tile_um, picture_kinds=picture_kinds, folder=folder, thumbnails=thumbnails)
+    place = 0
+    for batch in ranked.to_batches(max_chunksize=_BATCH):
+        for row in batch.to_pylist():
+            place += 1
+            yield entry(row, place=place)
 
 
-def _shortened(rows: Sequence[tuple[int, dict[str, Any]]], max_rows: int) -> list[tuple[int, dict[str, Any]]]:
-    if len(rows) <= max_rows:
-        return list(rows)
-    kept = sorted(rows, key=lambda item: (group_of(item[1]) == "normal", item[0]))[:max_rows]
-    return sorted(kept, key=lambda item: item[0])
+def viewer_address(viewer: str | None, slide_id: str) -> str | None:
+    """The address of a slide on an endpoint's page; None where no such page is known.
+
+    >>> viewer_address("https://host/#screening=main", "a&b")
+    'https://host/#screening=main&slide=a%26b'
+    """
+    if viewer is None:
+        return None
+    page, _, place = viewer.partition("#")
+    return f"{page}#{place}{'&' if place else ''}slide={quote(slide_id, safe='')}"
+
+
+def _data(ranked: pa.Table, *, run: Run, score_range: tuple[float, float], beside: Beside | None) -> Markup:
+    """What the script reads, as JSON that can stand in a page."""
+    data: dict[str, Any] = {
+        "groups": GROUPS,
+        "index": index_of(ranked),
+        "low": score_range[0],
+        "high": score_range[1],
+        "viewer": viewer_address(run.get("viewer"), ""),
+        "has_cells": run.get("has_cells", False),
+    }
+    if beside is not None:
+        placed = [cell or (-1, 0) for cell in beside.cells] or [(-1, 0)] * len(ranked)
+        data |= {
+            "details": {"folder": beside.folder, "names": beside.details, "each": DETAILS},
+            "tile_px": _TILE_PX,
+            "small": {
+                "sheets": beside.sheets, "sheet": [sheet for sheet, _ in placed], "cell": [cell for _, cell in placed],
+                "columns": COLUMNS, "side": CELL,
+            },
+        }  # fmt: skip
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - nothing in it ends a script element
 
 
 def _alpha(decisions: pa.Table, run: Run) -> float | None:
@@ -138,6 +194,8 @@ def _alpha(decisions: pa.Table, run: Run) -> float | None:
     return run.get("alpha", stated.pop() if len(stated) == 1 else None)
 
 
-def _score_range(rows: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[float, float]:
-    known = [row[name] for _, row in rows for name in ("score", "threshold") if row[name] is not None]
+def _score_range(ranked: pa.Table) -> tuple[float, float]:
+    """The lowest and the highest of scores and thresholds."""
+    ends = [pc.min_max(ranked[name]).as_py() for name in ("score", "threshold")]
+    known = [value for each in ends for value in each.values() if value is not None and math.isfinite(value)]
     return (min(known), max(known)) if known else (0.0, 0.0)

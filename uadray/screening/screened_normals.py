@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from uadray import provenance
-from uadray.decisions.aggregation import AggregationConfig, Scores, ceiling_of, score_of, scored_squares
+from uadray.decisions.aggregation import AggregationConfig, Scores, reference_of, score_of, scored_squares
 from uadray.decisions.conformal import (
     MAX_NAME,
     Calibration,
@@ -24,6 +24,7 @@ from uadray.decisions.conformal import (
 from uadray.decisions.groups import check_groups, group_name, groups_of
 from uadray.decisions.neighbourhoods import Squares
 from uadray.decisions.slide_measures import MEASURES
+from uadray.decisions.tile_reference import TileReference
 from uadray.decisions.tile_tail import tile_tail_of
 from uadray.decisions.verdict import judge
 from uadray.errors import InputError, NotFoundError
@@ -126,9 +127,8 @@ def calibrated(normals: Normals, bundle: ScreeningBundle, wanted: Wanted) -> tup
     patients = {row.slide_id: row.patient for row in rows}
     chosen = one_a_patient(patients)
     check_alpha(alpha, len(chosen))
-    ceiling = ceiling_of([squares[slide_id] for slide_id in chosen]) if aggregation.method == "grow" else None
-    bound = np.inf if ceiling is None else ceiling
-    scores = {slide_id: score_of(each, aggregation, ceiling=bound) for slide_id, each in squares.items()}
+    reference = reference_of([squares[slide_id] for slide_id in chosen], aggregation)
+    scores = {slide_id: score_of(each, aggregation, reference=reference) for slide_id, each in squares.items()}
     origins = {row.slide_id: _origin(row) for row in rows}
     groups = groups_of(scores, origins, patients, by)
     check_groups({group_name(group.values): len(group.scores) for group in groups}, by, alpha)
@@ -136,7 +136,8 @@ def calibrated(normals: Normals, bundle: ScreeningBundle, wanted: Wanted) -> tup
     etags = {row.slide_id: normals.facts[row.slide_id][bundle.bundle.id]["etag"] for row in rows}
     calibration = before.model_copy(update={
         "aggregation": aggregation, "alpha": alpha, "scores": tuple(sorted(scores[each] for each in chosen)),
-        "tile_ceiling": ceiling, "group_by": by, "groups": groups, "tile_tail": tile_tail_of(tiles),
+        "tile_ceiling": reference.ceiling, "group_by": by, "groups": groups, "tile_tail": tile_tail_of(tiles),
+        "tile_reference": None if reference == TileReference(ceiling=reference.ceiling) else reference,
         "tile_quantiles": tuple(np.quantile(np.concatenate(tiles), np.linspace(0, 1, QUANTILES)).tolist()),
         "salt": salt, "slides": tuple(identity.all_marks(rows, salt, etags=etags, contents={})),
         "normals": _kept(normals, bundle.bundle.id, chosen, origins), "made": provenance.now_iso(),

@@ -16,13 +16,15 @@ from uadray.decisions.fdr import listed, q_values, shortest_list
 from uadray.decisions.validity import holding
 from uadray.decisions.verdict import STATES
 from uadray.reports import worklist
-from uadray.reports.entries import DIFFERENCE_KINDS
+from uadray.reports.entries import DIFFERENCE_KINDS, NORMAL_KINDS
+from uadray.reports.spreadsheets import worklist_csv
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.slide_outputs import parquet
+from uadray.screening.worklist_files import write_worklist
 from uadray.storage import objects
 
-DECISIONS, WORKLIST, SUMMARY = "decisions.parquet", "worklist.html", "summary.json"
+DECISIONS, SUMMARY = "decisions.parquet", "summary.json"
 
 DISCOVERIES = "discoveries.csv"
 """The worklist's slides that are on the list with a stated false discovery rate, see `decisions.fdr`."""
@@ -73,15 +75,11 @@ def _write_summary(
     """Write one bundle's files for people; `thumbnails`: where these lie, seen from the page."""
     decisions = of_the_archive(decisions, bundle.calibration)
     counts = summarize(decisions, n_slides=n_slides)
-    page = objects.join(folder, WORKLIST)
     objects.write_bytes(objects.join(folder, DECISIONS), parquet(decisions))
-    html = worklist.render_worklist(
-        decisions, title=f"Worklist: {bundle.name}", run=page_facts(bundle, provenance=provenance, n_slides=n_slides),
-        picture_kinds=_picture_kinds(decisions), thumbnails=thumbnails,
+    page = write_worklist(
+        folder, decisions, title=f"Worklist: {bundle.name}", picture_kinds=_picture_kinds(decisions),
+        run=page_facts(bundle, provenance=provenance, n_slides=n_slides), thumbnails=thumbnails,
     )  # fmt: skip
-    objects.write_bytes(page, html.encode(), content_type="text/html; charset=utf-8")
-    table = worklist.worklist_csv(decisions).encode()
-    objects.write_bytes(objects.join(folder, "worklist.csv"), table, content_type="text/csv")
     counts |= _discoveries(folder, decisions, bundle.calibration, rate=provenance.get(FDR))
     objects.write_bytes(objects.join(folder, SUMMARY), json.dumps(counts, indent=1).encode())
     return counts | _why_failed(decisions) | {"worklist": page}
@@ -93,7 +91,7 @@ def _discoveries(folder: str, decisions: pa.Table, calibration: Calibration, *, 
         return {}
     q = decisions["q_value"].to_numpy(zero_copy_only=False).astype(np.float64)
     listed_ones = decisions.filter(pa.array(listed(q, rate)))
-    table = worklist.worklist_csv(listed_ones).encode()
+    table = worklist_csv(listed_ones).encode()
     objects.write_bytes(objects.join(folder, DISCOVERIES), table, content_type="text/csv")
     n_normals = max(len(calibration.scores), *(len(group.scores) for group in calibration.groups), 1)
     shortest = shortest_list(int((~np.isnan(q)).sum()), n_normals, rate)
@@ -142,12 +140,19 @@ def pages(summary: dict[str, Any]) -> str:
 
 def _picture_kinds(decisions: pa.Table) -> tuple[str, ...]:
     """Which pictures the evidence tiles have: those of a detector without a generator have no reconstruction."""
-    evidence = (json.loads(text or "[]") for text in decisions["evidence"].to_pylist())
-    tiles = [tile for of_slide in evidence for tile in of_slide]
-    has_none = bool(tiles) and not any(tile.get("has_reconstruction", True) for tile in tiles)
-    differences = DIFFERENCE_KINDS if any(tile.get("has_difference", False) for tile in tiles) else ()
-    cells = ("cells",) if any(tile.get("has_cells", False) for tile in tiles) else ()
-    return ("tile", *(() if has_none else ("reconstruction",)), *differences, *cells)
+    has_tiles = has_none = has_difference = has_cells = False
+    n_normals = 0
+    for text in pc.unique(decisions["evidence"]):
+        for tile in json.loads(text.as_py() or "[]"):
+            has_none = (has_none or not has_tiles) and not tile.get("has_reconstruction", True)
+            has_difference |= bool(tile.get("has_difference", False))
+            has_cells |= bool(tile.get("has_cells", False))
+            n_normals = max(n_normals, len(tile.get("normals", ())))
+            has_tiles = True
+    differences = DIFFERENCE_KINDS if has_difference else ()
+    cells = ("cells",) if has_cells else ()
+    reconstruction = () if has_none else ("reconstruction",)
+    return ("tile", *reconstruction, *differences, *cells, *NORMAL_KINDS[:n_normals])
 
 
 def summarize(decisions: pa.Table, *, n_slides: int) -> dict[str, Any]:
