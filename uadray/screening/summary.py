@@ -15,8 +15,10 @@ from uadray.decisions.conformal import Calibration
 from uadray.decisions.fdr import q_values
 from uadray.decisions.validity import holding
 from uadray.decisions.verdict import STATES
+from uadray.errors import InputError
 from uadray.reports import worklist
 from uadray.reports.entries import DIFFERENCE_KINDS
+from uadray.reports.viewer_links import bundle_address, checked_viewer
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.slide_outputs import parquet
@@ -163,7 +165,16 @@ def page_facts(bundle: ScreeningBundle, *, provenance: dict[str, Any], n_slides:
         "score_high": calibration.tile_high,
         "has_cells": calibration.cell_scale is not None,
         "tile_threshold": calibration.tile_p99,
+        "viewer": _viewer(bundle, provenance),
     }
+
+
+def _viewer(bundle: ScreeningBundle, provenance: dict[str, Any]) -> str | None:
+    """Where an endpoint shows a bundle's slides; None where the record names none, or what is no such address."""
+    try:
+        return bundle_address(checked_viewer(str(provenance.get("viewer") or "")), bundle.folder)
+    except InputError:
+        return None
 
 
 def now() -> str:
