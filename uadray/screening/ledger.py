@@ -397,5 +397,5 @@ def open_ledger(
     Raises:
         InputError: it belongs to other bundles, is being decided anew, or its store does not honour conditional puts.
     """
-    record = claim_folder(out, bundles)
+    record = claim_folder(out, bundles, viewer=viewer)
     return Ledger(out, provenance=record, bundles=with_kept(out, record, bundles), lease_s=lease_s)
