@@ -35,6 +35,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "view": (),
     "metrics": ("only", "slides"),
     "drift": ("only",),
+    "calibration": ("only",),
     "serve": ("only", "minutes"),
     "alerts": ("only",),
     "tune": ("only", "out"),
