@@ -1,15 +1,20 @@
 """Whether the stated rate holds, from slides known to be normal: by hand, and in simulated archives."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from decision_rows import decision_table, scored
 from scipy import stats
 
 from uadray.errors import InputError
+from uadray.evaluation.report import evaluate
 from uadray.evaluation.validity_report import LEVEL, clopper_pearson, validity_report
-from uadray.slides.manifest import SlideRow
+from uadray.slides.manifest import SlideRow, write_manifest
 
 ALPHA = 0.05
 
@@ -73,7 +78,7 @@ def test_few_slides_are_no_reason_for_good_words() -> None:
     decisions, rows = _slides([0.5] * 19)
     report = validity_report(decisions, rows)
     assert report["holds"] is None
-    assert "cannot be told with fewer than 20 patients at all slides (19)" in report["verdict"]
+    assert "cannot be told with fewer than 20 patients at all slides together (19)" in report["verdict"]
 
 
 def test_scores_that_have_moved_as_a_whole_are_seen_before_they_are_called() -> None:
@@ -89,6 +94,27 @@ def test_the_curve_is_the_share_of_slides_with_at_most_p() -> None:
     decisions, rows = _slides([0.1, 0.2, 0.2, 0.9])
     curve = dict(map(tuple, validity_report(decisions, rows)["curve"]))
     assert (curve[0.0], curve[0.15], curve[0.5], curve[1.0]) == (0.0, 0.25, 0.75, 1.0)
+
+
+def test_the_report_of_a_folder_and_its_page(tmp_path: Path) -> None:
+    """A slide that was screened out of its folder has another id there, and is known by its URI."""
+    p = [0.02] * 12 + [0.5] * 12
+    rows = [scored(f"s{i}", "anomalous" if e <= 0.1 else "normal", e, 1.0, calibration_group="pool",
+                   calibration_group_slides=60) for i, e in enumerate(p)]  # fmt: skip
+    pq.write_table(decision_table(*rows), tmp_path / "decisions.parquet")
+    manifest = [SlideRow(f"m{i}", row["uri"], scanner="<X>") for i, row in enumerate(rows)]
+    write_manifest(manifest, str(tmp_path / "normals.csv"))
+    figures = evaluate(str(tmp_path), normals=str(tmp_path / "normals.csv"))
+    assert figures["validity"] == json.loads((tmp_path / "evaluation.json").read_text())["validity"]
+    assert figures["validity"]["holds"] is False
+    page = (tmp_path / "evaluation.html").read_text()
+    assert "12 of 24" in page
+    assert "scanner &lt;X&gt;" in page
+    assert "<X>" not in page
+    with pytest.raises(InputError, match="--labels"):
+        evaluate(str(tmp_path), normals=str(tmp_path / "normals.csv"), budget=40)
+    with pytest.raises(InputError, match="of the slides of a screening"):
+        evaluate(str(tmp_path / "scores.parquet"), normals=str(tmp_path / "normals.csv"))
 
 
 def test_what_cannot_be_judged_is_refused() -> None:

@@ -235,7 +235,7 @@ def _curve(p: Floats) -> list[list[float]]:
 
 
 def _name(group: Group) -> str:
-    return "all slides" if group.kind == "all" else f"{group.kind} {_printable(group.value)}"
+    return "all slides together" if group.kind == "all" else f"{group.kind} {_printable(group.value)}"
 
 
 def _why(group: Group) -> str:
