@@ -409,11 +409,12 @@ def recalibrate(
     ] = None,
     slides: Annotated[str | None, typer.Option(help="Manifest of the normal slides of --normals.")] = None,
     fdr: Annotated[float | None, typer.Option(help="Also list slides with so few false discoveries.")] = None,
+    combine: Annotated[str | None, typer.Option(help="Several bundles: by the maximum of scores, or mean.")] = None,
 ) -> None:
     """Decide a screening anew, without scoring: another calibration, alpha or grouping. Earlier decisions are kept."""
     from uadray.commands.recalibrate import Asked, run
 
-    _answer(run(out, Asked(tuple(bundle or ()), alpha, by, method, top_fraction, normals, slides, fdr)))
+    _answer(run(out, Asked(tuple(bundle or ()), alpha, by, method, top_fraction, normals, slides, fdr, combine)))
 
 
 @app.command()
@@ -421,14 +422,23 @@ def evaluate(
     path: Annotated[
         str,
         typer.Argument(
-            help="scores.parquet of `score`, the output folder of `screen`, or a generator's or classifier's bundle."
+            help="scores.parquet of `score`, the output folder of `screen`, or a bundle: a detector's with --protocol."
         ),
     ],
     labels: Annotated[str | None, typer.Option(help="Manifest: label (for a screening) and patient_id.")] = None,
-    outlines: Annotated[str | None, typer.Option(help="Folder of GeoJSON outlines; else beside each slide.")] = None,
+    outlines: Annotated[str | None, typer.Option(help="Folder of outlines; else beside each slide.")] = None,
     against: Annotated[str | None, typer.Option(help="Another screening of the same slides, to compare with.")] = None,
     budget: Annotated[int | None, typer.Option(help="Slides that a reader reads a day; 40, say.", min=1)] = None,
-    data: Annotated[str | None, typer.Option(help="Of a bundle: real tiles, or a slide manifest.")] = None,
+    normals: Annotated[
+        str | None, typer.Option(help="Manifest of screened slides known to be normal: does the stated rate hold?")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Of a detector: YAML file that says what it is judged on; see configs/protocols.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Of a bundle: real tiles, or a slide manifest; of --protocol: its folder."),
+    ] = None,
     samples: Annotated[int | None, typer.Option(help="Of a generator, 50,000.", min=16, max=1_000_000)] = None,
     draws: Annotated[
         int | None, typer.Option(help="Of so many samples each, 3; their spread is the uncertainty.", min=1, max=100)
@@ -448,7 +458,9 @@ def evaluate(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of all that is drawn, 0.", min=0)] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; cpu unless given.")] = None,
-    out: Annotated[str | None, typer.Option(help="Folder for generation.json and page; the bundle's.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder for generation.json and page; the bundle's. For --protocol.")
+    ] = None,
 ) -> None:
     """Say how good scores or decisions are, beside what is trivial; or how near a generator comes to real tiles."""
     from uadray.commands import evaluate as command
@@ -459,7 +471,16 @@ def evaluate(
     }  # fmt: skip
     _answer(
         command.run(
-            path, labels=labels, outlines=outlines, data=data, out=out, options=options, against=against, budget=budget
+            path,
+            labels=labels,
+            outlines=outlines,
+            data=data,
+            out=out,
+            options=options,
+            against=against,
+            budget=budget,
+            protocol=protocol,
+            normals=normals,
         )
     )
 
@@ -515,11 +536,14 @@ def gallery(
 def card(
     bundle: BundleArg,
     out: Annotated[str | None, typer.Option(help="File or s3:// URI for the card, .md or .html.")] = None,
+    screening: Annotated[
+        list[str] | None, typer.Option(help="Evaluated output folder of `screen` with it, for its figures; repeat it.")
+    ] = None,
 ) -> None:
     """Say what a bundle is, for people: what it finds and assumes, its training, its figures, its limits."""
     from uadray.commands import card as command
 
-    values, text = command.run(bundle, out=out)
+    values, text = command.run(bundle, out=out, screenings=screening or ())
     if out is None:
         console.say(text)
     _answer(values)

@@ -28,6 +28,7 @@ from uadray.errors import InputError, shown
 from uadray.phantoms.pyramid import write_pyramid
 from uadray.provenance import fingerprint
 from uadray.screening import job
+from uadray.screening.bundle_calibrations import kept_calibration
 from uadray.screening.bundles import ScreeningBundle, read_calibration
 from uadray.screening.slide_result import EVIDENCE, BundleScores
 from uadray.slides import identity
@@ -179,7 +180,7 @@ def test_a_calibration_from_slides_to_marks(
     assert len(made.scores) == 3
     assert made.tile_ceiling is not None
     assert made.tile_ceiling > made.tile_median
-    assert read_calibration(uri, bundle) == made
+    assert read_calibration(uri, bundle) == made == kept_calibration(uri, made.id)
     assert made.cell_scale is None
     assert len(made.tile_quantiles) == 101
     assert made.tile_quantiles[50] == made.tile_median

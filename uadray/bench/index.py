@@ -39,6 +39,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "alerts": ("only",),
     "tune": ("only", "out"),
     "train": ("only", "device", "small"),
+    "export": ("only", "slides"),
 }
 """The benchmarks, and which options each takes."""
 

@@ -26,6 +26,11 @@ MAX_BYTES = 64 * 2**20
 MAX_VERTICES = 1_000_000
 """Of a file; the largest of the data set have some 50,000."""
 
+LABELS = {
+    "normal": "normal", "negative": "normal", "tumor": "tumor", "itc": "tumor", "micro": "tumor", "macro": "tumor",
+}  # fmt: skip
+"""What a reference says of a slide, in lower case, and its label."""
+
 MAX_ROWS = 100_000
 
 
@@ -93,9 +98,10 @@ def read_xml(data: bytes) -> Any:
 
 
 def read_reference(data: bytes) -> dict[str, str]:
-    """The labels in the test set's reference, by slide: `test_001,Tumor,IDC,Macro`, with or without a header.
+    """The labels in the data set's reference, by slide: `test_001,Tumor,IDC,Macro`, with or without a header.
 
-    Slides and labels are given in lower case: `{"test_001": "tumor"}`.
+    Of a row the first cell that is one of `LABELS` counts, wherever it stands. Slides are given without suffix, and as
+    labels are in lower case: `{"test_001": "tumor"}`.
 
     Raises:
         ValueError: a row has another form.
@@ -104,12 +110,11 @@ def read_reference(data: bytes) -> dict[str, str]:
     for number, row in enumerate(csv.reader(io.StringIO(data.decode("utf-8-sig"))), 1):
         if number > MAX_ROWS:
             raise ValueError(f"more than {MAX_ROWS:,} rows")
-        if not any(cell.strip() for cell in row):
-            continue
-        label = row[1].strip().casefold() if len(row) > 1 else ""
-        if label in ("normal", "tumor"):
-            labels[row[0].strip().removesuffix(".tif").casefold()] = label
-        elif number > 1:
+        cells = [cell.strip().casefold() for cell in row]
+        label = next((LABELS[cell] for cell in cells[1:] if cell in LABELS), None)
+        if label is not None:
+            labels[cells[0].removesuffix(".tif")] = label
+        elif number > 1 and any(cells):
             raise ValueError(f"row {number}: expected a slide and Normal or Tumor, found {','.join(row)[:80]!r}")
     return labels
 

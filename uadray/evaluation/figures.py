@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from uadray.errors import InputError
 from uadray.evaluation.detection import auroc
+from uadray.evaluation.intervals import exact_interval
 from uadray.evaluation.judged import (
     finite_scores,
     groups_of,
@@ -25,7 +26,7 @@ from uadray.evaluation.judged import (
 from uadray.evaluation.outlines import tile_truth
 from uadray.evaluation.performance import performance
 from uadray.evaluation.subgroups import subgroups
-from uadray.evaluation.trivial import trivial_aurocs, trivial_scores
+from uadray.evaluation.trivial import beyond_trivial, trivial_aurocs, trivial_scores, trivial_tile_scores
 from uadray.evaluation.uniform import uniformity
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.cells import without_cells
@@ -64,7 +65,8 @@ def figures_of_scores(table: pa.Table, rows: Sequence[SlideRow] = ()) -> dict[st
     groups, grouped_by = groups_of(slides, rows)
     figures = performance(scores, anomalous, groups=groups) | {"grouped_by": grouped_by}
     figures |= {"n_unscored": len(table) - len(scored), "n_not_finite": n_not_finite}
-    return figures | {"trivial": trivial_aurocs(scored, anomalous)}
+    beyond = beyond_trivial(scores, trivial_tile_scores(scored), anomalous, groups=groups)
+    return figures | {"trivial": trivial_aurocs(scored, anomalous), "beyond_trivial": beyond}
 
 
 def figures_of_slides(decisions: Mapping[str, Mapping[str, Any]], rows: Sequence[SlideRow]) -> dict[str, Any]:
@@ -76,9 +78,10 @@ def figures_of_slides(decisions: Mapping[str, Mapping[str, Any]], rows: Sequence
 
     Returns:
         Those of `performance` of the slides that neither training nor calibration used, and `slide_auroc`, the same as
-        `auroc`; `slides_not_scored`, `slides_not_finite`, `slides_left_out` by what used them; `alpha`, `false_alarms`
-        and `found` of the decisions; `slide_trivial`, the AUROC of trivial scores; `p_values` (see `uniform`) and
-        `subgroups`; their curve and band are `calibration` and `calibration_band` among the `curves`.
+        `auroc`; `slides_not_scored`, `slides_not_finite`, `slides_left_out` by what used them; of the decisions
+        `alpha`, `false_alarms`, `found` and its exact interval `found_ci95`; `slide_trivial`, the AUROC of trivial
+        scores, and `beyond_trivial`; `subgroups`; `p_values` (see `uniform`), whose curve and band are `calibration`
+        and `calibration_band` among the `curves`.
 
     Raises:
         InputError: scored slides of one class only.
@@ -101,7 +104,9 @@ def figures_of_slides(decisions: Mapping[str, Mapping[str, Any]], rows: Sequence
         "alpha": judged.decisions[0]["alpha"] if n else None,
         "false_alarms": int((called & ~anomalous).sum()),
         "found": int((called & anomalous).sum()),
+        "found_ci95": exact_interval(int((called & anomalous).sum()), int(anomalous.sum())),
         "slide_trivial": {name: auroc(values, anomalous) for name, values in trivial.items()},
+        "beyond_trivial": beyond_trivial(judged.scores, trivial, anomalous, groups=judged.groups) if n else None,
         "p_values": p_values,
         "subgroups": subgroups(judged),
     }
@@ -129,8 +134,10 @@ def figures_of_tiles(slides: Iterable[tuple[SlideRow, pa.Table, Any]], rows: Seq
     if anomalous.all() or not anomalous.any():
         return {"tile_auroc": None, "tiles_note": "tiles of one class only"}
     groups, grouped_by = groups_of([slide_ids[i] for i in np.flatnonzero(kept)], rows)
-    figures = performance(table["score"].to_numpy().astype(np.float64), anomalous, groups=groups)
+    scores = table["score"].to_numpy().astype(np.float64)
+    figures = performance(scores, anomalous, groups=groups)
     figures |= {"grouped_by": grouped_by, "n_left_out": int((~kept).sum()), "n_not_finite": n_not_finite}
+    figures["beyond_trivial"] = beyond_trivial(scores, trivial_tile_scores(table), anomalous, groups=groups)
     return {"tile_auroc": figures["auroc"], "tiles": figures, "trivial": trivial_aurocs(table, anomalous)}
 
 

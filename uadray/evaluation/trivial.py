@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from uadray.evaluation.arrays import Bools, Floats
+from uadray.evaluation.arrays import Bools, Floats, Groups
+from uadray.evaluation.delong import paired_difference
 from uadray.evaluation.detection import auroc
 from uadray.evaluation.judged import finite_scores
 
@@ -44,6 +45,32 @@ def trivial_scores(decisions: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
         if len(values) and np.isfinite(values).all():
             found[name] = sign * values
     return found
+
+
+def beyond_trivial(
+    scores: Floats, trivial: Mapping[str, Floats], anomalous: Bools, *, groups: Groups | None = None
+) -> dict[str, Any] | None:
+    """How far the AUROC of scores [n] lies above that of the best trivial score; None where there is none.
+
+    Returns:
+        `score`, the name of the best one, its `auroc`, and `difference` and `ci95` (`delong.paired_difference`).
+    """
+    finite = {name: values for name, values in trivial.items() if np.isfinite(values).all()}
+    aurocs = {name: auroc(values, anomalous) or 0.0 for name, values in finite.items()}
+    if not aurocs:
+        return None
+    best = max(aurocs, key=aurocs.__getitem__)
+    found = paired_difference(scores, finite[best], anomalous, groups=groups)
+    return {"score": best, "auroc": aurocs[best], "difference": found["difference"], "ci95": found["ci95"]}
+
+
+def trivial_tile_scores(table: pa.Table) -> dict[str, Floats]:
+    """[n] The trivial scores of tiles whose column is there; NaN for a tile that has none."""
+    return {
+        name: sign * table[column].cast(pa.float64()).to_numpy()
+        for name, (column, sign) in TRIVIAL.items()
+        if column in table.column_names
+    }
 
 
 def _number(value: Any) -> float:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from uadray.errors import InputError
 from uadray.exports.exported_slide import Coordinates, ExportedSlide, ExportOptions
 
-Name = Literal["wsinfer-csv", "geojson", "qupath-project", "hdf5", "ome-tiff", "dzi"]
+Name = Literal["wsinfer-csv", "geojson", "qupath-project", "hdf5", "ome-tiff", "dzi", "dicom-pm", "dicom-seg"]
 
 ALIASES = {"csv": "wsinfer-csv", "h5": "hdf5"}
 """Other names of formats."""
@@ -77,6 +77,14 @@ def format_of(name: str) -> Format:
             from uadray.exports import dzi
 
             return Format("dzi", dzi.exported)
+        case "dicom-pm":
+            from uadray.exports import dicom_parametric_map
+
+            return Format("dicom-pm", dicom_parametric_map.exported, suffix=dicom_parametric_map.SUFFIX)
+        case "dicom-seg":
+            from uadray.exports import dicom_seg
+
+            return Format("dicom-seg", dicom_seg.exported, suffix=dicom_seg.SUFFIX, needs_threshold=True)
     raise InputError(f"no format {name!r}; there are: {', '.join(names())}")
 
 

@@ -67,11 +67,8 @@ def _of_the_p_value(row: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
         )  # fmt: skip
         yield f"Judged against {judges}{_interval(row)}. ", False
     if row.get("q_value") is not None:
-        yield (
-            f"q-value {number(row['q_value'])}: of all slides up to this one, about {percent(row['q_value'])} "
-            "at most are expected to be false alarms. ",
-            False,
-        )
+        share = percent(row["q_value"])
+        yield f"Of the slides down to this one, {share} at most are expected to be false alarms (q-value). ", False
 
 
 def _origin(row: Mapping[str, Any]) -> str:

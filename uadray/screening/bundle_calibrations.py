@@ -31,6 +31,12 @@ def write_calibration(bundle_uri: str, calibration: Calibration) -> None:
     objects.write_bytes(current, _json(calibration))
 
 
+def is_kept(bundle_uri: str, calibration_id: str) -> bool:
+    """Whether a calibration of this name lies in the bundle's folder of them."""
+    place = _place(bundle_uri, calibration_id)
+    return place is not None and objects.exists(place)
+
+
 def kept_calibration(bundle_uri: str, calibration_id: str) -> Calibration:
     """The calibration of this name, be it the one that decides or an older one.
 

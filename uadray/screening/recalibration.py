@@ -22,6 +22,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -96,6 +97,7 @@ def redecide(
         What `write_summaries` returns, and `redecided`, how many slides were decided anew by this call.
     """
     uri = objects.join(out, RUN)
+    bundles = tuple(replace(each, calibration=kept_calibrations.keep(out, each.calibration)) for each in bundles)
     decided = decision_segments.read_decisions(out)
     etag, record = _record(uri)
     begun = _begun(record, bundles, own) | {key: value for key, value in more.items() if value is not None}
@@ -110,7 +112,7 @@ def redecide(
     except InputError:
         _replace(uri, record, objects.stat(uri).etag)
         raise
-    change = Change(out, tuple(bundles), begun["fingerprint"], tuple(begun["recalibrating"]["from"]), same_scores)
+    change = Change(out, bundles, begun["fingerprint"], tuple(begun["recalibrating"]["from"]), same_scores)
     n_redecided = _redecide_all(change, decided, tick)
     summary = _summarised(change, begun)
     ended = {key: value for key, value in begun.items() if key != "recalibrating"}

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from uadray import provenance
-from uadray.decisions.aggregation import AggregationConfig, Scores, score_of, scored_squares
-from uadray.decisions.aggregation import reference_of as tile_reference_of
+from uadray.decisions.aggregation import AggregationConfig, Scores, reference_of, score_of, scored_squares
 from uadray.decisions.conformal import (
     MAX_NAME,
     Calibration,
@@ -25,6 +24,7 @@ from uadray.decisions.conformal import (
 from uadray.decisions.groups import check_groups, group_name, groups_of
 from uadray.decisions.neighbourhoods import Squares
 from uadray.decisions.slide_measures import MEASURES
+from uadray.decisions.tile_reference import TileReference
 from uadray.decisions.tile_tail import tile_tail_of
 from uadray.decisions.verdict import judge
 from uadray.errors import InputError, NotFoundError
@@ -127,7 +127,7 @@ def calibrated(normals: Normals, bundle: ScreeningBundle, wanted: Wanted) -> tup
     patients = {row.slide_id: row.patient for row in rows}
     chosen = one_a_patient(patients)
     check_alpha(alpha, len(chosen))
-    reference = tile_reference_of([squares[slide_id] for slide_id in chosen], aggregation)
+    reference = reference_of([squares[slide_id] for slide_id in chosen], aggregation)
     scores = {slide_id: score_of(each, aggregation, reference=reference) for slide_id, each in squares.items()}
     origins = {row.slide_id: _origin(row) for row in rows}
     groups = groups_of(scores, origins, patients, by)
@@ -136,13 +136,25 @@ def calibrated(normals: Normals, bundle: ScreeningBundle, wanted: Wanted) -> tup
     etags = {row.slide_id: normals.facts[row.slide_id][bundle.bundle.id]["etag"] for row in rows}
     calibration = before.model_copy(update={
         "aggregation": aggregation, "alpha": alpha, "scores": tuple(sorted(scores[each] for each in chosen)),
-        "tile_ceiling": reference.ceiling, "tile_reference": reference, "group_by": by, "groups": groups,
-        "tile_tail": tile_tail_of(tiles),
+        "tile_ceiling": reference.ceiling, "group_by": by, "groups": groups, "tile_tail": tile_tail_of(tiles),
+        "tile_reference": None if reference == TileReference(ceiling=reference.ceiling) else reference,
         "tile_quantiles": tuple(np.quantile(np.concatenate(tiles), np.linspace(0, 1, QUANTILES)).tolist()),
         "salt": salt, "slides": tuple(identity.all_marks(rows, salt, etags=etags, contents={})),
         "normals": _kept(normals, bundle.bundle.id, chosen, origins), "made": provenance.now_iso(),
     })  # fmt: skip
     return calibration.model_copy(update={"id": calibration_id(calibration)}), scores
+
+
+def one_a_patient_by_all(normals: Normals, scores: Sequence[Mapping[str, float]]) -> Scores:
+    """The scores of one slide of each patient by all bundles, [n, bundles].
+
+    Args:
+        normals: the slides.
+        scores: of each bundle, slide id -> score, as `calibrated` returns them.
+    """
+    by_all = set.intersection(*(set(each) for each in scores))
+    chosen = one_a_patient({row.slide_id: row.patient for row in normals.rows if row.slide_id in by_all})
+    return np.array([[each[slide_id] for each in scores] for slide_id in chosen])
 
 
 def _squares(

@@ -116,7 +116,7 @@ document.addEventListener("DOMContentLoaded", () => {
     });
   }
   const expand = document.getElementById("expand");
-  const some = Number.isFinite(list.atOnce) && model.n > list.atOnce ? `the first ${list.atOnce} pictures` : "all pictures";
+  const some = Number.isFinite(list.atOnce) && model.n > list.atOnce ? `pictures of the first ${list.atOnce}` : "all pictures";
   expand.textContent = `Show ${some}`;
   expand.addEventListener("click", () => {
     const open = expand.dataset.open !== "yes";
