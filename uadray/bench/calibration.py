@@ -38,9 +38,9 @@ LIST_NORMALS, LIST_PATIENTS, ABNORMAL, MOVED = 600, 100, 0.1, 3.0
 """Of a calibration and of an archive, for discoveries: more normal slides, or no list could be short enough."""
 
 GOALS = {"in_interval_least": 0.93, "in_interval_most": 0.97, "rate_over_alpha": 1.0, "fdr_over_q": 1.0}
-"""Of the share of archives whose true rate lies in the 95 % interval the least and the most over alphas and sites (1,000
-archives: three standard errors); and the highest mean rate and false discovery rate, as shares of what is stated, less
-three standard errors."""
+"""Of the share of archives whose true rate lies in the 95 % interval the least and the most over alphas and sites
+(1,000 archives: three standard errors); and the highest mean rate and false discovery rate, as shares of what is
+stated, less three standard errors."""
 
 PARTS = ("coverage", "discoveries")
 SEED = 2026
