@@ -372,6 +372,9 @@ def screen(
         float, typer.Option(help="With --follow: for so long a file has not changed that is complete.", min=0)
     ] = 30,
     score_workers: WorkersOpt = None,
+    viewer: Annotated[
+        str | None, typer.Option(help="Page of an endpoint that serves --out: worklist rows link to it.")
+    ] = None,
     gpus: GpusOpt = 0,
     bf16: Bf16Opt = False,
 ) -> None:
@@ -383,14 +386,14 @@ def screen(
         command.refuse_with_follow({"--split": split, "--mask-dir": mask_dir, "--dry-run": dry_run})
         summary = command.follow_folder(
             bundles, folder_uri=slides, out=out, retry_failed=retry_failed, settle_s=settle_seconds,
-            renew_s=60 * renew_minutes, stream=stream_config(score_workers, gpus, is_bf16=bf16),
+            renew_s=60 * renew_minutes, stream=stream_config(score_workers, gpus, is_bf16=bf16), viewer=viewer,
         )  # fmt: skip
         _answer(summary)
         command.check_none_failed(summary)
         return
     summary = command.run(
         bundles, slides_uri=slides, split=split, out=out, retry_failed=retry_failed, mask_dir=mask_dir,
-        dry_run=dry_run, stream=stream_config(score_workers, gpus, is_bf16=bf16),
+        dry_run=dry_run, stream=stream_config(score_workers, gpus, is_bf16=bf16), viewer=viewer,
     )  # fmt: skip
     _answer(summary)
     command.check_all_decided(summary)
@@ -612,7 +615,7 @@ def bench(
         typer.Option(help="Of the benchmarks of detectors, `stages`, `train`: cpu or cuda; cpu unless given."),
     ] = None,
     slides: Annotated[
-        int | None, typer.Option(min=2, help="Of `archive`, 100,000; `follow`, 200; or `partition`, 150.")
+        int | None, typer.Option(min=2, help="Of `archive`, `worklist`, 100,000; `follow`, 200; or `partition`, 150.")
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Of `detectors`, `ablations`, `stains`: trainings of each, 1.")

@@ -78,10 +78,10 @@ def figures_of_slides(decisions: Mapping[str, Mapping[str, Any]], rows: Sequence
 
     Returns:
         Those of `performance` of the slides that neither training nor calibration used, and `slide_auroc`, the same as
-        `auroc`; `slides_not_scored`, `slides_not_finite`, `slides_left_out` by what used them; of the decisions `alpha`,
-        `false_alarms`, `found` and its exact interval `found_ci95`; `slide_trivial`, the AUROC of trivial scores, and
-        `beyond_trivial`; `subgroups`; `p_values` (see `uniform`), whose curve and band are `calibration` and
-        `calibration_band` among the `curves`.
+        `auroc`; `slides_not_scored`, `slides_not_finite`, `slides_left_out` by what used them; of the decisions
+        `alpha`, `false_alarms`, `found` and its exact interval `found_ci95`; `slide_trivial`, the AUROC of trivial
+        scores, and `beyond_trivial`; `subgroups`; `p_values` (see `uniform`), whose curve and band are `calibration`
+        and `calibration_band` among the `curves`.
 
     Raises:
         InputError: scored slides of one class only.

@@ -39,7 +39,8 @@ def performance(scores: Floats, anomalous: Bools, *, groups: Groups | None = Non
     Returns:
         Those of `detection`, and
         `auroc_delong`: `ci95` and `method`, see `delong.auroc_interval`;
-        `average_precision_ci95`, None where it is 1, and `prevalence`, which is the average precision of scores that mean nothing;
+        `average_precision_ci95`, None where it is 1, and `prevalence`, the average precision of scores that
+        mean nothing;
         `sensitivity`: by specificity in per cent (90, 95, 99) its `value`, `ci95`, the `threshold` (at or above it is
         called) and the `specificity` that was reached. With fewer than 100 normal samples 99 % allows no false alarm;
         `workload`: by sensitivity in per cent (95, 99) the share of normal samples below the threshold that finds as

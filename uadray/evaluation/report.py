@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uadray.errors import InputError
+from uadray.evaluation.aggregations import figures_of_aggregations
 from uadray.evaluation.budget import budget as budget_of
 from uadray.evaluation.comparison import compared
 from uadray.evaluation.figures import figures_of_scores, figures_of_slides, figures_of_tiles
@@ -133,8 +134,9 @@ def evaluate_screening(
     figures = figures_of_slides(decisions, screened)
     if against is not None:
         figures["comparison"] = _compared(decisions, rows, against)
+    judged = judged_slides(decisions, screened)
+    figures |= figures_of_aggregations(out, judged, read=_read_table)
     if budget is not None:
-        judged = judged_slides(decisions, screened)
         unscored = {r.slide_id: r.label for r in labelled_slides(decisions, screened)}.keys() - set(judged.slide_ids)
         n_ill = sum(is_anomalous(row.label) for row in screened if row.slide_id in unscored)
         figures["budget"] = budget_of(judged, budget, unscored=len(unscored), unscored_anomalous=n_ill)

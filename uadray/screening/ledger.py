@@ -392,16 +392,19 @@ class Ledger:
         self._segment_rows = max(decision_segments.SEGMENT_ROWS, int(decision_segments.SEGMENT_SHARE * n_decided))
 
 
-def open_ledger(out: str, bundles: Sequence[ScreeningBundle], *, lease_s: float = heartbeats.LEASE_S) -> Ledger:
+def open_ledger(
+    out: str, bundles: Sequence[ScreeningBundle], *, lease_s: float = heartbeats.LEASE_S, viewer: str | None = None
+) -> Ledger:  # fmt: skip
     """Claim an output folder for these bundles, or go on with it.
 
     Args:
         out: the folder.
         bundles: as `bundles.arranged` returns them.
         lease_s: see `heartbeats`.
+        viewer: see `claim_folder`.
 
     Raises:
         InputError: it belongs to other bundles, is being decided anew, or its store does not honour conditional puts.
     """
-    record = claim_folder(out, bundles)
+    record = claim_folder(out, bundles, viewer=viewer)
     return Ledger(out, provenance=record, bundles=with_kept(out, record, bundles), lease_s=lease_s)

@@ -11,8 +11,10 @@ import pyarrow.compute as pc
 
 from uadray import __version__
 from uadray.decisions.verdict import STATES
+from uadray.errors import InputError
 from uadray.reports import worklist
 from uadray.reports.entries import DIFFERENCE_KINDS, NORMAL_KINDS
+from uadray.reports.viewer_links import bundle_address, checked_viewer
 from uadray.screening import combination
 from uadray.screening.archive_columns import FDR, largest_group, of_the_archive, write_discoveries
 from uadray.screening.bundles import ScreeningBundle
@@ -180,7 +182,16 @@ def page_facts(bundle: ScreeningBundle, *, provenance: dict[str, Any], n_slides:
         "score_high": calibration.tile_high,
         "has_cells": calibration.cell_scale is not None,
         "tile_threshold": calibration.tile_p99,
+        "viewer": _viewer(bundle, provenance),
     }
+
+
+def _viewer(bundle: ScreeningBundle, provenance: dict[str, Any]) -> str | None:
+    """Where an endpoint shows a bundle's slides; None where the record names none, or what is no such address."""
+    try:
+        return bundle_address(checked_viewer(str(provenance.get("viewer") or "")), bundle.folder)
+    except InputError:
+        return None
 
 
 def now() -> str:
