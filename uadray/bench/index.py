@@ -33,12 +33,14 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "stains": ("only", "device", "seeds", "out"),
     "ablations": ("only", "device", "seeds", "steps", "out", "valid_tiles", "small"),
     "view": (),
+    "worklist": ("slides",),
     "metrics": ("only", "slides"),
     "drift": ("only",),
     "serve": ("only", "minutes"),
     "alerts": ("only",),
     "tune": ("only", "out"),
     "train": ("only", "device", "small"),
+    "export": ("only", "slides"),
 }
 """The benchmarks, and which options each takes."""
 

@@ -17,8 +17,9 @@ from uadray.reports.reading_sections import (
     comparison_verdict,
     subgroup_section,
 )
+from uadray.reports.validity_section import validity_section
 
-_GIVEN = {"validity": "Validity of the stated error", "aggregations": "From tile scores to a slide score"}
+_GIVEN = {"aggregations": "From tile scores to a slide score"}
 """Figures that a section shows as they are given."""
 
 
@@ -84,6 +85,8 @@ def _sections(figures: Figures) -> Iterator[Section]:
         yield localisation
     if figures.get("comparison"):
         yield comparison_section(figures["comparison"])
+    if figures.get("validity"):
+        yield validity_section(figures["validity"])
     for name, title in _GIVEN.items():
         if figures.get(name):
             yield plain_section(name, title, figures[name])

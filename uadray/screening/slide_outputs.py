@@ -98,6 +98,7 @@ def decision_record(
     """
     header = result.header
     width, height = header.get("size_level0_px", (None, None))
+    bounds = header.get("bounds_level0_px") or (None,) * 4
     facts = {
         "slide_id": result.row.slide_id,
         "uri": result.row.uri,
@@ -105,6 +106,7 @@ def decision_record(
         "mpp_level0": header.get("mpp_level0"),
         "width_level0_px": width,
         "height_level0_px": height,
+        **{f"bounds_{side}_level0_px": at for side, at in zip(("x", "y", "width", "height"), bounds, strict=True)},
         "fingerprint": fingerprint,
         "mask": mask,
         "site": result.row.site,
