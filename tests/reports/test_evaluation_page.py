@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from uadray.evaluation.budget import budget
 from uadray.evaluation.comparison import compared
 from uadray.evaluation.figures import figures_of_slides
 from uadray.evaluation.judged import judged_slides
+from uadray.evaluation.validity_report import validity_report
 from uadray.reports.evaluation_page import evaluation_page
+from uadray.schemas import SLIDE_DECISIONS
 from uadray.slides.manifest import SlideRow
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -26,7 +30,7 @@ def screened(n: int = 40, *, shift: float = 2.0, site: str = "North") -> tuple[d
     decisions = {}
     for i, score in enumerate(rng.normal(size=n) + shift * (np.arange(n) % 2)):
         p_value = float(np.clip(1 / (1 + np.exp(2 * score)), 0.01, 1))
-        decisions[f"s{i}"] = {
+        decisions[f"s{i}"] = dict.fromkeys(SLIDE_DECISIONS.names) | {
             "slide_id": f"s{i}", "uri": f"s{i}.tif", "state": "scored", "reason": None, "score": float(score),
             "decision": "anomalous" if p_value <= 0.1 else "normal", "p_value": p_value, "alpha": 0.1, "note": None,
             "calibration_group_slides": 30, "n_tiles": 100 + i, "site": site if i < n // 2 else "South",
@@ -44,7 +48,7 @@ def figures() -> dict[str, Any]:
         "comparison": compared(judged, judged, name="<u>other</u>"),
         "froc": froc,
         "aupro": {"score": 0.6, "limit": 0.3, "curve": [[0, 0], [0.3, 0.9]]},
-        "validity": {"verdict": "It holds & that is <b>good</b>.", "holds": True, "groups": [{"group": "a", "n": 3}]},
+        "validity": validity_report(decisions, [row for row in rows if row.label == "normal"]),
         "aggregations": [{"method": "top_share", "auroc": 0.91234}, {"method": "max", "auroc": None}],
     }
 
@@ -106,7 +110,7 @@ def test_a_page_with_every_section(figures: dict[str, Any]) -> None:
 def test_each_plot_is_described(figures: dict[str, Any]) -> None:
     page = evaluation_page("out", figures)
     described = re.findall(r'aria-labelledby="([\w-]+) ([\w-]+)"', page)
-    assert len(described) == 7
+    assert len(described) == 8
     for title, says in described:
         assert re.search(rf'<title id="{title}">[^<]+</title>', page)
         assert re.search(rf'<desc id="{says}">[^<]+</desc>', page)
@@ -180,6 +184,10 @@ def test_the_page_in_a_browser(tmp_path: Path, figures: dict[str, Any], browser:
                 return {inside, apart, width: outer.width};
             })"""
         )
-        assert len(boxes) == 7
+        assert len(boxes) == 8
         assert all(box["inside"] and box["apart"] and box["width"] > 250 for box in boxes)
         assert problems == []
+        if find_spec("axe_playwright_python") is not None:
+            axe = import_module("axe_playwright_python.sync_playwright").Axe()
+            found = axe.run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).response
+            assert [(v["id"], [node["html"] for node in v["nodes"]][:3]) for v in found["violations"]] == []
