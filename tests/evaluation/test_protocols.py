@@ -54,6 +54,7 @@ def test_camelyon_is_read_from_the_public_bucket() -> None:
         ({"data": {"slides": "a/m.csv", "labels": {"*": "normal"}}}, "go with a folder"),
         ({"split": "test"}, "split test is none of data.splits"),
         ({"splits": {}}, "splits: no such field"),
+        ({"detections": {"by": "region"}}, "detections: Value error, threshold goes with by: region"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
