@@ -16,11 +16,13 @@ import pytest
 from dicom_slides import ORIGIN_MM, PATIENT, SIZE, SPACING_MM, missing_attributes, source, write_series
 from highdicom.spatial import PixelToReferenceTransformer, ReferenceToPixelTransformer
 from pictured_slides import pictured, place
+from seaweed import SeaweedServer
 
 from uadray.errors import InputError, SlideError
 from uadray.exports import dicom_parametric_map, dicom_seg
 from uadray.exports.exported_slide import ExportedSlide, ExportOptions
 from uadray.slides.opening import open_slide
+from uadray.storage import objects
 from uadray.storage.slide_files import slide_files
 from uadray.tiles.spec import TileSpec
 
@@ -28,7 +30,7 @@ LEVEL0 = ExportOptions()
 BOTH = [dicom_parametric_map, dicom_seg]
 
 
-def _slide(path: Path, **more: object) -> ExportedSlide:
+def _slide(path: Path | str, **more: object) -> ExportedSlide:
     return pictured(SIZE, uri=str(path), **{"marker": 555, "unscored": 3, **more})
 
 
@@ -180,12 +182,33 @@ def test_sources_that_are_empty_where_they_may_be(tmp_path: Path) -> None:
         ({"ImageOrientationSlide": None}, "its DICOM lacks ImageOrientationSlide, so that nothing can be placed on it"),
         ({"FrameOfReferenceUID": None}, "its DICOM lacks FrameOfReferenceUID"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "THUMBNAIL", "NONE"]}, "none of its DICOM files is a level"),
+        ({"TotalPixelMatrixColumns": 2**31}, "claims a size that no slide has"),
         ({"TotalPixelMatrixColumns": 4000}, "its finest level in DICOM is 4000 x 3003 px"),
     ],
 )
 def test_source_that_cannot_be_drawn_on(tmp_path: Path, wrong: dict[str, object], message: str) -> None:
     with pytest.raises(SlideError, match=message):
         dicom_seg.exported(_slide(write_series(tmp_path, factors=(1,), **wrong)), LEVEL0)
+
+
+def test_frames_are_not_as_large_as_a_header_claims(tmp_path: Path) -> None:
+    path = write_series(tmp_path, factors=(1, 16), Rows=65535, Columns=65535)
+    assert (_read(dicom_parametric_map.exported(_slide(path), LEVEL0)).Rows) == 188
+
+
+@pytest.mark.s3
+def test_slide_in_s3(tmp_path: Path, s3_server: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3_server.env.items():
+        monkeypatch.setenv(name, value)
+    path = write_series(tmp_path)
+    for file in tmp_path.iterdir():
+        objects.write_bytes(f"s3://slides/dicom-exports/{file.name}", file.read_bytes())
+    here, there = (
+        _read(dicom_parametric_map.exported(_slide(uri), LEVEL0))
+        for uri in (path, f"s3://slides/dicom-exports/{path.name}")
+    )
+    assert here.SOPInstanceUID == there.SOPInstanceUID
+    np.testing.assert_array_equal(here.get_total_pixel_matrix(), there.get_total_pixel_matrix())
 
 
 def test_changed_and_broken_sources_are_refused(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_whole_number_of_pixels_a_tile() -> None:
     assert (marked.min(0).tolist(), marked.max(0).tolist(), len(marked)) == ([12, 36], [23, 47], 144)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.floats(0.2, 1.0), st.integers(20, 90), st.integers(300, 900), st.integers(300, 900))
 def test_tiles_leave_no_gap(mpp: float, tile_px: int, width: int, height: int) -> None:
     slide = pictured((width, height), mpp=mpp, spec=TileSpec(mpp=0.5, tile_px=tile_px, min_tissue=0, quality=None))

@@ -32,8 +32,8 @@ PIXELS_A_TILE = (4, 64)
 """A tile is at least so many pixels wide, so that its edges, which are not whole pixels, are off by an eighth; and at
 most so many, since 32-bit numbers are not compressed in DICOM."""
 
-MAX_FRAME_PX = 512
-"""Side of frames of pictures with pixels of their own."""
+FRAME_PX = 512
+"""Side of frames where the slide's own are of no use: larger than 1024 px, or smaller than 64."""
 
 _UIDS = uuid.UUID("0b9f6a37-9a7b-4f0c-8d0d-5c2f5d1f7a66")  # a namespace of our own, for identifiers that repeat
 _MAY_BE_EMPTY = (
@@ -112,7 +112,7 @@ def image_arguments(canvas: Canvas, slide: ExportedSlide, *, kind: str, number: 
         "source_images": [source], "further_source_images": further, "series_instance_uid": _uid("series", *names),
         "series_number": number, "sop_instance_uid": _uid("instance", *names), "instance_number": 1,
         "manufacturer": "uadray", "manufacturer_model_name": long_string(slide.name or "unknown bundle"),
-        "software_versions": f"uadray {__version__}", "tile_pixel_array": True,
+        "software_versions": f"uadray {__version__}", "tile_pixel_array": True, "tile_size": _frame_size(canvas),
         "device_serial_number": long_string(str(slide.decision.get("calibration_id") or "none")),
     }  # fmt: skip
     return arguments | (_own_pixels(canvas) if canvas.is_own else {})
@@ -177,8 +177,17 @@ def _own_pixels(canvas: Canvas) -> dict[str, Any]:
                 highdicom.CoordinateSystemNames.SLIDE, image_position=position.tolist(), pixel_matrix_position=(1, 1)
             )
         ],
-        "tile_size": tuple(min(side, MAX_FRAME_PX) for side in canvas.shape),
     }
+
+
+def _frame_size(canvas: Canvas) -> tuple[int, int]:
+    """Height and width of frames: those of the level, if they are of a usual size."""
+    header = canvas.source.header
+    if not canvas.is_own and all(
+        isinstance(side, int) and 64 <= side <= 1024 for side in (header.Rows, header.Columns)
+    ):
+        return int(header.Rows), int(header.Columns)
+    return min(canvas.shape[0], FRAME_PX), min(canvas.shape[1], FRAME_PX)
 
 
 def _moved_origin(header: Dataset, *, right_mm: float, down_mm: float) -> NDArray[np.float64]:

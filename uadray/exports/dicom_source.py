@@ -18,6 +18,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from uadray.errors import SlideError, UadrayError
 from uadray.exports.exported_slide import ExportedSlide
+from uadray.exports.raster import MAX_SIDE_LEVEL0_PX
 from uadray.storage import objects
 from uadray.storage.dicom_series import DICOM_SUFFIXES
 from uadray.storage.slide_files import slide_files
@@ -89,15 +90,17 @@ def _level(info: ObjectInfo, slide_id: str) -> Level | None:
     """A level's instance; None for the label, the overview and what else lies in a series."""
     header = read_header(info, slide_id)
     kind = list(header.get("ImageType") or [])
-    if header.get("SOPClassUID") != WHOLE_SLIDE or "VOLUME" not in kind[2:3]:
+    if header.get("SOPClassUID") != WHOLE_SLIDE or kind[2:3] != ["VOLUME"]:
         return None
     missing = [name for name in _NEEDED if not header.get(name)]
     spacing = _spacing(header)
     if missing or spacing is None:
         what = ", ".join([*missing, *(["PixelSpacing"] if spacing is None else [])])
         raise SlideError(slide_id, "unreadable", f"its DICOM lacks {what}, so that nothing can be placed on it")
-    size = (int(header.TotalPixelMatrixColumns), int(header.TotalPixelMatrixRows))
-    return Level(header, size, spacing)
+    width, height = header.TotalPixelMatrixColumns, header.TotalPixelMatrixRows
+    if not all(isinstance(side, int) and 0 < side <= MAX_SIDE_LEVEL0_PX for side in (width, height)):
+        raise SlideError(slide_id, "unreadable", "its DICOM claims a size that no slide has")
+    return Level(header, (width, height), spacing)
 
 
 def _spacing(header: Dataset) -> tuple[float, float] | None:
@@ -127,7 +130,7 @@ def read_header(info: ObjectInfo, slide_id: str) -> Dataset:
                 raise ValueError
             source.seek(0)
             header = read_partial(source, stop_when=lambda tag, _vr, _length: tag >= _PER_FRAME)
-            for element in header:
+            for element in header.iterall():
                 _ = element.value  # parsed here, so that what is wrong with it shows here
     except UadrayError:
         raise

@@ -6,7 +6,7 @@ Both ways of the page to show a slide, written by the server and built in the br
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from uadray.reports.page import number, percent, thousands
+from uadray.reports.page import percent, thousands
 
 Words = Sequence[tuple[str, bool]]
 """Pieces of a text, and whether each is bold."""
