@@ -79,7 +79,7 @@ def test_ids_that_lead_elsewhere_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "scores.parquet"
     pq.write_table(tiles_of("../../away", scores_in_patches(3, 0)), path)
     summary = export(str(path), "csv", to=str(tmp_path / "a/b/c"))
-    assert summary["failed"]["../../away"].startswith("bad_id: slide ids ")
+    assert summary["failed"]["../../away"].startswith("bad_id: a slide id like this would not be a file name")
     assert not _files(tmp_path / "a")
 
 

@@ -129,7 +129,7 @@ def _made(
 ) -> Made:  # fmt: skip
     """Read, convert and put one slide."""
     if (why := why_unusable(slide_id)) is not None:  # it would name a file somewhere else
-        return Made(slide_id, mark, fault=("bad_id", f"slide ids {why}"))
+        return Made(slide_id, mark, fault=("bad_id", f"a slide id like this would {why}"))
     try:
         written = chosen.exported(read(), options)
     except Exception as error:  # a fault of one slide must not end the export, nor go untold
