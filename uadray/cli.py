@@ -372,6 +372,9 @@ def screen(
         float, typer.Option(help="With --follow: for so long a file has not changed that is complete.", min=0)
     ] = 30,
     score_workers: WorkersOpt = None,
+    viewer: Annotated[
+        str | None, typer.Option(help="Page of an endpoint that serves --out: worklist rows link to it.")
+    ] = None,
     gpus: GpusOpt = 0,
     bf16: Bf16Opt = False,
 ) -> None:
@@ -383,14 +386,14 @@ def screen(
         command.refuse_with_follow({"--split": split, "--mask-dir": mask_dir, "--dry-run": dry_run})
         summary = command.follow_folder(
             bundles, folder_uri=slides, out=out, retry_failed=retry_failed, settle_s=settle_seconds,
-            renew_s=60 * renew_minutes, stream=stream_config(score_workers, gpus, is_bf16=bf16),
+            renew_s=60 * renew_minutes, stream=stream_config(score_workers, gpus, is_bf16=bf16), viewer=viewer,
         )  # fmt: skip
         _answer(summary)
         command.check_none_failed(summary)
         return
     summary = command.run(
         bundles, slides_uri=slides, split=split, out=out, retry_failed=retry_failed, mask_dir=mask_dir,
-        dry_run=dry_run, stream=stream_config(score_workers, gpus, is_bf16=bf16),
+        dry_run=dry_run, stream=stream_config(score_workers, gpus, is_bf16=bf16), viewer=viewer,
     )  # fmt: skip
     _answer(summary)
     command.check_all_decided(summary)
@@ -409,11 +412,12 @@ def recalibrate(
     ] = None,
     slides: Annotated[str | None, typer.Option(help="Manifest of the normal slides of --normals.")] = None,
     fdr: Annotated[float | None, typer.Option(help="Also list slides with so few false discoveries.")] = None,
+    combine: Annotated[str | None, typer.Option(help="Several bundles: by the maximum of scores, or mean.")] = None,
 ) -> None:
     """Decide a screening anew, without scoring: another calibration, alpha or grouping. Earlier decisions are kept."""
     from uadray.commands.recalibrate import Asked, run
 
-    _answer(run(out, Asked(tuple(bundle or ()), alpha, by, method, top_fraction, normals, slides, fdr)))
+    _answer(run(out, Asked(tuple(bundle or ()), alpha, by, method, top_fraction, normals, slides, fdr, combine)))
 
 
 @app.command()
@@ -428,6 +432,9 @@ def evaluate(
     outlines: Annotated[str | None, typer.Option(help="Folder of outlines; else beside each slide.")] = None,
     against: Annotated[str | None, typer.Option(help="Another screening of the same slides, to compare with.")] = None,
     budget: Annotated[int | None, typer.Option(help="Slides that a reader reads a day; 40, say.", min=1)] = None,
+    normals: Annotated[
+        str | None, typer.Option(help="Manifest of screened slides known to be normal: does the stated rate hold?")
+    ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="Of a detector: YAML file that says what it is judged on; see configs/protocols.")
     ] = None,
@@ -476,6 +483,7 @@ def evaluate(
             against=against,
             budget=budget,
             protocol=protocol,
+            normals=normals,
         )
     )
 
@@ -607,7 +615,7 @@ def bench(
         typer.Option(help="Of the benchmarks of detectors, `stages`, `train`: cpu or cuda; cpu unless given."),
     ] = None,
     slides: Annotated[
-        int | None, typer.Option(min=2, help="Of `archive`, 100,000; `follow`, 200; or `partition`, 150.")
+        int | None, typer.Option(min=2, help="Of `archive`, `worklist`, 100,000; `follow`, 200; or `partition`, 150.")
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Of `detectors`, `ablations`, `stains`: trainings of each, 1.")

@@ -1,7 +1,5 @@
-"""Counts, escaping, spreadsheets; and the page in a real browser."""
+"""Counts, escaping; and the page in a real browser."""
 
-import csv
-import io
 import json
 import math
 import re
@@ -14,8 +12,7 @@ import pyarrow as pa
 import pytest
 from decision_rows import all_kinds, decision_table, scored, unscored
 
-from uadray.reports import pictures, spreadsheets, worklist
-from uadray.schemas import SLIDE_DECISIONS
+from uadray.reports import pictures, worklist
 
 CHROMIUM = Path("/usr/bin/chromium")
 RUN: worklist.Run = {"bundle": "b-1", "detector": "f-AnoGAN", "alpha": 0.1, "n_calibration": 19, "tile_um": 96.0}
@@ -154,30 +151,6 @@ def test_page_needs_nothing_from_elsewhere(decisions: pa.Table) -> None:
     assert not re.search(r'(src|href)="(?!evidence/)', page)
     assert not re.search(r"https?://", page)
     assert 'style="' not in page
-
-
-def test_shortened_page_keeps_what_was_not_screened(decisions: pa.Table) -> None:
-    page = render(decisions, max_rows=6)
-    assert listed(page) == ["a1", "a2", "a3", "u1", "f0", "f1"]
-    assert "6 of 8 slides are listed here; left out: 2 normal. worklist.csv has them all." in words(page)
-    assert "8 in the manifest" in words(page)
-
-
-def test_csv_has_every_slide_in_rank_order(decisions: pa.Table) -> None:
-    rows = list(csv.DictReader(io.StringIO(spreadsheets.worklist_csv(decisions))))
-    assert list(rows[0]) == ["rank", *SLIDE_DECISIONS.names]
-    assert [row["slide_id"] for row in rows] == ["a1", "a2", "a3", "n0", "n1", "u1", "f0", "f1"]
-    assert [row["rank"] for row in rows] == [str(place) for place in range(1, 9)]
-    assert float(rows[0]["score"]) == 0.7
-    assert rows[-1]["score"] == ""
-
-
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "  =1", "\r=1", "＝1"])  # noqa: RUF001
-def test_csv_disarms_formulas(text: str) -> None:
-    table = decision_table(unscored(text, "failed", "missing", text), scored("n", "normal", 0.5, -0.25))
-    first, second = csv.DictReader(io.StringIO(spreadsheets.worklist_csv(table), newline=""))
-    assert first["score"] == "-0.25"  # a number stays one
-    assert (second["slide_id"], second["message"]) == (f"'{text}", f"'{text}")
 
 
 def write_pictures(folder: Path, table: pa.Table) -> None:

@@ -33,6 +33,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "stains": ("only", "device", "seeds", "out"),
     "ablations": ("only", "device", "seeds", "steps", "out", "valid_tiles", "small"),
     "view": (),
+    "worklist": ("slides",),
     "metrics": ("only", "slides"),
     "drift": ("only",),
     "serve": ("only", "minutes"),

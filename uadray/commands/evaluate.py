@@ -9,7 +9,7 @@ from uadray.storage import objects
 
 def run(
     path: str, *, labels: str | None, outlines: str | None, data: str | None, out: str | None, options: dict[str, Any],
-    against: str | None = None, budget: int | None = None, protocol: str | None = None,
+    against: str | None = None, budget: int | None = None, protocol: str | None = None, normals: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate what lies at a path.
 
@@ -23,6 +23,7 @@ def run(
         against: another screening of the same slides.
         budget: slides that a reader reads a day.
         protocol: YAML file, for detectors, see `uadray.commands.protocol`.
+        normals: manifest of slides of a screening that are known to be normal.
 
     Returns:
         The figures; of scores and screenings without curves and tables by subgroup, which `evaluation.json` has.
@@ -31,7 +32,8 @@ def run(
         InputError: options that do not go with what lies there, or see the modules named here.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    of_slides = {"--labels": labels, "--outlines": outlines, "--against": against, "--budget": budget}
+    of_slides = {"--labels": labels, "--outlines": outlines, "--against": against, "--budget": budget,
+                 "--normals": normals}  # fmt: skip
     match _kind(path):
         case "detector" if protocol is not None:
             others = {f"--{_dashed(name)}": value for name, value in given.items()}
@@ -50,7 +52,10 @@ def run(
     _refuse(path, "no bundle", {"--data": data, "--out": out} | {f"--{_dashed(n)}": v for n, v in given.items()})
     from uadray.evaluation import report
 
-    return _without_curves(report.evaluate(path, labels=labels, outlines=outlines, against=against, budget=budget))
+    figures = report.evaluate(
+        path, labels=labels, outlines=outlines, against=against, budget=budget, normals=normals
+    )  # fmt: skip
+    return _without_curves(figures)
 
 
 def _by_protocol(

@@ -7,15 +7,17 @@ from typing import Any, get_args
 
 from uadray.commands.progress import progress
 from uadray.decisions.aggregation import new_aggregation
+from uadray.decisions.combined import By, CombinedCalibration, combined_calibration
 from uadray.decisions.conformal import Calibration, Kind, calibration_id, check_alpha
 from uadray.decisions.fdr import check_normals, check_rate
 from uadray.errors import InputError, UadrayError
 from uadray.screening import decision_segments, kept_calibrations, recalibration, screened_normals
+from uadray.screening.archive_columns import DISCOVERIES, FDR
 from uadray.screening.bundles import ScreeningBundle, calibrated_bundle
+from uadray.screening.combination import COMBINED, FOLDER, keep_combination
 from uadray.screening.redecided import same_scores
 from uadray.screening.run_record import RunRecord, read_run_record
 from uadray.screening.screened_normals import Wanted
-from uadray.screening.summary import DISCOVERIES, FDR
 from uadray.slides.manifest import read_manifest
 from uadray.storage import objects
 
@@ -33,6 +35,7 @@ class Asked:
         normals: folder of a screening of normal slides by the same bundles.
         slides: manifest that says which of its slides count, and who their patients are.
         fdr: false discovery rate of the list of slides that is to be written.
+        combine: how the scores of several bundles are combined: `maximum` or `mean`.
     """
 
     bundle_uris: tuple[str, ...] = ()
@@ -43,6 +46,7 @@ class Asked:
     normals: str | None = None
     slides: str | None = None
     fdr: float | None = None
+    combine: str | None = None
 
 
 def run(out: str, asked: Asked) -> dict[str, Any]:
@@ -62,20 +66,26 @@ def run(out: str, asked: Asked) -> dict[str, Any]:
     group_by = _check(asked)
     record = read_run_record(out)
     bundles = _bundles(record, asked.bundle_uris)
-    decide, left_out = _new(bundles, asked, group_by)
+    decide, combined, left_out = _new(bundles, asked, group_by)
     if asked.fdr is not None:
         _check_list(out, decide, asked.fdr)
     before = _before(out, record, bundles)
     for each in before.values():
         kept_calibrations.keep(out, each)
+    combination = None
+    if len(bundles) > 1:
+        combination = {"by": asked.combine or "maximum", "id": combined and combined.id}
+    if combined is not None:
+        keep_combination(out, combined)
     with progress("recalibrate") as tick, recalibration.alone_in(out) as process:
         summary = recalibration.redecide(
             out, decide, process=process, same_scores=same_scores(decide, before),
-            more={FDR: asked.fdr}, own={each.bundle.id: each.calibration.id for each in bundles},
+            more={FDR: asked.fdr, COMBINED: combination}, own={each.bundle.id: each.calibration.id for each in bundles},
             tick=lambda done, total: tick(done, total, "slides"),
         )  # fmt: skip
     if asked.fdr is None:
-        objects.delete_all(objects.join(out, *each.folder.split("/"), DISCOVERIES) for each in decide)
+        folders = [*(each.folder for each in decide), *([FOLDER] if combination else [])]
+        objects.delete_all([objects.join(out, *([folder] if folder else []), DISCOVERIES) for folder in folders])
     return summary | {"calibrations": {each.name: each.calibration.id for each in decide}, "left_out": left_out}
 
 
@@ -83,6 +93,8 @@ def _check(asked: Asked) -> tuple[Kind, ...] | None:
     """What groups differ in; refuses options that do not go together."""
     if asked.fdr is not None:
         check_rate(asked.fdr)
+    if asked.combine is not None and asked.combine not in get_args(By):
+        raise InputError(f"--combine {asked.combine}: expected {' or '.join(get_args(By))}")
     if (asked.normals is None) != (asked.slides is None):
         raise InputError("--normals SCREENING and --slides MANIFEST go together: where slides were scored, and whose")
     if asked.normals is None and (asked.method is not None or asked.top_fraction is not None):
@@ -123,17 +135,29 @@ def _bundles(record: RunRecord, uris: Sequence[str]) -> tuple[ScreeningBundle, .
 
 def _new(
     bundles: Sequence[ScreeningBundle], asked: Asked, group_by: tuple[Kind, ...] | None
-) -> tuple[tuple[ScreeningBundle, ...], dict[str, str]]:
-    """The bundles with the calibrations that are to decide, and the normal slides that do not count."""
+) -> tuple[tuple[ScreeningBundle, ...], CombinedCalibration | None, dict[str, str]]:
+    """The bundles with the calibrations that are to decide, that of all together, and normal slides that don't count.
+
+    Without a screening of normal slides there is none of all together.
+    """
     if asked.normals is None or asked.slides is None:
-        return tuple(replace(each, calibration=_changed(each, asked.alpha, group_by)) for each in bundles), {}
+        return tuple(replace(each, calibration=_changed(each, asked.alpha, group_by)) for each in bundles), None, {}
     normals = screened_normals.read_normals(asked.normals, read_manifest(asked.slides), bundles)
     aggregation = None
     if asked.method is not None:
         aggregation = new_aggregation(asked.method, top_fraction=asked.top_fraction)
     wanted = Wanted(asked.alpha, group_by, aggregation)
-    new = [replace(each, calibration=screened_normals.calibrated(normals, each, wanted)[0]) for each in bundles]
-    return tuple(new), normals.left_out
+    made = [screened_normals.calibrated(normals, each, wanted) for each in bundles]
+    new = tuple(replace(each, calibration=calibration) for each, (calibration, _) in zip(bundles, made, strict=True))
+    combined = None
+    if len(bundles) > 1:
+        scores = screened_normals.one_a_patient_by_all(normals, [scores for _, scores in made])
+        by: By = "mean" if asked.combine == "mean" else "maximum"
+        combined = combined_calibration(
+            scores, bundle_ids=tuple(each.bundle.id for each in new), alpha=new[0].calibration.alpha,
+            calibration_ids=tuple(each.calibration.id for each in new), by=by,
+        )  # fmt: skip
+    return new, combined, normals.left_out
 
 
 def _changed(bundle: ScreeningBundle, alpha: float | None, group_by: tuple[Kind, ...] | None) -> Calibration:

@@ -8,6 +8,7 @@ from uadray.commands.cluster import Joining, join_cluster
 from uadray.commands.progress import progress, tile_progress
 from uadray.commands.stopping import stopping
 from uadray.errors import InputError, WorkError
+from uadray.reports.viewer_links import checked_viewer
 from uadray.screening import follow, job
 from uadray.screening.bundles import arranged, calibrated_bundle
 from uadray.screening.follower import Pace
@@ -19,7 +20,7 @@ from uadray.tiles.mask_folder import check_folder
 
 def run(
     bundle_uris: Sequence[str], *, slides_uri: str, split: str | None, out: str, retry_failed: bool,
-    mask_dir: str | None, dry_run: bool, stream: StreamConfig,
+    mask_dir: str | None, dry_run: bool, stream: StreamConfig, viewer: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Screen the slides, on a cluster that is joined once there is something to do; or say what that would take.
 
@@ -32,6 +33,7 @@ def run(
         mask_dir: folder of edited masks.
         dry_run: write nothing, and say from a sample what it would take.
         stream: how the cluster is shared.
+        viewer: address of an endpoint's page that shows the slides, for links of the worklist.
 
     Returns:
         The summary of `job.screen` or `job.dry_run`, `masks_used`, and `node_troubles` where nodes had any.
@@ -40,6 +42,7 @@ def run(
         InputError: bundles that are not calibrated or read different tiles; a manifest or mask that cannot be read, or
             no slide in the folder.
     """
+    viewer = checked_viewer(viewer) if viewer else None
     bundles = arranged([calibrated_bundle(uri, mask_dir=mask_dir) for uri in bundle_uris])
     rows = given_slides(slides_uri, split=split, out=out)
     masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
@@ -53,7 +56,7 @@ def run(
             cluster.prepare()
         summary = job.screen(
             rows, bundles=bundles, out=out, config=job.ScreenConfig(stream=stream), join=cluster.nodes,
-            retry_failed=retry_failed, progress=tile_progress(tick),
+            retry_failed=retry_failed, progress=tile_progress(tick), viewer=viewer,
         )  # fmt: skip
         troubles = cluster.troubles()
     return summary | {"masks_used": masks_used} | ({"node_troubles": troubles} if troubles else {})
@@ -61,7 +64,7 @@ def run(
 
 def follow_folder(
     bundle_uris: Sequence[str], *, folder_uri: str, out: str, retry_failed: bool, settle_s: float, renew_s: float,
-    stream: StreamConfig,
+    stream: StreamConfig, viewer: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Screen slides as they come into a folder, until SIGINT or SIGTERM.
 
@@ -73,6 +76,7 @@ def follow_folder(
         settle_s: seconds for which a file must not have changed.
         renew_s: seconds between renewals of the worklist.
         stream: how the cluster is shared.
+        viewer: see `run`.
 
     Returns:
         The summary of `follow.follow`.
@@ -82,7 +86,7 @@ def follow_folder(
             folder_uri, bundles=[calibrated_bundle(uri, mask_dir=None) for uri in bundle_uris], out=out, stop=stop,
             join=stop.kept(lambda: join_cluster(bundle_uris=bundle_uris, out_uri=out)),
             pace=Pace(settle_s=settle_s, renew_s=renew_s), config=stream, retry_failed=retry_failed,
-            progress=tile_progress(tick),
+            progress=tile_progress(tick), viewer=viewer,
         )  # fmt: skip
 
 

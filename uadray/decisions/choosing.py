@@ -124,9 +124,13 @@ def choose(
         default: stays unless another method is better by more than one standard error.
 
     Raises:
-        InputError: there are too few of either, or too many anomalous slides.
+        InputError: there are too few of either for a standard error, or for the folds.
     """
-    check_counts(len(normals), len(anomalies))
+    if len(normals) < FOLDS or len(anomalies) < 2:
+        raise InputError(
+            f"--choose: of the slides that choose {len(normals)} normal and {len(anomalies)} anomalous ones can be "
+            f"scored; at least {FOLDS} and 2 are needed"
+        )
     configs = {method: new_aggregation(method) for method in METHODS} | {default.method: default}
     compared = {method: _compared(normals, anomalies, config, alpha) for method, config in configs.items()}
     figures = [_figures(method, each, compared[default.method]) for method, each in compared.items()]

@@ -189,9 +189,8 @@ def _check_ascending(scores: Sequence[float]) -> None:
 
 def calibration_id(calibration: Calibration) -> str:
     """The name of a calibration: it changes with all that decisions and pictures rest on, and with nothing else."""
-    return fingerprint([calibration.model_dump_json(exclude={"id", "made", "salt", "slides", "normals", "choice"})])[
-        :12
-    ]
+    rest = {"id", "made", "salt", "slides", "normals", "choice"}
+    return fingerprint([calibration.model_dump_json(exclude=rest)])[:12]
 
 
 def tile_p_values(scores: Floats, calibration: Calibration) -> Floats:

@@ -20,6 +20,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from uadray.evaluation.lesions import TOUCHING
+from uadray.evaluation.outlines import shared_area
 
 Floats = npt.NDArray[np.float64]
 
@@ -80,11 +81,9 @@ class Aupro:
         lesions = regions(outline)
         normal = shapely.area(boxes)
         for lesion in lesions:
-            shapely.prepare(lesion)
-            near = np.flatnonzero(shapely.intersects(boxes, lesion))
-            shared = _shared(boxes[near], lesion)
-            normal[near] -= shared
-            self._lesion.add(score[near], shared / lesion.area)
+            shared = shared_area(boxes, lesion)
+            normal -= shared
+            self._lesion.add(score, shared / lesion.area)
         self.regions += len(lesions)
         self._normal.add(score, np.where(normal > 1e-6 * shapely.area(boxes), normal, 0))
 
@@ -178,12 +177,3 @@ def regions(outline: Any | None) -> list[Any]:
 def _flat(outline: Any) -> list[Any]:
     """The parts of a geometry, those of collections in it too."""
     return [piece for part in shapely.get_parts(outline) for piece in shapely.get_parts(part)]
-
-
-def _shared(boxes: npt.NDArray[Any], lesion: Any) -> Floats:
-    """The area [n] that boxes share with a prepared lesion; most lie wholly inside, which is told at once."""
-    shared = np.asarray(shapely.area(boxes), np.float64)
-    edge = ~shapely.covers(lesion, boxes)
-    pieces = shapely.get_parts(lesion)
-    shared[edge] = sum(shapely.area(shapely.intersection(boxes[edge], piece)) for piece in pieces) if edge.any() else 0
-    return shared

@@ -19,7 +19,7 @@ from uadray.reports.ranking import rank
 Q = 0.1
 """The share of false discoveries, in expectation, of the list that q-values cut."""
 
-_DAYS = (1, 2, 3, 5, 7, 10, 14, 20, 30, 50, 70, 100, 200, 500, 1000)
+_DAYS = (1, 2, 3, 4, 5, 6, 7, 10, 14, 20, 30, 50, 70, 100, 200, 500, 1000)
 _GRID = np.linspace(0, 1, 41)
 _RANKED_BY = ("slide_id", "state", "decision", "reason", "p_value", "score")
 
@@ -161,10 +161,15 @@ def _draws(ranked: _List, rules: dict[str, Cut], reads: list[int]) -> dict[str, 
             for name, rule in rules.items():
                 for part, values in zip(("read_by", "found_by"), _shares(weights, truth, rule), strict=True):
                     parts[f"{part} {name}"].append(values)
-            total = np.cumsum(weights, 1) / weights.sum(1, keepdims=True)
-            found = _found(weights, truth)
-            parts["curve"].append(np.stack([np.interp(_GRID, t, f) for t, f in zip(total, found, strict=True)]))
+            until, found = (_from_none(each) for each in (np.cumsum(weights, 1), _found(weights, truth)))
+            pairs = zip(until / until[:, -1:], found, strict=True)
+            parts["curve"].append(np.stack([np.interp(_GRID, x, y) for x, y in pairs]))
     return {name: np.concatenate(each) if each else np.empty(0) for name, each in parts.items()}
+
+
+def _from_none(rising: Floats) -> Floats:
+    """[b, n + 1] With a 0 before the first slide."""
+    return np.concatenate([np.zeros((len(rising), 1)), rising], 1)
 
 
 def _shares(weights: Floats, truth: Bools, rule: Cut) -> tuple[Floats, Floats]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from uadray.errors import InputError
 from uadray.evaluation.detection import auroc
+from uadray.evaluation.intervals import exact_interval
 from uadray.evaluation.judged import (
     finite_scores,
     groups_of,
@@ -77,9 +78,10 @@ def figures_of_slides(decisions: Mapping[str, Mapping[str, Any]], rows: Sequence
 
     Returns:
         Those of `performance` of the slides that neither training nor calibration used, and `slide_auroc`, the same as
-        `auroc`; `slides_not_scored`, `slides_not_finite`, `slides_left_out` by what used them; `alpha`, `false_alarms`
-        and `found` of the decisions; `slide_trivial`, the AUROC of trivial scores, and `beyond_trivial`; `subgroups`;
-        `p_values` (see `uniform`), whose curve and band are `calibration` and `calibration_band` among the `curves`.
+        `auroc`; `slides_not_scored`, `slides_not_finite`, `slides_left_out` by what used them; of the decisions
+        `alpha`, `false_alarms`, `found` and its exact interval `found_ci95`; `slide_trivial`, the AUROC of trivial
+        scores, and `beyond_trivial`; `subgroups`; `p_values` (see `uniform`), whose curve and band are `calibration`
+        and `calibration_band` among the `curves`.
 
     Raises:
         InputError: scored slides of one class only.
@@ -102,6 +104,7 @@ def figures_of_slides(decisions: Mapping[str, Mapping[str, Any]], rows: Sequence
         "alpha": judged.decisions[0]["alpha"] if n else None,
         "false_alarms": int((called & ~anomalous).sum()),
         "found": int((called & anomalous).sum()),
+        "found_ci95": exact_interval(int((called & anomalous).sum()), int(anomalous.sum())),
         "slide_trivial": {name: auroc(values, anomalous) for name, values in trivial.items()},
         "beyond_trivial": beyond_trivial(judged.scores, trivial, anomalous, groups=judged.groups) if n else None,
         "p_values": p_values,

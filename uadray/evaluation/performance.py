@@ -39,13 +39,15 @@ def performance(scores: Floats, anomalous: Bools, *, groups: Groups | None = Non
     Returns:
         Those of `detection`, and
         `auroc_delong`: `ci95` and `method`, see `delong.auroc_interval`;
-        `average_precision_ci95`, and `prevalence`, which is the average precision of scores that mean nothing;
+        `average_precision_ci95`, None where it is 1, and `prevalence`, the average precision of scores that
+        mean nothing;
         `sensitivity`: by specificity in per cent (90, 95, 99) its `value`, `ci95`, the `threshold` (at or above it is
         called) and the `specificity` that was reached. With fewer than 100 normal samples 99 % allows no false alarm;
         `workload`: by sensitivity in per cent (95, 99) the share of normal samples below the threshold that finds as
         many, its `ci95` and `threshold`. The threshold is chosen on these samples, in each draw anew;
         `curves`: points of `roc`, `pr` and `workload`, and `roc_band` and `workload_band`, each [x, low, high], the
-        pointwise 95 % interval of the curve's height at x. Bands are left out where there are no intervals.
+        pointwise 95 % interval of the curve's height at x. Bands are left out where there are no intervals, or no draw
+        differs from another since all pairs are in order.
 
     Raises:
         InputError: one of the two classes is missing.
@@ -56,7 +58,7 @@ def performance(scores: Floats, anomalous: Bools, *, groups: Groups | None = Non
     n_normal, n_anomalous = class_sizes(anomalous, groups)
     return figures | {
         "auroc_delong": auroc_interval(scores, anomalous, groups=groups),
-        "average_precision_ci95": percentiles(draws["average_precision"]),
+        "average_precision_ci95": percentiles(draws["average_precision"]) if figures["average_precision"] < 1 else None,
         "prevalence": float(anomalous.mean()),
         "sensitivity": {
             name: _sensitivity(counts, distinct, specificity)
@@ -125,7 +127,7 @@ def _workload(counts: Counts, distinct: Floats, sensitivity: float) -> dict[str,
 def _curves(counts: Counts, draws: dict[str, Floats]) -> dict[str, Points]:
     curves = {"roc": roc_points(counts), "pr": precision_points(counts), "workload": workload_points(counts)}
     for name, of in (("roc_band", "roc"), ("workload_band", "saved")):
-        if draws[of].size:
+        if draws[of].size and np.ptp(draws[of], axis=0).any():
             low, high = np.quantile(draws[of], [0.025, 0.975], axis=0)
             curves[name] = [[round(float(v), 6) for v in row] for row in zip(BAND, low, high, strict=True)]
     return curves

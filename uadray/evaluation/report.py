@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from uadray.errors import InputError
+from uadray.evaluation.aggregations import figures_of_aggregations
 from uadray.evaluation.budget import budget as budget_of
 from uadray.evaluation.comparison import compared
 from uadray.evaluation.figures import figures_of_scores, figures_of_slides, figures_of_tiles
 from uadray.evaluation.judged import is_anomalous, judged_slides, labelled_slides, left_out, scored_slides
 from uadray.evaluation.localisation import figures_of_localisation
 from uadray.evaluation.outlines import any_outline, outline_uris, read_outlines, sized
+from uadray.evaluation.validity_report import validity_report
 from uadray.reports.evaluation_page import evaluation_page
 from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.storage import objects
@@ -23,7 +25,7 @@ from uadray.storage import objects
 
 def evaluate(
     uri: str, *, labels: str | None = None, outlines: str | None = None, against: str | None = None,
-    budget: int | None = None,
+    budget: int | None = None, normals: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate and leave JSON and a page: `evaluation.*` in a screening's folder, `<name>.*` beside a scores file.
 
@@ -35,6 +37,8 @@ def evaluate(
         outlines: folder of GeoJSON files; otherwise each lies beside its slide.
         against: another screening of the same slides, which this one is compared with.
         budget: slides that a reader reads a day; what is found then, see `uadray.evaluation.budget`.
+        normals: manifest of screened slides that are known to be normal; whether the stated rate holds for these is
+            `validity` among the figures, see `uadray.evaluation.validity_report`. With them labels may be left out.
 
     Returns:
         The figures (see `uadray.evaluation.figures`), and where the `page` is.
@@ -44,21 +48,37 @@ def evaluate(
     """
     rows = read_manifest(labels) if labels is not None else []
     if uri.endswith(".parquet"):
-        if against is not None or budget is not None:
-            raise InputError(f"{uri} has scores of tiles; --against and --budget are of the slides of a screening")
+        if against is not None or budget is not None or normals is not None:
+            raise InputError(
+                f"{uri} has scores of tiles; --against, --budget and --normals are of the slides of a screening"
+            )
         figures = figures_of_scores(_read_table(uri), rows)
         beside = uri.removesuffix(".parquet") + "."
     else:
-        if labels is None:
+        if labels is None and (normals is None or (outlines, against, budget) != (None, None, None)):
             raise InputError(f"evaluating the screening {uri} needs --labels MANIFEST with a label column")
         uri = screening_of(uri)
         _check_one_bundle(uri)
-        figures = evaluate_screening(uri, rows, outlines=outlines, against=against, budget=budget)
+        figures = {} if normals is None else {"validity": validity_of(uri, read_manifest(normals))}
+        if labels is not None:
+            figures |= evaluate_screening(uri, rows, outlines=outlines, against=against, budget=budget)
         beside = objects.join(uri, "evaluation") + "."
     page = evaluation_page(uri, figures)
     objects.write_bytes(beside + "json", json.dumps(figures, indent=1).encode())
     objects.write_bytes(beside + "html", page.encode(), content_type="text/html; charset=utf-8")
     return figures | {"page": beside + "html"}
+
+
+def validity_of(out: str, rows: Sequence[SlideRow]) -> dict[str, Any]:
+    """Whether the stated rate of a screening holds, see `validity_report`.
+
+    Args:
+        out: the output folder of `uadray screen`.
+        rows: the manifest of slides that are known to be normal.
+    """
+    decisions = _decisions(out)
+    ids = _screened_ids(decisions, rows)
+    return validity_report(decisions, [replace(row, slide_id=name) for row, name in zip(rows, ids, strict=True)])
 
 
 def screening_of(out: str) -> str:
@@ -114,8 +134,9 @@ def evaluate_screening(
     figures = figures_of_slides(decisions, screened)
     if against is not None:
         figures["comparison"] = _compared(decisions, rows, against)
+    judged = judged_slides(decisions, screened)
+    figures |= figures_of_aggregations(out, judged, read=_read_table)
     if budget is not None:
-        judged = judged_slides(decisions, screened)
         unscored = {r.slide_id: r.label for r in labelled_slides(decisions, screened)}.keys() - set(judged.slide_ids)
         n_ill = sum(is_anomalous(row.label) for row in screened if row.slide_id in unscored)
         figures["budget"] = budget_of(judged, budget, unscored=len(unscored), unscored_anomalous=n_ill)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import betabinom, binom
 
-from uadray.evaluation.arrays import Points
+from uadray.evaluation.arrays import Floats, Points
 from uadray.evaluation.intervals import exact_interval
 
 _LEVELS = np.linspace(0, 1, 41)[1:-1]
@@ -52,9 +52,17 @@ def uniformity(decisions: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 def _band(m: int, n: int | None) -> Points:
     """Rows [p, low, high]."""
+    levels = _LEVELS if n is None else np.unique(np.round(_LEVELS * (n + 1)).astype(int).clip(1, n)) / (n + 1)
     if n is None:
-        ends = [(p, *binom.ppf([0.025, 0.975], m, p)) for p in _LEVELS]
+        low, high = (binom.ppf(end, m, levels) for end in (0.025, 0.975))
     else:
-        ranks = np.unique(np.round(_LEVELS * (n + 1)).astype(int).clip(1, n))
-        ends = [(k / (n + 1), *betabinom.ppf([0.025, 0.975], m, k, n + 1 - k)) for k in ranks]
-    return [[round(float(p), 6), round(float(low) / m, 6), round(float(high) / m, 6)] for p, low, high in ends]
+        ranks = levels * (n + 1)
+        low, high = (_counts_by_chance(end, m, ranks, n) for end in (0.025, 0.975))
+    rows = zip(levels, low / m, high / m, strict=True)
+    return [[round(float(value), 6) for value in row] for row in rows]
+
+
+def _counts_by_chance(end: float, m: int, ranks: Floats, n: int) -> Floats:
+    """[len(ranks)] A quantile of the beta-binomial distribution, by its cumulative sums."""
+    sums = np.cumsum(betabinom.pmf(np.arange(m + 1), m, ranks[:, None], n + 1 - ranks[:, None]), axis=1)
+    return np.asarray((sums < end - 1e-12).sum(1).clip(max=m), np.float64)

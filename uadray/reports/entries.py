@@ -137,9 +137,10 @@ def _addresses(
     row: Mapping[str, Any], *, folder: Callable[[str], str], thumbnails: str
 ) -> Callable[[str], str]:  # fmt: skip
     """What tells the address of a slide's picture by its name: in the slide's sheet, or a file of its own."""
-    sheet, name = row.get("pictures"), quote(folder(row["slide_id"]))
-    if sheet is not None:
-        return lambda picture: f"{quote(sheet)}#{picture}"
+    if row.get("pictures") is not None:
+        sheet = f"{quote(row['pictures'])}#"
+        return lambda picture: sheet + picture
+    name = quote(folder(row["slide_id"]))
     return lambda picture: f"{thumbnails if picture == 'thumbnail' else 'evidence'}/{name}/{picture}.jpg"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from uadray.reports.evaluation_parts import Figures, Section, Verdict, text_of
-from uadray.reports.evaluation_sections import detection_section, verdicts
+from uadray.reports.evaluation_sections import decision_section, detection_section, verdicts
 from uadray.reports.given_sections import MANY_NUMBERS, localisation_section, plain_section, words
 from uadray.reports.page import asset, csp_hash, template
 from uadray.reports.plots import Plot
@@ -17,8 +17,9 @@ from uadray.reports.reading_sections import (
     comparison_verdict,
     subgroup_section,
 )
+from uadray.reports.validity_section import validity_section
 
-_GIVEN = {"validity": "Validity of the stated error", "aggregations": "From tile scores to a slide score"}
+_GIVEN = {"aggregations": "From tile scores to a slide score"}
 """Figures that a section shows as they are given."""
 
 
@@ -70,6 +71,9 @@ def _verdicts(figures: Figures) -> Iterator[Verdict]:
 def _sections(figures: Figures) -> Iterator[Section]:
     if figures.get("slide_auroc") is not None and "curves" in figures:
         yield detection_section(figures, "slide", name="slides")
+        decisions = decision_section(figures)
+        if decisions is not None:
+            yield decisions
     elif figures.get("auroc") is not None and "curves" in figures:
         yield detection_section(figures, "tile", name="tiles")
     if figures.get("budget"):
@@ -81,6 +85,8 @@ def _sections(figures: Figures) -> Iterator[Section]:
         yield localisation
     if figures.get("comparison"):
         yield comparison_section(figures["comparison"])
+    if figures.get("validity"):
+        yield validity_section(figures["validity"])
     for name, title in _GIVEN.items():
         if figures.get(name):
             yield plain_section(name, title, figures[name])

@@ -23,7 +23,7 @@ class Table:
         head: one cell a column.
         rows: of cells; the first names the row.
         title: above it.
-        caption: below it.
+        caption: a sentence below it.
         chosen: rows that stand out, by number.
         texts: columns that hold words, by number.
     """

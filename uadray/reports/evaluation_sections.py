@@ -95,8 +95,9 @@ def _decision_verdicts(figures: Figures) -> Iterator[Verdict]:
     elif called[0] > alpha:
         yield Verdict(f"{text} ({between(called, as_share=True)}): more than the {share(alpha)} promised.", "bad")
     else:
-        held = "which agrees with" if called[1] >= alpha else "fewer than"
-        yield Verdict(f"{text} ({between(called, as_share=True)}), {held} at most {share(alpha)} as promised.", "good")
+        yield Verdict(
+            f"{text} ({between(called, as_share=True)}), consistent with at most {share(alpha)} as promised.", "good"
+        )
 
 
 def _workload_verdict(figures: Figures) -> Verdict:
@@ -140,10 +141,33 @@ def detection_section(figures: Figures, what: str, *, name: str) -> Section:
         reached = f"sensitivity {share(each['sensitivity'])}, {_above(each['threshold'])}"
         saved = f"Normal {what}s not to be read at {percent} % sensitivity"
         rows.append([saved, share(each["value"]), between(each["ci95"], as_share=True), reached])
-    caption = "Thresholds are chosen on the same samples: beforehand, they would do somewhat worse."
+    caption = "Thresholds were chosen on these samples; on new ones they would do somewhat worse."
     table = Table(head=["", "figure", "95 % interval", "how"], rows=rows, texts=(3,), caption=caption)
     plots = list(_plots(figures, what, name))
     return Section(name=name, title=f"{what.capitalize()}s", texts=texts, plots=plots, tables=[table])
+
+
+def decision_section(figures: Figures) -> Section | None:
+    """What was decided, and whether p-values hold; None where no slide was decided at an alpha."""
+    p_values, alpha = figures.get("p_values"), figures.get("alpha")
+    if not p_values or alpha is None or "called" not in p_values:
+        return None
+    n_normal, n_anomalous = figures["n_normal"], figures["n_anomalous"]
+    rows = [
+        ["anomalous slides found", of(figures["found"], n_anomalous), share(figures["found"] / n_anomalous),
+         between(figures["found_ci95"], as_share=True), DASH],
+        ["normal slides called (false alarms)", of(figures["false_alarms"], n_normal),
+         share(figures["false_alarms"] / n_normal), between(p_values["called_ci95"], as_share=True),
+         f"at most {share(alpha)}"],
+    ]  # fmt: skip
+    texts = [
+        "A slide is called anomalous where its p-value, its rank among normal slides, is at most alpha. The plot shows "
+        "whether p-values of normal slides are spread as they should be, at every alpha.",
+        "Intervals are exact (Clopper and Pearson), of slides taken for independent.",
+    ]
+    table = Table(head=["", "slides", "share", "95 % interval", "promised"], rows=rows)
+    plots = [_calibration_plot(figures, "decisions")] if figures["curves"].get("calibration") else []
+    return Section(name="decisions", title=f"Decisions at alpha {alpha:g}", texts=texts, plots=plots, tables=[table])
 
 
 def _above(threshold: float | None) -> str:
@@ -172,7 +196,7 @@ def _plots(figures: Figures, what: str, name: str) -> Iterator[Plot]:
         prevalence = figures["prevalence"]
         yield Plot(
             name=f"{name}-pr", title="Precision and recall", x=found,
-            y=Axis(label=f"anomalous among the {what}s called (precision)"),
+            y=Axis(label="precision"),
             says=f"Precision against sensitivity; the average precision is {figure(figures['average_precision'])}, by "
             f"chance it would be {figure(prevalence)}.",
             lines=[
@@ -183,8 +207,6 @@ def _plots(figures: Figures, what: str, name: str) -> Iterator[Plot]:
         )  # fmt: skip
     if curves.get("workload") and what == "slide":
         yield _workload_plot(figures, name)
-    if curves.get("calibration"):
-        yield _calibration_plot(figures, name)
 
 
 def _called(figures: Figures) -> tuple[float, float] | None:
@@ -201,11 +223,12 @@ def _workload_plot(figures: Figures, name: str) -> Plot:
         name=f"{name}-workload", title="Workload saved",
         says="Normal slides that need not be read against the sensitivity that is asked for: "
         f"{share(saved['value'])} at 95 %.",
-        x=Axis(label="anomalous slides found (sensitivity)"), y=Axis(label="normal slides not to be read"),
+        x=Axis(label="anomalous slides found (sensitivity)"), y=Axis(label="normal slides saved from reading"),
         lines=[
             Line(
                 name="best threshold for these slides; the band is its 95 % interval",
                 points=[[0.0, curves["workload"][0][1]], *curves["workload"]], band=curves.get("workload_band", ()),
+                steps="upright",
             ),
             Line(name="by chance", points=((0, 1), (1, 0)), colour=GREY, dashed=True),
         ],
@@ -227,9 +250,9 @@ def _calibration_plot(figures: Figures, name: str) -> Plot:
         name=f"{name}-calibration", title="Calibration: p-values of normal slides",
         says=f"The share of {p_values['n']} normal slides with at most a p-value, against that p-value; where "
         "decisions hold, the line lies on or below the diagonal, up to chance.",
-        x=Axis(label="p-value"), y=Axis(label="normal slides with at most this p-value"),
+        x=Axis(label="p-value", percent=False), y=Axis(label="normal slides at or below it"),
         lines=[
-            Line(name="normal slides", points=[[0, 0], *curves["calibration"], [1, 1]], steps=True),
+            Line(name="normal slides", points=[[0, 0], *curves["calibration"], [1, 1]], steps="level"),
             Line(
                 name="as promised, with its 95 % range by chance", points=CHANCE, band=curves["calibration_band"],
                 colour=GREY, dashed=True,

@@ -45,7 +45,7 @@ def _froc_plot(froc: Figures, curve: Sequence[Sequence[float]]) -> Plot:
         says=f"The share of lesions found against false positives a slide; the mean sensitivity is "
         f"{figure(froc.get('score'))}.",
         x=Axis(label="false positives a slide", high=8.0, ticks=(0, 1, 2, 3, 4, 5, 6, 7, 8), percent=False),
-        y=Axis(label="lesions found (sensitivity)"), lines=[Line(name="lesions", points=curve, steps=True)],
+        y=Axis(label="lesions found (sensitivity)"), lines=[Line(name="lesions", points=curve, steps="level")],
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from markupsafe import Markup
 
@@ -44,7 +44,8 @@ class Line:
         band: rows of x and the two ends of an interval; none where it is empty.
         colour: of curve and band.
         dashed: for what is expected, not measured.
-        steps: whether the curve stays level up to the next point.
+        steps: whether the curve stays level up to the next point, or takes its height from the point before; neither
+            where it is None.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Line:
     band: Points = ()
     colour: str = BLUE
     dashed: bool = False
-    steps: bool = False
+    steps: Literal["level", "upright"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,18 +107,19 @@ def plot_svg(plot: Plot) -> Markup:
 
 
 def _line(plot: Plot, line: Line) -> dict[str, Any]:
-    points = _stepped(line.points) if line.steps else line.points
+    points = _stepped(line.points, line.steps) if line.steps else line.points
     there = [(row[0], row[1]) for row in line.band]
     back = [(row[0], row[2]) for row in reversed(line.band)]
     return {"line": line, "points": _path(plot, points), "band": _path(plot, [*there, *back])}
 
 
-def _stepped(points: Points) -> list[tuple[float, float]]:
-    """Level up to the next x, then upright."""
+def _stepped(points: Points, first: Literal["level", "upright"]) -> list[tuple[float, float]]:
+    """From point to point first level, then upright, or the other way round."""
     steps: list[tuple[float, float]] = []
     for row in points:
         if steps:
-            steps.append((row[0], steps[-1][1]))
+            before = steps[-1]
+            steps.append((row[0], before[1]) if first == "level" else (before[0], row[1]))
         steps.append((row[0], row[1]))
     return steps
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypedDict
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,6 +26,7 @@ from uadray.reports.entries import SlideEntry, slide_entry
 from uadray.reports.page import asset, csp_hash, template
 from uadray.reports.ranking import GROUPS, groups_of, rank
 from uadray.reports.small_pictures import CELL, COLUMNS
+from uadray.reports.viewer_links import slide_address
 from uadray.reports.worklist_data import DETAILS, index_of
 
 _TILE_PX = 112
@@ -85,7 +85,7 @@ class Run(TypedDict, total=False):
     score_high: float
     tile_threshold: float
     has_cells: bool
-    viewer: str
+    viewer: str | None
 
 
 def render_worklist(
@@ -131,7 +131,7 @@ def render_worklist(
         n_open=_OPEN,
         legend=legend_colours(),
         score_range=score_range,
-        link=partial(viewer_address, run.get("viewer")),
+        link=partial(slide_address, run.get("viewer")),
         data=_data(ranked, run=run, score_range=score_range, beside=beside),
         script=Markup(script),  # noqa: S704 - our own files
         style=Markup(style),  # noqa: S704
@@ -153,18 +153,6 @@ def slide_entries(
             yield entry(row, place=place)
 
 
-def viewer_address(viewer: str | None, slide_id: str) -> str | None:
-    """The address of a slide on an endpoint's page; None where no such page is known.
-
-    >>> viewer_address("https://host/#screening=main", "a&b")
-    'https://host/#screening=main&slide=a%26b'
-    """
-    if viewer is None:
-        return None
-    page, _, place = viewer.partition("#")
-    return f"{page}#{place}{'&' if place else ''}slide={quote(slide_id, safe='')}"
-
-
 def _data(ranked: pa.Table, *, run: Run, score_range: tuple[float, float], beside: Beside | None) -> Markup:
     """What the script reads, as JSON that can stand in a page."""
     data: dict[str, Any] = {
@@ -172,7 +160,7 @@ def _data(ranked: pa.Table, *, run: Run, score_range: tuple[float, float], besid
         "index": index_of(ranked),
         "low": score_range[0],
         "high": score_range[1],
-        "viewer": viewer_address(run.get("viewer"), ""),
+        "viewer": slide_address(run.get("viewer"), ""),
         "has_cells": run.get("has_cells", False),
     }
     if beside is not None:

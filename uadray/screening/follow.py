@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def follow(
     uri: str, *, bundles: Sequence[ScreeningBundle], out: str, stop: Stop, join: "Callable[[], Nodes]",
     pace: Pace | None = None, config: StreamConfig | None = None, retry_failed: bool = False,
-    progress: Progress | None = None, load: "LoadDetector | None" = None,
+    progress: Progress | None = None, load: "LoadDetector | None" = None, viewer: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Screen the slides of a folder as they come into `out`, until stopped.
 
@@ -39,6 +39,7 @@ def follow(
         retry_failed: try slides again that had failed before.
         progress: told how far it is.
         load: makes the detectors, in the actors; `load_detector` unless given.
+        viewer: address of an endpoint's page that shows the slides, for links of the worklist.
 
     Returns:
         What `job.screen` returns, of all slides that are decided in `out` or have come; `growing`: slides that are not
@@ -51,7 +52,7 @@ def follow(
     check_can_be_followed(uri, out)
     bundles = arranged(bundles)
     cluster = _Cluster(join, provenance.fingerprint([out, str(time.time())])[:8], bundles)
-    with ledger.open_ledger(out, bundles) as book:
+    with ledger.open_ledger(out, bundles, viewer=viewer) as book:
 
         def shown(done: int, total: int, tiles: int, note: str = "") -> None:
             committer.n_slides = follower.n_slides

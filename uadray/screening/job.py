@@ -91,7 +91,7 @@ def _seconds_per_tile(uri: str, bundle: BundleDescription) -> float:
 def screen(
     rows: list[SlideRow], *, bundles: Sequence[ScreeningBundle], out: str, config: ScreenConfig | None = None,
     retry_failed: bool = False, progress: Progress | None = None, load: "LoadDetector | None" = None,
-    read: ReadSlide = read_slide, join: "Callable[[], Nodes] | None" = None,
+    read: ReadSlide = read_slide, join: "Callable[[], Nodes] | None" = None, viewer: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Screen an archive into `out`; what is decided there already stays as it is.
 
@@ -109,6 +109,7 @@ def screen(
         read: reads a slide, in a read task. Benchmarks give one that costs nothing.
         join: joins the cluster and returns the nodes that are used; called once there is something to do. Unless given,
             Ray runs in this process already, and all nodes are used.
+        viewer: address of an endpoint's page that shows the slides, for links of the worklist.
 
     Returns:
         Counts by state (with `open` they add up to the manifest), slides, tiles and tiles a second of this run, and
@@ -124,7 +125,7 @@ def screen(
     cluster = _Cluster(join, provenance.fingerprint([out, str(time.time())])[:8], bundles)
     config = config or ScreenConfig()
     warn_of_same_files(rows)
-    with ledger.open_ledger(out, bundles) as book:
+    with ledger.open_ledger(out, bundles, viewer=viewer) as book:
         book.describe = lambda: committer.state(book)
         try:
             for todo in book.rounds(rows, retry_failed=retry_failed, waiting=lambda: committer.tick(book)):

@@ -8,6 +8,7 @@ from typing import Any
 from uadray import __version__
 from uadray.errors import InputError, NotFoundError
 from uadray.provenance import commit, fingerprint
+from uadray.reports.viewer_links import checked_viewer
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.kept_calibrations import with_kept
 from uadray.screening.summary import now
@@ -19,17 +20,20 @@ MAX_BYTES = 2**20
 """The most that is read of a record."""
 
 
-def claim_folder(out: str, bundles: Sequence[ScreeningBundle]) -> dict[str, Any]:
+def claim_folder(out: str, bundles: Sequence[ScreeningBundle], *, viewer: str | None = None) -> dict[str, Any]:
     """Claim an output folder for these bundles, or go on with it; returns what its `run.json` says.
 
     Args:
         out: the folder.
         bundles: as `bundles.arranged` returns them.
+        viewer: address of an endpoint's page that shows its slides; that of the record unless given.
 
     Raises:
         InputError: it belongs to other bundles, is being decided anew, or its store does not honour conditional puts.
+            `viewer` is no address of a page.
     """
-    record = _record(bundles)
+    named = {"viewer": checked_viewer(viewer)} if viewer else {}
+    record = _record(bundles) | named
     uri = objects.join(out, RUN)
     if not objects.exists(uri):
         objects.check_conditional_puts(out)  # all that follows rests on them
@@ -40,7 +44,7 @@ def claim_folder(out: str, bundles: Sequence[ScreeningBundle]) -> dict[str, Any]
     if there["fingerprint"] != screening_fingerprint(with_kept(out, there, bundles)):
         what = f"{out} holds a screening with {_named(there)}; this is {_named(record)}"
         raise InputError(f"{what}: {_what_to_do(there, record)}")
-    return there
+    return there | named
 
 
 def check_unchanged(out: str, record: dict[str, Any]) -> None:

@@ -145,6 +145,18 @@ def calibrated(normals: Normals, bundle: ScreeningBundle, wanted: Wanted) -> tup
     return calibration.model_copy(update={"id": calibration_id(calibration)}), scores
 
 
+def one_a_patient_by_all(normals: Normals, scores: Sequence[Mapping[str, float]]) -> Scores:
+    """The scores of one slide of each patient by all bundles, [n, bundles].
+
+    Args:
+        normals: the slides.
+        scores: of each bundle, slide id -> score, as `calibrated` returns them.
+    """
+    by_all = set.intersection(*(set(each) for each in scores))
+    chosen = one_a_patient({row.slide_id: row.patient for row in normals.rows if row.slide_id in by_all})
+    return np.array([[each[slide_id] for each in scores] for slide_id in chosen])
+
+
 def _squares(
     normals: Normals, bundle: ScreeningBundle, aggregation: AggregationConfig
 ) -> tuple[dict[str, Squares], list[Scores]]:

@@ -6,31 +6,23 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from uadray import __version__
-from uadray.decisions.conformal import Calibration
-from uadray.decisions.fdr import listed, q_values, shortest_list
-from uadray.decisions.validity import holding
 from uadray.decisions.verdict import STATES
+from uadray.errors import InputError
 from uadray.reports import worklist
 from uadray.reports.entries import DIFFERENCE_KINDS, NORMAL_KINDS
-from uadray.reports.spreadsheets import worklist_csv
-from uadray.schemas import SLIDE_DECISIONS
+from uadray.reports.viewer_links import bundle_address, checked_viewer
+from uadray.screening import combination
+from uadray.screening.archive_columns import FDR, largest_group, of_the_archive, write_discoveries
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.slide_outputs import parquet
 from uadray.screening.worklist_files import write_worklist
 from uadray.storage import objects
 
 DECISIONS, SUMMARY = "decisions.parquet", "summary.json"
-
-DISCOVERIES = "discoveries.csv"
-"""The worklist's slides that are on the list with a stated false discovery rate, see `decisions.fdr`."""
-
-FDR = "fdr"
-"""Field of `run.json`: this rate, where `uadray recalibrate` was asked for the list."""
 
 
 def write_summaries(
@@ -50,10 +42,13 @@ def write_summaries(
         What `summary.json` says, `why_failed` where slides have failed, and `worklist`, the URI of the page; of several
         bundles the pages by bundle.
     """
+    decisions = [of_the_archive(table, each.calibration) for each, table in zip(bundles, decisions, strict=True)]
     written = {
         bundle.folder: _write_summary(
-            objects.join(out, bundle.folder) if bundle.folder else out, table, bundle=bundle, n_slides=n_slides,
-            thumbnails="../evidence" if bundle.folder else "evidence", provenance=provenance,
+            objects.join(out, bundle.folder) if bundle.folder else out, table, title=f"Worklist: {bundle.name}",
+            run=page_facts(bundle, provenance=provenance, n_slides=n_slides), n_slides=n_slides,
+            thumbnails="../evidence" if bundle.folder else "evidence", n_normals=largest_group(bundle.calibration),
+            rate=provenance.get(FDR),
         )
         for bundle, table in zip(bundles, decisions, strict=True)
     }  # fmt: skip
@@ -63,54 +58,54 @@ def write_summaries(
     counts = summarize(of_slides, n_slides=n_slides) | {
         "anomalous": {folder: summary["anomalous"] for folder, summary in written.items()},
         "bundles": written,
+        "combined": _write_combined(out, bundles, decisions, n_slides=n_slides, provenance=provenance),
     }
     objects.write_bytes(objects.join(out, SUMMARY), json.dumps(counts, indent=1).encode())
     return counts | _why_failed(of_slides) | {"worklist": {name: each["worklist"] for name, each in written.items()}}
 
 
-def _write_summary(
-    folder: str, decisions: pa.Table, *, bundle: ScreeningBundle, n_slides: int, thumbnails: str,
+def _write_combined(
+    out: str, bundles: Sequence[ScreeningBundle], decisions: Sequence[pa.Table], *, n_slides: int,
     provenance: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """Write one bundle's files for people; `thumbnails`: where these lie, seen from the page."""
-    decisions = of_the_archive(decisions, bundle.calibration)
+    """Write the files for people of all bundles together."""
+    by, calibration = combination.read_combination(out, provenance, bundles)
+    table = combination.combined_decisions(bundles, decisions, by=by, calibration=calibration)
+    n_normals = len(calibration.scores) if calibration else min(len(each.calibration.scores) for each in bundles)
+    facts = page_facts(bundles[0], provenance=provenance, n_slides=n_slides)
+    facts |= {
+        "bundle": " + ".join(each.name for each in bundles),
+        "detector": " + ".join(dict.fromkeys(each.bundle.detector.kind for each in bundles)),
+        "alpha": combination.alpha_of(bundles, calibration),
+        "n_calibration": n_normals,
+        "calibration_id": combination.name_of(bundles, by, calibration),
+    }
+    del facts["score_low"], facts["score_high"], facts["tile_threshold"]  # of one bundle
+    counts = _write_summary(
+        objects.join(out, combination.FOLDER), table, title="Worklist: all bundles together", run=facts,
+        n_slides=n_slides, thumbnails="../evidence", rate=provenance.get(FDR),
+        n_normals=int(1 / combination.smallest_p(bundles, by, calibration)) - 1,
+    )  # fmt: skip
+    smallest = combination.smallest_p(bundles, by, calibration)
+    return counts | {"by": by, "calibrated": calibration is not None, "smallest_p_value": smallest}
+
+
+def _write_summary(
+    folder: str, decisions: pa.Table, *, title: str, run: worklist.Run, n_slides: int, thumbnails: str, n_normals: int,
+    rate: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the files for people of one table of decisions.
+
+    `thumbnails`: where these lie, seen from the page; `n_normals` and `rate`: see `write_discoveries`.
+    """
     counts = summarize(decisions, n_slides=n_slides)
     objects.write_bytes(objects.join(folder, DECISIONS), parquet(decisions))
     page = write_worklist(
-        folder, decisions, title=f"Worklist: {bundle.name}", picture_kinds=_picture_kinds(decisions),
-        run=page_facts(bundle, provenance=provenance, n_slides=n_slides), thumbnails=thumbnails,
+        folder, decisions, title=title, picture_kinds=_picture_kinds(decisions), run=run, thumbnails=thumbnails,
     )  # fmt: skip
-    counts |= _discoveries(folder, decisions, bundle.calibration, rate=provenance.get(FDR))
+    counts |= write_discoveries(folder, decisions, n_normals=n_normals, rate=rate)
     objects.write_bytes(objects.join(folder, SUMMARY), json.dumps(counts, indent=1).encode())
     return counts | _why_failed(decisions) | {"worklist": page}
-
-
-def _discoveries(folder: str, decisions: pa.Table, calibration: Calibration, *, rate: float | None) -> dict[str, Any]:
-    """Write the list of this false discovery rate, if any; returns what `summary.json` says of it."""
-    if rate is None:
-        return {}
-    q = decisions["q_value"].to_numpy(zero_copy_only=False).astype(np.float64)
-    listed_ones = decisions.filter(pa.array(listed(q, rate)))
-    table = worklist_csv(listed_ones).encode()
-    objects.write_bytes(objects.join(folder, DISCOVERIES), table, content_type="text/csv")
-    n_normals = max(len(calibration.scores), *(len(group.scores) for group in calibration.groups), 1)
-    shortest = shortest_list(int((~np.isnan(q)).sum()), n_normals, rate)
-    return {"fdr": rate, "discoveries": len(listed_ones), "shortest_list": shortest}
-
-
-def of_the_archive(decisions: pa.Table, calibration: Calibration) -> pa.Table:
-    """The decisions of one bundle with what only all of them together tell: `calibration_holds` and `q_value`.
-
-    Slides that were used for training or calibration have no `q_value` and do not count among the others' slides.
-    """
-    is_news = pc.and_(pc.equal(decisions["state"], "scored"), pc.is_null(decisions["note"]))
-    p = pc.if_else(is_news, decisions["p_value"], None).to_numpy(zero_copy_only=False).astype(np.float64)
-    q = pa.array(q_values(p), from_pandas=True)
-    columns = {"q_value": q, "calibration_holds": pa.array(holding(decisions, calibration), pa.bool_())}
-    for name, values in columns.items():
-        place = SLIDE_DECISIONS.get_field_index(name)
-        decisions = decisions.set_column(place, SLIDE_DECISIONS.field(name), values)
-    return decisions
 
 
 def slide_states(decisions: Sequence[pa.Table]) -> pa.Table:
@@ -187,7 +182,16 @@ def page_facts(bundle: ScreeningBundle, *, provenance: dict[str, Any], n_slides:
         "score_high": calibration.tile_high,
         "has_cells": calibration.cell_scale is not None,
         "tile_threshold": calibration.tile_p99,
+        "viewer": _viewer(bundle, provenance),
     }
+
+
+def _viewer(bundle: ScreeningBundle, provenance: dict[str, Any]) -> str | None:
+    """Where an endpoint shows a bundle's slides; None where the record names none, or what is no such address."""
+    try:
+        return bundle_address(checked_viewer(str(provenance.get("viewer") or "")), bundle.folder)
+    except InputError:
+        return None
 
 
 def now() -> str:

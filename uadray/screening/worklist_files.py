@@ -22,12 +22,12 @@ from uadray.reports.ranking import rank
 from uadray.reports.spreadsheets import worklist_csv, write_worklist_xlsx
 from uadray.reports.worklist import Beside, Run, render_worklist, slide_entries
 from uadray.reports.worklist_data import DETAILS, details_file
-from uadray.screening import small_pictures
+from uadray.screening import packed_pictures
 from uadray.screening.leases import REQUESTS
 from uadray.storage import objects
 
 WORKLIST, CSV, XLSX = "worklist.html", "worklist.csv", "worklist.xlsx"
-DATA = small_pictures.FOLDER
+DATA = packed_pictures.FOLDER
 
 PLAIN = 1000
 """Up to so many slides all stand in the page, for readers without JavaScript, for printing, and in one file."""
@@ -56,13 +56,13 @@ def write_worklist(
     ranked = rank(decisions)
     beside, before = None, _names_before(folder)
     if len(ranked) > plain:
-        packs = small_pictures.pack(folder, ranked)
+        packs = packed_pictures.pack(folder, ranked)
         entries = slide_entries(
             ranked, tile_um=run.get("tile_um", 0.0), picture_kinds=picture_kinds, thumbnails=thumbnails
         )
         beside = Beside(
             details=_written(folder, entries), folder=DATA, sheets=list(packs),
-            cells=small_pictures.cells_of(packs, ranked["slide_id"].to_pylist()),
+            cells=packed_pictures.cells_of(packs, ranked["slide_id"].to_pylist()),
         )  # fmt: skip
     page = objects.join(folder, WORKLIST)
     html = render_worklist(
@@ -108,5 +108,5 @@ def _tidy(folder: str, before: list[str], beside: Beside | None) -> None:
     sheets = [objects.name(address) for address in beside.sheets] if beside else []
     now = [f"{name}.js" for name in beside.details] + sheets if beside else []
     objects.write_bytes(objects.join(folder, _NAMES), json.dumps(now).encode())
-    gone = sorted(set(before) - set(now)) + ([] if beside else [objects.name(small_pictures.INDEX)])
+    gone = sorted(set(before) - set(now)) + ([] if beside else [objects.name(packed_pictures.INDEX)])
     objects.delete_all([objects.join(folder, DATA, name) for name in gone])

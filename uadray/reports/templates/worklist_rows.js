@@ -36,6 +36,9 @@ function percent(value) {
   return rest > 0 && rest < 0.1 ? "99.9 %" : `${Number((value * 100).toPrecision(value < 0.1 ? 2 : 3))} %`;
 }
 
+/** A value of an address, as the server writes it. */
+const quoted = (text) => encodeURIComponent(text).replace(/[!'()*]/g, (letter) => `%${letter.charCodeAt(0).toString(16).toUpperCase()}`);
+
 /** What makes rows and bodies of these slides. */
 function rowsOf({ index, groups, low, high, viewer, has_cells: hasCells, tile_px: tilePx, small }) {
   const names = Object.keys(groups);
@@ -122,7 +125,7 @@ function rowsOf({ index, groups, low, high, viewer, has_cells: hasCells, tile_px
       element("p", { class: "words" }, ...words.map((text) => (typeof text === "string" ? text : element("b", {}, text[0])))),
       isScored ? "" : element("p", { class: "message" }, ...why(word(index.reason, i), message)),
       element("p", { class: "uri" }, uri),
-      viewer === null ? "" : element("p", { class: "links" }, element("a", { class: "viewer", href: viewer + encodeURIComponent(id), target: "_blank", rel: "noopener noreferrer" }, "Open in the viewer")));
+      viewer === null ? "" : element("p", { class: "links" }, element("a", { class: "viewer", href: viewer + quoted(id), target: "_blank", rel: "noopener noreferrer" }, "Open in the viewer")));
     return [thumbnail !== null || tiles.length ? element("div", { class: "pictures" }, ...pictures) : "", rest];
   };
 
