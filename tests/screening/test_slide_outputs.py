@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import screening_drivers as sd
 
 from uadray.reports.pictures import decode_jpeg, encode_jpeg
