@@ -20,6 +20,7 @@ from uadray.evaluation.outlines import any_outline, outline_uris, read_outlines,
 from uadray.evaluation.tile_detections import DetectionConfig
 from uadray.evaluation.validity_report import validity_report
 from uadray.reports.evaluation_page import evaluation_page
+from uadray.schemas import SLIDE_DECISIONS
 from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.storage import objects
 
@@ -161,8 +162,9 @@ def _why_none(out: str, used: Mapping[str, int]) -> str:
 
 
 def _decisions(out: str) -> dict[str, dict[str, Any]]:
-    """The rows of `SLIDE_DECISIONS` of a screening, by slide id."""
-    return {d["slide_id"]: d for d in _read_table(objects.join(out, "decisions.parquet")).to_pylist()}
+    """The rows of `SLIDE_DECISIONS` of a screening, by slide id; columns that older versions lack are None."""
+    rows = _read_table(objects.join(out, "decisions.parquet")).to_pylist()
+    return {row["slide_id"]: dict.fromkeys(SLIDE_DECISIONS.names) | row for row in rows}
 
 
 def _compared(decisions: Mapping[str, Mapping[str, Any]], rows: Sequence[SlideRow], against: str) -> dict[str, Any]:
