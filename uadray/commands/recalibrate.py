@@ -10,8 +10,8 @@ from uadray.decisions.aggregation import new_aggregation
 from uadray.decisions.combined import By, CombinedCalibration, combined_calibration
 from uadray.decisions.conformal import Calibration, Kind, calibration_id, check_alpha
 from uadray.decisions.fdr import check_normals, check_rate
-from uadray.errors import InputError, UadrayError
-from uadray.screening import decision_segments, kept_calibrations, recalibration, screened_normals
+from uadray.errors import InputError
+from uadray.screening import bundle_calibrations, decision_segments, kept_calibrations, recalibration, screened_normals
 from uadray.screening.archive_columns import DISCOVERIES, FDR
 from uadray.screening.bundles import ScreeningBundle, calibrated_bundle
 from uadray.screening.combination import COMBINED, FOLDER, keep_combination
@@ -181,16 +181,17 @@ def _changed(bundle: ScreeningBundle, alpha: float | None, group_by: tuple[Kind,
 
 
 def _before(out: str, record: RunRecord, bundles: Sequence[ScreeningBundle]) -> Mapping[str, Calibration]:
-    """Bundle id -> the calibration that decides so far, where it still is somewhere."""
+    """Bundle id -> the calibration that decides so far, where it still is somewhere; else scores are made anew."""
     own, known = {each.bundle.id: each.calibration for each in bundles}, dict[str, Calibration]()
     for each in record.bundles:
         if own[each.id].id == each.calibration_id:
             known[each.id] = own[each.id]
             continue
-        try:
+        uri = next(bundle.uri for bundle in bundles if bundle.bundle.id == each.id)
+        if bundle_calibrations.is_kept(uri, each.calibration_id):
+            known[each.id] = bundle_calibrations.kept_calibration(uri, each.calibration_id)
+        elif kept_calibrations.is_kept(out, each.calibration_id):
             known[each.id] = kept_calibrations.read_kept(out, each.calibration_id)
-        except UadrayError:  # then scores are made anew
-            continue
     return known
 
 

@@ -23,6 +23,7 @@ from uadray.decisions.validity import GroupValidity, judged_slides, most_common,
 from uadray.decisions.verdict import STATES
 from uadray.detectors.description import described_bundle
 from uadray.errors import UadrayError, shown_text
+from uadray.screening import kept_calibrations
 from uadray.screening.bundle_calibrations import is_kept, kept_calibration
 from uadray.screening.bundles import read_calibration
 from uadray.screening.decision_segments import read_decisions
@@ -201,6 +202,8 @@ class LedgerReader:
             calibration = read_calibration(uri, described_bundle(uri))
             if calibration.id != record.calibration_id and is_kept(uri, record.calibration_id):
                 calibration = kept_calibration(uri, record.calibration_id)
+            elif calibration.id != record.calibration_id and kept_calibrations.is_kept(self.out, record.calibration_id):
+                calibration = kept_calibrations.read_kept(self.out, record.calibration_id)
         except UadrayError as error:
             return None, shown_text(str(error))
         if calibration.id != record.calibration_id:
