@@ -7,8 +7,8 @@ likeness of neighbours: the mean score at each size, and its deviation. A score 
 would be had the slide as many squares as the median slide of the calibration, so that it keeps its unit.
 
 Mean and deviation are brought to one size, and nothing else: the distributions of `fraction`, `region` and
-`higher_criticism` have other shapes in small slides than in large ones, and few calibration slides leave the curve rough
-(DECISIONS.md).
+`higher_criticism` have other shapes in small slides than in large ones, and few calibration slides leave the curve
+rough (DECISIONS.md).
 """
 
 import math
