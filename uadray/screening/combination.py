@@ -159,6 +159,9 @@ def _row(
                 message = f"{bundle.name}: {each['message']}"
                 return row | {"state": state, "reason": each["reason"], "message": message,
                               "decision": each["decision"]}  # fmt: skip
+    if not np.isfinite(p):
+        message = "a bundle's decision has no score or p-value; it was made by another program"
+        return row | {"state": "failed", "reason": "no_p_value", "message": message}
     holds = [each["calibration_holds"] for each in of_slide]
     return row | dict(common) | {
         "state": "scored", "decision": "anomalous" if p <= common["alpha"] else "normal", "p_value": p, "score": score,
@@ -204,5 +207,5 @@ def _by(standardised: Floats, by: By) -> Floats:
 
 
 def _number(row: Mapping[str, Any], name: str) -> float:
-    """A field of a slide that was scored; NaN of others."""
-    return float(row[name]) if row["state"] == "scored" else np.nan
+    """A field of a slide that was scored; NaN of others, and where it is not there."""
+    return float(row[name]) if row["state"] == "scored" and row[name] is not None else np.nan
