@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tifffile
 
 from uadray.bench.export_material import (
     CALIBRATION,
@@ -40,3 +41,11 @@ def made_screening(folder: Path, n_slides: int = 4, *, side: int = 12, **more: A
     decisions.append(decision_of("broken", state="failed", decision=None, score=None, reason="unreadable"))
     write_screening(folder, decisions, [tiles_of("s", scores_in_patches(side, seed)) for seed in range(3)])
     return str(folder)
+
+
+def write_flat_slide(path: Path, width: int, height: int) -> Path:
+    """A tiled TIFF of one colour that OpenSlide opens, of 0.5 um/px."""
+    pixels = np.full((height, width, 3), 220, np.uint8)
+    resolution = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, pixels, tile=(256, 256), photometric="rgb", **resolution)
+    return path

@@ -492,7 +492,10 @@ def evaluate(
 def export(
     out: Annotated[str, typer.Argument(help="Output folder of `screen`, or scores.parquet; local or s3://.")],
     format_name: Annotated[
-        str, typer.Option("--format", help="wsinfer-csv, geojson, qupath-project, hdf5, ome-tiff or dzi.")
+        str,
+        typer.Option(
+            "--format", help="wsinfer-csv, geojson, qupath-project, hdf5, ome-tiff, dzi, dicom-pm or dicom-seg."
+        ),
     ],
     to: Annotated[str | None, typer.Option(help="Folder or s3:// URI; OUT/exports/FORMAT unless given.")] = None,
     slides: Annotated[str | None, typer.Option(help="Only these ids, with commas; or @FILE with one a line.")] = None,

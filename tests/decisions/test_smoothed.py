@@ -12,7 +12,7 @@ from uadray.decisions.conformal import Calibration
 from uadray.decisions.p_values import p_value, p_values, smoothed_p_value, threshold_of, uniform_of
 from uadray.decisions.verdict import decided
 
-few = st.lists(st.integers(0, 5).map(float), min_size=1, max_size=30)
+few = st.lists(st.integers(0, 5).map(float), min_size=1, max_size=30).map(sorted)
 uniform = st.floats(2**-53, 1, exclude_max=True)
 
 

@@ -165,6 +165,15 @@ def test_false_alarms_that_no_rate_reaches_are_forgotten(monkeypatch: pytest.Mon
         assert figures[key] == whole[key]
 
 
+def test_the_interval_does_without_detections_that_no_draw_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _many(40, 200).figures()
+    monkeypatch.setattr(froc, "MOST_DRAWN", 0)
+    cut = _many(40, 200).figures()
+    assert whole is not None
+    assert cut is not None
+    assert cut["score_ci95"] == whole["score_ci95"]
+
+
 def test_the_curve_is_whole_to_eight_false_alarms() -> None:
     """What is left out lies on straight lines; the score read off it is the same."""
     figures = _many(40, 200).figures()

@@ -11,8 +11,11 @@ import pytest
 import shapely
 from tile_grids import STEP, grid_tiles
 
+from uadray.config import parse_config
+from uadray.errors import InputError
 from uadray.evaluation.localisation import figures_of_localisation
 from uadray.evaluation.report import evaluate
+from uadray.evaluation.tile_detections import DetectionConfig
 from uadray.schemas import SLIDE_DECISIONS
 from uadray.slides.manifest import SlideRow
 
@@ -48,6 +51,20 @@ def test_by_hand() -> None:
     assert aupro["regions"] == 2
     assert aupro["score"] == pytest.approx((0.5 * 4 / 13 + (0.3 - 4 / 13) * 0.5) / 0.3, abs=0.01)
     assert "localisation_note" not in figures
+
+
+def test_regions_are_detections_too() -> None:
+    """Tiles of 4 and more: t1's lesion of two of them is one detection, and its 4 and t2's 5 are false alarms."""
+    config = DetectionConfig(by="region", threshold=4)
+    froc = figures_of_localisation(_slides(), _decisions(), config)["froc"]
+    assert froc["curve"] == [[0, 0], [0, 0.5], [pytest.approx(2 / 3), 0.5]]
+    assert froc["detections"] == config.model_dump()
+
+
+@pytest.mark.parametrize("values", [{"by": "region"}, {"threshold": 1}, {"radius_um": 0}])
+def test_detections_that_do_not_fit_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"threshold goes with by: region|radius_um"):
+        parse_config(DetectionConfig, values, source="protocol")
 
 
 def test_slides_without_a_resolution_are_told() -> None:

@@ -100,7 +100,7 @@ def test_segment_says_what_it_is(tmp_path: Path) -> None:
     data = dicom_seg.exported(slide, ExportOptions(threshold=0.95))
     segments = highdicom.seg.segread(io.BytesIO(data))
     (segment,) = segments.SegmentSequence
-    assert segment.SegmentLabel == "Tile score of at least 0.95"
+    assert segment.SegmentLabel == "Tile score above 0.95"
     assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == "49755003"
     named = segment.SegmentationAlgorithmIdentificationSequence[0]
     assert (named.AlgorithmName, named.AlgorithmVersion) == ("made-up", "cal-7")
@@ -120,6 +120,13 @@ def test_only_frames_with_something_in_them_and_where_they_lie(tmp_path: Path) -
     rows = {int(a / 16) // 64 for a in (y + 8, y + height - 8)}
     assert places == {(column * 64 + 1, row * 64 + 1) for column in columns for row in rows}
     assert segments.DimensionOrganizationType == "TILED_SPARSE"
+
+
+def test_tile_at_the_threshold_is_not_above_it(tmp_path: Path) -> None:
+    slide = _slide(write_series(tmp_path))  # 0.2 as 32 bits is more than 0.2
+    segments = _read(dicom_seg.exported(slide, ExportOptions(threshold=0.2)))
+    below = _read(dicom_seg.exported(slide, ExportOptions(threshold=0.2 - 1e-12)))
+    assert 30 < segments.get_total_pixel_matrix().sum() < 50 < 40_000 < below.get_total_pixel_matrix().sum()
 
 
 def test_nothing_above_the_threshold_is_an_empty_segment(tmp_path: Path) -> None:
@@ -167,6 +174,8 @@ def test_same_export_has_the_same_identifiers(tmp_path: Path) -> None:
 def test_other_formats_are_refused_by_name(module: ModuleType) -> None:
     with pytest.raises(SlideError, match=r"slide a: is no DICOM slide, and .* export it as ome-tiff or dzi"):
         module.exported(pictured(uri="s3://bucket/Jane Doe.svs"), LEVEL0)
+    with pytest.raises(SlideError, match="nothing tells where its file lies"):
+        module.exported(pictured(uri=None), LEVEL0)
 
 
 def test_sources_that_are_empty_where_they_may_be(tmp_path: Path) -> None:
@@ -217,7 +226,11 @@ def test_changed_and_broken_sources_are_refused(tmp_path: Path) -> None:
     assert dicom_seg.exported(_slide(path, etag=etag), LEVEL0)
     with pytest.raises(SlideError, match="have changed since they were scored"):
         dicom_seg.exported(_slide(path, etag="another"), LEVEL0)
-    path.write_bytes(path.read_bytes()[:900])
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"\x28\x00\x30\x00DS", b"\x28\x00\x30\x00D\xff"))  # within a sequence
+    with pytest.raises(SlideError, match=r"no DICOM header .NotImplementedError."):
+        dicom_seg.exported(_slide(path), LEVEL0)
+    path.write_bytes(whole[:900])
     with pytest.raises(SlideError, match=r"no DICOM header|none of its DICOM files|lacks"):
         dicom_seg.exported(_slide(path), LEVEL0)
 

@@ -31,6 +31,8 @@ GOALS = {"peak_mb": 1200.0, "growth": 1.25, "regions_over_shapely": 0.5, "geojso
 """At most: memory of all processes, its growth from a tenth of the slides to all, the time of regions, and the largest
 GeoJSON of 100,000 tiles."""
 
+CASES = ("lesions", "scattered", "chessboard")
+
 EXPORT = "import sys; from uadray.cli import main; sys.exit(main())"
 
 TABLES = 20
@@ -40,13 +42,14 @@ LOW = 0.8
 """A threshold that a fifth of made-up tiles are above, more than of any sensible one."""
 
 
-def run(*, only: Sequence[str] = (), slides: int = 1000, tiles: int = 10_000) -> dict[str, Any]:
+def run(*, only: Sequence[str] = (), slides: int = 1000, tiles: int = 10_000, large: int = 100_000) -> dict[str, Any]:
     """Measure; prints nothing. Takes some minutes.
 
     Args:
         only: formats; all that have a goal unless given.
         slides: of the archive.
         tiles: of each slide, rounded to a square.
+        large: tiles of the slide whose GeoJSON is measured.
 
     Raises:
         InputError: `only` names no format.
@@ -55,17 +58,19 @@ def run(*, only: Sequence[str] = (), slides: int = 1000, tiles: int = 10_000) ->
     for name in set(formats) - set(SLIDES_PER_S):
         raise InputError(f"bench export has no {name!r}; there are: {', '.join(SLIDES_PER_S)}")
     side = round(tiles**0.5)
+    width = round(1.4 * side * TILE_PX)  # half of the slide is glass
     with tempfile.TemporaryDirectory(prefix="uadray-bench-") as name:
         folder = Path(name)
         tables = [tiles_of("s", scores_in_patches(side, seed)) for seed in range(min(TABLES, slides))]
         for n in (slides, max(2, slides // 10)):
-            write_screening(folder / str(n), [decision_of(f"slide-{i:06d}") for i in range(n)], tables)
+            rows = [decision_of(f"slide-{i:06d}", width_level0_px=width, height_level0_px=width) for i in range(n)]
+            write_screening(folder / str(n), rows, tables)
         figures = {each: _measured(folder, each, slides) for each in formats}
-    return _judged(figures, slides, side * side)
+    return _judged(figures, slides, side * side, large)
 
 
-def _judged(figures: dict[str, dict[str, float]], slides: int, tiles: int) -> dict[str, Any]:
-    sizes = geojson_mb()
+def _judged(figures: dict[str, dict[str, float]], slides: int, tiles: int, large: int) -> dict[str, Any]:
+    sizes = geojson_mb(large)
     worst = {
         "peak_mb": max(each["peak_mb"] for each in figures.values()),
         "growth": max(each["growth"] for each in figures.values()),
@@ -121,9 +126,11 @@ def _exported(folder: Path, format_name: str, slides: int) -> tuple[float, float
     return seconds, peak / 1e6, int(json.loads(lines[-1])["bytes"])
 
 
-def geojson_mb(*, only: Sequence[str] = ("lesions", "scattered", "chessboard")) -> dict[str, float]:
-    """MB of the GeoJSON of 100,000 tiles: of lesions, of scattered tiles, and of a chessboard, the most regions."""
-    side = 316
+def geojson_mb(
+    tiles: int = 100_000, *, only: Sequence[str] = ("lesions", "scattered", "chessboard")
+) -> dict[str, float]:
+    """MB of the GeoJSON of a slide: of lesions, of scattered tiles, and of a chessboard, the most regions."""
+    side = round(tiles**0.5)
     rng = np.random.default_rng(0)
     cases = {
         "lesions": scores_in_patches(side, 0),

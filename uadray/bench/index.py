@@ -36,6 +36,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "worklist": ("slides",),
     "metrics": ("only", "slides"),
     "drift": ("only",),
+    "calibration": ("only",),
     "serve": ("only", "minutes"),
     "alerts": ("only",),
     "tune": ("only", "out"),

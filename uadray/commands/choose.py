@@ -1,5 +1,6 @@
 """`uadray calibrate --choose`: which way of making slide scores, on slides that do not calibrate."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from uadray.decisions.choosing import Choice, SlideSquares, check_counts, choose
 from uadray.decisions.conformal import one_a_patient
 from uadray.decisions.verdict import judge
 from uadray.detectors.bundle import Bundle
-from uadray.errors import InputError
+from uadray.errors import InputError, shown, shown_text
 from uadray.provenance import fingerprint
 from uadray.screening.given_slides import given_slides
 from uadray.screening.progress import Progress
@@ -19,6 +20,8 @@ from uadray.screening.slide_result import SlideResult
 from uadray.slides import identity
 from uadray.slides.manifest import SlideRow, has_label
 from uadray.tiles.spec import TileSpec
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -174,5 +177,7 @@ def chosen_from(
     normals = one_a_patient({row.slide_id: row.patient for row in slides.normals if row.slide_id in looked})
     in_folds = sorted(normals, key=lambda slide_id: fingerprint(["fold", slide_id]))
     anomalies = [looked[row.slide_id] for row in slides.anomalies if row.slide_id in looked]
+    for slide_id, why in list(left_out.items())[:5]:
+        log.warning("%s does not choose: %s", shown(slide_id), shown_text(why))
     choice = choose([looked[slide_id] for slide_id in in_folds], anomalies, alpha=alpha, default=default)
     return Chosen(choice, default, slides, etags, left_out)

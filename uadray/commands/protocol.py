@@ -28,6 +28,7 @@ from uadray.evaluation.judged import is_anomalous
 from uadray.evaluation.outlines import outline_uris, read_outlines
 from uadray.evaluation.protocols import Protocol, TileProtocol, judged_of, reported, slides_of
 from uadray.evaluation.report import evaluate
+from uadray.evaluation.tile_detections import DetectionConfig
 from uadray.slides.manifest import SlideRow, write_manifest
 from uadray.storage import objects
 from uadray.tiles.mask_folder import mask_uri
@@ -61,7 +62,7 @@ def run(bundle_uri: str, file: str, *, out: str, data: str | None = None) -> dic
     write_manifest(judged, manifest)
     outlines = protocol.data.outlines and objects.resolve(protocol.data.outlines, folder)
     if protocol.tiles is None:
-        figures = _screened(bundle_uri, manifest, outlines, out)
+        figures = _screened(bundle_uri, manifest, outlines, out, protocol.detections)
     else:
         figures = _scored(bundle_uri, judged, outlines, out, protocol.tiles)
     said = {
@@ -86,7 +87,9 @@ def check_tiles(cut: TileSpec, of_bundle: TileSpec, bundle_uri: str) -> None:
         )
 
 
-def _screened(bundle_uri: str, manifest: str, outlines: str | None, out: str) -> dict[str, Any]:
+def _screened(
+    bundle_uri: str, manifest: str, outlines: str | None, out: str, detections: DetectionConfig
+) -> dict[str, Any]:
     """Screen the slides, and evaluate what that leaves."""
     from uadray.cluster.workers import StreamConfig
     from uadray.commands import screen
@@ -97,7 +100,7 @@ def _screened(bundle_uri: str, manifest: str, outlines: str | None, out: str) ->
         stream=StreamConfig(),
     )  # fmt: skip
     screen.check_all_decided(summary)
-    return evaluate(screening, labels=manifest, outlines=outlines)
+    return evaluate(screening, labels=manifest, outlines=outlines, detections=detections)
 
 
 def _scored(

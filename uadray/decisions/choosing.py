@@ -186,9 +186,7 @@ def check_counts(n_normals: int, n_anomalous: int) -> None:
             "is fitted to anomalies that are known already; keep the others for `uadray evaluate`"
         )
     if n_anomalous < MIN_ANOMALIES:
-        raise InputError(
-            f"--choose needs at least {MIN_ANOMALIES} anomalous slides with a score; there are {n_anomalous}"
-        )
+        raise InputError(f"--choose needs at least {MIN_ANOMALIES} anomalous slides; there are {n_anomalous}")
     if n_normals < MIN_NORMALS:
         raise InputError(f"--choose needs at least {MIN_NORMALS} normal slides, one a patient; there are {n_normals}")
 

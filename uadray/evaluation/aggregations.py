@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from uadray.decisions.aggregation import METHODS, new_aggregation, reference_of, score_of
 from uadray.decisions.choosing import SlideSquares, slide_squares
@@ -120,9 +121,10 @@ def compared_methods(
     del normals
     rows, truth, groups = list[list[float]](), list[bool](), list[str]()
     for slide in slides:
-        if len(slide.tiles) == slide.tiles["score"].null_count:
+        tiles = _scored(slide.tiles)
+        if not len(tiles):
             continue
-        looked = slide_squares(slide.tiles, spec)
+        looked = slide_squares(tiles, spec)
         pairs = zip(configs, references, strict=True)
         rows.append([score_of(looked.of(config), config, reference=reference) for config, reference in pairs])
         truth.append(slide.is_anomalous)
@@ -141,13 +143,18 @@ def _reference_slides(slides: Iterable[EvaluatedSlide], spec: TileSpec | None) -
     """The normal slides that tell what normal tiles are."""
     kept, n_tiles = list[SlideSquares](), 0
     for slide in slides:
-        if slide.is_anomalous or len(slide.tiles) == slide.tiles["score"].null_count:
+        if slide.is_anomalous or not len(tiles := _scored(slide.tiles)):
             continue
-        n_tiles += len(slide.tiles)
+        n_tiles += len(tiles)
         if kept and (len(kept) == MOST_REFERENCE_SLIDES or n_tiles > MOST_REFERENCE_TILES):
             break
-        kept.append(slide_squares(slide.tiles, spec))
+        kept.append(slide_squares(tiles, spec))
     return kept
+
+
+def _scored(tiles: pa.Table) -> pa.Table:
+    """The tiles that have a score, a number."""
+    return tiles.filter(pc.is_finite(tiles["score"]))
 
 
 def _figures(scores: Floats, anomalous: Bools, groups: Sequence[str], alpha: float) -> dict[str, Any]:

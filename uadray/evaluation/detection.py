@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from uadray.errors import InputError
-from uadray.evaluation.arrays import Bools, Floats, Groups
+from uadray.evaluation.arrays import Bools, Floats, Groups, Interval
 from uadray.evaluation.delong import paired_difference
 from uadray.evaluation.operating import aurocs
 from uadray.evaluation.resampling import percentiles, resampled
@@ -40,9 +40,16 @@ def detection(scores: Floats, anomalous: Bools, *, groups: Groups | None = None)
         InputError: one of the two classes is missing.
     """
     check_both_classes(anomalous)
+    return detection_with(bootstrap_ci(scores, anomalous, groups=groups), scores, anomalous, groups=groups)
+
+
+def detection_with(
+    interval: Interval | None, scores: Floats, anomalous: Bools, *, groups: Groups | None
+) -> dict[str, Any]:
+    """What `detection` says, with the interval of the AUROC given; of both classes."""
     return {
         "auroc": auroc(scores, anomalous),
-        "auroc_ci95": bootstrap_ci(scores, anomalous, groups=groups),
+        "auroc_ci95": interval,
         "average_precision": float(average_precision_score(anomalous, scores)),
         "sensitivity_at_95_specificity": sensitivity_at(scores, anomalous, specificity=0.95),
         "n_normal": int((~anomalous).sum()),

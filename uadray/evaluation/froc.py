@@ -33,7 +33,12 @@ MOST_FALSE = 2**22
 CURVE_POINTS = 500
 
 DRAWS = 1000
-"""Of the bootstrap, as in the challenge's paper."""
+"""Of the bootstrap; `FEWEST_DRAWS` where there are millions of detections."""
+
+FEWEST_DRAWS = 200
+
+MOST_COUNTED = 200_000_000
+"""Detections of all draws together: some seconds."""
 
 MOST_DRAWN = 100_000
 """False alarms up to which the bootstrap counts all of them; above, four times as many as the score takes."""
@@ -113,7 +118,7 @@ class Froc:
         """
         if not sum(self.lesions):
             return None
-        steps = _Steps(_joined(self._false), _joined(self._found))
+        steps = _steps(_joined(self._false), _joined(self._found))
         n_slides, n_lesions = len(self.lesions), sum(self.lesions)
         false, sensitivity = steps.curve(np.ones(n_slides), np.array(self.lesions))
         read = sensitivities(false, sensitivity)
@@ -129,7 +134,7 @@ class Froc:
             "ignored": self.ignored,
         }  # fmt: skip
 
-    def _interval(self, steps: "_Steps", seed: int = 0) -> list[float] | None:
+    def _interval(self, steps: "_Steps", *, seed: int = 0) -> list[float] | None:
         """95 % of the scores over patients that are drawn with replacement."""
         names, member = np.unique(self.groups, return_inverse=True)
         lesions = np.array(self.lesions)
@@ -137,7 +142,8 @@ class Froc:
             return None
         rng, scores = np.random.default_rng(seed), list[float]()
         cut = steps.until(max(MOST_DRAWN, 4 * FALSE_ALARMS[-1] * len(lesions)))
-        while len(scores) < DRAWS:
+        draws = max(FEWEST_DRAWS, min(DRAWS, MOST_COUNTED // max(len(cut.slide), 1)))
+        while len(scores) < draws:
             weight = rng.multinomial(len(names), np.full(len(names), 1 / len(names)))[member].astype(np.float64)
             if weight @ lesions:
                 scores.append(float(sensitivities(*cut.curve(weight, lesions)).mean()))
@@ -150,32 +156,42 @@ def sensitivities(false: Floats, sensitivity: Floats) -> Floats:
     return sensitivity[np.minimum(place, len(sensitivity) - 1)]
 
 
+@dataclass(frozen=True, eq=False)
 class _Steps:
-    """All detections in descending order of confidence, from which curves of weighted slides are made."""
+    """All detections in descending order of confidence, from which curves of weighted slides are made.
 
-    def __init__(
-        self, false: tuple[Floats, npt.NDArray[np.int32]], found: tuple[Floats, npt.NDArray[np.int32]]
-    ) -> None:
-        is_found = np.isfinite(found[0])
-        confidence = np.concatenate([false[0], found[0][is_found]])
-        order = np.argsort(-confidence, kind="stable")
-        self.slide = np.concatenate([false[1], found[1][is_found]])[order]
-        self.is_false = (np.arange(len(confidence)) < len(false[0]))[order]
-        self.ends = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True)) if len(confidence) else order
+    Attributes:
+        slide: [n], number of the slide.
+        is_false: [n], whether it is a false alarm, or else the first to find its lesion.
+        ends: the last detection of each confidence.
+    """
+
+    slide: npt.NDArray[np.int32]
+    is_false: npt.NDArray[np.bool_]
+    ends: npt.NDArray[np.int64]
 
     def until(self, n_false: float) -> "_Steps":
         """The steps up to about so many false alarms, which no curve of few draws goes beyond."""
         n = int(np.searchsorted(np.cumsum(self.is_false), n_false)) + 1
-        last = int(self.ends[min(int(np.searchsorted(self.ends, n)), len(self.ends) - 1)]) + 1 if len(self.ends) else 0
-        cut = object.__new__(_Steps)
-        cut.slide, cut.is_false, cut.ends = self.slide[:last], self.is_false[:last], self.ends[self.ends < last]
-        return cut
+        ends = self.ends[: int(np.searchsorted(self.ends, n)) + 1]
+        stop = int(ends[-1]) + 1 if len(ends) else 0
+        return _Steps(self.slide[:stop], self.is_false[:stop], ends)
 
     def curve(self, weight: Floats, lesions: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
         """False alarms a slide and sensitivity at each threshold, from no detection on; slides count by `weight`."""
         w = weight[self.slide]
         counts = [np.append(0.0, np.cumsum(w * of)[self.ends]) for of in (self.is_false, ~self.is_false)]
         return counts[0] / weight.sum(), counts[1] / (weight @ lesions)
+
+
+def _steps(false: tuple[Floats, npt.NDArray[np.int32]], found: tuple[Floats, npt.NDArray[np.int32]]) -> _Steps:
+    """The steps of false alarms and found lesions, each with confidences and slides; missed lesions make none."""
+    is_found = np.isfinite(found[0])
+    confidence = np.concatenate([false[0], found[0][is_found]])
+    order = np.argsort(-confidence, kind="stable")
+    slide = np.concatenate([false[1], found[1][is_found]])[order]
+    is_last = np.append(np.diff(confidence[order]) != 0, True)[: len(order)]
+    return _Steps(slide, (np.arange(len(order)) < len(false[0]))[order], np.flatnonzero(is_last))
 
 
 def _joined(parts: list[tuple[Floats, npt.NDArray[np.int32]]]) -> tuple[Floats, npt.NDArray[np.int32]]:

@@ -5,6 +5,7 @@ counts may be weights of resampled groups, in many rows at once: the last axis i
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -41,12 +42,12 @@ class Counts:
         """Some of the rows, by number."""
         return Counts(self.normal[rows], self.anomalous[rows])
 
-    @property
+    @cached_property
     def false_alarms(self) -> Floats:
         """[..., k + 1] The share of normal samples at or above each score, after a 0 for no sample at all."""
         return _shares(self.normal)
 
-    @property
+    @cached_property
     def found(self) -> Floats:
         """[..., k + 1] The same of anomalous samples: the sensitivity."""
         return _shares(self.anomalous)

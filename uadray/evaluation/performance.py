@@ -8,11 +8,12 @@ import numpy as np
 
 from uadray.evaluation.arrays import Bools, Floats, Groups, Points
 from uadray.evaluation.delong import auroc_interval, class_sizes
-from uadray.evaluation.detection import detection
+from uadray.evaluation.detection import check_both_classes, detection_with
 from uadray.evaluation.operating import (
     SENSITIVITIES,
     SPECIFICITIES,
     Counts,
+    aurocs,
     average_precisions,
     counts_of,
     precision_points,
@@ -52,9 +53,10 @@ def performance(scores: Floats, anomalous: Bools, *, groups: Groups | None = Non
     Raises:
         InputError: one of the two classes is missing.
     """
-    figures = detection(scores, anomalous, groups=groups)
+    check_both_classes(anomalous)
     counts, distinct = counts_of(scores, anomalous)
     draws = _draws(scores, anomalous, groups)
+    figures = detection_with(percentiles(draws["auroc"]), scores, anomalous, groups=groups)
     n_normal, n_anomalous = class_sizes(anomalous, groups)
     return figures | {
         "auroc_delong": auroc_interval(scores, anomalous, groups=groups),
@@ -80,7 +82,7 @@ def performance(scores: Floats, anomalous: Bools, *, groups: Groups | None = Non
 
 def _draws(scores: Floats, anomalous: Bools, groups: Groups | None) -> dict[str, Floats]:
     """What each draw gives: figures [draws], and curves [draws, len(BAND)]."""
-    of_counts: dict[str, Callable[[Counts], Floats]] = {"average_precision": average_precisions}
+    of_counts: dict[str, Callable[[Counts], Floats]] = {"auroc": aurocs, "average_precision": average_precisions}
     for name, share in SPECIFICITIES.items():
         of_counts[f"sensitivity {name}"] = partial(sensitivities, specificity=share)
     for name, share in SENSITIVITIES.items():

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from uadray.config import Config
 from uadray.errors import InputError
 from uadray.evaluation import camelyon
+from uadray.evaluation.tile_detections import DetectionConfig
 from uadray.slides.folder_index import index_folder
 from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.storage import objects
@@ -90,6 +91,7 @@ class Protocol(Config):
         data: the slides.
         split: of the slides that are judged; all unless given.
         tiles: which tiles are judged; None where whole slides are screened.
+        detections: of slides, how tiles become the detections of the FROC.
         metrics: what is reported of all that `uadray evaluate` says.
     """
 
@@ -99,6 +101,7 @@ class Protocol(Config):
     data: Slides
     split: str | None = None
     tiles: TileProtocol | None = None
+    detections: DetectionConfig = Field(default_factory=DetectionConfig)
     metrics: tuple[Metric, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

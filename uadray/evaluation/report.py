@@ -17,15 +17,17 @@ from uadray.evaluation.figures import figures_of_scores, figures_of_slides, figu
 from uadray.evaluation.judged import is_anomalous, judged_slides, labelled_slides, left_out, scored_slides
 from uadray.evaluation.localisation import figures_of_localisation
 from uadray.evaluation.outlines import any_outline, outline_uris, read_outlines, sized
+from uadray.evaluation.tile_detections import DetectionConfig
 from uadray.evaluation.validity_report import validity_report
 from uadray.reports.evaluation_page import evaluation_page
+from uadray.schemas import SLIDE_DECISIONS
 from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.storage import objects
 
 
 def evaluate(
     uri: str, *, labels: str | None = None, outlines: str | None = None, against: str | None = None,
-    budget: int | None = None, normals: str | None = None,
+    budget: int | None = None, normals: str | None = None, detections: DetectionConfig | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate and leave JSON and a page: `evaluation.*` in a screening's folder, `<name>.*` beside a scores file.
 
@@ -34,11 +36,12 @@ def evaluate(
             screening, see `screening_of`.
         labels: manifest whose `patient_id` says which slides belong together; its `label` is needed for a folder, and
             is that of tiles that have none in a scores file.
-        outlines: folder of GeoJSON files; otherwise each lies beside its slide.
+        outlines: folder of outlines; otherwise each lies beside its slide.
         against: another screening of the same slides, which this one is compared with.
         budget: slides that a reader reads a day; what is found then, see `uadray.evaluation.budget`.
         normals: manifest of screened slides that are known to be normal; whether the stated rate holds for these is
             `validity` among the figures, see `uadray.evaluation.validity_report`. With them labels may be left out.
+        detections: how tiles become the detections of the FROC.
 
     Returns:
         The figures (see `uadray.evaluation.figures`), and where the `page` is.
@@ -61,7 +64,9 @@ def evaluate(
         _check_one_bundle(uri)
         figures = {} if normals is None else {"validity": validity_of(uri, read_manifest(normals))}
         if labels is not None:
-            figures |= evaluate_screening(uri, rows, outlines=outlines, against=against, budget=budget)
+            figures |= evaluate_screening(
+                uri, rows, outlines=outlines, against=against, budget=budget, detections=detections
+            )
         beside = objects.join(uri, "evaluation") + "."
     page = evaluation_page(uri, figures)
     objects.write_bytes(beside + "json", json.dumps(figures, indent=1).encode())
@@ -110,16 +115,17 @@ def _check_one_bundle(out: str) -> None:
 
 def evaluate_screening(
     out: str, rows: Sequence[SlideRow], *, outlines: str | None = None, against: str | None = None,
-    budget: int | None = None,
+    budget: int | None = None, detections: DetectionConfig | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Figures of a screening by slide (against `label`) and, where there are outlines, by tile.
 
     Args:
         out: the output folder of `uadray screen`.
         rows: the manifest. A slide that was screened out of its folder has another id there, and is known by its URI.
-        outlines: folder of GeoJSON files; otherwise each lies beside its slide.
+        outlines: folder of outlines; otherwise each lies beside its slide.
         against: another screening of the same slides; `comparison` among the figures is with it.
         budget: slides that a reader reads a day; `budget` among the figures.
+        detections: how tiles become the detections of the FROC.
 
     Raises:
         InputError: no slide was screened there and has a label, or all have the same.
@@ -145,7 +151,7 @@ def evaluate_screening(
     if not any_outline(uris):
         return figures | {"tile_auroc": None, "tiles_note": "no outlines found"}
     figures |= figures_of_tiles(_outlined(out, scored, uris, decisions), scored)
-    return figures | figures_of_localisation(_outlined(out, scored, uris, decisions), decisions)
+    return figures | figures_of_localisation(_outlined(out, scored, uris, decisions), decisions, detections)
 
 
 def _why_none(out: str, used: Mapping[str, int]) -> str:
@@ -156,8 +162,9 @@ def _why_none(out: str, used: Mapping[str, int]) -> str:
 
 
 def _decisions(out: str) -> dict[str, dict[str, Any]]:
-    """The rows of `SLIDE_DECISIONS` of a screening, by slide id."""
-    return {d["slide_id"]: d for d in _read_table(objects.join(out, "decisions.parquet")).to_pylist()}
+    """The rows of `SLIDE_DECISIONS` of a screening, by slide id; columns that older versions lack are None."""
+    rows = _read_table(objects.join(out, "decisions.parquet")).to_pylist()
+    return {row["slide_id"]: dict.fromkeys(SLIDE_DECISIONS.names) | row for row in rows}
 
 
 def _compared(decisions: Mapping[str, Mapping[str, Any]], rows: Sequence[SlideRow], against: str) -> dict[str, Any]:

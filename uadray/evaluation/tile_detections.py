@@ -6,19 +6,44 @@ its tile's score; no threshold is applied, as FROC goes through all of them.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pydantic import Field, model_validator
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
+
+from uadray.config import Config
 
 Floats = npt.NDArray[np.float64]
 
 RADIUS_UM = 12 * 2**6 * 0.243
 """Within which one detection stands for all, 187 um: two tiles of 93 um, and the 12 pixels of level 6 that the
 metastasis detector NCRF took (https://github.com/baidu-research/NCRF, README)."""
+
+
+class DetectionConfig(Config):
+    """How tiles become detections.
+
+    Attributes:
+        by: each `tile` that is the highest around it, or each `region` of tiles that reach the threshold, at its
+            highest tile.
+        radius_um: of tiles, within which one stands for all.
+        threshold: of regions, the least tile score, on the detector's own scale.
+    """
+
+    by: Literal["tile", "region"] = "tile"
+    radius_um: float = Field(default=RADIUS_UM, gt=0, le=10_000)
+    threshold: float | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "DetectionConfig":
+        if (self.by == "region") is (self.threshold is None):
+            raise ValueError("threshold goes with by: region, and is needed there")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +53,13 @@ class Detections:
     x_level0_px: Floats
     y_level0_px: Floats
     confidence: Floats
+
+
+def detections(tiles: pa.Table, config: DetectionConfig, *, mpp_level0: float) -> Detections:
+    """The detections of a slide, from rows of `TILE_SCORES`; `mpp_level0` is um of a level-0 pixel."""
+    if config.threshold is not None:
+        return highest_of_regions(tiles, threshold=config.threshold)
+    return highest_tiles(tiles, mpp_level0=mpp_level0, radius_um=config.radius_um)
 
 
 def highest_tiles(tiles: pa.Table, *, mpp_level0: float, radius_um: float = RADIUS_UM) -> Detections:

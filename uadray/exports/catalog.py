@@ -10,7 +10,7 @@ from uadray.exports.exported_slide import Coordinates, ExportedSlide, ExportOpti
 
 Name = Literal["wsinfer-csv", "geojson", "qupath-project", "hdf5", "ome-tiff", "dzi", "dicom-pm", "dicom-seg"]
 
-ALIASES = {"csv": "wsinfer-csv", "h5": "hdf5"}
+ALIASES = {"csv": "wsinfer-csv", "h5": "hdf5", "dicom": "dicom-pm"}
 """Other names of formats."""
 
 

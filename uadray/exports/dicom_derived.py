@@ -18,6 +18,7 @@ from typing import Any
 
 import highdicom
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
@@ -60,9 +61,9 @@ class Canvas:
     factor: tuple[float, float]
     is_own: bool
 
-    def scores(self, slide: ExportedSlide) -> Floats:
-        """The scores on it, [h, w]; NaN where none is."""
-        return painted(slide.tiles, shape=self.shape, pixel_level0_px=self.factor)[0]
+    def scores(self, tiles: pa.Table) -> Floats:
+        """The scores of tiles on it, [h, w]; NaN where none is."""
+        return painted(tiles, shape=self.shape, pixel_level0_px=self.factor)[0]
 
 
 def canvas_of(slide: ExportedSlide) -> Canvas:
@@ -107,7 +108,8 @@ def image_arguments(canvas: Canvas, slide: ExportedSlide, *, kind: str, number: 
     """
     source = _completed(canvas.source.header)
     further = [] if canvas.source is canvas.level0 else [_completed(canvas.level0.header)]
-    names = (str(source.SOPInstanceUID), str(slide.decision["fingerprint"]), slide.name, kind)
+    decision = [str(slide.decision.get(name)) for name in ("fingerprint", "calibration_id")]
+    names = (str(source.SOPInstanceUID), *decision, slide.name, kind)
     arguments: dict[str, Any] = {
         "source_images": [source], "further_source_images": further, "series_instance_uid": _uid("series", *names),
         "series_number": number, "sop_instance_uid": _uid("instance", *names), "instance_number": 1,

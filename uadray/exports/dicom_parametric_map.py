@@ -28,7 +28,7 @@ def exported(slide: ExportedSlide, options: ExportOptions) -> bytes:
         SlideError: as of `dicom_source.levels_of`; `unreadable` where there is no score.
     """
     canvas = canvas_of(slide)
-    scores = canvas.scores(slide)
+    scores = canvas.scores(slide.tiles)
     if np.isnan(scores).all():
         raise SlideError(slide.slide_id, "unreadable", "none of its tiles has a score")
     low, high = float(np.nanmin(scores)), float(np.nanmax(scores))  # 0 is mapped too: it fills the frames at the edge

@@ -7,6 +7,8 @@ SNOMED's morphologically abnormal structure, without a claim of what it is.
 
 import highdicom
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydicom.sr.codedict import codes
 
 from uadray.exports.dicom_derived import algorithm, canvas_of, deriving, file_bytes, image_arguments, long_string
@@ -26,12 +28,13 @@ def exported(slide: ExportedSlide, options: ExportOptions) -> bytes:
     """
     threshold = slide.threshold(options)
     canvas = canvas_of(slide)
-    scores = canvas.scores(slide)
-    with np.errstate(invalid="ignore"):
-        above = (scores >= np.float32(threshold)).astype(np.uint8)
+    names, scores = slide.tiles.column_names, slide.tiles["score"]
+    is_above = pc.greater(scores, threshold).cast(pa.float64())  # of the scores themselves, which are not 32 bits long
+    marked = canvas.scores(slide.tiles.set_column(names.index("score"), "score", is_above))
+    above = np.nan_to_num(marked, nan=0).astype(np.uint8)
     abnormal = codes.SCT.MorphologicallyAbnormalStructure
     segment = highdicom.seg.SegmentDescription(
-        segment_number=1, segment_label=long_string(f"Tile score of at least {threshold:.6g}"),
+        segment_number=1, segment_label=long_string(f"Tile score above {threshold:.6g}"),
         segmented_property_category=abnormal, segmented_property_type=abnormal, algorithm_type="AUTOMATIC",
         algorithm_identification=algorithm(slide),
     )  # fmt: skip

@@ -61,7 +61,9 @@ def levels_of(slide: ExportedSlide) -> tuple[Level, ...]:
             what places a picture on the slide, or its level 0 is not the one that was scored.
         UadrayError: the store cannot be read.
     """
-    uri = slide.uri or ""
+    uri = slide.uri
+    if not uri:
+        raise SlideError(slide.slide_id, "not_dicom", "nothing tells where its file lies; export a screening instead")
     if not uri.lower().endswith(DICOM_SUFFIXES):
         raise SlideError(
             slide.slide_id,

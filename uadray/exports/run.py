@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from uadray.errors import SYSTEM_REASONS, InputError, WorkError
+from uadray.errors import InputError, WorkError
 from uadray.exports.catalog import Format, Whole, format_of
 from uadray.exports.exported_slide import ExportOptions
 from uadray.exports.made import MadeFiles
@@ -144,7 +144,7 @@ class _Tally:
         else:
             word, message = result.fault
             self.failed[result.slide_id] = f"{word}: {message}"
-            self.system_faults = self.system_faults + 1 if word in SYSTEM_REASONS else 0
+            self.system_faults = self.system_faults + 1 if result.is_systems else 0
             if self.system_faults >= MAX_SYSTEM_FAULTS:
                 raise WorkError(f"{self.system_faults} slides in a row were not exported: {message}")
 

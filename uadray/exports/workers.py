@@ -12,12 +12,13 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any
 
-from uadray.errors import InputError, WorkError, reason_of
+from uadray.errors import SYSTEM_REASONS, InputError, WorkError, reason_of
 from uadray.exports.catalog import Format, format_of
 from uadray.exports.exported_slide import ExportedSlide, ExportOptions
 from uadray.exports.made import MadeFiles
 from uadray.exports.source import Source
 from uadray.provenance import fingerprint
+from uadray.slides.manifest_checks import why_unusable
 from uadray.storage import objects
 
 SLIDES_A_TASK = 8
@@ -29,12 +30,21 @@ WORTH_A_PROCESS = 64
 
 @dataclass(frozen=True)
 class Made:
-    """What became of one slide: what its files were made of (`mark_of`) and their sizes, or why there are none."""
+    """What became of one slide.
+
+    Attributes:
+        slide_id: of the slide.
+        mark: what its files were made of, see `mark_of`.
+        files: their sizes.
+        fault: why there are none, as `errors.reason_of` says it.
+        is_systems: the fault is the system's, and may be that of the next slide too.
+    """
 
     slide_id: str
     mark: str
     files: Mapping[str, int] = field(default_factory=dict)
     fault: tuple[str, str] | None = None
+    is_systems: bool = False
 
 
 def mark_of(row: Mapping[str, Any], source: Source, chosen: Format, options: ExportOptions) -> str:
@@ -118,15 +128,20 @@ def _made(
     slide_id: str, mark: str, read: Callable[[], ExportedSlide], chosen: Format, options: ExportOptions, to: str
 ) -> Made:  # fmt: skip
     """Read, convert and put one slide."""
+    if (why := why_unusable(slide_id)) is not None:  # it would name a file somewhere else
+        return Made(slide_id, mark, fault=("bad_id", f"a slide id like this would {why}"))
     try:
         written = chosen.exported(read(), options)
-        files = {chosen.suffix: written} if isinstance(written, bytes) else written
-        sizes = {}
-        for ending, data in reversed(files.items()):
-            where = f"{chosen.folder}/{slide_id}{ending}" if chosen.folder else f"{slide_id}{ending}"
-            objects.write_bytes(objects.join(to, where), data)
-            sizes[where] = len(data)
-        return Made(slide_id, mark, sizes)
     except Exception as error:  # a fault of one slide must not end the export, nor go untold
-        is_told = type(error) is InputError
-        return Made(slide_id, mark, fault=("not_in_format", str(error)) if is_told else reason_of(error))
+        word, message = ("not_in_format", str(error)) if type(error) is InputError else reason_of(error)
+        return Made(slide_id, mark, fault=(word, message), is_systems=word in SYSTEM_REASONS)
+    files = {chosen.suffix: written} if isinstance(written, bytes) else written
+    sizes = {}
+    try:
+        for ending, data in reversed(files.items()):
+            path = f"{chosen.folder}/{slide_id}{ending}" if chosen.folder else f"{slide_id}{ending}"
+            objects.write_bytes(objects.join(to, path), data)
+            sizes[path] = len(data)
+    except Exception as error:  # whatever keeps a file from its place is no fault of the slide
+        return Made(slide_id, mark, fault=reason_of(error), is_systems=True)
+    return Made(slide_id, mark, sizes)

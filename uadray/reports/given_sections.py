@@ -32,6 +32,8 @@ def localisation_section(figures: Figures) -> Section | None:
         )
     if froc and curve:
         plots.append(_froc_plot(froc, curve))
+    if aupro and aupro.get("curve"):
+        plots.append(_aupro_plot(aupro))
     if aupro:
         title = "Overlap with outlines (AUPRO)"
         tables.append(Table(title=title, head=["", "figure"], rows=list(_scalars(aupro))))
@@ -46,6 +48,18 @@ def _froc_plot(froc: Figures, curve: Sequence[Sequence[float]]) -> Plot:
         f"{figure(froc.get('score'))}.",
         x=Axis(label="false positives a slide", high=8.0, ticks=(0, 1, 2, 3, 4, 5, 6, 7, 8), percent=False),
         y=Axis(label="lesions found (sensitivity)"), lines=[Line(name="lesions", points=curve, steps="level")],
+    )  # fmt: skip
+
+
+def _aupro_plot(aupro: Figures) -> Plot:
+    limit = float(aupro.get("limit") or 1.0)
+    return Plot(
+        name="localisation-aupro", title="Overlap with outlines",
+        says="The mean share of each outlined region that is marked against the share of normal tissue that is marked; "
+        f"the area up to {limit:g} is {figure(aupro.get('score'))}.",
+        x=Axis(label="normal tissue marked", high=limit, ticks=[round(limit * i / 3, 3) for i in range(4)]),
+        y=Axis(label="of each region marked (mean)"), lines=[Line(name="regions", points=aupro["curve"])],
+        note=f"AUPRO is the area below the curve up to {limit:.0%} of normal tissue, divided by it.".replace("%", " %"),
     )  # fmt: skip
 
 
