@@ -9,11 +9,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from made_up_exports import BOUNDS, made_slide
 
-from uadray.schemas import TILE_SCORES
 from uadray.slides.tile_reading import read_tile
 
 ROOT = Path(__file__).parents[1]
@@ -45,20 +43,13 @@ def test_a_benchmark(copy: Path) -> None:
     assert json.loads(done.stdout.splitlines()[-1]).keys() == {"bench", "over_limit", "goals", "goals_met"}
 
 
-def test_an_export(tmp_path: Path) -> None:
-    names = {
-        "tile_id": ["a"], "slide_id": ["s"], "x_level0_px": [3], "y_level0_px": [4], "width_level0_px": [8],
-        "height_level0_px": [9], "tissue_fraction": [1.0], "band": ["tissue"], "score": [0.5],
-    }  # fmt: skip
-    columns = {field.name: names.get(field.name, [None]) for field in TILE_SCORES}
-    (tmp_path / "tiles").mkdir()
-    pq.write_table(pa.table(columns, schema=TILE_SCORES), tmp_path / "tiles" / "s.parquet")
+def test_an_export() -> None:
     scope: dict[str, object] = {}
-    imports = "import io, pyarrow.csv as arrow_csv, pyarrow.parquet as pq\nfrom uadray.storage import objects\n"
-    call = f"n = write_csv({str(tmp_path)!r}, 's', {str(tmp_path / 's.csv')!r})"
+    imports = "from uadray.exports.exported_slide import ExportedSlide, ExportOptions\n"
+    call = "written = exported(slide, ExportOptions(coordinates='qupath'))"
+    scope["slide"] = made_slide([[0, 0], [0, 9]], **BOUNDS)
     exec(imports + _code("An export") + call, scope)  # noqa: S102
-    assert scope["n"] == 1
-    assert (tmp_path / "s.csv").read_text() == '"minx","miny","width","height","anomaly"\n3,4,8,9,0.5\n'
+    assert scope["written"] == b"124 174 224 224\n"
 
 
 def test_a_slide_format(tmp_path: Path) -> None:

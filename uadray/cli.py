@@ -314,12 +314,28 @@ def calibrate(
     alpha: Annotated[float, typer.Option(help="Share of normal slides that may be called anomalous.")] = 0.05,
     method: Annotated[
         str,
-        typer.Option(help="How tiles make a slide's score: grow or smooth (with their neighbours), or top (alone)."),
+        typer.Option(
+            help="How tiles make a slide's score: grow, smooth, graph, region (with their neighbours), top, maximum, "
+            "quantile, fraction, higher_criticism (alone)."
+        ),
     ] = "grow",
     top_fraction: Annotated[
         float | None,
         typer.Option(help="The score is the mean of this share of the highest; 0.1, with top 0.3, unless given."),
     ] = None,
+    choose: Annotated[
+        str | None,
+        typer.Option(
+            help="Manifest of 5 to 20 labelled anomalous slides: they choose the method; --method if none is better."
+        ),
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="Compare slides with those of their own site, scanner, stain: site,scanner.")
+    ] = "",
+    smoothed: Annotated[
+        bool,
+        typer.Option("--smoothed", help="Smoothed p-values: exact at any alpha; a hash of the slide's id breaks ties."),
+    ] = False,
     split: SplitOpt = None,
     mask_dir: MasksOpt = None,
     score_workers: WorkersOpt = None,
@@ -331,8 +347,8 @@ def calibrate(
     from uadray.commands.cluster import stream_config
 
     summary = command.run(
-        bundle, slides_uri=slides, split=split, alpha=alpha, method=method, top_fraction=top_fraction,
-        mask_dir=mask_dir, stream=stream_config(score_workers, gpus, is_bf16=bf16),
+        bundle, slides_uri=slides, split=split, alpha=alpha, method=method, top_fraction=top_fraction, by=by,
+        smoothed=smoothed, choose=choose, mask_dir=mask_dir, stream=stream_config(score_workers, gpus, is_bf16=bf16),
     )  # fmt: skip
     _answer(summary, is_good=not summary["left_out"])
 
@@ -384,16 +400,48 @@ def screen(
 
 
 @app.command()
+def recalibrate(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or s3:// URI of a screening.")],
+    bundle: Annotated[list[str] | None, typer.Option(help="Where a bundle lies by now, if it was moved.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Share of normal slides that may be called anomalous.")] = None,
+    by: Annotated[str | None, typer.Option(help="Compare slides by site,scanner,stain; or none.")] = None,
+    method: Annotated[str | None, typer.Option(help="How tile scores make a slide's score; needs --normals.")] = None,
+    top_fraction: Annotated[float | None, typer.Option(help="The share of the highest that --method takes.")] = None,
+    normals: Annotated[
+        str | None, typer.Option(help="A screening of normal slides by the same bundles: calibrates anew.")
+    ] = None,
+    slides: Annotated[str | None, typer.Option(help="Manifest of the normal slides of --normals.")] = None,
+    fdr: Annotated[float | None, typer.Option(help="Also list slides with so few false discoveries.")] = None,
+    combine: Annotated[str | None, typer.Option(help="Several bundles: by the maximum of scores, or mean.")] = None,
+) -> None:
+    """Decide a screening anew, without scoring: another calibration, alpha or grouping. Earlier decisions are kept."""
+    from uadray.commands.recalibrate import Asked, run
+
+    _answer(run(out, Asked(tuple(bundle or ()), alpha, by, method, top_fraction, normals, slides, fdr, combine)))
+
+
+@app.command()
 def evaluate(
     path: Annotated[
         str,
         typer.Argument(
-            help="scores.parquet of `score`, the output folder of `screen`, or a generator's or classifier's bundle."
+            help="scores.parquet of `score`, the output folder of `screen`, or a bundle: a detector's with --protocol."
         ),
     ],
     labels: Annotated[str | None, typer.Option(help="Manifest: label (for a screening) and patient_id.")] = None,
-    outlines: Annotated[str | None, typer.Option(help="Folder of GeoJSON outlines; else beside each slide.")] = None,
-    data: Annotated[str | None, typer.Option(help="Of a bundle: real tiles, or a slide manifest.")] = None,
+    outlines: Annotated[str | None, typer.Option(help="Folder of outlines; else beside each slide.")] = None,
+    against: Annotated[str | None, typer.Option(help="Another screening of the same slides, to compare with.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Slides that a reader reads a day; 40, say.", min=1)] = None,
+    normals: Annotated[
+        str | None, typer.Option(help="Manifest of screened slides known to be normal: does the stated rate hold?")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Of a detector: YAML file that says what it is judged on; see configs/protocols.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Of a bundle: real tiles, or a slide manifest; of --protocol: its folder."),
+    ] = None,
     samples: Annotated[int | None, typer.Option(help="Of a generator, 50,000.", min=16, max=1_000_000)] = None,
     draws: Annotated[
         int | None, typer.Option(help="Of so many samples each, 3; their spread is the uncertainty.", min=1, max=100)
@@ -413,7 +461,9 @@ def evaluate(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of all that is drawn, 0.", min=0)] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; cpu unless given.")] = None,
-    out: Annotated[str | None, typer.Option(help="Folder for generation.json and page; the bundle's.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder for generation.json and page; the bundle's. For --protocol.")
+    ] = None,
 ) -> None:
     """Say how good scores or decisions are, beside what is trivial; or how near a generator comes to real tiles."""
     from uadray.commands import evaluate as command
@@ -422,18 +472,84 @@ def evaluate(
         "samples": samples, "draws": draws, "truncation": truncation, "features": features, "path_steps": path_steps,
         "label": label, "classifier": classifier, "classifier_data": classifier_data, "seed": seed, "device": device,
     }  # fmt: skip
-    _answer(command.run(path, labels=labels, outlines=outlines, data=data, out=out, options=options))
+    _answer(
+        command.run(
+            path,
+            labels=labels,
+            outlines=outlines,
+            data=data,
+            out=out,
+            options=options,
+            against=against,
+            budget=budget,
+            protocol=protocol,
+            normals=normals,
+        )
+    )
+
+
+@app.command()
+def export(
+    out: Annotated[str, typer.Argument(help="Output folder of `screen`, or scores.parquet; local or s3://.")],
+    format_name: Annotated[
+        str,
+        typer.Option(
+            "--format", help="wsinfer-csv, geojson, qupath-project, hdf5, ome-tiff, dzi, dicom-pm or dicom-seg."
+        ),
+    ],
+    to: Annotated[str | None, typer.Option(help="Folder or s3:// URI; OUT/exports/FORMAT unless given.")] = None,
+    slides: Annotated[str | None, typer.Option(help="Only these ids, with commas; or @FILE with one a line.")] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="Tile score above which a tile is abnormal, or a share of normal tiles: 99%.")
+    ] = None,
+    all_tiles: Annotated[bool, typer.Option("--all-tiles", help="GeoJSON: every tile instead of regions.")] = False,
+    anomalous_only: Annotated[bool, typer.Option("--anomalous-only", help="Only slides called anomalous.")] = False,
+    coordinates: Annotated[
+        str | None,
+        typer.Option(help="level0, or qupath: from the corner of the slide's bounds. What suits the format."),
+    ] = None,
+    bundle: Annotated[str | None, typer.Option(help="Where the bundle lies, if no longer where it was.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="At work at once; the cores, 8 at most.")] = None,
+) -> None:
+    """Write scores and regions in the formats of other tools; run it again to go on after whatever stopped it."""
+    from uadray.commands import export as command
+
+    summary = command.run(
+        out, format_name=format_name, to=to, slides=slides, threshold=threshold, all_tiles=all_tiles,
+        anomalous_only=anomalous_only, coordinates=coordinates, bundle=bundle, processes=processes,
+    )  # fmt: skip
+    if line := command.summary_line(summary):
+        console.say(line)
+    _answer(summary, is_good=not summary["failed"])
+
+
+@app.command()
+def gallery(
+    bundle: BundleArg,
+    data: Annotated[str | None, typer.Option(help="Tile set or slide manifest that it was trained on.")] = None,
+    n: Annotated[int, typer.Option("--n", help="Normal tiles to keep.", min=8, max=4096)] = 1000,
+    split: SplitOpt = None,
+    seed: Annotated[int, typer.Option(help="Of the choice.", min=0)] = 0,
+    remove: Annotated[bool, typer.Option("--remove", help="Only remove the gallery.")] = False,
+) -> None:
+    """Keep normal tiles in a bundle, to be shown beside abnormal ones: pictures of tissue go with it from then on."""
+    from uadray.commands import gallery as command
+
+    _answer(command.run(bundle, data=data, n=n, split=split, seed=seed, is_removed=remove))
 
 
 @app.command()
 def card(
     bundle: BundleArg,
     out: Annotated[str | None, typer.Option(help="File or s3:// URI for the card, .md or .html.")] = None,
+    screening: Annotated[
+        list[str] | None, typer.Option(help="Evaluated output folder of `screen` with it, for its figures; repeat it.")
+    ] = None,
 ) -> None:
     """Say what a bundle is, for people: what it finds and assumes, its training, its figures, its limits."""
     from uadray.commands import card as command
 
-    values, text = command.run(bundle, out=out)
+    values, text = command.run(bundle, out=out, screenings=screening or ())
     if out is None:
         console.say(text)
     _answer(values)

@@ -121,8 +121,8 @@ where nothing was read or scored.
 for all of the calibration; `calibration_group_slides` is their number, one a patient. `false_alarm_low` and
 `false_alarm_high` are the 95 % interval of the false-alarm rate that they give (see `decisions.conformal`),
 `p_smoothed` is the p-value with ties and the slide's own place drawn at random, where the calibration asks for it.
-`calibration_holds` is false where the slides of the same site and scanner have drifted from the calibration's or more
-of them are called than chance allows, true where enough of them were judged, and null where too few were. `q_value` is
+`calibration_holds` is false where the slides of the same site and scanner have drifted from the calibration's, true
+where enough of them were judged and no more are called than chance allows, and null where nobody can tell. `q_value` is
 the lowest false discovery rate at which an archive's list would have the slide (Benjamini and Hochberg 1995); it is
 null in `decisions/`, since it is known when all slides are. `bounds_*` is the scanned region of a slide whose level 0
 is larger (OpenSlide's bounds), in level-0 pixels; null where the slide does not say. All of these are null in decisions

@@ -20,7 +20,8 @@ from uadray.cluster.workers import StreamConfig
 from uadray.commands import calibrate as calibrate_command
 from uadray.commands.calibrate import calibrate, check
 from uadray.decisions.aggregation import AggregationConfig, new_aggregation
-from uadray.decisions.conformal import Calibration, one_a_patient
+from uadray.decisions.conformal import Calibration, calibration_id, one_a_patient
+from uadray.decisions.false_alarms import false_alarm_interval
 from uadray.detectors import fanogan
 from uadray.detectors.building import build_networks
 from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle, write_bundle
@@ -28,6 +29,7 @@ from uadray.errors import InputError, shown
 from uadray.phantoms.pyramid import write_pyramid
 from uadray.provenance import fingerprint
 from uadray.screening import job
+from uadray.screening.bundle_calibrations import kept_calibration
 from uadray.screening.bundles import ScreeningBundle, read_calibration
 from uadray.screening.slide_result import EVIDENCE, BundleScores
 from uadray.slides import identity
@@ -41,6 +43,7 @@ pytestmark = pytest.mark.filterwarnings(
 )  # Ray, of its own options
 
 TILES = TileSpec(mpp=1.0, tile_px=32, quality=None)
+_GROUPS = ("group_by", "groups", "smoothed")
 ONE = StreamConfig(score_workers=1, threads=1)
 
 
@@ -143,6 +146,21 @@ def test_patients_count_and_not_slides(tmp_path: Path, rows: list[SlideRow], cap
     assert "3 of 3 slides have no patient_id" in caplog.text
 
 
+def test_groups_that_are_too_small_are_told_before_slides_are_scored(
+    tmp_path: Path, rows: list[SlideRow], caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = _bundle(tmp_path)[1]
+    sites = ("North",) * 4 + ("South",) * 2
+    of_sites = [replace(row, site=site, patient_id=row.slide_id) for row, site in zip(rows, sites, strict=False)]
+    check([*of_sites, replace(rows[6], patient_id="p")], bundle, alpha=0.2, group_by=("site",))
+    needed = "site=South has 2 slides, 4 are needed at alpha 0.2: 2 more; it is judged by the pool"
+    assert [record.getMessage() for record in caplog.records] == [
+        needed, "1 of 7 slides do not say their site: they count in the pool alone",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="no group has enough normal slides: site=North has 4 slides, 5 are needed"):
+        check(of_sites, bundle, alpha=1 / 6, group_by=("site",))
+
+
 def test_cells_of_the_slides_make_the_scale_of_heatmaps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each slide some tiles, evenly spread; a detector without cells leaves the calibration as it was."""
     monkeypatch.setattr(calibrate_command, "CELL_TILES", 2)
@@ -173,13 +191,18 @@ def test_a_calibration_from_slides_to_marks(
     everyone = [*used, SlideRow("secret_broken", str(broken), patient_id="patient3")]
     caplog.set_level(logging.INFO)
     made, left_out = calibrate(
-        everyone, bundle_uri=uri, bundle=bundle, alpha=0.25, aggregation=new_aggregation(), config=ONE
-    )
+        everyone, bundle_uri=uri, bundle=bundle, alpha=0.25, aggregation=new_aggregation(), config=ONE,
+        group_by=("site",),
+    )  # fmt: skip
     assert list(left_out) == ["secret_broken"]
     assert len(made.scores) == 3
     assert made.tile_ceiling is not None
     assert made.tile_ceiling > made.tile_median
-    assert read_calibration(uri, bundle) == made
+    assert read_calibration(uri, bundle) == made == kept_calibration(uri, made.id)
+    assert made.id == calibration_id(made)
+    assert [(group.values, group.scores) for group in made.groups] == [({"site": "North"}, made.scores)]
+    assert made.tile_tail is not None
+    assert made.tile_tail.scores[-1] == made.tile_quantiles[-1]
     assert made.cell_scale is None
     assert len(made.tile_quantiles) == 101
     assert made.tile_quantiles[50] == made.tile_median
@@ -188,8 +211,8 @@ def test_a_calibration_from_slides_to_marks(
     assert all(each.tissue_share == 1.0 and each.green and each.saturation for each in made.normals)
     assert all(each.focus is None for each in made.normals), "these tiles are not judged"
     assert datetime.now(UTC) - datetime.fromisoformat(made.made) < timedelta(minutes=2)
-    older = made.model_dump_json(exclude={"tile_quantiles", "made", "normals"})
-    nothing = {"tile_quantiles": (), "made": "", "normals": ()}
+    older = made.model_dump_json(exclude={"tile_quantiles", "made", "normals", "tile_tail", *_GROUPS})
+    nothing = {"tile_quantiles": (), "made": "", "normals": (), "tile_tail": None, "group_by": (), "groups": ()}
     assert Calibration.model_validate_json(older) == made.model_copy(update=nothing)
     written = "".join((Path(uri) / name).read_text() for name in ("bundle.json", CALIBRATION)) + caplog.text
     assert not any(word in written for word in ("secret", "patient0", str(tmp_path)))
@@ -199,6 +222,10 @@ def test_a_calibration_from_slides_to_marks(
     job.screen(again, bundles=bundles, out=str(tmp_path / "out"), config=config)
     table = pq.read_table(tmp_path / "out" / "decisions.parquet")
     assert table["note"].to_pylist() == ["calibration", "training", None]
+    assert table["calibration_group"].to_pylist() == ["site=North", "pool", "pool"]
+    assert table["calibration_group_slides"].to_pylist() == [3, 3, 3]
+    assert table["message"].to_pylist() == [None, *["judged by the pool: the slide's site is not known"] * 2]
+    assert table["false_alarm_high"].to_pylist() == [false_alarm_interval(0.25, 3)[1]] * 3
     assert used[0].slide_id in one_a_patient({row.slide_id: row.patient for row in used})
     assert np.isclose(made.scores, table["score"][0].as_py(), rtol=1e-6).any()
     medians = [each.tile_score_median for each in made.normals]

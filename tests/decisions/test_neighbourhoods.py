@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uadray.decisions.neighbourhoods import ALONE_UM, SQUARE_UM, Squares, grown, smoothed, squares_of
+from uadray.decisions.neighbourhoods import (
+    ALONE_UM,
+    DIFFUSION_STEPS,
+    SQUARE_UM,
+    Squares,
+    diffused,
+    grown,
+    smoothed,
+    squares_of,
+)  # fmt: skip
 from uadray.tiles.grid import grid
 from uadray.tiles.spec import TileSpec
 
@@ -47,7 +56,7 @@ def test_larger_squares_grow_by_fewer(side_um: float, n_taken: int) -> None:
 
 def test_squares_of_twice_the_size_are_alone() -> None:
     squares = _squares([[1.0, 2.0], [3.0, 4.0]], ALONE_UM)
-    assert smoothed(squares).tolist() == grown(squares).tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert smoothed(squares).tolist() == grown(squares).tolist() == diffused(squares).tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
 def _slowly_grown(scores: dict[Place, float], start: Place, n_taken: int) -> float:
@@ -67,6 +76,15 @@ def _slowly_smoothed(scores: dict[Place, float], y: int, x: int) -> float:
     return float(np.mean([scores.get((v, u), mean) for v in (y - 1, y, y + 1) for u in (x - 1, x, x + 1)]))
 
 
+def _slowly_diffused(scores: dict[Place, float]) -> list[float]:
+    mean = np.mean(list(scores.values()))
+    for _ in range(DIFFUSION_STEPS):
+        scores = {(y, x): float(np.mean([scores.get(place, mean) for place in
+                                         ((y, x), (y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1))]))
+                  for y, x in scores}  # fmt: skip
+    return list(scores.values())
+
+
 @given(seed=st.integers(0, 2**32 - 1), share=st.floats(0.05, 1), ties=st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_as_a_slow_reference(seed: int, share: float, ties: bool) -> None:
@@ -80,6 +98,7 @@ def test_as_a_slow_reference(seed: int, share: float, ties: bool) -> None:
     scores = _by_place(squares, squares.score)
     np.testing.assert_allclose(grown(squares), [_slowly_grown(scores, place, 4) for place in scores], atol=1e-12)
     np.testing.assert_allclose(smoothed(squares), [_slowly_smoothed(scores, *place) for place in scores], atol=1e-12)
+    np.testing.assert_allclose(diffused(squares), _slowly_diffused(scores), atol=1e-12)
 
 
 @given(

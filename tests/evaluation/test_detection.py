@@ -7,14 +7,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from uadray.errors import InputError
-from uadray.evaluation.detection import (
-    _weighted_auroc,
-    auroc,
-    auroc_difference,
-    bootstrap_ci,
-    detection,
-    sensitivity_at,
-)
+from uadray.evaluation.detection import auroc, auroc_difference, bootstrap_ci, detection, sensitivity_at
+from uadray.evaluation.operating import aurocs, counts_of
 
 
 def _bools(text: str) -> np.ndarray:
@@ -34,22 +28,6 @@ def _bools(text: str) -> np.ndarray:
 )
 def test_auroc_by_hand(scores: list[float], labels: str, expected: float | None) -> None:
     assert auroc(np.array(scores, float), _bools(labels)) == expected
-
-
-samples = st.lists(st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 4)), min_size=2, max_size=60)
-
-
-@settings(max_examples=150, deadline=None)
-@given(rows=samples)
-def test_weighted_auroc_equals_scikit_learn(rows: list[tuple[int, bool, int]]) -> None:
-    scores, anomalous, weight = (np.array(column) for column in zip(*rows, strict=True))
-    order = np.argsort(scores, kind="stable")
-    _, rank = np.unique(scores[order], return_inverse=True)
-    weighted = _weighted_auroc(rank, anomalous[order], weight[order].astype(float))
-    if not weight[anomalous].any() or not weight[~anomalous].any():
-        assert weighted is None
-        return
-    assert weighted == pytest.approx(roc_auc_score(anomalous, scores, sample_weight=weight), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +127,7 @@ def test_a_draw_of_one_class_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> 
     """Of two and two, one draw in eight has one class: all the same each quantile is of as many draws as were asked."""
     drawn = []
     monkeypatch.setattr(
-        "uadray.evaluation.detection.np.quantile", lambda values, _: drawn.append(len(values)) or [0, 1]
+        "uadray.evaluation.resampling.np.quantile", lambda values, _: drawn.append(len(values)) or [0, 1]
     )
     bootstrap_ci(np.arange(4.0), _bools("NNAA"))
     assert drawn == [1000]
@@ -165,7 +143,8 @@ def test_the_difference_of_two_aurocs_against_resampled_pairs() -> None:
     drawn = []
     for _ in range(600):
         rows = np.concatenate([rng.integers(0, 150, 150), rng.integers(150, 270, 120)])
-        drawn.append(roc_auc_score(anomalous[rows], scores[rows]) - roc_auc_score(anomalous[rows], others[rows]))
+        of_both = [aurocs(counts_of(each[rows], anomalous[rows])[0]) for each in (scores, others)]
+        drawn.append(float(of_both[0] - of_both[1]))
     assert found["ci95"] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.01)
     alone = np.diff(bootstrap_ci(scores, anomalous) or [])[0]
     assert np.diff(found["ci95"])[0] < 1.2 * alone, "paired: what makes a sample hard for both does not count"

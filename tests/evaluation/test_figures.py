@@ -6,6 +6,7 @@ import pytest
 from scipy.stats import norm
 
 from uadray.errors import InputError
+from uadray.evaluation.detection import bootstrap_ci
 from uadray.evaluation.figures import figures_of_scores, is_anomalous
 from uadray.slides.manifest import SlideRow
 
@@ -44,14 +45,15 @@ def clustered(rng: np.random.Generator, *, tiles: int = 12) -> tuple[pa.Table, l
 def test_the_interval_of_clustered_tiles_holds_the_truth() -> None:
     """Tiles of a slide, and slides of a patient, are drawn together; each tile by itself, one in four would hold it."""
     rng, hits, alone = np.random.default_rng(3), 0, 0
-    for _ in range(40):
+    for _ in range(30):
         table, rows = clustered(rng)
         low, high = figures_of_scores(table, rows)["auroc_ci95"]
         hits += low <= TRUE_AUROC <= high
-        low, high = figures_of_scores(table.drop_columns(["tile_id"]))["auroc_ci95"]
+        scores, truth = table["score"].to_numpy(), np.array([label == "tumor" for label in table["label"].to_pylist()])
+        low, high = bootstrap_ci(scores, truth) or (0.0, 0.0)
         alone += low <= TRUE_AUROC <= high
-    assert hits >= 34, "85 %"
-    assert alone <= 20, "the clusters are too weak for this test to mean something"
+    assert hits >= 25, "85 %"
+    assert alone <= 15, "the clusters are too weak for this test to mean something"
 
 
 def test_a_manifest_labels_tiles_that_have_none_and_must_be_the_right_one() -> None:

@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
 import shapely
 
 from uadray.errors import InputError
-from uadray.evaluation.outlines import any_outline, outline_uri, read_outlines, tile_truth
+from uadray.evaluation import outlines
+from uadray.evaluation.outlines import any_outline, outline_uri, outline_uris, read_outlines, tile_truth
 from uadray.phantoms.archive import write_archive
 from uadray.schemas import TILES
 
@@ -119,3 +121,51 @@ def test_phantom_archives_outlines_read_back(tmp_path: Path) -> None:
     truth = tile_truth(_tiles(corners, side=8), outline)
     assert (truth == 1).sum() * 64 == pytest.approx(outline.area, rel=0.1)
     assert np.isin(truth, (-1, 0, 1)).all()
+
+
+def test_masks_have_the_area_of_their_pixels(tmp_path: Path) -> None:
+    """Pixels of a whole slide, each of 32 x 16 level-0 pixels; a hole stays one."""
+    drawn = np.zeros((20, 30), np.uint8)
+    drawn[2:10, 3:20] = 255
+    drawn[4:6, 5:8] = 0
+    drawn[15, 25] = 1
+    cv2.imwrite(str(tmp_path / "s.png"), drawn)
+    outline = read_outlines(str(tmp_path / "s.png"), size_level0_px=(960, 320))
+    assert outline.area == np.count_nonzero(drawn) * 32 * 16
+    assert outline.bounds == (96, 32, 832, 256)
+    assert tile_truth(_tiles([(100, 40), (170, 70)]), outline).tolist() == [1, 0]
+    with pytest.raises(InputError, match="size of its slide is not known"):
+        read_outlines(str(tmp_path / "s.png"))
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"no picture", "no PNG that can be read"),
+        (b"\x89PNG" + bytes(12) + b"\x7f\xff\xff\xff\x7f\xff\xff\xff", "at most 134,217,728 are read"),
+    ],
+)
+def test_masks_that_are_refused(tmp_path: Path, data: bytes, expected: str) -> None:
+    (tmp_path / "s.png").write_bytes(data)
+    with pytest.raises(InputError, match=expected):
+        read_outlines(str(tmp_path / "s.png"), size_level0_px=(10, 10))
+
+
+def test_a_ragged_mask_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outlines, "MAX_RUNS", 40)
+    chequered = np.indices((10, 10)).sum(0) % 2 == 0
+    with pytest.raises(ValueError, match="50 runs of pixels, at most 40"):
+        outlines.mask_outline(chequered, (10, 10))
+
+
+def test_where_outlines_are(tmp_path: Path) -> None:
+    """In any form, in upper or lower case; GeoJSON comes first, and masks are looked for in a folder alone."""
+    for name in ("Tumor_001.xml", "b.json", "b.geojson", "c.png"):
+        (tmp_path / name).touch()
+    slides = {name: str(tmp_path / f"{name}.tif") for name in ("Tumor_001", "b", "c", "d")}
+    beside = outline_uris(slides, None)
+    assert [Path(uri).name for uri in beside.values()] == ["Tumor_001.xml", "b.geojson", "c.geojson", "d.geojson"]
+    found = outline_uris({name.lower(): f"x/{uri}" for name, uri in slides.items()}, str(tmp_path))
+    assert {name: Path(uri).name for name, uri in found.items()} == {
+        "tumor_001": "Tumor_001.xml", "b": "b.geojson", "c": "c.png", "d": "d.geojson",
+    }  # fmt: skip

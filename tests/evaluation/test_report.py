@@ -196,6 +196,60 @@ def test_screening_needs_labels(screening: tuple[str, str], tmp_path: Path) -> N
         evaluate(screening[0], labels=str(other))
 
 
+def test_slides_that_were_used_before_are_left_out_and_counted(screening: tuple[str, str]) -> None:
+    out, manifest = screening
+    decisions = pq.read_table(Path(out) / "decisions.parquet").to_pylist()
+    decisions[1]["note"] = "calibration"  # the false alarm
+    pq.write_table(pa.Table.from_pylist(decisions, schema=SLIDE_DECISIONS), Path(out) / "decisions.parquet")
+    result = evaluate(out, labels=manifest)
+    assert (result["slides_left_out"], result["n_normal"], result["false_alarms"]) == ({"calibration": 1}, 1, 0)
+    for row in decisions:
+        row["note"] = "training"
+    pq.write_table(pa.Table.from_pylist(decisions, schema=SLIDE_DECISIONS), Path(out) / "decisions.parquet")
+    with pytest.raises(InputError, match=r"all slides with a label were used before \(4 for training\)"):
+        evaluate(out, labels=manifest)
+
+
+def test_slides_of_one_class_are_refused(screening: tuple[str, str], tmp_path: Path) -> None:
+    normals = tmp_path / "normals.csv"
+    normals.write_text("slide_id,uri,label\nn1,n1.tif,normal\nn2,n2.tif,normal\n")
+    with pytest.raises(InputError, match="found 2 normal and 0 anomalous"):
+        evaluate(screening[0], labels=str(normals))
+
+
+def test_against_another_screening_and_with_a_budget(screening: tuple[str, str], tmp_path: Path) -> None:
+    """There the lesion was missed, and the slide that failed here was called."""
+    out, manifest = screening
+    other = tmp_path / "other"
+    other.mkdir()
+    rows = [
+        _decision("n1", "scored", 1.0, "normal"),
+        _decision("n2.tif", "scored", 3.0, "normal") | {"uri": str(tmp_path / "slides" / "n2.tif")},
+        _decision("t1", "scored", 2.0, "normal"),
+        _decision("t2", "scored", 9.0, "anomalous"),
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SLIDE_DECISIONS), other / "decisions.parquet")
+    result = evaluate(out, labels=manifest, against=str(other), budget=2)
+    found = result["comparison"]
+    assert (found["slides"], found["only_here"], found["only_there"]) == (3, 0, 1)
+    assert (found["figures"]["auroc"]["here"], found["figures"]["auroc"]["there"]) == (1.0, 0.5)
+    assert found["calls"]["anomalous"]["only_here"] == found["calls"]["normal"]["only_here"] == 1
+    plan = result["budget"]
+    assert (plan["slides"], plan["unscored"], plan["unscored_anomalous"]) == (3, 1, 1)
+    assert [(day["read"], day["found"]) for day in plan["days"]] == [(2, 1), (3, 1)]
+    page = Path(result["page"]).read_text()
+    assert f"Against {other}" in page
+    assert "1 more slide could not be scored (1 of them anomalous)" in page
+    with pytest.raises(InputError, match="not there; is it the output of"):
+        evaluate(out, labels=manifest, against=str(tmp_path / "nowhere"))
+
+
+def test_tiles_have_no_budget(tmp_path: Path) -> None:
+    uri = _scores(tmp_path, label=["normal", "tumor"], score=[1.0, 2.0])
+    with pytest.raises(InputError, match="--against and --budget are of the slides of a screening"):
+        evaluate(uri, budget=40)
+
+
 def test_each_bundle_of_a_screening_is_evaluated_by_itself(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"bundles": [{"folder": "a"}, {"folder": "b"}]}))
     write_manifest([SlideRow("s", "s.tif", label="normal")], str(tmp_path / "m.csv"))

@@ -48,7 +48,6 @@ def test_marker_lies_where_it_is_at_every_level() -> None:
 
 def test_levels_are_those_of_the_slide() -> None:
     """OpenSlide's Deep Zoom image of the slide has a level of the size of ours, and all coarser ones."""
-
     whole = openslide.ImageSlide(PIL.Image.new("L", (2001, 1007)))
     zoom = openslide.deepzoom.DeepZoomGenerator(whole, tile_size=512, overlap=0)
     files = dzi.exported(pictured((2001, 1007)), LEVEL0)

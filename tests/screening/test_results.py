@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
-import screening_drivers as sd
 
 from uadray.cluster import stream, watched_work
 from uadray.cluster.nodes import Nodes
+from uadray.schemas import TILE_SCORES
 from uadray.screening import assembly, results
 from uadray.screening.parts import failed_part, from_ipc, part_row, to_ipc
 from uadray.screening.results import scored_slides
@@ -92,12 +92,25 @@ def test_readers_leave_the_threads_of_opencv_alone() -> None:
         cv2.setNumThreads(before)
 
 
+def _far_apart(number: int, scores: list[float]) -> pa.Table:
+    """Tiles of one part, each in a region of its own."""
+    n = len(scores)
+    columns = {
+        "tile_id": [f"{number}-{i}" for i in range(n)], "slide_id": ["s"] * n, "band": ["tissue"] * n, "score": scores,
+        "x_level0_px": [1000 * i for i in range(n)], "y_level0_px": [1000 * number] * n, "tissue_fraction": [1.0] * n,
+        "width_level0_px": [96] * n, "height_level0_px": [96] * n,
+    }  # fmt: skip
+    return pa.table(
+        {f.name: pa.array(columns.get(f.name, [None] * n), f.type) for f in TILE_SCORES}, schema=TILE_SCORES
+    )
+
+
 def _scored_part(number: int, scores: list[float], failure: list[str] | None = None) -> dict[str, Any]:
-    """A part of two bundles, the second of which scores one more or fails."""
-    tables = [sd.tiles(ROWS[0], score) for score in (scores[0], scores[0] + 1)]
+    """A part of two bundles, the second of which scores one more or fails; its evidence lies far apart."""
+    tables = [_far_apart(number, [score + more for score in scores]) for more in (0, 1)]
     evidence = pa.table(
         {"tile_id": [f"{number}-{i}" for i in range(len(scores))], "score": scores, "tile": [b"t"] * len(scores),
-         "reconstruction": [None] * len(scores)}, schema=EVIDENCE,
+         "reconstruction": [None] * len(scores), "normals": [None] * len(scores)}, schema=EVIDENCE,
     )  # fmt: skip
     header = {"n_parts": 2, "etag": "e", "failures": [None, failure]}
     row = part_row(
@@ -116,7 +129,8 @@ def test_parts_are_put_together_for_each_bundle() -> None:
     assert result is not None
     assert (result.preview, result.failure) == (b"p", None)
     tables = [result.of_bundle(i).tiles for i in range(2)]
-    assert [table["score"].to_pylist() for table in tables if table] == [[4.5, 4.5, 5, 5], [5.5, 5.5, 6, 6]]
+    scores = [4.5, 3.5, 1.0, 5.0, 4.0, 3.0, 2.0]
+    assert [table["score"].to_pylist() for table in tables if table] == [scores, [score + 1 for score in scores]]
     evidence = result.of_bundle(1).evidence
     assert evidence is not None
     assert evidence["score"].to_pylist() == [5.0, 4.5, 4.0, 3.5, 3.0]
@@ -125,14 +139,14 @@ def test_parts_are_put_together_for_each_bundle() -> None:
 def test_parts_without_cells_stand_beside_parts_with() -> None:
     """As of tiles that are not read for what the thumbnail shows, or of a part whose tiles are all bad."""
     parts = {number: _scored_part(number, [number + 1.0]) for number in (0, 1)}
-    cells = np.ones((2, 6, 6), np.float32)
+    cells = np.ones((1, 6, 6), np.float32)
     parts[1]["scores"] = [to_ipc(with_cells(from_ipc(data), cells)) for data in parts[1]["scores"]]
     result = assembly.assembled(ROWS[0], parts[1], parts)
     assert result is not None
     tiles = result.of_bundle(0).tiles
     assert tiles is not None
-    assert tiles["score"].to_pylist() == [1, 1, 2, 2]
-    assert tiles["cells"].is_null().to_pylist() == [True, True, False, False]
+    assert tiles["score"].to_pylist() == [1, 2]
+    assert tiles["cells"].is_null().to_pylist() == [True, False]
 
 
 def test_a_bundle_that_fails_at_one_part_has_failed_at_the_slide() -> None:

@@ -16,9 +16,9 @@ from uadray.bench.slides import write_tiny_bundle
 from uadray.detectors import precision
 from uadray.detectors.detector import Scored
 from uadray.schemas import TILE_SCORES, TILES
+from uadray.screening.evidence_places import CANDIDATES
 from uadray.screening.parts import from_ipc, part_row, pixels_of
 from uadray.screening.scorer import PartScorer
-from uadray.screening.slide_result import EVIDENCE_TILES
 from uadray.tiles.cells import cells_of
 
 N, SIDE = 20, 8
@@ -84,10 +84,12 @@ def scorer() -> PartScorer:
 
 
 def _part(number: int, images: npt.NDArray[np.uint8], slide: int = 0) -> pa.Table:
+    """Tiles so far apart that each lies in a region of its own."""
     n = len(images)
     zeros, sides = [0] * n, [SIDE] * n
+    xs = [100 * SIDE * (1000 * number + i) for i in range(n)]
     ids = [f"{number}-{i}" for i in range(n)]
-    columns = [ids, [""] * n, zeros, zeros, sides, sides, [1.0] * n, ["tissue"] * n]
+    columns = [ids, [""] * n, xs, zeros, sides, sides, [1.0] * n, ["tissue"] * n]
     tiles = pa.table(dict(zip(TILES.names, columns, strict=True)), schema=TILES)
     none = json.dumps([None] * n)
     return part_row(slide, number, header={"n_parts": 3}, tiles=tiles, pixels=images, errors=none, flags=none)
@@ -103,9 +105,9 @@ def test_pictures_of_all_parts_hold_the_best_of_the_slide(scorer: PartScorer) ->
     rows = [scorer(_part(i, part)) for i, part in enumerate(images)]
     sent = sorted((p["score"] for row in rows for p in _pictures(row)), reverse=True)
     every = np.sort(images.mean((2, 3, 4)).ravel())[::-1]
-    assert sent[:EVIDENCE_TILES] == every[:EVIDENCE_TILES].tolist()
-    assert len(sent) < 3 * EVIDENCE_TILES  # what cannot be among the best is not encoded
-    assert len(_pictures(rows[0])) == EVIDENCE_TILES
+    assert sent[:CANDIDATES] == every[:CANDIDATES].tolist()
+    assert len(sent) < 3 * CANDIDATES  # what cannot be among the best is not encoded
+    assert len(_pictures(rows[0])) == CANDIDATES
     scores = [from_ipc(row["scores"][0].as_py()[0])["score"].to_pylist() for row in rows]
     assert scores == images.mean((2, 3, 4)).tolist()
 
@@ -114,13 +116,13 @@ def test_a_part_that_comes_again_is_not_its_own_rival(scorer: PartScorer) -> Non
     images = np.full((N, SIDE, SIDE, 3), 9, np.uint8)
     first, again = scorer(_part(0, images)), scorer(_part(0, images))
     other = scorer(_part(0, images, slide=1))
-    assert len(_pictures(first)) == len(_pictures(again)) == len(_pictures(other)) == EVIDENCE_TILES
+    assert len(_pictures(first)) == len(_pictures(again)) == len(_pictures(other)) == CANDIDATES
 
 
 def test_pictures_are_made_of_the_tiles_that_are_shown_alone(scorer: PartScorer) -> None:
     images = np.arange(N, dtype=np.uint8)[:, None, None, None] * np.ones((1, SIDE, SIDE, 3), np.uint8)
     (best, *_), first = _pictures(scorer(_part(0, images))), scorer.detectors[0].detector.shown  # type: ignore[attr-defined]
-    assert first == EVIDENCE_TILES
+    assert first == CANDIDATES
     tile, negative = (
         cv2.imdecode(np.frombuffer(best[k], np.uint8), cv2.IMREAD_COLOR) for k in ("tile", "reconstruction")
     )
@@ -208,7 +210,7 @@ def test_what_ends_a_slide_for_all_bundles(detectors: list[Brightness], reason: 
 def test_evidence_of_a_detector_without_pictures_is_the_tile_alone(threads: int) -> None:
     images = np.random.default_rng(4).integers(0, 256, (N, SIDE, SIDE, 3), np.uint8)
     evidence = _pictures(_several(Sightless(), threads=threads)(_part(0, images)))
-    assert [picture["reconstruction"] for picture in evidence] == [None] * EVIDENCE_TILES
+    assert [picture["reconstruction"] for picture in evidence] == [None] * CANDIDATES
     assert all(picture["tile"] for picture in evidence)
 
 

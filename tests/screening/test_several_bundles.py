@@ -34,13 +34,13 @@ def test_what_is_written_once_and_what_of_each_bundle(tmp_path: Path) -> None:
     out, rows = str(tmp_path / "out"), sd.slides(tmp_path / "slides", 2)
     assert len(sd.screened(out, rows, A, B)) == 2
     files = {str(path.relative_to(out)) for path in Path(out).rglob("[!.]*") if path.is_file()}
-    of_people = ("decisions.parquet", "worklist.html", "worklist.csv", "summary.json")
+    of_people = ("decisions.parquet", "worklist.html", "worklist.csv", "worklist.xlsx", "summary.json")
     (segment,) = (name for name in files if name.startswith("segments/"))
     assert files - {segment} == {
         "run.json", "summary.json",
         *(f"{folder}/{row.slide_id}.{end}" for folder, end in (("decisions", "json"), ("masks", "geojson"))
           for row in rows),
-        *(f"{bundle}/{name}" for bundle in "ab" for name in of_people),
+        *(f"{folder}/{name}" for folder in ("a", "b", "combined") for name in of_people),
         *(f"{bundle}/tiles/{row.slide_id}.parquet" for bundle in "ab" for row in rows),
         *(f"{bundle}/evidence/{row.slide_id}.svg" for bundle in "ab" for row in rows),
     }  # fmt: skip

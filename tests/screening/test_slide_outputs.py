@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import screening_drivers as sd
 
 from uadray.reports.pictures import decode_jpeg, encode_jpeg
@@ -31,7 +32,7 @@ def _evidence(*reconstructions: bytes | None) -> pa.Table:
     n = len(reconstructions)
     columns = {
         "tile_id": [f"s1/{n - 1 - i}" for i in range(n)], "score": [1.5] * n, "tile": [TILE] * n,
-        "reconstruction": list(reconstructions),
+        "reconstruction": list(reconstructions), "normals": [None] * n,
     }  # fmt: skip
     return pa.table(columns, schema=EVIDENCE)
 
@@ -159,3 +160,22 @@ def test_a_record_has_what_the_manifest_says_of_where_a_slide_is_from() -> None:
         result = sd.scored(given)
         record = decision_record(result, sd.panel(), sd.verdicts(result), fingerprint="f", mask=None, lease="p.1")
         assert [record[name] for name in ("site", "scanner", "stain")] == said
+
+
+def test_evidence_says_how_it_stands_among_normal_tiles() -> None:
+    """Quantiles of whole per cent: a score of 1.5 is above all of them, and no p-value is below 1 / 101."""
+    quantiles = tuple(np.linspace(0, 1, 101).tolist())
+    calibration = sd.CALIBRATION.model_copy(update={"tile_quantiles": quantiles})
+    (tile,) = top_tiles(_result(_evidence(SPOT)).of_bundle(), calibration)
+    assert tile["normal_p"] == pytest.approx(1 / 101, abs=1e-6)
+    assert tile["normal_limit"] == calibration.tile_p99
+
+
+def test_normal_tiles_stand_below_an_evidence_tile() -> None:
+    nearest = [{"jpeg": TILE, "score": 0.25}, {"jpeg": SPOT, "score": 0.5}]
+    at = EVIDENCE.get_field_index("normals")
+    evidence = _evidence(SPOT).set_column(at, EVIDENCE.field(at), pa.array([nearest], EVIDENCE.field(at).type))
+    result = _result(evidence)
+    assert [tile["normals"] for tile in top_tiles(result.of_bundle(), sd.CALIBRATION)] == [[0.25, 0.5]]
+    names = _names(slide_files(result, sd.panel())["evidence/s1.svg"])
+    assert {"normal1_0", "normal2_0"} <= set(names)

@@ -13,7 +13,7 @@ from typing import Any
 from scipy.stats import spearmanr
 
 from uadray.bench.detector_results import Figures, figure
-from uadray.evaluation.detection import Z95
+from uadray.evaluation.intervals import Z95
 
 LPIPS, RATIO, AUROC = "pictures.normal.lpips", "pictures.lpips_ratio", "tiles.auroc"
 TISSUE = "tiles_with_tissue.auroc"

@@ -22,7 +22,8 @@ from uadray.decisions.aggregation import AggregationConfig, new_aggregation, ref
 from uadray.decisions.conformal import Calibration, check_alpha
 from uadray.decisions.verdict import Verdict, judge
 from uadray.detectors.inversion.descent import GROUP
-from uadray.evaluation.detection import Bools, Floats, auroc, auroc_difference, detection, sensitivity_at
+from uadray.evaluation.arrays import Bools, Floats
+from uadray.evaluation.detection import auroc, auroc_difference, detection, sensitivity_at
 from uadray.evaluation.figures import figures_of_slides
 
 ALPHA = 0.05

@@ -21,7 +21,8 @@ from uadray.detectors.detector import Detector
 from uadray.detectors.inversion.descent import DescentMap
 from uadray.detectors.latents import Latent, LatentMap
 from uadray.detectors.losses import l1
-from uadray.evaluation.detection import Bools, Floats, auroc
+from uadray.evaluation.arrays import Bools, Floats
+from uadray.evaluation.detection import auroc
 from uadray.networks import weights
 from uadray.networks.lpips import lpips_distance
 from uadray.tiles.images import Pixels

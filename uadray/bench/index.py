@@ -36,10 +36,12 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "worklist": ("slides",),
     "metrics": ("only", "slides"),
     "drift": ("only",),
+    "calibration": ("only",),
     "serve": ("only", "minutes"),
     "alerts": ("only",),
     "tune": ("only", "out"),
     "train": ("only", "device", "small"),
+    "export": ("only", "slides"),
 }
 """The benchmarks, and which options each takes."""
 

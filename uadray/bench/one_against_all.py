@@ -36,7 +36,8 @@ from uadray.detectors.catalog import SingleConfig, file_of
 from uadray.detectors.features.frozen import BackboneConfig
 from uadray.detectors.pixels import to_float
 from uadray.errors import InputError, WorkError
-from uadray.evaluation.detection import Floats, auroc
+from uadray.evaluation.arrays import Floats
+from uadray.evaluation.detection import auroc
 from uadray.networks import weights
 from uadray.networks.outline import Networks
 from uadray.provenance import commit, fingerprint

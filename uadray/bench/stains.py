@@ -29,7 +29,7 @@ from uadray.config import parse_config
 from uadray.decisions.aggregation import new_aggregation, slide_score
 from uadray.errors import InputError
 from uadray.evaluation.detection import auroc
-from uadray.evaluation.figures import is_anomalous
+from uadray.evaluation.judged import is_anomalous
 from uadray.provenance import commit, fingerprint
 from uadray.training.config import TrainConfig
 

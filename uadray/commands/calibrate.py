@@ -1,6 +1,5 @@
 """`uadray calibrate`: normal slides -> `calibration.json` beside the bundle."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,23 +10,34 @@ import numpy.typing as npt
 from uadray import provenance
 from uadray.cluster.nodes import Nodes
 from uadray.cluster.workers import StreamConfig
+from uadray.commands.calibration_checks import check, warn_of_equal_scores
+from uadray.commands.choose import Chosen, choosers_of, chosen_by
 from uadray.commands.cluster import join_cluster
 from uadray.commands.progress import progress, tile_progress
 from uadray.decisions.aggregation import AggregationConfig, new_aggregation, reference_of, score_of, scored_squares
-from uadray.decisions.conformal import MAX_NAME, Calibration, NormalSlide, check_alpha, one_a_patient
+from uadray.decisions.conformal import (
+    MAX_NAME,
+    Calibration,
+    Kind,
+    NormalSlide,
+    calibration_id,
+    check_alpha,
+    one_a_patient,
+)
+from uadray.decisions.groups import groups_of, kinds_of, stated_rates
 from uadray.decisions.neighbourhoods import Squares
 from uadray.decisions.tile_reference import TileReference
+from uadray.decisions.tile_tail import tile_tail_of
 from uadray.decisions.verdict import judge
-from uadray.detectors.bundle import CALIBRATION, Bundle, read_bundle
-from uadray.errors import InputError, shown
+from uadray.detectors.bundle import Bundle, read_bundle
+from uadray.screening.bundle_calibrations import write_calibration
 from uadray.screening.given_slides import given_slides
 from uadray.screening.progress import Progress
 from uadray.screening.results import scored_slides
 from uadray.screening.slide_outputs import measures_of
 from uadray.screening.slide_result import SlideResult
 from uadray.slides import identity
-from uadray.slides.manifest import SlideRow, has_label
-from uadray.storage import objects
+from uadray.slides.manifest import SlideRow
 from uadray.tiles.cells import Cells, cells_of, smoothed
 from uadray.tiles.mask_folder import check_folder
 from uadray.tiles.spec import TileSpec
@@ -38,12 +48,10 @@ CELL_TILES = 1000
 QUANTILES = 101
 """How many quantiles of all tile scores a calibration keeps: one at each whole per cent."""
 
-log = logging.getLogger(__name__)
-
 
 def run(
     bundle_uri: str, *, slides_uri: str, split: str | None, alpha: float, method: str, top_fraction: float | None,
-    mask_dir: str | None, stream: StreamConfig,
+    mask_dir: str | None, stream: StreamConfig, by: str = "", smoothed: bool = False, choose: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Join the cluster and calibrate the bundle.
 
@@ -52,32 +60,49 @@ def run(
         slides_uri: manifest, folder or s3:// prefix of normal slides.
         split: only the slides of this split; None takes all.
         alpha: share of normal slides that may be called anomalous.
-        method: how tile scores become a slide's score, see `AggregationConfig`.
+        method: how tile scores become a slide's score, see `AggregationConfig`; with `choose` unless another is better.
         top_fraction: the share of the highest that it takes the mean of; None for the method's own.
         mask_dir: folder of edited masks.
         stream: how the cluster is shared.
+        by: of what slides are compared with their own: site, scanner and stain, with commas; empty for none.
+        smoothed: decide by smoothed p-values.
+        choose: manifest of a few known anomalous slides that choose the method, see `commands.choose`.
 
     Returns:
-        The calibration's id, counts, and `left_out`: the slides without a score, with the reason.
+        The calibration's id, counts, the rate that it gives with its interval, also by group, and `left_out`: the
+        slides without a score, with the reason; `choice`, the comparison of the methods, where there was one.
     """
     bundle, rows = read_bundle(bundle_uri), given_slides(slides_uri, split=split)
     aggregation = new_aggregation(method, top_fraction=top_fraction)
-    contents = check(rows, bundle, alpha=alpha)
+    group_by = kinds_of(by)
+    contents = check(rows, bundle, alpha=alpha, group_by=group_by)
+    slides = choosers_of(choose, rows, bundle=bundle, alpha=alpha, contents=contents) if choose else None
     masks_used = len(check_folder(mask_dir, [row.slide_id for row in rows]).used)
     with progress("calibrate") as tick:
         nodes = join_cluster(bundle_uris=[bundle_uri])
+        masked, chosen = bundle.with_masks(mask_dir), None
+        if slides is not None:
+            chosen = chosen_by(
+                slides, bundle_uri=bundle_uri, bundle=masked, alpha=alpha, default=aggregation, config=stream,
+                nodes=nodes, progress=tile_progress(tick),
+            )  # fmt: skip
+            rows, aggregation = slides.left, chosen.aggregation
         calibration, left_out = calibrate(
-            rows, bundle_uri=bundle_uri, bundle=bundle.with_masks(mask_dir), alpha=alpha, aggregation=aggregation,
-            config=stream, nodes=nodes, contents=contents, progress=tile_progress(tick),
+            rows, bundle_uri=bundle_uri, bundle=masked, alpha=alpha, aggregation=aggregation, config=stream,
+            nodes=nodes, contents=contents, progress=tile_progress(tick), group_by=group_by, smoothed=smoothed,
+            method_choice=chosen,
         )  # fmt: skip
     counts = {"slides": len(rows) - len(left_out), "patients": len(calibration.scores), "masks_used": masks_used}
-    return {"calibration": calibration.id, **counts, "alpha": alpha, "left_out": left_out}
+    choice = {"choice": chosen.choice.model_dump()} if chosen is not None else {}
+    left_out = {**(chosen.left_out if chosen is not None else {}), **left_out}
+    return {"calibration": calibration.id, **counts, **stated_rates(calibration), **choice, "left_out": left_out}
 
 
 def calibrate(
     rows: list[SlideRow], *, bundle_uri: str, bundle: Bundle, alpha: float, aggregation: AggregationConfig,
     config: StreamConfig | None = None, progress: Progress | None = None, nodes: Nodes | None = None,
-    contents: Mapping[str, str] | None = None,
+    contents: Mapping[str, str] | None = None, group_by: tuple[Kind, ...] = (), smoothed: bool = False,
+    method_choice: Chosen | None = None,
 ) -> tuple[Calibration, dict[str, str]]:  # fmt: skip
     """Score normal slides, keep one score a patient, and write the calibration into the bundle.
 
@@ -91,6 +116,9 @@ def calibrate(
         progress: told of slides and tiles.
         nodes: the nodes of the cluster that are used.
         contents: what `check` returned, if it was called before.
+        group_by: what groups of slides differ in.
+        smoothed: decide by smoothed p-values.
+        method_choice: which slides chose the method, where any did; `aggregation` is of it.
 
     Returns:
         The calibration, and the slides that could not be scored with the reason.
@@ -98,28 +126,31 @@ def calibrate(
     Raises:
         InputError: see `check`; or too few patients' slides can be scored.
     """
-    contents = check(rows, bundle, alpha=alpha) if contents is None else contents
+    contents = check(rows, bundle, alpha=alpha, group_by=group_by) if contents is None else contents
     normals = _score_normals(
         rows, bundle_uri=bundle_uri, bundle=bundle, aggregation=aggregation, config=config or StreamConfig(),
         progress=progress, nodes=nodes,
     )  # fmt: skip
     used = [row for row in rows if row.slide_id in normals.squares]
-    chosen = one_a_patient({row.slide_id: row.patient for row in used})
+    origins, patients = {row.slide_id: row.origin for row in used}, {row.slide_id: row.patient for row in used}
+    chosen = one_a_patient(patients)
     check_alpha(alpha, len(chosen))
     reference = reference_of([normals.squares[slide_id] for slide_id in chosen], aggregation)
     scores = normals.scores(aggregation, reference)
-    _warn_of_equal_scores(scores)
+    warn_of_equal_scores(scores)
     salt = identity.new_salt()
-    marks = tuple(identity.all_marks(used, salt, etags=normals.etags, contents=contents))
-    tiles = np.concatenate(normals.tiles)
+    marks = set(identity.all_marks(used, salt, etags=normals.etags, contents=contents))
+    marks |= set(method_choice.marks(salt) if method_choice is not None else ())
     calibration = _calibration(
-        [scores[slide_id] for slide_id in chosen], tiles, bundle, alpha, aggregation, reference
+        [scores[slide_id] for slide_id in chosen], normals.tiles, bundle, alpha, aggregation, reference
     ).model_copy(update={
-        "salt": salt, "slides": marks, "made": provenance.now_iso(), "normals": _normal_slides(used, chosen, normals),
+        "salt": salt, "slides": tuple(sorted(marks)), "made": provenance.now_iso(),
+        "normals": _normal_slides(used, chosen, normals), "choice": method_choice and method_choice.choice,
+        "group_by": group_by, "groups": groups_of(scores, origins, patients, group_by), "smoothed": smoothed,
         **_cell_scale(normals.cells),
     })  # fmt: skip
-    data = calibration.model_dump_json(indent=2).encode()
-    objects.write_bytes(objects.join(bundle_uri, CALIBRATION), data)
+    calibration = Calibration.model_validate(calibration.model_dump() | {"id": calibration_id(calibration)})
+    write_calibration(bundle_uri, calibration)
     return calibration, normals.left_out
 
 
@@ -135,8 +166,7 @@ def _normal_slides(rows: list[SlideRow], chosen: list[str], normals: "_Normals")
 
 def _origin(row: SlideRow) -> dict[str, Any]:
     """Where a slide is from, in as many letters as a calibration takes."""
-    names = {"site": row.site, "scanner": row.scanner, "stain": row.stain}
-    return {kind: name and name[:MAX_NAME] for kind, name in names.items()}
+    return {kind: name and name[:MAX_NAME] for kind, name in row.origin.items()}
 
 
 @dataclass
@@ -196,69 +226,18 @@ def _score_normals(
     return normals
 
 
-def check(rows: list[SlideRow], bundle: Bundle, *, alpha: float) -> dict[str, str]:
-    """Refuse slides that are not normal, were trained on or are there twice, and too few patients for `alpha`.
-
-    Returns:
-        Slide id -> `identity.content`, of those that can be read.
-
-    Raises:
-        InputError: naming the slides.
-    """
-    not_normal = [row.slide_id for row in rows if row.label and not has_label(row.label, "normal")]
-    if not_normal:
-        raise InputError(f"calibration takes normal slides alone; labelled otherwise: {_first_five(not_normal)}")
-    check_alpha(alpha, len({row.patient for row in rows}))
-    contents = identity.contents(rows)
-    _check_unseen(rows, bundle.trained_on, contents)
-    places = {row.slide_id: contents.get(row.slide_id, row.uri) for row in rows}
-    if same := identity.groups(places):
-        raise InputError(
-            f"calibration counts each slide once; {len(same)} of its files are there under several ids: "
-            f"{'; '.join(' = '.join(ids[:5]) for ids in same[:3])}; keep one of each"
-        )
-    without_patient = sum(row.patient_id is None for row in rows)
-    if without_patient:
-        text = "%d of %d slides have no patient_id: each is taken for a patient of its own"
-        log.warning(text, without_patient, len(rows))
-    return contents
-
-
-def _check_unseen(rows: list[SlideRow], trained_on: identity.Seen, contents: Mapping[str, str]) -> None:
-    """Refuse slides that were trained on; warn of other slides of the same patients."""
-    trained = [r.slide_id for r in rows if identity.is_seen(r, trained_on, content=contents.get(r.slide_id))]
-    if trained:
-        raise InputError(
-            "calibration slides must not have been trained on, under whatever id (their scores are too low, and the "
-            f"false-alarm rate would not hold): {_first_five(trained)}"
-        )
-    known = [row.slide_id for row in rows if identity.patient_mark(row, trained_on.salt) in trained_on.marks]
-    if known:
-        log.warning(
-            "%d of %d slides are of patients whose other slides were trained on: their scores may be too low, and the "
-            "false-alarm rate may not hold; `uadray split` keeps patients together", len(known), len(rows),
-        )  # fmt: skip
-
-
-def _warn_of_equal_scores(scores: Mapping[str, float]) -> None:
-    """Warn of slides with the same score: one slide that was saved twice, or a detector that is broken."""
-    for ids in identity.groups({slide_id: repr(score) for slide_id, score in scores.items()})[:5]:
-        log.warning("%d slides have the same score; are they one? %s", len(ids), ", ".join(map(shown, ids[:5])))
-
-
 def _calibration(
-    scores: list[float], tiles: npt.NDArray[np.float64], bundle: Bundle, alpha: float, aggregation: AggregationConfig,
-    reference: TileReference,
+    scores: list[float], slides: list[npt.NDArray[np.float64]], bundle: Bundle, alpha: float,
+    aggregation: AggregationConfig, reference: TileReference,
 ) -> Calibration:  # fmt: skip
-    """The calibration of these slide scores, and of all tile scores of the slides; its id changes with what counts."""
-    ordered = tuple(sorted(scores))
-    name = provenance.fingerprint([bundle.id, repr(ordered), repr(alpha), aggregation.model_dump_json()])[:12]
+    """The calibration of these slide scores, and of the tile scores of each slide; not yet with a name of its own."""
+    tiles = np.concatenate(slides)
     median, p99 = (float(q) for q in np.quantile(tiles, [0.5, 0.99]))
     return Calibration(
-        id=name, bundle_id=bundle.id, aggregation=aggregation, alpha=alpha, scores=ordered,
+        id="", bundle_id=bundle.id, aggregation=aggregation, alpha=alpha, scores=tuple(sorted(scores)),
         tile_median=median, tile_p99=p99, tile_high=median + 1.5 * (p99 - median), tile_ceiling=reference.ceiling,
         tile_reference=None if reference == TileReference(ceiling=reference.ceiling) else reference,
-        tile_quantiles=tuple(np.quantile(tiles, np.linspace(0, 1, QUANTILES)).tolist()),
+        tile_quantiles=tuple(np.quantile(tiles, np.linspace(0, 1, QUANTILES)).tolist()), tile_tail=tile_tail_of(slides),
     )  # fmt: skip
 
 
@@ -270,8 +249,3 @@ def _cell_scale(cells: list[Cells]) -> dict[str, float]:
         return {}
     median, p99 = (float(q) for q in np.quantile(values, [0.5, 0.99]))
     return {"cell_median": median, "cell_p99": p99, "cell_high": median + 1.5 * (p99 - median)}
-
-
-def _first_five(names: list[str]) -> str:
-    """The first five names, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

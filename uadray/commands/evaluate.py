@@ -1,4 +1,4 @@
-"""`uadray evaluate`: scores and screenings by their labels; a generator, or a classifier, by real tiles."""
+"""`uadray evaluate`: scores and screenings by their labels; a detector by a protocol; a generator by real tiles."""
 
 from typing import Any, get_args
 
@@ -8,34 +8,75 @@ from uadray.storage import objects
 
 
 def run(
-    path: str, *, labels: str | None, outlines: str | None, data: str | None, out: str | None, options: dict[str, Any]
-) -> dict[str, Any]:
+    path: str, *, labels: str | None, outlines: str | None, data: str | None, out: str | None, options: dict[str, Any],
+    against: str | None = None, budget: int | None = None, protocol: str | None = None, normals: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Evaluate what lies at a path.
 
     Args:
-        path: a scores.parquet, the output folder of a screening, or the bundle of a generator or of a classifier.
+        path: a scores.parquet, the output folder of a screening, or a bundle.
         labels: of scores and screenings, see `uadray.evaluation.report`.
         outlines: of screenings.
-        data: real tiles, for bundles.
-        out: folder for what is said of a generator; beside its bundle unless given.
+        data: real tiles, for bundles; with a protocol the folder that its data lie in.
+        out: folder for what is said of a generator, beside its bundle unless given; and for all that a protocol leaves.
         options: of generators, fields of `uadray.evaluation.generator_report.Asked`; what is None is not given.
+        against: another screening of the same slides.
+        budget: slides that a reader reads a day.
+        protocol: YAML file, for detectors, see `uadray.commands.protocol`.
+        normals: manifest of slides of a screening that are known to be normal.
+
+    Returns:
+        The figures; of scores and screenings without curves and tables by subgroup, which `evaluation.json` has.
 
     Raises:
         InputError: options that do not go with what lies there, or see the modules named here.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    of_slides = {"--labels": labels, "--outlines": outlines, "--against": against, "--budget": budget,
+                 "--normals": normals}  # fmt: skip
     match _kind(path):
+        case "detector" if protocol is not None:
+            others = {f"--{_dashed(name)}": value for name, value in given.items()}
+            return _by_protocol(path, protocol, data=data, out=out, refused=of_slides | others)
+        case kind if protocol is not None:
+            raise InputError(f"--protocol judges a detector's bundle; {path} is {'a ' + kind if kind else 'none'}")
         case "generator" | "classifier" as kind:
-            _refuse(path, f"the bundle of a {kind}", {"--labels": labels, "--outlines": outlines})
+            _refuse(path, f"the bundle of a {kind}", of_slides)
             if data is None:
                 raise InputError(f"{path} is a {kind}; say which real tiles to judge it by: --data")
             return _generator(path, data, out, given) if kind == "generator" else _classifier(path, data, given)
         case "detector":
-            raise InputError(f"{path} is a detector; screen or score with it, and evaluate what that leaves")
+            raise InputError(
+                f"{path} is a detector; give --protocol, or screen or score with it, and evaluate what that leaves"
+            )
     _refuse(path, "no bundle", {"--data": data, "--out": out} | {f"--{_dashed(n)}": v for n, v in given.items()})
     from uadray.evaluation import report
 
-    return report.evaluate(path, labels=labels, outlines=outlines)
+    figures = report.evaluate(
+        path, labels=labels, outlines=outlines, against=against, budget=budget, normals=normals
+    )  # fmt: skip
+    return _without_curves(figures)
+
+
+def _by_protocol(
+    path: str, protocol: str, *, data: str | None, out: str | None, refused: dict[str, Any]
+) -> dict[str, Any]:
+    from uadray.commands import protocol as command
+
+    _refuse(path, "judged by a protocol", refused)
+    if out is None:
+        raise InputError("--protocol leaves manifests, scores and a page: give --out, a folder or s3:// URI for them")
+    return _without_curves(command.run(path, protocol, out=out, data=data))
+
+
+def _without_curves(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures that people read in a terminal: without those that are many numbers."""
+    left_out = {"curves", "curve", "band", "subgroups"}
+    return {
+        name: _without_curves(value) if isinstance(value, dict) else value
+        for name, value in figures.items()
+        if name not in left_out
+    }
 
 
 def _generator(path: str, data: str, out: str | None, given: dict[str, Any]) -> dict[str, Any]:

@@ -31,14 +31,13 @@ from uadray.decisions.higher_criticism import higher_criticism
 from uadray.decisions.neighbourhoods import Squares, diffused, grown, smoothed, squares_of
 from uadray.decisions.regions import largest_region
 from uadray.decisions.size_curve import size_curve
-from uadray.decisions.tile_reference import NO_REFERENCE, TileReference, ceiling_of, tail_scores_of
+from uadray.decisions.tile_reference import NO_REFERENCE, TileReference, ceiling_of
+from uadray.decisions.tile_tail import tile_tail_of
 from uadray.tiles.spec import TileSpec
 
 Scores = npt.NDArray[np.float64]
 
-Method = Literal[
-    "top", "smooth", "grow", "maximum", "quantile", "fraction", "region", "higher_criticism", "graph"
-]  # fmt: skip
+Method = Literal["top", "smooth", "grow", "maximum", "quantile", "fraction", "region", "higher_criticism", "graph"]
 
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -141,7 +140,7 @@ def reference_of(normals: Sequence[Squares], config: AggregationConfig) -> TileR
     """What `config` needs to know of normal slides, from their `scored_squares`."""
     plain = TileReference(
         ceiling=ceiling_of(normals) if config.method == "grow" else None,
-        tail_scores=tail_scores_of(normals) if config.method in WITH_TAIL else (),
+        tail=tile_tail_of([each.score for each in normals]) if config.method in WITH_TAIL else None,
     )
     if not config.by_size:
         return plain
@@ -172,7 +171,7 @@ def _score(squares: Squares, config: AggregationConfig, reference: TileReference
         case "region":
             return _region(squares, reference, config.tail)
         case "higher_criticism":
-            p = reference.p_values(squares.score)
+            p = reference.shares_above(squares.score)
             return higher_criticism(p) / math.sqrt(len(p))
 
 
@@ -182,7 +181,7 @@ def _fraction(squares: Squares, reference: TileReference, tail: float) -> float:
     Small slides often have the same number of them. The highest score breaks such ties: it adds less than one square.
     """
     n_above = int((squares.score > reference.score_at(tail)).sum())
-    highest = 1 - float(reference.p_values(squares.score.max(keepdims=True))[0])
+    highest = 1 - float(reference.shares_above(squares.score.max(keepdims=True))[0]) / 2
     return (n_above + highest) / len(squares.score)
 
 
@@ -194,8 +193,8 @@ def _region(squares: Squares, reference: TileReference, tail: float) -> float:
     """
     region = largest_region(squares, reference.score_at(tail))
     scores = squares.score[region] if len(region) else squares.score.max(keepdims=True)
-    p = reference.p_values(scores)
-    more = float((1 - p / tail).mean()) if len(region) else 1 - float(p[0])
+    p = reference.shares_above(scores)
+    more = float((1 - p / tail).mean()) if len(region) else 1 - float(p[0]) / 2
     return (len(region) + min(max(more, 0.0), 1.0)) * (squares.side_um / 1000) ** 2
 
 

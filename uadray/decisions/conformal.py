@@ -24,7 +24,8 @@ import numpy.typing as npt
 from pydantic import Field, FiniteFloat, StringConstraints, model_validator
 
 from uadray.config import Config
-from uadray.decisions.aggregation import AggregationConfig
+from uadray.decisions.aggregation import WITH_TAIL, AggregationConfig
+from uadray.decisions.choosing import Choice
 from uadray.decisions.false_alarms import false_alarm_interval, normals_needed
 from uadray.decisions.p_values import p_value, p_values, smoothed_p_value, threshold_of, uniform_of
 from uadray.decisions.tile_reference import TileReference
@@ -90,8 +91,9 @@ class Calibration(Config):
         aggregation: how they were made; screening uses the same.
         alpha: the stated false-alarm rate: at most this share of normal slides is called anomalous.
         scores: of the normal slides, one a patient, ascending.
-        slides: marks of all slides that were scored for it (`slides.identity`), sorted. A screening notes when it
-            meets such a slide again: its own score is among those that it is compared with.
+        slides: marks of all slides that were scored for it (`slides.identity`), sorted, those that chose the method
+            among them. A screening notes when it meets such a slide again: its own score is among those that it is
+            compared with, or its label has told which scores to make.
         salt: with which these marks were made.
         tile_median: median score of all their tiles; the pale end of a heatmap.
         tile_p99: 99 % of their tiles score less; a heatmap rings the tiles above it.
@@ -109,6 +111,7 @@ class Calibration(Config):
         group_by: what a slide's group is made of; empty where all slides are compared with all.
         groups: the normal slides of each group, those with too few to be used among them.
         smoothed: whether decisions are made by smoothed p-values.
+        choice: how the method was chosen, where it was (`decisions.choosing`).
         tile_tail: scores of their tiles, for `tile_p_values`; None in calibrations of older versions.
     """
 
@@ -134,11 +137,14 @@ class Calibration(Config):
     groups: tuple[CalibrationGroup, ...] = Field(default=(), max_length=MAX_GROUPS)
     smoothed: bool = False
     tile_tail: TileTail | None = None
+    choice: Choice | None = None
 
     @model_validator(mode="after")
     def _has_ceiling(self) -> "Calibration":
         if self.aggregation.method == "grow" and self.tile_ceiling is None:
             raise ValueError("slide scores by `grow` need a tile_ceiling")
+        if self.aggregation.method in WITH_TAIL and self.reference.tail is None:
+            raise ValueError(f"slide scores by `{self.aggregation.method}` need a tile_reference with a tail")
         return self
 
     @model_validator(mode="after")
@@ -183,7 +189,8 @@ def _check_ascending(scores: Sequence[float]) -> None:
 
 def calibration_id(calibration: Calibration) -> str:
     """The name of a calibration: it changes with all that decisions and pictures rest on, and with nothing else."""
-    return fingerprint([calibration.model_dump_json(exclude={"id", "made", "salt", "slides", "normals"})])[:12]
+    rest = {"id", "made", "salt", "slides", "normals", "choice"}
+    return fingerprint([calibration.model_dump_json(exclude=rest)])[:12]
 
 
 def tile_p_values(scores: Floats, calibration: Calibration) -> Floats:

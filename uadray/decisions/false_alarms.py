@@ -41,7 +41,9 @@ def normals_needed(alpha: float) -> int:
     >>> normals_needed(0.05), normals_needed(0.1)
     (19, 9)
     """
-    n = max(1, math.ceil(1 / max(alpha, 1e-300)) - 1)
+    if alpha < 1e-12:  # nobody has so many slides, and floating-point numbers do not tell n from n + 1
+        return math.ceil(1 / max(alpha, 1e-300))
+    n = max(1, math.ceil(1 / alpha) - 1)
     while 1 / (n + 1) > alpha:
         n += 1
     while n > 1 and 1 / n <= alpha:

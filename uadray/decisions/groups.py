@@ -9,9 +9,10 @@ says that it was so.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, get_args
 
-from uadray.decisions.conformal import MAX_NAME, Calibration, CalibrationGroup, Kind, one_a_patient
-from uadray.decisions.false_alarms import normals_needed, rank_of
+from uadray.decisions.conformal import MAX_GROUPS, MAX_NAME, Calibration, CalibrationGroup, Kind, one_a_patient
+from uadray.decisions.false_alarms import false_alarm_interval, normals_needed, rank_of
 from uadray.errors import InputError
 
 POOL = "pool"
@@ -50,6 +51,22 @@ def reference_of(calibration: Calibration, origin: Origin) -> Reference:
     if rank_of(calibration.alpha, len(group.scores)) < 1:
         return Reference(POOL, calibration.scores, missing(name, len(group.scores), calibration.alpha))
     return Reference(name, group.scores)
+
+
+def kinds_of(text: str) -> tuple[Kind, ...]:
+    """What `--by` names, each once and always in the same order; none of an empty text.
+
+    >>> kinds_of("scanner,site")
+    ('site', 'scanner')
+
+    Raises:
+        InputError: it names something else.
+    """
+    named = {part.strip() for part in text.split(",") if part.strip()}
+    known: tuple[Kind, ...] = get_args(Kind)
+    if unknown := sorted(named.difference(known)):
+        raise InputError(f"--by {text}: slides have no {unknown[0]}; groups can be made by {', '.join(known)}")
+    return tuple(kind for kind in known if kind in named)
 
 
 def values_of(origin: Origin, group_by: Sequence[Kind]) -> dict[Kind, str] | None:
@@ -96,8 +113,14 @@ def groups_of(
     )
 
 
-def check_groups(sizes: Mapping[str, int], group_by: Sequence[Kind], alpha: float) -> list[str]:
-    """Which groups are too small to be judged by themselves, in words.
+def too_small(sizes: Mapping[str, int], alpha: float) -> list[str]:
+    """Which groups are too small to be judged by themselves, in words; `sizes` is name -> slides, one a patient."""
+    small = [missing(name, n, alpha) for name, n in sizes.items() if rank_of(alpha, n) < 1]
+    return [f"{text}; it is judged by the pool" for text in small]
+
+
+def check_groups(sizes: Mapping[str, int], group_by: Sequence[Kind], alpha: float) -> None:
+    """Refuse groups of which none can be judged by itself, and more groups than a calibration can have.
 
     Args:
         sizes: name of each group -> its slides, one a patient.
@@ -105,14 +128,15 @@ def check_groups(sizes: Mapping[str, int], group_by: Sequence[Kind], alpha: floa
         alpha: the stated false-alarm rate.
 
     Raises:
-        InputError: all of them are, or there is none: then nothing would be judged by group.
+        InputError: with the slides that each lacks.
     """
+    if len(sizes) > MAX_GROUPS:
+        raise InputError(f"--by {','.join(group_by)}: {len(sizes)} groups are too many, {MAX_GROUPS} can be kept")
     small = [missing(name, n, alpha) for name, n in sizes.items() if rank_of(alpha, n) < 1]
     if group_by and len(small) == len(sizes):
         told = "; ".join(small[:5]) or f"no slide of the manifest has a {' and a '.join(group_by)}"
         more = f" and {len(small) - 5} more" if len(small) > 5 else ""
         raise InputError(f"--by {','.join(group_by)}: no group has enough normal slides: {told}{more}; leave --by out")
-    return [f"{text}; it is judged by the pool" for text in small]
 
 
 def missing(name: str, n_slides: int, alpha: float) -> str:
@@ -124,3 +148,20 @@ def missing(name: str, n_slides: int, alpha: float) -> str:
     needed = normals_needed(alpha)
     has = f"{n_slides} slide" + ("s" if n_slides != 1 else "")
     return f"{name} has {has}, {needed} are needed at alpha {alpha:g}: {needed - n_slides} more"
+
+
+def stated_rates(calibration: Calibration) -> dict[str, Any]:
+    """What a calibration promises: the rate, its 95 % interval, and by group; and which groups have too few slides."""
+    alpha, sizes = calibration.alpha, {group_name(g.values): len(g.scores) for g in calibration.groups}
+    small = too_small(sizes, alpha)
+    groups = {name: {"slides": n, **_rate(calibration, n)} for name, n in sizes.items() if rank_of(alpha, n)}
+    by_group = {"groups": groups, "judged_by_the_pool": small} if calibration.group_by else {}
+    return {"alpha": alpha, **_rate(calibration, len(calibration.scores)), **by_group}
+
+
+def _rate(calibration: Calibration, n: int) -> dict[str, float]:
+    """The false-alarm rate that n slides give: on average over calibrations, and where this one's lies."""
+    alpha, smoothed = calibration.alpha, calibration.smoothed
+    low, high = false_alarm_interval(alpha, n, smoothed=smoothed)
+    mean = alpha if smoothed else rank_of(alpha, n) / (n + 1)
+    return {"false_alarm_rate": mean, "false_alarm_low": low, "false_alarm_high": high}

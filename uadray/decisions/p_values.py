@@ -7,6 +7,7 @@ that a slide is decided the same every time.
 """
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,13 +24,17 @@ def p_value(score: float, calibration_scores: Sequence[float]) -> float:
 
     >>> p_value(5.0, (1.0, 2.0, 3.0))
     0.25
+
+    Args:
+        score: of the slide.
+        calibration_scores: [n], ascending, as calibrations have them.
     """
     n = len(calibration_scores)
-    return (1 + sum(s >= score for s in calibration_scores)) / (n + 1)
+    return (1 + n - bisect_left(calibration_scores, score)) / (n + 1)
 
 
 def p_values(scores: Floats, calibration_scores: Sequence[float] | Floats) -> Floats:
-    """`p_value` of many slides, of any shape; NaN of a score that is NaN.
+    """`p_value` of many slides, of any shape, among scores in any order; NaN of a score that is NaN.
 
     >>> p_values(np.array([5.0, 2.0]), (1.0, 2.0, 3.0)).tolist()
     [0.25, 0.75]
@@ -44,10 +49,15 @@ def smoothed_p_value(score: float, calibration_scores: Sequence[float], u: float
 
     >>> smoothed_p_value(2.0, (1.0, 2.0, 3.0), 0.5)
     0.5
+
+    Args:
+        score: of the slide.
+        calibration_scores: [n], ascending.
+        u: see `uniform_of`.
     """
-    above = sum(s > score for s in calibration_scores)
-    equal = sum(s == score for s in calibration_scores)
-    return (above + u * (1 + equal)) / (len(calibration_scores) + 1)
+    n, last = len(calibration_scores), bisect_right(calibration_scores, score)
+    equal = last - bisect_left(calibration_scores, score)
+    return (n - last + u * (1 + equal)) / (n + 1)
 
 
 def uniform_of(slide_id: str, calibration: str) -> float:
@@ -64,7 +74,7 @@ def threshold_of(scores: Sequence[float], alpha: float, u: float | None = None) 
     """The score above which a slide is anomalous.
 
     Args:
-        scores: of the normal slides that it is compared with.
+        scores: of the normal slides that it is compared with, ascending.
         alpha: which they can state, see `check_alpha`.
         u: of its smoothed p-value. With one, a slide that scores lower is normal, and one that has just this score may
             be either. Where it would be called whatever its score, the lowest score is returned.
@@ -76,4 +86,4 @@ def threshold_of(scores: Sequence[float], alpha: float, u: float | None = None) 
     k = rank_of(alpha, n)
     if u is not None and k < n and (k + u) / (n + 1) <= alpha:
         k += 1
-    return sorted(scores, reverse=True)[k - 1] if k else math.inf
+    return scores[n - k] if k else math.inf

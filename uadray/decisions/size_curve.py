@@ -3,9 +3,8 @@
 The highest tenth of fifty squares varies more than that of five thousand, and the maximum of many is higher than that
 of few: under one threshold for all, small slides or large ones would be called more often. A curve is fitted to
 connected windows of the calibration's own normal slides, which are smaller slides of the same tissue with the same
-likeness of neighbours: the mean score at each size, and the deviation, whose variance is a part that stays (slides
-differ) and a part that falls with the number of squares. A score is then moved and stretched to what it would be had
-the slide as many squares as the median slide of the calibration, so that it keeps its unit.
+likeness of neighbours: the mean score at each size, and its deviation. A score is then moved and stretched to what it
+would be had the slide as many squares as the median slide of the calibration, so that it keeps its unit.
 """
 
 import math
@@ -24,13 +23,17 @@ SMALLEST = 8
 """The smallest window, in squares; the next ones have twice as many each."""
 
 WINDOWS = 8
-"""Windows of each size in each slide."""
+"""The most windows of each size in each slide."""
 
 MIN_SLIDES = 5
 """So many slides must have a size for the curve to reach there; beyond its ends it stays as it is there."""
 
-MOST_SLIDES = 200
+MOST_SLIDES = 100
 """Slides that a curve is fitted to, so that calibrations of large archives stay quick."""
+
+
+MIN_VARIANCE = 1e-9
+"""Where scores of some size vary less, as a share of what they do at others, nothing can be told of them."""
 
 
 class SizeCurve(Config):
@@ -72,33 +75,25 @@ def size_curve(normals: Sequence[Squares], score: Callable[[Squares], float]) ->
     """The curve of a score over normal slides; None where too few slides or squares tell of one.
 
     Means: from each size to the next, the mean of the differences within those slides that have both (a slide that
-    scores high does so at all sizes, and the larger sizes are of fewer slides). Variances: `v0 + v1 / n` by
-    non-negative least squares, each slide counting the same.
+    scores high does so at all sizes, and the larger sizes are of fewer slides). Windows of one slide have the same
+    centres at all sizes. Variances: their logarithm is a parabola over that of the size, by least squares.
     """
     normals = [normals[i] for i in np.linspace(0, len(normals) - 1, min(len(normals), MOST_SLIDES)).astype(int)]
     largest = sorted((len(each.score) for each in normals), reverse=True)
     if len(normals) < MIN_SLIDES or largest[MIN_SLIDES - 1] < 2 * SMALLEST:
         return None
     n_sizes = 1 + int(math.log2(largest[MIN_SLIDES - 1] / SMALLEST))
-    sizes = SMALLEST * 2.0 ** np.arange(n_sizes)
-    rng = np.random.default_rng(0)
-    scores = np.full((len(normals), n_sizes, WINDOWS), np.nan)
-    for i, squares in enumerate(normals):
-        centres = rng.integers(len(squares.score), size=WINDOWS).tolist()
-        for k, size in enumerate(sizes[sizes <= len(squares.score)]):
-            scores[i, k] = [score(window(squares, int(size), centre)) for centre in centres]
-    mean = _means(scores.mean(2))
+    sizes = np.asarray(SMALLEST * 2.0 ** np.arange(n_sizes), np.float64)
+    scores = _of_windows(normals, score, sizes)
+    mean, place = _means(scores), np.log(sizes)
     residual = scores - mean[:, None]
     residual -= np.nanmean(residual)
-    variances = (residual**2).mean(2)
-    if not (np.nanmean(variances, 0) > 0).all():
+    variances = _mean_of_known(residual**2)
+    variance = np.nanmean(variances, 0)
+    if variance.min() <= MIN_VARIANCE * variance.max():
         return None
-    n_slides = np.isfinite(variances).sum(0)
-    place = np.log(sizes)
-    power = np.polynomial.Polynomial.fit(
-        place, np.log(np.nanmean(variances, 0)), min(2, n_sizes - 1), w=np.sqrt(n_slides)
-    )
-    fitted = np.exp(power(place))
+    degree, weight = min(2, n_sizes - 1), np.sqrt(np.isfinite(variances).sum(0))
+    fitted = np.exp(np.polynomial.Polynomial.fit(place, np.log(variance), degree, w=weight)(place))
     return SizeCurve(
         n_squares=tuple(sizes.tolist()), mean=tuple(mean.tolist()), deviation=tuple(np.sqrt(fitted).tolist()),
         typical=float(np.median(largest)),
@@ -113,7 +108,32 @@ def window(squares: Squares, size: int, centre: int) -> Squares:
     return Squares(row - row.min(), column - column.min(), squares.score[chosen], squares.side_um)
 
 
-def _means(of_slides: Floats) -> Floats:
-    """The mean at each size, from means [slide, size] with NaN where a slide is too small."""
-    steps = [np.nanmean(of_slides[:, k] - of_slides[:, k - 1]) for k in range(1, of_slides.shape[1])]
-    return np.asarray(np.nanmean(of_slides[:, 0]) + np.concatenate([[0.0], np.cumsum(steps)]))
+def _of_windows(normals: Sequence[Squares], score: Callable[[Squares], float], sizes: Floats) -> Floats:
+    """[slides, sizes, windows] the scores of windows, NaN where there is none.
+
+    A slide has twice as many windows of a size as go into it side by side, `WINDOWS` at most, around the same centres
+    at all sizes: how the score goes with the size is then told by the same places.
+    """
+    rng = np.random.default_rng(0)
+    scores = np.full((len(normals), len(sizes), WINDOWS), np.nan)
+    for i, squares in enumerate(normals):
+        n_squares = len(squares.score)
+        centres = rng.integers(n_squares, size=WINDOWS)
+        for k, size in enumerate(sizes[sizes <= n_squares].astype(int).tolist()):
+            for j, centre in enumerate(centres[: 2 * n_squares // size].tolist()):
+                scores[i, k, j] = score(window(squares, size, centre))
+    return scores
+
+
+def _means(scores: Floats) -> Floats:
+    """The mean at each size, from scores [slides, sizes, windows]."""
+    steps = _mean_of_known(np.diff(scores, axis=1))
+    return np.asarray(np.nanmean(scores[:, 0]) + np.append(0.0, np.nanmean(steps, 0).cumsum()))
+
+
+def _mean_of_known(values: Floats) -> Floats:
+    """The mean over the last axis of what is no NaN; NaN where all is."""
+    known = np.isfinite(values)
+    n_known = known.sum(-1)
+    total = np.where(known, values, 0.0).sum(-1)
+    return np.where(n_known > 0, total / np.maximum(n_known, 1), np.nan)

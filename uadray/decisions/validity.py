@@ -100,13 +100,17 @@ def validity(decisions: pa.Table, *, alpha: float, n_calibration: int | None) ->
 def holding(decisions: pa.Table, calibration: Calibration) -> list[bool | None]:
     """The column `calibration_holds` of these decisions of one bundle, in their order.
 
-    It is the same for all slides of a site and scanner, see `GroupValidity.holds`.
+    It is the same for all slides of a site and scanner: false where they have drifted from the calibration's; true
+    where `JUDGED` of them were judged and no more are called than chance allows. Where more are called, they may be
+    anomalous or the calibration may be wrong: among slides whose truth is not known nobody can tell, and it is None.
     """
     judged = judged_slides(decisions)
     groups = validity(judged, alpha=calibration.alpha, n_calibration=len(calibration.scores))
     drifted = {(each.site, each.scanner) for each in drift(decisions, calibration) if each.measure is not None}
     holds: dict[tuple[str, str], bool | None] = dict.fromkeys(drifted, False)
-    holds |= {(each.site, each.scanner): each.holds(drifted) for each in groups}
+    for each in groups:
+        name = each.site, each.scanner
+        holds.setdefault(name, None if each.too_many else each.holds(drifted))
     return [holds.get(name, holds.get(OTHER)) for name in zip(*_origins(decisions), strict=True)]
 
 

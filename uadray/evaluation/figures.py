@@ -9,19 +9,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from uadray.errors import InputError
-from uadray.evaluation.detection import Bools, auroc, detection
+from uadray.evaluation.detection import auroc
+from uadray.evaluation.intervals import exact_interval
+from uadray.evaluation.judged import (
+    finite_scores,
+    groups_of,
+    is_anomalous,
+    judged_slides,
+    labelled_slides,
+    left_out,
+    slide_scores,
+)
 from uadray.evaluation.outlines import tile_truth
+from uadray.evaluation.performance import performance
+from uadray.evaluation.subgroups import subgroups
+from uadray.evaluation.trivial import beyond_trivial, trivial_aurocs, trivial_scores, trivial_tile_scores
+from uadray.evaluation.uniform import uniformity
 from uadray.slides.manifest import SlideRow
 from uadray.tiles.cells import without_cells
 from uadray.tiles.grid import slide_of
-
-TRIVIAL = {"mean_saturation": ("mean_saturation", 1.0), "minus_mean_green": ("mean_green", -1.0)}
-"""Scores that need no model: name -> column, and the sign that makes higher = more abnormal. A detector that does not
-stand clearly above them has not worked."""
 
 
 def figures_of_scores(table: pa.Table, rows: Sequence[SlideRow] = ()) -> dict[str, Any]:
@@ -42,7 +51,7 @@ def figures_of_scores(table: pa.Table, rows: Sequence[SlideRow] = ()) -> dict[st
     by_id = {row.slide_id: row for row in rows}
     if by_id and not by_id.keys() & set(slides):
         raise InputError("scores: none of the slides of --labels is among them; is it the manifest that was scored?")
-    finite, n_not_finite = _finite(table["score"])
+    finite, n_not_finite = finite_scores(table["score"])
     kept = np.flatnonzero(finite)
     scored, slides = table.take(kept), [slides[i] for i in kept]
     labels = [
@@ -53,27 +62,11 @@ def figures_of_scores(table: pa.Table, rows: Sequence[SlideRow] = ()) -> dict[st
         raise InputError("scores: every tile needs a label (the name of its folder); some have none")
     anomalous = np.array([is_anomalous(label) for label in labels], dtype=bool)
     scores = scored["score"].to_numpy().astype(np.float64)
-    groups, grouped_by = _groups(slides, rows)
-    figures = detection(scores, anomalous, groups=groups) | {"grouped_by": grouped_by}
+    groups, grouped_by = groups_of(slides, rows)
+    figures = performance(scores, anomalous, groups=groups) | {"grouped_by": grouped_by}
     figures |= {"n_unscored": len(table) - len(scored), "n_not_finite": n_not_finite}
-    return figures | {"trivial": _trivial(scored, anomalous)}
-
-
-def scored_slides(decisions: Mapping[str, Mapping[str, Any]], rows: Sequence[SlideRow]) -> list[SlideRow]:
-    """The slides that have a label and a finite score.
-
-    Args:
-        decisions: rows of `SLIDE_DECISIONS` by slide id.
-        rows: the manifest.
-    """
-    judged = [r for r in labelled_slides(decisions, rows) if decisions[r.slide_id]["state"] == "scored"]
-    finite, _ = _finite(_slide_scores(decisions, judged))
-    return [judged[i] for i in np.flatnonzero(finite)]
-
-
-def labelled_slides(decisions: Mapping[str, Mapping[str, Any]], rows: Sequence[SlideRow]) -> list[SlideRow]:
-    """The slides that have a label and a decision, whatever it is."""
-    return [r for r in rows if r.label and r.slide_id in decisions]
+    beyond = beyond_trivial(scores, trivial_tile_scores(scored), anomalous, groups=groups)
+    return figures | {"trivial": trivial_aurocs(scored, anomalous), "beyond_trivial": beyond}
 
 
 def figures_of_slides(decisions: Mapping[str, Mapping[str, Any]], rows: Sequence[SlideRow]) -> dict[str, Any]:
@@ -82,22 +75,40 @@ def figures_of_slides(decisions: Mapping[str, Mapping[str, Any]], rows: Sequence
     Args:
         decisions: rows of `SLIDE_DECISIONS` by slide id.
         rows: the manifest.
+
+    Returns:
+        Those of `performance` of the slides that neither training nor calibration used, and `slide_auroc`, the same as
+        `auroc`; `slides_not_scored`, `slides_not_finite`, `slides_left_out` by what used them; of the decisions
+        `alpha`, `false_alarms`, `found` and its exact interval `found_ci95`; `slide_trivial`, the AUROC of trivial
+        scores, and `beyond_trivial`; `subgroups`; `p_values` (see `uniform`), whose curve and band are `calibration`
+        and `calibration_band` among the `curves`.
+
+    Raises:
+        InputError: scored slides of one class only.
     """
-    labelled, scored = labelled_slides(decisions, rows), scored_slides(decisions, rows)
-    judged = [r for r in labelled if decisions[r.slide_id]["state"] == "scored"]
-    anomalous = np.array([is_anomalous(r.label) for r in scored], dtype=bool)
-    scores = np.array([decisions[r.slide_id]["score"] for r in scored], dtype=np.float64)
-    groups, grouped_by = _groups([r.slide_id for r in scored], rows)
-    figures = detection(scores, anomalous, groups=groups) if scored else {}
-    called = np.array([decisions[r.slide_id]["decision"] == "anomalous" for r in scored], dtype=bool)
+    labelled, judged = labelled_slides(decisions, rows), judged_slides(decisions, rows)
+    scored = [r for r in labelled if decisions[r.slide_id]["state"] == "scored"]
+    anomalous, called, n = judged.anomalous, judged.called, len(judged.scores)
+    figures = performance(judged.scores, anomalous, groups=judged.groups) if n else {}
+    trivial = trivial_scores(judged.decisions)
+    p_values = uniformity([d for d, is_ill in zip(judged.decisions, anomalous, strict=True) if not is_ill])
+    if p_values is not None and n:
+        curves = {"calibration": p_values.pop("curve"), "calibration_band": p_values.pop("band")}
+        figures["curves"] = figures["curves"] | curves
     return figures | {
-        "grouped_by": grouped_by,
+        "grouped_by": judged.grouped_by,
         "slide_auroc": figures.get("auroc"),
-        "slides_not_scored": len(labelled) - len(scored),
-        "slides_not_finite": _finite(_slide_scores(decisions, judged))[1],
-        "alpha": decisions[scored[0].slide_id]["alpha"] if scored else None,
+        "slides_not_scored": len(labelled) - n,
+        "slides_not_finite": finite_scores(slide_scores(decisions, scored))[1],
+        "slides_left_out": left_out(decisions, rows),
+        "alpha": judged.decisions[0]["alpha"] if n else None,
         "false_alarms": int((called & ~anomalous).sum()),
         "found": int((called & anomalous).sum()),
+        "found_ci95": exact_interval(int((called & anomalous).sum()), int(anomalous.sum())),
+        "slide_trivial": {name: auroc(values, anomalous) for name, values in trivial.items()},
+        "beyond_trivial": beyond_trivial(judged.scores, trivial, anomalous, groups=judged.groups) if n else None,
+        "p_values": p_values,
+        "subgroups": subgroups(judged),
     }
 
 
@@ -111,7 +122,7 @@ def figures_of_tiles(slides: Iterable[tuple[SlideRow, pa.Table, Any]], rows: Seq
     """
     tables, truths, slide_ids, n_not_finite = [], [], [], 0
     for row, tiles, outline in slides:
-        finite, n_bad = _finite(tiles["score"])
+        finite, n_bad = finite_scores(tiles["score"])
         tiles, n_not_finite = without_cells(tiles).filter(pa.array(finite)), n_not_finite + n_bad
         tables.append(tiles)
         truths.append(tile_truth(tiles, outline) if outline is not None else np.zeros(len(tiles), np.int8))
@@ -122,29 +133,12 @@ def figures_of_tiles(slides: Iterable[tuple[SlideRow, pa.Table, Any]], rows: Seq
     table = table.filter(pa.array(kept))
     if anomalous.all() or not anomalous.any():
         return {"tile_auroc": None, "tiles_note": "tiles of one class only"}
-    groups, grouped_by = _groups([slide_ids[i] for i in np.flatnonzero(kept)], rows)
-    figures = detection(table["score"].to_numpy().astype(np.float64), anomalous, groups=groups)
+    groups, grouped_by = groups_of([slide_ids[i] for i in np.flatnonzero(kept)], rows)
+    scores = table["score"].to_numpy().astype(np.float64)
+    figures = performance(scores, anomalous, groups=groups)
     figures |= {"grouped_by": grouped_by, "n_left_out": int((~kept).sum()), "n_not_finite": n_not_finite}
-    return {"tile_auroc": figures["auroc"], "tiles": figures, "trivial": _trivial(table, anomalous)}
-
-
-def is_anomalous(label: str | None) -> bool:
-    """True for every label but `normal`, however it is written: the detector is not told which anomaly it is."""
-    return (label or "").casefold() != "normal"
-
-
-def _groups(slides: Sequence[str | None], rows: Sequence[SlideRow]) -> tuple[npt.NDArray[np.str_], str]:
-    """The group of each sample, and what a group is: a patient where `rows` know any, else a slide, else a tile.
-
-    A slide without a patient is a group by itself, and so is a tile without a slide.
-    """
-    patients = {row.slide_id: row.patient_id for row in rows if row.patient_id}
-    names = [
-        f"tile {i}" if not slide else f"patient {patients[slide]}" if slide in patients else f"slide {slide}"
-        for i, slide in enumerate(slides)
-    ]
-    grouped_by = "patient" if any(s in patients for s in slides) else "slide" if any(slides) else "tile"
-    return np.array(names, dtype=np.str_), grouped_by
+    figures["beyond_trivial"] = beyond_trivial(scores, trivial_tile_scores(table), anomalous, groups=groups)
+    return {"tile_auroc": figures["auroc"], "tiles": figures, "trivial": trivial_aurocs(table, anomalous)}
 
 
 def _slides_of(table: pa.Table) -> list[str | None]:
@@ -153,32 +147,3 @@ def _slides_of(table: pa.Table) -> list[str | None]:
     tile_ids = table["tile_id"].to_pylist() if "tile_id" in table.column_names else [None] * n
     slide_ids = table["slide_id"].to_pylist() if "slide_id" in table.column_names else [None] * n
     return [slide or slide_of(tile_id or "") for slide, tile_id in zip(slide_ids, tile_ids, strict=True)]
-
-
-def _slide_scores(decisions: Mapping[str, Mapping[str, Any]], rows: Sequence[SlideRow]) -> pa.Array:
-    return pa.array([decisions[r.slide_id]["score"] for r in rows], pa.float64())
-
-
-def _finite(scores: pa.Array | pa.ChunkedArray) -> tuple[Bools, int]:
-    """Which scores are numbers, and how many are NaN or infinite: these are faults, and not scores that are missing.
-
-    Raises:
-        InputError: the column has something else than numbers.
-    """
-    try:
-        values = scores.cast(pa.float64()).to_numpy(zero_copy_only=False)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise InputError(f"scores: the column score has {scores.type}, expected numbers") from error
-    finite = np.isfinite(values)
-    return finite, int(len(scores) - scores.null_count - finite.sum())
-
-
-def _trivial(table: pa.Table, anomalous: Bools) -> dict[str, float | None]:
-    """The AUROC of each trivial score whose column is there."""
-    aurocs: dict[str, float | None] = {}
-    for name, (column, sign) in TRIVIAL.items():
-        if column in table.column_names:
-            finite, _ = _finite(table[column])
-            values = table[column].to_numpy().astype(np.float64)[finite]
-            aurocs[name] = auroc(sign * values, anomalous[finite])
-    return aurocs

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from uadray.decisions.conformal import Calibration
@@ -25,13 +26,14 @@ class ExportOptions:
         quantile: a threshold by the share of normal tiles below it (0 to 1), in the place of `threshold`.
         all_tiles: write every tile, and not only what is above the threshold.
         coordinates: `level0` are those of the slide's file. `qupath` are those that QuPath shows: it cuts a slide to
-            its bounds, where OpenSlide knows any, and counts from their upper left corner.
+            its bounds, where OpenSlide knows any, and counts from their upper left corner. None, before a format is
+            chosen: what suits it (`catalog.Format.coordinates`).
     """
 
     threshold: float | None = None
     quantile: float | None = None
     all_tiles: bool = False
-    coordinates: Coordinates = "level0"
+    coordinates: Coordinates | None = None
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,24 @@ class ExportedSlide:
         x, y, width, height = sides
         return None if x is None or y is None or width is None or height is None else (x, y, width, height)
 
+    def scored_boxes(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """The tiles that have a score, row by row: [n, 4] x, y, width, height in level-0 pixels, and their scores."""
+        scores = self.tiles["score"].to_numpy()
+        boxes = boxes_of(self.tiles)
+        order = np.lexsort((boxes[:, 0], boxes[:, 1]))
+        order = order[np.isfinite(scores[order])]
+        return boxes[order], scores[order]
+
+    def normal_share(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
+        """The share of normal tiles that score less, 0 to 1; None where the calibration does not tell."""
+        if self.scale is None or not self.scale.quantiles:
+            return None
+        return np.interp(scores, self.scale.quantiles, np.linspace(0, 1, len(self.scale.quantiles)))
+
     def origin(self, options: ExportOptions) -> tuple[int, int]:
         """The level-0 place that is (0, 0) in the coordinates that are asked for."""
         bounds = self.bounds_level0_px
-        return (0, 0) if options.coordinates == "level0" or bounds is None else bounds[:2]
+        return bounds[:2] if options.coordinates == "qupath" and bounds is not None else (0, 0)
 
     def threshold(self, options: ExportOptions) -> float:
         """The tile score above which a tile is shown as abnormal.
@@ -156,6 +172,12 @@ def checked_tiles(table: pa.Table, slide_id: str) -> pa.Table:
         if len(values) and not least <= values.min() <= values.max() <= 2**31:
             raise SlideError(slide_id, "unreadable", f"its tiles have a {name} of {values.min()} to {values.max()} px")
     return tiles
+
+
+def boxes_of(tiles: pa.Table) -> npt.NDArray[np.int64]:
+    """[n, 4] x, y, width and height of tiles, in level-0 pixels."""
+    sides = ("x_level0_px", "y_level0_px", "width_level0_px", "height_level0_px")
+    return np.stack([tiles[side].to_numpy() for side in sides], axis=1)
 
 
 def finite(score: float | None) -> float | None:

@@ -19,6 +19,7 @@ from uadray.exports.exported_slide import Coordinates, ExportedSlide, ExportOpti
 from uadray.exports.scores_file import slides_of_scores
 from uadray.screening.bundles import read_calibration
 from uadray.screening.decision_segments import read_decisions
+from uadray.screening.kept_calibrations import read_kept
 from uadray.screening.run_record import MAX_BYTES, RUN, read_run_record
 from uadray.storage import objects
 from uadray.tiles.spec import TileSpec, as_kept
@@ -120,6 +121,7 @@ def _of_screening(out: str, bundle: str | None) -> tuple[Source, ...]:
     made = []
     for each in recorded:
         scale, of_bundle, _, why = _of_bundle(bundle or each.uri or None, each.calibration_id)
+        scale = _kept_scale(top, each.calibration_id) or scale
         rows = table.filter(pa.array([(name or "") == each.folder for name in table["bundle"].to_pylist()], pa.bool_()))
         made.append(
             Source(
@@ -156,6 +158,14 @@ def _of_bundle(uri: str | None, calibration_id: str | None) -> tuple[Scale | Non
         why = f"{uri} has been calibrated anew ({calibration.id}); these decisions are of {calibration_id}"
         return None, described.tiles, described.name, why
     return Scale.of(calibration), described.tiles, described.name, ""
+
+
+def _kept_scale(top: str, calibration_id: str) -> Scale | None:
+    """The scale of a calibration that lies in the screening's folder, of one that was decided anew; else None."""
+    try:
+        return Scale.of(read_kept(top, calibration_id))
+    except InputError:  # there is none, as in most; or it is none, and the bundle's counts if it is the right one
+        return None
 
 
 def _read_tiles(uri: str, decision: Mapping[str, Any]) -> pa.Table:

@@ -23,6 +23,8 @@ from uadray.decisions.validity import GroupValidity, judged_slides, most_common,
 from uadray.decisions.verdict import STATES
 from uadray.detectors.description import described_bundle
 from uadray.errors import UadrayError, shown_text
+from uadray.screening import kept_calibrations
+from uadray.screening.bundle_calibrations import is_kept, kept_calibration
 from uadray.screening.bundles import read_calibration
 from uadray.screening.decision_segments import read_decisions
 from uadray.screening.progress_record import DriverProgress, read_progress
@@ -198,6 +200,10 @@ class LedgerReader:
             return None, "the record of this screening does not say where its bundle lies; name it in `calibrations`"
         try:
             calibration = read_calibration(uri, described_bundle(uri))
+            if calibration.id != record.calibration_id and is_kept(uri, record.calibration_id):
+                calibration = kept_calibration(uri, record.calibration_id)
+            elif calibration.id != record.calibration_id and kept_calibrations.is_kept(self.out, record.calibration_id):
+                calibration = kept_calibrations.read_kept(self.out, record.calibration_id)
         except UadrayError as error:
             return None, shown_text(str(error))
         if calibration.id != record.calibration_id:

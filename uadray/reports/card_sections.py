@@ -1,12 +1,18 @@
 """The parts of a bundle's card, told from what it says of itself, from its calibration and from what was measured."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from uadray.decisions.conformal import Calibration, threshold
+from uadray.decisions.groups import stated_rates
 from uadray.detectors.bundle import Bundle
 from uadray.detectors.catalog import assumption_of, summary_of
 from uadray.generators.bundle import GeneratorBundle
 from uadray.generators.catalog import outline_of
 from uadray.ready.entries import About, Entry, Measured
 from uadray.reports.card import Section
+from uadray.reports.card_figures import figure_rows
+from uadray.reports.page import percent
 
 GENERAL_FACTOR = "Scanner, stain and thickness of the section."
 
@@ -17,6 +23,9 @@ GENERAL_LIMITS = (
     "Tiles under pen, in folds, in air or out of focus are left out, and not all of these are noticed.",
     "A false-alarm rate holds for slides like those it was calibrated on, and for nothing else.",
 )
+
+_BUDGET = {"epoch": "last epoch, counted from 0", "step": "steps", "images_shown": "images shown"}
+"""Of the last line of metrics, what a training has cost."""
 
 GENERATOR_NOT_FOR = (
     "Not for diagnosis: nobody has had the tissue that it draws.",
@@ -29,22 +38,28 @@ GENERATOR_LIMITS = (
 )
 
 
-def sections_of(bundle: Bundle, calibration: Calibration | None, entry: Entry | None) -> list[Section]:
+def sections_of(
+    bundle: Bundle, calibration: Calibration | None, entry: Entry | None = None, *, about: About | None = None,
+    evaluated: Mapping[str, Mapping[str, Any]] | None = None, n_gallery: int = 0,
+) -> list[Section]:  # fmt: skip
     """The parts of a card.
 
     Args:
         bundle: what it says of itself.
         calibration: of it, if there is one.
         entry: the ready detector that it is, if it is one.
+        about: what its owner says of it, if anything.
+        evaluated: what `uadray evaluate` says of screenings with it, by the name of each.
+        n_gallery: normal tiles of its training that are in it as pictures.
     """
-    about, measured = (entry.about, entry.measured) if entry else (None, None)
+    about, measured = about or (entry.about if entry else None), entry.measured if entry else None
     return [
         _details(bundle, about),
         _use(about),
         Section("What it assumes", _assumptions(bundle)),
         Section("What changes its scores", points=[GENERAL_FACTOR, *_more(about, "factors")]),
-        _training(bundle, about),
-        _figures(bundle, about, measured),
+        _training(bundle, about, n_gallery),
+        _figures(bundle, about, measured, evaluated or {}),
         _calibrated(calibration),
         Section("Limits", points=[*GENERAL_LIMITS, *_more(about, "limits")]),
         Section("Before you use it", points=_more(about, "advice") or [GENERAL_ADVICE]),
@@ -113,21 +128,30 @@ def _use(about: About | None) -> Section:
     return Section("What it is for", [about.intended_use], about.not_for)
 
 
-def _training(bundle: Bundle | GeneratorBundle, about: About | None) -> Section:
+def _training(bundle: Bundle | GeneratorBundle, about: About | None, n_gallery: int = 0) -> Section:
     names = {"label": "label", "n_tiles": "tiles", "n_slides": "slides", "fingerprint": "fingerprint"}
     given = bundle.training_data
     rows = [(shown, str(given[name])[:80]) for name, shown in names.items() if isinstance(given.get(name), str | int)]
+    rows += [(shown, f"{bundle.metrics[name]:,.0f}") for name, shown in _BUDGET.items() if name in bundle.metrics]
+    if n_gallery:
+        rows.append(("pictures of it in the bundle", f"{n_gallery:,} tiles, shown beside abnormal ones (`gallery`)"))
     lines = [about.training_data] if about else [] if rows else ["Normal tissue; it does not say more."]
     return Section("What it was trained on", lines, rows=rows)
 
 
-def _figures(bundle: Bundle, about: About | None, measured: Measured | None) -> Section:
+def _figures(
+    bundle: Bundle, about: About | None, measured: Measured | None, evaluated: Mapping[str, Mapping[str, Any]]
+) -> Section:
     title, last = "How well it does", _last_metrics(bundle)
-    if about is None or measured is None or measured.figures is None:
+    rows = [(f"{what}, {name}", value) for name, each in evaluated.items() for what, value in figure_rows(each)]
+    lines = ["What `uadray evaluate` says of screenings with it."] if rows else []
+    if measured is None or measured.figures is None:
         text = "Nothing is known. Screen slides with labels of your own, then `uadray evaluate` tells."
-        return Section(title, [text], rows=last)
-    lines = [about.evaluation_data, f"Training: {measured.figures.budget}", f"Again: {measured.figures.command}"]
-    return Section(title, lines, rows=[(f"{f.what}, {f.data}", f.text) for f in measured.figures.figures])
+        told = [about.evaluation_data] if about and rows else []
+        return Section(title, told + (lines or [text]), rows=rows or last)
+    told = [about.evaluation_data] if about else []
+    lines = [*told, f"Training: {measured.figures.budget}", f"Again: {measured.figures.command}", *lines]
+    return Section(title, lines, rows=[*((f"{f.what}, {f.data}", f.text) for f in measured.figures.figures), *rows])
 
 
 def _calibrated(calibration: Calibration | None) -> Section:
@@ -135,14 +159,25 @@ def _calibrated(calibration: Calibration | None) -> Section:
     if calibration is None:
         text = "None: it scores, and cannot decide. `uadray calibrate BUNDLE --slides NORMAL` makes it decide."
         return Section(title, [text])
+    stated = stated_rates(calibration)
     rows = [
         ("calibration", calibration.id),
         ("normal patients", str(len(calibration.scores))),
         ("stated false-alarm rate", f"{calibration.alpha:g}"),
+        ("where this calibration's lies", _rate_words(stated)),
         ("threshold", f"{threshold(calibration):.6g}"),
+        *(
+            (f"of {name}", f"{g['slides']} normal slides, {_rate_words(g)}")
+            for name, g in stated.get("groups", {}).items()
+        ),
         *((f"slide score: {name}", str(value)) for name, value in calibration.aggregation.model_dump().items()),
     ]
     return Section(title, rows=rows)
+
+
+def _rate_words(rate: Mapping[str, Any]) -> str:
+    """Where the false-alarm rate lies, in words."""
+    return f"{percent(rate['false_alarm_low'])} to {percent(rate['false_alarm_high'])} (95 %)"
 
 
 def _more(about: About | None, name: str) -> list[str]:

@@ -16,8 +16,13 @@ PICTURE_KINDS = {
     "residual": "Difference",
     "outline": "Where it differs most",
     "cells": "Where in the tile",
+    "normal1": "Nearest normal tile",
+    "normal2": "Second nearest",
 }
 """Pictures that an evidence tile may have, top to bottom: name of the file and the words people read."""
+
+NORMAL_KINDS = ("normal1", "normal2")
+"""Those that show the normal tiles of the bundle's gallery that look most like a tile."""
 
 DIFFERENCE_KINDS = ("residual", "outline")
 """Those that show where a tile differs from its reconstruction."""
@@ -146,6 +151,8 @@ def _has_picture(tile: Mapping[str, Any], kind: str) -> bool:
     """
     if kind == "cells":
         return bool(tile.get("has_cells", False))
+    if kind in NORMAL_KINDS:
+        return len(tile.get("normals", ())) > NORMAL_KINDS.index(kind)
     if kind in DIFFERENCE_KINDS:
         return bool(tile.get("has_difference", False))
     return kind == "tile" or bool(tile.get("has_reconstruction", True))

@@ -24,7 +24,7 @@ def rank(decisions: pa.Table) -> pa.Table:
         InputError: a row has a state and a decision that do not belong together.
     """
     group = pc.index_in(groups_of(decisions), value_set=pa.array(list(GROUPS)))
-    reason = pc.if_else(pc.less(group, 2), "", pc.fill_null(decisions["reason"], ""))
+    reason = pc.if_else(pc.less(group, 2), "", pc.fill_null(decisions["reason"].cast("string"), ""))
     keys = pa.table(
         {"group": group, "reason": reason, **{name: decisions[name] for name in ("p_value", "score", "slide_id")}}
     )

@@ -6,7 +6,7 @@ Both ways of the page to show a slide, written by the server and built in the br
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from uadray.reports.page import percent, thousands
+from uadray.reports.page import number, percent, thousands
 
 Words = Sequence[tuple[str, bool]]
 """Pieces of a text, and whether each is bold."""
@@ -34,8 +34,21 @@ def slide_words(
 
 
 def tile_lines(tile: Mapping[str, Any]) -> list[str]:
-    """Lines below the pictures of an evidence tile."""
-    return [f"x {int(tile['x_level0_px'])}", f"y {int(tile['y_level0_px'])}"]
+    """Lines below the pictures of an evidence tile.
+
+    How its score stands among the tiles of normal slides, what it would take to be like them, and where it lies.
+
+    >>> tile_lines({"score": 1.9, "normal_p": 0.004, "normal_limit": 1.5, "x_level0_px": 96, "y_level0_px": 0})
+    ['as high: 1 in 250 normal tiles', 'to be normal: 1.50 or less', 'x 96', 'y 0']
+    >>> tile_lines({"score": 0.4, "normal_p": 0.3, "normal_limit": 1.5, "x_level0_px": 0, "y_level0_px": 0})
+    ['as high: 1 in 3.3 normal tiles', 'x 0', 'y 0']
+    """
+    p, limit, lines = tile.get("normal_p"), tile.get("normal_limit"), list[str]()
+    if p and tile["score"] is not None:
+        lines.append(f"as high: 1 in {thousands(round(1 / p)) if p < 0.1 else f'{1 / p:.2g}'} normal tiles")
+        if limit is not None and tile["score"] > limit:
+            lines.append(f"to be normal: {number(limit)} or less")
+    return [*lines, f"x {int(tile['x_level0_px'])}", f"y {int(tile['y_level0_px'])}"]
 
 
 def _of_the_p_value(row: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:

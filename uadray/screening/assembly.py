@@ -6,8 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from uadray.screening.evidence_places import apart
 from uadray.screening.parts import from_ipc
-from uadray.screening.slide_result import EVIDENCE_TILES, BundleScores, SlideResult
+from uadray.screening.slide_result import BundleScores, SlideResult
 from uadray.slides.manifest import SlideRow
 
 
@@ -47,7 +48,5 @@ def _bundle_scores(index: int, parts: list[dict[str, Any]], headers: list[dict[s
         return BundleScores(failure=(reason, message))
     tables = [*(part["scores"][index] for part in parts), parts[0]["flagged"]]
     evidence = pa.concat_tables([from_ipc(part["evidence"][index]) for part in parts])
-    return BundleScores(
-        tiles=pa.concat_tables((from_ipc(data) for data in tables if data), promote_options="default"),
-        evidence=evidence.sort_by([("score", "descending")]).slice(0, EVIDENCE_TILES),
-    )
+    tiles = pa.concat_tables((from_ipc(data) for data in tables if data), promote_options="default")
+    return BundleScores(tiles=tiles, evidence=apart(evidence, tiles))

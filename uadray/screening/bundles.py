@@ -17,7 +17,18 @@ from uadray.tiles.spec import differences
 
 RESERVED = frozenset(
     {
-        *("combined", "decisions", "drivers", "evidence", "leases", "masks", "recalibrated", "segments", "tiles"),
+        *(
+            "combined",
+            "decisions",
+            "drivers",
+            "evidence",
+            "exports",
+            "leases",
+            "masks",
+            "recalibrated",
+            "segments",
+            "tiles",
+        ),
         *("batches", "bundles", "ends", "jobs", "keys", "notes", "progress", "queue", "screenings"),
     }
 )
@@ -95,11 +106,20 @@ def _calibration(bundle_uri: str) -> Calibration:
         raise InputError(
             f"bundle {bundle_uri} is not calibrated; run `uadray calibrate {bundle_uri} --slides NORMAL.csv`"
         )
+    return calibration_at(calibration_uri)
+
+
+def calibration_at(uri: str) -> Calibration:
+    """What a file of a calibration says, whatever bundle it belongs to.
+
+    Raises:
+        InputError: it is too large, no JSON, or no valid calibration.
+    """
     try:
-        values = json.loads(objects.read_bytes(calibration_uri, max_bytes=MAX_CALIBRATION_BYTES))
-    except ValueError as error:
-        raise InputError(f"{calibration_uri}: not JSON: {error}") from error
-    return parse_config(Calibration, values, source=calibration_uri)
+        values = json.loads(objects.read_bytes(uri, max_bytes=MAX_CALIBRATION_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{uri}: not JSON: {error}") from error
+    return parse_config(Calibration, values, source=uri)
 
 
 def arranged(bundles: Sequence[ScreeningBundle]) -> tuple[ScreeningBundle, ...]:

@@ -152,6 +152,11 @@ class ScreeningProcess:
                     watch.dead = objects.replace_if_match(listed[name].uri, dead_marker(watch.facts), watch.etag)
             return {self.id, *(name for name, watch in self._watched.items() if not watch.dead)}
 
+    def others(self) -> dict[str, tuple[str, bool]]:
+        """Of the other processes that lived at the last look: etag of the heartbeat, and whether it runs right here."""
+        alive = {name: watch for name, watch in self._watched.items() if not watch.dead}
+        return {name: (watch.etag, _is_here(watch.facts)) for name, watch in alive.items()}
+
     def free(self, slide_ids: Sequence[str]) -> set[str]:
         """Those of `slide_ids` that no living process holds: decided, given up, or left by a dead one."""
         leases = {
@@ -246,6 +251,12 @@ def _born(pid: int) -> str | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
     return None
+
+
+def _is_here(facts: dict[str, Any]) -> bool:
+    """Whether what a heartbeat tells of is a process of this very machine that has not ended."""
+    here = _machine()
+    return here is not None and facts.get("machine") == here and not is_gone(facts)
 
 
 def is_gone(facts: dict[str, Any]) -> bool:

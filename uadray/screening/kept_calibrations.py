@@ -33,7 +33,7 @@ def kept_uri(out: str, calibration_id: str, name: str = CALIBRATION) -> str:
     Raises:
         InputError: no calibration has such an id.
     """
-    if not calibration_id or not all(letter.isalnum() or letter in "-_" for letter in calibration_id):
+    if not is_name(calibration_id):
         raise InputError(f"{calibration_id[:40]!r}: no id of a calibration")
     return objects.join(out, FOLDER, calibration_id, name)
 
@@ -44,6 +44,16 @@ def keep(out: str, calibration: Calibration) -> Calibration:
     if objects.put_if_absent(uri, calibration.model_dump_json(indent=1).encode()):
         return calibration
     return read_kept(out, calibration.id)
+
+
+def is_kept(out: str, calibration_id: str) -> bool:
+    """Whether a screening's folder has this calibration."""
+    return is_name(calibration_id) and objects.exists(kept_uri(out, calibration_id))
+
+
+def is_name(calibration_id: str) -> bool:
+    """Whether a calibration may have such an id in a folder: letters, digits, `-` and `_`."""
+    return bool(calibration_id) and all(letter.isalnum() or letter in "-_" for letter in calibration_id)
 
 
 def read_kept(out: str, calibration_id: str) -> Calibration:

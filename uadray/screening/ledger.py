@@ -47,6 +47,7 @@ from uadray.screening.run_record import check_unchanged, claim_folder
 from uadray.screening.slide_outputs import decision_record, decisions_of, parquet, slide_files, tiles_path
 from uadray.screening.slide_result import SlideResult
 from uadray.screening.summary import write_summaries
+from uadray.screening.watched_groups import WatchedGroups
 from uadray.slides.manifest import SlideRow
 from uadray.storage import objects
 
@@ -91,6 +92,7 @@ class Ledger:
         self.given_back: dict[str, str] = {}
         self.decided_elsewhere: set[str] = set()
         self._committing = threading.Lock()
+        self._groups = WatchedGroups(self.bundles)
         self._mask_etags: dict[str, str] = {}
         self._process = heartbeats.ScreeningProcess(out, lease_s=lease_s)
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="uadray-ledger")
@@ -134,6 +136,7 @@ class Ledger:
         """
         decided = decision_segments.read_decisions(self.out)
         decision_segments.tidy(self.out, decided, whole=False)
+        self._groups.begin(decided.table)
         known = decision_segments.known_slides(decided.table)
         judged = [row for row in rows if row.slide_id in known and known[row.slide_id].is_judged]
         folder = self.bundles[0].bundle.tiles.mask_dir
@@ -195,6 +198,7 @@ class Ledger:
             return False
         if not all(self._put_tiles(result, index) for index in range(len(self.bundles))):
             return False
+        verdicts = [{"calibration_holds": self._holds(i, result.row)} | each for i, each in enumerate(verdicts)]
         files = slide_files(result, self.bundles)
         list(self._pool.map(self._write, files, files.values()))
         record = decision_record(
@@ -204,6 +208,7 @@ class Ledger:
         data = json.dumps(record, indent=1).encode()
         if not self._put(leases.decision_uri(self.out, slide_id), data, slide_id):
             return False
+        self._groups.add(decisions_of(record))
         with self._committing:
             self.open.discard(slide_id)
             self._written[slide_id] = data
@@ -213,6 +218,9 @@ class Ledger:
             if len(self._leases) >= self._release_at:
                 self._release()
         return True
+
+    def _holds(self, bundle: int, row: SlideRow) -> bool | None:
+        return self._groups.holds(bundle, site=row.site, scanner=row.scanner)
 
     def give_back(self, slide_id: str, reason: str, message: str) -> None:
         """Leave a slide undecided, for what is no fault of its own: another process, or the next run, may have it."""
@@ -259,6 +267,7 @@ class Ledger:
                 self._compact()
         decided = decision_segments.read_decisions(self.out)
         decision_segments.tidy(self.out, decided, whole=last or len(decided.segments) > MAX_SEGMENTS)
+        self._groups.begin(decided.table)
         slide_ids = set(decided.table["slide_id"].to_pylist())
         if between_rounds:
             self._delete_stale(slide_ids)

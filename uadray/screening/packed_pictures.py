@@ -114,7 +114,8 @@ def _is_sheet(name: str) -> bool:
 
 def _small_picture(folder: str, path: str) -> bytes | None:
     """The small picture in a slide's evidence; None where that is lost or has none."""
-    uri = objects.join(folder, path)
+    base, path = (objects.parent(folder), path[3:]) if path.startswith("../") else (folder, path)  # of several bundles
+    uri = objects.join(base, path)
     try:
         try:
             found = preview_in(objects.read_ranges(uri, [(0, _HEAD_BYTES)], etag=None)[0])

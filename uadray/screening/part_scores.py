@@ -12,11 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from uadray.detectors.detector import Scored
+from uadray.detectors.gallery import Gallery
 from uadray.detectors.pixels import Pixels
 from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILE_SCORES
+from uadray.screening.evidence_places import best_of_regions, regions
 from uadray.screening.parts import flag_error, from_ipc
-from uadray.screening.slide_result import EVIDENCE, EVIDENCE_TILES
+from uadray.screening.slide_result import EVIDENCE
 from uadray.stage_seconds import timed
 from uadray.tiles.cells import with_cells
 from uadray.tiles.trivial_scores import trivial_scores
@@ -65,12 +67,15 @@ def read_part(row: dict[str, Any], pixels: pa.Buffer, *, pool: Executor) -> Part
     )  # fmt: skip
 
 
-def score_part(detector: ScoreTiles, part: PartTiles, *, floor: float = -math.inf) -> tuple[pa.Table, pa.Table]:
+def score_part(
+    detector: ScoreTiles, part: PartTiles, *, floor: float = -math.inf, gallery: Gallery | None = None
+) -> tuple[pa.Table, pa.Table]:
     """Score one part; returns rows of `TILE_SCORES` and of `EVIDENCE`. A tile with an error or a flag has no score.
 
     A detector with cells adds the column `CELLS`.
 
-    Evidence is of tiles that score more than `floor`: pictures cost as much as a third of the decoding.
+    Evidence is of tiles that score more than `floor`: pictures cost as much as a third of the decoding. With a gallery
+    it has the normal tiles that look most like each.
     """
     scored = detector(part.images) if len(part.images) else None
     score = np.full(len(part.tiles), np.nan)
@@ -96,27 +101,28 @@ def score_part(detector: ScoreTiles, part: PartTiles, *, floor: float = -math.in
         cells[part.good] = scored.cells
         cells[~finite] = np.nan
         table = with_cells(table, cells)
-    return table, _evidence(table["tile_id"].filter(pa.array(part.good)), scored, floor)
+    return table, _evidence(table.filter(pa.array(part.good)), scored, floor, gallery)
 
 
-def _evidence(tile_ids: pa.ChunkedArray, scored: Scored | None, floor: float) -> pa.Table:
-    """The most abnormal tiles as pictures, best first."""
+def _evidence(tiles: pa.Table, scored: Scored | None, floor: float, gallery: Gallery | None) -> pa.Table:
+    """The tiles that may be shown (see `evidence_places`) as pictures, best first."""
     if scored is None:
         return EVIDENCE.empty_table()
-    best = np.argsort(-scored.score)[:EVIDENCE_TILES]
-    order = [int(i) for i in best if np.isfinite(scored.score[i]) and scored.score[i] > floor]
+    places = (tiles[f"{name}_level0_px"].to_numpy() for name in ("x", "y", "width"))
+    order = [row for row in best_of_regions(scored.score, regions(*places)) if scored.score[row] > floor]
     if not order:
         return EVIDENCE.empty_table()
     with timed("pictures", whole=True):
         x, x_hat = scored.pictures(order)
-        tiles = [encode_jpeg(picture) for picture in x]
+        seen = [encode_jpeg(picture) for picture in x]
         reconstructions = [None] * len(order) if x_hat is None else [encode_jpeg(picture) for picture in x_hat]
     return pa.table(
         {
-            "tile_id": [tile_ids[i].as_py() for i in order],
+            "tile_id": tiles["tile_id"].take(pa.array(order, pa.int64())),
             "score": [float(scored.score[i]) for i in order],
-            "tile": tiles,
+            "tile": seen,
             "reconstruction": reconstructions,
+            "normals": [None] * len(order) if gallery is None else gallery.nearest(x),
         },
         schema=EVIDENCE,
     )

@@ -131,14 +131,15 @@ def _new_fingerprint(change: Change, facts: Mapping[str, Any]) -> str:
     """The fingerprint of a slide's decision from now on.
 
     It is made with the mpp that the manifest gives, if it does; the old one tells. Where it does not, the decision is
-    of something else, and keeps its name: the next screening does the slide again.
+    of something else, and keeps its name: the next screening does the slide again. A slide that could not be opened has
+    failed whatever its mpp.
     """
     new, there = _fingerprints(change.fingerprint, facts), str(facts["fingerprint"])
     for old in change.older:
         for mpp, name in _fingerprints(old, facts).items():
             if name == there:
                 return new[mpp]
-    return there
+    return new["None"] if facts["state"] == "failed" and facts["mpp_level0"] is None else there
 
 
 def _fingerprints(screening: str, facts: Mapping[str, Any]) -> dict[str, str]:

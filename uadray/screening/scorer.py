@@ -15,12 +15,13 @@ import torch
 from uadray.detectors.bundle import load_detector
 from uadray.detectors.description import BundleDescription
 from uadray.detectors.detector import Detector
+from uadray.detectors.gallery import load_gallery
 from uadray.detectors.precision import Precision, lower_precision
 from uadray.errors import SYSTEM_REASONS, reason_of
 from uadray.screening.actor_detectors import ActorDetector, known_tiles, shared_memory, together
+from uadray.screening.evidence_places import CANDIDATES, region_scores
 from uadray.screening.part_scores import PartTiles, ScoreTiles, read_part, score_part
 from uadray.screening.parts import failed_part, part_row, pixels_of, to_ipc, with_header
-from uadray.screening.slide_result import EVIDENCE_TILES
 from uadray.stage_seconds import recording
 from uadray.storage import objects, s3_client
 
@@ -62,6 +63,7 @@ class PartScorer:
             for detector, bundle in zip(loaded, bundles.values(), strict=True)
         ]
         self._floors = [_EvidenceFloor() for _ in bundles]
+        self._galleries = [load_gallery(uri, bundle) if bundle else None for uri, bundle in bundles.items()]
         self._memory = shared_memory(self.detectors)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -107,10 +109,11 @@ class PartScorer:
     def _outcome(self, index: int, part: PartTiles, scorer: ScoreTiles) -> "_Outcome":
         detector, floor = self.detectors[index], self._floors[index]
         try:
-            scores, evidence = score_part(scorer, part, floor=floor.of(part.slide, part.number))
+            floor_score = floor.of(part.slide, part.number)
+            scores, evidence = score_part(scorer, part, floor=floor_score, gallery=self._galleries[index])
         except Exception as error:  # names the slide, or the device, instead of ending the job
             return _Outcome(failure=_failure(error, "device" if detector.is_broken() else "scoring"))
-        floor.sent(part.slide, part.number, evidence["score"].to_pylist())
+        floor.sent(part.slide, part.number, region_scores(evidence, scores))
         return _Outcome(to_ipc(scores), to_ipc(evidence))
 
 
@@ -141,18 +144,21 @@ def _fatal(failures: Sequence[tuple[str, str] | None]) -> tuple[str, str] | None
 
 
 class _EvidenceFloor:
-    """One bundle's scores of the tiles whose pictures were sent, by slide and part."""
+    """One bundle's scores of the tiles whose pictures were sent, by slide, part and region of the slide."""
 
     def __init__(self) -> None:
-        self._sent: OrderedDict[int, dict[int, list[float]]] = OrderedDict()
+        self._sent: OrderedDict[int, dict[int, dict[tuple[int, int], float]]] = OrderedDict()
 
     def of(self, slide: int, part: int) -> float:
-        """The score above which a tile of this part may be among the slide's evidence: others were sent before."""
-        scores = [s for other, scores in self._sent.get(slide, {}).items() if other != part for s in scores]
-        return sorted(scores)[-EVIDENCE_TILES] if len(scores) >= EVIDENCE_TILES else -math.inf
+        """The score above which a tile of this part may be among the candidates: other regions' were sent before."""
+        best: dict[tuple[int, int], float] = {}
+        for other, sent in self._sent.get(slide, {}).items():
+            if other != part:
+                best |= {region: max(score, best.get(region, score)) for region, score in sent.items()}
+        return sorted(best.values())[-CANDIDATES] if len(best) >= CANDIDATES else -math.inf
 
-    def sent(self, slide: int, part: int, scores: list[float]) -> None:
-        """Remember what was sent of a part."""
+    def sent(self, slide: int, part: int, scores: dict[tuple[int, int], float]) -> None:
+        """Remember what was sent of a part: the highest score by region."""
         self._sent.setdefault(slide, {})[part] = scores
         if len(self._sent) > SLIDES_AT_ONCE:
             self._sent.popitem(last=False)

@@ -23,12 +23,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from uadray.decisions.conformal import Calibration
+from uadray.decisions.conformal import Calibration, tile_p_values
 from uadray.decisions.slide_measures import slide_measures
 from uadray.decisions.verdict import Verdict
 from uadray.provenance import now_iso
 from uadray.reports import pictures
 from uadray.reports.differences import difference, difference_picture, outlined
+from uadray.reports.entries import NORMAL_KINDS
 from uadray.reports.evidence_sheet import evidence_sheet
 from uadray.reports.heatmap import heatmap
 from uadray.reports.small_pictures import small_picture
@@ -97,6 +98,7 @@ def decision_record(
     """
     header = result.header
     width, height = header.get("size_level0_px", (None, None))
+    bounds = header.get("bounds_level0_px") or (None,) * 4
     facts = {
         "slide_id": result.row.slide_id,
         "uri": result.row.uri,
@@ -104,6 +106,7 @@ def decision_record(
         "mpp_level0": header.get("mpp_level0"),
         "width_level0_px": width,
         "height_level0_px": height,
+        **{f"bounds_{side}_level0_px": at for side, at in zip(("x", "y", "width", "height"), bounds, strict=True)},
         "fingerprint": fingerprint,
         "mask": mask,
         "site": result.row.site,
@@ -150,19 +153,37 @@ def top_tiles(scores: BundleScores, calibration: Calibration) -> list[dict[str, 
     """Where the evidence tiles lie, best first: the field `evidence` of a decision, before it is JSON.
 
     Tiles of a detector that makes no reconstruction say so (`has_reconstruction`), as do those with pictures of where
-    they differ from it (`has_difference`), and those with a picture of their cells (`has_cells`).
+    they differ from it (`has_difference`), and those with a picture of their cells (`has_cells`). `normals` are the
+    scores of the normal tiles that are shown beside a tile, nearest first; for the rest see `_among_normals`.
     """
     if scores.tiles is None or scores.evidence is None:
         return []
     chosen = _evidence_tiles(scores.tiles, scores.evidence)
     tiles = chosen.select(["tile_id", "x_level0_px", "y_level0_px", "score"]).to_pylist()
     without = pc.is_null(scores.evidence["reconstruction"]).to_pylist()
+    normals = scores.evidence["normals"].to_pylist()
     return [
         tile
         | {"has_reconstruction" if has_none else "has_difference": not has_none}
         | ({"has_cells": True} if cells is not None else {})
-        for tile, has_none, cells in zip(tiles, without, _shown_cells(chosen, calibration), strict=True)
+        | _among_normals(tile["score"], calibration)
+        | ({"normals": [each["score"] for each in nearest]} if nearest else {})
+        for tile, has_none, cells, nearest in zip(
+            tiles, without, _shown_cells(chosen, calibration), normals, strict=True
+        )
     ]
+
+
+def _among_normals(score: float, calibration: Calibration) -> dict[str, float]:
+    """How an evidence tile's score stands among the tiles of the calibration's normal slides.
+
+    `normal_p` is its p-value among them (`tile_p_values`), `normal_limit` the score that 99 % of them do not exceed:
+    the tile would have to score less to be like them. Nothing where the calibration keeps too little of its tiles.
+    """
+    if calibration.tile_tail is None and not calibration.tile_quantiles:
+        return {}
+    p = float(tile_p_values(np.array([score]), calibration)[0])
+    return {"normal_p": round(p, 9), "normal_limit": calibration.tile_p99}
 
 
 def _evidence_tiles(tiles: pa.Table, evidence: pa.Table) -> pa.Table:
@@ -199,6 +220,9 @@ def _pictures(result: SlideResult, scores: BundleScores, bundle: ScreeningBundle
             files[f"reconstruction_{place}"] = row["reconstruction"]
             files |= _difference_pictures(place, row["tile"], row["reconstruction"])
         files |= _cells_picture(place, row["tile"], cells[place], calibration)
+        files |= {
+            f"{kind}_{place}": each["jpeg"] for kind, each in zip(NORMAL_KINDS, row["normals"] or (), strict=False)
+        }
     return files
 
 

@@ -113,6 +113,7 @@ def _chunk_row(index: int, part: int, header: dict[str, Any], plan: SlidePlan, c
             "etag": plan.etag,
             "mpp_level0": plan.mpp_level0,
             "size_level0_px": plan.size_level0_px,
+            "bounds_level0_px": plan.bounds_level0_px,
             "n_tiles": len(plan.tiles),
             "n_grid": plan.n_grid,
         }

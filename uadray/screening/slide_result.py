@@ -7,13 +7,18 @@ import pyarrow as pa
 
 from uadray.slides.manifest import SlideRow
 
-EVIDENCE_TILES = 5
-"""Of each slide, the tiles with the highest scores, shown to people as pictures."""
-
 EVIDENCE = pa.schema(
-    [("tile_id", pa.string()), ("score", pa.float64()), ("tile", pa.binary()), ("reconstruction", pa.binary())]
+    [
+        ("tile_id", pa.string()),
+        ("score", pa.float64()),
+        ("tile", pa.binary()),
+        ("reconstruction", pa.binary()),
+        ("normals", pa.list_(pa.struct([("jpeg", pa.binary()), ("score", pa.float64())]))),
+    ]
 )
-"""Evidence tiles, as JPEG what the detector looked at and its reconstruction; null of a detector without pictures."""
+"""Evidence tiles, as JPEG what the detector looked at and its reconstruction; null of a detector without pictures.
+`normals` are the normal tiles of the bundle's gallery that look most like it, nearest first, each with the detector's
+score of it; null where the bundle has no gallery."""
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from uadray import __version__
-from uadray.decisions.conformal import Calibration
-from uadray.decisions.fdr import q_values
-from uadray.decisions.validity import holding
 from uadray.decisions.verdict import STATES
 from uadray.errors import InputError
 from uadray.reports import worklist
-from uadray.reports.entries import DIFFERENCE_KINDS
+from uadray.reports.entries import DIFFERENCE_KINDS, NORMAL_KINDS
 from uadray.reports.viewer_links import bundle_address, checked_viewer
-from uadray.schemas import SLIDE_DECISIONS
+from uadray.screening import combination
+from uadray.screening.archive_columns import FDR, largest_group, of_the_archive, write_discoveries
 from uadray.screening.bundles import ScreeningBundle
 from uadray.screening.slide_outputs import parquet
 from uadray.screening.worklist_files import write_worklist
@@ -45,10 +42,13 @@ def write_summaries(
         What `summary.json` says, `why_failed` where slides have failed, and `worklist`, the URI of the page; of several
         bundles the pages by bundle.
     """
+    decisions = [of_the_archive(table, each.calibration) for each, table in zip(bundles, decisions, strict=True)]
     written = {
         bundle.folder: _write_summary(
-            objects.join(out, bundle.folder) if bundle.folder else out, table, bundle=bundle, n_slides=n_slides,
-            thumbnails="../evidence" if bundle.folder else "evidence", provenance=provenance,
+            objects.join(out, bundle.folder) if bundle.folder else out, table, title=f"Worklist: {bundle.name}",
+            run=page_facts(bundle, provenance=provenance, n_slides=n_slides), n_slides=n_slides,
+            thumbnails="../evidence" if bundle.folder else "evidence", n_normals=largest_group(bundle.calibration),
+            rate=provenance.get(FDR),
         )
         for bundle, table in zip(bundles, decisions, strict=True)
     }  # fmt: skip
@@ -58,40 +58,54 @@ def write_summaries(
     counts = summarize(of_slides, n_slides=n_slides) | {
         "anomalous": {folder: summary["anomalous"] for folder, summary in written.items()},
         "bundles": written,
+        "combined": _write_combined(out, bundles, decisions, n_slides=n_slides, provenance=provenance),
     }
     objects.write_bytes(objects.join(out, SUMMARY), json.dumps(counts, indent=1).encode())
     return counts | _why_failed(of_slides) | {"worklist": {name: each["worklist"] for name, each in written.items()}}
 
 
-def _write_summary(
-    folder: str, decisions: pa.Table, *, bundle: ScreeningBundle, n_slides: int, thumbnails: str,
+def _write_combined(
+    out: str, bundles: Sequence[ScreeningBundle], decisions: Sequence[pa.Table], *, n_slides: int,
     provenance: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """Write one bundle's files for people; `thumbnails`: where these lie, seen from the page."""
-    decisions = of_the_archive(decisions, bundle.calibration)
+    """Write the files for people of all bundles together."""
+    by, calibration = combination.read_combination(out, provenance, bundles)
+    table = combination.combined_decisions(bundles, decisions, by=by, calibration=calibration)
+    n_normals = len(calibration.scores) if calibration else min(len(each.calibration.scores) for each in bundles)
+    facts = page_facts(bundles[0], provenance=provenance, n_slides=n_slides)
+    facts |= {
+        "bundle": " + ".join(each.name for each in bundles),
+        "detector": " + ".join(dict.fromkeys(each.bundle.detector.kind for each in bundles)),
+        "alpha": combination.alpha_of(bundles, calibration),
+        "n_calibration": n_normals,
+        "calibration_id": combination.name_of(bundles, by, calibration),
+    }
+    del facts["score_low"], facts["score_high"], facts["tile_threshold"]  # of one bundle
+    counts = _write_summary(
+        objects.join(out, combination.FOLDER), table, title="Worklist: all bundles together", run=facts,
+        n_slides=n_slides, thumbnails="../evidence", rate=provenance.get(FDR),
+        n_normals=int(1 / combination.smallest_p(bundles, by, calibration)) - 1,
+    )  # fmt: skip
+    smallest = combination.smallest_p(bundles, by, calibration)
+    return counts | {"by": by, "calibrated": calibration is not None, "smallest_p_value": smallest}
+
+
+def _write_summary(
+    folder: str, decisions: pa.Table, *, title: str, run: worklist.Run, n_slides: int, thumbnails: str, n_normals: int,
+    rate: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the files for people of one table of decisions.
+
+    `thumbnails`: where these lie, seen from the page; `n_normals` and `rate`: see `write_discoveries`.
+    """
     counts = summarize(decisions, n_slides=n_slides)
     objects.write_bytes(objects.join(folder, DECISIONS), parquet(decisions))
     page = write_worklist(
-        folder, decisions, title=f"Worklist: {bundle.name}", picture_kinds=_picture_kinds(decisions),
-        run=page_facts(bundle, provenance=provenance, n_slides=n_slides), thumbnails=thumbnails,
+        folder, decisions, title=title, picture_kinds=_picture_kinds(decisions), run=run, thumbnails=thumbnails,
     )  # fmt: skip
+    counts |= write_discoveries(folder, decisions, n_normals=n_normals, rate=rate)
     objects.write_bytes(objects.join(folder, SUMMARY), json.dumps(counts, indent=1).encode())
     return counts | _why_failed(decisions) | {"worklist": page}
-
-
-def of_the_archive(decisions: pa.Table, calibration: Calibration) -> pa.Table:
-    """The decisions of one bundle with what only all of them together tell: `calibration_holds` and `q_value`.
-
-    Slides that were used for training or calibration have no `q_value` and do not count among the others' slides.
-    """
-    is_news = pc.and_(pc.equal(decisions["state"], "scored"), pc.is_null(decisions["note"]))
-    p = pc.if_else(is_news, decisions["p_value"], None).to_numpy(zero_copy_only=False).astype(np.float64)
-    q = pa.array(q_values(p), from_pandas=True)
-    columns = {"q_value": q, "calibration_holds": pa.array(holding(decisions, calibration), pa.bool_())}
-    for name, values in columns.items():
-        place = SLIDE_DECISIONS.get_field_index(name)
-        decisions = decisions.set_column(place, SLIDE_DECISIONS.field(name), values)
-    return decisions
 
 
 def slide_states(decisions: Sequence[pa.Table]) -> pa.Table:
@@ -122,15 +136,18 @@ def pages(summary: dict[str, Any]) -> str:
 def _picture_kinds(decisions: pa.Table) -> tuple[str, ...]:
     """Which pictures the evidence tiles have: those of a detector without a generator have no reconstruction."""
     has_tiles = has_none = has_difference = has_cells = False
+    n_normals = 0
     for text in pc.unique(decisions["evidence"]):
         for tile in json.loads(text.as_py() or "[]"):
             has_none = (has_none or not has_tiles) and not tile.get("has_reconstruction", True)
             has_difference |= bool(tile.get("has_difference", False))
             has_cells |= bool(tile.get("has_cells", False))
+            n_normals = max(n_normals, len(tile.get("normals", ())))
             has_tiles = True
     differences = DIFFERENCE_KINDS if has_difference else ()
     cells = ("cells",) if has_cells else ()
-    return ("tile", *(() if has_none else ("reconstruction",)), *differences, *cells)
+    reconstruction = () if has_none else ("reconstruction",)
+    return ("tile", *reconstruction, *differences, *cells, *NORMAL_KINDS[:n_normals])
 
 
 def summarize(decisions: pa.Table, *, n_slides: int) -> dict[str, Any]:

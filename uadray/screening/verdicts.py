@@ -18,6 +18,6 @@ def _verdict(result: SlideResult, index: int, each: ScreeningBundle) -> Verdict:
     row = result.row
     verdict = judge(
         scores.tiles, scores.failure, calibration.aggregation, calibration, spec=spec, slide_id=row.slide_id,
-        origin={"site": row.site, "scanner": row.scanner, "stain": row.stain},
+        origin=row.origin,
     )  # fmt: skip
     return verdict | {"note": used_before(row, etag, each.bundle.trained_on, calibration.seen)}

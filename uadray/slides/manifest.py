@@ -40,6 +40,11 @@ class SlideRow:
         """A key for the patient; each slide without a `patient_id` counts as a patient of its own."""
         return ("slide", self.slide_id) if self.patient_id is None else ("patient", self.patient_id)
 
+    @property
+    def origin(self) -> dict[str, str | None]:
+        """Where it is from: site, scanner and stain, as far as the manifest says."""
+        return {"site": self.site, "scanner": self.scanner, "stain": self.stain}
+
 
 def has_label(given: str | None, label: str) -> bool:
     """Whether the label of a slide or tile is this one, in upper or lower case.

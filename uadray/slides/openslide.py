@@ -1,6 +1,6 @@
 """Slides of all formats that OpenSlide knows, as `Slide`s."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +40,7 @@ class OpenSlideSlide:
         )
         self.tile_sizes_px = tuple(_tile_px(handle.properties, number) for number in self._numbers)
         self.unused_levels = _unused(index, self.level_sizes_px)
+        self.bounds_px = bounds_of(handle.properties, sizes[0])
         self._handle, self._path, self._copy = handle, path, copy
 
     @classmethod
@@ -123,6 +124,27 @@ class OpenSlideSlide:
     ) -> None:
         """Free the handle."""
         self.close()
+
+
+def bounds_of(properties: Mapping[str, str], size_px: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """OpenSlide's bounds of a slide, x, y, width and height in level-0 pixels; None where they are all of it, or none.
+
+    >>> properties = {"openslide.bounds-x": "10", "openslide.bounds-y": "0", "openslide.bounds-width": "50"}
+    >>> bounds_of(properties | {"openslide.bounds-height": "60"}, (100, 40))
+    (10, 0, 50, 40)
+
+    Args:
+        properties: of the slide, untrusted.
+        size_px: of level 0.
+    """
+    try:
+        x, y, width, height = (int(properties[f"openslide.bounds-{s}"]) for s in ("x", "y", "width", "height"))
+    except (KeyError, ValueError):
+        return None
+    if not (0 <= x < size_px[0] and 0 <= y < size_px[1] and width > 0 and height > 0):
+        return None
+    bounds = (x, y, min(width, size_px[0] - x), min(height, size_px[1] - y))
+    return None if bounds == (0, 0, *size_px) else bounds
 
 
 def _tile_px(properties: Any, level: int) -> tuple[int, int]:

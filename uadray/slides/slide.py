@@ -32,6 +32,7 @@ class Slide(Protocol):
         downsamples: by how much each level is smaller than level 0, along x and along y; rounding makes them differ.
         tile_sizes_px: width and height of the tiles that the file stores at each level.
         unused_levels: levels that the file has and that cannot be used, in words.
+        bounds_px: x, y, width and height of what was scanned, where level 0 is larger and the file says so; else None.
     """
 
     slide_id: str
@@ -40,6 +41,7 @@ class Slide(Protocol):
     downsamples: tuple[tuple[float, float], ...]
     tile_sizes_px: tuple[tuple[int, int], ...]
     unused_levels: tuple[str, ...]
+    bounds_px: tuple[int, int, int, int] | None
 
     def read_region(self, level: int, x: int, y: int, width: int, height: int, out: Rgb | None = None) -> Rgb:
         """RGB [height, width, 3] at `level`, with x and y in pixels of that level; white outside.

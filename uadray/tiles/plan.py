@@ -46,6 +46,7 @@ class SlidePlan:
         n_grid: number of tiles of the whole grid, glass included.
         preview: RGB [h, w, 3], at most `PREVIEW_PX` a side.
         masks: tissue and flagged regions as GeoJSON, which people can edit.
+        bounds_level0_px: of what was scanned, where level 0 is larger, see `Slide.bounds_px`.
         stain: the stains of this slide; None where colours are not normalised, or no tile is left to read.
     """
 
@@ -59,6 +60,7 @@ class SlidePlan:
     n_grid: int
     preview: npt.NDArray[np.uint8]
     masks: bytes
+    bounds_level0_px: tuple[int, int, int, int] | None
     stain: Stain | None
 
 
@@ -95,6 +97,7 @@ def plan_slide(slide: Slide, *, etag: str, spec: TileSpec) -> SlidePlan:
         n_grid=n_grid(slide.slide_id, size, slide.mpp, spec),
         preview=_preview(image),
         masks=write_masks(layers, size),
+        bounds_level0_px=slide.bounds_px,
         stain=_stain(slide, image, tissue, spec) if len(good) else None,
     )
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toy_search import CountedSearch, searching
 
-from uadray.screening.slide_result import EVIDENCE_TILES
+from uadray.screening.evidence_places import LOOKED_AT
 from uadray.serving.jobs.scoring import StageDetector
 from uadray.serving.scores import Scores, Wanted
 from uadray.serving.stages.loaded_stages import scored_at_once
@@ -28,7 +28,7 @@ def test_scores_and_evidence_are_those_of_the_whole_part(at_once: int | None, ex
     assert sent == expected
     whole = detector(TILES)
     np.testing.assert_allclose(scored.score, whole.score, atol=1e-6)
-    best = np.argsort(-whole.score)[:EVIDENCE_TILES].tolist()
+    best = np.argsort(-whole.score)[:LOOKED_AT].tolist()
     for ours, theirs in zip(scored.pictures(best), whole.pictures(best), strict=True):
         assert ours is not None
         np.testing.assert_array_equal(ours, theirs)

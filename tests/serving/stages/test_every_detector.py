@@ -21,9 +21,9 @@ from uadray.detectors.inversion.search import Found
 from uadray.detectors.members import read_members
 from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILES
+from uadray.screening.evidence_places import LOOKED_AT
 from uadray.screening.parts import from_ipc, part_row
 from uadray.screening.scorer import PartScorer
-from uadray.screening.slide_result import EVIDENCE_TILES
 from uadray.serving.scores import Wanted
 from uadray.serving.stages.loaded_stages import Latents, load_stages, mapped, reconstructed, scored, scored_at_once
 from uadray.tiles.images import Pixels
@@ -156,7 +156,7 @@ def test_evidence_has_what_the_one_search_has_found_in_batch_and_in_serve(
     _, evidence = in_batch(uri, pixels)
     assert searched == [2, 40], "a step for two tiles as the actor begins, and the part"
     whole = load_stages(f"{read_bundle(uri).id}@{uri}", STAGES, device="cpu")
-    (answer,) = scored_at_once(whole, [(pixels, Wanted(evidence=EVIDENCE_TILES))])
+    (answer,) = scored_at_once(whole, [(pixels, Wanted(evidence=LOOKED_AT))])
     assert searched == [2, 40, 40]
     assert evidence["tile_id"].to_pylist() == [str(row) for row in answer.pictures.rows]
     pairs = (("tile", answer.pictures.seen), ("reconstruction", answer.pictures.reconstruction))

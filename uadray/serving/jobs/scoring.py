@@ -13,7 +13,7 @@ from uadray.detectors.detector import Scored
 from uadray.errors import UnreachableError
 from uadray.screening.actor_detectors import joined, shares_of
 from uadray.screening.bundles import ScreeningBundle
-from uadray.screening.slide_result import EVIDENCE_TILES
+from uadray.screening.evidence_places import LOOKED_AT
 from uadray.serving.registry import RegisteredBundle
 from uadray.serving.scores import Scores, TilePictures, Wanted
 from uadray.serving.stages.loaded_stages import searches
@@ -52,7 +52,7 @@ class StageDetector:
         Raises:
             UnreachableError: the stages have been full or away for `PATIENCE_S`.
         """
-        step, wanted = self.at_once or len(images), Wanted(evidence=EVIDENCE_TILES)
+        step, wanted = self.at_once or len(images), Wanted(evidence=LOOKED_AT)
         if len(images) <= step:
             return _told(self._patiently(images, wanted))
         return joined([_told(self._patiently(share, wanted)) for share in shares_of(images, step)], step)

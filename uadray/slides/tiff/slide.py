@@ -44,6 +44,7 @@ class TiffSlide:
         self.downsamples = tuple(factors(index.levels[0].size_px, level.size_px) for level in index.levels)
         self.tile_sizes_px = tuple(level.tile_px for level in index.levels)
         self.unused_levels = index.left_out
+        self.bounds_px: tuple[int, int, int, int] | None = None
         self._source, self._levels = source, index.levels
         self._complete = [bool(level.lengths.all()) for level in index.levels]
         self._decoders = [_decoder(level) for level in index.levels]
