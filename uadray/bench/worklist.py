@@ -208,7 +208,7 @@ def made_up_decisions(n: int, *, sheets: int, seed: int = 0) -> pa.Table:
             row |= {
                 "state": "scored", "decision": "anomalous" if p[i] <= 0.083 else "normal", "p_value": float(p[i]),
                 "score": float(score[i]), "threshold": 0.35, "alpha": 0.083, "n_tiles": 4000 + i % 999,
-                "n_scored": 3900 + i % 999, "coverage": 0.98, "flags": '{"pen": 60, "blur": 40}',
+                "n_scored": 3900 + i % 999, "coverage": 1.0, "flags": '{"pen": 60, "blur": 40}',
                 "evidence": json.dumps(tiles), "pictures": f"evidence/sheet_{i % sheets}.svg",
                 "calibration_group": f"site=Site {sites[i]}", "calibration_group_slides": 200 + int(sites[i]),
                 "false_alarm_low": 0.06, "false_alarm_high": 0.11, "calibration_holds": bool(sites[i] != 4),
