@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import yaml
+from seaweed import SeaweedServer
 
 from uadray.config import load_config
 from uadray.errors import InputError
+from uadray.evaluation.outlines import outline_uris, read_outlines
 from uadray.evaluation.protocols import Protocol, judged_of, reported, slides_of
+from uadray.storage import objects
 
 FOLDER = Path(__file__).parents[2] / "configs" / "protocols"
 
@@ -120,3 +123,22 @@ def test_what_is_reported(tmp_path: Path) -> None:
     assert list(reported(protocol, figures).items()) == [
         ("froc", {"score": 0.5}), ("slide_auroc", 0.9), ("aupro", None),
     ]  # fmt: skip
+
+
+@pytest.mark.s3
+def test_a_bucket_is_read_as_a_folder(s3: SeaweedServer, tmp_path: Path) -> None:
+    """Slides, reference and outlines, by requests that have no need of a local copy."""
+    root = "s3://slides/protocols/CAMELYON16"
+    for path in _camelyon(tmp_path).rglob("*.*"):
+        objects.write_bytes(f"{root}/{path.relative_to(tmp_path / 'c16')}", path.read_bytes())
+    ring = '<Coordinate X="0" Y="0"/><Coordinate X="64" Y="0"/><Coordinate X="64" Y="64"/>'
+    xml = f'<ASAP_Annotations><Annotation PartOfGroup="_0">{ring}</Annotation></ASAP_Annotations>'
+    objects.write_bytes(f"{root}/annotations/test_001.xml", xml.encode())
+    protocol = load_config(Protocol, FOLDER / "camelyon16_slides.yaml")
+    places = {"slides": f"{root}/images/", "reference": f"{root}/reference.csv"}
+    protocol = protocol.model_copy(update={"data": protocol.data.model_copy(update=places)})
+    judged = judged_of(protocol, slides_of(protocol, "nowhere"))
+    assert [row.slide_id for row in judged] == ["test_001", "test_003", "test_122"]
+    found = outline_uris({row.slide_id: row.uri for row in judged}, f"{root}/annotations/")
+    assert read_outlines(found["test_001"]).area == 64**2 / 2
+    assert read_outlines(found["test_003"]) is None
