@@ -91,10 +91,10 @@ def _ranked(judged: Judged) -> _List:
 
 
 def _found_in_order(scores: Floats, truth: Bools) -> Floats:
-    """[n + 1] Found among the first slides in the order of a score; of equal ones in expectation, as in random order."""
+    """[n + 1] Found among the first slides in the order of a score; of equal ones in expectation, as at random."""
     counts, _ = counts_of(scores, truth)
     read, found = np.cumsum(counts.normal + counts.anomalous), np.cumsum(counts.anomalous)
-    return np.interp(np.arange(len(scores) + 1), [0, *read], [0, *found]).astype(np.float64)
+    return np.asarray(np.interp(np.arange(len(scores) + 1), [0, *read], [0, *found]), np.float64)
 
 
 def _own(judged: Judged) -> Iterator[dict[str, Any]]:
