@@ -33,7 +33,7 @@ def newcombe_interval(auroc: float, n_normal: int, n_anomalous: int) -> Interval
     for independent: give the numbers of patients where they are not.
 
     >>> [round(end, 3) for end in newcombe_interval(1.0, 8, 8)]
-    [0.75, 1.0]
+    [0.756, 1.0]
     """
 
     def excess(value: float) -> float:
@@ -50,7 +50,7 @@ def logit_interval(share: float, error: float) -> Interval:
     """95 % interval of a share between 0 and 1 with a standard error, on the scale of the logit: it stays within.
 
     >>> [round(end, 3) for end in logit_interval(0.95, 0.03)]
-    [0.847, 0.985]
+    [0.846, 0.985]
     """
     middle, half = math.log(share / (1 - share)), Z95 * error / (share * (1 - share))
     return [float(1 / (1 + np.exp(-(middle + sign * half)))) for sign in (-1, 1)]

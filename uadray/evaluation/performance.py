@@ -24,7 +24,7 @@ from uadray.evaluation.operating import (
     workload_points,
 )
 from uadray.evaluation.resampling import percentiles, resampled, share_interval
-from uadray.evaluation.tails import beyond_interval, is_few
+from uadray.evaluation.tails import FEW, beyond_interval, is_few
 
 BAND = np.linspace(0, 1, 41)
 """Where the bands of the ROC and workload curves have their ends."""
@@ -49,8 +49,8 @@ def performance(scores: Floats, anomalous: Bools, *, groups: Groups | None = Non
         `workload`: by sensitivity in per cent (95, 99) the share of normal samples below the threshold that finds as
         many, its `ci95`, `method` and `threshold`. The threshold is chosen on these samples, in each draw anew;
         `curves`: points of `roc`, `pr` and `workload`, and `roc_band` and `workload_band`, each [x, low, high], the
-        pointwise 95 % interval of the curve's height at x. Bands are left out where there are no intervals, or no draw
-        differs from another since all pairs are in order.
+        pointwise 95 % interval of the curve's height at x. There is no band where fewer than two patients are expected
+        beyond the threshold, and none at all where no draw differs from another since all pairs are in order.
 
     Raises:
         InputError: one of the two classes is missing.
@@ -80,7 +80,7 @@ def performance(scores: Floats, anomalous: Bools, *, groups: Groups | None = Non
             )
             for name, sensitivity in SENSITIVITIES.items()
         },
-        "curves": _curves(counts, draws),
+        "curves": _curves(counts, draws, n_normal=n_normal, n_anomalous=n_anomalous),
     }  # fmt: skip
 
 
@@ -141,10 +141,12 @@ def _workload(counts: Counts, distinct: Floats, sensitivity: float) -> dict[str,
     }
 
 
-def _curves(counts: Counts, draws: dict[str, Floats]) -> dict[str, Points]:
+def _curves(counts: Counts, draws: dict[str, Floats], *, n_normal: int, n_anomalous: int) -> dict[str, Points]:
     curves = {"roc": roc_points(counts), "pr": precision_points(counts), "workload": workload_points(counts)}
+    known = {"roc": n_normal * BAND >= FEW, "saved": n_anomalous * (1 - BAND) >= FEW}
     for name, of in (("roc_band", "roc"), ("workload_band", "saved")):
-        if draws[of].size and np.ptp(draws[of], axis=0).any():
-            low, high = np.quantile(draws[of], [0.025, 0.975], axis=0)
-            curves[name] = [[round(float(v), 6) for v in row] for row in zip(BAND, low, high, strict=True)]
+        if draws[of].size and known[of].any() and np.ptp(draws[of], axis=0).any():
+            ends = np.quantile(draws[of][:, known[of]], [0.025, 0.975], axis=0)
+            rows = zip(BAND[known[of]], *ends, strict=True)
+            curves[name] = [[round(float(v), 6) for v in row] for row in rows]
     return curves

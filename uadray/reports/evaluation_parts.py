@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from uadray.reports.page import number, thousands
+from uadray.reports.page import thousands
 from uadray.reports.plots import Plot, plot_svg
 
 DASH = "\N{EN DASH}"
@@ -114,13 +114,13 @@ def counted(n: int, what: str) -> str:
 def text_of(value: Any) -> str:
     """A figure as it stands in the table of all: three decimals, the ends of an interval, a dash for nothing.
 
-    >>> text_of(0.98765), text_of([0.9, 1.0]), text_of(None), text_of(12), text_of(123456.5)
-    ('0.988', '0.900 to 1.000', '-', '12', '123\u202f456')
+    >>> text_of(0.98765), text_of([0.9, 1.0]), text_of(None), text_of(12), text_of(123456.25)
+    ('0.988', '0.900 to 1.000', '-', '12', '123456')
     """
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 1000 else number(value, 6)
+        return f"{value:.3f}" if abs(value) < 1000 else f"{value:.6g}"
     if isinstance(value, list):
         joint = " to " if len(value) == 2 and not any(isinstance(v, str) for v in value) else ", "
         return joint.join(text_of(v) for v in value)

@@ -244,6 +244,7 @@ def _workload_plot(figures: Figures, name: str) -> Plot:
             ),
             Line(name="by chance", points=((0, 1), (1, 0)), colour=GREY, dashed=True),
         ],
+        note="There is no band where fewer than two of the anomalous slides' patients would be missed.",
         marks=[Mark(name=mark, x=saved["sensitivity"], y=saved["value"], colour=BLUE)],
     )  # fmt: skip
 
