@@ -25,7 +25,7 @@ from uadray.exports import qupath_geojson
 from uadray.exports.exported_slide import ExportedSlide, ExportOptions, boxes_of
 from uadray.exports.regions import regions_of
 
-SLIDES_PER_S = {"wsinfer-csv": 25.0, "geojson": 25.0, "hdf5": 25.0, "ome-tiff": 5.0, "dzi": 5.0}
+SLIDES_PER_S = {"wsinfer-csv": 25.0, "geojson": 25.0, "hdf5": 25.0, "ome-tiff": 3.0, "dzi": 3.0}
 """At least so many."""
 
 GOALS = {"peak_mb": 1200.0, "growth": 1.25, "regions_over_shapely": 0.5, "geojson_mb": 5.0}
