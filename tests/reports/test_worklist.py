@@ -161,7 +161,7 @@ def write_pictures(folder: Path, table: pa.Table) -> None:
             (place / f"{name}.jpg").write_bytes(pictures.encode_jpeg(np.full((50, 100, 3), 180, np.uint8)))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if not CHROMIUM.exists():
         pytest.skip(f"NOT TESTED in a browser: {CHROMIUM} is absent (apt-get install chromium)")

@@ -1,6 +1,7 @@
 """Whose screening a folder holds, and who is refused."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from seaweed import SeaweedServer
 from uadray.errors import InputError
 from uadray.provenance import fingerprint
 from uadray.schemas import SLIDE_DECISIONS
+from uadray.screening.run_record import claim_folder
 from uadray.storage import objects
 
 
@@ -34,6 +36,16 @@ def test_another_bundles_folder_is_refused(tmp_path: Path) -> None:
     text = "holds a screening with bundle bundle, calibration cal; this is bundle other, calibration cal: use another"
     with pytest.raises(InputError, match=f"{text} --out$"):
         sd.book(str(tmp_path), sd.Bundle(id="other"))
+
+
+def test_the_viewer_of_a_screening_is_recorded_and_can_be_given_anew(tmp_path: Path) -> None:
+    claim = partial(claim_folder, str(tmp_path), sd.panel())
+    assert claim(viewer="https://a/")["viewer"] == "https://a/"
+    assert claim()["viewer"] == "https://a/"
+    assert claim(viewer="https://b/#screening=x")["viewer"] == "https://b/#screening=x"
+    with pytest.raises(InputError, match="--viewer b: expected the address"):
+        claim(viewer="b")
+    assert "viewer" not in claim_folder(str(tmp_path / "other"), sd.panel())
 
 
 def test_the_layout_of_one_bundle_is_what_folders_have_had_before(tmp_path: Path) -> None:

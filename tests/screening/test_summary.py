@@ -121,3 +121,19 @@ def test_the_legend_is_that_of_the_heatmaps(
     assert all(end in page for end in ends)
     assert words in page
     assert "tile score 0.200 or more" in page  # the ring is that of tiles
+
+
+@pytest.mark.parametrize(
+    ("viewer", "link"), [("https://host/", "https://host/#slide=s0"), ("javascript:alert(1)", None)]
+)
+def test_slides_link_to_the_viewer_of_the_record(tmp_path: Path, viewer: str, link: str | None) -> None:
+    provenance = PROVENANCE | {"viewer": viewer}
+    write_summaries(str(tmp_path), sd.panel(), [_table(ANOMALOUS)], n_slides=1, provenance=provenance)
+    page = (tmp_path / "worklist.html").read_text()
+    assert (f'href="{link}"' in page) is ("Open in the viewer" in page) is (link is not None)
+    assert "javascript:" not in page
+    bundles = sd.panel(sd.Bundle("a", "a"), sd.Bundle("b", "b"))
+    write_summaries(str(tmp_path), bundles, [_table(ANOMALOUS)] * 2, n_slides=1, provenance=provenance)
+    assert ("https://host/#bundle=b&amp;slide=s0" in (tmp_path / "b" / "worklist.html").read_text()) is (
+        link is not None
+    )

@@ -5,7 +5,7 @@
 
 A slide's small picture stands at the head of its evidence file and is read by one request of 8 KB; of evidence that
 older versions wrote, the whole file is read. Full sheets stay as they are: what is read and written at a renewal are
-the slides that are new, and those of the last sheet where it is not full. So a run that stops is gone on with, and what
+the slides that are new, and with them those of a sheet that is not full. So a run that stops is gone on with, and what
 is lost is made anew.
 """
 
@@ -43,14 +43,12 @@ def pack(folder: str, decisions: pa.Table) -> Packs:
         decisions: rows of `SLIDE_DECISIONS`.
 
     Returns:
-        All sheets that are needed.
+        All sheets that are needed: those that are new come last.
     """
     wanted = _wanted(decisions)
-    packs = {name: cells for name, cells in _known(folder).items() if _is_kept(cells, wanted)}
-    there = {
-        slide_id for cells in packs.values() for slide_id, version in cells if wanted.get(slide_id, ("",))[0] == version
-    }
-    todo = [slide_id for slide_id in wanted if slide_id not in there]
+    known = {name: cells for name, cells in _known(folder).items() if _is_kept(cells, wanted)}
+    packs = known if not _missing(known, wanted) else {n: cells for n, cells in known.items() if len(cells) == CELLS}
+    todo = _missing(packs, wanted)
     with ThreadPoolExecutor(REQUESTS, thread_name_prefix="uadray-thumbnails") as pool:
         for start in range(0, len(todo), CELLS):
             ids = todo[start : start + CELLS]
@@ -85,10 +83,16 @@ def _wanted(decisions: pa.Table) -> dict[str, tuple[str, str]]:
     }
 
 
+def _missing(packs: Packs, wanted: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Slides that no sheet has as they are decided now."""
+    there = {(slide_id, version) for cells in packs.values() for slide_id, version in cells}
+    return [slide_id for slide_id, (version, _) in wanted.items() if (slide_id, version) not in there]
+
+
 def _is_kept(cells: Sequence[Sequence[str]], wanted: Mapping[str, tuple[str, str]]) -> bool:
-    """Whether a sheet is full and at least half of it is of slides as they are decided now."""
+    """Whether at least half of a sheet is of slides as they are decided now."""
     current = sum(slide_id in wanted and wanted[slide_id][0] == version for slide_id, version in cells)
-    return len(cells) == CELLS and 2 * current >= CELLS
+    return 0 < len(cells) <= 2 * current
 
 
 def _known(folder: str) -> Packs:

@@ -27,11 +27,12 @@ document.addEventListener("DOMContentLoaded", () => {
   let current = null;
 
   // Filters
+  const limit = document.getElementById("q");
   const selects = model.facets.filter(({ key, words, at }) => key !== "show" && words.length + (at.includes(NONE) ? 1 : 0) > 1).map((facet) => {
     const select = document.createElement("select");
     const label = document.createElement("label");
     label.append(`${FACETS[facet.key]} `, select);
-    document.getElementById("facets").append(label);
+    limit.closest("label").before(label);
     const values = facet.words.map((_, place) => place).sort((a, b) => (facet.words[a] < facet.words[b] ? -1 : 1));
     for (const place of [null, ...values, ...(facet.at.includes(NONE) ? [NONE] : [])]) select.add(new Option("", place ?? ""));
     select.addEventListener("change", () => {
@@ -40,7 +41,6 @@ document.addEventListener("DOMContentLoaded", () => {
     });
     return { facet, select };
   });
-  const limit = document.getElementById("q");
   limit.closest("label").hidden = model.index.q_value.every((value) => value === null);
   limit.addEventListener("input", () => {
     model.q = Number.isFinite(limit.valueAsNumber) ? limit.valueAsNumber : null;

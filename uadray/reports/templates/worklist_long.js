@@ -34,7 +34,7 @@ function listOf(root, model, data) {
   const details = detailsOf(data.details);
   const shown = new Map(); // slide -> its element
   const opened = new Map(); // slide -> how high what it shows is
-  const OVER_PX = 600;
+  const OVER_PX = 240;
   const GUESSED_PX = 420;
   const SETTLED_MS = 90;
   let height = 0;
