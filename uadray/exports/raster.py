@@ -147,8 +147,8 @@ def rgba(picture: Raster, scale: Scale) -> NDArray[np.uint8]:
 
 def rgb(picture: Raster, scale: Scale) -> NDArray[np.uint8]:
     """The same colours without transparency on white, uint8 [h, w, 3]."""
-    colours = colour(picture.scores, low=scale.low, high=scale.high)
-    colours[np.isnan(picture.scores)] = 255
+    colours, scored = np.full((*picture.scores.shape, 3), 255, np.uint8), ~np.isnan(picture.scores)
+    colours[scored] = colour(picture.scores[scored], low=scale.low, high=scale.high)
     colours[picture.unscored] = NO_SCORE
     return colours
 
