@@ -16,8 +16,12 @@ install: .venv/installed  ## uadray in .venv
 demo: .venv/installed  ## the whole job on slides it makes itself
 	$(BIN)/uadray demo --out demo
 
+# Tests that start Ray, servers or a browser have the machine for themselves; the others run on two of its cores.
+ALONE := ray or s3 or browser or slow
+
 test: .venv/installed  ## all tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not ($(ALONE))"; others=$$?; \
+	$(BIN)/pytest -m "$(ALONE)" && exit $$others
 
 check: .venv/installed  ## lint, format, types
 	$(BIN)/ruff check .

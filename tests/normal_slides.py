@@ -33,4 +33,4 @@ def with_lesion(squares: Squares, n_squares: int, rng: np.random.Generator, *, h
 
 def sizes(n_slides: int, rng: np.random.Generator, *, low: int = 50, high: int = 5000) -> list[int]:
     """Numbers of squares, evenly spread over their logarithm."""
-    return np.exp(rng.uniform(np.log(low), np.log(high), n_slides)).astype(int).tolist()
+    return [int(n) for n in np.exp(rng.uniform(np.log(low), np.log(high), n_slides))]

@@ -16,10 +16,11 @@ import uadray.commands.progress
 from uadray.commands.recalibrate import Asked, run
 from uadray.decisions.conformal import Calibration
 from uadray.errors import InputError
+from uadray.evaluation.report import evaluate
 from uadray.monitoring.ledger_metrics import LedgerReader
 from uadray.screening.bundles import arranged, calibrated_bundle
 from uadray.screening.ledger import open_ledger
-from uadray.slides.manifest import write_manifest
+from uadray.slides.manifest import SlideRow, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,10 @@ def test_several_bundles_get_a_calibration_of_all_together(folder: Path) -> None
     assert {row["calibration_group_slides"] for row in rows} == {7}
     assert {row["calibration_id"] for row in rows} == {_record(out)["combined"]["id"]}
     assert all(row["score"] > row["threshold"] or row["decision"] == "normal" for row in rows)
+    labelled = [SlideRow(row["slide_id"], row["uri"], label="tumor" if i else "normal") for i, row in enumerate(rows)]
+    write_manifest(labelled, str(folder / "labelled.csv"))
+    figures = evaluate(str(out / "combined"), labels=str(folder / "labelled.csv"))
+    assert (figures["n_normal"], figures["n_anomalous"], figures["tile_auroc"]) == (1, 2, None)
     run(str(out), Asked(alpha=0.3))
     assert all("merged" in row["message"] for row in _table(out / "combined") if row["state"] == "scored")
 

@@ -129,7 +129,7 @@ def test_slides_that_choose_must_not_calibrate() -> None:
 
     Half the slides choose, and the others allow 0.0625.
     """
-    rng, both, apart = np.random.default_rng(0), [], []
+    rng, both, apart = np.random.default_rng(0), list[float](), list[float]()
     for _ in range(600):
         normals, anomalies, later = rng.normal(size=(9, 30)), rng.normal(1.5, 1, (9, 20)), rng.normal(size=300)
         for chosen_on, calibrated_on, rates in ((normals, normals, both), (normals[:, :15], normals[:, 15:], apart)):

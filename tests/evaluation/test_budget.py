@@ -50,6 +50,8 @@ def test_trivial_scores_order_the_list_too() -> None:
     tiles = [1, 2, 30, 3, 4, 60, 70, 80, 5, 90]
     plan = budget(judged("AANaannnan", n_tiles=tiles), 5)
     assert [day["trivial"] for day in plan["days"]] == [{"tissue_tiles": 0}, {"tissue_tiles": 5}]
+    alike = budget(judged("AANaannnan", n_tiles=[7] * 10), 5)["days"]
+    assert [day["trivial"] for day in alike] == [{"tissue_tiles": 2.5}, {"tissue_tiles": 5}], "as in random order"
     partly = [None, *tiles[1:]]
     assert budget(judged("AANaannnan", n_tiles=partly), 5)["days"][0]["trivial"] == {}
 

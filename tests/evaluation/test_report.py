@@ -246,7 +246,7 @@ def test_against_another_screening_and_with_a_budget(screening: tuple[str, str],
 
 def test_tiles_have_no_budget(tmp_path: Path) -> None:
     uri = _scores(tmp_path, label=["normal", "tumor"], score=[1.0, 2.0])
-    with pytest.raises(InputError, match="--against, --budget and --normals are of the slides"):
+    with pytest.raises(InputError, match="--against, --budget and --normals are of the slides of a screening"):
         evaluate(uri, budget=40)
 
 

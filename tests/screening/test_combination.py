@@ -128,3 +128,12 @@ def test_files_for_people(tmp_path: Path) -> None:
     assert summary["anomalous"] == {"a": 1, "b": 0}
     assert '"../a/evidence/s1.svg#thumbnail"' in (tmp_path / "combined" / "worklist.html").read_text()
     assert (tmp_path / "combined" / "discoveries.csv").read_text().count("\n") == 2
+
+
+def test_a_decision_without_a_p_value_is_no_normal_slide() -> None:
+    tables = [
+        _table([scored("s0", "normal", 0.5, 0.4)]),
+        _table([scored("s0", "normal", 0.5, 0.4) | {"p_value": None}]),
+    ]
+    (row,) = combined_decisions(_bundles(), tables, by="maximum", calibration=None).to_pylist()
+    assert (row["state"], row["decision"], row["reason"]) == ("failed", None, "no_p_value")

@@ -59,7 +59,7 @@ def test_the_command_waits_until_it_is_stopped(tmp_path: Path) -> None:
     arguments = ["screen", str(tmp_path / "bundle"), "--slides", str(tmp_path / "slides"), "--out", str(out)]
     with start(*arguments, "--follow", "--renew-minutes", "0.01") as process:
         deadline = time.monotonic() + 60
-        while not (out / "worklist.html").exists() and process.poll() is None and time.monotonic() < deadline:
+        while not (out / "summary.json").exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         printed, lines = process.communicate(timeout=30)

@@ -13,6 +13,7 @@ import pytest
 import recalibrations
 import screening_drivers as sd
 from recalibrations import NEW, book, redecide
+from seaweed import SeaweedServer
 
 from uadray.errors import InputError
 from uadray.screening import kept_calibrations, leases
@@ -172,6 +173,18 @@ def test_a_screening_that_begins_meanwhile_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="decided anew this very moment"), late:
         pass
     assert sd.left_behind(out) == []
+
+
+@pytest.mark.s3
+def test_a_screening_in_s3(s3: SeaweedServer, tmp_path: Path) -> None:
+    out, rows = f"s3://{s3.bucket}/{tmp_path.name}", _rows(tmp_path)
+    _screened(out, rows, A, B)
+    assert redecide(out, A, B)["redecided"] == 4
+    for folder in ("a", "b", "combined"):
+        assert sd.decisions_table(f"{out}/{folder}")["state"].to_pylist() == ["scored"] * 3 + ["failed"]
+    assert objects.exists(f"{out}/recalibrated/cala/decisions.parquet")
+    with book(out, A, B) as ledger:
+        assert ledger.pending(rows) == []
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ timed too. Regions are compared with `shapely.union_all` of the same tiles, in o
 """
 
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -93,16 +94,25 @@ def _measured(folder: Path, format_name: str, slides: int) -> dict[str, float]:
     """Slides a second, MB of memory and of files, and how memory grows from a tenth of the slides to all."""
     few = max(2, slides // 10)
     _, few_mb, _ = _exported(folder, format_name, few)
+    before = _cpu_s()
     seconds, peak_mb, written = _exported(folder, format_name, slides)
+    cpu_s = _cpu_s() - before
     again_s, _, _ = _exported(folder, format_name, slides)
     return {
         "slides_per_s": round(slides / seconds, 1),
         "seconds": round(seconds, 2),
         "seconds_again": round(again_s, 2),
+        "cpu_ms_a_slide": round(1000 * cpu_s / slides, 1),
         "peak_mb": round(peak_mb, 1),
         "growth": round(peak_mb / few_mb, 3),
         "mb_a_slide": round(written / 1e6 / slides, 3),
     }
+
+
+def _cpu_s() -> float:
+    """CPU seconds of all processes that have ended: less at the mercy of what else the machine does than the clock."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _exported(folder: Path, format_name: str, slides: int) -> tuple[float, float, int]:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from uadray.evaluation.arrays import Bools, Floats, Whole
+from uadray.evaluation.arrays import Bools, Floats
 from uadray.evaluation.delong import has_two_groups
 from uadray.evaluation.detection import check_both_classes
 from uadray.evaluation.judged import Judged
+from uadray.evaluation.operating import counts_of
 from uadray.evaluation.resampling import drawn_weights, members, percentiles, share_interval
 from uadray.evaluation.trivial import trivial_scores
 from uadray.reports.ranking import rank
@@ -29,10 +30,10 @@ Cut = Callable[[Floats], Bools]
 
 @dataclass(frozen=True, eq=False)
 class _List:
-    """Slides in the order of the worklist, and how well chance and trivial scores would have ordered them."""
+    """Slides in the order of the worklist, and what each trivial score would have found by each place of its order."""
 
     judged: Judged
-    trivial: dict[str, Whole]
+    trivial: dict[str, Floats]
 
     @property
     def truth(self) -> Bools:
@@ -85,8 +86,15 @@ def _ranked(judged: Judged) -> _List:
     table = pa.Table.from_pylist([{name: row.get(name) for name in _RANKED_BY} for row in _own(judged)])
     at = {slide_id: i for i, slide_id in enumerate(judged.slide_ids)}
     ordered = judged.only([at[slide_id] for slide_id in rank(table)["slide_id"].to_pylist()])
-    trivial = {name: np.argsort(-each, kind="stable") for name, each in trivial_scores(ordered.decisions).items()}
-    return _List(ordered, trivial)
+    trivial = trivial_scores(ordered.decisions)
+    return _List(ordered, {name: _found_in_order(each, ordered.anomalous) for name, each in trivial.items()})
+
+
+def _found_in_order(scores: Floats, truth: Bools) -> Floats:
+    """[n + 1] Found among the first slides in the order of a score; of equal ones in expectation, as at random."""
+    counts, _ = counts_of(scores, truth)
+    read, found = np.cumsum(counts.normal + counts.anomalous), np.cumsum(counts.anomalous)
+    return np.asarray(np.interp(np.arange(len(scores) + 1), [0, *read], [0, *found]), np.float64)
 
 
 def _own(judged: Judged) -> Iterator[dict[str, Any]]:
@@ -189,7 +197,7 @@ def _day(ranked: _List, read: int, slides_a_day: int, drawn: Floats) -> dict[str
         if read == len(truth)
         else share_interval(found / n_anomalous, drawn, _n_patients(ranked)),
         "at_random": n_anomalous * read / len(truth),
-        "trivial": {name: int(truth[order[:read]].sum()) for name, order in ranked.trivial.items()},
+        "trivial": {name: float(by_score[read]) for name, by_score in ranked.trivial.items()},
     }  # fmt: skip
 
 

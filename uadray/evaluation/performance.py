@@ -24,6 +24,7 @@ from uadray.evaluation.operating import (
     workload_points,
 )
 from uadray.evaluation.resampling import percentiles, resampled, share_interval
+from uadray.evaluation.tails import beyond_interval, is_few
 
 BAND = np.linspace(0, 1, 41)
 """Where the bands of the ROC and workload curves have their ends."""
@@ -43,9 +44,10 @@ def performance(scores: Floats, anomalous: Bools, *, groups: Groups | None = Non
         `average_precision_ci95`, None where it is 1, and `prevalence`, the average precision of scores that
         mean nothing;
         `sensitivity`: by specificity in per cent (90, 95, 99) its `value`, `ci95`, the `threshold` (at or above it is
-        called) and the `specificity` that was reached. With fewer than 100 normal samples 99 % allows no false alarm;
+        called), the `specificity` that was reached, and the `method` of the interval: `bootstrap`, or `exact` where
+        fewer than two patients are expected beyond the threshold (see `tails`), which is wide: it says what is known;
         `workload`: by sensitivity in per cent (95, 99) the share of normal samples below the threshold that finds as
-        many, its `ci95` and `threshold`. The threshold is chosen on these samples, in each draw anew;
+        many, its `ci95`, `method` and `threshold`. The threshold is chosen on these samples, in each draw anew;
         `curves`: points of `roc`, `pr` and `workload`, and `roc_band` and `workload_band`, each [x, low, high], the
         pointwise 95 % interval of the curve's height at x. Bands are left out where there are no intervals, or no draw
         differs from another since all pairs are in order.
@@ -64,20 +66,33 @@ def performance(scores: Floats, anomalous: Bools, *, groups: Groups | None = Non
         "prevalence": float(anomalous.mean()),
         "sensitivity": {
             name: _sensitivity(counts, distinct, specificity)
-            | {
-                "ci95": share_interval(
-                    float(sensitivities(counts, specificity)), draws[f"sensitivity {name}"], n_anomalous
-                )
-            }
+            | _interval(
+                sensitivities(counts, specificity), draws[f"sensitivity {name}"], scores[anomalous], scores[~anomalous],
+                1 - specificity, n=n_anomalous, n_others=n_normal,
+            )
             for name, specificity in SPECIFICITIES.items()
         },
         "workload": {
             name: _workload(counts, distinct, sensitivity)
-            | {"ci95": share_interval(float(saved_shares(counts, sensitivity)), draws[f"workload {name}"], n_normal)}
+            | _interval(
+                saved_shares(counts, sensitivity), draws[f"workload {name}"], -scores[~anomalous], -scores[anomalous],
+                1 - sensitivity, n=n_normal, n_others=n_anomalous,
+            )
             for name, sensitivity in SENSITIVITIES.items()
         },
         "curves": _curves(counts, draws),
-    }
+    }  # fmt: skip
+
+
+def _interval(
+    value: Floats, drawn: Floats, scores: Floats, others: Floats, share: float, *, n: int, n_others: int
+) -> dict[str, Any]:
+    """`ci95` and its `method`: the bootstrap's, or that of `tails` where few of the others lie beyond the threshold."""
+    if not drawn.size:
+        return {"ci95": None, "method": "none"}
+    if is_few(n_others, share):
+        return {"ci95": beyond_interval(scores, others, share, n=n, n_others=n_others), "method": "exact"}
+    return {"ci95": share_interval(float(value), drawn, n), "method": "bootstrap"}
 
 
 def _draws(scores: Floats, anomalous: Bools, groups: Groups | None) -> dict[str, Floats]:

@@ -21,6 +21,7 @@ from uadray.evaluation.tile_detections import DetectionConfig
 from uadray.evaluation.validity_report import validity_report
 from uadray.reports.evaluation_page import evaluation_page
 from uadray.schemas import SLIDE_DECISIONS
+from uadray.screening.combination import FOLDER as COMBINED
 from uadray.slides.manifest import SlideRow, read_manifest
 from uadray.storage import objects
 
@@ -148,6 +149,8 @@ def evaluate_screening(
         figures["budget"] = budget_of(judged, budget, unscored=len(unscored), unscored_anomalous=n_ill)
     found = outline_uris({names[r.slide_id]: r.uri for r in scored}, outlines)
     uris = [found[names[r.slide_id]] for r in scored]
+    if objects.name(out.rstrip("/")) == COMBINED:
+        return figures | {"tile_auroc": None, "tiles_note": "several bundles together have no tile scores"}
     if not any_outline(uris):
         return figures | {"tile_auroc": None, "tiles_note": "no outlines found"}
     figures |= figures_of_tiles(_outlined(out, scored, uris, decisions), scored)

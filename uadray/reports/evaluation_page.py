@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from uadray.reports.evaluation_parts import Figures, Section, Verdict, text_of
 from uadray.reports.evaluation_sections import decision_section, detection_section, verdicts
-from uadray.reports.given_sections import MANY_NUMBERS, localisation_section, plain_section, words
+from uadray.reports.given_sections import MANY_NUMBERS, aggregation_section, localisation_section, words
 from uadray.reports.page import asset, csp_hash, template
 from uadray.reports.plots import Plot
 from uadray.reports.reading_sections import (
@@ -18,9 +18,6 @@ from uadray.reports.reading_sections import (
     subgroup_section,
 )
 from uadray.reports.validity_section import validity_section
-
-_GIVEN = {"aggregations": "From tile scores to a slide score"}
-"""Figures that a section shows as they are given."""
 
 
 def evaluation_page(title: str, figures: Mapping[str, Any]) -> str:
@@ -87,9 +84,8 @@ def _sections(figures: Figures) -> Iterator[Section]:
         yield comparison_section(figures["comparison"])
     if figures.get("validity"):
         yield validity_section(figures["validity"])
-    for name, title in _GIVEN.items():
-        if figures.get(name):
-            yield plain_section(name, title, figures[name])
+    if figures.get("aggregations"):
+        yield aggregation_section(figures["aggregations"])
     if figures.get("subgroups"):
         yield subgroup_section(figures["subgroups"])
 

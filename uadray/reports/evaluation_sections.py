@@ -56,11 +56,11 @@ def verdicts(figures: Figures) -> Iterator[Verdict]:
 
 
 def auroc_ci(figures: Figures) -> tuple[list[float] | None, str]:
-    """The interval of an AUROC to show, and how it was made: the bootstrap's, unless that has no width."""
-    interval, other = figures.get("auroc_ci95"), figures.get("auroc_delong", {})
-    if interval is not None and interval[0] < interval[1]:
-        return interval, f"bootstrap by {figures.get('grouped_by', 'sample')}"
-    return (other.get("ci95") or interval), other.get("method", "none")
+    """The interval of an AUROC to show, and how it was made: DeLong's, which holds more often than the bootstrap's."""
+    given = figures.get("auroc_delong") or {}
+    if given.get("ci95") is None:
+        return figures.get("auroc_ci95"), f"bootstrap by {figures.get('grouped_by', 'sample')}"
+    return given["ci95"], f"{given['method']}, by {figures.get('grouped_by', 'sample')}"
 
 
 def _auroc_verdict(figures: Figures, what: str) -> Verdict:
@@ -118,9 +118,16 @@ def detection_section(figures: Figures, what: str, *, name: str) -> Section:
         f"from {counted(figures['n_groups'], figures['grouped_by'])}. Whole {figures['grouped_by']}s are drawn for the "
         "intervals, since what comes from one is alike."
     ]  # fmt: skip
-    if what == "slide" and figures["n_anomalous"] < 20:
-        texts.append("With fewer than 20 anomalous slides, a sensitivity of 95 % means that all are found.")
+    few = [*figures.get("sensitivity", {}).values(), *figures.get("workload", {}).values()]
+    if any(each.get("method") == "exact" for each in few):
+        texts.append(
+            f"With few {what}s, a threshold that 1 % or 5 % of a class lie beyond cannot be placed. Intervals marked "
+            "as exact say so: they reach down to 0 % with fewer than 86 patients of the class for 5 %, and 437 for 1 %."
+        )
     rows = [["Area under the ROC curve (AUROC)", figure(figures["auroc"]), between(interval), method]]
+    bootstrap = figures.get("auroc_ci95")
+    if bootstrap and bootstrap != interval and bootstrap[0] < bootstrap[1]:
+        rows.append(["the same", "", between(bootstrap), f"bootstrap by {figures['grouped_by']}"])
     rows += [
         [f"{trivial_words(key)}, a trivial score: AUROC", figure(value), DASH, ""] for key, value in trivial.items()
     ]
@@ -128,7 +135,7 @@ def detection_section(figures: Figures, what: str, *, name: str) -> Section:
         precision, by = figures["average_precision"], f"bootstrap; {figure(figures['prevalence'])} would be chance"
         rows.append(["Average precision", figure(precision), between(figures["average_precision_ci95"]), by])
     for percent, each in figures.get("sensitivity", {}).items():
-        reached = f"specificity {share(each['specificity'])}, {_above(each['threshold'])}"
+        reached = f"{_how(each)}; specificity {share(each['specificity'])}, {_above(each['threshold'])}"
         rows.append(
             [
                 f"Sensitivity at {percent} % specificity",
@@ -138,7 +145,7 @@ def detection_section(figures: Figures, what: str, *, name: str) -> Section:
             ]
         )
     for percent, each in figures.get("workload", {}).items():
-        reached = f"sensitivity {share(each['sensitivity'])}, {_above(each['threshold'])}"
+        reached = f"{_how(each)}; sensitivity {share(each['sensitivity'])}, {_above(each['threshold'])}"
         saved = f"Normal {what}s not to be read at {percent} % sensitivity"
         rows.append([saved, share(each["value"]), between(each["ci95"], as_share=True), reached])
     caption = "Thresholds were chosen on these samples; on new ones they would do somewhat worse."
@@ -168,6 +175,11 @@ def decision_section(figures: Figures) -> Section | None:
     table = Table(head=["", "slides", "share", "95 % interval", "promised"], rows=rows)
     plots = [_calibration_plot(figures, "decisions")] if figures["curves"].get("calibration") else []
     return Section(name="decisions", title=f"Decisions at alpha {alpha:g}", texts=texts, plots=plots, tables=[table])
+
+
+def _how(given: Figures) -> str:
+    """How an interval was made."""
+    return {"exact": "exact, few samples", "none": "no interval"}.get(given.get("method", ""), "bootstrap")
 
 
 def _above(threshold: float | None) -> str:

@@ -1,7 +1,6 @@
-"""The sections of an evaluation's page whose figures other parts of the evaluation make: localisation, and any else."""
+"""The sections of an evaluation's page on where scores are high, and on how they make a slide's score."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from uadray.reports.evaluation_parts import Figures, Section, Table, between, figure, text_of
 from uadray.reports.plots import Axis, Line, Plot
@@ -9,36 +8,39 @@ from uadray.reports.plots import Axis, Line, Plot
 MANY_NUMBERS = ("curves", "curve", "band")
 """Names of what is drawn and stands in no table."""
 
-_MOST_ROWS = 100
-
 
 def localisation_section(figures: Figures) -> Section | None:
     """FROC and AUPRO; None where there is neither."""
     froc, aupro = figures.get("froc"), figures.get("aupro")
     if not froc and not aupro:
         return None
-    plots, tables = [], []
-    curve = (froc or {}).get("curve") or figures.get("curves", {}).get("froc")
+    texts, plots, tables = [], [], []
     if froc:
-        rows = [
-            [f"{float(at):g} false positives a slide", figure(value)]
-            for at, value in froc.get("sensitivities", {}).items()
-        ]
-        rows.append(["mean (the FROC score)", figure(froc.get("score"))])
-        if froc.get("score_ci95"):
-            rows.append(["its 95 % interval", between(froc["score_ci95"])])
-        tables.append(
-            Table(title="Lesions found (FROC)", head=["at", "sensitivity"], rows=rows, chosen=[len(rows) - 1])
+        curve = froc.get("curve") or figures.get("curves", {}).get("froc")
+        plots += [_froc_plot(froc, curve)] if curve else []
+        tables.append(_froc_table(froc))
+        lesions = f" of {froc['lesions']} lesions on {froc['slides']} slides" if "lesions" in froc else ""
+        texts.append(
+            f"FROC: the share{lesions} that is found where a number of false positives a slide is allowed (the mean "
+            "over all slides). A lesion is found where a detection lies in it."
         )
-    if froc and curve:
-        plots.append(_froc_plot(froc, curve))
-    if aupro and aupro.get("curve"):
-        plots.append(_aupro_plot(aupro))
     if aupro:
-        title = "Overlap with outlines (AUPRO)"
-        tables.append(Table(title=title, head=["", "figure"], rows=list(_scalars(aupro))))
-    texts = ["How well the places with high scores agree with the outlines of lesions."]
+        plots += [_aupro_plot(aupro)] if aupro.get("curve") else []
+        regions = f" over {aupro['regions']} regions" if "regions" in aupro else ""
+        texts.append(
+            f"AUPRO{regions}: {figure(aupro.get('score'))}. How well marked tissue covers each outlined region."
+        )
     return Section(name="localisation", title="Localisation", texts=texts, plots=plots, tables=tables)
+
+
+def _froc_table(froc: Figures) -> Table:
+    rows = [
+        [f"{float(at):g} false positive{'s' if float(at) > 1 else ''} a slide", figure(value), ""]
+        for at, value in froc.get("sensitivities", {}).items()
+    ]
+    rows.append(["mean: the FROC score", figure(froc.get("score")), between(froc.get("score_ci95"))])
+    head = ["at", "sensitivity", "95 % interval"]
+    return Table(title="Lesions found", head=head, rows=rows, chosen=[len(rows) - 1])
 
 
 def _froc_plot(froc: Figures, curve: Sequence[Sequence[float]]) -> Plot:
@@ -63,42 +65,25 @@ def _aupro_plot(aupro: Figures) -> Plot:
     )  # fmt: skip
 
 
-def plain_section(name: str, title: str, given: Any) -> Section:
-    """Figures of a form that the page does not know: sentences, numbers, and each list of rows as a table."""
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        given = {"": given}
-    texts = [str(given[key]) for key in ("verdict", "text", "note") if isinstance(given.get(key), str)]
-    rest = {key: value for key, value in given.items() if key not in ("verdict", "text", "note")}
-    rows = list(_scalars(rest))
-    tables = [Table(head=["", "figure"], rows=rows)] if rows else []
-    return Section(name=name, title=title, texts=texts, tables=[*tables, *_tables(rest)])
-
-
-def _scalars(given: Figures, prefix: str = "") -> Iterator[list[str]]:
-    for name, value in given.items():
-        if name in MANY_NUMBERS or _is_rows(value):
-            continue
-        if isinstance(value, Mapping):
-            yield from _scalars(value, f"{prefix}{words(name)}: ")
-        else:
-            yield [prefix + words(name), text_of(value)]
-
-
-def _tables(given: Figures) -> Iterator[Table]:
-    for name, value in given.items():
-        if _is_rows(value):
-            columns = list(dict.fromkeys(key for row in value for key in row if key not in MANY_NUMBERS))
-            rows = [[text_of(row.get(key)) for key in columns] for row in value[:_MOST_ROWS]]
-            caption = f"{len(value)} rows; the first {_MOST_ROWS}" if len(value) > _MOST_ROWS else ""
-            yield Table(
-                title=words(name).capitalize(), head=[words(key) for key in columns], rows=rows, caption=caption
-            )
-        elif isinstance(value, Mapping):
-            yield from _tables(value)
-
-
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and bool(value) and isinstance(value[0], Mapping)
+def aggregation_section(rows: Sequence[Figures]) -> Section:
+    """What each way from tile scores to a slide score gives on these slides."""
+    named = {"method": "method", "auroc": "AUROC", "ci95": "95 % interval", "called": "called"}
+    known = [
+        key
+        for key in dict.fromkeys(key for row in rows for key in row)
+        if any(row.get(key) is not None for row in rows)
+    ]
+    table = Table(
+        head=[named.get(key, words(key)) for key in known],
+        rows=[[text_of(row.get(key)) for key in known] for row in rows],
+    )
+    return Section(
+        name="aggregations", title="From tile scores to a slide score", tables=[table],
+        texts=[
+            "What slides would have scored by other methods, from the same tile scores. The best of several on the "
+            "same slides is somewhat too good: choose on slides that are kept apart (uadray calibrate --choose)."
+        ],
+    )  # fmt: skip
 
 
 def words(name: str) -> str:

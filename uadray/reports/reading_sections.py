@@ -73,7 +73,7 @@ def _days(plan: Figures, trivial: list[str]) -> Table:
         [
             str(day["day"]), str(day["read"]), str(day["found"]), str(day["missed"]), share(day["found_share"]),
             between(day["found_share_ci95"], as_share=True), f"{day['at_random']:.1f}",
-            *(str(day["trivial"][name]) for name in trivial),
+            *(f"{day['trivial'][name]:.1f}" for name in trivial),
         ]
         for day in plan["days"]
     ]  # fmt: skip

@@ -50,7 +50,7 @@ def _plot(given: Mapping[str, Any]) -> Plot:
     alpha, everything = given["alpha"], given["groups"][0]
     return Plot(
         name="validity-p", title="P-values of slides known to be normal",
-        x=Axis(label="p-value"), y=Axis(label="share of slides with at most this p-value"),
+        x=Axis(label="p-value", percent=False), y=Axis(label="share of slides with at most this p-value"),
         says=f"The largest distance from the diagonal is {figure(given['ks_distance'])}.",
         lines=[Line(name="normal slides", points=given["curve"], steps="level"),
                Line(name="as promised", points=((0.0, 0.0), (1.0, 1.0)), colour=GREY, dashed=True)],

@@ -15,6 +15,7 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from uadray.config import parse_config
 from uadray.decisions.combined import (
@@ -40,6 +41,9 @@ COMBINED = "combined"
 """Field of `run.json`: `{"by", "id"}`, the id where there is a calibration of the combined score."""
 
 Floats = npt.NDArray[np.float64]
+
+AT_ONCE = 5000
+"""Slides whose rows are made together."""
 
 _OF_ALL = (
     "slide_id", "uri", "n_tiles", "n_scored", "coverage", "flags", "mpp_level0", "width_level0_px", "height_level0_px",
@@ -101,25 +105,28 @@ def combined_decisions(
         by: how scores are combined.
         calibration: of the combined score; without, p-values are merged.
     """
-    rows = list(zip(*(table.to_pylist() for table in decisions), strict=True))
     scores, p_of_each = (
-        np.array([[_number(row, name) for row in of_slide] for of_slide in rows]).reshape(len(rows), len(bundles))
-        for name in ("score", "p_value")
+        np.column_stack([_numbers(table, name) for table in decisions]) for name in ("score", "p_value")
     )
     standardised = _standardised(scores, bundles)
     if calibration is None:
-        common = _merged(bundles, by, decisions)
+        common = _merged(bundles, by)
         p, combined = merged_p_values(p_of_each, by), _by(standardised, by)
-        threshold = np.full(len(rows), np.inf)
+        threshold = np.full(len(p), np.inf)
     else:
         common = _calibrated(calibration)
         order = [calibration.bundle_ids.index(each.bundle.id) for each in bundles]
         p, combined, threshold = combined_p_values(scores[:, np.argsort(order)], calibration)
-    made = [
-        _row(of_slide, bundles, z, common, p=float(p[i]), score=float(combined[i]), threshold=float(threshold[i]))
-        for i, (of_slide, z) in enumerate(zip(rows, standardised, strict=True))
-    ]
-    return with_q_values(pa.Table.from_pylist(made, schema=SLIDE_DECISIONS))
+    parts = [SLIDE_DECISIONS.empty_table()]
+    for first in range(0, len(p), AT_ONCE):  # as Python objects, rows take much memory
+        of_slides = zip(*(table.slice(first, AT_ONCE).to_pylist() for table in decisions), strict=True)
+        made = [
+            _row(of_slide, bundles, standardised[i], common, p=float(p[i]), score=float(combined[i]),
+                 threshold=float(threshold[i]))
+            for i, of_slide in enumerate(of_slides, start=first)
+        ]  # fmt: skip
+        parts.append(pa.Table.from_pylist(made, schema=SLIDE_DECISIONS))
+    return with_q_values(pa.concat_tables(parts).combine_chunks())
 
 
 def alpha_of(bundles: Sequence[ScreeningBundle], calibration: CombinedCalibration | None) -> float:
@@ -159,6 +166,9 @@ def _row(
                 message = f"{bundle.name}: {each['message']}"
                 return row | {"state": state, "reason": each["reason"], "message": message,
                               "decision": each["decision"]}  # fmt: skip
+    if not np.isfinite(p):
+        message = "a bundle's decision has no score or p-value; it was made by another program"
+        return row | {"state": "failed", "reason": "no_p_value", "message": message}
     holds = [each["calibration_holds"] for each in of_slide]
     return row | dict(common) | {
         "state": "scored", "decision": "anomalous" if p <= common["alpha"] else "normal", "p_value": p, "score": score,
@@ -180,14 +190,14 @@ def _calibrated(calibration: CombinedCalibration) -> dict[str, Any]:
     }
 
 
-def _merged(bundles: Sequence[ScreeningBundle], by: By, decisions: Sequence[pa.Table]) -> dict[str, Any]:
+def _merged(bundles: Sequence[ScreeningBundle], by: By) -> dict[str, Any]:
     how = MERGED_BY[by]
     return {
         "alpha": alpha_of(bundles, None),
         "calibration_id": name_of(bundles, by, None),
         "calibration_group": f"each bundle's own, merged by {how}",
         "calibration_group_slides": min(len(each.calibration.scores) for each in bundles),
-        "message": f"p-values of {len(decisions)} bundles merged by {how}: no normal slides are known that all scored",
+        "message": f"p-values of {len(bundles)} bundles merged by {how}: no normal slides are known that all scored",
     }
 
 
@@ -203,6 +213,7 @@ def _by(standardised: Floats, by: By) -> Floats:
     return np.asarray(standardised.max(1) if by == "maximum" else standardised.mean(1))
 
 
-def _number(row: Mapping[str, Any], name: str) -> float:
-    """A field of a slide that was scored; NaN of others."""
-    return float(row[name]) if row["state"] == "scored" else np.nan
+def _numbers(table: pa.Table, name: str) -> Floats:
+    """A column of slides that were scored, [slides]; NaN of others, and where it is not there."""
+    values = pc.if_else(pc.equal(table["state"], "scored"), table[name], None)
+    return np.asarray(values.to_numpy(zero_copy_only=False), np.float64)
