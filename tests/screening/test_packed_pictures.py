@@ -99,6 +99,15 @@ def test_lost_evidence_and_lost_indexes_are_borne(tmp_path: Path) -> None:
         assert packed_pictures.cells_of(packs, ["u", "none"]) == [None, None]
 
 
+def test_evidence_may_be_another_bundles(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    _evidence(tmp_path / "a", "s", 70)
+    packs = packed_pictures.pack(
+        str(tmp_path / "combined"), decision_table(_row("s") | {"pictures": "../a/evidence/s.svg"})
+    )
+    assert abs(_cell(tmp_path / "combined", packs, "s")[0] - 70) < 6
+
+
 def test_sheets_that_are_mostly_old_are_left(tmp_path: Path) -> None:
     names = [f"s{i}" for i in range(CELLS)]
     for name in names:

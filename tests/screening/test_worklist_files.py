@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from decision_rows import decision_table, scored
+from seaweed import SeaweedServer
 
 from uadray.reports.worklist_data import DETAILS
 from uadray.screening.worklist_files import write_worklist
+from uadray.storage import objects
 
 CALL = re.compile(r'^worklistDetails\("(\w+)",(.*)\);\n$', re.S)
 
@@ -57,6 +60,19 @@ def test_many_slides_have_all_their_details_beside_the_page(tmp_path: Path) -> N
     assert noscript.count("<details") == 100  # of a reader without JavaScript
     assert f"The first 100 of {n} slides" in noscript
     assert page.count("<details") == 100
+
+
+@pytest.mark.s3
+def test_a_bucket_has_the_same_files(s3: SeaweedServer, tmp_path: Path) -> None:
+    table = _table(6)
+    _write(tmp_path, table, plain=5)
+    out = f"s3://{s3.bucket}/out"
+    write_worklist(out, table, title="W", run={}, picture_kinds=("tile",), thumbnails="evidence", plain=5)
+    there = {info.uri.removeprefix(out).lstrip("/") for info in objects.list_objects(out)}
+    assert there == {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert objects.read_bytes(f"{out}/worklist.html") == (tmp_path / "worklist.html").read_bytes()
+    write_worklist(out, _table(5), title="W", run={}, picture_kinds=("tile",), thumbnails="evidence", plain=5)
+    assert {objects.name(info.uri) for info in objects.list_objects(f"{out}/worklist_data")} == {"names.json"}
 
 
 def test_files_of_the_page_before_are_deleted_when_nothing_reads_them(tmp_path: Path) -> None:

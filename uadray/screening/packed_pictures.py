@@ -79,8 +79,15 @@ def _wanted(decisions: pa.Table) -> dict[str, tuple[str, str]]:
     return {
         slide_id: (decided_at or fingerprint, path)
         for slide_id, path, decided_at, fingerprint in rows
-        if path is not None and ".." not in path.split("/")
+        if path is not None and ".." not in path.removeprefix("../").split("/")
     }
+
+
+def _uri(folder: str, path: str) -> str:
+    """Where evidence lies: in this folder, or in that of another bundle beside it (`../a/evidence/s.svg`)."""
+    if path.startswith("../"):
+        return objects.join(objects.parent(folder), path.removeprefix("../"))
+    return objects.join(folder, path)
 
 
 def _missing(packs: Packs, wanted: Mapping[str, tuple[str, str]]) -> list[str]:
