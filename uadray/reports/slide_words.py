@@ -66,6 +66,8 @@ def _of_the_p_value(row: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
             f"{thousands(n)} normal slides of {group}"
         )  # fmt: skip
         yield f"Judged against {judges}{_interval(row)}. ", False
+        if group == "pool" and row.get("message"):
+            yield f"{row['message'][:1].upper()}{row['message'][1:]}. ", False
     if row.get("q_value") is not None:
         share = percent(row["q_value"])
         yield f"Of the slides down to this one, {share} at most are expected to be false alarms (q-value). ", False
