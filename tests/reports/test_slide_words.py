@@ -27,7 +27,7 @@ def test_against_whom_a_slide_was_judged() -> None:
     pool = {"calibration_group": "pool", "calibration_group_slides": 34}
     assert "Judged against all 34 normal slides of the calibration. " in _said(**pool)
     why = pool | {"message": "judged by the pool: site=South has 2 slides, 4 are needed at alpha 0.2: 2 more"}
-    assert "calibration. Judged by the pool: site=South has 2 slides, 4 are needed at alpha 0.2: 2 more. " in _said(**why)
+    assert ". Judged by the pool: site=South has 2 slides, 4 are needed at alpha 0.2: 2 more. " in _said(**why)
     interval = {"false_alarm_low": 0.021, "false_alarm_high": 0.15}
     assert "34 normal slides of the calibration, with which 2.1 % to 15 % of normal slides are" in _said(
         **pool, **interval
