@@ -16,6 +16,7 @@ from uadray.errors import InputError
 from uadray.generators.bundle import read_generator
 from uadray.phantoms.pyramid import write_pyramid
 from uadray.reports.pictures import encode_png
+from uadray.screening.bundles import calibrated_bundle
 from uadray.slides.identity import is_seen
 from uadray.slides.manifest import SlideRow, write_manifest
 from uadray.training.config import TrainConfig
@@ -206,13 +207,14 @@ def test_a_generator_is_trained_alone_and_a_detector_takes_it(tile_set: str, tmp
     laptop = str(Path(__file__).parents[2] / "configs" / "serve" / "laptop.yaml")
     for command in (
         ("score", uri, "--data", tile_set, "--out", str(tmp_path / "f.parquet")),
-        ("calibrate", uri, "--slides", str(tmp_path / "gan.csv")),
-        ("screen", uri, "--slides", str(tmp_path / "gan.csv"), "--out", str(tmp_path / "o")),
         ("serve", laptop, "--insecure", "--set", f"bundles.main={uri}"),
     ):
         refused = _uadray(*command, has_ray=True)
         assert refused.returncode == 2, (command, refused.stderr)
         assert "is a generator, which scores nothing" in refused.stderr
+    for opened in (read_bundle, calibrated_bundle):  # as `calibrate` and `screen` open theirs
+        with pytest.raises(InputError, match="is a generator, which scores nothing"):
+            opened(uri)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from uadray.detectors.inversion.search import Found
 from uadray.detectors.members import read_members
 from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILES
-from uadray.screening.evidence_places import LOOKED_AT
+from uadray.screening.evidence_places import CANDIDATES, LOOKED_AT
 from uadray.screening.parts import from_ipc, part_row
 from uadray.screening.scorer import PartScorer
 from uadray.serving.scores import Wanted
@@ -74,7 +74,8 @@ def test_every_kind_of_the_catalog_is_tested_here() -> None:
 def in_batch(uri: str, pixels: Pixels) -> tuple[np.ndarray, pa.Table]:
     """Scores as the scoring actor of a screening sends them, and its evidence."""
     n, zeros = len(pixels), [0] * len(pixels)
-    columns = [[str(i) for i in range(n)], [""] * n, zeros, zeros, [TILE_PX] * n, [TILE_PX] * n, [1.0] * n, ["t"] * n]
+    apart = [100 * TILE_PX * i for i in range(n)]  # each in a region of its own
+    columns = [[str(i) for i in range(n)], [""] * n, apart, zeros, [TILE_PX] * n, [TILE_PX] * n, [1.0] * n, ["t"] * n]
     tiles = pa.table(dict(zip(TILES.names, columns, strict=True)), schema=TILES)
     none = json.dumps([None] * n)
     part = part_row(0, 0, header={"n_parts": 1}, tiles=tiles, pixels=pixels, errors=none, flags=none)
@@ -158,10 +159,10 @@ def test_evidence_has_what_the_one_search_has_found_in_batch_and_in_serve(
     whole = load_stages(f"{read_bundle(uri).id}@{uri}", STAGES, device="cpu")
     (answer,) = scored_at_once(whole, [(pixels, Wanted(evidence=LOOKED_AT))])
     assert searched == [2, 40, 40]
-    assert evidence["tile_id"].to_pylist() == [str(row) for row in answer.pictures.rows]
+    assert evidence["tile_id"].to_pylist() == [str(row) for row in answer.pictures.rows[:CANDIDATES]]
     pairs = (("tile", answer.pictures.seen), ("reconstruction", answer.pictures.reconstruction))
     for column, pictures in pairs:
-        for data, picture in zip(evidence[column].to_pylist(), pictures, strict=True):
+        for data, picture in zip(evidence[column].to_pylist(), pictures[:CANDIDATES], strict=True):
             assert np.abs(decoded(data) - decoded(encode_jpeg(picture))).mean() < 1, column
     best = decoded(evidence["reconstruction"][0].as_py())
     assert np.abs(best - decoded(evidence["tile"][0].as_py())).mean() > 5, "the picture is not the tile"
