@@ -58,6 +58,12 @@ def test_it_has_the_figures_of_its_screenings_with_intervals(bundle: str, tmp_pa
     assert "0.875 (0.610 to 0.990; 95 %)" in (tmp_path / "card.html").read_text()
 
 
+def test_an_auroc_of_one_has_an_interval_with_a_width(bundle: str, tmp_path: Path) -> None:
+    figures = FIGURES | {"slide_auroc": 1.0, "auroc_ci95": [1.0, 1.0], "auroc_delong": {"ci95": [0.756, 1.0]}}
+    out = _screening(tmp_path / "north", read_bundle(bundle).id, figures)
+    assert "1.00 (0.756 to 1.00; 95 %)" in card.run(bundle, out=None, screenings=[out])[1]
+
+
 def test_what_its_owner_says_stands_in_it(bundle: str, tmp_path: Path) -> None:
     assert "Nothing is known." in card.run(bundle, out=None)[1]
     (Path(bundle) / "about.json").write_text(json.dumps(ABOUT))

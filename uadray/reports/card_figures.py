@@ -36,7 +36,14 @@ def _rows(figures: Mapping[str, Any], named: Mapping[str, tuple[str, str | None]
     for name, (words, interval) in named.items():
         value = figures.get(name)
         if _is_number(value):
-            yield words, number(value) + _interval(figures.get(interval or ""))
+            yield words, number(value) + _interval(_ends(figures, interval) if interval else None)
+
+
+def _ends(figures: Mapping[str, Any], name: str) -> Any:
+    """The interval of an AUROC: DeLong's, which has a width where all pairs are in order, or else the bootstrap's."""
+    delong = figures.get("auroc_delong")
+    ends = delong.get("ci95") if isinstance(delong, Mapping) else None
+    return ends or figures.get(name)
 
 
 def _interval(ends: Any) -> str:
