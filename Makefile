@@ -16,8 +16,8 @@ install: .venv/installed  ## uadray in .venv
 demo: .venv/installed  ## the whole job on slides it makes itself
 	$(BIN)/uadray demo --out demo
 
-# Tests that start Ray, servers or a browser have the machine for themselves; the others run on two of its cores.
-ALONE := ray or s3 or browser or slow
+# Tests that start Ray have the machine for themselves; the others run two at a time.
+ALONE := ray
 
 test: .venv/installed  ## all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not ($(ALONE))"; others=$$?; \

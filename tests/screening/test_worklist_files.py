@@ -66,7 +66,7 @@ def test_many_slides_have_all_their_details_beside_the_page(tmp_path: Path) -> N
 def test_a_bucket_has_the_same_files(s3: SeaweedServer, tmp_path: Path) -> None:
     table = _table(6)
     _write(tmp_path, table, plain=5)
-    out = f"s3://{s3.bucket}/out"
+    out = f"s3://{s3.bucket}/worklist-files"
     write_worklist(out, table, title="W", run={}, picture_kinds=("tile",), thumbnails="evidence", plain=5)
     there = {info.uri.removeprefix(out).lstrip("/") for info in objects.list_objects(out)}
     assert there == {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
