@@ -63,6 +63,13 @@ def test_it_holds_normal_tiles_alone_with_the_scores_of_the_detector(bundle: str
     assert load_gallery(bundle, read_bundle(bundle)) is None
 
 
+def test_other_weights_in_its_place_take_it_away(bundle: str, tiles: str) -> None:
+    """Else a bundle that is trained anew could not be loaded."""
+    _run(bundle, tiles)
+    write_tiny_bundle(bundle)
+    assert load_gallery(bundle, read_bundle(bundle)) is None
+
+
 def test_without_tiles_nothing_is_made(bundle: str) -> None:
     with pytest.raises(InputError, match="--data"):
         _run(bundle, None)

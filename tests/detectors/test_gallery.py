@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from uadray.detectors import gallery
-from uadray.detectors.gallery import GALLERY, Describer, load_gallery, write_gallery
+from uadray.detectors.gallery import Describer, load_gallery, write_gallery
 from uadray.errors import InputError
+from uadray.networks.bundle_description import GALLERY
 from uadray.reports.pictures import encode_jpeg
 
 BUNDLE: Any = SimpleNamespace(id="b1")
@@ -82,7 +83,8 @@ def _spoilt(written: str, folder: Path, **columns: Any) -> str:
         ({"jpeg": b"x" * (2**20 + 1)}, "bytes"),
         ({"score": float("nan")}, "no numbers"),
         ({"descriptor": [float("inf")] * 152}, "no numbers"),
-        ({"descriptor": None}, "no numbers"),
+        ({"descriptor": None}, "another length"),
+        ({"descriptor": [0.5] * 3}, "another length"),
     ],
 )
 def test_damaged_ones_are_refused(written: str, tmp_path: Path, columns: dict[str, Any], said: str) -> None:

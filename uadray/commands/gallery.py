@@ -6,9 +6,10 @@ import numpy as np
 
 from uadray.commands.progress import progress
 from uadray.detectors.bundle import load_detector, read_bundle
-from uadray.detectors.gallery import GALLERY, Describer, write_gallery
+from uadray.detectors.gallery import Describer, write_gallery
 from uadray.errors import InputError
 from uadray.evaluation.real_tiles import crops_of
+from uadray.networks.bundle_description import GALLERY
 from uadray.reports.pictures import encode_jpeg
 from uadray.storage import objects
 from uadray.training.dataset import training_tiles

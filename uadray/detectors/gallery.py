@@ -22,10 +22,9 @@ from uadray.detectors.features.frozen import resized
 from uadray.detectors.pixels import Pixels, to_float
 from uadray.errors import InputError
 from uadray.networks.backbones import build_backbone
+from uadray.networks.bundle_description import GALLERY
 from uadray.storage import objects
 from uadray.tiles.images import ImageError, size_px
-
-GALLERY = "gallery.parquet"
 
 MAX_TILES = 4096
 MAX_BYTES = 256 * 2**20
@@ -35,6 +34,9 @@ NEAREST = 2
 """Normal tiles that are shown beside a tile."""
 
 LAYERS = ("block4", "block10")
+WIDTH = 152
+"""Numbers of a descriptor: the channels of these layers."""
+
 SIDE_PX = 96
 """Tiles are described at this side: of 96 px and 0.97 um/px as they are."""
 
@@ -120,6 +122,8 @@ def load_gallery(bundle_uri: str, bundle: BundleDescription) -> Gallery | None:
         descriptors = np.stack([np.asarray(row, np.float32) for row in table["descriptor"].to_pylist()])
     except (pa.ArrowException, ValueError, TypeError, OSError, KeyError) as error:
         raise InputError(f"{uri}: not a gallery: {error}") from error
+    if descriptors.ndim != 2 or descriptors.shape[1] != WIDTH:
+        raise InputError(f"{uri}: descriptors of another length than {WIDTH}; make it again")
     owner = (file.schema_arrow.metadata or {}).get(b"bundle_id", b"").decode(errors="replace")
     if owner != bundle.id:
         raise InputError(f"{uri} belongs to bundle {owner}, this is {bundle.id}; make it again or remove it")

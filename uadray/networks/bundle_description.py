@@ -22,6 +22,7 @@ MAX_DESCRIPTION_BYTES = 64 * 2**20
 """Of `bundle.json`, whose only long part is twenty bytes for each slide that was trained on."""
 
 WEIGHTS, DESCRIPTION, CALIBRATION = "weights.safetensors", "bundle.json", "calibration.json"
+GALLERY = "gallery.parquet"
 
 BundleKind = Literal["detector", "generator", "classifier"]
 

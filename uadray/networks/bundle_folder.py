@@ -14,7 +14,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from uadray.errors import InputError
-from uadray.networks.bundle_description import CALIBRATION, DESCRIPTION, WEIGHTS
+from uadray.networks.bundle_description import CALIBRATION, DESCRIPTION, GALLERY, WEIGHTS
 from uadray.networks.outline import MAX_PARAMETERS, Networks
 from uadray.networks.weights_file import NetworksInFile, load_networks, save_networks
 from uadray.storage import objects
@@ -28,14 +28,15 @@ Description = TypeVar("Description", bound=BaseModel)
 def write_folder(uri: str, networks: Networks, describe: Callable[[str], Description]) -> Description:
     """Write weights, then `bundle.json`: a bundle without its description is none.
 
-    A calibration that lies there belongs to other weights and is removed first.
+    A calibration and a gallery that lie there belong to other weights and are removed first.
 
     Args:
         uri: of the folder.
         networks: by name.
         describe: makes the description when it is told the SHA-256 of the weights.
     """
-    objects.delete(objects.join(uri, CALIBRATION))
+    for name in (CALIBRATION, GALLERY):
+        objects.delete(objects.join(uri, name))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / WEIGHTS
         save_networks(path, networks)
