@@ -1,0 +1,33 @@
+"""How probable an image is, given what a decoder draws: a Gaussian about it, of one learned variance.
+
+The variance is learned with the decoder, so that reconstruction and KL are weighed by the model itself and a bound of
+log p(x) is one in nats (Rybkin et al. 2021, https://arxiv.org/abs/2006.13202, section 3.1): papers that take a squared
+error without it weigh both by hand.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+LEAST = -8.0
+"""Of the logarithm of the variance: half a grey level, which no decoder goes below on bytes."""
+
+
+class GaussianObservation(nn.Module):
+    """Log N(x; x_hat, sigma^2), sigma one number for all pixels and colours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.zeros(()))
+
+    def variance(self) -> Float[Tensor, ""]:
+        """sigma^2, of images in [-1, 1]."""
+        return self.log_variance.clamp_min(LEAST).exp()
+
+    def forward(self, x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n h w"]:
+        """Log density at each pixel, in nats, summed over colours: its sum over pixels is log p(x | z)."""
+        log_variance = self.log_variance.clamp_min(LEAST)
+        each = -0.5 * (math.log(2 * math.pi) + log_variance + (x - x_hat).square() * (-log_variance).exp())
+        return each.sum(1)
