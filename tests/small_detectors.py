@@ -75,6 +75,14 @@ SMALL: list[dict[str, object]] = [
         "views": {"view_px": 16},
         "components": 4,
     },
+    {
+        "kind": "synthetic_anomalies",
+        "input_px": 32,
+        "width": 4,
+        "halvings": 3,
+        "score": "gaussian",
+        "density_share": 0.5,
+    },
     {"kind": "tuned_nuclei", "input_px": 32, "mpp": 1, "layers": ("block2",), "train_blocks": 1},
 ]
 

@@ -34,6 +34,7 @@ from uadray.detectors import (
     piad,
     projection,
     self_supervised,
+    synthetic_anomalies,
     trainee,
     tuned_nuclei,
 )
@@ -53,6 +54,7 @@ SingleConfig = Annotated[
     | piad.Config
     | projection.Config
     | self_supervised.Config
+    | synthetic_anomalies.Config
     | tuned_nuclei.Config,
     Field(discriminator="kind"),
 ]
@@ -110,6 +112,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return projection
         case self_supervised.Config():
             return self_supervised
+        case synthetic_anomalies.Config():
+            return synthetic_anomalies
         case tuned_nuclei.Config():
             return tuned_nuclei
 
