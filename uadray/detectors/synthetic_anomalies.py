@@ -5,10 +5,10 @@ https://arxiv.org/abs/2104.04015 . Natural synthetic anomalies (NSA): Schlüter 
 https://arxiv.org/abs/2109.15222 .
 
 As in the papers: every step makes anomalies of normal tiles (`uadray.detectors.synthetic`), and an encoder and a
-decoder without connections past the latent learn how foreign each pixel is, by a binary cross-entropy: the share of the other
-tile (`interpolated`), whether something was pasted (`pasted`), how much colours have changed (`blended`). The score is
-the mean of the map. `score: gaussian` is CutPaste's: the Mahalanobis distance of the encoder's mean features, of which
-a Gaussian is fitted to normal tiles in the last part of the training.
+decoder without connections past the latent learn how foreign each pixel is, by a binary cross-entropy: the share of
+the other tile (`interpolated`), whether something was pasted (`pasted`), how much colours have changed (`blended`). The
+score is the mean of the map. `score: gaussian` is CutPaste's: the Mahalanobis distance of the encoder's mean features,
+of which a Gaussian is fitted to normal tiles in the last part of the training.
 
 Different: patches come from another tile of the batch, most often of another slide (CutPaste: from the same image).
 CutPaste's classes of whole images (normal, patch, scar) are a mask of pixels here, its patches keep their hue, and its

@@ -57,11 +57,10 @@ def blended(x: Float[Tensor, "n 3 h w"], draws: Float[Tensor, "n draws"], *, mix
     """
     height, width = x.shape[-2:]
     source, made = x[other_tiles(draws[:, 0])], x
-    is_mixed = torch.full((len(x),), mixed, device=x.device)
     changed = torch.zeros_like(x[:, :1])
     for number, part in enumerate(draws[:, 1:].split(DRAWS_A_PATCH, 1)):
         patches = patches_of(part, height, width, is_there=(part[:, 0] < 0.5) | (number == 0))
-        made = cloned(made, foreign(source, patches), patches, is_mixed=is_mixed).clamp(-1, 1)
+        made = cloned(made, foreign(source, patches), patches, mixed=mixed).clamp(-1, 1)
         changed = changed.maximum(weights(patches, height, width))
     return Synthetic(made, changed * change_label(x, made))
 

@@ -13,7 +13,7 @@ whatever the sizes of the rectangles in a batch: there are no iterations, and no
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +21,7 @@ from uadray.detectors.synthetic.patches import Patches, weights
 
 
 def cloned(
-    x: Float[Tensor, "n c h w"], pieces: Float[Tensor, "n c h w"], patches: Patches, *, is_mixed: Bool[Tensor, " n"]
+    x: Float[Tensor, "n c h w"], pieces: Float[Tensor, "n c h w"], patches: Patches, *, mixed: bool
 ) -> Float[Tensor, "n c h w"]:
     """Tiles x, in each of which the patch has the gradients of `pieces`.
 
@@ -29,27 +29,27 @@ def cloned(
         x: tiles.
         pieces: what is cloned, where it is put.
         patches: upright, one pixel or more from the tile's edges; none where its height is 0.
-        is_mixed: of a tile: of both images the stronger gradient between two pixels is taken (section 4, eq. 12).
+        mixed: of both images the stronger gradient between two pixels is taken (section 4, eq. 12).
 
     Returns:
         The tiles, unclipped: outside the patch x, to the last bit.
     """
     with torch.autocast(x.device.type, enabled=False):
         mask = weights(patches, *x.shape[-2:])
-        right_side = mask * guidance(x, pieces, is_mixed)
+        right_side = mask * guidance(x, pieces, mixed=mixed)
         return x + mask * solved(right_side, patches)
 
 
-def guidance(
-    x: Float[Tensor, "n c h w"], pieces: Float[Tensor, "n c h w"], is_mixed: Bool[Tensor, " n"]
-) -> Float[Tensor, "n c h w"]:
+def guidance(x: Float[Tensor, "n c h w"], pieces: Float[Tensor, "n c h w"], *, mixed: bool) -> Float[Tensor, "n c h w"]:
     """sum_q (v_pq - (x_p - x_q)) of each pixel with four neighbours; 0 at the tile's edges, which are in no patch."""
-    inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
-    total = torch.zeros_like(x[inner])
-    for down, right in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-        own, theirs = (image[inner] - image.roll((-down, -right), (2, 3))[inner] for image in (x, pieces))
-        is_own = is_mixed[:, None, None, None] & (own.abs() > theirs.abs())
-        total = total + torch.where(is_own, 0.0, theirs - own)
+    total = torch.zeros_like(x[..., 1:-1, 1:-1])
+    for dim in (2, 3):
+        own, theirs = x.diff(dim=dim), pieces.diff(dim=dim)  # of every pixel and the one before
+        more = theirs - own
+        if mixed:
+            more = torch.where(own.abs() > theirs.abs(), 0.0, more)
+        across = more.narrow(5 - dim, 1, x.shape[5 - dim] - 2)
+        total = total - across.diff(dim=dim)
     return F.pad(total, (1, 1, 1, 1))
 
 
