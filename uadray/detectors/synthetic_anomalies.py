@@ -63,7 +63,7 @@ class Config(configuration.Config):
     kind: Literal["synthetic_anomalies"]
     input_px: int = Field(default=64, ge=16, le=1024)
     anomalies: Literal["interpolated", "pasted", "blended"] = "interpolated"
-    border_px: float = Field(default=0, ge=0, le=64)
+    border_px: float = Field(default=0.0, ge=0, le=64)
     mixed_gradients: bool = False
     width: int = Field(default=16, ge=4, le=256)
     halvings: int = Field(default=4, ge=2, le=6)

@@ -5,6 +5,7 @@ and of the residual one of Schlüter et al. 2022 (https://arxiv.org/abs/2109.152
 normalised by itself. The first convolution halves the side, and the decoder ends there: the map is enlarged, linearly.
 """
 
+import math
 from itertools import pairwise
 
 from jaxtyping import Float
@@ -15,6 +16,10 @@ from uadray.networks.layers import WganBlock
 
 WIDEST = 4
 """Channels double with each halving up to so many times the width."""
+
+PRIOR = 0.05
+"""What the map says everywhere before it has learned, as a probability: most pixels belong where they are, and the
+first steps need not learn that (Lin et al. 2017, https://arxiv.org/abs/1708.02002, section 3.3)."""
 
 
 def channels_of(width: int, halvings: int) -> list[int]:
@@ -60,6 +65,7 @@ class MapDecoder(nn.Module):
         self.blocks = nn.Sequential(*(WganBlock(a, b, resize="up", per_sample=True) for a, b in pairwise(plan)))
         self.norm = nn.GroupNorm(1, plan[-1])
         self.to_map = nn.Conv2d(plan[-1], 1, 3, padding=1)
+        nn.init.constant_(self.to_map.bias, math.log(PRIOR / (1 - PRIOR)))  # type: ignore[arg-type]
 
     def forward(self, features: Float[Tensor, "n c h2 w2"]) -> Float[Tensor, "n 1 h w"]:
         """Any number at each pixel."""

@@ -30,7 +30,7 @@ CORE = 0.8
 """Centres of patches lie in so much of the tile's side, about its middle (authors' implementation)."""
 
 
-def interpolated(x: Float[Tensor, "n 3 h w"], draws: Float[Tensor, "n draws"], *, border_px: float = 0) -> Synthetic:
+def interpolated(x: Float[Tensor, "n 3 h w"], draws: Float[Tensor, "n draws"], *, border_px: float = 0.0) -> Synthetic:
     """Every tile with a patch (1 - alpha) x + alpha x' in it, x' another tile of the batch; the label is alpha.
 
     Args:

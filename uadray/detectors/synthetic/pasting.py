@@ -36,7 +36,7 @@ GREYS = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in a grey level (ITU-R BT.601), as of the jitter that the paper takes."""
 
 
-def pasted(x: Float[Tensor, "n 3 h w"], draws: Float[Tensor, "n draws"], *, border_px: float = 0) -> Synthetic:
+def pasted(x: Float[Tensor, "n 3 h w"], draws: Float[Tensor, "n draws"], *, border_px: float = 0.0) -> Synthetic:
     """A third of the tiles as they are, the others with a patch or a scar of another tile; the label is 1 there.
 
     Args:
@@ -58,7 +58,7 @@ def patches_of(draws: Float[Tensor, "n draws"], height: int, width: int) -> Patc
     """Of each tile the patch, by its class: none below 1/3, a patch below 2/3, a scar above."""
     kind, first, second = draws[:, 0], draws[:, 2], draws[:, 3]
     area = between(first, *AREAS) * height * width
-    aspect = torch.where(second < 0.5, between(2 * second, ASPECTS[0], 1), between(2 * second - 1, 1, ASPECTS[1]))
+    aspect = torch.where(second < 0.5, between(2 * second, ASPECTS[0], 1.0), between(2 * second - 1, 1.0, ASPECTS[1]))
     is_scar = kind >= 2 / 3
     tall = torch.where(is_scar, between(first, *SCAR_LENGTHS) * height, (area * aspect).sqrt())
     wide = torch.where(is_scar, between(second, *SCAR_WIDTHS) * height, (area / aspect).sqrt())
@@ -81,10 +81,12 @@ def jittered(x: Float[Tensor, "n 3 h w"], draws: Float[Tensor, "n 3"]) -> Float[
     mean = grey(light).mean((2, 3), keepdim=True)
     light = (mean + contrast * (light - mean)).clamp(0, 1)
     own = grey(light)
-    return 2 * (own + saturation * (light - own)).clamp(0, 1) - 1
+    saturated: Tensor = (own + saturation * (light - own)).clamp(0, 1)
+    return 2 * saturated - 1
 
 
 def grey(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
     """The weighted mean of red, green and blue."""
-    shares: Tensor = x.new_tensor(GREYS)[:, None, None]
-    return (x * shares).sum(1, keepdim=True)
+    red, green, blue = x.split(1, 1)
+    level: Tensor = GREYS[0] * red + GREYS[1] * green + GREYS[2] * blue
+    return level

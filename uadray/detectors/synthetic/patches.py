@@ -51,7 +51,7 @@ class Patches:
     scale: Float[Tensor, " n"] | None = None
 
 
-def between(draw: Float[Tensor, " n"], least: float, most: float) -> Float[Tensor, " n"]:
+def between(draw: Float[Tensor, "..."], least: float, most: float) -> Float[Tensor, "..."]:
     """Draws from [0, 1) as draws from [least, most)."""
     return least + (most - least) * draw
 
@@ -88,7 +88,7 @@ def offsets(patches: Patches, height: int, width: int) -> tuple[Float[Tensor, "n
     return cosine * y + sine * x, cosine * x - sine * y
 
 
-def weights(patches: Patches, height: int, width: int, *, border_px: float = 0) -> Float[Tensor, "n 1 h w"]:
+def weights(patches: Patches, height: int, width: int, *, border_px: float = 0.0) -> Float[Tensor, "n 1 h w"]:
     """1 within the patch, 0 outside, and a ramp over so many pixels along its border inside."""
     along_y, along_x = offsets(patches, height, width)
     depth = torch.minimum(
