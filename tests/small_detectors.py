@@ -76,6 +76,7 @@ SMALL: list[dict[str, object]] = [
         "components": 4,
     },
     {"kind": "tuned_nuclei", "input_px": 32, "mpp": 1, "layers": ("block2",), "train_blocks": 1},
+    {"kind": "vae", "input_px": 16, "width": 4, "latent_dim": 4, "reconstruction": "categorical", "colours": 4},
 ]
 
 CONFIGS: list[SingleConfig] = [TypeAdapter(SingleConfig).validate_python(values) for values in SMALL]

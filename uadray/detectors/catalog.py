@@ -36,6 +36,7 @@ from uadray.detectors import (
     self_supervised,
     trainee,
     tuned_nuclei,
+    vae,
 )
 from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks
@@ -53,6 +54,7 @@ SingleConfig = Annotated[
     | piad.Config
     | projection.Config
     | self_supervised.Config
+    | vae.Config
     | tuned_nuclei.Config,
     Field(discriminator="kind"),
 ]
@@ -112,6 +114,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return self_supervised
         case tuned_nuclei.Config():
             return tuned_nuclei
+        case vae.Config():
+            return vae
 
 
 def summary_of(config: BaseModel) -> str:
