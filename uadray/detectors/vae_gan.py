@@ -9,10 +9,10 @@ An image is reconstructed from the latent's mean. The score is the absolute resi
 the share of pixels where it is above a threshold, the 98th percentile of the pixels of normal tiles.
 
 Different: the paper's text could not be opened; what is said of it here is what later papers and the authors' later
-code say (Baur et al. 2021, https://arxiv.org/abs/2004.03271). As in that code residuals and KL are summed over an image,
-and their weights are 1; the discriminator's loss is the logistic one, in that code a Wasserstein critic's whose gradient
-goes to the decoder alone. Images lie in [-1, 1], so that residuals weigh twice as much beside the other terms as in
-[0, 1]. Nothing is normalised by batch: the networks of a spatial latent (`uadray.networks.autoencoder`) have no
+code say (Baur et al. 2021, https://arxiv.org/abs/2004.03271). As in that code residuals and KL are summed over an
+image, and their weights are 1; the discriminator's loss is the logistic one, in that code a Wasserstein critic's whose
+gradient goes to the decoder alone. Images lie in [-1, 1], so that residuals weigh twice as much beside the other terms
+as in [0, 1]. Nothing is normalised by batch: the networks of a spatial latent (`uadray.networks.autoencoder`) have no
 normalisation, the others are normalised tile by tile. Of brains the paper takes brighter residuals alone, filters them
 by medians and cuts them to the brain; none of that is done.
 
