@@ -12,7 +12,7 @@ from uadray.detectors.trainee import UnsuitableTilesError, alone
 from uadray.errors import WorkError
 
 
-@pytest.mark.parametrize("percentile", [50, 98, 99.9])
+@pytest.mark.parametrize("percentile", [50.0, 98.0, 99.9])
 def test_it_is_the_percentile_to_a_bin(percentile: float) -> None:
     torch.manual_seed(0)
     residuals = torch.randn(20, 30, 30).abs() * 0.2
@@ -51,4 +51,4 @@ def test_without_normal_tiles_there_is_none() -> None:
     with pytest.raises(WorkError, match="was not fitted"):
         threshold.share_above(torch.zeros(1, 2, 2))
     with pytest.raises(UnsuitableTilesError, match="no residual"):
-        threshold.fit(98)
+        threshold.fit(98.0)
