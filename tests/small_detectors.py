@@ -18,11 +18,13 @@ TILE_PX = 40
 _CELLS = {"kind": "backbone", "layers": ("block1", "block3"), "pooling": "cells"}
 
 SMALL: list[dict[str, object]] = [
+    {"kind": "adversarial_autoencoder", "input_px": 16, "width": 4, "latent_dim": 8},
     {
         "kind": "anogan",
         "generator": {"kind": "dcgan", "input_px": 16, "width": 4, "latent_dim": 8},
         "descent": {"steps": 6},
     },
+    {"kind": "autoencoder", "input_px": 16, "width": 4, "latent_dim": 8},
     {"kind": "deep_geo", "input_px": 16, "transformations": ("flip", "rotation")},
     {
         "kind": "deep_if",
@@ -77,6 +79,7 @@ SMALL: list[dict[str, object]] = [
     },
     {"kind": "tuned_nuclei", "input_px": 32, "mpp": 1, "layers": ("block2",), "train_blocks": 1},
     {"kind": "vae", "input_px": 16, "width": 4, "latent_dim": 4, "reconstruction": "categorical", "colours": 4},
+    {"kind": "vae_gan", "input_px": 16, "width": 4, "latent_dim": 4, "halvings": 2},
 ]
 
 CONFIGS: list[SingleConfig] = [TypeAdapter(SingleConfig).validate_python(values) for values in SMALL]

@@ -12,7 +12,9 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from uadray.detectors import (
+    adversarial_autoencoder,
     anogan,
+    autoencoder,
     deep_geo,
     deep_if,
     dpa,
@@ -26,6 +28,7 @@ from uadray.detectors import (
     self_supervised,
     tuned_nuclei,
     vae,
+    vae_gan,
 )
 from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
 from uadray.detectors.catalog import SingleConfig, assumption_of, summary_of
@@ -77,6 +80,15 @@ ANOGAN = anogan.Config.model_validate({
 VAE = vae.Config(kind="vae", input_px=16, width=4, latent_dim=4, score="importance", draws=3, gradient_draws=2)
 EXAMPLES = [
     VAE,
+AUTOENCODER = autoencoder.Config.model_validate({
+    "kind": "autoencoder", "input_px": 16, "width": 4, "latent_dim": 8, "terms": [{"kind": "pixel_l2"}],
+})  # fmt: skip
+ADVERSARIAL = adversarial_autoencoder.Config(kind="adversarial_autoencoder", input_px=16, width=4, latent_dim=8)
+VAE_GAN = vae_gan.Config(kind="vae_gan", input_px=16, width=4, latent_dim=4, halvings=2)
+EXAMPLES = [
+    VAE_GAN,
+    AUTOENCODER,
+    ADVERSARIAL,
     ANOGAN, DPA, GAN, HYBRID, NUCLEI, TUNED, GEO, FOREST, PIAD, PROJECTION, CORESET, MIXTURE, SELF_SUPERVISED,
 ]  # fmt: skip
 

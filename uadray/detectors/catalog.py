@@ -22,7 +22,9 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 from uadray.detectors import (
+    adversarial_autoencoder,
     anogan,
+    autoencoder,
     deep_geo,
     deep_if,
     dpa,
@@ -37,12 +39,15 @@ from uadray.detectors import (
     trainee,
     tuned_nuclei,
     vae,
+    vae_gan,
 )
 from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks
 
 SingleConfig = Annotated[
-    anogan.Config  # with `|`, one a line
+    adversarial_autoencoder.Config  # with `|`, one a line
+    | anogan.Config
+    | autoencoder.Config
     | deep_geo.Config
     | deep_if.Config
     | dpa.Config
@@ -56,6 +61,8 @@ SingleConfig = Annotated[
     | self_supervised.Config
     | vae.Config
     | tuned_nuclei.Config,
+    | tuned_nuclei.Config
+    | vae_gan.Config,
     Field(discriminator="kind"),
 ]
 
@@ -88,8 +95,12 @@ class DetectorFile(Protocol):
 def file_of(config: SingleConfig) -> DetectorFile:
     """The file of a detector."""
     match config:
+        case adversarial_autoencoder.Config():
+            return adversarial_autoencoder
         case anogan.Config():
             return anogan
+        case autoencoder.Config():
+            return autoencoder
         case deep_geo.Config():
             return deep_geo
         case deep_if.Config():
@@ -116,6 +127,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return tuned_nuclei
         case vae.Config():
             return vae
+        case vae_gan.Config():
+            return vae_gan
 
 
 def summary_of(config: BaseModel) -> str:
