@@ -25,6 +25,7 @@ from uadray.detectors import (
     projection,
     self_supervised,
     tuned_nuclei,
+    vq_vae,
 )
 from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
 from uadray.detectors.catalog import SingleConfig, assumption_of, summary_of
@@ -73,8 +74,13 @@ ANOGAN = anogan.Config.model_validate({
     "kind": "anogan", "generator": {"kind": "dcgan", "input_px": 16, "width": 4, "latent_dim": 8},
     "descent": {"steps": 4}, "generator_fraction": 0.7, "terms": [{"kind": "pixel_l1"}, {"kind": "critic"}],
 })  # fmt: skip
+VQ_VAE = vq_vae.Config(
+    kind="vq_vae", input_px=16, width=4, halvings=2, codes=8, code_dim=4, prior_width=8, prior_layers=1, prior_heads=2,
+    sample_threshold=None,
+)  # fmt: skip
 EXAMPLES = [
     ANOGAN, DPA, GAN, HYBRID, NUCLEI, TUNED, GEO, FOREST, PIAD, PROJECTION, CORESET, MIXTURE, SELF_SUPERVISED,
+    VQ_VAE,
 ]  # fmt: skip
 
 

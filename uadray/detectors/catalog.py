@@ -36,6 +36,7 @@ from uadray.detectors import (
     self_supervised,
     trainee,
     tuned_nuclei,
+    vq_vae,
 )
 from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks
@@ -53,7 +54,8 @@ SingleConfig = Annotated[
     | piad.Config
     | projection.Config
     | self_supervised.Config
-    | tuned_nuclei.Config,
+    | tuned_nuclei.Config
+    | vq_vae.Config,
     Field(discriminator="kind"),
 ]
 
@@ -112,6 +114,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return self_supervised
         case tuned_nuclei.Config():
             return tuned_nuclei
+        case vq_vae.Config():
+            return vq_vae
 
 
 def summary_of(config: BaseModel) -> str:
