@@ -65,6 +65,7 @@ class Config(configuration.Config):
         codes: of the codebook (paper: 128).
         code_dim: length of their vectors.
         commitment: beta, weight of the commitment loss (van den Oord et al.: 0.25).
+        decay: gamma, what a step keeps of the codebook's averages (van den Oord et al., in 250,000 steps: 0.99).
         restarts: codes out of use start again at an output of the encoder.
         prior_width: of the transformer.
         prior_layers: of it.
@@ -92,6 +93,7 @@ class Config(configuration.Config):
     codes: int = Field(default=128, ge=2, le=8192)
     code_dim: int = Field(default=64, ge=1, le=1024)
     commitment: float = Field(default=0.25, ge=0, le=1e3)
+    decay: float = Field(default=0.99, ge=0, lt=1)
     restarts: bool = True
     prior_width: int = Field(default=128, ge=4, le=1024)
     prior_layers: int = Field(default=4, ge=1, le=32)
@@ -262,7 +264,7 @@ class Trainee:
         self._update("autoencoder", reconstruction + self.config.commitment * commitment)
         uses = self.codebook.uses(h, codes)
         self.average(uses)
-        self.codebook.follow(Uses(*uses), restarts=self.config.restarts)
+        self.codebook.follow(Uses(*uses), decay=self.config.decay, restarts=self.config.restarts)
         return {
             "reconstruction": reconstruction.detach(),
             "commitment": commitment.detach(),

@@ -15,9 +15,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-DECAY = 0.99
-"""Of the averages, gamma (both papers)."""
-
 SMOOTHING = 1e-5
 """Of the counts, so that none is zero (authors' implementation)."""
 
@@ -91,16 +88,17 @@ class Codebook(nn.Module):
         return Uses(shares, sums, weights, weights[:, None] * drawn(flat, len(shares)))
 
     @torch.no_grad()
-    def follow(self, uses: Uses, *, restarts: bool) -> None:
+    def follow(self, uses: Uses, *, decay: float, restarts: bool) -> None:
         """Move the vectors to the mean of what they take (eq. 6 to 8 of appendix A.1).
 
         Args:
             uses: of the batches of all workers, each of its tensors their mean.
+            decay: what is kept of the averages, gamma.
             restarts: codes out of use start at a vector of the batch: of several workers at the one with the greatest
                 weight, to which the weighted mean comes close, for weights differ by many orders.
         """
-        self.shares.lerp_(uses.shares, 1 - DECAY)
-        self.sums.lerp_(uses.sums, 1 - DECAY)
+        self.shares.lerp_(uses.shares, 1 - decay)
+        self.sums.lerp_(uses.sums, 1 - decay)
         total, k = self.shares.sum(), len(self.shares)
         smoothed = (self.shares + SMOOTHING) / (total + k * SMOOTHING) * total
         self.vectors.copy_(self.sums / smoothed[:, None])
