@@ -80,6 +80,21 @@ SMALL: list[dict[str, object]] = [
     {"kind": "tuned_nuclei", "input_px": 32, "mpp": 1, "layers": ("block2",), "train_blocks": 1},
     {"kind": "vae", "input_px": 16, "width": 4, "latent_dim": 4, "reconstruction": "categorical", "colours": 4},
     {"kind": "vae_gan", "input_px": 16, "width": 4, "latent_dim": 4, "halvings": 2},
+    {
+        "kind": "vq_vae",
+        "input_px": 16,
+        "width": 4,
+        "halvings": 2,
+        "codes": 8,
+        "code_dim": 4,
+        "prior_width": 8,
+        "prior_layers": 1,
+        "prior_heads": 2,
+        "maps": "restoration",
+        "sample_threshold": None,
+        "pixel_quantile": 0.8,
+        "restorations": 3,
+    },
 ]
 
 CONFIGS: list[SingleConfig] = [TypeAdapter(SingleConfig).validate_python(values) for values in SMALL]

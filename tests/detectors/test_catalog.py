@@ -29,6 +29,7 @@ from uadray.detectors import (
     tuned_nuclei,
     vae,
     vae_gan,
+    vq_vae,
 )
 from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
 from uadray.detectors.catalog import SingleConfig, assumption_of, summary_of
@@ -78,6 +79,10 @@ ANOGAN = anogan.Config.model_validate({
     "descent": {"steps": 4}, "generator_fraction": 0.7, "terms": [{"kind": "pixel_l1"}, {"kind": "critic"}],
 })  # fmt: skip
 VAE = vae.Config(kind="vae", input_px=16, width=4, latent_dim=4, score="importance", draws=3, gradient_draws=2)
+VQ_VAE = vq_vae.Config(
+    kind="vq_vae", input_px=16, width=4, halvings=2, codes=8, code_dim=4, prior_width=8, prior_layers=1, prior_heads=2,
+    sample_threshold=None,
+)  # fmt: skip
 EXAMPLES = [
     VAE,
 AUTOENCODER = autoencoder.Config.model_validate({
@@ -90,6 +95,7 @@ EXAMPLES = [
     AUTOENCODER,
     ADVERSARIAL,
     ANOGAN, DPA, GAN, HYBRID, NUCLEI, TUNED, GEO, FOREST, PIAD, PROJECTION, CORESET, MIXTURE, SELF_SUPERVISED,
+    VQ_VAE,
 ]  # fmt: skip
 
 

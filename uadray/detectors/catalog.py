@@ -40,6 +40,7 @@ from uadray.detectors import (
     tuned_nuclei,
     vae,
     vae_gan,
+    vq_vae,
 )
 from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks
@@ -63,6 +64,8 @@ SingleConfig = Annotated[
     | tuned_nuclei.Config,
     | tuned_nuclei.Config
     | vae_gan.Config,
+    | tuned_nuclei.Config
+    | vq_vae.Config,
     Field(discriminator="kind"),
 ]
 
@@ -129,6 +132,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return vae
         case vae_gan.Config():
             return vae_gan
+        case vq_vae.Config():
+            return vq_vae
 
 
 def summary_of(config: BaseModel) -> str:
