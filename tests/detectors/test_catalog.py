@@ -26,6 +26,7 @@ from uadray.detectors import (
     piad,
     projection,
     self_supervised,
+    synthetic_anomalies,
     tuned_nuclei,
     vae,
     vae_gan,
@@ -74,6 +75,9 @@ SELF_SUPERVISED = self_supervised.Config.model_validate({
     "kind": "self_supervised", "input_px": 16, "encoder": {"width": 4}, "views": {"view_px": 16}, "components": 4,
     "projector_width": 16, "projected": 8, "density_share": 0.3, "weight_decay": 0,
 })  # fmt: skip
+SYNTHETIC = synthetic_anomalies.Config(
+    kind="synthetic_anomalies", input_px=16, width=4, halvings=2, score="gaussian", density_share=0.3
+)  # fmt: skip
 ANOGAN = anogan.Config.model_validate({
     "kind": "anogan", "generator": {"kind": "dcgan", "input_px": 16, "width": 4, "latent_dim": 8},
     "descent": {"steps": 4}, "generator_fraction": 0.7, "terms": [{"kind": "pixel_l1"}, {"kind": "critic"}],
@@ -96,6 +100,7 @@ EXAMPLES = [
     ADVERSARIAL,
     ANOGAN, DPA, GAN, HYBRID, NUCLEI, TUNED, GEO, FOREST, PIAD, PROJECTION, CORESET, MIXTURE, SELF_SUPERVISED,
     VQ_VAE,
+    SYNTHETIC,
 ]  # fmt: skip
 
 

@@ -36,6 +36,7 @@ from uadray.detectors import (
     piad,
     projection,
     self_supervised,
+    synthetic_anomalies,
     trainee,
     tuned_nuclei,
     vae,
@@ -61,6 +62,7 @@ SingleConfig = Annotated[
     | projection.Config
     | self_supervised.Config
     | vae.Config
+    | synthetic_anomalies.Config
     | tuned_nuclei.Config,
     | tuned_nuclei.Config
     | vae_gan.Config,
@@ -126,6 +128,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return projection
         case self_supervised.Config():
             return self_supervised
+        case synthetic_anomalies.Config():
+            return synthetic_anomalies
         case tuned_nuclei.Config():
             return tuned_nuclei
         case vae.Config():
