@@ -34,6 +34,7 @@ SMALL: list[dict[str, object]] = [
         "max_samples": 16,
         "kept": 64,
     },
+    {"kind": "diffusion", "input_px": 16, "width": 4, "halvings": 2, "levels": (100, 300), "steps": 2},
     {"kind": "dpa", "input_px": 32, "width": 4, "halvings": 2},
     {"kind": "enlarged_nuclei", "input_px": 32, "mpp": 1},
     {"kind": "fanogan", "input_px": 16, "width": 4, "latent_dim": 8},

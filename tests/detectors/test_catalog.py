@@ -17,6 +17,7 @@ from uadray.detectors import (
     autoencoder,
     deep_geo,
     deep_if,
+    diffusion,
     dpa,
     enlarged_nuclei,
     fanogan,
@@ -52,6 +53,9 @@ TUNED = tuned_nuclei.Config(
 LITE = BackboneConfig(kind="backbone", layers=("block1",))
 GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "translation"))
 FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
+DIFFUSION = diffusion.Config(
+    kind="diffusion", input_px=16, width=4, halvings=2, attention_halvings=2, levels=(100, 300), steps=2
+)  # fmt: skip
 PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0", "block2"))
 STYLES = {
     "kind": "stylegan2", "input_px": 16, "latent_dim": 8, "w_dim": 8, "mapping_layers": 2, "channel_max": 8,
@@ -101,6 +105,7 @@ EXAMPLES = [
     ANOGAN, DPA, GAN, HYBRID, NUCLEI, TUNED, GEO, FOREST, PIAD, PROJECTION, CORESET, MIXTURE, SELF_SUPERVISED,
     VQ_VAE,
     SYNTHETIC,
+    DIFFUSION,
 ]  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from uadray.detectors import (
     autoencoder,
     deep_geo,
     deep_if,
+    diffusion,
     dpa,
     enlarged_nuclei,
     fanogan,
@@ -52,6 +53,7 @@ SingleConfig = Annotated[
     | autoencoder.Config
     | deep_geo.Config
     | deep_if.Config
+    | diffusion.Config
     | dpa.Config
     | enlarged_nuclei.Config
     | fanogan.Config
@@ -110,6 +112,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return deep_geo
         case deep_if.Config():
             return deep_if
+        case diffusion.Config():
+            return diffusion
         case dpa.Config():
             return dpa
         case enlarged_nuclei.Config():
