@@ -12,14 +12,17 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from uadray.detectors import (
+    alocc,
     anogan,
     deep_geo,
     deep_if,
     dpa,
     enlarged_nuclei,
     fanogan,
+    ganomaly,
     hybrid,
     mahalanobis,
+    memory_autoencoder,
     neighbours,
     piad,
     projection,
@@ -73,8 +76,14 @@ ANOGAN = anogan.Config.model_validate({
     "kind": "anogan", "generator": {"kind": "dcgan", "input_px": 16, "width": 4, "latent_dim": 8},
     "descent": {"steps": 4}, "generator_fraction": 0.7, "terms": [{"kind": "pixel_l1"}, {"kind": "critic"}],
 })  # fmt: skip
+ALOCC = alocc.Config(kind="alocc", input_px=16, width=4, halvings=2, latent_channels=4)
+GANOMALY = ganomaly.Config(kind="ganomaly", input_px=16, width=4, latent_dim=8)
+MEMORY = memory_autoencoder.Config(
+    kind="memory_autoencoder", input_px=16, width=4, halvings=2, latent_channels=8, items=12
+)  # fmt: skip
 EXAMPLES = [
     ANOGAN, DPA, GAN, HYBRID, NUCLEI, TUNED, GEO, FOREST, PIAD, PROJECTION, CORESET, MIXTURE, SELF_SUPERVISED,
+    ALOCC, GANOMALY, MEMORY,
 ]  # fmt: skip
 
 

@@ -22,14 +22,17 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 from uadray.detectors import (
+    alocc,
     anogan,
     deep_geo,
     deep_if,
     dpa,
     enlarged_nuclei,
     fanogan,
+    ganomaly,
     hybrid,
     mahalanobis,
+    memory_autoencoder,
     neighbours,
     piad,
     projection,
@@ -42,13 +45,16 @@ from uadray.networks.outline import Networks
 
 SingleConfig = Annotated[
     anogan.Config  # with `|`, one a line
+    | alocc.Config
     | deep_geo.Config
     | deep_if.Config
     | dpa.Config
     | enlarged_nuclei.Config
     | fanogan.Config
+    | ganomaly.Config
     | hybrid.Config
     | mahalanobis.Config
+    | memory_autoencoder.Config
     | neighbours.Config
     | piad.Config
     | projection.Config
@@ -86,6 +92,8 @@ class DetectorFile(Protocol):
 def file_of(config: SingleConfig) -> DetectorFile:
     """The file of a detector."""
     match config:
+        case alocc.Config():
+            return alocc
         case anogan.Config():
             return anogan
         case deep_geo.Config():
@@ -98,10 +106,14 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return enlarged_nuclei
         case fanogan.Config():
             return fanogan
+        case ganomaly.Config():
+            return ganomaly
         case hybrid.Config():
             return hybrid
         case mahalanobis.Config():
             return mahalanobis
+        case memory_autoencoder.Config():
+            return memory_autoencoder
         case neighbours.Config():
             return neighbours
         case piad.Config():
