@@ -19,6 +19,7 @@ _CELLS = {"kind": "backbone", "layers": ("block1", "block3"), "pooling": "cells"
 
 SMALL: list[dict[str, object]] = [
     {"kind": "adversarial_autoencoder", "input_px": 16, "width": 4, "latent_dim": 8},
+    {"kind": "alocc", "input_px": 16, "width": 4, "halvings": 2, "latent_channels": 4},
     {
         "kind": "anogan",
         "generator": {"kind": "dcgan", "input_px": 16, "width": 4, "latent_dim": 8},
@@ -38,6 +39,7 @@ SMALL: list[dict[str, object]] = [
     {"kind": "dpa", "input_px": 32, "width": 4, "halvings": 2},
     {"kind": "enlarged_nuclei", "input_px": 32, "mpp": 1},
     {"kind": "fanogan", "input_px": 16, "width": 4, "latent_dim": 8},
+    {"kind": "ganomaly", "input_px": 16, "width": 4, "latent_dim": 8},
     {
         "kind": "hybrid",
         "generator": {
@@ -55,6 +57,14 @@ SMALL: list[dict[str, object]] = [
         "lpips_px": 32,
     },
     {"kind": "mahalanobis", "input_px": 32, "features": _CELLS},
+    {
+        "kind": "memory_autoencoder",
+        "input_px": 16,
+        "width": 4,
+        "halvings": 2,
+        "latent_channels": 8,
+        "items": 12,
+    },
     {"kind": "neighbours", "input_px": 32, "features": _CELLS, "components": 6, "neighbours": 8, "candidates": 100},
     {"kind": "piad", "input_px": 16, "width": 4, "latent_dim": 4, "latent_width": 8, "layers": ("block0", "block1")},
     {

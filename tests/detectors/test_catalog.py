@@ -13,6 +13,7 @@ from torch import Tensor
 
 from uadray.detectors import (
     adversarial_autoencoder,
+    alocc,
     anogan,
     autoencoder,
     deep_geo,
@@ -21,8 +22,10 @@ from uadray.detectors import (
     dpa,
     enlarged_nuclei,
     fanogan,
+    ganomaly,
     hybrid,
     mahalanobis,
+    memory_autoencoder,
     neighbours,
     piad,
     projection,
@@ -90,6 +93,10 @@ VAE = vae.Config(kind="vae", input_px=16, width=4, latent_dim=4, score="importan
 VQ_VAE = vq_vae.Config(
     kind="vq_vae", input_px=16, width=4, halvings=2, codes=8, code_dim=4, prior_width=8, prior_layers=1, prior_heads=2,
     sample_threshold=None,
+ALOCC = alocc.Config(kind="alocc", input_px=16, width=4, halvings=2, latent_channels=4)
+GANOMALY = ganomaly.Config(kind="ganomaly", input_px=16, width=4, latent_dim=8)
+MEMORY = memory_autoencoder.Config(
+    kind="memory_autoencoder", input_px=16, width=4, halvings=2, latent_channels=8, items=12
 )  # fmt: skip
 EXAMPLES = [
     VAE,
@@ -106,6 +113,7 @@ EXAMPLES = [
     VQ_VAE,
     SYNTHETIC,
     DIFFUSION,
+    ALOCC, GANOMALY, MEMORY,
 ]  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from torch import nn
 
 from uadray.detectors import (
     adversarial_autoencoder,
+    alocc,
     anogan,
     autoencoder,
     deep_geo,
@@ -31,8 +32,10 @@ from uadray.detectors import (
     dpa,
     enlarged_nuclei,
     fanogan,
+    ganomaly,
     hybrid,
     mahalanobis,
+    memory_autoencoder,
     neighbours,
     piad,
     projection,
@@ -51,14 +54,18 @@ SingleConfig = Annotated[
     adversarial_autoencoder.Config  # with `|`, one a line
     | anogan.Config
     | autoencoder.Config
+    anogan.Config  # with `|`, one a line
+    | alocc.Config
     | deep_geo.Config
     | deep_if.Config
     | diffusion.Config
     | dpa.Config
     | enlarged_nuclei.Config
     | fanogan.Config
+    | ganomaly.Config
     | hybrid.Config
     | mahalanobis.Config
+    | memory_autoencoder.Config
     | neighbours.Config
     | piad.Config
     | projection.Config
@@ -104,6 +111,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
     match config:
         case adversarial_autoencoder.Config():
             return adversarial_autoencoder
+        case alocc.Config():
+            return alocc
         case anogan.Config():
             return anogan
         case autoencoder.Config():
@@ -120,10 +129,14 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return enlarged_nuclei
         case fanogan.Config():
             return fanogan
+        case ganomaly.Config():
+            return ganomaly
         case hybrid.Config():
             return hybrid
         case mahalanobis.Config():
             return mahalanobis
+        case memory_autoencoder.Config():
+            return memory_autoencoder
         case neighbours.Config():
             return neighbours
         case piad.Config():
