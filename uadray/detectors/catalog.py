@@ -25,6 +25,7 @@ from uadray.detectors import (
     anogan,
     deep_geo,
     deep_if,
+    deep_svdd,
     dpa,
     enlarged_nuclei,
     fanogan,
@@ -44,6 +45,7 @@ SingleConfig = Annotated[
     anogan.Config  # with `|`, one a line
     | deep_geo.Config
     | deep_if.Config
+    | deep_svdd.Config
     | dpa.Config
     | enlarged_nuclei.Config
     | fanogan.Config
@@ -92,6 +94,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return deep_geo
         case deep_if.Config():
             return deep_if
+        case deep_svdd.Config():
+            return deep_svdd
         case dpa.Config():
             return dpa
         case enlarged_nuclei.Config():
