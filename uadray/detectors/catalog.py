@@ -23,6 +23,7 @@ from torch import nn
 
 from uadray.detectors import (
     anogan,
+    dagmm,
     deep_geo,
     deep_if,
     deep_svdd,
@@ -43,6 +44,7 @@ from uadray.networks.outline import Networks
 
 SingleConfig = Annotated[
     anogan.Config  # with `|`, one a line
+    | dagmm.Config
     | deep_geo.Config
     | deep_if.Config
     | deep_svdd.Config
@@ -90,6 +92,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
     match config:
         case anogan.Config():
             return anogan
+        case dagmm.Config():
+            return dagmm
         case deep_geo.Config():
             return deep_geo
         case deep_if.Config():
