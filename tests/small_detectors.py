@@ -35,6 +35,7 @@ SMALL: list[dict[str, object]] = [
     },
     {"kind": "deep_svdd", "input_px": 16, "width": 4, "latent_dim": 6, "centre_fraction": 0.2},
     {"kind": "dpa", "input_px": 32, "width": 4, "halvings": 2},
+    {"kind": "dsebm", "input_px": 16, "width": 4, "units": 8},
     {"kind": "enlarged_nuclei", "input_px": 32, "mpp": 1},
     {"kind": "fanogan", "input_px": 16, "width": 4, "latent_dim": 8},
     {

@@ -18,6 +18,7 @@ from uadray.detectors import (
     deep_if,
     deep_svdd,
     dpa,
+    dsebm,
     enlarged_nuclei,
     fanogan,
     hybrid,
@@ -48,6 +49,7 @@ TUNED = tuned_nuclei.Config(
 LITE = BackboneConfig(kind="backbone", layers=("block1",))
 GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "translation"))
 DAGMM = dagmm.Config(kind="dagmm", input_px=16, width=4, latent_dim=2, gaussians=2)
+ENERGY = dsebm.Config(kind="dsebm", input_px=16, width=4, units=8)
 SVDD = deep_svdd.Config(kind="deep_svdd", input_px=16, width=4, latent_dim=6, centre_fraction=0.2)
 FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
 PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0", "block2"))
@@ -79,6 +81,7 @@ ANOGAN = anogan.Config.model_validate({
 })  # fmt: skip
 EXAMPLES = [
     DAGMM,
+    ENERGY,
     SVDD,
     ANOGAN, DPA, GAN, HYBRID, NUCLEI, TUNED, GEO, FOREST, PIAD, PROJECTION, CORESET, MIXTURE, SELF_SUPERVISED,
 ]  # fmt: skip

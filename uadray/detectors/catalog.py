@@ -28,6 +28,7 @@ from uadray.detectors import (
     deep_if,
     deep_svdd,
     dpa,
+    dsebm,
     enlarged_nuclei,
     fanogan,
     hybrid,
@@ -49,6 +50,7 @@ SingleConfig = Annotated[
     | deep_if.Config
     | deep_svdd.Config
     | dpa.Config
+    | dsebm.Config
     | enlarged_nuclei.Config
     | fanogan.Config
     | hybrid.Config
@@ -102,6 +104,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return deep_svdd
         case dpa.Config():
             return dpa
+        case dsebm.Config():
+            return dsebm
         case enlarged_nuclei.Config():
             return enlarged_nuclei
         case fanogan.Config():
