@@ -26,6 +26,7 @@ SMALL: list[dict[str, object]] = [
         "descent": {"steps": 6},
     },
     {"kind": "autoencoder", "input_px": 16, "width": 4, "latent_dim": 8},
+    {"kind": "dagmm", "input_px": 16, "width": 4, "latent_dim": 2, "gaussians": 2},
     {"kind": "deep_geo", "input_px": 16, "transformations": ("flip", "rotation")},
     {
         "kind": "deep_if",
@@ -36,7 +37,9 @@ SMALL: list[dict[str, object]] = [
         "kept": 64,
     },
     {"kind": "diffusion", "input_px": 16, "width": 4, "halvings": 2, "levels": (100, 300), "steps": 2},
+    {"kind": "deep_svdd", "input_px": 16, "width": 4, "latent_dim": 6, "centre_fraction": 0.2},
     {"kind": "dpa", "input_px": 32, "width": 4, "halvings": 2},
+    {"kind": "dsebm", "input_px": 16, "width": 4, "units": 8},
     {"kind": "enlarged_nuclei", "input_px": 32, "mpp": 1},
     {"kind": "fanogan", "input_px": 16, "width": 4, "latent_dim": 8},
     {"kind": "ganomaly", "input_px": 16, "width": 4, "latent_dim": 8},

@@ -19,7 +19,12 @@ from uadray.detectors import (
     deep_geo,
     deep_if,
     diffusion,
+    dagmm,
+    deep_geo,
+    deep_if,
+    deep_svdd,
     dpa,
+    dsebm,
     enlarged_nuclei,
     fanogan,
     ganomaly,
@@ -55,6 +60,9 @@ TUNED = tuned_nuclei.Config(
 )  # fmt: skip
 LITE = BackboneConfig(kind="backbone", layers=("block1",))
 GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "translation"))
+DAGMM = dagmm.Config(kind="dagmm", input_px=16, width=4, latent_dim=2, gaussians=2)
+ENERGY = dsebm.Config(kind="dsebm", input_px=16, width=4, units=8)
+SVDD = deep_svdd.Config(kind="deep_svdd", input_px=16, width=4, latent_dim=6, centre_fraction=0.2)
 FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
 DIFFUSION = diffusion.Config(
     kind="diffusion", input_px=16, width=4, halvings=2, attention_halvings=2, levels=(100, 300), steps=2
@@ -109,6 +117,9 @@ EXAMPLES = [
     VAE_GAN,
     AUTOENCODER,
     ADVERSARIAL,
+    DAGMM,
+    ENERGY,
+    SVDD,
     ANOGAN, DPA, GAN, HYBRID, NUCLEI, TUNED, GEO, FOREST, PIAD, PROJECTION, CORESET, MIXTURE, SELF_SUPERVISED,
     VQ_VAE,
     SYNTHETIC,

@@ -29,7 +29,12 @@ from uadray.detectors import (
     deep_geo,
     deep_if,
     diffusion,
+    dagmm,
+    deep_geo,
+    deep_if,
+    deep_svdd,
     dpa,
+    dsebm,
     enlarged_nuclei,
     fanogan,
     ganomaly,
@@ -59,7 +64,12 @@ SingleConfig = Annotated[
     | deep_geo.Config
     | deep_if.Config
     | diffusion.Config
+    | dagmm.Config
+    | deep_geo.Config
+    | deep_if.Config
+    | deep_svdd.Config
     | dpa.Config
+    | dsebm.Config
     | enlarged_nuclei.Config
     | fanogan.Config
     | ganomaly.Config
@@ -117,14 +127,20 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return anogan
         case autoencoder.Config():
             return autoencoder
+        case dagmm.Config():
+            return dagmm
         case deep_geo.Config():
             return deep_geo
         case deep_if.Config():
             return deep_if
         case diffusion.Config():
             return diffusion
+        case deep_svdd.Config():
+            return deep_svdd
         case dpa.Config():
             return dpa
+        case dsebm.Config():
+            return dsebm
         case enlarged_nuclei.Config():
             return enlarged_nuclei
         case fanogan.Config():
