@@ -38,10 +38,10 @@ LEAST_PX = 3
 """Side of a patch: a smaller one has hardly gradients of its own (the authors refuse less than 50 pixels)."""
 
 TOLERANCE, STEEPNESS, MIDDLE = 1.0, 1 / 3, 7.0
-"""In grey levels: what differs by less is as it was; the logistic's slope and middle (authors: of four of five textures)."""
+"""In grey levels: what differs by less is as it was; the logistic's slope and middle (of four of five textures)."""
 
 MEDIAN_PX = 3
-"""Side of the square of which labels take the median; the paper's disc of 11 px at 224 px, in tiles of 64 px."""
+"""Side of the square of which labels take the median; the authors' disc of 11 px at 224 px, in tiles of 64 px."""
 
 
 def blended(x: Float[Tensor, "n 3 h w"], draws: Float[Tensor, "n draws"], *, mixed: bool = False) -> Synthetic:
