@@ -21,7 +21,7 @@ from uadray.networks.segmenter import MapDecoder, MapEncoder
 pytestmark = pytest.mark.usefixtures("torch_alone")
 
 KINDS = ("interpolated", "pasted", "blended")
-STEPS = 110
+STEPS = 90
 
 
 def config_of(**values: object) -> synthetic_anomalies.Config:
