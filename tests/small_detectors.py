@@ -23,6 +23,7 @@ SMALL: list[dict[str, object]] = [
         "generator": {"kind": "dcgan", "input_px": 16, "width": 4, "latent_dim": 8},
         "descent": {"steps": 6},
     },
+    {"kind": "context_vae", "input_px": 16, "width": 4, "latent_dim": 4, "gradient_draws": 2},
     {"kind": "deep_geo", "input_px": 16, "transformations": ("flip", "rotation")},
     {
         "kind": "deep_if",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from uadray.detectors import (
     anogan,
+    context_vae,
     deep_geo,
     deep_if,
     dpa,
@@ -75,7 +76,11 @@ ANOGAN = anogan.Config.model_validate({
     "descent": {"steps": 4}, "generator_fraction": 0.7, "terms": [{"kind": "pixel_l1"}, {"kind": "critic"}],
 })  # fmt: skip
 VAE = vae.Config(kind="vae", input_px=16, width=4, latent_dim=4, score="importance", draws=3, gradient_draws=2)
+CONTEXT_VAE = context_vae.Config.model_validate(
+    {"kind": "context_vae", "input_px": 16, "width": 4, "latent_dim": 4, "adversarial": {"critic_steps": 1}}
+)
 EXAMPLES = [
+    CONTEXT_VAE,
     VAE,
     ANOGAN, DPA, GAN, HYBRID, NUCLEI, TUNED, GEO, FOREST, PIAD, PROJECTION, CORESET, MIXTURE, SELF_SUPERVISED,
 ]  # fmt: skip

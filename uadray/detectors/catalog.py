@@ -23,6 +23,7 @@ from torch import nn
 
 from uadray.detectors import (
     anogan,
+    context_vae,
     deep_geo,
     deep_if,
     dpa,
@@ -43,6 +44,7 @@ from uadray.networks.outline import Networks
 
 SingleConfig = Annotated[
     anogan.Config  # with `|`, one a line
+    | context_vae.Config
     | deep_geo.Config
     | deep_if.Config
     | dpa.Config
@@ -90,6 +92,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
     match config:
         case anogan.Config():
             return anogan
+        case context_vae.Config():
+            return context_vae
         case deep_geo.Config():
             return deep_geo
         case deep_if.Config():
