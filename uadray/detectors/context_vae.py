@@ -2,9 +2,9 @@
 
 Zimmerer et al. 2019.
 
-As in the paper: one encoder and one decoder learn two things at once, the bound of a variational autoencoder on tiles
-as they are, and to repeat tiles of which squares were painted over (a context encoder), by the mean of z and without its
-variance. The three losses, KL divergence, reconstruction and reconstruction from context, have the same weight. The
+As in the paper: one encoder and one decoder learn two things at once, the bound of a variational autoencoder on
+tiles as they are, and to repeat tiles of which squares were painted over (a context encoder), by the mean of z, without
+its variance. The three losses, KL divergence, reconstruction and reconstruction from context, weigh the same. The
 score of a tile is minus the bound at the mean of z; that of a pixel is the reconstruction error times the size of the
 gradient of the KL divergence, smoothed.
 
