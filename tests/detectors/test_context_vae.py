@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -77,6 +78,19 @@ def test_a_step_moves_the_critic_where_there_is_one(x: Tensor) -> None:
         trainee.step(x, 0.0)
         assert moved(trainee.networks, before) == {"encoder", "decoder", "observation"} | critic
         assert set(trainee.optimizers) == {"vae"} | critic
+
+
+def test_averaging_is_asked_for_before_every_step(x: Tensor) -> None:
+    """Zeroed gradients stand for workers that cancel out: nothing may move."""
+
+    def cancel(tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            tensor.zero_()
+
+    networks = build_networks(JUDGED)
+    before = state_of(networks)
+    build_trainee(JUDGED, networks, average=cancel).step(x, 0.0)
+    assert moved(networks, before) == set()
 
 
 def test_it_learns_to_fill_in(x: Tensor) -> None:
