@@ -23,6 +23,7 @@ from uadray.detectors import (
     neighbours,
     piad,
     projection,
+    restoration,
     self_supervised,
     tuned_nuclei,
 )
@@ -73,7 +74,12 @@ ANOGAN = anogan.Config.model_validate({
     "kind": "anogan", "generator": {"kind": "dcgan", "input_px": 16, "width": 4, "latent_dim": 8},
     "descent": {"steps": 4}, "generator_fraction": 0.7, "terms": [{"kind": "pixel_l1"}, {"kind": "critic"}],
 })  # fmt: skip
+RESTORATION = restoration.Config(
+    kind="restoration", input_px=16, width=4, latent_dim=8, prior="gmvae", w_dim=2, components=3, steps=4,
+    choosing_tiles=4,
+)  # fmt: skip
 EXAMPLES = [
+    RESTORATION,
     ANOGAN, DPA, GAN, HYBRID, NUCLEI, TUNED, GEO, FOREST, PIAD, PROJECTION, CORESET, MIXTURE, SELF_SUPERVISED,
 ]  # fmt: skip
 

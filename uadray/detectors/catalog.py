@@ -33,6 +33,7 @@ from uadray.detectors import (
     neighbours,
     piad,
     projection,
+    restoration,
     self_supervised,
     trainee,
     tuned_nuclei,
@@ -52,6 +53,7 @@ SingleConfig = Annotated[
     | neighbours.Config
     | piad.Config
     | projection.Config
+    | restoration.Config
     | self_supervised.Config
     | tuned_nuclei.Config,
     Field(discriminator="kind"),
@@ -108,6 +110,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return piad
         case projection.Config():
             return projection
+        case restoration.Config():
+            return restoration
         case self_supervised.Config():
             return self_supervised
         case tuned_nuclei.Config():
