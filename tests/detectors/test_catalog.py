@@ -98,12 +98,6 @@ ANOGAN = anogan.Config.model_validate({
     "kind": "anogan", "generator": {"kind": "dcgan", "input_px": 16, "width": 4, "latent_dim": 8},
     "descent": {"steps": 4}, "generator_fraction": 0.7, "terms": [{"kind": "pixel_l1"}, {"kind": "critic"}],
 })  # fmt: skip
-RESTORATION = restoration.Config(
-    kind="restoration", input_px=16, width=4, latent_dim=8, prior="gmvae", w_dim=2, components=3, steps=4,
-    choosing_tiles=4,
-)  # fmt: skip
-EXAMPLES = [
-    RESTORATION,
 VAE = vae.Config(kind="vae", input_px=16, width=4, latent_dim=4, score="importance", draws=3, gradient_draws=2)
 VQ_VAE = vq_vae.Config(
     kind="vq_vae", input_px=16, width=4, halvings=2, codes=8, code_dim=4, prior_width=8, prior_layers=1, prior_heads=2,
@@ -113,14 +107,18 @@ GANOMALY = ganomaly.Config(kind="ganomaly", input_px=16, width=4, latent_dim=8)
 MEMORY = memory_autoencoder.Config(
     kind="memory_autoencoder", input_px=16, width=4, halvings=2, latent_channels=8, items=12
 )  # fmt: skip
-EXAMPLES = [
-    VAE,
 AUTOENCODER = autoencoder.Config.model_validate({
     "kind": "autoencoder", "input_px": 16, "width": 4, "latent_dim": 8, "terms": [{"kind": "pixel_l2"}],
 })  # fmt: skip
 ADVERSARIAL = adversarial_autoencoder.Config(kind="adversarial_autoencoder", input_px=16, width=4, latent_dim=8)
 VAE_GAN = vae_gan.Config(kind="vae_gan", input_px=16, width=4, latent_dim=4, halvings=2)
+RESTORATION = restoration.Config(
+    kind="restoration", input_px=16, width=4, latent_dim=8, prior="gmvae", w_dim=2, components=3, steps=4,
+    choosing_fraction=0.1,
+)  # fmt: skip
 EXAMPLES = [
+    RESTORATION,
+    VAE,
     VAE_GAN,
     AUTOENCODER,
     ADVERSARIAL,

@@ -26,13 +26,11 @@ from uadray.detectors import (
     alocc,
     anogan,
     autoencoder,
-    deep_geo,
-    deep_if,
-    diffusion,
     dagmm,
     deep_geo,
     deep_if,
     deep_svdd,
+    diffusion,
     dpa,
     dsebm,
     enlarged_nuclei,
@@ -58,17 +56,14 @@ from uadray.networks.outline import Networks
 
 SingleConfig = Annotated[
     adversarial_autoencoder.Config  # with `|`, one a line
+    | alocc.Config
     | anogan.Config
     | autoencoder.Config
-    anogan.Config  # with `|`, one a line
-    | alocc.Config
-    | deep_geo.Config
-    | deep_if.Config
-    | diffusion.Config
     | dagmm.Config
     | deep_geo.Config
     | deep_if.Config
     | deep_svdd.Config
+    | diffusion.Config
     | dpa.Config
     | dsebm.Config
     | enlarged_nuclei.Config
@@ -82,12 +77,10 @@ SingleConfig = Annotated[
     | projection.Config
     | restoration.Config
     | self_supervised.Config
-    | vae.Config
     | synthetic_anomalies.Config
-    | tuned_nuclei.Config,
     | tuned_nuclei.Config
-    | vae_gan.Config,
-    | tuned_nuclei.Config
+    | vae.Config
+    | vae_gan.Config
     | vq_vae.Config,
     Field(discriminator="kind"),
 ]
@@ -135,10 +128,10 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return deep_geo
         case deep_if.Config():
             return deep_if
-        case diffusion.Config():
-            return diffusion
         case deep_svdd.Config():
             return deep_svdd
+        case diffusion.Config():
+            return diffusion
         case dpa.Config():
             return dpa
         case dsebm.Config():

@@ -55,6 +55,9 @@ VARIANCE_RATE = 10.0
 """Learning rate of the variance of x beside that of the others: its logarithm has 2 to go, which Adam's steps of 1e-3
 would take 2,000 for."""
 
+CHOOSING_TILES = 2
+"""Normal tiles that are restored in one step of a training, with each lambda: 16 images, a group of the ascent."""
+
 SHOWN_STEPS = 20
 """Of the restorations that people look at during a training."""
 
@@ -93,9 +96,9 @@ class Config(configuration.Config):
     latents: Literal["drawn", "mean"] = "drawn"
     tv_weight: Weight | None = None
     tv_weights: tuple[Weight, ...] = Field(
-        default=(0.0, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64), min_length=1, max_length=64
+        default=(0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4), min_length=1, max_length=64
     )
-    choosing_fraction: float = Field(default=0.05, gt=0, lt=1)
+    choosing_fraction: float = Field(default=0.02, gt=0, lt=1)
     choosing_tiles: int = Field(default=16, ge=1, le=100_000)
     difference: Literal["absolute", "squared"] = "absolute"
     learning_rate: float = Field(default=1e-3, gt=0, le=10)
@@ -287,7 +290,8 @@ class Trainee:
         """A step of the prior on x [N, 3, h, w] in [-1, 1]; at the end restorations of some of x."""
         if progress < self.config.learning_until:
             return self.prior_step(x)
-        x = x[: self.config.choosing_tiles - self.counts["restored_tiles"]]  # as many on every worker
+        left = self.config.choosing_tiles - self.counts["restored_tiles"]  # as many on every worker
+        x = x[: min(left, CHOOSING_TILES)]
         if not len(x):
             return {}
         self.counts["restored_tiles"] += len(x)
