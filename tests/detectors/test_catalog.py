@@ -16,13 +16,11 @@ from uadray.detectors import (
     alocc,
     anogan,
     autoencoder,
-    deep_geo,
-    deep_if,
-    diffusion,
     dagmm,
     deep_geo,
     deep_if,
     deep_svdd,
+    diffusion,
     dpa,
     dsebm,
     enlarged_nuclei,
@@ -102,6 +100,7 @@ VAE = vae.Config(kind="vae", input_px=16, width=4, latent_dim=4, score="importan
 VQ_VAE = vq_vae.Config(
     kind="vq_vae", input_px=16, width=4, halvings=2, codes=8, code_dim=4, prior_width=8, prior_layers=1, prior_heads=2,
     sample_threshold=None,
+)  # fmt: skip
 ALOCC = alocc.Config(kind="alocc", input_px=16, width=4, halvings=2, latent_channels=4)
 GANOMALY = ganomaly.Config(kind="ganomaly", input_px=16, width=4, latent_dim=8)
 MEMORY = memory_autoencoder.Config(
