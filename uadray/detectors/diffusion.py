@@ -190,7 +190,7 @@ def detector(
 class Trainee:
     """The U-Net and its average, then the residuals of normal tiles."""
 
-    phases = ("denoiser", "normals")
+    phases: tuple[str, ...] = ("denoiser", "normals")
 
     def __init__(self, config: Config, networks: Networks, *, average: Average) -> None:
         self.config, self.networks, self.average = config, networks, average
