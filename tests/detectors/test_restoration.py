@@ -1,7 +1,6 @@
 """Restoration: what the ascent does to images, how lambda is chosen, and what is left of a lesion."""
 
 import functools
-from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -16,8 +15,8 @@ from uadray.detectors.inversion.interruption import looked_at
 from uadray.detectors.likelihood.map_restoration import restored, step_sizes
 from uadray.detectors.likelihood.total_variation import total_variation
 from uadray.detectors.pixels import to_pixels
-from uadray.detectors.restoration import ChosenWeight, DifferenceScore, RestorationMap, Trainee
-from uadray.detectors.trainee import UnsuitableTilesError, alone
+from uadray.detectors.restoration import DifferenceScore, RestorationMap, Trainee
+from uadray.detectors.trainee import UnsuitableTilesError
 from uadray.errors import WorkError
 from uadray.networks.outline import Networks
 
@@ -143,29 +142,6 @@ def test_it_scores_within_inference_mode_and_is_looked_at_between_steps() -> Non
     assert shown is not None
     change = np.abs(seen.astype(float) - shown).mean((1, 2, 3)) / 127.5
     np.testing.assert_allclose(change, scored.score[[0, 3]], atol=1 / 127.5)
-
-
-def test_lambda_is_that_of_the_least_change() -> None:
-    chosen = ChosenWeight((0.1, 0.2, 0.4), None)
-    chosen.see(torch.tensor([[0.3, 0.1, 0.2], [0.3, 0.3, 0.1]]), alone)
-    chosen.see(torch.tensor([[0.1, 0.1, 0.3]]), alone)
-    chosen.choose()
-    assert float(chosen.weight) == pytest.approx(0.2)
-    assert chosen.count == 3
-
-
-def test_workers_choose_together() -> None:
-    """One whose own tiles say otherwise takes what all say."""
-
-    def with_another(tensors: Iterable[Tensor]) -> None:
-        changes, count = tensors
-        changes.add_(torch.tensor([4.0, 0.0])).div_(2)
-        count.add_(2).div_(2)
-
-    chosen = ChosenWeight((0.1, 0.2), None)
-    chosen.see(torch.tensor([[0.1, 0.5], [0.2, 0.6]]), with_another)
-    chosen.choose()
-    assert float(chosen.weight) == pytest.approx(0.2)
 
 
 def test_without_tiles_nothing_is_chosen_and_nothing_is_scored() -> None:
