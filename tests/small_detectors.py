@@ -85,6 +85,7 @@ SMALL: list[dict[str, object]] = [
         "steps": 2,
         "lpips_px": 32,
     },
+    {"kind": "restoration", "input_px": 16, "width": 4, "latent_dim": 8, "steps": 6, "choosing_fraction": 0.3},
     {
         "kind": "self_supervised",
         "input_px": 16,

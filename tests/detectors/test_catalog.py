@@ -33,6 +33,7 @@ from uadray.detectors import (
     neighbours,
     piad,
     projection,
+    restoration,
     self_supervised,
     synthetic_anomalies,
     tuned_nuclei,
@@ -114,8 +115,13 @@ AUTOENCODER = autoencoder.Config.model_validate({
 })  # fmt: skip
 ADVERSARIAL = adversarial_autoencoder.Config(kind="adversarial_autoencoder", input_px=16, width=4, latent_dim=8)
 VAE_GAN = vae_gan.Config(kind="vae_gan", input_px=16, width=4, latent_dim=4, halvings=2)
+RESTORATION = restoration.Config(
+    kind="restoration", input_px=16, width=4, latent_dim=8, prior="gmvae", w_dim=2, components=3, steps=4,
+    choosing_fraction=0.1,
+)  # fmt: skip
 EXAMPLES = [
     CONTEXT_VAE,
+    RESTORATION,
     VAE,
     VAE_GAN,
     AUTOENCODER,

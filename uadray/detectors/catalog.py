@@ -43,6 +43,7 @@ from uadray.detectors import (
     neighbours,
     piad,
     projection,
+    restoration,
     self_supervised,
     synthetic_anomalies,
     trainee,
@@ -77,6 +78,7 @@ SingleConfig = Annotated[
     | neighbours.Config
     | piad.Config
     | projection.Config
+    | restoration.Config
     | self_supervised.Config
     | synthetic_anomalies.Config
     | tuned_nuclei.Config
@@ -157,6 +159,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return piad
         case projection.Config():
             return projection
+        case restoration.Config():
+            return restoration
         case self_supervised.Config():
             return self_supervised
         case synthetic_anomalies.Config():
