@@ -13,10 +13,11 @@ levels, each in deviations from normal images; so do we (`uadray.detectors.denoi
 as both do.
 
 Different: steps are DDIM's (theirs are the ancestral sampler, and PLMS), five unless told otherwise; one is the
-prediction of x_0, in a fifth of the time, and finds less. The network learns times up to the highest level alone: no tile is diffused further. Noise is
-the same for every tile, so that a tile's score is the same whenever it is asked for. Levels are 3 to 6, not 100. Of
-Linmans et al. 2024 the abstract could be opened, and not the paper: how it combines levels, and which distance it
-takes, is not known here.
+prediction of x_0, in a fifth of the time, and finds less. The network learns times up to the highest level alone: no
+tile is diffused further. Noise is the same for every tile, so that a tile's score is the same whenever it is asked for.
+Levels are some, not all times of a sampler. Residuals may be compared with those of normal tiles of the same contrast
+(`by_contrast`), without which they are little else than the contrast. Of Linmans et al. 2024 the abstract could be
+opened, and not the paper: how it combines levels, and which distance it takes, is not known here.
 
 What it assumes: under some amount of noise enough of a normal tile is left to repeat it, and what is abnormal turns
 into something normal.
