@@ -41,9 +41,7 @@ def result(readings: Mapping[str, float]) -> dict[str, Any]:
         scores = rng.normal(size=N) + shift * ANOMALOUS
         figures = dict.fromkeys(findings.FIGURES, 0.5) | {"auroc": auroc(scores, ANOMALOUS), "choosing_auroc": shift}
         made[name] = figures | {"scores": scores.tolist()}
-    return {
-        "figures": {"readings": made, "anomalous": ANOMALOUS.tolist(), "saturation": rng.normal(size=N).tolist()}
-    }
+    return {"figures": {"readings": made, "anomalous": ANOMALOUS.tolist(), "saturation": rng.normal(size=N).tolist()}}
 
 
 def test_a_finding_holds_where_its_interval_is_above_0() -> None:
