@@ -62,7 +62,7 @@ class Config(configuration.Config):
     halvings: int = Field(default=3, ge=1, le=6)
     latent_channels: int = Field(default=16, ge=1, le=1024)
     noise: float = Field(default=0.155, ge=0, le=10)
-    reconstruction_weight: float = Field(default=100.0, ge=0, le=1e6)
+    reconstruction_weight: float = Field(default=10.0, ge=0, le=1e6)
     score: Literal["refined", "tile"] = "refined"
     learning_rate: float = Field(default=2e-4, gt=0, le=10)
 
