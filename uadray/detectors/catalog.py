@@ -34,6 +34,7 @@ from uadray.detectors import (
     hybrid,
     mahalanobis,
     neighbours,
+    ocgan,
     piad,
     projection,
     self_supervised,
@@ -56,6 +57,7 @@ SingleConfig = Annotated[
     | hybrid.Config
     | mahalanobis.Config
     | neighbours.Config
+    | ocgan.Config
     | piad.Config
     | projection.Config
     | self_supervised.Config
@@ -116,6 +118,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return mahalanobis
         case neighbours.Config():
             return neighbours
+        case ocgan.Config():
+            return ocgan
         case piad.Config():
             return piad
         case projection.Config():
