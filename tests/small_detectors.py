@@ -18,11 +18,14 @@ TILE_PX = 40
 _CELLS = {"kind": "backbone", "layers": ("block1", "block3"), "pooling": "cells"}
 
 SMALL: list[dict[str, object]] = [
+    {"kind": "adversarial_autoencoder", "input_px": 16, "width": 4, "latent_dim": 8},
+    {"kind": "alocc", "input_px": 16, "width": 4, "halvings": 2, "latent_channels": 4},
     {
         "kind": "anogan",
         "generator": {"kind": "dcgan", "input_px": 16, "width": 4, "latent_dim": 8},
         "descent": {"steps": 6},
     },
+    {"kind": "autoencoder", "input_px": 16, "width": 4, "latent_dim": 8},
     {"kind": "dagmm", "input_px": 16, "width": 4, "latent_dim": 2, "gaussians": 2},
     {"kind": "deep_geo", "input_px": 16, "transformations": ("flip", "rotation")},
     {
@@ -33,11 +36,13 @@ SMALL: list[dict[str, object]] = [
         "max_samples": 16,
         "kept": 64,
     },
+    {"kind": "diffusion", "input_px": 16, "width": 4, "halvings": 2, "levels": (100, 300), "steps": 2},
     {"kind": "deep_svdd", "input_px": 16, "width": 4, "latent_dim": 6, "centre_fraction": 0.2},
     {"kind": "dpa", "input_px": 32, "width": 4, "halvings": 2},
     {"kind": "dsebm", "input_px": 16, "width": 4, "units": 8},
     {"kind": "enlarged_nuclei", "input_px": 32, "mpp": 1},
     {"kind": "fanogan", "input_px": 16, "width": 4, "latent_dim": 8},
+    {"kind": "ganomaly", "input_px": 16, "width": 4, "latent_dim": 8},
     {
         "kind": "hybrid",
         "generator": {
@@ -55,6 +60,14 @@ SMALL: list[dict[str, object]] = [
         "lpips_px": 32,
     },
     {"kind": "mahalanobis", "input_px": 32, "features": _CELLS},
+    {
+        "kind": "memory_autoencoder",
+        "input_px": 16,
+        "width": 4,
+        "halvings": 2,
+        "latent_channels": 8,
+        "items": 12,
+    },
     {"kind": "neighbours", "input_px": 32, "features": _CELLS, "components": 6, "neighbours": 8, "candidates": 100},
     {"kind": "ocgan", "input_px": 16, "width": 4, "critic_width": 4, "latent_dim": 4},
     {"kind": "piad", "input_px": 16, "width": 4, "latent_dim": 4, "latent_width": 8, "layers": ("block0", "block1")},
@@ -79,7 +92,32 @@ SMALL: list[dict[str, object]] = [
         "views": {"view_px": 16},
         "components": 4,
     },
+    {
+        "kind": "synthetic_anomalies",
+        "input_px": 32,
+        "width": 4,
+        "halvings": 3,
+        "score": "gaussian",
+        "density_share": 0.5,
+    },
     {"kind": "tuned_nuclei", "input_px": 32, "mpp": 1, "layers": ("block2",), "train_blocks": 1},
+    {"kind": "vae", "input_px": 16, "width": 4, "latent_dim": 4, "reconstruction": "categorical", "colours": 4},
+    {"kind": "vae_gan", "input_px": 16, "width": 4, "latent_dim": 4, "halvings": 2},
+    {
+        "kind": "vq_vae",
+        "input_px": 16,
+        "width": 4,
+        "halvings": 2,
+        "codes": 8,
+        "code_dim": 4,
+        "prior_width": 8,
+        "prior_layers": 1,
+        "prior_heads": 2,
+        "maps": "restoration",
+        "sample_threshold": None,
+        "pixel_quantile": 0.8,
+        "restorations": 3,
+    },
 ]
 
 CONFIGS: list[SingleConfig] = [TypeAdapter(SingleConfig).validate_python(values) for values in SMALL]

@@ -621,12 +621,13 @@ def bench(
         int | None, typer.Option(min=2, help="Of `archive`, `worklist`, 100,000; `follow`, 200; or `partition`, 150.")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Of `detectors`, `ablations`, `stains`: trainings of each, 1.")
+        int | None, typer.Option(min=1, help="Of `detectors`, `ablations`, `stains`, `findings`: trainings of each, 1.")
     ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(
-            min=0.01, help="Of `detectors`, `one-against-all`: of each training, 5 and 3. Of `serve`: of the load, 2."
+            min=0.01,
+            help="Of `detectors`, `one-against-all`, `findings`: of a training, 5, 3, 2. Of `serve`: of the load, 2.",
         ),
     ] = None,
     out: Annotated[
@@ -651,7 +652,8 @@ def bench(
         float | None, typer.Option(min=0.01, help="Of `detectors`: that a row is scored at the most, 5.")
     ] = None,
     valid_tiles: Annotated[
-        int | None, typer.Option(min=50, help="Of `detectors`, `ablations`: score at most so many tiles of valid.")
+        int | None,
+        typer.Option(min=50, help="Of `detectors`, `ablations`, `findings`: score at most so many tiles of valid."),
     ] = None,
     classes: Annotated[
         int | None, typer.Option(min=1, max=10, help="Of `one-against-all`: of CIFAR-10, normal in their turn, 3.")

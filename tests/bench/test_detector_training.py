@@ -73,6 +73,6 @@ def test_a_score_that_is_no_number_is_an_error() -> None:
     for network in networks.values():
         for weight in network.parameters():
             torch.nn.init.constant_(weight, torch.nan)
-    broken = Trained(fanogan.detector(config, networks, device="cpu"), _config(), {})
+    broken = Trained(fanogan.detector(config, networks, device="cpu"), _config(), networks, {})
     with pytest.raises(WorkError, match="3 of 3 scores are no numbers"):
         broken.score(np.zeros((3, 96, 96, 3), np.uint8))

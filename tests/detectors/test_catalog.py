@@ -12,23 +12,33 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from uadray.detectors import (
+    adversarial_autoencoder,
+    alocc,
     anogan,
+    autoencoder,
     dagmm,
     deep_geo,
     deep_if,
     deep_svdd,
+    diffusion,
     dpa,
     dsebm,
     enlarged_nuclei,
     fanogan,
+    ganomaly,
     hybrid,
     mahalanobis,
+    memory_autoencoder,
     neighbours,
     ocgan,
     piad,
     projection,
     self_supervised,
+    synthetic_anomalies,
     tuned_nuclei,
+    vae,
+    vae_gan,
+    vq_vae,
 )
 from uadray.detectors.building import DetectorConfig, build_detector, build_networks, build_trainee, file_of, outline_of
 from uadray.detectors.catalog import SingleConfig, assumption_of, summary_of
@@ -54,6 +64,9 @@ ENERGY = dsebm.Config(kind="dsebm", input_px=16, width=4, units=8)
 OCGAN = ocgan.Config(kind="ocgan", input_px=16, width=4, critic_width=4, latent_dim=4)
 SVDD = deep_svdd.Config(kind="deep_svdd", input_px=16, width=4, latent_dim=6, centre_fraction=0.2)
 FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
+DIFFUSION = diffusion.Config(
+    kind="diffusion", input_px=16, width=4, halvings=2, attention_halvings=2, levels=(100, 300), steps=2
+)  # fmt: skip
 PIAD = piad.Config(kind="piad", input_px=16, width=4, latent_dim=4, latent_width=8, layers=("block0", "block2"))
 STYLES = {
     "kind": "stylegan2", "input_px": 16, "latent_dim": 8, "w_dim": 8, "mapping_layers": 2, "channel_max": 8,
@@ -77,16 +90,42 @@ SELF_SUPERVISED = self_supervised.Config.model_validate({
     "kind": "self_supervised", "input_px": 16, "encoder": {"width": 4}, "views": {"view_px": 16}, "components": 4,
     "projector_width": 16, "projected": 8, "density_share": 0.3, "weight_decay": 0,
 })  # fmt: skip
+SYNTHETIC = synthetic_anomalies.Config(
+    kind="synthetic_anomalies", input_px=16, width=4, halvings=2, score="gaussian", density_share=0.3
+)  # fmt: skip
 ANOGAN = anogan.Config.model_validate({
     "kind": "anogan", "generator": {"kind": "dcgan", "input_px": 16, "width": 4, "latent_dim": 8},
     "descent": {"steps": 4}, "generator_fraction": 0.7, "terms": [{"kind": "pixel_l1"}, {"kind": "critic"}],
 })  # fmt: skip
+VAE = vae.Config(kind="vae", input_px=16, width=4, latent_dim=4, score="importance", draws=3, gradient_draws=2)
+VQ_VAE = vq_vae.Config(
+    kind="vq_vae", input_px=16, width=4, halvings=2, codes=8, code_dim=4, prior_width=8, prior_layers=1, prior_heads=2,
+    sample_threshold=None,
+)  # fmt: skip
+ALOCC = alocc.Config(kind="alocc", input_px=16, width=4, halvings=2, latent_channels=4)
+GANOMALY = ganomaly.Config(kind="ganomaly", input_px=16, width=4, latent_dim=8)
+MEMORY = memory_autoencoder.Config(
+    kind="memory_autoencoder", input_px=16, width=4, halvings=2, latent_channels=8, items=12
+)  # fmt: skip
+AUTOENCODER = autoencoder.Config.model_validate({
+    "kind": "autoencoder", "input_px": 16, "width": 4, "latent_dim": 8, "terms": [{"kind": "pixel_l2"}],
+})  # fmt: skip
+ADVERSARIAL = adversarial_autoencoder.Config(kind="adversarial_autoencoder", input_px=16, width=4, latent_dim=8)
+VAE_GAN = vae_gan.Config(kind="vae_gan", input_px=16, width=4, latent_dim=4, halvings=2)
 EXAMPLES = [
+    VAE,
+    VAE_GAN,
+    AUTOENCODER,
+    ADVERSARIAL,
     DAGMM,
     ENERGY,
     OCGAN,
     SVDD,
     ANOGAN, DPA, GAN, HYBRID, NUCLEI, TUNED, GEO, FOREST, PIAD, PROJECTION, CORESET, MIXTURE, SELF_SUPERVISED,
+    VQ_VAE,
+    SYNTHETIC,
+    DIFFUSION,
+    ALOCC, GANOMALY, MEMORY,
 ]  # fmt: skip
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from uadray.detectors import (
+    adversarial_autoencoder,
     anogan,
+    autoencoder,
     deep_geo,
     deep_if,
     dpa,
@@ -21,6 +23,7 @@ from uadray.detectors import (
     projection,
     self_supervised,
     tuned_nuclei,
+    vae_gan,
 )
 from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.catalog import SingleConfig
@@ -71,7 +74,13 @@ FITTED = (mahalanobis.Config, neighbours.Config, self_supervised.Config)
 SELF_SUPERVISED = self_supervised.Config.model_validate(
     {"kind": "self_supervised", "input_px": 16, "encoder": {"width": 4}, "views": {"view_px": 16}, "components": 4}
 )
+ADVERSARIAL = adversarial_autoencoder.Config(kind="adversarial_autoencoder", input_px=16, width=4, latent_dim=4)
+AUTOENCODER = autoencoder.Config(kind="autoencoder", input_px=16, width=4, latent_dim=4)
+VAE_GAN = vae_gan.Config(kind="vae_gan", input_px=16, width=4, latent_dim=4, halvings=2)
 CONFIGS = [
+    ADVERSARIAL,
+    AUTOENCODER,
+    VAE_GAN,
     ANOGAN,
     DPA,
     GAN,

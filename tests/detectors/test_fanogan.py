@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from uadray.detectors import fanogan
 from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.bundle import load_detector, read_bundle, write_bundle
-from uadray.detectors.inversion.ali import PairDiscriminator, ali_discriminator_loss, ali_generator_loss
+from uadray.detectors.inversion.ali import DrawingEncoder, PairDiscriminator, ali_discriminator_loss, ali_generator_loss
 from uadray.detectors.inversion.critic_part import CriticPart
 from uadray.detectors.inversion.encoder_training import EncoderLoss, EncoderTraining
 from uadray.detectors.inversion.encoders import StyleEncoder
@@ -244,6 +244,7 @@ def test_where_latents_are_uniform_the_encoder_is_bounded(x: Tensor) -> None:
     [
         ({"space": "w"}, "space w: the generator has z alone"),
         ({"encoder_training": "ali", "generator": "s3://a/b"}, "ali trains a generator of its own"),
+        ({"encoder_draws": True}, "encoder_draws is for encoder_training ali"),
         ({"terms": [{"kind": "pixel_l1"}], "score": "image"}, "terms take the place of the score"),
         ({"normals_fraction": 0.1}, "normals_fraction is for terms"),
         ({"terms": [{"kind": "pixel_l1"}], "normals_fraction": 0.5}, "leaves no steps to the encoder"),
@@ -381,6 +382,37 @@ def test_ali_learns_encoder_and_generator_against_pairs(kind: str, x: Tensor) ->
     assert moved(networks, before) == set(networks)
     scored = build_detector(config, networks)(torch.zeros(2, 16, 16, 3, dtype=torch.uint8).numpy())
     assert scored.score.shape == (2,)
+
+
+def test_the_encoder_of_ali_may_draw(x: Tensor) -> None:
+    """Pairs have draws of a Gaussian, a tile is mapped to its mean; both ends of the Gaussian learn."""
+    config = GAN.model_copy(update={"encoder_training": "ali", "encoder_draws": True})
+    networks = build_networks(config)
+    encoder = networks["encoder"]
+    assert isinstance(encoder, DrawingEncoder)
+    mean, log_variance = encoder.to_gaussian(x).chunk(2, 1)
+    assert torch.equal(encoder(x), mean)
+    assert torch.equal(encoder(x), encoder(x))
+    torch.manual_seed(1)
+    draws = encoder.drawn(x[:1].expand(2000, -1, -1, -1))
+    torch.testing.assert_close(draws.mean(0), mean[0], rtol=0, atol=0.12)
+    torch.testing.assert_close(draws.std(0), (log_variance[0] / 2).exp(), rtol=0.1, atol=0)
+    trainee = build_trainee(config, networks)
+    before = encoder.to_gaussian.to_latent.bias.detach().clone()
+    trainee.step(x, 0.0)
+    changed = encoder.to_gaussian.to_latent.bias.detach() != before
+    assert bool(changed.all()), "of mean and variance"
+
+
+def test_an_encoder_that_draws_wants_a_normal_prior() -> None:
+    for prior in ("uniform", "normal"):
+        generator = {"kind": "dcgan", "input_px": 16, "width": 4, "latent_dim": 8, "prior": prior}
+        values = {"kind": "fanogan", "generator": generator, "encoder_training": "ali", "encoder_draws": True}
+        if prior == "normal":
+            assert fanogan.Config.model_validate(values).encoder_draws
+        else:
+            with pytest.raises(ValidationError, match="uniform prior"):
+                fanogan.Config.model_validate(values)
 
 
 def test_the_losses_of_ali_by_hand() -> None:

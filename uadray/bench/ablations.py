@@ -12,7 +12,6 @@ of its own. Trained and judged on the tiles of `bench detectors`, which has the 
 squared distances, `relative_l2`, of the same networks where they learned from features.
 """
 
-import json
 import logging
 import statistics
 import tempfile
@@ -30,6 +29,7 @@ from uadray.bench.ablation_rows import DIRECTIONS, Row, chosen, rows
 from uadray.bench.detector_data import SPEC, Bools, Sizes, data_folder, read_label
 from uadray.bench.detector_results import keep
 from uadray.bench.detector_training import Floats, scored
+from uadray.bench.kept_results import kept_result
 from uadray.detectors import dpa
 from uadray.detectors.building import build_detector
 from uadray.detectors.detector import Detector
@@ -106,7 +106,7 @@ def run(
     for seed in range(seeds):
         for row in every:
             key, path = _key(row, seed, batch_tiles, data), folder / f"{row.name}-seed{seed}.json"
-            result = _kept(path, key)
+            result = kept_result(path, key)
             if result is None and row in wanted:
                 tiles = tiles or read_tiles(where, sizes, valid_tiles)
                 result = _result(row, tiles, seed=seed, batch_tiles=batch_tiles, device=device) | {"key": key}
@@ -204,15 +204,6 @@ def distances(detector: Detector, features: nn.Module, pixels: Pixels) -> tuple[
         both.append([distance(f, f_hat) for distance in dpa.DISTANCES.values()])
     linear, squared = (torch.cat(parts).cpu().double().numpy() for parts in zip(*both, strict=True))
     return linear, squared
-
-
-def _kept(path: Path, key: str) -> dict[str, Any] | None:
-    """The result of an earlier run, unless it is of something else, failed, or was not written to its end."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return result if isinstance(result, dict) and result.get("key") == key and "figures" in result else None
 
 
 def _key(row: Row, seed: int, batch_tiles: int, data: str) -> str:

@@ -49,11 +49,13 @@ class Trained:
 
     Attributes:
         score: RGB tiles [n, 96, 96, 3] at 0.972 um a pixel -> [n], in this process.
+        networks: it is made of.
         figures: minutes, CPU seconds, steps and tiles; what the detector sees of a tile.
     """
 
     detector: Detector
     config: TrainConfig
+    networks: Networks
     figures: dict[str, Any]
 
     def score(self, tiles: Pixels) -> Floats:
@@ -122,7 +124,7 @@ def trained(config: TrainConfig, tiles: Pixels, *, minutes: float, device: str) 
         "input_px": config.input_px,
         "last": {name: value for name, value in last.items() if isinstance(value, int | float)},
     }
-    return Trained(build_detector(detector_of(config), networks, device=device), config, figures)
+    return Trained(build_detector(detector_of(config), networks, device=device), config, networks, figures)
 
 
 def briefly_trained(config: TrainConfig, tiles: Pixels, *, steps: int, device: str) -> Networks:

@@ -12,7 +12,8 @@ Tiles have 0.972 um a pixel; a detector of another pixel size gets them resample
 tiles of the set and of slides alike. All is done in this process, without Ray. Intervals of the AUROC take tiles for
 independent, for PatchCamelyon does not say of which slide a tile is.
 
-`detectors.json`, `detectors.csv` and `detectors.html` are written anew after each row and seed.
+`detectors.json`, `detectors.csv` and `detectors.html` are written anew after each row and seed; `maps/` has a mosaic as
+each detector sees it (`detector_maps`).
 """
 
 import json
@@ -23,13 +24,15 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from uadray.bench.detector_bundles import named_bundles
 from uadray.bench.detector_comparison import compared
-from uadray.bench.detector_data import DetectorData, Sizes, data_folder, read_data
+from uadray.bench.detector_data import CALLED, CutSlide, DetectorData, Sizes, data_folder, read_data
 from uadray.bench.detector_figures import ALPHA, SCORING_MINUTES, figures_of, machine
 from uadray.bench.detector_mappings import FOLDER as MAPPINGS
 from uadray.bench.detector_mappings import mapping_rows
+from uadray.bench.detector_maps import mosaic_picture, shown_pair
 from uadray.bench.detector_pictures import DetectorScore
 from uadray.bench.detector_results import (
     AIMS,
@@ -51,6 +54,7 @@ from uadray.decisions.aggregation import new_aggregation
 from uadray.errors import InputError
 from uadray.provenance import commit, fingerprint
 from uadray.reports.detectors_page import detectors_page
+from uadray.reports.pictures import encode_jpeg
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +66,9 @@ FOLDER = "bench-detectors"
 
 GIVEN = ("bundle", "mapping")
 """Groups of rows that are there where a bundle is named."""
+
+SHOWN_MS = 500
+"""CPU milliseconds a tile above which no mosaic is shown: two slides take some 300 tiles."""
 
 VERSION = 2
 """Of the figures: results of another version are made anew."""
@@ -154,8 +161,10 @@ def run(
             if seed not in of_row or not wanted.has_all(of_row[seed]):
                 data = data or read_data(where, wanted.sizes, mosaics=wanted.mosaics)
                 log.info("row %s, seed %d: %s", row.name, seed, budget or row.group)
-                result = _result(row, data, seed, wanted) | {"key": _key(row, seed, budget, about["data"])}
-                keep(result_path(folder, row.name, budget, seed), result)
+                path = result_path(folder, row.name, budget, seed)
+                result = _result(row, data, seed, wanted, folder / "maps" / f"{path.stem}.jpg")
+                result["key"] = _key(row, seed, budget, about["data"])
+                keep(path, result)
                 _tell(row, result)
                 of_row[seed] = result
                 _write(folder, results, about)
@@ -195,8 +204,8 @@ def _chosen(only: Sequence[str], every: Sequence[Row], *, over_generators: bool)
     return [row for row in every if row.group in (*GIVEN, "trivial score") or not over_generators]
 
 
-def _result(row: Row, data: DetectorData, seed: int, wanted: Wanted) -> dict[str, Any]:
-    """The figures of a row and seed, or why there are none."""
+def _result(row: Row, data: DetectorData, seed: int, wanted: Wanted, picture: Path) -> dict[str, Any]:
+    """The figures of a row and seed, or why there are none; its mosaic is written to `picture`."""
     about = {"row": row.name, "group": row.group, "source": row.source, "seed": seed, "device": wanted.device} | {
         "budget": wanted.budget(row), "identity": row.identity, "commit": commit(),
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -204,15 +213,26 @@ def _result(row: Row, data: DetectorData, seed: int, wanted: Wanted) -> dict[str
     make = maker(row, data, seed=seed, minutes=wanted.minutes, device=wanted.device, sizes=wanted.sizes)
     try:
         score, training = make()
+        slides = data.slides.get(CALLED[0], [])
         data = judged_on(row, score, data)
         figures = figures_of(
             score, data, most_valid=wanted.most_valid, limit_minutes=wanted.scoring_minutes, now_s=clock(wanted.device)
         )
-        figures |= {"training": training} | machine()
+        figures |= {"training": training, "mosaic": _show(score, slides, picture, figures)} | machine()
     except Exception as error:  # a detector that cannot be trained must not cost the others their rows
         log.debug("row %s", row.name, exc_info=True)
         return about | {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]}
     return about | {"figures": figures}
+
+
+def _show(score: Score, slides: Sequence[CutSlide], path: Path, figures: Mapping[str, Any]) -> str:
+    """Write the picture of a mosaic as a detector sees it; its address from the page, "" where there is none."""
+    pair = shown_pair(slides)
+    if pair is None or not isinstance(score, DetectorScore) or figures["cpu_ms_per_tile"] > SHOWN_MS:
+        return ""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_jpeg(mosaic_picture(score, *pair)))
+    return f"{path.parent.name}/{quote(path.name)}"
 
 
 def judged_on(row: Row, score: Score, data: DetectorData) -> DetectorData:

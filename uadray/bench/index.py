@@ -32,6 +32,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "scoring": ("only", "device", "compiled"),
     "stains": ("only", "device", "seeds", "out"),
     "ablations": ("only", "device", "seeds", "steps", "out", "valid_tiles", "small"),
+    "findings": ("only", "device", "seeds", "minutes", "out", "valid_tiles"),
     "view": (),
     "worklist": ("slides",),
     "metrics": ("only", "slides"),

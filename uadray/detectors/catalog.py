@@ -22,46 +22,66 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 from uadray.detectors import (
+    adversarial_autoencoder,
+    alocc,
     anogan,
+    autoencoder,
     dagmm,
     deep_geo,
     deep_if,
     deep_svdd,
+    diffusion,
     dpa,
     dsebm,
     enlarged_nuclei,
     fanogan,
+    ganomaly,
     hybrid,
     mahalanobis,
+    memory_autoencoder,
     neighbours,
     ocgan,
     piad,
     projection,
     self_supervised,
+    synthetic_anomalies,
     trainee,
     tuned_nuclei,
+    vae,
+    vae_gan,
+    vq_vae,
 )
 from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks
 
 SingleConfig = Annotated[
-    anogan.Config  # with `|`, one a line
+    adversarial_autoencoder.Config  # with `|`, one a line
+    | alocc.Config
+    | anogan.Config
+    | autoencoder.Config
     | dagmm.Config
     | deep_geo.Config
     | deep_if.Config
     | deep_svdd.Config
+    | diffusion.Config
     | dpa.Config
     | dsebm.Config
     | enlarged_nuclei.Config
     | fanogan.Config
+    | ganomaly.Config
     | hybrid.Config
     | mahalanobis.Config
+    | memory_autoencoder.Config
     | neighbours.Config
     | ocgan.Config
     | piad.Config
     | projection.Config
     | self_supervised.Config
-    | tuned_nuclei.Config,
+    | synthetic_anomalies.Config
+    | tuned_nuclei.Config
+    | vae.Config
+    | vae_gan.Config
+    | vq_vae.Config,
     Field(discriminator="kind"),
 ]
 
@@ -94,8 +114,14 @@ class DetectorFile(Protocol):
 def file_of(config: SingleConfig) -> DetectorFile:
     """The file of a detector."""
     match config:
+        case adversarial_autoencoder.Config():
+            return adversarial_autoencoder
+        case alocc.Config():
+            return alocc
         case anogan.Config():
             return anogan
+        case autoencoder.Config():
+            return autoencoder
         case dagmm.Config():
             return dagmm
         case deep_geo.Config():
@@ -104,6 +130,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return deep_if
         case deep_svdd.Config():
             return deep_svdd
+        case diffusion.Config():
+            return diffusion
         case dpa.Config():
             return dpa
         case dsebm.Config():
@@ -112,10 +140,14 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return enlarged_nuclei
         case fanogan.Config():
             return fanogan
+        case ganomaly.Config():
+            return ganomaly
         case hybrid.Config():
             return hybrid
         case mahalanobis.Config():
             return mahalanobis
+        case memory_autoencoder.Config():
+            return memory_autoencoder
         case neighbours.Config():
             return neighbours
         case ocgan.Config():
@@ -126,8 +158,16 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return projection
         case self_supervised.Config():
             return self_supervised
+        case synthetic_anomalies.Config():
+            return synthetic_anomalies
         case tuned_nuclei.Config():
             return tuned_nuclei
+        case vae.Config():
+            return vae
+        case vae_gan.Config():
+            return vae_gan
+        case vq_vae.Config():
+            return vq_vae
 
 
 def summary_of(config: BaseModel) -> str:

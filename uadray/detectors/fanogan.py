@@ -34,7 +34,7 @@ from torch.optim import Optimizer
 
 from uadray import config as configuration
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
-from uadray.detectors.inversion.ali import AliTraining, PairDiscriminator
+from uadray.detectors.inversion.ali import AliTraining, DrawingEncoder, PairDiscriminator
 from uadray.detectors.inversion.critic_part import CriticPart
 from uadray.detectors.inversion.encoder_score import EncoderScore, ScoreKind, encoder_score
 from uadray.detectors.inversion.encoder_training import EncoderTraining
@@ -91,6 +91,7 @@ class Config(configuration.Config):
             networks are taken and stand still. None trains a WGAN-GP of the sizes above.
         generator_bundle: that URI, once the bundle's configuration stands in its place.
         encoder_training: how the encoder learns; izi_f unless said otherwise.
+        encoder_draws: in ALI the encoder says a Gaussian, and pairs have draws of it; it says one latent unless asked.
         space: that it maps to: w of a style-based generator, z of the others, unless said otherwise.
         score: "izi_f" is A(x), "image" A_R and "features" A_D alone, "word" the discriminator's word; A(x) unless said
             otherwise.
@@ -112,6 +113,7 @@ class Config(configuration.Config):
     generator: GeneratorField | None = None  # None, as all below: see `bundle_description.bundle_id`
     generator_bundle: BundleUri | None = None
     encoder_training: Training | None = None
+    encoder_draws: bool | None = None
     space: Literal["z", "w"] | None = None
     score: ScoreKind | None = None
     terms: tuple[TermConfig, ...] | None = Field(default=None, min_length=1, max_length=16)
@@ -128,6 +130,8 @@ class Config(configuration.Config):
             wgan_gp.check_side(self.input_px)
         if self.encoder_training == "ali" and (isinstance(self.generator, str) or self.generator_bundle):
             raise ValueError("encoder_training ali trains a generator of its own; give its architecture as generator")
+        if self.encoder_draws and self.encoder_training != "ali":
+            raise ValueError("encoder_draws is for encoder_training ali; other encoders say one latent")
         if not isinstance(self.generator, str):
             self._check_space()
         self._check_terms()
@@ -139,6 +143,8 @@ class Config(configuration.Config):
             raise ValueError(f"space {self.space}: the generator has {', '.join(spaces)} alone")
         if self.encoder_training == "ali" and self.space == "w":
             raise ValueError("space w: ali learns pairs of tiles and z; leave it out")
+        if self.encoder_draws and getattr(gan_config(self), "prior", None) == "uniform":
+            raise ValueError("encoder_draws: a Gaussian leaves the bounds of a uniform prior; ask for prior normal")
 
     def _check_terms(self) -> None:
         if self.terms is None:
@@ -184,6 +190,10 @@ def networks(config: Config, *, pretrained: bool) -> Networks:
         result = {name: result[name] for name in ALI_NETWORKS if name in result}
         result["pair_discriminator"] = PairDiscriminator(**sizes)
     result["encoder"] = encoder_of(generator, width=config.width, space=space_of(config))
+    if config.encoder_draws:
+        result["encoder"] = DrawingEncoder(
+            width=config.width, input_px=config.input_px, latent_dim=generator.latent_dim
+        )
     if config.terms is None:
         return result
     return result | term_networks(config.terms, input_px=config.input_px, pretrained=pretrained)

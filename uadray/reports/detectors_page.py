@@ -35,6 +35,7 @@ def detectors_page(answer: Mapping[str, Any]) -> str:
         side=CURVE_PX,
         goals=_goals(answer),
         mappings=mappings_section(answer),
+        has_mosaics=any(figure(row, "mosaic") for row in rows),
         style=Markup(style),  # noqa: S704 - our own
         style_hash=csp_hash(style),
         figure=figure,

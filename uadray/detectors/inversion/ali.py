@@ -5,8 +5,9 @@ Dumoulin et al. 2017, algorithm 1: encoder and generator learn together to decei
 either pair. Adam with betas 0.5 and 0.999.
 
 Different: the encoder is deterministic, as in BiGAN (Donahue et al. 2017, https://arxiv.org/abs/1605.09782), so that a
-tile has one latent. The generator is one of this project's, at full size from the first step on; the discriminator has
-the trunk of WGAN-GP's critic and no dropout.
+tile has one latent; or, where asked for, it says a Gaussian as in the paper, from which the pairs of the training are
+drawn, and a tile is mapped to its mean (`DrawingEncoder`). The generator is one of this project's, at full size from
+the first step on; the discriminator has the trunk of WGAN-GP's critic and no dropout.
 """
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
+from uadray.detectors.inversion.encoders import IziEncoder
+from uadray.detectors.likelihood.gaussians import gaussian_of, reparameterised
 from uadray.detectors.trainee import Average
 from uadray.generators import gan_losses
 from uadray.generators.averaging import follow
@@ -60,6 +63,30 @@ class PairDiscriminator(nn.Module):
         """X in [-1, 1]."""
         value: Tensor = self.logit(self.features(x, z))
         return value.squeeze(1)
+
+
+class DrawingEncoder(nn.Module):
+    """Image to a Gaussian over z with independent coordinates, q(z | x) of the paper.
+
+    Args:
+        width: channels at full resolution.
+        input_px: side of the image.
+        latent_dim: length of z.
+    """
+
+    def __init__(self, *, width: int, input_px: int, latent_dim: int) -> None:
+        super().__init__()
+        self.to_gaussian = IziEncoder(width=width, input_px=input_px, latent_dim=2 * latent_dim)
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n latent"]:
+        """The mean, of x in [-1, 1]."""
+        mean, _ = gaussian_of(self.to_gaussian(x))
+        return mean.contiguous()
+
+    def drawn(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n latent"]:
+        """A draw, other at each call, with gradients to mean and variance (eq. 3)."""
+        mean, log_variance = gaussian_of(self.to_gaussian(x).float())
+        return reparameterised(mean, log_variance, torch.randn_like(mean))
 
 
 def ali_discriminator_loss(encoded: Float[Tensor, " n"], drawn: Float[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -118,7 +145,7 @@ class AliTraining:
     def discriminator_step(self, x: Tensor, z: Tensor) -> dict[str, Tensor]:
         """Tell pairs of tiles from pairs of drawn latents z [N, latent]."""
         with torch.no_grad():
-            x_hat, z_hat = self.generator(z), self.encoder(x)
+            x_hat, z_hat = self.generator(z), self._encoded(x)
         encoded, drawn = self.discriminator(x, z_hat), self.discriminator(x_hat, z)
         loss = ali_discriminator_loss(encoded, drawn)
         self._update(loss, "pair_discriminator")
@@ -129,10 +156,14 @@ class AliTraining:
         """Deceive it, the discriminator frozen."""
         torch.clear_autocast_cache()  # it has the discriminator as it was before its step
         self.discriminator.requires_grad_(False)
-        loss = ali_generator_loss(self.discriminator(x, self.encoder(x)), self.discriminator(self.generator(z), z))
+        loss = ali_generator_loss(self.discriminator(x, self._encoded(x)), self.discriminator(self.generator(z), z))
         self._update(loss, "generator", "encoder")
         self.discriminator.requires_grad_(True)
         return {"ali": loss.detach()}
+
+    def _encoded(self, x: Tensor) -> Tensor:
+        z: Tensor = self.encoder.drawn(x) if isinstance(self.encoder, DrawingEncoder) else self.encoder(x)
+        return z
 
     def _update(self, loss: Tensor, *names: str) -> None:
         for name in names:

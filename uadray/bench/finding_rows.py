@@ -1,0 +1,69 @@
+"""What `bench findings` reads from each trained model, and which findings of others it puts to the test."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Model:
+    """A training, and the scores that are read from its networks.
+
+    Attributes:
+        file: of `configs/train`, without its ending.
+        readings: by name, the fields of the detector's configuration that tell how its networks score; they change
+            nothing of what is trained.
+        synthetic: it learns from synthetic anomalies.
+    """
+
+    file: str
+    readings: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"score": {}})
+    synthetic: bool = False
+
+    def names(self) -> list[str]:
+        """Of its readings, as they stand in the table: "vae: kl"."""
+        return [f"{self.file}: {reading}" for reading in self.readings]
+
+
+MODELS = (
+    Model("autoencoder", {"reconstruction": {}}),
+    Model("vae", {name: {"score": name} for name in ("reconstruction", "kl", "elbo", "kl_gradient")}),
+    Model("vae_categorical", {name: {"score": name} for name in ("reconstruction", "kl", "elbo")}),
+    Model("vq_vae", {name: {"score": name} for name in ("codes", "reconstruction", "restoration")}),
+    Model("synthetic_interpolated", synthetic=True),
+    Model("synthetic_pasted", synthetic=True),
+    Model("synthetic_blended", synthetic=True),
+    Model("enlarged_nuclei", synthetic=True),
+)
+"""Models by their configuration files."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A finding of others: one reading detects better than another.
+
+    Attributes:
+        says: what was found, as a sentence.
+        better: name of the reading that is said to be better.
+        worse: of the other one.
+    """
+
+    says: str
+    better: str
+    worse: str
+
+
+FINDINGS = (
+    Finding("The KL term is the better sample score", "vae: kl", "vae: reconstruction"),
+    Finding("The KL term is better than the whole bound", "vae: kl", "vae: elbo"),
+    Finding(
+        "Classes of stain are the better reconstruction target than intensities",
+        "vae_categorical: reconstruction",
+        "vae: reconstruction",
+    ),
+    Finding("The probability of codes is the better sample score", "vq_vae: codes", "vq_vae: reconstruction"),
+    Finding("Restoring improbable codes improves on reconstruction", "vq_vae: restoration", "vq_vae: reconstruction"),
+)
+"""Of a seminar's comparison of likelihood models, and of Zimmerer et al. 2019 and Marimont and Tarroni 2020. That
+synthetic anomalies are better than all others is a finding about two groups: the best of either is compared, chosen on
+tiles that are not reported."""
