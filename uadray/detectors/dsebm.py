@@ -39,7 +39,7 @@ class Config(configuration.Config):
         input_px: side of the network's input, a power of two from 16.
         width: channels at half the resolution.
         units: of the last layer.
-        noise: deviation of the noise that is taken away, of images in [-1, 1].
+        noise: deviation of the noise that is taken away, of images in [-1, 1]; as large as OCGAN's, not searched for.
         score: `energy` or `reconstruction`.
         learning_rate: of Adam.
     """
