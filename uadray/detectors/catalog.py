@@ -41,6 +41,7 @@ from uadray.detectors import (
     mahalanobis,
     memory_autoencoder,
     neighbours,
+    ocgan,
     piad,
     projection,
     restoration,
@@ -76,6 +77,7 @@ SingleConfig = Annotated[
     | mahalanobis.Config
     | memory_autoencoder.Config
     | neighbours.Config
+    | ocgan.Config
     | piad.Config
     | projection.Config
     | restoration.Config
@@ -155,6 +157,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return memory_autoencoder
         case neighbours.Config():
             return neighbours
+        case ocgan.Config():
+            return ocgan
         case piad.Config():
             return piad
         case projection.Config():
