@@ -25,8 +25,8 @@ from uadray.detectors import (
     adversarial_autoencoder,
     alocc,
     anogan,
-    context_vae,
     autoencoder,
+    context_vae,
     dagmm,
     deep_geo,
     deep_if,
@@ -57,12 +57,11 @@ from uadray.detectors.detector import STAGES, Detector, Stage
 from uadray.networks.outline import Networks
 
 SingleConfig = Annotated[
-    anogan.Config  # with `|`, one a line
-    | context_vae.Config
     adversarial_autoencoder.Config  # with `|`, one a line
     | alocc.Config
     | anogan.Config
     | autoencoder.Config
+    | context_vae.Config
     | dagmm.Config
     | deep_geo.Config
     | deep_if.Config
@@ -125,10 +124,10 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return alocc
         case anogan.Config():
             return anogan
-        case context_vae.Config():
-            return context_vae
         case autoencoder.Config():
             return autoencoder
+        case context_vae.Config():
+            return context_vae
         case dagmm.Config():
             return dagmm
         case deep_geo.Config():
