@@ -41,8 +41,10 @@ from uadray.detectors import (
     mahalanobis,
     memory_autoencoder,
     neighbours,
+    ocgan,
     piad,
     projection,
+    restoration,
     self_supervised,
     synthetic_anomalies,
     trainee,
@@ -74,8 +76,10 @@ SingleConfig = Annotated[
     | mahalanobis.Config
     | memory_autoencoder.Config
     | neighbours.Config
+    | ocgan.Config
     | piad.Config
     | projection.Config
+    | restoration.Config
     | self_supervised.Config
     | synthetic_anomalies.Config
     | tuned_nuclei.Config
@@ -152,10 +156,14 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return memory_autoencoder
         case neighbours.Config():
             return neighbours
+        case ocgan.Config():
+            return ocgan
         case piad.Config():
             return piad
         case projection.Config():
             return projection
+        case restoration.Config():
+            return restoration
         case self_supervised.Config():
             return self_supervised
         case synthetic_anomalies.Config():
