@@ -13,10 +13,11 @@ code say (Baur et al. 2021, https://arxiv.org/abs/2004.03271). As in that code r
 image, their weights are 1, and the decoder alone takes steps of its own to deceive the discriminator; one weighted sum
 of the three terms can be asked for (`adversarial_weight`), in which a weight of 1 is nothing beside residuals of some
 thousand pixels. The discriminator's loss is the logistic one, in that code a Wasserstein critic's, and it takes one
-step where that takes five. Images lie in [-1, 1], so that residuals weigh twice as much beside the other terms as in
-[0, 1]. Nothing is normalised by batch: the networks of a spatial latent (`uadray.networks.autoencoder`) have no
-normalisation, the others are normalised tile by tile. Of brains the paper takes brighter residuals alone, filters them
-by medians and cuts them to the brain; none of that is done.
+step where that takes five; so the decoder's own steps are as small as the discriminator's (as large as those of the
+reconstruction, they undid it: DECISIONS). Images lie in [-1, 1], so that residuals weigh twice as much beside the
+other terms as in [0, 1]. Nothing is normalised by batch: the networks of a spatial latent
+(`uadray.networks.autoencoder`) have no normalisation, the others are normalised tile by tile. Of brains the paper takes
+brighter residuals alone, filters them by medians and cuts them to the brain; none of that is done.
 
 What it assumes: what is abnormal cannot be repeated by a network whose latents are kept to those of normal tiles, and
 whose pictures are kept to what normal tiles look like.
@@ -66,7 +67,7 @@ class Config(configuration.Config):
         kl_weight: of the KL divergence, summed over z.
         adversarial_weight: of the discriminator's term in one sum with the others; None: a step of the decoder's own.
         learning_rate: of encoder and decoder.
-        discriminator_learning_rate: of the discriminator.
+        discriminator_learning_rate: of the discriminator, and of the decoder's own step against it.
         score: the mean residual, or the share of a tile's pixels that lie above the threshold.
         percentile: of the residuals of normal tiles, which is the threshold.
     """
@@ -187,16 +188,16 @@ class Trainee:
             networks["discriminator"], rate=config.discriminator_learning_rate, betas=BETAS, average=average
         )  # fmt: skip
         self.optimizers: dict[str, Optimizer] = {
-            "autoencoder": self._adam(self.parameters),
+            "autoencoder": self._adam(self.parameters, config.learning_rate),
             "discriminator": self.judging.optimizer,
         }
         if config.adversarial_weight is None:
-            self.optimizers["decoder"] = self._adam(list(self.decoder.parameters()))
+            self.optimizers["decoder"] = self._adam(list(self.decoder.parameters()), config.discriminator_learning_rate)
         self.counts: dict[str, int] = {}
         self.phases: tuple[str, ...] = ("adversarial", *(("threshold",) if self.threshold else ()))
 
-    def _adam(self, parameters: list[nn.Parameter]) -> Adam:
-        return Adam(parameters, lr=self.config.learning_rate, betas=BETAS, fused=parameters[0].is_cuda or None)
+    def _adam(self, parameters: list[nn.Parameter], rate: float) -> Adam:
+        return Adam(parameters, lr=rate, betas=BETAS, fused=parameters[0].is_cuda or None)
 
     def phase(self, progress: float) -> str:
         """`threshold` for the last steps, if one is told."""
