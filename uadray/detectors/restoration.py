@@ -278,7 +278,7 @@ class Trainee:
     @torch.no_grad()
     def choosing_step(self, x: Tensor) -> dict[str, Tensor]:
         """Restore normal tiles with each lambda, and count how much they change."""
-        grid = self.chosen.grid
+        grid = torch.tensor(self.chosen.grid, device=x.device)
         mapping = RestorationMap(self.config, self.networks)
         many = x.repeat_interleave(len(grid), 0)
         changes = (mapping.with_weights(many, grid.repeat(len(x))) - many).abs().flatten(1).mean(1)
@@ -294,5 +294,5 @@ class Trainee:
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """Restored in a few steps with lambda, or with the first of the grid until it is chosen."""
-        weight = torch.where(self.chosen.weight.isfinite(), self.chosen.weight, self.chosen.grid[0])
+        weight = self.chosen.weight.nan_to_num(self.chosen.grid[0])
         return RestorationMap(self.config, self.networks, steps=SHOWN_STEPS).with_weights(x, weight.expand(len(x)))
