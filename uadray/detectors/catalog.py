@@ -26,6 +26,7 @@ from uadray.detectors import (
     alocc,
     anogan,
     autoencoder,
+    context_vae,
     dagmm,
     deep_geo,
     deep_if,
@@ -40,6 +41,7 @@ from uadray.detectors import (
     mahalanobis,
     memory_autoencoder,
     neighbours,
+    ocgan,
     piad,
     projection,
     restoration,
@@ -59,6 +61,7 @@ SingleConfig = Annotated[
     | alocc.Config
     | anogan.Config
     | autoencoder.Config
+    | context_vae.Config
     | dagmm.Config
     | deep_geo.Config
     | deep_if.Config
@@ -73,6 +76,7 @@ SingleConfig = Annotated[
     | mahalanobis.Config
     | memory_autoencoder.Config
     | neighbours.Config
+    | ocgan.Config
     | piad.Config
     | projection.Config
     | restoration.Config
@@ -122,6 +126,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return anogan
         case autoencoder.Config():
             return autoencoder
+        case context_vae.Config():
+            return context_vae
         case dagmm.Config():
             return dagmm
         case deep_geo.Config():
@@ -150,6 +156,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return memory_autoencoder
         case neighbours.Config():
             return neighbours
+        case ocgan.Config():
+            return ocgan
         case piad.Config():
             return piad
         case projection.Config():
