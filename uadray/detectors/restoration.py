@@ -15,10 +15,11 @@ another grid (authors' code: 0 to 3.8 in steps of 0.2). The steps are a fifth as
 they lead as far. z and w are vectors, of which one variance of x is learned beside them; there are no brain masks. The
 paper's text could not be opened: it is followed from its abstract, from memory, and from the authors' code.
 
-What the choice of lambda comes to: were the maximum found exactly, normal tiles would change the less the larger lambda
-is. There is a least change because steps along the subgradient overshoot where step size times lambda is large. And
-total variation is blind to a shift of a tile's mean colour: on 16 tiles of lymph nodes the mean change was .225 with
-lambda 0, .075 with 0.8, .079 with 1.6 and .152 with 6.4, and of these .062 to .064 were such a shift.
+What the choice of lambda comes to: were the maximum found exactly, the change would have the less total variation the
+larger lambda is, without end. There is a least change because steps along the subgradient overshoot where step size
+times lambda is large. And total variation is blind to a shift of a tile's mean colour: on 16 tiles of lymph nodes the mean change was .225 with
+lambda 0, .075 with 0.8, .079 with 1.6 and .152 with 6.4, and in each the mean shift was .062 to .064. So the score is
+mostly how far a tile's stain is from the mean.
 
 What it assumes: what is abnormal is what a variational autoencoder of normal tiles finds improbable, and of few edges,
 so that it can be taken away at little total variation.
@@ -278,7 +279,7 @@ class Trainee:
     @torch.no_grad()
     def choosing_step(self, x: Tensor) -> dict[str, Tensor]:
         """Restore normal tiles with each lambda, and count how much they change."""
-        grid = self.chosen.grid
+        grid = torch.tensor(self.chosen.grid, device=x.device)
         mapping = RestorationMap(self.config, self.networks)
         many = x.repeat_interleave(len(grid), 0)
         changes = (mapping.with_weights(many, grid.repeat(len(x))) - many).abs().flatten(1).mean(1)
@@ -294,5 +295,5 @@ class Trainee:
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """Restored in a few steps with lambda, or with the first of the grid until it is chosen."""
-        weight = torch.where(self.chosen.weight.isfinite(), self.chosen.weight, self.chosen.grid[0])
+        weight = self.chosen.weight.nan_to_num(self.chosen.grid[0])
         return RestorationMap(self.config, self.networks, steps=SHOWN_STEPS).with_weights(x, weight.expand(len(x)))

@@ -21,15 +21,14 @@ class ChosenWeight(nn.Module):
         weight: lambda; NaN until it is chosen.
     """
 
-    grid: Tensor
     changes: Tensor
     count: Tensor
     weight: Tensor
 
     def __init__(self, grid: Collection[float], weight: float | None) -> None:
         super().__init__()
-        self.register_buffer("grid", torch.tensor(list(grid)), persistent=False)
-        self.register_buffer("changes", torch.zeros(len(grid)))
+        self.grid = tuple(grid)
+        self.register_buffer("changes", torch.zeros(len(self.grid)))
         self.register_buffer("count", torch.zeros(()))
         self.register_buffer("weight", torch.tensor(torch.nan if weight is None else weight))
 
@@ -51,4 +50,4 @@ class ChosenWeight(nn.Module):
                 f"lambda: {float(self.count):g} normal tiles were restored, their changes are {self.changes.tolist()}; "
                 "lower step_size or give tv_weight"
             )
-        self.weight.copy_(self.grid[self.changes.argmin()])
+        self.weight.fill_(self.grid[int(self.changes.argmin())])
