@@ -13,7 +13,7 @@ here a training has the length of its configuration, and no weights are chosen a
 alike. The squared error is that of the tile without noise, as in the paper (the authors' code,
 github.com/khalooei/ALOCC-CVPR2018, has a cross-entropy with the noisy tile); the weight is of a mean over pixels and
 colours. One step of R for one of D (that code: two), with Adam (that code: RMSprop). R's blocks are residual ones, and
-D is normalised tile by tile. The map is what each place adds to D's word, in a grid of 4 x 4.
+D is normalised tile by tile. The map is what each place adds against D's word, in a grid of 4 x 4.
 
 What it assumes: a network that has learned to clean normal tiles makes of abnormal ones what no normal tile looks like.
 """

@@ -45,7 +45,9 @@ class Config(configuration.Config):
         halvings: how often the side is halved down to the map whose positions recall.
         latent_channels: numbers at each position, and of each item.
         items: of the memory (paper: 100 of MNIST, 500 of CIFAR-10, 2000 of videos).
-        threshold: of the shrinkage, as a multiple of 1 / `items` (paper: 1 to 3); 0 leaves all weights.
+        threshold: of the shrinkage, as a multiple of 1 / `items` (paper: 1 to 3); 0 leaves all weights. Below 1 some
+            item is always left, by cosines about half of them; at 1.5 a quarter of the positions of normal tiles
+            recalled nothing (DECISIONS.md, 2026-11-27).
         addressing: `cosine` (paper), or `dot`: inner products.
         entropy_weight: of the entropy of the weights (paper: 0.0002).
         learning_rate: of Adam (paper: 1e-4).
