@@ -16,6 +16,7 @@ from uadray.detectors import (
     alocc,
     anogan,
     autoencoder,
+    context_vae,
     dagmm,
     deep_geo,
     deep_if,
@@ -33,6 +34,7 @@ from uadray.detectors import (
     ocgan,
     piad,
     projection,
+    restoration,
     self_supervised,
     synthetic_anomalies,
     tuned_nuclei,
@@ -98,6 +100,9 @@ ANOGAN = anogan.Config.model_validate({
     "descent": {"steps": 4}, "generator_fraction": 0.7, "terms": [{"kind": "pixel_l1"}, {"kind": "critic"}],
 })  # fmt: skip
 VAE = vae.Config(kind="vae", input_px=16, width=4, latent_dim=4, score="importance", draws=3, gradient_draws=2)
+CONTEXT_VAE = context_vae.Config.model_validate(
+    {"kind": "context_vae", "input_px": 16, "width": 4, "latent_dim": 4, "adversarial": {"critic_steps": 1}}
+)
 VQ_VAE = vq_vae.Config(
     kind="vq_vae", input_px=16, width=4, halvings=2, codes=8, code_dim=4, prior_width=8, prior_layers=1, prior_heads=2,
     sample_threshold=None,
@@ -112,7 +117,13 @@ AUTOENCODER = autoencoder.Config.model_validate({
 })  # fmt: skip
 ADVERSARIAL = adversarial_autoencoder.Config(kind="adversarial_autoencoder", input_px=16, width=4, latent_dim=8)
 VAE_GAN = vae_gan.Config(kind="vae_gan", input_px=16, width=4, latent_dim=4, halvings=2)
+RESTORATION = restoration.Config(
+    kind="restoration", input_px=16, width=4, latent_dim=8, prior="gmvae", w_dim=2, components=3, steps=4,
+    choosing_fraction=0.1,
+)  # fmt: skip
 EXAMPLES = [
+    CONTEXT_VAE,
+    RESTORATION,
     VAE,
     VAE_GAN,
     AUTOENCODER,

@@ -110,7 +110,7 @@ def test_a_border_fades_in() -> None:
 def test_a_pasted_patch_is_the_other_tiles(x: Tensor) -> None:
     """By slices, upright and without jitter; from another place, and the tile is otherwise as it was."""
     draws = draws_of(pasting.DRAWS)
-    draws[:, 0], draws[:, 9:] = 0.5, 0.5
+    draws[:, 0], draws[:, 9:] = 0.4, 0.5
     made, others = pasting.pasted(x, draws), other_tiles(draws[:, 1])
     for tile in range(len(x)):
         area = (0.02 + 0.13 * float(draws[tile, 2])) * SIDE**2
@@ -128,13 +128,15 @@ def test_a_pasted_patch_is_the_other_tiles(x: Tensor) -> None:
         assert torch.equal(made.label[tile, 0], mask)
 
 
-def test_a_third_is_untouched_and_scars_are_thin_and_turned(x: Tensor) -> None:
+def test_half_are_scars_which_are_thin_and_turned() -> None:
     n, side = 900, 256
     draws = draws_of(pasting.DRAWS, n)
     patches = pasting.patches_of(draws, side, side)
     kind = draws[:, 0]
-    assert ((patches.height == 0) == (kind < 1 / 3)).all()
-    is_scar = kind >= 2 / 3
+    is_scar = kind >= 0.5
+    area = (patches.height * patches.width)[~is_scar] / side**2
+    assert area.min() == pytest.approx(0.02, abs=0.002)
+    assert area.max() == pytest.approx(0.15, abs=0.002)
     assert patches.angle is not None
     assert (patches.angle[is_scar].abs() <= math.pi / 4).all()
     assert patches.angle[is_scar].std() > 0.3
@@ -146,9 +148,6 @@ def test_a_third_is_untouched_and_scars_are_thin_and_turned(x: Tensor) -> None:
     inside = few.height * few.width  # a turned corner may leave the tile
     assert (mask.sum((1, 2)) / inside).median() == pytest.approx(1, abs=0.05)
     assert (mask.sum((1, 2)) <= 1.2 * inside + 4).all()
-    unchanged = pasting.pasted(x, torch.cat([torch.zeros(12, 1), draws[:12, 1:]], 1))
-    assert torch.equal(unchanged.x, x)
-    assert not unchanged.label.any()
 
 
 def test_a_turned_patch_is_the_other_tile_turned() -> None:

@@ -70,7 +70,7 @@ class Config(configuration.Config):
 
 
 def squared_error(x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n h w"]:
-    """R(x, x_hat) (eq. 8) at each pixel, a mean over colours."""
+    """R(x, x_hat) (section 3.4) at each pixel, a mean over colours."""
     return (x - x_hat).square().mean(1)
 
 
@@ -152,7 +152,7 @@ class Trainee:
         """Nothing is measured before the first step."""
 
     def step(self, x: Tensor, progress: float) -> Losses:
-        """One step on x [N, 3, h, w] in [-1, 1]: both terms of the loss (eq. 10), unweighted."""
+        """One step on x [N, 3, h, w] in [-1, 1]: both terms of the loss (section 3.4), unweighted."""
         weights = self.memory.addressing(self.encoder(x))
         error = squared_error(x, self.decoder(self.memory.recalled(weights))).mean()
         spread = entropy(weights).mean()

@@ -130,13 +130,13 @@ class ForeignMap:
 
 
 def mean_score(x: Tensor, x_hat: Tensor | None, z: Latent) -> tuple[Float[Tensor, " n"], Float[Tensor, "n h w"]]:
-    """The mean of the map (Tan et al. 2020, section 3.3), and the map."""
+    """The mean of the map (Tan et al. 2020), and the map."""
     foreignness = torch.sigmoid(cast(Tensor, z))[:, 0]
     return foreignness.mean((1, 2)), foreignness
 
 
 def gaussian_score(x: Tensor, x_hat: Tensor | None, z: Latent) -> tuple[Float[Tensor, " n"], Float[Tensor, "n h w"]]:
-    """The Mahalanobis distance (Li et al. 2021, eq. 3), over the root of the dimensions; the map is the network's."""
+    """The Mahalanobis distance (Li et al. 2021), over the root of the dimensions; the map is the network's."""
     logits, whitened = cast(tuple[Tensor, Tensor], z)
     return whitened.flatten(1).square().mean(1).sqrt(), torch.sigmoid(logits)[:, 0]
 

@@ -1,8 +1,8 @@
 """Image to one number at each pixel: an encoder and a decoder of residual blocks, without connections past the latent.
 
-In the manner of the wide residual encoder-decoder of Tan et al. 2020 (https://arxiv.org/abs/2011.04197, section 3.2)
-and of the residual one of Schlüter et al. 2022 (https://arxiv.org/abs/2109.15222, section 3.4). Every tile is
-normalised by itself. The first convolution halves the side, and the decoder ends there: the map is enlarged, linearly.
+In the manner of the wide residual encoder-decoder of Tan et al. 2020 (https://arxiv.org/abs/2011.04197) and of the
+residual one of Schlüter et al. 2022 (https://arxiv.org/abs/2109.15222). Every tile is normalised by itself. The first
+convolution halves the side, and the decoder ends there: the map is enlarged, linearly.
 """
 
 import math

@@ -1,6 +1,7 @@
 """Natural synthetic anomalies (NSA): resized patches of another tile, blended in without a seam.
 
-Schlüter, Tan, Hou and Kainz 2022, https://arxiv.org/abs/2109.15222 (section 3; numbers of its textures).
+Schlüter, Tan, Hou and Kainz 2022, https://arxiv.org/abs/2109.15222 . Numbers are those of the
+authors' implementation for textures.
 """
 
 import torch
@@ -20,7 +21,7 @@ from uadray.detectors.synthetic.patches import (
 from uadray.detectors.synthetic.poisson import cloned
 
 PATCHES = 4
-"""At the most; each after the first is there with a probability of 1/2 (paper)."""
+"""At the most; each after the first is there with a probability of 1/2."""
 
 DRAWS_A_PATCH = 10
 DRAWS = 1 + PATCHES * DRAWS_A_PATCH
@@ -28,20 +29,19 @@ DRAWS = 1 + PATCHES * DRAWS_A_PATCH
 magnification, four places."""
 
 GAMMA_SCALE, LEAST_HALF, MOST_HALF = 0.05, 0.03, 0.4
-"""Half of a patch's side over the tile's is `LEAST_HALF` and a Gamma(2, `GAMMA_SCALE`), at most `MOST_HALF` (paper)."""
+"""Half of a patch's side over the tile's is `LEAST_HALF` and a Gamma(2, `GAMMA_SCALE`), at most `MOST_HALF`."""
 
 MAGNIFICATION_SPREAD, MAGNIFICATIONS, MOST_RESIZED = 0.5, (0.5, 2.0), 0.4
-"""A patch is resized by a normal about 1, within limits; so is the side of a resized one, over the tile's (paper)."""
+"""A patch is resized by a normal about 1, within limits; so is the side of a resized one, over the tile's."""
 
 LEAST_PX = 3
 """Side of a patch: a smaller one has hardly gradients of its own (the authors refuse less than 50 pixels)."""
 
 TOLERANCE, STEEPNESS, MIDDLE = 1.0, 1 / 3, 7.0
-"""In grey levels: what differs by less is as it was; the logistic's slope and middle (paper: of four of five
-textures)."""
+"""In grey levels: what differs by less is as it was; the logistic's slope and middle (of four of five textures)."""
 
 MEDIAN_PX = 3
-"""Side of the square of which labels take the median; the paper's disc of 11 px at 224 px, in tiles of 64 px."""
+"""Side of the square of which labels take the median; the authors' disc of 11 px at 224 px, in tiles of 64 px."""
 
 
 def blended(x: Float[Tensor, "n 3 h w"], draws: Float[Tensor, "n draws"], *, mixed: bool = False) -> Synthetic:

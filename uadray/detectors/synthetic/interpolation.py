@@ -1,7 +1,7 @@
 """Foreign patch interpolation: part of a tile becomes a mixture with the same part of another.
 
-Tan, Hou, Batten, Qiu and Kainz 2020, https://arxiv.org/abs/2011.04197 (section 3). Patches are square, cut off at the
-tile's edges, and all numbers drawn evenly.
+Tan, Hou, Batten, Qiu and Kainz 2020, https://arxiv.org/abs/2011.04197 . Patches are square and cut off at the
+tile's edges, and all numbers are drawn evenly.
 """
 
 import torch

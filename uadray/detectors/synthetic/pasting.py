@@ -1,7 +1,8 @@
 """CutPaste: a piece of normal tissue, of slightly other colours, pasted elsewhere.
 
-Li, Sohn, Yoon and Pfister 2021, https://arxiv.org/abs/2104.04015 (section 2.2 and appendix): of its three classes a
-third of the tiles is each: untouched, with a patch, with a scar, which is thin and turned.
+Li, Sohn, Yoon and Pfister 2021, https://arxiv.org/abs/2104.04015 . Half of the tiles get a patch,
+half a scar, which is thin and turned. Untouched ones, its third class, are not made: labels are of pixels, and most
+pixels of every tile are untouched.
 """
 
 import math
@@ -37,7 +38,7 @@ GREYS = (0.299, 0.587, 0.114)
 
 
 def pasted(x: Float[Tensor, "n 3 h w"], draws: Float[Tensor, "n draws"], *, border_px: float = 0.0) -> Synthetic:
-    """A third of the tiles as they are, the others with a patch or a scar of another tile; the label is 1 there.
+    """Every tile with a patch or a scar of another tile in it; the label is 1 there.
 
     Args:
         x: normal tiles in [-1, 1], two or more.
@@ -55,11 +56,11 @@ def pasted(x: Float[Tensor, "n 3 h w"], draws: Float[Tensor, "n draws"], *, bord
 
 
 def patches_of(draws: Float[Tensor, "n draws"], height: int, width: int) -> Patches:
-    """Of each tile the patch, by its class: none below 1/3, a patch below 2/3, a scar above."""
+    """Of each tile the patch, by its class: an upright one below 1/2, a scar above."""
     kind, first, second = draws[:, 0], draws[:, 2], draws[:, 3]
     area = between(first, *AREAS) * height * width
     aspect = torch.where(second < 0.5, between(2 * second, ASPECTS[0], 1.0), between(2 * second - 1, 1.0, ASPECTS[1]))
-    is_scar = kind >= 2 / 3
+    is_scar = kind >= 0.5
     tall = torch.where(is_scar, between(first, *SCAR_LENGTHS) * height, (area * aspect).sqrt())
     wide = torch.where(is_scar, between(second, *SCAR_WIDTHS) * height, (area / aspect).sqrt())
     tall, wide = tall.round().clamp(1, height), wide.round().clamp(1, width)
@@ -68,7 +69,7 @@ def patches_of(draws: Float[Tensor, "n draws"], height: int, width: int) -> Patc
         for i, (length, side) in enumerate(((tall, height), (wide, width)) * 2)
     ]
     return Patches(
-        height=torch.where(kind < 1 / 3, 0.0, tall), width=wide, centre_y=places[0], centre_x=places[1],
+        height=tall, width=wide, centre_y=places[0], centre_x=places[1],
         source_y=places[2], source_x=places[3],
         angle=torch.where(is_scar, between(draws[:, 4], -SCAR_ANGLE, SCAR_ANGLE), 0.0),
     )  # fmt: skip
