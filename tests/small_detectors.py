@@ -25,6 +25,7 @@ SMALL: list[dict[str, object]] = [
         "generator": {"kind": "dcgan", "input_px": 16, "width": 4, "latent_dim": 8},
         "descent": {"steps": 6},
     },
+    {"kind": "context_vae", "input_px": 16, "width": 4, "latent_dim": 4, "gradient_draws": 2},
     {"kind": "autoencoder", "input_px": 16, "width": 4, "latent_dim": 8},
     {"kind": "dagmm", "input_px": 16, "width": 4, "latent_dim": 2, "gaussians": 2},
     {"kind": "deep_geo", "input_px": 16, "transformations": ("flip", "rotation")},
@@ -69,6 +70,7 @@ SMALL: list[dict[str, object]] = [
         "items": 12,
     },
     {"kind": "neighbours", "input_px": 32, "features": _CELLS, "components": 6, "neighbours": 8, "candidates": 100},
+    {"kind": "ocgan", "input_px": 16, "width": 4, "critic_width": 4, "latent_dim": 4},
     {"kind": "piad", "input_px": 16, "width": 4, "latent_dim": 4, "latent_width": 8, "layers": ("block0", "block1")},
     {
         "kind": "projection",
@@ -84,6 +86,7 @@ SMALL: list[dict[str, object]] = [
         "steps": 2,
         "lpips_px": 32,
     },
+    {"kind": "restoration", "input_px": 16, "width": 4, "latent_dim": 8, "steps": 6, "choosing_fraction": 0.3},
     {
         "kind": "self_supervised",
         "input_px": 16,

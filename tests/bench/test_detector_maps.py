@@ -51,9 +51,9 @@ def test_what_is_rare_on_a_normal_mosaic_is_dark(tmp_path: Path) -> None:
     slide, normal = _slide("t", "tumor", [215.0, 190.0]), _slide("n", "normal", [200.0, 205.0, 210.0, 215.0])
     slide = CutSlide(SlideRow("t", str(tmp_path / "t.tif"), label="tumor"), slide.table, slide.good, slide.pixels)
     picture = mosaic_picture(darkness(96), slide, normal)
-    assert picture.shape == (96, 3 * 192 + 2 * GAP_PX, 3)
+    assert picture.shape == (64, 2 * (3 * 96 + GAP_PX) * 2 // 3, 3)
     for begin in (192 + GAP_PX, 2 * (192 + GAP_PX)):
-        usual, rare = picture[40, begin + 48].astype(int), picture[40, begin + 144].astype(int)
+        usual, rare = (picture[26, (begin + x) * 2 // 3].astype(int) for x in (48, 144))
         assert usual.sum() > rare.sum() + 200
 
 

@@ -16,6 +16,7 @@ from uadray.detectors import (
     alocc,
     anogan,
     autoencoder,
+    context_vae,
     dagmm,
     deep_geo,
     deep_if,
@@ -30,8 +31,10 @@ from uadray.detectors import (
     mahalanobis,
     memory_autoencoder,
     neighbours,
+    ocgan,
     piad,
     projection,
+    restoration,
     self_supervised,
     synthetic_anomalies,
     tuned_nuclei,
@@ -60,6 +63,7 @@ LITE = BackboneConfig(kind="backbone", layers=("block1",))
 GEO = deep_geo.Config(kind="deep_geo", input_px=16, transformations=("flip", "translation"))
 DAGMM = dagmm.Config(kind="dagmm", input_px=16, width=4, latent_dim=2, gaussians=2)
 ENERGY = dsebm.Config(kind="dsebm", input_px=16, width=4, units=8)
+OCGAN = ocgan.Config(kind="ocgan", input_px=16, width=4, critic_width=4, latent_dim=4)
 SVDD = deep_svdd.Config(kind="deep_svdd", input_px=16, width=4, latent_dim=6, centre_fraction=0.2)
 FOREST = deep_if.Config(kind="deep_if", input_px=16, features=LITE, trees=10, max_samples=16, kept=64)
 DIFFUSION = diffusion.Config(
@@ -96,6 +100,9 @@ ANOGAN = anogan.Config.model_validate({
     "descent": {"steps": 4}, "generator_fraction": 0.7, "terms": [{"kind": "pixel_l1"}, {"kind": "critic"}],
 })  # fmt: skip
 VAE = vae.Config(kind="vae", input_px=16, width=4, latent_dim=4, score="importance", draws=3, gradient_draws=2)
+CONTEXT_VAE = context_vae.Config.model_validate(
+    {"kind": "context_vae", "input_px": 16, "width": 4, "latent_dim": 4, "adversarial": {"critic_steps": 1}}
+)
 VQ_VAE = vq_vae.Config(
     kind="vq_vae", input_px=16, width=4, halvings=2, codes=8, code_dim=4, prior_width=8, prior_layers=1, prior_heads=2,
     sample_threshold=None,
@@ -110,13 +117,20 @@ AUTOENCODER = autoencoder.Config.model_validate({
 })  # fmt: skip
 ADVERSARIAL = adversarial_autoencoder.Config(kind="adversarial_autoencoder", input_px=16, width=4, latent_dim=8)
 VAE_GAN = vae_gan.Config(kind="vae_gan", input_px=16, width=4, latent_dim=4, halvings=2)
+RESTORATION = restoration.Config(
+    kind="restoration", input_px=16, width=4, latent_dim=8, prior="gmvae", w_dim=2, components=3, steps=4,
+    choosing_fraction=0.1,
+)  # fmt: skip
 EXAMPLES = [
+    CONTEXT_VAE,
+    RESTORATION,
     VAE,
     VAE_GAN,
     AUTOENCODER,
     ADVERSARIAL,
     DAGMM,
     ENERGY,
+    OCGAN,
     SVDD,
     ANOGAN, DPA, GAN, HYBRID, NUCLEI, TUNED, GEO, FOREST, PIAD, PROJECTION, CORESET, MIXTURE, SELF_SUPERVISED,
     VQ_VAE,

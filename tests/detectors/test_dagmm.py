@@ -111,12 +111,14 @@ def test_the_penalty_is_the_sum_of_inverse_variances() -> None:
 
 def test_the_distances_are_those_of_vectors(x: Tensor) -> None:
     other = x.roll(1, 0)
-    z = with_distances(torch.zeros(8, 2), x, other)
+    z = with_distances(torch.zeros(8, 2), x, other).float()
     for row, a, b in zip(z, x, other, strict=True):
         a, b = a.flatten(), b.flatten()
         expected = [0, 0, float((a - b).norm() / a.norm()), float(a @ b / (a.norm() * b.norm()))]
         torch.testing.assert_close(row, torch.tensor(expected))
-    torch.testing.assert_close(with_distances(torch.zeros(8, 2), x, x)[:, 2:], torch.tensor([[0.0, 1.0]]).repeat(8, 1))
+    torch.testing.assert_close(
+        with_distances(torch.zeros(8, 2), x, x)[:, 2:].float(), torch.tensor([[0.0, 1.0]]).repeat(8, 1)
+    )
     assert with_distances(torch.zeros(8, 2), torch.zeros_like(x), x).isfinite().all()
 
 
@@ -139,7 +141,7 @@ def test_the_step_descends_equation_7(x: Tensor) -> None:
     code = networks["encoder"](x)
     x_hat = networks["decoder"](code)
     z = with_distances(code, x, x_hat)
-    phi, mean, covariance = mixture_of(mixture_sums(z, networks["estimation"].train()(z)))
+    phi, mean, covariance = mixture_of(mixture_sums(z, networks["estimation"].train()(z.float())))
     floor = LEAST_VARIANCE * torch.eye(4, dtype=torch.float64)
     normals = [torch.distributions.MultivariateNormal(m, c + floor) for m, c in zip(mean, covariance, strict=True)]
     density = sum(p * normal.log_prob(z.double()).exp() for p, normal in zip(phi, normals, strict=True))
@@ -197,7 +199,7 @@ def test_the_fit_is_that_of_the_tiles_as_they_are_scored(x: Tensor) -> None:
     with torch.no_grad():
         networks = trainee.networks
         z = with_distances(networks["encoder"](x), x, networks["decoder"](networks["encoder"](x)))
-        parameters = mixture_of(mixture_sums(z, networks["estimation"].eval()(z)))
+        parameters = mixture_of(mixture_sums(z, networks["estimation"].eval()(z.float())))
         z_seen = with_distances(networks["encoder"](seen), seen, networks["decoder"](networks["encoder"](seen)))
     scored = detector(pixels)
     np.testing.assert_allclose(scored.score, sample_energy(z_seen, parameters).numpy(), rtol=1e-3, atol=1e-3)

@@ -11,14 +11,18 @@ from uadray.detectors import (
     adversarial_autoencoder,
     anogan,
     autoencoder,
+    dagmm,
     deep_geo,
     deep_if,
+    deep_svdd,
     dpa,
+    dsebm,
     enlarged_nuclei,
     fanogan,
     hybrid,
     mahalanobis,
     neighbours,
+    ocgan,
     piad,
     projection,
     self_supervised,
@@ -77,7 +81,15 @@ SELF_SUPERVISED = self_supervised.Config.model_validate(
 ADVERSARIAL = adversarial_autoencoder.Config(kind="adversarial_autoencoder", input_px=16, width=4, latent_dim=4)
 AUTOENCODER = autoencoder.Config(kind="autoencoder", input_px=16, width=4, latent_dim=4)
 VAE_GAN = vae_gan.Config(kind="vae_gan", input_px=16, width=4, latent_dim=4, halvings=2)
+DAGMM = dagmm.Config(kind="dagmm", input_px=16, width=4, latent_dim=2, gaussians=2)
+ENERGY = dsebm.Config(kind="dsebm", input_px=16, width=4, units=8)
+OCGAN = ocgan.Config(kind="ocgan", input_px=16, width=4, critic_width=4, latent_dim=4)
+SVDD = deep_svdd.Config(kind="deep_svdd", input_px=16, width=4, latent_dim=6)
 CONFIGS = [
+    DAGMM,
+    ENERGY,
+    OCGAN,
+    SVDD,
     ADVERSARIAL,
     AUTOENCODER,
     VAE_GAN,
@@ -120,6 +132,10 @@ def detector(request: pytest.FixtureRequest) -> Detector:
         trainee.finish()
     if isinstance(request.param, FITTED):
         fit(request.param, networks)
+    if isinstance(request.param, dagmm.Config):
+        fit(request.param, networks)
+    if "sphere" in networks:
+        networks["sphere"].get_buffer("centre").normal_()
     if "outputs" in networks:
         networks["outputs"].get_buffer("alpha").uniform_(0.1, 3)
     return build_detector(request.param, networks)

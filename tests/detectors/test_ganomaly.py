@@ -13,6 +13,7 @@ from uadray.detectors import ganomaly
 from uadray.detectors.building import build_detector, build_networks, build_trainee
 from uadray.detectors.ganomaly import Trainee, adversarial_loss, code_distance, contextual_loss, encoder_loss
 from uadray.detectors.pixels import to_pixels
+from uadray.networks.coding import VectorEncoder
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 
@@ -55,7 +56,9 @@ def test_gradients_are_those_of_both_losses_written_out(x: Tensor) -> None:
     z = ours["encoder"](x)
     x_hat = ours["decoder"](z)
     z_hat = ours["second_encoder"](x_hat)
-    f, f_hat = ours["discriminator"].features(x), ours["discriminator"].features(x_hat)
+    discriminator = ours["discriminator"]
+    assert isinstance(discriminator, VectorEncoder)
+    f, f_hat = discriminator.features(x), discriminator.features(x_hat)
     loss = (f.detach() - f_hat).pow(2).mean() + 50 * (x - x_hat).abs().mean() + (z - z_hat).pow(2).mean()
     real, fake = ours["discriminator"](x).sigmoid(), ours["discriminator"](x_hat.detach()).sigmoid()
     telling = -(real.log().mean() + (1 - fake).log().mean()) / 2

@@ -71,9 +71,9 @@ def test_the_loss_is_the_papers(x: Tensor) -> None:
     sides = []
     for width in (1e-3, -1e-3):
         with torch.no_grad():
-            items += width * direction
+            items.add_(width * direction)
             at = terms()
-            items -= width * direction
+            items.sub_(width * direction)
         sides.append(at[0] + 0.01 * at[1])
     assert float(items.grad.norm()) == pytest.approx((sides[0] - sides[1]) / 2e-3, rel=0.02)
 

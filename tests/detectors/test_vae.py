@@ -2,10 +2,12 @@
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from lockstep import means_over
 from networks_watch import moved, smooth_pictures, state_of
 from pydantic import ValidationError
 from torch import Tensor
@@ -15,6 +17,7 @@ from uadray.detectors.building import build_detector, build_networks, build_trai
 from uadray.detectors.likelihood.categories import CategoricalObservation
 from uadray.detectors.pixels import to_pixels
 from uadray.detectors.vae import Trainee
+from uadray.networks.outline import Networks
 
 pytestmark = pytest.mark.usefixtures("torch_alone")
 
@@ -84,6 +87,30 @@ def test_classes_are_fitted_before_the_first_step_and_stay(x: Tensor) -> None:
     assert centres.unique(dim=0).shape == (4, 2)
     trainee.step(x, 0.0)
     assert torch.equal(observation.centres, centres)
+
+
+def test_two_workers_have_the_same_classes_and_weights(x: Tensor) -> None:
+    """Of other tiles each: classes are those of all pixels, and gradients are averaged."""
+    torch.manual_seed(0)
+    start = build_networks(CLASSES)
+    means = means_over(2)
+
+    def networks_of(rank: int) -> Networks:
+        networks = copy.deepcopy(start)
+        trainee = build_trainee(CLASSES, networks, average=means(rank))
+        trainee.prepare(x[4 * rank : 4 * rank + 4])
+        for _ in range(2):
+            trainee.step(x[4 * rank : 4 * rank + 4], 0.0)
+        return networks
+
+    with ThreadPoolExecutor(2) as workers:
+        one, other = workers.map(networks_of, range(2))
+    for name, network in one.items():
+        for key, value in network.state_dict().items():
+            torch.testing.assert_close(value, other[name].state_dict()[key], rtol=0, atol=0)
+    alone = trainee_of(CLASSES, x).networks["observation"].state_dict()
+    for key, value in one["observation"].state_dict().items():
+        torch.testing.assert_close(value, alone[key])
 
 
 def test_what_is_unlike_the_training_is_less_probable() -> None:

@@ -18,8 +18,9 @@ pytestmark = pytest.mark.usefixtures("torch_alone")
 
 SPATIAL = vae_gan.Config(
     kind="vae_gan", input_px=16, width=4, latent_dim=3, halvings=2, learning_rate=2e-3,
-    discriminator_learning_rate=5e-3, reconstruction_weight=0.5, kl_weight=2.0, adversarial_weight=3.0,
+    discriminator_learning_rate=5e-3, reconstruction_weight=0.5, kl_weight=2.0,
 )  # fmt: skip
+WEIGHED = SPATIAL.model_copy(update={"adversarial_weight": 3.0})
 VECTOR = SPATIAL.model_copy(update={"latent": "vector"})
 
 
@@ -56,10 +57,26 @@ def test_the_first_two_terms_are_sums() -> None:
     assert float(kl) == pytest.approx(float(torch.trapezoid(log_q.exp() * (log_q - log_p), z)), rel=1e-5)
 
 
-@pytest.mark.parametrize("config", [SPATIAL, VECTOR], ids=lambda config: config.latent)
-def test_the_step_is_the_papers(config: vae_gan.Config, x: Tensor) -> None:
+def test_the_decoder_takes_a_step_of_its_own() -> None:
+    """It moves nothing else, and the discriminator believes it more than before."""
+    torch.manual_seed(0)
+    x, trainee = smooth_pictures(), trainee_of(SPATIAL)
+    assert set(trainee.optimizers) == {"autoencoder", "discriminator", "decoder"}
+    losses, before = trainee.step(x, 0.0), state_of(trainee.networks)
+    assert set(losses) == {"discriminator", "discriminator_accuracy", "residual", "kl", "adversarial"}
+    z = torch.randn(8, 3, 4, 4)
+    believed = [float(trainee._decoder_step(z)["adversarial"]) for _ in range(15)]
+    assert moved(trainee.networks, before) == {"decoder"}
+    assert believed[-1] < believed[0]
+
+
+@pytest.mark.parametrize(
+    "config", [WEIGHED, WEIGHED.model_copy(update={"latent": "vector"})], ids=lambda config: config.latent
+)
+def test_the_step_of_one_sum_is_the_papers(config: vae_gan.Config, x: Tensor) -> None:
     """Gradients of encoder and decoder against those of the three weighted terms, written out."""
     trainee = trainee_of(config)
+    assert set(trainee.optimizers) == {"autoencoder", "discriminator"}
     twins, before = copy.deepcopy(trainee.networks), state_of(trainee.networks)
     torch.manual_seed(5)
     trainee.step(x, 0.0)
@@ -90,7 +107,7 @@ def test_latents_have_places_or_none(x: Tensor) -> None:
 
 
 def test_it_learns_to_repeat(x: Tensor) -> None:
-    trainee = trainee_of(SPATIAL.model_copy(update={"kl_weight": 0.1}))
+    trainee = trainee_of(WEIGHED.model_copy(update={"kl_weight": 0.1}))
     values = [float(torch.as_tensor(trainee.step(x, i / 80)["residual"])) for i in range(80)]
     assert sum(values[-5:]) < 0.7 * sum(values[:5])
 

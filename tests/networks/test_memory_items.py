@@ -67,7 +67,8 @@ def test_shrinkage_is_the_papers_quotient_and_so_is_its_gradient() -> None:
         kept = (weights - threshold).clamp_min(0) * weights / ((weights - threshold).abs() + 1e-12)
         return kept / kept.sum(-1, keepdim=True)
 
-    found, expected = [], []
+    found: list[Tensor] = []
+    expected: list[Tensor] = []
     for function, results in ((lambda w: shrunk(w, threshold), found), (quotient, expected)):
         weights = torch.tensor([0.4, 0.1, 0.3, 0.2], dtype=torch.float64, requires_grad=True)
         value = function(weights)

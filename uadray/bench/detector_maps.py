@@ -21,8 +21,11 @@ from uadray.reports.colours import tint
 from uadray.reports.pictures import Image, pale_grey
 from uadray.slides.manifest import has_label
 
-GAP_PX = 8
-"""Between two panels."""
+GAP_PX = 24
+"""Between two panels, before they are reduced."""
+
+SHOWN = 2 / 3
+"""Of the size of tiles: 64 pixels of 96, in which nuclei are still seen."""
 
 OUTLINE = (20, 120, 20)
 """Green: neither a stain nor a colour of the scale."""
@@ -39,7 +42,7 @@ def shown_pair(slides: Sequence[CutSlide]) -> tuple[CutSlide, CutSlide] | None:
 
 
 def mosaic_picture(score: DetectorScore, slide: CutSlide, normal: CutSlide) -> Image:
-    """Three panels of a slide side by side, each a tile's pixels large: RGB uint8 [h, 3 w + 2 gaps, 3].
+    """Three panels of a slide side by side, reduced: RGB uint8 [h, 3 w + 2 gaps, 3].
 
     Args:
         score: of the row.
@@ -53,7 +56,13 @@ def mosaic_picture(score: DetectorScore, slide: CutSlide, normal: CutSlide) -> I
         low, high = (float(np.nanpercentile(usual, q)) for q in (50.0, TOP))
         panels.append(outlined(tint(grey, pasted(slide, values, empty=np.nan), low=low, high=high), slide))
     gap = np.full((len(grey), GAP_PX, 3), 255, np.uint8)
-    return np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1)
+    return reduced(np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1))
+
+
+def reduced(picture: Image) -> Image:
+    """A picture as a page shows it."""
+    small: Image = cv2.resize(picture, None, fx=SHOWN, fy=SHOWN, interpolation=cv2.INTER_AREA)
+    return small
 
 
 def tile_scores(score: DetectorScore, slide: CutSlide) -> Floats:
@@ -76,26 +85,35 @@ def tile_maps(score: DetectorScore, slide: CutSlide) -> Floats:
 
 
 def pasted(slide: CutSlide, of_tiles: npt.NDArray[Any], *, empty: float = 255) -> npt.NDArray[Any]:
-    """What there is of each good tile [n, h, w, ...] at its place on the slide: [rows, columns, ...]."""
-    tiles = slide.table.filter(slide.good)
-    side_px, level0_px = of_tiles.shape[1], int(tiles["width_level0_px"][0].as_py())
-    places = np.stack([tiles[name].to_numpy() for name in ("y_level0_px", "x_level0_px")], axis=1)
-    corners = np.rint(places * side_px / level0_px).astype(int)
+    """What there is of each good tile [n, h, w, ...] at its place, from the first of them: [rows, columns, ...]."""
+    side_px, corners = of_tiles.shape[1], corners_px(slide)
+    corners = corners - corners.min(0)
     canvas = np.full((*(corners.max(0) + side_px), *of_tiles.shape[3:]), empty, of_tiles.dtype)
     for (y, x), tile in zip(corners, of_tiles, strict=True):
         canvas[y : y + side_px, x : x + side_px] = tile
     return canvas
 
 
+def corners_px(slide: CutSlide) -> npt.NDArray[np.int64]:
+    """Where good tiles begin on the slide, in pixels of the tiles: [n, 2], y and x."""
+    tiles = slide.table.filter(slide.good)
+    places = np.stack([tiles[name].to_numpy() for name in ("y_level0_px", "x_level0_px")], axis=1)
+    return np.rint(places * scale_of(slide)).astype(np.int64)
+
+
+def scale_of(slide: CutSlide) -> float:
+    """Pixels of a tile for one at level 0."""
+    return float(slide.pixels.shape[1] / slide.table["width_level0_px"][0].as_py())
+
+
 def outlined(picture: Image, slide: CutSlide) -> Image:
-    """The picture with the outlines of tumour drawn on it; as it is where the slide has none."""
+    """What was `pasted`, with the outlines of tumour drawn on it; as it is where the slide has none."""
     outline = read_outlines(outline_uri(slide.row.uri, slide.row.slide_id, None))
     if outline is None or outline.is_empty:
         return picture
-    scale = slide.pixels.shape[1] / int(slide.table["width_level0_px"][0].as_py())
-    drawn = np.ascontiguousarray(picture)
+    first, drawn = corners_px(slide).min(0)[::-1], np.ascontiguousarray(picture)
     for polygon in getattr(outline, "geoms", [outline]):
         for ring in (polygon.exterior, *polygon.interiors):
-            points = np.rint(np.asarray(ring.coords)[:, :2] * scale).astype(np.int32)
+            points = np.rint(np.asarray(ring.coords)[:, :2] * scale_of(slide) - first).astype(np.int32)
             cv2.polylines(drawn, [points], isClosed=True, color=OUTLINE, thickness=3)
     return drawn

@@ -3,7 +3,7 @@
 Sabokrou, Khalooei, Fathy and Adeli 2018, "Adversarially Learned One-Class Classifier for Novelty Detection".
 
 As in the paper (section 3): a refiner R, a convolutional autoencoder, learns to make of noisy normal tiles what a
-discriminator D takes for normal tiles, and to repeat the tile (eq. 3 to 6). D learns to tell them from tiles, and is
+discriminator D takes for normal tiles, and to repeat the tile. D learns to tell them from tiles, and is
 the classifier: it is asked about the refined tile, D(R(x)), for R enhances what is normal and distorts what is not
 (`score: refined`), or about the tile itself, D(x) (`score: tile`). Tiles are scored without noise.
 
@@ -13,7 +13,7 @@ here a training has the length of its configuration, and no weights are chosen a
 alike. The squared error is that of the tile without noise, as in the paper (the authors' code,
 github.com/khalooei/ALOCC-CVPR2018, has a cross-entropy with the noisy tile); the weight is of a mean over pixels and
 colours. One step of R for one of D (that code: two), with Adam (that code: RMSprop). R's blocks are residual ones, and
-D is normalised tile by tile. The map is what each place adds to D's word, in a grid of 4 x 4.
+D is normalised tile by tile. The map is what each place adds against D's word, in a grid of 4 x 4.
 
 What it assumes: a network that has learned to clean normal tiles makes of abnormal ones what no normal tile looks like.
 """
@@ -39,7 +39,7 @@ from uadray.networks.coding import VectorEncoder
 from uadray.networks.outline import Networks
 
 BETAS = (0.5, 0.999)
-"""Of Adam, for both networks: DCGAN's (Radford et al. 2016, section 4), whose discriminator the paper has."""
+"""Of Adam, for both networks: DCGAN's (Radford et al. 2016, https://arxiv.org/abs/1511.06434, section 4)."""
 
 
 class Config(configuration.Config):
@@ -51,7 +51,8 @@ class Config(configuration.Config):
         halvings: of the refiner, down to its latent (authors' code: 3).
         latent_channels: of the refiner's latent.
         noise: deviation of the noise on tiles in [-1, 1], while learning (authors' code: 0.155).
-        reconstruction_weight: of the mean squared error beside the adversarial loss.
+        reconstruction_weight: of the mean squared error beside the adversarial loss; chosen among 10, 100 and 1000
+            (DECISIONS.md, 2026-11-27).
         score: `refined`, of D(R(x)) (the paper's OCC2), or `tile`, of D(x) (its OCC1).
         learning_rate: of Adam, for both networks.
     """
@@ -62,7 +63,7 @@ class Config(configuration.Config):
     halvings: int = Field(default=3, ge=1, le=6)
     latent_channels: int = Field(default=16, ge=1, le=1024)
     noise: float = Field(default=0.155, ge=0, le=10)
-    reconstruction_weight: float = Field(default=100.0, ge=0, le=1e6)
+    reconstruction_weight: float = Field(default=10.0, ge=0, le=1e6)
     score: Literal["refined", "tile"] = "refined"
     learning_rate: float = Field(default=2e-4, gt=0, le=10)
 
@@ -75,7 +76,7 @@ class Config(configuration.Config):
 
 
 def reconstruction_loss(x: Float[Tensor, "n 3 h w"], refined: Float[Tensor, "n 3 h w"]) -> Float[Tensor, ""]:
-    """L_R (eq. 5): squared difference of tiles and of what was made of their noisy copies, a mean."""
+    """L_R (section 3.3): squared difference of tiles and of what was made of their noisy copies, a mean."""
     return (x - refined).square().mean()
 
 

@@ -26,6 +26,7 @@ from uadray.detectors import (
     alocc,
     anogan,
     autoencoder,
+    context_vae,
     dagmm,
     deep_geo,
     deep_if,
@@ -40,8 +41,10 @@ from uadray.detectors import (
     mahalanobis,
     memory_autoencoder,
     neighbours,
+    ocgan,
     piad,
     projection,
+    restoration,
     self_supervised,
     synthetic_anomalies,
     trainee,
@@ -58,6 +61,7 @@ SingleConfig = Annotated[
     | alocc.Config
     | anogan.Config
     | autoencoder.Config
+    | context_vae.Config
     | dagmm.Config
     | deep_geo.Config
     | deep_if.Config
@@ -72,8 +76,10 @@ SingleConfig = Annotated[
     | mahalanobis.Config
     | memory_autoencoder.Config
     | neighbours.Config
+    | ocgan.Config
     | piad.Config
     | projection.Config
+    | restoration.Config
     | self_supervised.Config
     | synthetic_anomalies.Config
     | tuned_nuclei.Config
@@ -120,6 +126,8 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return anogan
         case autoencoder.Config():
             return autoencoder
+        case context_vae.Config():
+            return context_vae
         case dagmm.Config():
             return dagmm
         case deep_geo.Config():
@@ -148,10 +156,14 @@ def file_of(config: SingleConfig) -> DetectorFile:
             return memory_autoencoder
         case neighbours.Config():
             return neighbours
+        case ocgan.Config():
+            return ocgan
         case piad.Config():
             return piad
         case projection.Config():
             return projection
+        case restoration.Config():
+            return restoration
         case self_supervised.Config():
             return self_supervised
         case synthetic_anomalies.Config():

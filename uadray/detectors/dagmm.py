@@ -108,11 +108,14 @@ class Estimation(nn.Module):
 def with_distances(
     code: Float[Tensor, "n latent"], x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"]
 ) -> Float[Tensor, "n d"]:
-    """z: the code, ||x - x_hat|| / ||x||, and the cosine of the angle between both (section 3.2)."""
-    a, b = x.float().flatten(1), x_hat.float().flatten(1)
+    """z: the code, ||x - x_hat|| / ||x||, and the cosine of the angle between both (section 3.2), in float64.
+
+    In float32 the order in which pixels are added up shows in an energy of small variances.
+    """
+    a, b = x.double().flatten(1), x_hat.double().flatten(1)
     euclidean = (a - b).norm(dim=1) / a.norm(dim=1).clamp_min(LEAST_NORM)
     cosine = F.cosine_similarity(a, b, eps=LEAST_NORM)
-    return torch.cat([code.float(), euclidean[:, None], cosine[:, None]], 1)
+    return torch.cat([code.double(), euclidean[:, None], cosine[:, None]], 1)
 
 
 class EnergyScore:
@@ -198,7 +201,7 @@ class Trainee:
         code = self.encoder(x)
         x_hat = self.decoder(code)
         z = with_distances(code, x, x_hat)
-        parameters = mixture_of(mixture_sums(z, self.estimation(z)))
+        parameters = mixture_of(mixture_sums(z, self.estimation(z.float())))
         error = (x - x_hat.float()).square().flatten(1).sum(1).mean()
         energy, penalty = sample_energy(z, parameters).mean(), singularity_penalty(parameters[2])
         loss = error + self.config.energy_weight * energy + self.config.singularity_weight * penalty
@@ -214,7 +217,7 @@ class Trainee:
         self.estimation.eval()
         code = self.encoder(x)
         z = with_distances(code, x, self.decoder(code))
-        gamma = self.estimation(z)
+        gamma = self.estimation(z.float())
         sums = mixture_sums(z, gamma)
         self.average(sums)
         self.mixture.add(sums)

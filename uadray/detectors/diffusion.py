@@ -12,11 +12,12 @@ bottleneck: Linmans et al. look at reconstructions from different ratios of sign
 levels, each in deviations from normal images; so do we (`uadray.detectors.denoising.residuals`). Sampling in few steps,
 as both do.
 
-Different: steps are DDIM's (theirs are the ancestral sampler, PNDM and PLMS), one of them unless told otherwise, which
-is the prediction of x_0. The network learns times up to the highest level alone: no tile is diffused further. Noise is
-the same for every tile, so that a tile's score is the same whenever it is asked for. Levels are 3 to 6, not 100. Of
-Linmans et al. 2024 the abstract could be opened, and not the paper: how it combines levels, and which distance it
-takes, is not known here.
+Different: steps are DDIM's (theirs are the ancestral sampler, and PLMS), five unless told otherwise; one is the
+prediction of x_0, in a fifth of the time, and finds less. The network learns times up to the highest level alone: no
+tile is diffused further. Noise is the same for every tile, so that a tile's score is the same whenever it is asked for.
+Levels are some, not all times of a sampler. Residuals may be compared with those of normal tiles of the same contrast
+(`by_contrast`), without which they are little else than the contrast. Of Linmans et al. 2024 the abstract could be
+opened, and not the paper: how it combines levels, and which distance it takes, is not known here.
 
 What it assumes: under some amount of noise enough of a normal tile is left to repeat it, and what is abnormal turns
 into something normal.
@@ -94,7 +95,7 @@ class Config(configuration.Config):
     timesteps: int = Field(default=1000, ge=2, le=10_000)
     noise: NoiseKind = "gaussian"
     levels: tuple[Level, ...] = Field(default=(100, 200, 300, 400), min_length=1, max_length=16)
-    steps: int = Field(default=1, ge=1, le=1000)
+    steps: int = Field(default=5, ge=1, le=1000)
     eta: float = Field(default=0.0, ge=0, le=1)
     residuals: tuple[ResidualKind, ...] = Field(default=("mse",), min_length=1, max_length=2)
     by_contrast: bool = False

@@ -39,7 +39,7 @@ class Config(configuration.Config):
         input_px: side of the network's input, a power of two from 16.
         width: channels at half the resolution.
         units: of the last layer.
-        noise: deviation of the noise that is taken away, of images in [-1, 1].
+        noise: deviation of the noise that is taken away, of images in [-1, 1]; as large as OCGAN's, not searched for.
         score: `energy` or `reconstruction`.
         learning_rate: of Adam.
     """
@@ -49,7 +49,7 @@ class Config(configuration.Config):
     width: int = Field(default=16, ge=4, le=256)
     units: int = Field(default=128, ge=1, le=4096)
     noise: float = Field(default=0.2, gt=0, le=10)
-    score: Literal["energy", "reconstruction"] = "reconstruction"
+    score: Literal["energy", "reconstruction"] = "energy"
     learning_rate: float = Field(default=1e-3, gt=0, le=10)
 
     @model_validator(mode="after")

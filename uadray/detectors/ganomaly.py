@@ -6,7 +6,7 @@ As in the paper (section 3): an encoder takes a tile to a code, a decoder takes 
 encoder of the same architecture takes the picture to a second code. A discriminator tells tiles from pictures. All but
 the discriminator learn from three losses: its features of tile and picture shall be the same (L_adv), tile and picture
 too (L_con), and both codes (L_enc), weighted by 1, 50 and 1. The score is the L1 distance of both codes. Networks are
-convolutional as DCGAN's, pictures end in a tanh, Adam has the paper's rate and momenta.
+convolutional as DCGAN's, and pictures end in a tanh.
 
 Different: the paper brings the scores of a test set to [0, 1] by its smallest and largest; here a tile's score depends
 on no other tile, and it is the mean over the code's numbers. Layers are normalised tile by tile, in groups of channels
@@ -38,7 +38,7 @@ from uadray.networks.coding import VectorDecoder, VectorEncoder
 from uadray.networks.outline import Networks
 
 BETAS = (0.5, 0.999)
-"""Of Adam, for all networks (section 4)."""
+"""Of Adam, for all networks (authors' code)."""
 
 GENERATOR = ("encoder", "decoder", "second_encoder")
 """What learns together against the discriminator."""
@@ -47,17 +47,17 @@ CodeDistance = Literal["l1", "l2"]
 
 
 class Config(configuration.Config):
-    """GANomaly. The paper's size for CIFAR-10: `input_px` 32, `width` 64, `latent_dim` 100, 15 epochs of 64 tiles.
+    """GANomaly. The authors' code has `width` 64, and of CIFAR-10 `input_px` 32, 15 epochs in batches of 64.
 
     Attributes:
         input_px: side of the networks' input, a power of two from 16.
         width: channels at half the resolution, of all networks.
-        latent_dim: length of a code (paper: 100).
+        latent_dim: length of a code (authors' code: 100).
         adversarial_weight: of L_adv (paper: 1).
         contextual_weight: of L_con (paper: 50).
         encoder_weight: of L_enc (paper: 1).
         score: `l1`, mean absolute difference of both codes (paper), or `l2`, their mean squared difference.
-        learning_rate: of Adam, for all networks (paper: 2e-4).
+        learning_rate: of Adam, for all networks (authors' code: 2e-4).
     """
 
     kind: Literal["ganomaly"]
@@ -77,22 +77,22 @@ class Config(configuration.Config):
 
 
 def adversarial_loss(f: Float[Tensor, "n ..."], f_hat: Float[Tensor, "n ..."]) -> Float[Tensor, ""]:
-    """L_adv (eq. 2): squared difference of the discriminator's features of tiles and of their pictures, a mean."""
+    """L_adv (section 3.2): squared difference of the discriminator's features of tiles and of pictures, a mean."""
     return (f - f_hat).square().mean()
 
 
 def contextual_loss(x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"]) -> Float[Tensor, ""]:
-    """L_con (eq. 3): absolute difference of tiles and pictures, a mean."""
+    """L_con (section 3.2): absolute difference of tiles and pictures, a mean."""
     return (x - x_hat).abs().mean()
 
 
 def encoder_loss(z: Float[Tensor, "n d"], z_hat: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """L_enc (eq. 4): squared difference of the codes of tiles and of pictures, a mean; with gradients to both."""
+    """L_enc (section 3.2): squared difference of the codes of tiles and of pictures, a mean; with gradients to both."""
     return (z - z_hat).square().mean()
 
 
 def code_distance(z: Float[Tensor, "n d"], z_hat: Float[Tensor, "n d"], *, score: CodeDistance) -> Float[Tensor, " n"]:
-    """A(x) (eq. 6), a mean over the code: absolute differences, or as in the authors' code squared ones."""
+    """A(x) (section 3.3), a mean over the code: absolute differences, or as in the authors' code squared ones."""
     difference = z - z_hat
     return (difference.abs() if score == "l1" else difference.square()).mean(1)
 

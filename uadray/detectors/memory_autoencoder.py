@@ -45,7 +45,9 @@ class Config(configuration.Config):
         halvings: how often the side is halved down to the map whose positions recall.
         latent_channels: numbers at each position, and of each item.
         items: of the memory (paper: 100 of MNIST, 500 of CIFAR-10, 2000 of videos).
-        threshold: of the shrinkage, as a multiple of 1 / `items` (paper: 1 to 3); 0 leaves all weights.
+        threshold: of the shrinkage, as a multiple of 1 / `items` (paper: 1 to 3); 0 leaves all weights. Below 1 some
+            item is always left, by cosines about half of them; at 1.5 a quarter of the positions of normal tiles
+            recalled nothing (DECISIONS.md, 2026-11-27).
         addressing: `cosine` (paper), or `dot`: inner products.
         entropy_weight: of the entropy of the weights (paper: 0.0002).
         learning_rate: of Adam (paper: 1e-4).
@@ -70,7 +72,7 @@ class Config(configuration.Config):
 
 
 def squared_error(x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n h w"]:
-    """R(x, x_hat) (eq. 8) at each pixel, a mean over colours."""
+    """R(x, x_hat) (section 3.4) at each pixel, a mean over colours."""
     return (x - x_hat).square().mean(1)
 
 
@@ -152,7 +154,7 @@ class Trainee:
         """Nothing is measured before the first step."""
 
     def step(self, x: Tensor, progress: float) -> Losses:
-        """One step on x [N, 3, h, w] in [-1, 1]: both terms of the loss (eq. 10), unweighted."""
+        """One step on x [N, 3, h, w] in [-1, 1]: both terms of the loss (section 3.4), unweighted."""
         weights = self.memory.addressing(self.encoder(x))
         error = squared_error(x, self.decoder(self.memory.recalled(weights))).mean()
         spread = entropy(weights).mean()

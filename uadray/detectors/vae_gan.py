@@ -10,11 +10,14 @@ the share of pixels where it is above a threshold, the 98th percentile of the pi
 
 Different: the paper's text could not be opened; what is said of it here is what later papers and the authors' later
 code say (Baur et al. 2021, https://arxiv.org/abs/2004.03271). As in that code residuals and KL are summed over an
-image, and their weights are 1; the discriminator's loss is the logistic one, in that code a Wasserstein critic's whose
-gradient goes to the decoder alone. Images lie in [-1, 1], so that residuals weigh twice as much beside the other terms
-as in [0, 1]. Nothing is normalised by batch: the networks of a spatial latent (`uadray.networks.autoencoder`) have no
-normalisation, the others are normalised tile by tile. Of brains the paper takes brighter residuals alone, filters them
-by medians and cuts them to the brain; none of that is done.
+image, their weights are 1, and the decoder alone takes steps of its own to deceive the discriminator; one weighted sum
+of the three terms can be asked for (`adversarial_weight`), in which a weight of 1 is nothing beside residuals of some
+thousand pixels. The discriminator's loss is the logistic one, in that code a Wasserstein critic's, and it takes one
+step where that takes five; so the decoder's own steps are as small as the discriminator's (as large as those of the
+reconstruction, they undid it: DECISIONS). Images lie in [-1, 1], so that residuals weigh twice as much beside the
+other terms as in [0, 1]. Nothing is normalised by batch: the networks of a spatial latent
+(`uadray.networks.autoencoder`) have no normalisation, the others are normalised tile by tile. Of brains the paper takes
+brighter residuals alone, filters them by medians and cuts them to the brain; none of that is done.
 
 What it assumes: what is abnormal cannot be repeated by a network whose latents are kept to those of normal tiles, and
 whose pictures are kept to what normal tiles look like.
@@ -62,9 +65,9 @@ class Config(configuration.Config):
         halvings: of the image's side to that of a spatial z.
         reconstruction_weight: of the absolute residual, summed over an image.
         kl_weight: of the KL divergence, summed over z.
-        adversarial_weight: of the discriminator's term.
+        adversarial_weight: of the discriminator's term in one sum with the others; None: a step of the decoder's own.
         learning_rate: of encoder and decoder.
-        discriminator_learning_rate: of the discriminator.
+        discriminator_learning_rate: of the discriminator, and of the decoder's own step against it.
         score: the mean residual, or the share of a tile's pixels that lie above the threshold.
         percentile: of the residuals of normal tiles, which is the threshold.
     """
@@ -77,7 +80,7 @@ class Config(configuration.Config):
     halvings: int = Field(default=4, ge=1, le=6)
     reconstruction_weight: float = Field(default=1.0, gt=0, le=1e6)
     kl_weight: float = Field(default=1.0, ge=0, le=1e6)
-    adversarial_weight: float = Field(default=1.0, ge=0, le=1e6)
+    adversarial_weight: float | None = Field(default=None, ge=0, le=1e6)
     learning_rate: float = Field(default=1e-3, gt=0, le=10)
     discriminator_learning_rate: float = Field(default=1e-4, gt=0, le=10)
     score: Literal["residual", "above"] = "residual"
@@ -174,7 +177,7 @@ def _threshold(networks: Mapping[str, nn.Module]) -> ResidualThreshold:
 
 
 class Trainee:
-    """A step of the discriminator, then one of encoder and decoder; at the end residuals are counted, if asked for."""
+    """Steps of the discriminator, of encoder and decoder, and of the decoder; at the end residuals may be counted."""
 
     def __init__(self, config: Config, networks: Networks, *, average: Average) -> None:
         self.config, self.networks, self.average = config, networks, average
@@ -185,13 +188,16 @@ class Trainee:
             networks["discriminator"], rate=config.discriminator_learning_rate, betas=BETAS, average=average
         )  # fmt: skip
         self.optimizers: dict[str, Optimizer] = {
-            "autoencoder": Adam(
-                self.parameters, lr=config.learning_rate, betas=BETAS, fused=self.parameters[0].is_cuda or None
-            ),
+            "autoencoder": self._adam(self.parameters, config.learning_rate),
             "discriminator": self.judging.optimizer,
         }
+        if config.adversarial_weight is None:
+            self.optimizers["decoder"] = self._adam(list(self.decoder.parameters()), config.discriminator_learning_rate)
         self.counts: dict[str, int] = {}
         self.phases: tuple[str, ...] = ("adversarial", *(("threshold",) if self.threshold else ()))
+
+    def _adam(self, parameters: list[nn.Parameter], rate: float) -> Adam:
+        return Adam(parameters, lr=rate, betas=BETAS, fused=parameters[0].is_cuda or None)
 
     def phase(self, progress: float) -> str:
         """`threshold` for the last steps, if one is told."""
@@ -205,20 +211,34 @@ class Trainee:
         """Nothing is fitted before the first step."""
 
     def step(self, x: Tensor, progress: float) -> Losses:
-        """A step of both on x [N, 3, h, w] in [-1, 1], or a count of its residuals."""
+        """A step of all three on x [N, 3, h, w] in [-1, 1], or a count of its residuals."""
         if self.threshold is not None and self.phase(progress) == "threshold":
             return self._count(self.threshold, x)
         mean, log_variance = gaussian_of(self.encoder(x).float())
-        x_hat = self.decoder(reparameterised(mean, log_variance, torch.randn_like(mean)))
-        return self.judging.learn(x, x_hat) | self._autoencoder_step(x, x_hat, mean, log_variance)
+        z = reparameterised(mean, log_variance, torch.randn_like(mean))
+        x_hat = self.decoder(z)
+        losses = self.judging.learn(x, x_hat) | self._autoencoder_step(x, x_hat, mean, log_variance)
+        return losses | (self._decoder_step(z.detach()) if self.config.adversarial_weight is None else {})
 
     def _autoencoder_step(self, x: Tensor, x_hat: Tensor, mean: Tensor, log_variance: Tensor) -> dict[str, Tensor]:
+        """Repeat x with a latent as the prior's, and where there is a weight for it deceive the discriminator too."""
         config = self.config
         residual, kl = (term.mean() for term in vae_gan_loss(x, x_hat, mean, log_variance))
-        adversarial = self.judging.term(x_hat)
-        loss = config.reconstruction_weight * residual + config.kl_weight * kl + config.adversarial_weight * adversarial
+        losses = {"residual": residual.detach(), "kl": kl.detach()}
+        loss = config.reconstruction_weight * residual + config.kl_weight * kl
+        if config.adversarial_weight is not None:
+            adversarial = self.judging.term(x_hat)
+            loss = loss + config.adversarial_weight * adversarial
+            losses["adversarial"] = adversarial.detach()
         update(self.optimizers["autoencoder"], self.parameters, loss, self.average)
-        return {"residual": residual.detach(), "kl": kl.detach(), "adversarial": adversarial.detach()}
+        return losses
+
+    def _decoder_step(self, z: Tensor) -> dict[str, Tensor]:
+        """Deceive the discriminator with pictures of the same latents z [N, ...]."""
+        torch.clear_autocast_cache()  # it has the decoder as it was before its step
+        adversarial = self.judging.term(self.decoder(z))
+        update(self.optimizers["decoder"], list(self.decoder.parameters()), adversarial, self.average)
+        return {"adversarial": adversarial.detach()}
 
     @torch.no_grad()
     def _count(self, threshold: ResidualThreshold, x: Tensor) -> dict[str, Tensor]:

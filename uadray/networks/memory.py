@@ -24,7 +24,7 @@ def shrunk(weights: Float[Tensor, "... items"], threshold: float) -> Float[Tenso
 
 
 def entropy(weights: Float[Tensor, "... items"]) -> Float[Tensor, "..."]:
-    """Of addressing weights, in nats (Gong et al. 2019, eq. 9): 0 where one item is recalled alone."""
+    """Of addressing weights, in nats (Gong et al. 2019, section 3.4): 0 where one item is recalled alone."""
     return -(weights * (weights + EPSILON).log()).sum(-1)
 
 
@@ -53,7 +53,7 @@ class Memory(nn.Module):
             return shrunk(torch.softmax(queries @ items.T, -1), self.threshold)
 
     def recalled(self, weights: Float[Tensor, "n h w items"]) -> Float[Tensor, "n channels h w"]:
-        """The weighted sum of items at each position (eq. 3)."""
+        """The weighted sum of items at each position (section 3.3)."""
         return (weights @ self.items.to(weights.dtype)).permute(0, 3, 1, 2)
 
     def forward(self, z: Float[Tensor, "n channels h w"]) -> Float[Tensor, "n channels h w"]:

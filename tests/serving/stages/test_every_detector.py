@@ -19,6 +19,7 @@ from uadray.detectors.inversion.axes import LatentsFound
 from uadray.detectors.inversion.descent import DescentMap
 from uadray.detectors.inversion.search import Found
 from uadray.detectors.members import read_members
+from uadray.detectors.restoration import RestorationMap
 from uadray.reports.pictures import encode_jpeg
 from uadray.schemas import TILES
 from uadray.screening.evidence_places import CANDIDATES, LOOKED_AT
@@ -118,10 +119,10 @@ def test_batch_serve_and_plain_give_the_same(bundle_of: Callable[[str], str], pi
 def test_a_search_says_so(bundle_of: Callable[[str], str], kind: str) -> None:
     """Then it is not made again for pictures, and a request may be told that it has too many tiles."""
     detector = load_stages(f"{read_bundle(bundle_of(kind)).id}@{bundle_of(kind)}", ["map"], device="cpu")
-    assert detector.searches == isinstance(detector.mapping, DescentMap | LatentsFound)
+    assert detector.searches == isinstance(detector.mapping, DescentMap | LatentsFound | RestorationMap)
 
 
-@pytest.mark.parametrize("kind", ["anogan", "fanogan", "hybrid", "projection"])
+@pytest.mark.parametrize("kind", ["anogan", "fanogan", "hybrid", "projection", "restoration"])
 def test_a_tiles_numbers_do_not_depend_on_the_requests_it_is_joined_with(
     bundle_of: Callable[[str], str], pixels: Pixels, kind: str
 ) -> None:

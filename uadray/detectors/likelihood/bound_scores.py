@@ -79,8 +79,9 @@ class BoundScore:
     def __init__(self, networks: Mapping[str, nn.Module], how: Scoring) -> None:
         self.networks = {name: networks[name] for name in ("encoder", "decoder", "observation")}
         self.how = how
-        self.noise = fixed_noise(how.draws, how.latent_dim)
-        self.pictures = fixed_pictures(how.gradient_draws, how.input_px, deviation=how.gradient_noise)
+        device = next(self.networks["encoder"].parameters()).device
+        self.noise = fixed_noise(how.draws, how.latent_dim).to(device)
+        self.pictures = fixed_pictures(how.gradient_draws, how.input_px, deviation=how.gradient_noise).to(device)
 
     def __call__(
         self, x: Float[Tensor, "n 3 h w"], x_hat: Tensor | None, z: Latent
@@ -100,7 +101,7 @@ class BoundScore:
         kl = kl_to_standard_normal(mean, log_variance)
         if kind == "kl":
             return kl
-        drawn = draws_of(self.networks, x, mean, log_variance, self.noise.to(x.device))
+        drawn = draws_of(self.networks, x, mean, log_variance, self.noise)
         if kind == "importance":
             return -importance_bound(drawn.log_weight)
         reconstruction = -drawn.log_likelihood.mean(0)
@@ -113,5 +114,5 @@ class BoundScore:
             factors.append(observation_of(self.networks).residual(x, self.networks["decoder"](mean)))
         if kind != "reconstruction_error":
             value = value_of(kind, self.networks, latent_dim=self.how.latent_dim)
-            factors.append(gradient_map(value, x, noise=self.pictures.to(x.device), blur_px=self.how.blur_px))
+            factors.append(gradient_map(value, x, noise=self.pictures, blur_px=self.how.blur_px))
         return math.prod(factors[1:], start=factors[0])

@@ -16,7 +16,7 @@ from uadray.detectors.trainee import Average
 from uadray.detectors.views.scanners import STAINS, optical_density
 
 MOST_PIXELS = 65_536
-"""Of a worker's tiles that classes are fitted to, evenly spaced."""
+"""Of a worker's tiles that classes are fitted to, evenly spaced: a second or so of Lloyd's algorithm."""
 
 _BY_COLOUR = torch.linalg.inv(torch.tensor(STAINS, dtype=torch.float64))[:, :2].tolist()
 

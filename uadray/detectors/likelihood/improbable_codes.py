@@ -134,7 +134,7 @@ class Restoration:
         self,
         x: Float[Tensor, "n 3 h w"],
         x_hat: Float[Tensor, "n 3 h w"],
-        codes: Int[Tensor, "n h w"],
+        codes: Int[Tensor, "n h2 w2"],
         nll: Float[Tensor, "n p"],
     ) -> Float[Tensor, "n h w"]:
         """How tiles differ from their restorations.
