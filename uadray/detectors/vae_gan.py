@@ -8,8 +8,8 @@ latent is spatial, 64 channels at an image halved four times; a vector, which th
 An image is reconstructed from the latent's mean. The score is the absolute residual: its mean over a tile, or ("above")
 the share of pixels where it is above a threshold, the 98th percentile of the pixels of normal tiles.
 
-Different: the paper's text could not be opened; what is said of it here is what later papers and the authors' later
-code say (Baur et al. 2021, https://arxiv.org/abs/2004.03271). As in that code residuals and KL are summed over an
+Different: the paper's text could not be opened, and its sizes and percentile were not checked against it; training
+follows the authors' later code (of Baur et al. 2021, https://arxiv.org/abs/2004.03271). As in that code residuals and KL are summed over an
 image, their weights are 1, and the decoder alone takes steps of its own to deceive the discriminator; one weighted sum
 of the three terms can be asked for (`adversarial_weight`), in which a weight of 1 is nothing beside residuals of some
 thousand pixels. The discriminator's loss is the logistic one, in that code a Wasserstein critic's, and it takes one
