@@ -9,15 +9,15 @@ An image is reconstructed from the latent's mean. The score is the absolute resi
 the share of pixels where it is above a threshold, the 98th percentile of the pixels of normal tiles.
 
 Different: the paper's text could not be opened, and its sizes and percentile were not checked against it; training
-follows the authors' later code (of Baur et al. 2021, https://arxiv.org/abs/2004.03271). As in that code residuals and KL are summed over an
-image, their weights are 1, and the decoder alone takes steps of its own to deceive the discriminator; one weighted sum
-of the three terms can be asked for (`adversarial_weight`), in which a weight of 1 is nothing beside residuals of some
-thousand pixels. The discriminator's loss is the logistic one, in that code a Wasserstein critic's, and it takes one
-step where that takes five; so the decoder's own steps are as small as the discriminator's (as large as those of the
-reconstruction, they undid it: DECISIONS). Images lie in [-1, 1], so that residuals weigh twice as much beside the
-other terms as in [0, 1]. Nothing is normalised by batch: the networks of a spatial latent
-(`uadray.networks.autoencoder`) have no normalisation, the others are normalised tile by tile. Of brains the paper takes
-brighter residuals alone, filters them by medians and cuts them to the brain; none of that is done.
+follows the authors' later code (of Baur et al. 2021, https://arxiv.org/abs/2004.03271). As in that code residuals and
+KL are summed over an image, their weights are 1, and the decoder alone takes steps of its own to deceive the
+discriminator; one weighted sum of the three terms can be asked for (`adversarial_weight`), in which a weight of 1 is
+nothing beside residuals of some thousand pixels. The discriminator's loss is the logistic one, in that code a
+Wasserstein critic's, and it takes one step where that takes five; so the decoder's own steps are as small as the
+discriminator's (as large as those of the reconstruction, they undid it: DECISIONS). Images lie in [-1, 1], so that
+residuals weigh twice as much beside the other terms as in [0, 1]. Nothing is normalised by batch: the networks of a
+spatial latent (`uadray.networks.autoencoder`) have no normalisation, the others are normalised tile by tile. Of brains
+the paper takes brighter residuals alone, filters them by medians and cuts them to the brain; none of that is done.
 
 What it assumes: what is abnormal cannot be repeated by a network whose latents are kept to those of normal tiles, and
 whose pictures are kept to what normal tiles look like.
