@@ -17,9 +17,9 @@ paper's text could not be opened: it is followed from its abstract, from memory,
 
 What the choice of lambda comes to: were the maximum found exactly, the change would have the less total variation the
 larger lambda is, without end. There is a least change because steps along the subgradient overshoot where step size
-times lambda is large. And total variation is blind to a shift of a tile's mean colour: on 16 tiles of lymph nodes the mean change was .225 with
-lambda 0, .075 with 0.8, .079 with 1.6 and .152 with 6.4, and in each the mean shift was .062 to .064. So the score is
-mostly how far a tile's stain is from the mean.
+times lambda is large. And total variation is blind to a shift of a tile's mean colour: on 16 tiles of lymph nodes the
+mean change was .225 with lambda 0, .075 with 0.8, .079 with 1.6 and .152 with 6.4, and in each the mean shift was .062
+to .064. So the score is mostly how far a tile's stain is from the mean.
 
 What it assumes: what is abnormal is what a variational autoencoder of normal tiles finds improbable, and of few edges,
 so that it can be taken away at little total variation.
