@@ -27,12 +27,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from uadray import config as configuration
-from uadray.detectors.autoencoding.adversary import Adversarial, Adversary, new_adam, update
+from uadray.detectors.autoencoding.adversary import Adversarial, Adversary, update
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
 from uadray.detectors.likelihood.bound_scores import BoundScore, MeanPicture, PosteriorMap, ScoreKind, Scoring
 from uadray.detectors.likelihood.input_gradients import MapKind
 from uadray.detectors.likelihood.masking import masked
-from uadray.detectors.likelihood.vae_part import bound_of, drawn_noise, observation_of, posterior, vae_networks
+from uadray.detectors.likelihood.vae_part import (
+    bound_of,
+    bound_optimizer,
+    drawn_noise,
+    observation_of,
+    posterior,
+    vae_networks,
+)
 from uadray.detectors.trainee import Average, Losses
 from uadray.generators.wgan_gp import check_side
 from uadray.networks.outline import Networks
@@ -131,7 +138,8 @@ class Trainee:
     def __init__(self, config: Config, networks: Networks, *, average: Average) -> None:
         self.config, self.networks, self.average = config, networks, average
         self.parameters = [p for name in BOUND for p in networks[name].parameters()]
-        self.optimizer = new_adam(self.parameters, config.learning_rate)
+        bound = {name: networks[name] for name in BOUND}
+        self.optimizer = bound_optimizer(bound, learning_rate=config.learning_rate)
         self.optimizers: dict[str, Optimizer] = {"vae": self.optimizer}
         self.counts: dict[str, int] = {}
         self.adversary: Adversary | None = None
@@ -148,7 +156,8 @@ class Trainee:
         return "learning_rate"
 
     def prepare(self, x: Tensor) -> None:
-        """Nothing is fitted before the first step."""
+        """Start the variance of x."""
+        observation_of(self.networks).fit(x, average=self.average)
 
     def step(self, x: Tensor, progress: float) -> Losses:
         """A step on x [N, 3, h, w] in [-1, 1]; the three losses in nats a pixel, and those of the critic."""

@@ -26,13 +26,13 @@ so that it can be taken away at little total variation.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from uadray import config as configuration
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
@@ -42,7 +42,7 @@ from uadray.detectors.likelihood.chosen_weight import ChosenWeight
 from uadray.detectors.likelihood.gmvae import gmvae_networks, mixture_bound_of
 from uadray.detectors.likelihood.map_restoration import Elbo, fixed_noise, restored, step_sizes
 from uadray.detectors.likelihood.observation import GaussianObservation
-from uadray.detectors.likelihood.vae_part import bound_of, drawn_noise, vae_networks
+from uadray.detectors.likelihood.vae_part import bound_of, bound_optimizer, drawn_noise, vae_networks
 from uadray.detectors.scores import picture_of
 from uadray.detectors.trainee import Average, Losses
 from uadray.errors import WorkError
@@ -56,10 +56,6 @@ CLUSTER_NATS = 0.5
 
 MIXTURE_WIDTH = 64
 """Of the hidden layer of p(z | w, c) (authors' code)."""
-
-VARIANCE_RATE = 10.0
-"""Learning rate of the variance of x beside that of the others: its logarithm has 2 to go, which Adam's steps of 1e-3
-would take 2,000 for."""
 
 CHOOSING_TILES = 2
 """Normal tiles that are restored in one step of a training, with each lambda: 16 images, a group of the ascent."""
@@ -222,14 +218,8 @@ class Trainee:
         self.config, self.networks, self.average = config, networks, average
         self.chosen = cast(ChosenWeight, networks["tv_weight"])
         self.observation = cast(GaussianObservation, networks["observation"])
-        of_variance = list(self.observation.parameters())
-        others = [p for name, network in networks.items() if name != "observation" for p in network.parameters()]
-        self.parameters = [*others, *of_variance]
-        faster = VARIANCE_RATE * config.learning_rate
-        groups: list[dict[str, Any]] = [{"params": others}, {"params": of_variance, "lr": faster}]
-        self.optimizers: dict[str, Optimizer] = {
-            "prior": Adam(groups, lr=config.learning_rate, fused=self.parameters[0].is_cuda or None)
-        }
+        self.parameters = [p for network in networks.values() for p in network.parameters()]
+        self.optimizers: dict[str, Optimizer] = {"prior": bound_optimizer(networks, learning_rate=config.learning_rate)}
         self.counts: dict[str, int] = {"restored_tiles": 0}
         self.phases: tuple[str, ...] = ("autoencoder",) if config.tv_weight is not None else ("autoencoder", "choosing")
 
@@ -241,12 +231,9 @@ class Trainee:
         """Of the prior."""
         return "learning_rate" if progress < self.config.learning_until else ""
 
-    @torch.no_grad()
     def prepare(self, x: Tensor) -> None:
-        """Start the variance of x at that of normal tiles: a decoder that draws their mean colour has it."""
-        variance = (x - x.mean((0, 2, 3), keepdim=True)).square().mean().clamp_min(1e-6)
-        self.average([variance])
-        self.observation.log_variance.copy_(variance.log())
+        """Start the variance of x at that of normal tiles."""
+        self.observation.fit(x, average=self.average)
 
     def step(self, x: Tensor, progress: float) -> Losses:
         """A step of the prior on x [N, 3, h, w] in [-1, 1]; at the end restorations of some of x."""

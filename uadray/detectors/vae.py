@@ -26,12 +26,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from uadray import config as configuration
-from uadray.detectors.autoencoding.adversary import new_adam, update
+from uadray.detectors.autoencoding.adversary import update
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
 from uadray.detectors.likelihood.bound_scores import BoundScore, MeanPicture, PosteriorMap, ScoreKind, Scoring
-from uadray.detectors.likelihood.categories import CategoricalObservation
 from uadray.detectors.likelihood.input_gradients import MapKind
-from uadray.detectors.likelihood.vae_part import bound_of, drawn_noise, vae_networks
+from uadray.detectors.likelihood.vae_part import bound_of, bound_optimizer, drawn_noise, observation_of, vae_networks
 from uadray.detectors.trainee import Average, Losses
 from uadray.generators.wgan_gp import check_side
 from uadray.networks.outline import Networks
@@ -120,7 +119,7 @@ class Trainee:
     def __init__(self, config: Config, networks: Networks, *, average: Average) -> None:
         self.config, self.networks, self.average = config, networks, average
         self.parameters = [p for network in networks.values() for p in network.parameters()]
-        self.optimizer = new_adam(self.parameters, config.learning_rate)
+        self.optimizer = bound_optimizer(networks, learning_rate=config.learning_rate)
         self.optimizers: dict[str, Optimizer] = {"vae": self.optimizer}
         self.counts: dict[str, int] = {}
 
@@ -133,10 +132,8 @@ class Trainee:
         return "learning_rate"
 
     def prepare(self, x: Tensor) -> None:
-        """Find the classes of stain, where pixels have classes."""
-        observation = self.networks["observation"]
-        if isinstance(observation, CategoricalObservation):
-            observation.fit(x, average=self.average)
+        """Find the classes of stain, where pixels have classes, or start the variance of x."""
+        observation_of(self.networks).fit(x, average=self.average)
 
     def step(self, x: Tensor, progress: float) -> Losses:
         """A step on x [N, 3, h, w] in [-1, 1]; both parts of the bound in nats a pixel."""

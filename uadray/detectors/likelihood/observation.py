@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from uadray.detectors.trainee import Average
+
 LEAST = -8.0
 """Of the logarithm of the variance: half a grey level, which no decoder goes below on bytes."""
 
@@ -19,6 +21,10 @@ LEAST = -8.0
 @runtime_checkable
 class Observation(Protocol):
     """What a bound needs of p(x | z), of images [n, 3, h, w] in [-1, 1] and a decoder's outputs [n, c, h, w]."""
+
+    def fit(self, x: Tensor, *, average: Average) -> None:
+        """Look at normal images [n, 3, h, w] before the first step, on every worker at others."""
+        ...
 
     def __call__(self, x: Tensor, outputs: Tensor) -> Tensor:
         """Log density at each pixel, in nats: [n, h, w]."""
@@ -39,6 +45,13 @@ class GaussianObservation(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.log_variance = nn.Parameter(torch.zeros(()))
+
+    @torch.no_grad()
+    def fit(self, x: Float[Tensor, "n 3 h w"], *, average: Average) -> None:
+        """Start at the variance of all workers' images: a decoder that draws their mean colour has it."""
+        variance = (x - x.mean((0, 2, 3), keepdim=True)).square().mean().clamp_min(1e-6)
+        average([variance])
+        self.log_variance.copy_(variance.log())
 
     def variance(self) -> Float[Tensor, ""]:
         """sigma^2, of images in [-1, 1]."""

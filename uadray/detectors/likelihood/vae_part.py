@@ -5,11 +5,12 @@ Kingma and Welling 2014, https://arxiv.org/abs/1312.6114, eq. 7 and appendix B a
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim import Adam
 
 from uadray.detectors.likelihood.categories import CategoricalObservation
 from uadray.detectors.likelihood.gaussians import gaussian_of, kl_to_standard_normal, log_density, reparameterised
@@ -19,6 +20,10 @@ from uadray.networks.outline import Networks
 
 SEED = 0
 """Of the noise that scores are made with."""
+
+VARIANCE_RATE = 10.0
+"""Learning rate of the variance of x beside that of the others: its logarithm has 2 to go, which Adam's steps of 1e-3
+would take 2,000 for."""
 
 
 def vae_networks(*, width: int, input_px: int, latent_dim: int, colours: int = 0) -> Networks:
@@ -35,6 +40,15 @@ def vae_networks(*, width: int, input_px: int, latent_dim: int, colours: int = 0
         "decoder": VectorDecoder(width=width, input_px=input_px, latent_dim=latent_dim, outputs=colours or 3),
         "observation": CategoricalObservation(colours) if colours else GaussianObservation(),
     }
+
+
+def bound_optimizer(networks: Mapping[str, nn.Module], *, learning_rate: float) -> Adam:
+    """Adam of all networks' weights, the variance of x a group of its own that learns faster."""
+    variance = list(networks["observation"].parameters())
+    others = [p for name, network in networks.items() if name != "observation" for p in network.parameters()]
+    faster = [{"params": variance, "lr": VARIANCE_RATE * learning_rate}] if variance else []
+    groups: list[dict[str, Any]] = [{"params": others}, *faster]
+    return Adam(groups, lr=learning_rate, fused=others[0].is_cuda or None)
 
 
 @dataclass(frozen=True)
