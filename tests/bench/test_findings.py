@@ -45,12 +45,13 @@ def result(readings: Mapping[str, float]) -> dict[str, Any]:
 
 
 def test_a_finding_holds_where_its_interval_is_above_0() -> None:
-    vae = {"vae: kl": 2.0, "vae: reconstruction": 0.0, "vae: elbo": 2.0, "vae: kl_gradient": 0.0}
+    vae = {"vae: kl": 2.0, "vae: reconstruction": 0.0, "vae: elbo": 2.0, "vae: kl_gradient": -2.0}
     told = answers({"vae": {0: result(vae), 1: result(vae)}})
     here = {each["finding"]: each["here"] for each in told["findings"]}
     assert here == {
         "The KL term is the better sample score": "yes",
         "The KL term is better than the whole bound": "not told apart",
+        "The gradient of the KL term is better than the reconstruction": "no",
     }
     assert [row["name"] for row in told["readings"]] == list(vae)
     (first, *_) = told["findings"]

@@ -28,8 +28,10 @@ class Model:
 MODELS = (
     Model("autoencoder", {"reconstruction": {}}),
     Model("vae", {name: {"score": name} for name in ("reconstruction", "kl", "elbo", "kl_gradient")}),
-    Model("vae_categorical", {name: {"score": name} for name in ("reconstruction", "kl", "elbo")}),
+    Model("vae_categorical", {name: {"score": name} for name in ("reconstruction", "kl", "elbo", "kl_gradient")}),
+    Model("context_vae", {name: {"score": name} for name in ("elbo", "combined")}),
     Model("vq_vae", {name: {"score": name} for name in ("codes", "reconstruction", "restoration")}),
+    Model("diffusion"),
     Model("synthetic_interpolated", synthetic=True),
     Model("synthetic_pasted", synthetic=True),
     Model("synthetic_blended", synthetic=True),
@@ -56,10 +58,17 @@ class Finding:
 FINDINGS = (
     Finding("The KL term is the better sample score", "vae: kl", "vae: reconstruction"),
     Finding("The KL term is better than the whole bound", "vae: kl", "vae: elbo"),
+    Finding("The gradient of the KL term is better than the reconstruction", "vae: kl_gradient", "vae: reconstruction"),
+    Finding("Filling in what was masked helps the bound", "context_vae: elbo", "vae: elbo"),
     Finding(
         "Classes of stain are the better reconstruction target than intensities",
         "vae_categorical: reconstruction",
         "vae: reconstruction",
+    ),
+    Finding(
+        "Of such classes too the gradient of the KL term is better than the reconstruction",
+        "vae_categorical: kl_gradient",
+        "vae_categorical: reconstruction",
     ),
     Finding("The probability of codes is the better sample score", "vq_vae: codes", "vq_vae: reconstruction"),
     Finding("Restoring improbable codes improves on reconstruction", "vq_vae: restoration", "vq_vae: reconstruction"),
