@@ -41,7 +41,8 @@ def result(readings: Mapping[str, float]) -> dict[str, Any]:
         scores = rng.normal(size=N) + shift * ANOMALOUS
         figures = dict.fromkeys(findings.FIGURES, 0.5) | {"auroc": auroc(scores, ANOMALOUS), "choosing_auroc": shift}
         made[name] = figures | {"scores": scores.tolist()}
-    return {"figures": {"readings": made, "anomalous": ANOMALOUS.tolist(), "saturation": rng.normal(size=N).tolist()}}
+    of_tiles = {"anomalous": ANOMALOUS.tolist(), "has_tissue": (np.arange(N) >= N / 2).tolist()}
+    return {"figures": {"readings": made, "saturation": rng.normal(size=N).tolist()} | of_tiles}
 
 
 def test_a_finding_holds_where_its_interval_is_above_0() -> None:
@@ -55,6 +56,11 @@ def test_a_finding_holds_where_its_interval_is_above_0() -> None:
     }
     assert [row["name"] for row in told["readings"]] == list(vae)
     (first, *_) = told["findings"]
+    assert first["with_tissue"] == "yes"
+    widths = [
+        pair["ci95"][1] - pair["ci95"][0] for pair in (first["differences"][0], first["differences_with_tissue"][0])
+    ]
+    assert widths[0] < widths[1], "half of the tiles have tissue"
     assert len(first["differences"]) == 2
     assert 0.3 < first["differences"][0]["difference"] < 0.5
     assert not told["goals_met"]
