@@ -1,12 +1,12 @@
 """`bench ablations`: ten rows of one configuration each, results kept row by row, and differences with directions."""
 
 import json
-import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from few_tiles import few_tiles
 
 from uadray.bench import ablations, index
 from uadray.bench.ablation_rows import ABLATIONS, DIRECTIONS, PUBLISHED, chosen, rows
@@ -22,16 +22,7 @@ SIZES = Sizes(held_normals=6, known_tumours=4)
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
-    """A folder as the development data, with some tens of its tiles and no mosaics."""
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "pcam").mkdir()
-    for name, n in (("train.zip", 40), ("valid.zip", 8)):
-        with zipfile.ZipFile(data_dir / "pcam" / name) as every, zipfile.ZipFile(folder / "pcam" / name, "w") as some:
-            for label in ("normal", "tumor"):
-                members = sorted(m for m in every.namelist() if m.split("/")[-2:-1] == [label] and m.endswith(".jpg"))
-                for member in members[:: len(members) // n][:n]:
-                    some.writestr(member, every.read(member))
-    return folder
+    return few_tiles(tmp_path_factory.mktemp("data"), data_dir)
 
 
 def test_there_are_the_ten_of_the_papers_table_and_each_can_be_built() -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from few_tiles import few_tiles
 
 from uadray.bench import findings, index
+from uadray.bench.detector_data import Sizes
 from uadray.bench.detector_rows import config_folder
 from uadray.bench.finding_rows import FINDINGS, MODELS
 from uadray.bench.findings import answers, intensity, verdict
@@ -97,3 +99,27 @@ def test_a_model_that_there_is_not(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no model nonsense; there are: autoencoder, vae"):
         findings.run(only=["nonsense"], out=str(tmp_path))
     assert {"only", "minutes", "seeds"} <= set(index.OPTIONS["findings"])
+
+
+@pytest.mark.usefixtures("torch_alone")
+def test_models_are_trained_once_and_kept(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("UADRAY_DATA", str(few_tiles(tmp_path / "data", data_dir)))
+
+    def run(*names: str) -> dict[str, Any]:
+        sizes = Sizes(held_normals=6, known_tumours=4)
+        return findings.run(only=names, minutes=0.01, out=str(tmp_path / "out"), sizes=sizes)
+
+    first = run("vae")
+    assert [row["name"] for row in first["readings"]] == [
+        "vae: reconstruction", "vae: kl", "vae: elbo", "vae: kl_gradient",
+    ]  # fmt: skip
+    assert all(-1 <= row["with_density"] <= 1 and 0 <= row["auroc"] <= 1 for row in first["readings"])
+    assert len(first["findings"]) == 3
+    monkeypatch.setattr(findings, "trained", _fails)
+    assert run("vae")["findings"] == first["findings"], "kept"
+    assert "no GPU left" in run("vae", "autoencoder")["failed"]["autoencoder, seed 0"]
+
+
+def _fails(*_: object, **__: object) -> None:
+    raise RuntimeError("no GPU left")
