@@ -75,9 +75,10 @@ def test_groups_are_compared_by_the_readings_that_were_chosen_on_other_tiles() -
         "enlarged_nuclei": {0: result({"enlarged_nuclei: score": 3.0})},
         "vq_vae": {0: {"failed": "it diverged"}},
     })  # fmt: skip
-    last = told["findings"][-1]
-    assert (last["better"], last["worse"]) == ("enlarged_nuclei: score", "vae: reconstruction")
-    assert last["here"] == "yes"
+    patches, nuclei = told["findings"][-2:]
+    assert (patches["better"], patches["worse"]) == ("synthetic_pasted: score", "vae: reconstruction")
+    assert (nuclei["better"], nuclei["worse"]) == ("enlarged_nuclei: score", "vae: reconstruction")
+    assert (patches["here"], nuclei["here"]) == ("no", "yes")
     assert told["failed"] == {"vq_vae, seed 0": "it diverged"}
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+Source = Literal["normal tiles", "foreign patches", "enlarged nuclei"]
 
 
 @dataclass(frozen=True)
@@ -13,12 +15,12 @@ class Model:
         file: of `configs/train`, without its ending.
         readings: by name, the fields of the detector's configuration that tell how its networks score; they change
             nothing of what is trained.
-        synthetic: it learns from synthetic anomalies.
+        learns_from: normal tiles alone, or synthetic anomalies made of them: patches of other tiles, enlarged nuclei.
     """
 
     file: str
     readings: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"score": {}})
-    synthetic: bool = False
+    learns_from: Source = "normal tiles"
 
     def names(self) -> list[str]:
         """Of its readings, as they stand in the table: "vae: kl"."""
@@ -32,10 +34,10 @@ MODELS = (
     Model("context_vae", {name: {"score": name} for name in ("elbo", "combined")}),
     Model("vq_vae", {name: {"score": name} for name in ("codes", "reconstruction", "restoration")}),
     Model("diffusion"),
-    Model("synthetic_interpolated", synthetic=True),
-    Model("synthetic_pasted", synthetic=True),
-    Model("synthetic_blended", synthetic=True),
-    Model("enlarged_nuclei", synthetic=True),
+    Model("synthetic_interpolated", learns_from="foreign patches"),
+    Model("synthetic_pasted", learns_from="foreign patches"),
+    Model("synthetic_blended", learns_from="foreign patches"),
+    Model("enlarged_nuclei", learns_from="enlarged nuclei"),
 )
 """Models by their configuration files."""
 
@@ -74,5 +76,5 @@ FINDINGS = (
     Finding("Restoring improbable codes improves on reconstruction", "vq_vae: restoration", "vq_vae: reconstruction"),
 )
 """Of a seminar's comparison of likelihood models, and of Zimmerer et al. 2019 and Marimont and Tarroni 2020. That
-synthetic anomalies are better than all others is a finding about two groups: the best of either is compared, chosen on
-tiles that are not reported."""
+synthetic anomalies are better than all others is a finding about groups: the best of each is compared, chosen on tiles
+that are not reported."""

@@ -25,7 +25,7 @@ from uadray.bench.detector_data import Bools, DetectorData, Sizes, data_folder, 
 from uadray.bench.detector_results import keep
 from uadray.bench.detector_rows import config_folder
 from uadray.bench.detector_training import Floats, scored, trained
-from uadray.bench.finding_rows import FINDINGS, MODELS, Finding, Model
+from uadray.bench.finding_rows import FINDINGS, MODELS, Finding, Model, Source
 from uadray.bench.kept_results import kept_result
 from uadray.bench.reference_scores import mean_saturation
 from uadray.config import load_config
@@ -203,14 +203,15 @@ def answers(results: Mapping[str, Mapping[int, Result]]) -> dict[str, Any]:
         for seed, result in by_seed.items()
         if "failed" in result
     }
+    n_findings = len(FINDINGS) + len({model.learns_from for model in MODELS}) - 1
     every = [*FINDINGS, *synthetic_against_all(readings)]
     told = [answer(each, readings) for each in every if each.better in readings and each.worse in readings]
     return {
         "readings": [_row(name, list(by_seed.values())) for name, by_seed in readings.items()],
         "findings": told,
         "failed": failed,
-        "goals": {"findings with an answer": len(FINDINGS) + 1},
-        "goals_met": len(told) == len(FINDINGS) + 1 and not failed,
+        "goals": {"findings with an answer": n_findings},
+        "goals_met": len(told) == n_findings and not failed,
     }
 
 
@@ -222,18 +223,18 @@ def _row(name: str, seeds: Sequence[Reading]) -> dict[str, Any]:
 
 
 def synthetic_against_all(readings: Readings) -> list[Finding]:
-    """The best reading of either group, by the tiles that may be chosen with; none where a group is missing."""
-    groups: dict[bool, list[str]] = {True: [], False: []}
-    for model in MODELS:
-        groups[model.synthetic] += [name for name in model.names() if name in readings]
-    if not all(groups.values()):
-        return []
+    """The best reading of each source, by the tiles that may be chosen with, against the best of normal tiles alone."""
 
     def chosen_by(name: str) -> float:
         return statistics.fmean(reading.figures["choosing_auroc"] for reading in readings[name].values())
 
-    best, other = (max(groups[synthetic], key=chosen_by) for synthetic in (True, False))
-    return [Finding("Training on synthetic anomalies is better than any likelihood", best, other)]
+    groups: dict[Source, list[str]] = {}
+    for model in MODELS:
+        groups.setdefault(model.learns_from, []).extend(name for name in model.names() if name in readings)
+    best = {source: max(names, key=chosen_by) for source, names in groups.items() if names}
+    alone = best.pop("normal tiles", None)
+    says = "Training on synthetic anomalies ({}) is better than any likelihood"
+    return [] if alone is None else [Finding(says.format(source), name, alone) for source, name in best.items()]
 
 
 def answer(finding: Finding, readings: Readings) -> dict[str, Any]:
