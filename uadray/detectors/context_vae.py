@@ -13,7 +13,8 @@ scale). The networks are those of `uadray.networks.coding`: as many halvings as 
 Gradients of a tile are not scaled to [0, 1] over its batch. Squares are those of the authors' later code, see
 `likelihood.masking`. The paper has no adversarial term: with `adversarial` pictures of painted tiles are also to please
 a critic, as in context encoders (Pathak et al. 2016, https://arxiv.org/abs/1604.07379, eq. 2 and 3); here it is of
-Wasserstein's kind, and its weight is that of `autoencoding.adversary`.
+Wasserstein's kind, and its weight is that of `autoencoding.adversary`. The paper's text could not be opened: its sizes
+are from memory.
 
 What it assumes: what is abnormal is improbable under a density of normal tiles, or is not what their surroundings let
 expect. A dark tile or one of much contrast has a high reconstruction error too, whatever it shows.

@@ -11,7 +11,8 @@ score is the energy.
 Different: the autoencoder is one of convolutions, normalised tile by tile (paper: tables of up to 274 numbers, layers
 of tanh). The Gaussians that score follow from normal tiles of the last steps, in which nothing learns (paper: of all
 training samples). The squared error is summed over a tile's numbers as in the paper; tiles have 100 times as many, so
-that the energy weighs less beside it than there.
+that the energy weighs less beside it than there. The paper's text could not be opened: sections and equations are from
+memory.
 
 What it assumes: a few numbers say what normal tissue looks like, and what is abnormal lies apart from normal tiles in
 these numbers, in how well they repeat the tile, or in both together.

@@ -11,7 +11,8 @@ the first one. The score is ||phi(x) - c||^2, of the soft boundary less R^2 (sec
 Different: phases are shares of the steps. R is the quantile of the distances of the current batch, the mean over
 workers, as in the authors' code (paper: of all tiles, every fifth epoch), and 0 in its first tenth. Tiles are not
 brought to one contrast (paper: global contrast normalisation): their stain tells something. Each worker normalises by
-its own tiles.
+its own tiles. The paper's text could not be opened: sections and equations are from memory, sizes and rates from the
+authors' code.
 
 What it assumes: normal tiles have common factors of variation, which a network that brings them together has to keep,
 and what is abnormal lacks them; nothing keeps the network from dropping what would tell it from normal tissue.

@@ -7,7 +7,8 @@ matching, in its denoising form: f(x) = x - grad E(x) has to take an image with 
 ||x - f(x + noise)||^2 (section 3). Scores are the energy (DSEBM-e) or the squared reconstruction error ||x - f(x)||^2 =
 ||grad E(x)||^2 (DSEBM-r; section 4): near 0 where the energy has a least value.
 
-Different: see `uadray.networks.energy`. Scores are over the number of a tile's numbers.
+Different: see `uadray.networks.energy`. Scores are over the number of a tile's numbers. The paper's text could not be
+opened: it is followed from memory.
 
 What it assumes: what is abnormal lies where normal tiles are rare, and the gradient of a density at one level of noise
 tells where that is; a smooth tile is denoised more easily than a rich one, whatever it shows.

@@ -12,7 +12,8 @@ difference.
 Different: encoder and decoder are residual ones, with means over 2 x 2 pixels. Squared differences are means over
 pixels and colours, as in the authors' code (github.com/donggong1/memae-anomaly-detection), not sums: the weight of the
 entropy stands beside a mean. That code takes inner products for similarities: `addressing: dot`. The shrinkage is
-written as a comparison, which has the value and the gradient of the paper's quotient of rectified differences.
+written as a comparison, which has the value and the gradient of the paper's quotient of rectified differences. The
+paper's text could not be opened: sections and equations are from memory.
 
 What it assumes: what is abnormal cannot be put together from a few of the parts that normal tiles consist of.
 """

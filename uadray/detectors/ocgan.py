@@ -11,7 +11,8 @@ repeated tile, without noise.
 
 Different: all five networks are normalised tile by tile. The squared error is a mean over a tile's numbers. What is
 looked for is brought back into the cube after each step (authors' code: through tanh). The discriminators learn from
-the latents of this step, before they are looked for.
+the latents of this step, before they are looked for. The paper's text could not be opened: it is followed from memory
+and from the authors' code.
 
 What it assumes: a decoder that draws normal tissue from every latent cannot repeat anything else. It says nothing of
 how well it repeats rich normal tissue, and the squared error says how rich a tile is.

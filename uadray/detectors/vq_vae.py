@@ -12,9 +12,10 @@ weigh most, min-pooled and mean-pooled. Scores `reconstruction` (mean |x - x_hat
 
 Different: slices of volumes are tiles here, and squares are pooled, not cubes; the prior is a causal transformer (the
 paper's: PixelSNAIL), for neither is told where a tile lies; the encoder is that of van den Oord et al.; codes out of
-use start again. The paper's thresholds are for volumes of thousands of codes: a tile has 64, most of them none above
-7 nats, so that `sample_threshold: null` sums all, and quantiles take a share of the codes of normal tiles in place of
-nats. Which does best here: DECISIONS.
+use start again. The paper's thresholds are for volumes of thousands of codes: a tile has 64, most of them none above 7
+nats, so that `sample_threshold: null` sums all, and quantiles take a share of the codes of normal tiles in place of
+nats. Which does best here: DECISIONS. The paper's text could not be opened: it is followed from its abstract and the
+authors' code.
 
 What it assumes: what is abnormal has textures, or neighbourhoods of textures, that are rare in normal tissue: a small
 vocabulary of patches can tell them apart, and a model of normal sequences finds them improbable.
