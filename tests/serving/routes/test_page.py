@@ -169,6 +169,19 @@ def test_words_numbers_and_colours_are_the_worklists(address: str, browser: Any)
 
 
 @pytest.mark.browser
+def test_a_search_is_not_lost_where_slides_come_before_it_is_asked_for(address: str, browser: Any) -> None:
+    """The page asks a quarter of a second after the last letter; until then another question may be answered."""
+    with looking(browser, address) as tab:
+        tab.wait_for_selector(".card")
+        tab.fill("#q", "%2F")
+        tab.wait_for_function("() => document.querySelectorAll('.card').length === 1")
+        tab.fill("#q", "")
+        tab.focus("#more-filters")
+        tab.select_option("#sort", "slide_id asc")
+        tab.wait_for_function("() => document.querySelectorAll('.card').length === 4")
+
+
+@pytest.mark.browser
 def test_gallery_sorts_filters_and_pages(address: str, browser: Any) -> None:
     with looking(browser, address) as tab:
         tab.wait_for_selector(".card")

@@ -24,14 +24,16 @@ const end = new IntersectionObserver(([entry]) => entry.isIntersecting && queue.
 export function prepare(given) {
   handlers = given;
   onSlides(addCards);
-  byId("q").addEventListener("input", later(() => filter({ q: byId("q").value.trim() })));
+  // What was typed is kept as it was then: until it is asked for, slides of an earlier question may come and set the fields.
+  const search = later(filter), narrow = later(filter);
+  byId("q").addEventListener("input", () => search({ q: byId("q").value.trim() }));
   byId("sort").addEventListener("change", () => {
     const [sort, order] = byId("sort").value.split(" ");
     filter({ sort, order });
   });
-  byId("filters").addEventListener("input", later(() => filter(Object.fromEntries(new FormData(byId("filters"))))));
+  byId("filters").addEventListener("input", () => narrow(Object.fromEntries(new FormData(byId("filters")))));
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
-  byId("filters").addEventListener("reset", () => filter(Object.fromEntries([...new FormData(byId("filters")).keys()].map((name) => [name, ""]))));
+  byId("filters").addEventListener("reset", () => narrow(Object.fromEntries([...new FormData(byId("filters")).keys()].map((name) => [name, ""]))));
   byId("more-filters").addEventListener("click", () => showFilters(byId("filters").hidden));
   byId("pictures").addEventListener("click", () => filter({ pictures: address.read().pictures ? "" : "slide" }));
   byId("more").addEventListener("click", () => more().catch(handlers.fails));
@@ -102,9 +104,9 @@ function filter(changes) {
 
 function later(act) {
   let timer = null;
-  return () => {
+  return (changes) => {
     clearTimeout(timer);
-    timer = setTimeout(act, 250);
+    timer = setTimeout(() => act(changes), 250);
   };
 }
 
