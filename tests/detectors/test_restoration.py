@@ -15,7 +15,8 @@ from uadray.detectors.inversion.interruption import looked_at
 from uadray.detectors.likelihood.map_restoration import restored, step_sizes
 from uadray.detectors.likelihood.total_variation import total_variation
 from uadray.detectors.pixels import to_pixels
-from uadray.detectors.restoration import DifferenceScore, RestorationMap, Trainee
+from uadray.detectors.restoration import RestorationMap, Trainee
+from uadray.detectors.scores import PixelResidual
 from uadray.detectors.trainee import UnsuitableTilesError
 from uadray.errors import WorkError
 from uadray.networks.outline import Networks
@@ -93,7 +94,7 @@ def test_normal_tiles_are_left_alone_and_lesions_shrink_towards_what_was_there(c
     print(config.prior, float(before), float(left), float((of_normal - normal).abs().mean()))
     assert left < 0.6 * before
     assert (of_normal - normal).abs().mean() < 0.05
-    score = DifferenceScore("absolute")
+    score = PixelResidual("absolute")
     (scores, maps), (of_normals, _) = score(lesions, of_lesions, of_lesions), score(normal, of_normal, of_normal)
     assert (scores > of_normals).all()
     assert maps[:, 5:10, 6:11].mean() > 3 * maps[:, :, 12:].mean()
@@ -208,7 +209,7 @@ def test_the_squared_difference() -> None:
     x = torch.zeros(1, 3, 2, 2)
     restored_ = x.clone()
     restored_[0, :, 0, 1] = torch.tensor([0.1, 0.2, 0.3])
-    score, residual = DifferenceScore("squared")(x, restored_, restored_)
+    score, residual = PixelResidual("squared")(x, restored_, restored_)
     torch.testing.assert_close(residual[0], torch.tensor([[0.0, 0.14 / 3], [0.0, 0.0]]))
     torch.testing.assert_close(score, torch.tensor([0.14 / 12]))
 

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
-from uadray.detectors.autoencoding.adversary import update
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
+from uadray.detectors.gradient_steps import update
 from uadray.detectors.inversion.encoder_losses import izi
 from uadray.detectors.inversion.generator_part import steps_for_last
 from uadray.detectors.inversion.terms import (

@@ -18,7 +18,7 @@ D is normalised tile by tile. The map is what each place adds against D's word, 
 What it assumes: a network that has learned to clean normal tiles makes of abnormal ones what no normal tile looks like.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import torch
@@ -29,6 +29,7 @@ from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
+from uadray.detectors.gradient_steps import update_along
 from uadray.detectors.latents import EncoderMap, Latent
 from uadray.detectors.scores import picture_of, reference_discrimination
 from uadray.detectors.trainee import Average, Losses
@@ -180,16 +181,10 @@ class Trainee:
         of_refiner = torch.autograd.grad(
             deceiving + self.config.reconstruction_weight * error, self.parameters["refiner"]
         )
-        self._update("discriminator", of_discriminator)
-        self._update("refiner", of_refiner)
+        update_along(self.optimizers["discriminator"], self.parameters["discriminator"], of_discriminator, self.average)
+        update_along(self.optimizers["refiner"], self.parameters["refiner"], of_refiner, self.average)
         told = {"discriminator": telling, "refiner": deceiving, "error": error}
         return {name: value.detach() for name, value in told.items()}
-
-    def _update(self, name: str, gradients: Sequence[Tensor]) -> None:
-        for parameter, gradient in zip(self.parameters[name], gradients, strict=True):
-            parameter.grad = gradient
-        self.average(gradients)
-        self.optimizers[name].step()
 
     def finish(self) -> None:
         """Nothing is fitted after the last step."""

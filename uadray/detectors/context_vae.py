@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from uadray import config as configuration
-from uadray.detectors.autoencoding.adversary import Adversarial, Adversary, update
+from uadray.detectors.autoencoding.adversary import Adversarial, Adversary
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
-from uadray.detectors.likelihood.bound_scores import BoundScore, MeanPicture, PosteriorMap, ScoreKind, Scoring
+from uadray.detectors.gradient_steps import update
+from uadray.detectors.likelihood.bound_scores import BoundScore, MeanPicture, PosteriorMap, ScoreKind
 from uadray.detectors.likelihood.input_gradients import MapKind
 from uadray.detectors.likelihood.masking import masked
 from uadray.detectors.likelihood.vae_part import (
@@ -95,14 +96,6 @@ class Config(configuration.Config):
             raise ValueError("score importance needs draws, 1 or more; 64 is a start")
         return self
 
-    @property
-    def scoring(self) -> Scoring:
-        """How tiles are scored."""
-        return Scoring(
-            score=self.score, map=self.map, draws=self.draws, latent_dim=self.latent_dim, input_px=self.input_px,
-            gradient_draws=self.gradient_draws, gradient_noise=self.gradient_noise, blur_px=self.blur_px,
-        )  # fmt: skip
-
 
 def borrowed_weights(config: Config) -> tuple[str, ...]:
     """None."""
@@ -126,7 +119,7 @@ def detector(
         networks,
         mapping=lambda placed: PosteriorMap(placed["encoder"]),
         reconstruct=MeanPicture,
-        score=lambda placed: BoundScore(placed, config.scoring),
+        score=lambda placed: BoundScore(placed, config),
         input_px=config.input_px, device=device, batch_tiles=batch_tiles, stages=stages,
     )  # fmt: skip
 

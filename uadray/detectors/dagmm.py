@@ -30,6 +30,7 @@ from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
+from uadray.detectors.gradient_steps import update
 from uadray.detectors.latents import EncoderMap, Latent
 from uadray.detectors.likelihood.soft_mixture import (
     SoftMixture,
@@ -206,10 +207,7 @@ class Trainee:
         error = (x - x_hat.float()).square().flatten(1).sum(1).mean()
         energy, penalty = sample_energy(z, parameters).mean(), singularity_penalty(parameters[2])
         loss = error + self.config.energy_weight * energy + self.config.singularity_weight * penalty
-        self.optimizers["adam"].zero_grad()
-        loss.backward()
-        self.average([p.grad for p in self.learning if p.grad is not None])
-        self.optimizers["adam"].step()
+        update(self.optimizers["adam"], self.learning, loss, self.average)
         return {"squared_error": error.detach(), "energy": energy.detach(), "singularity": penalty.detach()}
 
     @torch.no_grad()

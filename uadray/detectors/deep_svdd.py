@@ -30,6 +30,7 @@ from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble, no_picture
+from uadray.detectors.gradient_steps import update
 from uadray.detectors.latents import EncoderMap, Latent
 from uadray.detectors.self_supervised import running_statistics
 from uadray.detectors.trainee import Average, Losses, UnsuitableTilesError
@@ -266,10 +267,7 @@ class Trainee:
         optimizer = self.optimizers[phase]
         for group in optimizer.param_groups:
             group["lr"] = self.config.learning_rate * (1.0 if progress < FALLS_AT[phase] else 0.1)
-        optimizer.zero_grad()
-        loss.backward()
-        self.average([p.grad for p in self.learning[phase] if p.grad is not None])
-        optimizer.step()
+        update(optimizer, self.learning[phase], loss, self.average)
 
     def finish(self) -> None:
         """Normalise by what all workers saw.

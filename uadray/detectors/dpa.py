@@ -32,13 +32,14 @@ from uadray import config as configuration
 from uadray.config import parse_config
 from uadray.detectors import losses
 from uadray.detectors.autoencoding import growing
-from uadray.detectors.autoencoding.adversary import Adversarial, Adversary, new_adam, update
+from uadray.detectors.autoencoding.adversary import Adversarial, Adversary
 from uadray.detectors.autoencoding.growing import GrowingAutoencoder, LayerName, Resolution
 from uadray.detectors.autoencoding.reconstruction_terms import Terms, TermsScore
 from uadray.detectors.autoencoding.residuals import MahalanobisScore, Residuals
 from uadray.detectors.description import BundleDescription, detector_description
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
 from uadray.detectors.features.perceptual import PerceptualFeatures
+from uadray.detectors.gradient_steps import new_adam, update
 from uadray.detectors.latents import EncoderMap
 from uadray.detectors.scores import PerceptualScore
 from uadray.detectors.trainee import Average, Losses

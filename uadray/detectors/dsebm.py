@@ -25,6 +25,7 @@ from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
+from uadray.detectors.gradient_steps import update
 from uadray.detectors.latents import Latent
 from uadray.detectors.scores import picture_of
 from uadray.detectors.trainee import Average, Losses
@@ -168,10 +169,7 @@ class Trainee:
     def step(self, x: Tensor, progress: float) -> Losses:
         """Take noise from tiles x [N, 3, h, w] in [-1, 1]."""
         loss = score_matching(self.energy, x, self.config.noise * torch.randn_like(x)).mean()
-        self.optimizers["adam"].zero_grad()
-        loss.backward()
-        self.average([p.grad for p in self.learning if p.grad is not None])
-        self.optimizers["adam"].step()
+        update(self.optimizers["adam"], self.learning, loss, self.average)
         return {"squared_error": loss.detach()}
 
     def finish(self) -> None:

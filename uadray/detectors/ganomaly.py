@@ -18,7 +18,7 @@ places.
 What it assumes: an encoder of normal tiles drops what is abnormal, so that the picture's code is not the tile's.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import torch
@@ -29,6 +29,7 @@ from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
+from uadray.detectors.gradient_steps import update_along
 from uadray.detectors.latents import EncoderMap, Latent
 from uadray.detectors.scores import picture_of
 from uadray.detectors.trainee import Average, Losses
@@ -192,16 +193,10 @@ class Trainee:
         )
         of_discriminator = torch.autograd.grad(telling, self.parameters["discriminator"], retain_graph=True)
         of_generator = torch.autograd.grad(loss, self.parameters["generator"])
-        self._update("generator", of_generator)
-        self._update("discriminator", of_discriminator)
+        update_along(self.optimizers["generator"], self.parameters["generator"], of_generator, self.average)
+        update_along(self.optimizers["discriminator"], self.parameters["discriminator"], of_discriminator, self.average)
         told = {"adversarial": adversarial, "contextual": contextual, "encoder": coding, "discriminator": telling}
         return {name: value.detach() for name, value in told.items()}
-
-    def _update(self, name: str, gradients: Sequence[Tensor]) -> None:
-        for parameter, gradient in zip(self.parameters[name], gradients, strict=True):
-            parameter.grad = gradient
-        self.average(gradients)
-        self.optimizers[name].step()
 
     def finish(self) -> None:
         """Nothing is fitted after the last step."""

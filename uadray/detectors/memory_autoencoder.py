@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from uadray import config as configuration
-from uadray.detectors.autoencoding.adversary import new_adam, update
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
+from uadray.detectors.gradient_steps import new_adam, update
 from uadray.detectors.latents import EncoderMap, Latent
-from uadray.detectors.scores import picture_of
+from uadray.detectors.scores import PixelResidual
 from uadray.detectors.trainee import Average, Losses
 from uadray.networks.autoencoder import Decoder, Encoder, Layout
 from uadray.networks.memory import Memory, entropy
@@ -95,15 +95,6 @@ def networks(config: Config, *, pretrained: bool) -> Networks:
     }  # fmt: skip
 
 
-class ErrorScore:
-    """The mean squared difference; the map has it by pixel."""
-
-    def __call__(self, x: Tensor, x_hat: Tensor | None, z: Latent) -> tuple[Tensor, Tensor]:
-        """Tiles and pictures [n, 3, h, w] -> [n] and [n, h, w]."""
-        error = squared_error(x, picture_of(x_hat))
-        return error.flatten(1).mean(1), error
-
-
 def recalling(memory: nn.Module, decoder: nn.Module) -> Callable[[Latent], Tensor]:
     """The stage `reconstruct`: what the memory has of z, decoded."""
 
@@ -123,7 +114,7 @@ def detector(
         networks,
         mapping=lambda placed: EncoderMap(placed["encoder"]),
         reconstruct=lambda placed: recalling(placed["memory"], placed["decoder"]),
-        score=lambda placed: ErrorScore(),
+        score=lambda placed: PixelResidual("squared"),
         input_px=config.input_px, device=device, batch_tiles=batch_tiles, stages=stages,
     )  # fmt: skip
 

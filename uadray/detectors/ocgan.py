@@ -30,8 +30,9 @@ from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
-from uadray.detectors.latents import EncoderMap, Latent
-from uadray.detectors.scores import picture_of
+from uadray.detectors.gradient_steps import update_along
+from uadray.detectors.latents import EncoderMap
+from uadray.detectors.scores import PixelResidual
 from uadray.detectors.trainee import Average, Losses
 from uadray.generators.gan_losses import logistic_discriminator_loss, logistic_generator_loss
 from uadray.generators.wgan_gp import check_side
@@ -116,17 +117,6 @@ def informative_negatives(
     return found
 
 
-class SquaredError:
-    """Mean squared error of pixels. The stage `score`."""
-
-    def __call__(
-        self, x: Float[Tensor, "n 3 h w"], x_hat: Tensor | None, z: Latent
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n h w"]]:
-        """The map is that of each pixel, mean over colours."""
-        residual = (x - picture_of(x_hat)).square().mean(1)
-        return residual.flatten(1).mean(1), residual
-
-
 def borrowed_weights(config: Config) -> tuple[str, ...]:
     """No pinned backbone is needed."""
     return ()
@@ -163,7 +153,7 @@ def detector(
         networks,
         mapping=lambda placed: EncoderMap(placed["encoder"]),
         reconstruct=lambda placed: placed["decoder"],
-        score=lambda placed: SquaredError(),
+        score=lambda placed: PixelResidual("squared"),
         input_px=config.input_px, device=device, batch_tiles=batch_tiles, stages=stages,
     )  # fmt: skip
 
@@ -248,10 +238,7 @@ class Trainee:
     def _descend(self, name: str, loss: Tensor) -> None:
         """One step of these networks alone; the others have no gradient."""
         gradients = torch.autograd.grad(loss, self.learning[name])
-        self.average(gradients)
-        for parameter, gradient in zip(self.learning[name], gradients, strict=True):
-            parameter.grad = gradient
-        self.optimizers[name].step()
+        update_along(self.optimizers[name], self.learning[name], gradients, self.average)
 
     def finish(self) -> None:
         """Nothing is fitted after the last step."""

@@ -28,6 +28,7 @@ from uadray import config as configuration
 from uadray.detectors import losses
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
 from uadray.detectors.features.perceptual import PerceptualFeatures
+from uadray.detectors.gradient_steps import update_along
 from uadray.detectors.latents import EncoderMap
 from uadray.detectors.scores import PerceptualScore
 from uadray.detectors.trainee import Average, Losses
@@ -245,10 +246,7 @@ class Trainee:
         return torch.randn(len(x), self.config.latent_dim, device=x.device)
 
     def _update(self, name: str, gradients: Sequence[Tensor]) -> None:
-        for parameter, gradient in zip(self.parameters[name], gradients, strict=True):
-            parameter.grad = gradient
-        self.average(gradients)
-        self.optimizers[name].step()
+        update_along(self.optimizers[name], self.parameters[name], gradients, self.average)
 
     def finish(self) -> None:
         """Nothing is fitted after the last step."""

@@ -36,6 +36,7 @@ from torch.optim import Optimizer
 
 from uadray import config as configuration
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
+from uadray.detectors.gradient_steps import update
 from uadray.detectors.inversion.generator_part import steps_for_last
 from uadray.detectors.latents import Latent
 from uadray.detectors.likelihood.chosen_weight import ChosenWeight
@@ -43,7 +44,7 @@ from uadray.detectors.likelihood.gmvae import gmvae_networks, mixture_bound_of
 from uadray.detectors.likelihood.map_restoration import Elbo, fixed_noise, restored, step_sizes
 from uadray.detectors.likelihood.observation import GaussianObservation
 from uadray.detectors.likelihood.vae_part import bound_of, bound_optimizer, drawn_noise, vae_networks
-from uadray.detectors.scores import picture_of
+from uadray.detectors.scores import Difference, PixelResidual
 from uadray.detectors.trainee import Average, Losses
 from uadray.errors import WorkError
 from uadray.generators.wgan_gp import check_side
@@ -102,7 +103,7 @@ class Config(configuration.Config):
     )
     choosing_fraction: float = Field(default=0.02, gt=0, lt=1)
     choosing_tiles: int = Field(default=16, ge=1, le=100_000)
-    difference: Literal["absolute", "squared"] = "absolute"
+    difference: Difference = "absolute"
     learning_rate: float = Field(default=1e-3, gt=0, le=10)
 
     @model_validator(mode="after")
@@ -178,21 +179,6 @@ class RestorationMap:
         )  # fmt: skip
 
 
-class DifferenceScore:
-    """The stage `score`: mean |x - x_restored|, or of its square, over pixels and colours; the map over colours."""
-
-    def __init__(self, difference: Literal["absolute", "squared"]) -> None:
-        self.difference = difference
-
-    def __call__(
-        self, x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"] | None, z: Latent
-    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n h w"]]:
-        """Score and map."""
-        change = (x - picture_of(x_hat)).abs()
-        residual = (change if self.difference == "absolute" else change.square()).mean(1)
-        return residual.flatten(1).mean(1), residual
-
-
 def detector(
     config: Config, networks: Mapping[str, nn.Module], *, device: str, batch_tiles: int | None = None,
     stages: Collection[Stage] = STAGES,
@@ -202,7 +188,7 @@ def detector(
         networks,
         mapping=lambda placed: RestorationMap(config, placed),
         reconstruct=lambda placed: _as_it_is,
-        score=lambda placed: DifferenceScore(config.difference),
+        score=lambda placed: PixelResidual(config.difference),
         input_px=config.input_px, device=device, batch_tiles=batch_tiles, stages=stages, searches=True,
     )  # fmt: skip
 
@@ -257,10 +243,7 @@ class Trainee:
             loss = -mixture.elbo_cut(CLUSTER_NATS).mean()
             terms = {"log_likelihood": mixture.log_likelihood.flatten(1).sum(1)}
             terms |= {name: getattr(mixture, name) for name in ("conditional_prior", "w_prior", "c_prior")}
-        self.optimizers["prior"].zero_grad()
-        loss.backward()
-        self.average([p.grad for p in self.parameters if p.grad is not None])
-        self.optimizers["prior"].step()
+        update(self.optimizers["prior"], self.parameters, loss, self.average)
         return {"loss": loss.detach()} | {name: term.detach().mean() for name, term in terms.items()}
 
     @torch.no_grad()

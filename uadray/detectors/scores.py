@@ -5,7 +5,7 @@ where it arises; the page of a slide enlarges it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,9 @@ from uadray.detectors.latents import Latent
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """Features of x and of x_hat, one map a layer -> [N]."""
+
+
+Difference = Literal["absolute", "squared"]
 
 
 class Score(Protocol):
@@ -43,6 +46,21 @@ class PerceptualScore:
         features, features_hat = self.features(x), self.features(picture_of(x_hat))
         maps = [(f - f_hat).abs().mean(1, keepdim=True) for f, f_hat in zip(features, features_hat, strict=True)]
         return self.distance(features, features_hat), overlaid(maps)
+
+
+class PixelResidual:
+    """Mean |x - x_hat|, or mean of its square, over pixels and colours."""
+
+    def __init__(self, difference: Difference) -> None:
+        self.difference = difference
+
+    def __call__(
+        self, x: Float[Tensor, "n 3 h w"], x_hat: Float[Tensor, "n 3 h w"] | None, z: Latent
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n h w"]]:
+        """The map is the same of each pixel, a mean over colours."""
+        difference = x - picture_of(x_hat)
+        residual = (difference.abs() if self.difference == "absolute" else difference.square()).mean(1)
+        return residual.flatten(1).mean(1), residual
 
 
 def picture_of(x_hat: Tensor | None) -> Tensor:

@@ -35,6 +35,7 @@ from uadray import config as configuration
 from uadray.detectors.densities.moments import Moments, Projection, whitening
 from uadray.detectors.densities.projected import SeenFeatures
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble, no_picture
+from uadray.detectors.gradient_steps import update
 from uadray.detectors.latents import Latent, LatentMap
 from uadray.detectors.scores import Score
 from uadray.detectors.synthetic import blending, interpolation, pasting
@@ -225,10 +226,7 @@ class Trainee:
             made = self.synthesis(x.float(), torch.rand(len(x), self.draws, device=x.device))
         logits = self.decoder(self.encoder(made.x)).float()
         loss = F.binary_cross_entropy_with_logits(logits, made.label)
-        optimizer.zero_grad()
-        loss.backward()
-        self.average([p.grad for p in self.learning if p.grad is not None])
-        optimizer.step()
+        update(optimizer, self.learning, loss, self.average)
         return {"cross_entropy": loss.detach(), "contrast": contrast(logits.detach(), made.label)}
 
     @torch.no_grad()

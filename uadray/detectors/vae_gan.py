@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
-from uadray.detectors.autoencoding.adversary import update
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
+from uadray.detectors.gradient_steps import update
 from uadray.detectors.inversion.generator_part import steps_for_last
 from uadray.detectors.latents import Latent, LatentMap
 from uadray.detectors.likelihood.gaussians import gaussian_of, kl_to_standard_normal, reparameterised

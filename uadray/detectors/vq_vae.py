@@ -33,6 +33,7 @@ from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
 from uadray.detectors.detector import STAGES, Detector, Stage, assemble
+from uadray.detectors.gradient_steps import update
 from uadray.detectors.latents import Latent
 from uadray.detectors.likelihood.coded_images import CodeMap, Decoding
 from uadray.detectors.likelihood.improbable_codes import (
@@ -262,7 +263,8 @@ class Trainee:
         q = self.codebook.lookup(codes)
         reconstruction = l1(x, self.decoder(straight_through(h, q)).float()).mean()
         commitment = commitment_loss(h, q)
-        self._update("autoencoder", reconstruction + self.config.commitment * commitment)
+        loss = reconstruction + self.config.commitment * commitment
+        update(self.optimizers["autoencoder"], self.parameters["autoencoder"], loss, self.average)
         uses = self.codebook.uses(h, codes)
         self.average(uses)
         self.codebook.follow(Uses(*uses), decay=self.config.decay, restarts=self.config.restarts)
@@ -277,18 +279,11 @@ class Trainee:
         with torch.no_grad():
             codes = self.codebook(self.encoder(x)).flatten(1)
         nll = self.prior.nll(codes)
-        self._update("prior", nll.mean())
+        update(self.optimizers["prior"], self.parameters["prior"], nll.mean(), self.average)
         shares = self.histogram.counted(nll)
         self.average([shares])
         self.histogram.add(shares)
         return {"nll": nll.mean().detach()}
-
-    def _update(self, name: str, loss: Tensor) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.average([p.grad for p in self.parameters[name] if p.grad is not None])
-        optimizer.step()
 
     def finish(self) -> None:
         """Nothing is fitted after the last step."""

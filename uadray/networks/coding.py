@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uadray.networks.dcgan import START_PX, channel_plan
-
-GROUPS = 8
-"""Of channels that are normalised together (Wu and He 2018 take 32, of wider layers)."""
+from uadray.networks.layers import group_norm
 
 SLOPE = 0.2
 
@@ -61,7 +59,7 @@ class VectorDecoder(nn.Module):
         super().__init__()
         plan = channel_plan(width, input_px)[::-1]
         self.start = nn.Linear(latent_dim, plan[0] * START_PX**2)
-        self.norm = _norm(plan[0])
+        self.norm = group_norm(plan[0])
         self.stages = nn.Sequential(*(_doubling(a, b) for a, b in pairwise(plan)))
         self.to_pixels = nn.ConvTranspose2d(plan[-1], outputs, 4, stride=2, padding=1)
 
@@ -74,13 +72,9 @@ class VectorDecoder(nn.Module):
 
 def _halving(channels_in: int, channels_out: int) -> nn.Sequential:
     convolution = nn.Conv2d(channels_in, channels_out, 4, stride=2, padding=1)
-    return nn.Sequential(convolution, _norm(channels_out), nn.LeakyReLU(SLOPE))
+    return nn.Sequential(convolution, group_norm(channels_out), nn.LeakyReLU(SLOPE))
 
 
 def _doubling(channels_in: int, channels_out: int) -> nn.Sequential:
     convolution = nn.ConvTranspose2d(channels_in, channels_out, 4, stride=2, padding=1)
-    return nn.Sequential(convolution, _norm(channels_out), nn.LeakyReLU(SLOPE))
-
-
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUPS if channels % GROUPS == 0 else 1, channels)
+    return nn.Sequential(convolution, group_norm(channels_out), nn.LeakyReLU(SLOPE))

@@ -9,6 +9,15 @@ from torch.nn import functional as F
 Resize = Literal["up", "down", "none"]
 
 
+GROUPS = 8
+"""Of channels that are normalised together (Wu and He 2018 and Ho et al. 2020 take 32, of wider layers)."""
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Normalises each image by itself, in `GROUPS` of channels, or all together where these do not divide them."""
+    return nn.GroupNorm(GROUPS if channels % GROUPS == 0 else 1, channels)
+
+
 class PreActivationBlock(nn.Module):
     """Pre-activation residual block (He et al. 2016, "Identity Mappings in Deep Residual Networks", fig. 1b).
 

@@ -15,8 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-GROUPS = 8
-"""Of channels, normalised together each; 32 in the paper, whose network has 128 channels at the least."""
+from uadray.networks.layers import group_norm
 
 PERIOD = 10_000.0
 """Of the slowest wave of the embedding (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.5)."""
@@ -62,7 +61,7 @@ class UNet(nn.Module):
             if level:
                 up.append(Doubling(channels))
         self.down, self.up = nn.ModuleList(down), nn.ModuleList(up)
-        self.to_noise = nn.Sequential(_norm(channels), nn.SiLU(), _zeroed(nn.Conv2d(channels, 3, 3, padding=1)))
+        self.to_noise = nn.Sequential(group_norm(channels), nn.SiLU(), _zeroed(nn.Conv2d(channels, 3, 3, padding=1)))
 
     def forward(self, x: Float[Tensor, "n 3 h w"], t: Float[Tensor, " n"]) -> Float[Tensor, "n 3 h w"]:
         """The noise in x, each diffused to its time t, 0 to 1000."""
@@ -85,10 +84,12 @@ class Stage(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, time_dim: int, *, attends: bool) -> None:
         super().__init__()
-        self.first = nn.Sequential(_norm(channels_in), nn.SiLU(), nn.Conv2d(channels_in, channels_out, 3, padding=1))
+        self.first = nn.Sequential(
+            group_norm(channels_in), nn.SiLU(), nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        )
         self.of_time = nn.Sequential(nn.SiLU(), nn.Linear(time_dim, channels_out))
         last = _zeroed(nn.Conv2d(channels_out, channels_out, 3, padding=1))
-        self.second = nn.Sequential(_norm(channels_out), nn.SiLU(), last)
+        self.second = nn.Sequential(group_norm(channels_out), nn.SiLU(), last)
         self.shortcut = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
         self.attention = Attention(channels_out) if attends else nn.Identity()
 
@@ -105,7 +106,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = group_norm(channels)
         self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = _zeroed(nn.Conv2d(channels, channels, 1))
 
@@ -136,10 +137,6 @@ def embedded(t: Float[Tensor, " n"], length: int) -> Float[Tensor, "n length"]:
     exponents = torch.arange(half, device=t.device, dtype=torch.float32) / max(half - 1, 1)
     angles = t.float()[:, None] * torch.exp(-math.log(PERIOD) * exponents)
     return torch.cat([angles.sin(), angles.cos()], 1)
-
-
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUPS if channels % GROUPS == 0 else 1, channels)
 
 
 def _zeroed(convolution: nn.Conv2d) -> nn.Conv2d:

@@ -2,12 +2,13 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from uadray.detectors.likelihood.bound_scores import BoundScore, ScoreKind, Scoring
+from uadray.detectors.likelihood.bound_scores import BoundScore, ScoreKind
 from uadray.detectors.likelihood.gaussians import importance_bound, kl_to_standard_normal
 from uadray.detectors.likelihood.observation import GaussianObservation
 from uadray.detectors.likelihood.vae_part import bound_of, draws_of, fixed_noise, posterior
@@ -149,7 +150,7 @@ def test_one_draw_is_the_bound_of_training() -> None:
 @pytest.mark.parametrize("score", ["reconstruction", "kl", "elbo", "importance"])
 def test_scores_are_parts_of_the_bound_with_the_other_sign(score: ScoreKind) -> None:
     networks, x = linear_vae(2), images()
-    how = Scoring(
+    how = SimpleNamespace(
         score=score, map="reconstruction_error", draws=5, gradient_draws=0, gradient_noise=0.0, blur_px=0.0,
         latent_dim=2, input_px=1,
     )  # fmt: skip

@@ -1,10 +1,12 @@
 """Gradient maps: against finite differences, from within inference mode, and what smoothing does."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
 
-from uadray.detectors.likelihood.bound_scores import BoundScore, Scoring
+from uadray.detectors.likelihood.bound_scores import BoundScore
 from uadray.detectors.likelihood.input_gradients import (
     MapKind,
     fixed_pictures,
@@ -72,7 +74,7 @@ def test_a_map_is_the_mean_over_noisy_copies_of_the_gradients_size(networks: Net
 
 def test_the_combined_map_is_error_times_gradient(networks: Networks, x: Tensor) -> None:
     def made(kind: MapKind) -> Tensor:
-        how = Scoring(
+        how = SimpleNamespace(
             score="combined", map=kind, draws=0, gradient_draws=0, gradient_noise=0.0, blur_px=1.5, latent_dim=3,
             input_px=16,
         )  # fmt: skip

@@ -4,14 +4,12 @@ Gulrajani et al. 2017, https://arxiv.org/abs/1704.00028, with a penalty on the c
 from drifting (Karras et al. 2018, https://arxiv.org/abs/1710.10196, appendix A.1).
 """
 
-from collections.abc import Sequence
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
 
 from uadray import config as configuration
+from uadray.detectors.gradient_steps import new_adam, update
 from uadray.detectors.trainee import Average
 from uadray.generators import gan_losses
 
@@ -65,16 +63,3 @@ def critic_terms(critic: nn.Module, x: Tensor, x_hat: Tensor) -> tuple[Tensor, T
     real, fake = critic(x), critic(x_hat)
     penalty = gan_losses.gradient_penalty(critic, x, x_hat)
     return gan_losses.critic_loss(real, fake), penalty, real.square().mean() + fake.square().mean()
-
-
-def new_adam(parameters: list[nn.Parameter], rate: float) -> Adam:
-    """Adam; on a GPU one kernel for all parameters."""
-    return Adam(parameters, lr=rate, fused=True if parameters[0].is_cuda else None)
-
-
-def update(optimizer: Optimizer, parameters: Sequence[nn.Parameter], loss: Tensor, average: Average) -> None:
-    """One step of an optimizer down a loss, its gradients averaged over workers."""
-    optimizer.zero_grad()
-    loss.backward()
-    average([p.grad for p in parameters if p.grad is not None])
-    optimizer.step()

@@ -7,8 +7,7 @@ take the bound for tiles and gradients for pixels, see `input_gradients`.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, Protocol, cast, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -20,6 +19,9 @@ from uadray.detectors.likelihood.vae_part import draws_of, fixed_noise, observat
 
 ScoreKind = Literal["reconstruction", "kl", "elbo", "importance", "kl_gradient", "combined"]
 """`kl_gradient` and `combined` are means over the map of that name."""
+
+OF_MEAN = ("reconstruction_error", "combined")
+"""Maps and scores that need what the decoder says of the mean of z."""
 
 Gaussian = tuple[Tensor, Tensor]
 """Mean and logarithm of the variance of q(z | x), [n, d] each."""
@@ -48,9 +50,9 @@ class MeanPicture:
         return self.observation.picture(self.decoder(mean))
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """Which score, which map, and how both are made.
+@runtime_checkable
+class Scoring(Protocol):
+    """Which score, which map, and how both are made: the fields that configurations of such detectors have in common.
 
     Attributes:
         score: of a tile.
@@ -79,6 +81,8 @@ class BoundScore:
     def __init__(self, networks: Mapping[str, nn.Module], how: Scoring) -> None:
         self.networks = {name: networks[name] for name in ("encoder", "decoder", "observation")}
         self.how = how
+        by_mean = () if how.draws else ("reconstruction", "elbo")
+        self.looks_at_mean = how.map in OF_MEAN or how.score in (*OF_MEAN, *by_mean)
         device = next(self.networks["encoder"].parameters()).device
         self.noise = fixed_noise(how.draws, how.latent_dim).to(device)
         self.pictures = fixed_pictures(how.gradient_draws, how.input_px, deviation=how.gradient_noise).to(device)
@@ -88,30 +92,34 @@ class BoundScore:
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n h w"]]:
         """See `Scoring`."""
         mean, log_variance = cast(Gaussian, z)
-        residuals = self._map(self.how.map, x, mean)
+        said = self.networks["decoder"](mean) if self.looks_at_mean else None
+        residuals = self._map(self.how.map, x, said)
         match self.how.score:
             case "kl_gradient" | "combined" as kind:
-                own = residuals if kind == self.how.map else self._map(kind, x, mean)
+                own = residuals if kind == self.how.map else self._map(kind, x, said)
                 return own.mean((1, 2)), residuals
             case kind:
-                return self._nats(kind, x, mean, log_variance) / x[0, 0].numel(), residuals
+                return self._nats(kind, x, said, mean, log_variance) / x[0, 0].numel(), residuals
 
-    def _nats(self, kind: str, x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """[n] In nats a tile."""
+    def _nats(self, kind: str, x: Tensor, said: Tensor | None, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """[n] In nats a tile; `said` is what the decoder says of the mean of z."""
         kl = kl_to_standard_normal(mean, log_variance)
         if kind == "kl":
             return kl
-        drawn = draws_of(self.networks, x, mean, log_variance, self.noise)
-        if kind == "importance":
-            return -importance_bound(drawn.log_weight)
-        reconstruction = -drawn.log_likelihood.mean(0)
+        if said is not None and not self.how.draws:
+            reconstruction = -observation_of(self.networks)(x, said).flatten(1).sum(1)
+        else:
+            drawn = draws_of(self.networks, x, mean, log_variance, self.noise)
+            if kind == "importance":
+                return -importance_bound(drawn.log_weight)
+            reconstruction = -drawn.log_likelihood.mean(0)
         return reconstruction + kl if kind == "elbo" else reconstruction
 
-    def _map(self, kind: MapKind, x: Tensor, mean: Tensor) -> Tensor:
+    def _map(self, kind: MapKind, x: Tensor, said: Tensor | None) -> Tensor:
         """[n, h, w]: an error, a gradient, or their product."""
         factors = list[Tensor]()
-        if kind in ("reconstruction_error", "combined"):
-            factors.append(observation_of(self.networks).residual(x, self.networks["decoder"](mean)))
+        if kind in OF_MEAN and said is not None:
+            factors.append(observation_of(self.networks).residual(x, said))
         if kind != "reconstruction_error":
             value = value_of(kind, self.networks, latent_dim=self.how.latent_dim)
             factors.append(gradient_map(value, x, noise=self.pictures, blur_px=self.how.blur_px))

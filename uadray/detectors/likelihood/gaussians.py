@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 LOG_VARIANCES = (-12.0, 12.0)
-"""Least and largest logarithm of a variance that an encoder can say: beyond, exponentials leave float32's range."""
+"""Least and largest logarithm of a variance that an encoder can say, deviations of 0.0025 and 400: its exponential, and
+that of its negative, stay far within float32 whatever an untrained encoder says."""
 
 
 def gaussian_of(parameters: Float[Tensor, "n two_d ..."]) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from uadray.detectors.autoencoding.adversary import update
+from uadray.detectors.gradient_steps import update
 from uadray.detectors.inversion.encoder_losses import feature_residual, izi
 from uadray.detectors.latents import Latent
 from uadray.detectors.scores import picture_of, reference_discrimination, unlikeliness

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from uadray.detectors.trainee import Average
 
 LEAST = -8.0
-"""Of the logarithm of the variance: half a grey level, which no decoder goes below on bytes."""
+"""Of the logarithm of the variance: a deviation of 2.3 grey levels of 255, far below what a decoder of tissue reaches
+(.35 of images in [-1, 1], 45 grey levels, after 800 steps)."""
 
 
 @runtime_checkable
